@@ -1,0 +1,35 @@
+"""Errors of the runtime side: images, preprocessing, bundles and adapters.
+
+Wrong arguments are `ValueError` / `TypeError` at the call that is wrong; these classes are for what a correct
+call met in the world (a corrupt file, a missing library, a provider that did not load).
+"""
+
+from __future__ import annotations
+
+
+class RuntimeAdapterError(Exception):
+    """Base class of what `runtimes` raises; the message says got, expected, what to do."""
+
+
+class MissingDependencyError(RuntimeAdapterError, ImportError):
+    """A library that this step needs is not installed; the message names the extra that brings it."""
+
+
+class ProviderUnavailableError(RuntimeAdapterError):
+    """The requested execution provider did not load; nothing ran in its place."""
+
+
+class InputMismatchError(RuntimeAdapterError, ValueError):
+    """An input array has a wrong name, dtype or shape."""
+
+
+class ImageReadError(RuntimeAdapterError):
+    """An image file is missing, corrupt, or of a kind that has no one right reading."""
+
+
+class ImageFolderError(RuntimeAdapterError):
+    """An image folder is missing, empty, unreadable, or does not match the labels."""
+
+
+class BundleError(RuntimeAdapterError):
+    """A bundle is incomplete, changed, or of a schema this version does not know."""
