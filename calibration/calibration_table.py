@@ -1,0 +1,105 @@
+"""The result of calibration: tensor name -> amax and scale, with where they came from. JSON in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calibration.errors import CalibrationError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRange:
+    """The range kept for one tensor.
+
+    Attributes:
+        amax: Largest absolute value kept, in tensor units, > 0.
+        scale: amax / 127, the INT8 step, as float32 stores it.
+        max_abs: Largest absolute value seen, exact; `max_abs > amax` means that values are clipped.
+    """
+
+    amax: float
+    scale: float
+    max_abs: float
+
+    def __post_init__(self) -> None:
+        """Refuse a range that no engine takes."""
+        if not (math.isfinite(self.amax) and self.amax > 0 and math.isfinite(self.scale) and self.scale > 0):
+            raise CalibrationError(
+                f"a range needs finite amax > 0 and scale > 0, got {self.amax} and {self.scale}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationTable:
+    """Ranges of every quantized tensor and what they were measured on.
+
+    Attributes:
+        ranges: Tensor name to range.
+        method: How amax was chosen, as `calibration.method.describe` gives it.
+        num_images: Number of images that were run.
+        input_mean: Per channel mean of the model input over all of them, after normalization.
+        input_std: Per channel standard deviation of the same.
+        image_list_sha256: Hash of the names and contents of the images, empty when arrays were given.
+        seed: Seed of the sample, None when nothing was sampled.
+    """
+
+    ranges: Mapping[str, TensorRange]
+    method: Mapping[str, Any]
+    num_images: int
+    input_mean: tuple[float, ...]
+    input_std: tuple[float, ...]
+    image_list_sha256: str = ""
+    seed: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `calibration.json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "method": dict(self.method),
+            "num_images": self.num_images,
+            "image_list_sha256": self.image_list_sha256,
+            "seed": self.seed,
+            "input_mean": list(self.input_mean),
+            "input_std": list(self.input_std),
+            "tensors": {
+                name: {
+                    "amax": kept.amax,
+                    "scale": kept.scale,
+                    "max_abs": kept.max_abs,
+                    "method": self.method["name"],
+                }
+                for name, kept in self.ranges.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CalibrationTable:
+        """Return the table that `to_json` wrote.
+
+        Raises:
+            CalibrationError: If a key is missing or the schema is another.
+        """
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise CalibrationError(
+                f"calibration table: got schema {content.get('schema_version')}, expected {SCHEMA_VERSION}"
+            )
+        try:
+            return cls(
+                ranges={
+                    name: TensorRange(entry["amax"], entry["scale"], entry["max_abs"])
+                    for name, entry in content["tensors"].items()
+                },
+                method=dict(content["method"]),
+                num_images=content["num_images"],
+                input_mean=tuple(content["input_mean"]),
+                input_std=tuple(content["input_std"]),
+                image_list_sha256=content["image_list_sha256"],
+                seed=content["seed"],
+            )
+        except (KeyError, TypeError, AttributeError) as err:
+            raise CalibrationError(f"calibration table: {err!r} is missing or of a wrong type") from err

@@ -1,0 +1,107 @@
+"""Decide which tensors get a Q/DQ pair, and who reads the quantized copy.
+
+The rules, in the dialect that TensorRT 8.6 to 11 and ONNX Runtime both read:
+
+1. The data input of every Conv and Gemm that has a constant weight.
+2. The shortcut operand of every residual Add (see `calibration.residual`), and only that operand. For an identity
+   shortcut it is the tensor that the block's first convolution reads too: one pair serves both.
+3. Nothing else: no Q/DQ after a weighted layer (it would break Conv+Add+ReLU), none on bias, pools or outputs.
+
+Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ placement recommendations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto
+
+from calibration.residual import ResidualAdd, find_residual_adds
+from exporter.graph import GraphIndex, attribute, index_graph
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Input number `index` of node `node` reads the quantized copy of a tensor."""
+
+    node: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """One constant weight to store as INT8, with one scale per output channel along `axis`."""
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where Q/DQ goes.
+
+    Attributes:
+        activations: Tensor name to the readers of its quantized copy, in graph order.
+        weights: The weights to quantize, each once, in graph order.
+        residual_adds: The residual additions whose shortcut is quantized.
+        skipped: Why a node stays in float, one sentence each.
+    """
+
+    activations: Mapping[str, tuple[Reader, ...]]
+    weights: tuple[QuantizedWeight, ...]
+    residual_adds: tuple[ResidualAdd, ...]
+    skipped: tuple[str, ...]
+
+
+def place_qdq(model: ModelProto) -> Placement:
+    """Return where Q/DQ goes in a folded float model, by the rules of the module docstring."""
+    index = index_graph(model.graph)
+    residuals = find_residual_adds(model)
+    shortcuts = {add.name: add for add in residuals.matched}
+    activations: dict[str, list[Reader]] = {}
+    weights: dict[str, QuantizedWeight] = {}
+    skipped = list(residuals.skipped)
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            if reason := _why_not_quantized(node, index):
+                skipped.append(f"{node.name}: {reason}")
+                continue
+            activations.setdefault(node.input[0], []).append(Reader(node.name, 0))
+            weights[node.input[1]] = QuantizedWeight(node.input[1], _output_channel_axis(node))
+        elif add := shortcuts.get(node.name):
+            activations.setdefault(add.shortcut, []).append(Reader(node.name, add.shortcut_index))
+    return Placement(
+        activations={name: tuple(readers) for name, readers in activations.items()},
+        weights=tuple(weights.values()),
+        residual_adds=residuals.matched,
+        skipped=tuple(skipped),
+    )
+
+
+def _output_channel_axis(node: NodeProto) -> int:
+    """Return the output-channel axis: 0 for Conv [O, I, kH, kW] and Gemm with transB = 1 [O, I], else 1."""
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) == 1 else 1
+
+
+def _why_not_quantized(node: NodeProto, index: GraphIndex) -> str:
+    """Return why a Conv or Gemm must stay in float, or an empty string."""
+    weight = index.initializer.get(node.input[1])
+    if weight is None:
+        return f"its weight {node.input[1]!r} is not a constant"
+    if node.input[0] in index.initializer:
+        return f"its data input {node.input[0]!r} is a constant"
+    if node.input[1] in index.outputs:
+        return f"its weight {node.input[1]!r} is a graph output"
+    if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
+        return "Gemm with alpha != 1 or transA"
+    axes = {
+        _output_channel_axis(use.node)
+        for use in index.uses[node.input[1]]
+        if use.node.op_type in ("Conv", "Gemm")
+    }
+    if len(axes) > 1 or any(
+        use.node.op_type not in ("Conv", "Gemm") or use.index != 1 for use in index.uses[node.input[1]]
+    ):
+        return f"its weight {node.input[1]!r} is also used in another way"
+    return ""

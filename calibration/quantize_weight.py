@@ -1,0 +1,63 @@
+"""Symmetric INT8 weights, one scale per output channel.
+
+    scale[c] = amax[c] / 127,   q = clip(round_half_even(w / scale[c]), -127, 127)
+
+Source: NVIDIA TensorRT documentation, "Quantization": symmetric, weights in [-127, 127]; ONNX QuantizeLinear-13
+(round half to even).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.errors import CalibrationError
+
+MIN_SCALE = float(np.finfo(np.float32).tiny)
+"""Smallest normal float32. A channel whose scale would be smaller is zero to any engine and is stored as zeros."""
+
+QMAX = 127
+"""Largest level of symmetric INT8; -128 is not used, so that the range is the same on both sides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedArray:
+    """An INT8 array and its scales.
+
+    Attributes:
+        values: int8, the shape of the weight.
+        scale: float32 [C], one per channel of `axis`, > 0.
+        axis: The channel axis.
+    """
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    axis: int
+
+
+def quantize_weight(weight: NDArray[Any], *, axis: int) -> QuantizedArray:
+    """Quantize a weight per channel along `axis`.
+
+    Args:
+        weight: float32, Conv [O, I/groups, kH, kW] or Gemm [O, I] / [I, O].
+        axis: The output-channel axis.
+
+    Returns:
+        Values, scales and axis. A channel of zeros gets scale 1: TensorRT takes no scale of 0.
+
+    Raises:
+        CalibrationError: If the weight holds NaN or Inf.
+    """
+    if not np.isfinite(weight).all():
+        raise CalibrationError("a weight to quantize holds NaN or Inf")
+    others = tuple(place for place in range(weight.ndim) if place != axis)
+    amax = np.abs(weight).max(axis=others).astype(np.float64)
+    scale = (amax / QMAX).astype(np.float32)
+    scale[scale < MIN_SCALE] = 1.0
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    levels = np.rint(weight / scale.reshape(shape))
+    return QuantizedArray(np.clip(levels, -QMAX, QMAX).astype(np.int8), scale, axis)

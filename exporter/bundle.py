@@ -1,0 +1,103 @@
+"""Write a bundle folder whole or not at all.
+
+Files go to a hidden sibling folder; at the end that folder is renamed into place. A run that fails or is interrupted
+leaves the old bundle, or none. `--force` replaces a bundle only: a folder that is something else is never deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExportError, OutputExistsError
+from runtimes.manifest import MANIFEST_NAME, FileEntry, Manifest, file_entry
+
+_TEMPORARY = ".resnet-export-"
+
+
+def check_output(output: Path, *, force: bool) -> None:
+    """Raise unless a bundle may be written to `output`; called before any work.
+
+    Raises:
+        OutputExistsError: If it exists, and `force` is off or it is no bundle.
+        ExportError: If its parent folder cannot be written.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise OutputExistsError(f"{output} exists and is not a folder; choose another -o/--output")
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / MANIFEST_NAME).is_file():
+            raise OutputExistsError(
+                f"{output} exists and is not a bundle (no {MANIFEST_NAME}); it is left alone even with --force: "
+                "choose another -o/--output"
+            )
+        if not force:
+            raise OutputExistsError(f"{output} exists; --force replaces it, -o/--output writes elsewhere")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ExportError(f"{parent} is not a folder that can be written to; choose another -o/--output")
+
+
+@contextmanager
+def bundle_folder(output: Path) -> Iterator[Path]:
+    """Give an empty temporary folder beside `output`; on a clean exit it becomes `output`.
+
+    Raises:
+        ExportError: If the disk is full or cannot be written; nothing is left behind.
+    """
+    output = output.absolute()
+    folder: Path | None = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-", dir=output.parent))
+        folder.chmod(0o777 & ~_umask())
+        yield folder
+        _replace(output, folder)
+    except OSError as err:
+        raise ExportError(f"{output} cannot be written: {err}; the old bundle, if any, is unchanged") from err
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _replace(output: Path, folder: Path) -> None:
+    """Rename `folder` to `output`; an old bundle steps aside first and comes back if that fails."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-old-", dir=output.parent))
+    try:
+        output.rename(aside / "old")
+        try:
+            folder.rename(output)
+        except BaseException:
+            (aside / "old").rename(output)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON; NaN and Inf are refused because other languages cannot read them."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Return hash and size of every file in `folder` but the manifest, by name."""
+    return {path.name: file_entry(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_NAME}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, last of all files."""
+    write_json(folder / MANIFEST_NAME, manifest.to_json())

@@ -1,0 +1,109 @@
+"""Spell pooling and flattening as the operators that say so.
+
+`torch.onnx.export` writes the global average pool as ReduceMean over the last two axes, with the axes as a second
+input, and `torch.flatten` as Reshape to [batch, C]. TensorRT 8.6 reads no axes from an input and averages over
+everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Reshape hides that the batch is kept. So:
+
+    ReduceMean(x, axes = last two, keepdims = 1)  ->  GlobalAveragePool(x)
+    Reshape([N, C, 1, 1], to [batch, C])          ->  Flatten(axis = 1)
+    Identity(x)                                   ->  x
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+from exporter.graph import (
+    GraphIndex,
+    PassResult,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    infer_shapes,
+    remove_unused_initializers,
+    replace_nodes,
+    tensor_types,
+)
+
+Ranks = dict[str, "tuple[int | str, ...]"]
+
+
+def canonical_ops(model: ModelProto) -> PassResult:
+    """Return a copy with the rewrites of the module docstring applied."""
+    result = copy_model(model)
+    index = index_graph(result.graph)
+    shapes = _shapes(result)
+    num_changes = 0
+    for node in result.graph.node:
+        if _is_global_average_pool(node, index, shapes):
+            _become(node, "GlobalAveragePool")
+            num_changes += 1
+        elif _is_flatten(node, index, shapes):
+            _become(node, "Flatten", axis=1)
+            num_changes += 1
+    num_changes += _drop_identities(result)
+    remove_unused_initializers(result.graph)
+    return PassResult(result, num_changes)
+
+
+def _shapes(model: ModelProto) -> Ranks:
+    return {
+        name: tuple(dim.dim_param or dim.dim_value for dim in kind.tensor_type.shape.dim)
+        for name, kind in tensor_types(infer_shapes(model)).items()
+    }
+
+
+def _is_global_average_pool(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+    if node.op_type != "ReduceMean" or attribute(node, "keepdims", 1) != 1:
+        return False
+    rank = len(shapes.get(node.input[0], ()))
+    if len(node.input) > 1 and node.input[1] in index.initializer:
+        axes = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    else:
+        axes = list(attribute(node, "axes", ()))
+    return rank == 4 and sorted(axis % rank for axis in axes) == [2, 3]
+
+
+def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+    """Match a Reshape whose constant target is [the batch, the product of all other axes]."""
+    if node.op_type != "Reshape" or node.input[1] not in index.initializer:
+        return False
+    before = shapes.get(node.input[0], ())
+    target = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    if (
+        len(before) < 3
+        or len(target) != 2
+        or not all(isinstance(size, int) and size > 0 for size in before[1:])
+    ):
+        return False
+    keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))
+    return keeps_batch and target[1] == math.prod(int(size) for size in before[1:])
+
+
+def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
+    """Turn a node with a constant second input into `op_type` on its first input, in place."""
+    node.op_type = op_type
+    del node.input[1:]
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+
+
+def _drop_identities(model: ModelProto) -> int:
+    """Remove Identity nodes whose output is not a graph output, in place; return how many."""
+    graph = model.graph
+    outputs = {output.name for output in graph.output}
+    alias: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = alias.get(name, name)
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            alias[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    replace_nodes(graph, kept)
+    return len(alias)

@@ -1,0 +1,165 @@
+"""ResNets for small images (CIFAR style): a 3x3 stem, no max pool, three stages of 16, 32 and 64 channels.
+
+Modules are named as torchvision names them (`conv1`, `bn1`, `relu`, `layer1..3`, `downsample.0/1`, `avgpool`,
+`fc`), so that every pass that knows a torchvision ResNet knows these too. The differences from torchvision's
+ImageNet ResNets are the stem (3x3, stride 1, no max pool) and the missing `layer4`.
+
+Source: He et al. 2015, arXiv:1512.03385, section 4.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STAGE_WIDTHS = (16, 32, 64)
+"""Channels of `layer1`, `layer2`, `layer3`. Source: He et al. 2015, section 4.2."""
+
+PAPER_DEPTHS = (20, 32, 44, 56, 110, 1202)
+"""The depths of He et al. 2015, table 6."""
+
+
+def blocks_per_stage(depth: int) -> int:
+    """Return n, the residual blocks in each of the three stages of a ResNet of `depth` = 6n + 2 layers.
+
+    Args:
+        depth: Weighted layers: the stem, 2 per block in 3 stages of n blocks, the classifier. 6n + 2, n >= 1.
+
+    Returns:
+        n, >= 1.
+
+    Raises:
+        ValueError: If no n >= 1 gives this depth.
+    Source: He et al. 2015, arXiv:1512.03385, section 4.2.
+    """
+    num_blocks, rest = divmod(depth - 2, 6)
+    if rest or num_blocks < 1:
+        expected = ", ".join(map(str, PAPER_DEPTHS))
+        raise ValueError(f"depth: got {depth}, expected 6n + 2 with n >= 1; the paper's are {expected}")
+    return num_blocks
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: `relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))`.
+
+    Args:
+        in_channels: Channels of the input, float32 [N, in_channels, H, W].
+        out_channels: Channels of the output, float32 [N, out_channels, ceil(H / stride), ceil(W / stride)].
+        stride: Stride of `conv1`, in pixels.
+        downsample: The shortcut from input shape to output shape; None is the identity.
+    Source: He et al. 2015, arXiv:1512.03385, figure 2.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, out_channels, stride=stride)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        # One module for both places, as torchvision has it; not in place, so hooks see what was computed.
+        self.relu = nn.ReLU()
+        self.conv2 = _conv3x3(out_channels, out_channels, stride=1)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output.
+
+        Args:
+            x: float32 [N, in_channels, H, W].
+
+        Returns:
+            float32 [N, out_channels, ceil(H / stride), ceil(W / stride)], >= 0.
+        """
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        result: Tensor = self.relu(out + identity)
+        return result
+
+
+class CifarResNet(nn.Module):
+    """A CIFAR-style ResNet with projection shortcuts (option B) where the shape changes.
+
+    Its parameter count is 97216 n - 19824 + 65 num_classes (depth = 6n + 2), so with 10 classes:
+    ResNet-20 272 474, -32 466 906, -44 661 338, -56 855 770, -110 1 730 714, -1202 19 424 026.
+    The paper's own CIFAR models use option A (identity with zero padding, no weights), which has
+    2 752 parameters fewer (ResNet-20: 269 722).
+
+    Args:
+        depth: 6n + 2 layers: 20, 32, 44, 56, 110 and 1202 in the paper.
+        num_classes: Rows of the classifier, >= 1.
+
+    Raises:
+        ValueError: If `depth` is not 6n + 2 with n >= 1, or `num_classes` < 1.
+    Source: He et al. 2015, arXiv:1512.03385, section 4.2 (option B: section 4.1); counts from layer shapes.
+    """
+
+    def __init__(self, depth: int, num_classes: int = 10) -> None:
+        super().__init__()
+        num_blocks = blocks_per_stage(depth)
+        if num_classes < 1:
+            raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
+        narrow, middle, wide = STAGE_WIDTHS
+        self.conv1 = _conv3x3(3, narrow, stride=1)
+        self.bn1 = nn.BatchNorm2d(narrow)
+        self.relu = nn.ReLU()
+        self.layer1 = _stage(narrow, narrow, num_blocks, stride=1)
+        self.layer2 = _stage(narrow, middle, num_blocks, stride=2)
+        self.layer3 = _stage(middle, wide, num_blocks, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(wide, num_classes)
+        _init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits.
+
+        Args:
+            x: float32 [N, 3, H, W]; made for 32x32, any H, W >= 1 fits.
+
+        Returns:
+            float32 [N, num_classes].
+        """
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+def _stage(in_channels: int, out_channels: int, num_blocks: int, *, stride: int) -> nn.Sequential:
+    """Return `num_blocks` blocks; the first one changes the shape, with its shortcut."""
+    blocks = []
+    for index in range(num_blocks):
+        block_stride = stride if index == 0 else 1
+        downsample = _projection_shortcut(in_channels, out_channels, stride=block_stride)
+        blocks.append(CifarBlock(in_channels, out_channels, stride=block_stride, downsample=downsample))
+        in_channels = out_channels
+    return nn.Sequential(*blocks)
+
+
+def _projection_shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Module | None:
+    """Return option B's shortcut: a 1x1 convolution and BatchNorm where the shape changes, None elsewhere.
+
+    Source: He et al. 2015, arXiv:1512.03385, sections 3.2 (equation 2) and 4.1.
+    """
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def _conv3x3(in_channels: int, out_channels: int, *, stride: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps H and W at stride 1; no bias, since BatchNorm follows."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+def _init_convolutions(module: nn.Module) -> None:
+    """Draw every convolution weight from N(0, 2 / (k * k * out_channels)), in place.
+
+    Source: He et al. 2015, arXiv:1502.01852, equation 14 (the fan-out form, which torchvision also uses).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

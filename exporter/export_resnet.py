@@ -1,0 +1,94 @@
+"""PyTorch ResNet -> folded, checked float32 ONNX: the first verb of the Python interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+
+
+
+from exporter.load_model import load_model
+from exporter.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest
+from exporter.target import TARGETS, Target, check_opset
+from exporter.version import __version__
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.fold_batchnorm import FoldReport
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """How to export.
+
+    Attributes:
+        target: Where the file must load.
+        opset: None takes the target's.
+    """
+
+    target: Target = TARGETS["tensorrt"]
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an opset that the target does not read.
+
+        Raises:
+            UnsupportedOpsetError: With the target's range.
+        """
+        check_opset(self.target, self.resolved_opset)
+
+    @property
+    def resolved_opset(self) -> int:
+        """The opset that is written."""
+        return self.target.opset if self.opset is None else self.opset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedModel:
+    """A float32 ONNX model and the PyTorch model it came from.
+
+    Attributes:
+        onnx: BatchNorm folded, batch axis symbolic, names after the modules; passes `onnx.checker`.
+        loaded: The unfolded PyTorch model, its preprocessing and labels: the reference.
+        folding: Which BatchNorms were folded and which not.
+        config: What was asked for.
+    """
+
+    onnx: ModelProto
+    loaded: LoadedModel
+    folding: FoldReport
+    config: ExportConfig
+
+
+def export_resnet(name: str, config: ExportConfig | None = None, *, weights: str = DEFAULT_WEIGHTS) -> ExportedModel:
+    """Load a ResNet by name and export it.
+
+    Args:
+        name: One of `exporter.model_names.MODEL_NAMES`.
+        config: Target and opset.
+        weights: "DEFAULT", "random", a torchvision weights enum member, or a checkpoint file.
+
+    Raises:
+        ExportError: Unknown model, unfit weights, or a graph that does not export; see `exporter.errors`.
+    """
+    return export_loaded(load_model(ModelRequest(name, weights)), config or ExportConfig())
+
+
+def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
+    """Export a model that is loaded already: fold, trace, tidy, convert, check the graph.
+
+    The numeric check against PyTorch is `exporter.post_export_check.check_against_pytorch`; it needs a runtime.
+    """
+    import torch
+
+    from exporter.fold_batchnorm import fold_batchnorm
+    from exporter.trace import trace
+
+    example = torch.zeros(2, 3, *loaded.preprocessing.input_size)
+    folded, report = fold_batchnorm(loaded.module, example)
+    model = trace(folded, example, opset=config.resolved_opset, producer_version=__version__)
+    return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
+
+

@@ -1,0 +1,212 @@
+"""Fold BatchNorm into the convolution or linear layer before it, on the PyTorch module, in float64.
+
+In evaluation mode BatchNorm is the affine map  y = gamma * (x - mean) / sqrt(var + eps) + beta  per channel.
+After a convolution x = W * u + b (zero padding included, the map is applied after it):
+
+    s  = gamma / sqrt(var + eps)
+    W' = s W                    (per output channel)
+    b' = s (b - mean) + beta
+
+All of it is computed in float64 and cast once, at the end, to the weight's own type.
+Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2 (batch normalization folding).
+
+Which BatchNorm follows which convolution is read from the data flow that `torch.export` sees, not from module order:
+only there can one tell that the convolution's output goes nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from exporter.errors import ExportError, WeightsError
+
+_FOLDABLE_OPS = {
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.linear.default,
+}
+_BATCHNORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedBatchNorm:
+    """One fold: BatchNorm module `batchnorm` went into module `layer` (both are module paths)."""
+
+    batchnorm: str
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBatchNorm:
+    """One BatchNorm that stays, and why."""
+
+    batchnorm: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoldReport:
+    """What was folded and what was not."""
+
+    folded: tuple[FoldedBatchNorm, ...]
+    kept: tuple[KeptBatchNorm, ...]
+
+
+def fold_batchnorm(module: nn.Module, example: Tensor) -> tuple[nn.Module, FoldReport]:
+    """Return a copy of `module` with every foldable BatchNorm folded; `module` itself is unchanged.
+
+    Args:
+        module: A network in evaluation mode.
+        example: An input, float32 [N, C, H, W] with N >= 2; only its shape matters.
+
+    Returns:
+        The folded copy and the report. A folded BatchNorm is replaced by `nn.Identity`.
+
+    Raises:
+        ValueError: If the module is in training mode.
+        ExportError: If `torch.export` cannot trace the module.
+        WeightsError: If a folded weight is not finite; the message names the layer.
+    """
+    if module.training:
+        raise ValueError("fold_batchnorm needs evaluation mode; call module.eval() first")
+    if not any(isinstance(child, _BATCHNORM_TYPES) for child in module.modules()):
+        return copy.deepcopy(module), FoldReport((), ())
+    folded, kept = _match(module, example)
+    result = copy.deepcopy(module)
+    for pair in folded:
+        _fold_pair(result, pair)
+    return result, FoldReport(tuple(folded), tuple(kept))
+
+
+def folded_weight_and_bias(
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Return W' and b' of the module docstring, in float64.
+
+    Args:
+        weight: [O, ...], output channels first.
+        bias: [O] or None for zero.
+        gamma: BatchNorm weight [O] or None for one.
+        beta: BatchNorm bias [O] or None for zero.
+        mean: Running mean [O].
+        var: Running variance [O].
+        eps: Added to the variance.
+    """
+    scale = (var.double() + eps).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma.double()
+    shift = -mean.double() if bias is None else bias.double() - mean.double()
+    new_bias = scale * shift
+    if beta is not None:
+        new_bias = new_bias + beta.double()
+    return weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1)), new_bias
+
+
+def _match(module: nn.Module, example: Tensor) -> tuple[list[FoldedBatchNorm], list[KeptBatchNorm]]:
+    """Find, in data-flow order, which BatchNorms can be folded into what, and why the others cannot."""
+    try:
+        program = torch.export.export(module, (example,))
+    except (
+        Exception
+    ) as err:  # torch.export raises many unrelated types; all mean that the module cannot be traced
+        raise ExportError(f"torch.export cannot trace {type(module).__name__}: {err}") from err
+    signature = program.graph_signature
+    path_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    calls: Counter[str] = Counter()
+    batchnorms: list[tuple[str, fx.Node]] = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "batch_norm" in str(node.target):
+            batchnorms.append((_owner(node, 3, path_of) or node.name, node))
+        for argument in node.args:
+            if isinstance(argument, fx.Node) and argument.name in path_of:
+                calls[path_of[argument.name]] += 1
+    folded: list[FoldedBatchNorm] = []
+    kept: list[KeptBatchNorm] = []
+    for path, node in batchnorms:
+        layer, reason = _foldable_layer(module, path, node, path_of, calls)
+        if layer is None:
+            kept.append(KeptBatchNorm(path, reason))
+        else:
+            folded.append(FoldedBatchNorm(path, layer))
+    return folded, kept
+
+
+def _owner(node: fx.Node, index: int, path_of: dict[str, str]) -> str | None:
+    """Return the path of the module that owns the parameter or buffer given as argument `index`."""
+    argument = node.args[index] if len(node.args) > index else None
+    if not isinstance(argument, fx.Node) or argument.name not in path_of:
+        return None
+    return path_of[argument.name].rpartition(".")[0]
+
+
+def _foldable_layer(
+    module: nn.Module, path: str, node: fx.Node, path_of: dict[str, str], calls: Counter[str]
+) -> tuple[str | None, str]:
+    """Return the layer that BatchNorm `node` folds into, or None and the reason."""
+    batchnorm = _submodule(module, path)
+    if type(batchnorm) not in _BATCHNORM_TYPES:
+        return None, f"it is a {type(batchnorm).__name__}, which does more than BatchNorm"
+    if calls[f"{path}.running_mean"] != 1:
+        return None, f"it is called {calls[f'{path}.running_mean']} times"
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.target not in _FOLDABLE_OPS:
+        found = str(source.target if isinstance(source, fx.Node) else source)
+        return None, f"its input comes from {found}, not from a convolution or linear layer"
+    if len(source.users) > 1:
+        return None, f"the output of {source.name} is also read by {len(source.users) - 1} other operation(s)"
+    layer = _owner(source, 1, path_of)
+    if layer is None:
+        return None, f"the weight of {source.name} is computed, not a parameter"
+    if type(_submodule(module, layer)) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
+        return None, f"{layer} is a {type(_submodule(module, layer)).__name__}, not a plain layer"
+    if calls[f"{layer}.weight"] != 1:
+        return None, f"the weight of {layer} is used {calls[f'{layer}.weight']} times"
+    return layer, ""
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _fold_pair(module: nn.Module, pair: FoldedBatchNorm) -> None:
+    """Fold one pair in place."""
+    batchnorm: Any = module.get_submodule(pair.batchnorm)
+    layer: Any = module.get_submodule(pair.layer)
+    weight, bias = folded_weight_and_bias(
+        layer.weight.detach(),
+        None if layer.bias is None else layer.bias.detach(),
+        gamma=None if batchnorm.weight is None else batchnorm.weight.detach(),
+        beta=None if batchnorm.bias is None else batchnorm.bias.detach(),
+        mean=batchnorm.running_mean,
+        var=batchnorm.running_var,
+        eps=batchnorm.eps,
+    )
+    dtype = layer.weight.dtype
+    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    for name, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(
+                f"folding {pair.batchnorm} into {pair.layer} gives NaN or Inf in its {name}; "
+                f"the least running variance of {pair.batchnorm} is {float(batchnorm.running_var.min()):g} "
+                f"and eps is {batchnorm.eps:g}: the checkpoint is damaged or was never trained"
+            )
+    parent, _, name = pair.batchnorm.rpartition(".")
+    setattr(module.get_submodule(parent), name, nn.Identity())

@@ -1,0 +1,146 @@
+"""Reading and editing ONNX graphs: who makes a tensor, who reads it, what a pass returns.
+
+Passes in this project take a `ModelProto`, leave it unchanged, and return a `PassResult`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+
+class Use(NamedTuple):
+    """One place where a tensor is read: input number `index` of `node`."""
+
+    node: NodeProto
+    index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphIndex:
+    """Look-ups over one graph, valid until the graph is edited.
+
+    Attributes:
+        producer: Tensor name to the node that makes it; graph inputs and initializers have none.
+        uses: Tensor name to the places that read it; graph outputs are not uses.
+        initializer: Name to constant tensor.
+        position: Node name (or first output) to its place in the node list.
+        outputs: Names of the graph's outputs.
+    """
+
+    producer: Mapping[str, NodeProto]
+    uses: Mapping[str, tuple[Use, ...]]
+    initializer: Mapping[str, TensorProto]
+    position: Mapping[str, int]
+    outputs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        model: The edited copy.
+        num_changes: Number of matches rewritten.
+        skipped: Why a match was left alone, one sentence each.
+    """
+
+    model: ModelProto
+    num_changes: int
+    skipped: tuple[str, ...] = ()
+
+
+def index_graph(graph: GraphProto) -> GraphIndex:
+    """Index producers, uses and initializers of `graph`."""
+    producer: dict[str, NodeProto] = {}
+    uses: dict[str, list[Use]] = defaultdict(list)
+    position: dict[str, int] = {}
+    for place, node in enumerate(graph.node):
+        for name in node.output:
+            producer[name] = node
+            position[name] = place
+        for index, name in enumerate(node.input):
+            if name:
+                uses[name].append(Use(node, index))
+    return GraphIndex(
+        producer=producer,
+        uses={name: tuple(places) for name, places in uses.items()},
+        initializer={tensor.name: tensor for tensor in graph.initializer},
+        position=position,
+        outputs=frozenset(output.name for output in graph.output),
+    )
+
+
+def copy_model(model: ModelProto) -> ModelProto:
+    """Return a copy that shares nothing with `model`."""
+    return copy.deepcopy(model)
+
+
+def array_from_initializer(tensor: TensorProto) -> NDArray[Any]:
+    """Return a constant's values."""
+    array: NDArray[Any] = numpy_helper.to_array(tensor)
+    return array
+
+
+def initializer_from_array(name: str, array: NDArray[Any]) -> TensorProto:
+    """Return a constant called `name`."""
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Return the value of attribute `name`, or `default` when the node does not have it."""
+    for candidate in node.attribute:
+        if candidate.name == name:
+            return onnx.helper.get_attribute_value(candidate)
+    return default
+
+
+def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Make `nodes` the node list of `graph`, in place."""
+    kept = list(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def remove_unused_initializers(graph: GraphProto) -> None:
+    """Drop constants that no node reads and that are no output, in place."""
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def infer_shapes(model: ModelProto) -> ModelProto:
+    """Return a copy whose intermediate tensors have freshly inferred types and shapes.
+
+    Raises:
+        onnx.shape_inference.InferenceError: If types or shapes contradict each other.
+    """
+    bare = copy_model(model)
+    del bare.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+
+
+def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the type of every tensor that the model declares: inputs, outputs and value_info."""
+    graph = model.graph
+    return {info.name: info.type for infos in (graph.input, graph.value_info, graph.output) for info in infos}
+
+
+def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
+    """Return a copy in which `tensors` are graph outputs too, in the order given."""
+    tapped = copy_model(model)
+    types = tensor_types(infer_shapes(model))
+    present = {info.name for infos in (tapped.graph.input, tapped.graph.output) for info in infos}
+    for name in tensors:
+        if name not in present:
+            tapped.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
+    return tapped

@@ -1,0 +1,86 @@
+"""What is asked of a model source and what it gives back. Imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import ExportError
+from runtimes.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RANDOM_WEIGHTS = "random"
+DEFAULT_WEIGHTS = "DEFAULT"
+RANDOM_SEED = 0
+"""Seed of `--weights random`, so that two runs export the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What was asked for.
+
+    Attributes:
+        name: MODEL, one of `exporter.model_names.MODEL_NAMES`.
+        weights: "DEFAULT", "random", the name of a torchvision weights enum member, or a checkpoint's path.
+        num_classes: Width of the last layer; None takes what the weights say.
+    """
+
+    name: str
+    weights: str = DEFAULT_WEIGHTS
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a number of classes that no classifier has."""
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes: got {self.num_classes}, expected at least 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A network ready to export.
+
+    Attributes:
+        module: In evaluation mode, on the CPU.
+        model_id: Name for folders and the manifest, such as "resnet50".
+        source: Who defines the architecture: "torchvision" or "resnet-export".
+        weights: What was loaded, in words: an enum member, a file name, or "random (seed 0)".
+        weights_sha256: `exporter.checkpoint.state_dict_sha256` of the loaded weights.
+        preprocessing: How images are prepared.
+        preprocessing_source: Where that came from, in words.
+        num_classes: Width of the logits.
+        labels: One name per class, or None when nobody said.
+        notes: What happened on the way, one sentence each.
+    """
+
+    module: nn.Module
+    model_id: str
+    source: str
+    weights: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    num_classes: int
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def is_weights_file(weights: str) -> bool:
+    """Tell whether `--weights` names a file rather than an enum member or a keyword."""
+    return weights not in (DEFAULT_WEIGHTS, RANDOM_WEIGHTS) and (
+        "." in Path(weights).name or "/" in weights or Path(weights).exists()
+    )
+
+
+def check_labels(labels: tuple[str, ...], num_classes: int, origin: str) -> None:
+    """Raise unless there is one non-empty label per class.
+
+    Raises:
+        ExportError: Saying how many there are and how many are expected.
+    """
+    if len(labels) != num_classes:
+        raise ExportError(f"{origin}: got {len(labels)} labels, expected {num_classes}, one line per class")
+    if empty := [place for place, label in enumerate(labels) if not label.strip()]:
+        raise ExportError(f"{origin}: label {empty[0]} is empty")

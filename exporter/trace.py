@@ -1,0 +1,108 @@
+"""PyTorch module -> ONNX: trace, tidy, name after the modules, bring to the target's opset.
+
+`torch.onnx.export` does the tracing. What it leaves open is done here, so that every file has one shape whatever
+the exporter's version: weights inside the file, batch axis named `batch`, tensors named after PyTorch's modules,
+GlobalAveragePool and Flatten spelled as such, no stack traces of the machine it was made on, and the opset really
+the one asked for (the exporter silently writes opset 18 when asked for 17).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from exporter.canonical_ops import canonical_ops
+from exporter.errors import ExportError
+from exporter.graph import infer_shapes
+from exporter.name_tensors import name_after_modules
+from exporter.target import IR_VERSION_OF_OPSET
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+_TRACE_OPSET = 20
+"""The exporter's own default in torch 2.15: no version conversion happens inside it."""
+
+
+def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: str = "") -> ModelProto:
+    """Return `module` as a checked, single-file ONNX model with a symbolic batch axis.
+
+    Args:
+        module: A network in evaluation mode, one tensor in, one tensor [N, num_classes] out.
+        example: An input, float32 [N, C, H, W] with N >= 2 (a batch of 1 may be taken for a constant).
+        opset: The opset of the result.
+        producer_version: Recorded in the file.
+
+    Raises:
+        ExportError: If tracing or the ONNX checker fails, or the batch axis did not stay symbolic.
+    """
+    traced = _torch_export(module, example)
+    tidy = name_after_modules(canonical_ops(traced).model).model
+    converted = _convert_opset(tidy, opset)
+    converted.producer_name, converted.producer_version = "resnet-export", producer_version
+    model = infer_shapes(converted)
+    _check(model)
+    return model
+
+
+def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
+    batch = torch.export.Dim(BATCH_AXIS)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                opset_version=_TRACE_OPSET,
+                external_data=False,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                verbose=False,
+            )
+    except (
+        Exception
+    ) as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
+        raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {err}") from err
+    finally:
+        logger.setLevel(level)
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing")
+    model: ModelProto = program.model_proto
+    return model
+
+
+def _convert_opset(model: ModelProto, opset: int) -> ModelProto:
+    converted = model
+    if opset != _TRACE_OPSET:
+        converted = onnx.version_converter.convert_version(model, opset)
+    del converted.opset_import[:]
+    converted.opset_import.append(onnx.helper.make_opsetid("", opset))
+    converted.ir_version = IR_VERSION_OF_OPSET[opset]
+    return converted
+
+
+def _check(model: ModelProto) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as err:  # the checker and shape inference raise unrelated types
+        raise ExportError(f"the exported graph does not pass onnx.checker: {err}") from err
+    for info in (*model.graph.input, *model.graph.output):
+        dims = info.type.tensor_type.shape.dim
+        if not dims or dims[0].dim_param != BATCH_AXIS:
+            got = dims[0].dim_value if dims else "none"
+            raise ExportError(
+                f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}; "
+                "the module's forward depends on the batch size of its example"
+            )

@@ -1,0 +1,159 @@
+"""The images in a folder: which files they are, in which order, and which class each belongs to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtimes.errors import ImageFolderError
+
+IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def find_images(root: Path) -> tuple[Path, ...]:
+    """Return every image file below `root`, in an order that is the same on every platform.
+
+    An image is whatever is not a folder and has one of `IMAGE_EXTENSIONS`, in any case; nothing is opened, so
+    a broken link or a damaged file is in the result and `read_image` says what is wrong with it. Names that
+    begin with a dot are skipped. A folder that links lead to is read once, under its own path where that lies
+    below `root`.
+
+    Args:
+        root: An existing folder.
+
+    Returns:
+        Paths that begin with `root`, sorted by their parts (by code point, folder by folder); at least one.
+
+    Raises:
+        ImageFolderError: If `root` is missing or not a folder, a folder cannot be read, or there is no image.
+    """
+    walk = _Walk()
+    walk.enter(root)
+    while walk.folders or walk.links:
+        if walk.folders:
+            _list_folder(walk.folders.popleft(), walk)
+        else:
+            walk.enter(walk.next_link())
+    if not walk.images:
+        raise ImageFolderError(
+            f"no images in {str(root)!r}: got {walk.num_others} other files, expected names that end in "
+            f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
+        )
+    return tuple(sorted(walk.images, key=lambda path: path.relative_to(root).parts))
+
+
+def class_of(root: Path, path: Path) -> str | None:
+    """Return the name of the first folder between `root` and the image, None for an image directly in `root`.
+
+    Raises:
+        ValueError: If `path` does not lie below `root`.
+    """
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def group_by_class(root: Path, paths: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    """Return the images of each class folder.
+
+    Args:
+        root: The folder that holds the class folders.
+        paths: Images below `root`, as `find_images` returns them.
+
+    Returns:
+        Class folder's name to its images in the order of `paths`, sorted by name; empty if all images lie
+        directly in `root`, which then says nothing about classes.
+
+    Raises:
+        ImageFolderError: If some images lie in class folders and others directly in `root`.
+    """
+    groups: dict[str, list[Path]] = {}
+    without_class = []
+    for path in paths:
+        name = class_of(root, path)
+        if name is None:
+            without_class.append(path)
+        else:
+            groups.setdefault(name, []).append(path)
+    if groups and without_class:
+        raise ImageFolderError(
+            f"{len(without_class)} images lie directly in {str(root)!r} (such as {without_class[0].name!r}), "
+            f"next to {len(groups)} class folders; expected all in class folders; move or remove them"
+        )
+    return {name: tuple(groups[name]) for name in sorted(groups)}
+
+
+@dataclass(slots=True)
+class _Walk:
+    """State of one walk. Links wait until all real folders are read, so that a folder keeps its own path."""
+
+    images: list[Path] = field(default_factory=list)
+    num_others: int = 0
+    folders: deque[Path] = field(default_factory=deque)
+    links: list[Path] = field(default_factory=list)
+    visited: set[tuple[int, int]] = field(default_factory=set)
+
+    def enter(self, folder: Path) -> None:
+        """Queue a folder unless it was seen before, perhaps under another name."""
+        try:
+            status = folder.stat()
+        except OSError as err:
+            raise _folder_error(folder, err) from err
+        if (identity := (status.st_dev, status.st_ino)) not in self.visited:
+            self.visited.add(identity)
+            self.folders.append(folder)
+
+    def next_link(self) -> Path:
+        """Remove and return the first link by path, for the same result on every platform."""
+        link = min(self.links, key=lambda path: path.parts)
+        self.links.remove(link)
+        return link
+
+
+def _list_folder(folder: Path, walk: _Walk) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in visible:
+            path = folder / entry.name
+            if not _is_folder(entry):
+                _add_file(path, walk)
+            elif entry.is_symlink():
+                walk.links.append(path)
+            else:
+                walk.enter(path)
+    except OSError as err:
+        raise _folder_error(folder, err) from err
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as err:
+        if (
+            err.errno == errno.ELOOP
+        ):  # a link to itself: no folder; read_image reports it if it is named like an image
+            return False
+        raise
+
+
+def _add_file(path: Path, walk: _Walk) -> None:
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        walk.images.append(path)
+    else:
+        walk.num_others += 1
+
+
+def _folder_error(folder: Path, err: OSError) -> ImageFolderError:
+    if isinstance(err, FileNotFoundError):
+        reason = "there is no such folder; check the path"
+    elif isinstance(err, NotADirectoryError):
+        reason = "it is a file; give the folder that holds the images"
+    elif isinstance(err, PermissionError):
+        reason = "permission denied; make it readable for this user"
+    else:
+        reason = str(err)
+    return ImageFolderError(f"cannot read image folder {str(folder)!r}: {reason}")

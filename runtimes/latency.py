@@ -1,0 +1,47 @@
+"""How long one call takes: warm-up, then single calls timed one by one, median and spread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Wall time of one call, in milliseconds: median, 10th and 90th percentile over `num_runs` calls."""
+
+    p50_ms: float
+    p10_ms: float
+    p90_ms: float
+    num_runs: int
+
+
+def measure_latency(
+    call: Callable[[], object],
+    *,
+    warm_up: int = 3,
+    min_runs: int = 10,
+    max_runs: int = 200,
+    budget_s: float = 2.0,
+) -> Latency:
+    """Time `call`, which must return only when its work is done.
+
+    Args:
+        call: The work; called `warm_up` times untimed first.
+        warm_up: Untimed calls.
+        min_runs: Timed calls at least, whatever they take.
+        max_runs: Timed calls at most.
+        budget_s: Stop after this many seconds once `min_runs` is reached.
+    """
+    for _ in range(warm_up):
+        call()
+    times: list[float] = []
+    while len(times) < min_runs or (len(times) < max_runs and sum(times) < budget_s):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    p10, p50, p90 = (1000.0 * float(value) for value in np.percentile(times, (10, 50, 90)))
+    return Latency(p50_ms=p50, p10_ms=p10, p90_ms=p90, num_runs=len(times))

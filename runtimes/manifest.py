@@ -1,0 +1,172 @@
+"""`manifest.json`: what a bundle holds, where it came from, and the hash of every file. Read here, on the device too.
+
+A manifest is data from outside: names that leave the folder, files that were changed and schemas of another version
+are refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import BundleError
+from runtimes.preprocessing import Preprocessing
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the bundle: SHA-256 of its bytes, hexadecimal, and its size in bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One input or output: `shape` holds sizes, and names for dynamic axes (`"batch"`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRange:
+    """Smallest, most usual and largest batch that engines are built for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is not one."""
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"batch: got {self.min},{self.opt},{self.max}, expected 1 <= MIN <= OPT <= MAX")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Attributes:
+        model: `id`, `source`, `weights` in words, `weights_sha256`, `num_classes`.
+        preprocessing: How images become inputs.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        batch: What engines are built for.
+        target: Word of `--target`.
+        opset: ONNX opset of every model file.
+        ir_version: ONNX IR version of every model file.
+        tool: Name and version of what wrote the bundle, and when (UTC, ISO 8601).
+        libraries: Library name to version, and the Python and machine it ran on.
+        options: The command's options.
+        folding: Which BatchNorms were folded and which not, and why.
+        quantization: How INT8 was made, or None.
+        parity: Measured comparison with PyTorch, as `report.json` has it.
+        files: File name to hash and size; every file but the manifest.
+    """
+
+    model: Mapping[str, Any]
+    preprocessing: Preprocessing
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    batch: BatchRange
+    target: str
+    opset: int
+    ir_version: int
+    tool: Mapping[str, str]
+    libraries: Mapping[str, str]
+    options: Mapping[str, Any]
+    folding: Mapping[str, Any]
+    quantization: Mapping[str, Any] | None
+    parity: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+        for name in self.__slots__:
+            content[name] = getattr(self, name)
+        content["preprocessing"] = self.preprocessing.to_json()
+        content["inputs"] = [asdict(entry) for entry in self.inputs]
+        content["outputs"] = [asdict(entry) for entry in self.outputs]
+        content["batch"] = asdict(self.batch)
+        content["files"] = {name: asdict(entry) for name, entry in self.files.items()}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        """Return the manifest that `to_json` wrote.
+
+        Raises:
+            BundleError: If the schema is another, a key is missing, or a file name leaves the folder.
+        """
+        if not isinstance(content, Mapping):
+            raise BundleError(f"{MANIFEST_NAME}: got {type(content).__name__}, expected an object")
+        if (schema := content.get("schema_version")) != SCHEMA_VERSION:
+            raise BundleError(f"{MANIFEST_NAME}: got schema {schema!r}, this version reads {SCHEMA_VERSION}")
+        try:
+            fields = {name: content[name] for name in cls.__slots__}
+            fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
+            for ends in ("inputs", "outputs"):
+                fields[ends] = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[ends])
+            fields["batch"] = BatchRange(**fields["batch"])
+            fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise BundleError(f"{MANIFEST_NAME}: cannot be read: {err!r}") from err
+        for name in fields["files"]:
+            if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
+                raise BundleError(f"{MANIFEST_NAME}: file name {name!r} leaves the bundle")
+        return cls(**fields)
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read the manifest of the bundle folder `bundle`.
+
+    Raises:
+        BundleError: If it is missing or cannot be read.
+    """
+    path = bundle / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
+    except ValueError as err:
+        raise BundleError(f"{path}: not JSON ({err})") from err
+    return Manifest.from_json(content)
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """Raise unless every file of the bundle is there with the recorded size and hash.
+
+    Raises:
+        BundleError: Naming the first file that differs, with got and expected.
+    """
+    for name, expected in manifest.files.items():
+        path = bundle / name
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
+        got = file_entry(path)
+        if got != expected:
+            raise BundleError(
+                f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "
+                f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; copy the bundle again or export anew"
+            )
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return hash and size of a file, read in pieces."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return FileEntry(digest.hexdigest(), size)

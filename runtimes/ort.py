@@ -1,0 +1,137 @@
+"""ONNX Runtime behind the `Runtime` contract. What runs is what was asked for: no silent fall-back to the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import onnxruntime
+
+from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
+from runtimes.protocol import Array, TensorSpec, check_inputs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CPU_PROVIDER = "CPUExecutionProvider"
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class SerializableModel(Protocol):
+    """An `onnx.ModelProto`, named by the one method used, so that this module does not import onnx."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """Return the file's bytes."""
+        ...
+
+
+class OrtRuntime:
+    """An ONNX model opened in ONNX Runtime.
+
+    Args:
+        model: Path, bytes or `ModelProto`.
+        providers: Execution providers in order of preference; the first must load.
+        exact_qdq: Compute Q/DQ models as they are written (quantize, dequantize, float arithmetic between), which
+            is what TensorRT's INT8 kernels compute up to rounding of the sum. ONNX Runtime's own fused integer
+            kernels differ between CPUs: those without VNNI may saturate in 16 bit (microsoft/onnxruntime#6004).
+        num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
+
+    Raises:
+        ProviderUnavailableError: If the first provider did not load.
+        RuntimeAdapterError: If the model does not load.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes | SerializableModel,
+        *,
+        providers: Sequence[str] = (CPU_PROVIDER,),
+        exact_qdq: bool = False,
+        num_threads: int = 0,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = num_threads
+        if exact_qdq:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._session: Any = _open_session(model, options, providers)
+        self._input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
+        self._output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every input."""
+        return self._input_specs
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every output, in the model's order."""
+        return self._output_specs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; see `Runtime.run`.
+
+        Raises:
+            RuntimeAdapterError: After `close`, or when ONNX Runtime fails.
+            InputMismatchError: If an input has a wrong name, dtype or shape.
+        """
+        if self._session is None:
+            raise RuntimeAdapterError("this runtime is closed; open the model again")
+        check_inputs(self._input_specs, inputs)
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
+            raise RuntimeAdapterError(f"ONNX Runtime failed: {err}") from err
+        return dict(zip(self._output_specs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Release the session; a second call does nothing."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open_session(
+    model: str | Path | bytes | SerializableModel, options: Any, providers: Sequence[str]
+) -> onnxruntime.InferenceSession:
+    source = os.fspath(model) if isinstance(model, (str, Path)) else model
+    if not isinstance(source, (str, bytes)):
+        source = source.SerializeToString()
+    unknown = [name for name in providers if name not in onnxruntime.get_available_providers()]
+    if unknown:
+        raise ProviderUnavailableError(
+            f"ONNX Runtime has no {unknown[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
+        )
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
+        named = source if isinstance(source, str) else "the model"
+        raise RuntimeAdapterError(f"ONNX Runtime does not load {named}: {err}") from err
+    if providers[0] not in session.get_providers():
+        raise ProviderUnavailableError(
+            f"asked for {providers[0]}, ONNX Runtime loaded {session.get_providers()}; nothing was run"
+        )
+    return session
+
+
+def _spec(info: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in info.shape)
+    return TensorSpec(_DTYPES.get(info.type, info.type), shape)

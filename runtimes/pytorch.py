@@ -1,0 +1,85 @@
+"""A PyTorch module behind the `Runtime` contract: the reference of every parity check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from runtimes.errors import RuntimeAdapterError
+from runtimes.protocol import Array, TensorSpec, check_inputs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class TorchRuntime:
+    """A module with one float32 input [N, 3, H, W] and one output [N, num_classes], run without gradients.
+
+    Args:
+        module: In evaluation mode; on the CPU or a GPU, results come back as NumPy arrays.
+        input_size: Height and width, or None to accept any.
+        input_name: Name of the input, as in the exported file.
+        output_name: Name of the output, as in the exported file.
+
+    Raises:
+        ValueError: If the module is in training mode (BatchNorm would then use the batch).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        input_size: tuple[int, int] | None = None,
+        input_name: str = "input",
+        output_name: str = "logits",
+    ) -> None:
+        if module.training:
+            raise ValueError("TorchRuntime needs evaluation mode; call module.eval() first")
+        self._module: nn.Module | None = module
+        self._input_name = input_name
+        self._output_name = output_name
+        height, width = input_size or (None, None)
+        self._input_specs = {input_name: TensorSpec("float32", (None, 3, height, width))}
+        self._output_specs = {output_name: TensorSpec("float32", (None, None))}
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of the input."""
+        return self._input_specs
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of the output."""
+        return self._output_specs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the module once; see `Runtime.run`.
+
+        Raises:
+            RuntimeAdapterError: After `close`.
+            InputMismatchError: If the input has a wrong name, dtype or shape.
+        """
+        if self._module is None:
+            raise RuntimeAdapterError("this runtime is closed; open the model again")
+        check_inputs(self._input_specs, inputs)
+        parameter = next(self._module.parameters(), None)
+        device = "cpu" if parameter is None else parameter.device
+        with torch.inference_mode():
+            output = self._module(torch.tensor(inputs[self._input_name], device=device))
+        return {self._output_name: output.cpu().numpy()}
+
+    def close(self) -> None:
+        """Release the module; a second call does nothing."""
+        self._module = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
