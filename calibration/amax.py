@@ -66,9 +66,7 @@ def check_percentile(percentile: float) -> None:
         ValueError: Naming what was got.
     """
     if not 0 < percentile <= 100:
-        raise ValueError(
-            f"percentile: got {percentile!r}, expected 0 < percentile <= 100, in percent such as 99.99"
-        )
+        raise ValueError(f"percentile: got {percentile!r}, expected 0 < percentile <= 100, in percent such as 99.99")
 
 
 def percentile_amax(histogram: Histogram, percentile: float) -> float:
@@ -164,7 +162,8 @@ def mse_amax(histogram: Histogram) -> float:
     The error is integrated exactly over each bin, its values taken as evenly spread, so that steps near the
     bin width are judged rightly too. Two bins are points: bin 0, zeros, which every scale represents
     exactly, and the bin of the maximum, the maximum. A geometric scan over [max / 1024, max] is refined
-    twice around the best; the maximum itself is always tried. Ties go to the larger amax.
+    twice around the best; the maximum itself is always tried. Ties go to the larger amax. The limit is the
+    bin width: where the maximum is hundreds of times the rest, that lies in few bins and is judged roughly.
 
     Args:
         histogram: Counts of |x|.
@@ -295,7 +294,5 @@ def _squared_errors(
     cubes = remainders * remainders * remainders
     steps = steps[:, 0]
     point = largest - np.minimum(np.rint(largest / steps), QMAX) * steps
-    errors: NDArray[np.float64] = (
-        (levels @ weights) * steps**3 / 12 + (cubes @ weights) / 3 + counts[top] * point**2
-    )
+    errors: NDArray[np.float64] = (levels @ weights) * steps**3 / 12 + (cubes @ weights) / 3 + counts[top] * point**2
     return errors

@@ -29,9 +29,7 @@ class TensorRange:
     def __post_init__(self) -> None:
         """Refuse a range that no engine takes."""
         if not (math.isfinite(self.amax) and self.amax > 0 and math.isfinite(self.scale) and self.scale > 0):
-            raise CalibrationError(
-                f"a range needs finite amax > 0 and scale > 0, got {self.amax} and {self.scale}"
-            )
+            raise CalibrationError(f"a range needs finite amax > 0 and scale > 0, got {self.amax} and {self.scale}")
 
 
 @dataclass(frozen=True, slots=True)

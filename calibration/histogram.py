@@ -152,8 +152,7 @@ class Histogram:
         """
         if other.num_bins != self.num_bins:
             raise ValueError(
-                f"got a histogram of {other.num_bins} bins, expected {self.num_bins}; "
-                "give both the same num_bins"
+                f"got a histogram of {other.num_bins} bins, expected {self.num_bins}; give both the same num_bins"
             )
         self.observe_max(other.max_abs)
         self._counts = self._counts + _merge_neighbours(other._counts, self._exponent - other._exponent)
@@ -162,9 +161,7 @@ class Histogram:
 def _magnitudes(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return |values| as a new flat array, float32 or float64, in memory order."""
     if values.dtype not in (np.float16, np.float32, np.float64):
-        raise TypeError(
-            f"got a {values.dtype.name} array, expected float16, float32 or float64; cast before add()"
-        )
+        raise TypeError(f"got a {values.dtype.name} array, expected float16, float32 or float64; cast before add()")
     magnitudes = np.abs(values, dtype=np.float32) if values.dtype == np.float16 else np.abs(values)
     return np.ravel(magnitudes, order="K")
 

@@ -51,9 +51,7 @@ class Entropy:
 
     def __post_init__(self) -> None:
         if self.num_bins < ENTROPY_NUM_LEVELS:
-            raise ValueError(
-                f"num_bins: got {self.num_bins}, expected at least {ENTROPY_NUM_LEVELS}, such as 2048"
-            )
+            raise ValueError(f"num_bins: got {self.num_bins}, expected at least {ENTROPY_NUM_LEVELS}, such as 2048")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,12 +45,14 @@ class Placement:
         activations: Tensor name to the readers of its quantized copy, in graph order.
         weights: The weights to quantize, each once, in graph order.
         residual_adds: The residual additions whose shortcut is quantized.
+        num_adds: All additions of two computed tensors, matched or not.
         skipped: Why a node stays in float, one sentence each.
     """
 
     activations: Mapping[str, tuple[Reader, ...]]
     weights: tuple[QuantizedWeight, ...]
     residual_adds: tuple[ResidualAdd, ...]
+    num_adds: int
     skipped: tuple[str, ...]
 
 
@@ -75,6 +77,7 @@ def place_qdq(model: ModelProto) -> Placement:
         activations={name: tuple(readers) for name, readers in activations.items()},
         weights=tuple(weights.values()),
         residual_adds=residuals.matched,
+        num_adds=len(residuals.matched) + len(residuals.skipped),
         skipped=tuple(skipped),
     )
 
@@ -95,13 +98,9 @@ def _why_not_quantized(node: NodeProto, index: GraphIndex) -> str:
         return f"its weight {node.input[1]!r} is a graph output"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha != 1 or transA"
-    axes = {
-        _output_channel_axis(use.node)
-        for use in index.uses[node.input[1]]
-        if use.node.op_type in ("Conv", "Gemm")
-    }
+    axes = {_output_channel_axis(use.node) for use in index.uses[node.input[1]] if use.node.op_type in ("Conv", "Gemm")}
     if len(axes) > 1 or any(
-        use.node.op_type not in ("Conv", "Gemm") or use.index != 1 for use in index.uses[node.input[1]]
+        use.node.op_type not in ("Conv", "Gemm") or use.place != 1 for use in index.uses[node.input[1]]
     ):
         return f"its weight {node.input[1]!r} is also used in another way"
     return ""

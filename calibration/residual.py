@@ -55,9 +55,7 @@ def find_residual_adds(model: ModelProto) -> Residuals:
             continue
         main = _main_operand(node, index)
         if main is None:
-            skipped.append(
-                f"{node.name}: neither operand is the output of a convolution that only this Add reads"
-            )
+            skipped.append(f"{node.name}: neither operand is the output of a convolution that only this Add reads")
         else:
             matched.append(ResidualAdd(node.name, node.input[main], node.input[1 - main], 1 - main))
     return Residuals(tuple(matched), tuple(skipped))

@@ -73,9 +73,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     """
     checkpoint = load_checkpoint(Path(request.weights))
     header = _read_header(checkpoint.metadata, request)
-    num_classes = (
-        request.num_classes or infer_num_classes(checkpoint.state_dict) or architecture.num_classes
-    )
+    num_classes = request.num_classes or infer_num_classes(checkpoint.state_dict) or architecture.num_classes
     module = architecture.seeded(num_classes)
     load_into(module, checkpoint)
     check_finite(module)

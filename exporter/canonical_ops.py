@@ -74,11 +74,7 @@ def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
         return False
     before = shapes.get(node.input[0], ())
     target = array_from_initializer(index.initializer[node.input[1]]).tolist()
-    if (
-        len(before) < 3
-        or len(target) != 2
-        or not all(isinstance(size, int) and size > 0 for size in before[1:])
-    ):
+    if len(before) < 3 or len(target) != 2 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
         return False
     keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))
     return keeps_batch and target[1] == math.prod(int(size) for size in before[1:])

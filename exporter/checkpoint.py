@@ -88,6 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f'{path}: got suffix "{suffix}", expected one of {known}; rename or re-save it')
     if not state_dict:
         raise WeightsError(f"{path}: got no tensors, expected a state dict; save model.state_dict()")
+    _check_are_plain(state_dict, path)
     state_dict, prefix_notes = _strip_prefixes(state_dict)
     notes += [*prefix_notes, *_precision_notes(state_dict)]
     return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict))
@@ -110,7 +111,7 @@ def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(name for name in state_dict if not _counts_batches(name)):
         tensor = state_dict[name].detach().cpu()
-        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        header = [name, _short(tensor.dtype), list(tensor.shape)]
         digest.update(json.dumps(header).encode() + b"\n")
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -231,7 +232,7 @@ def _read_pickle(path: Path) -> object:
                 f"expected tensors in plain containers; {_RESAVE}"
             ) from err
         raise WeightsError(
-            f"{path}: got bytes that torch.load cannot read ({type(err).__name__}: {_first_line(err)}), "
+            f"{path}: got bytes that torch.load cannot read ({_reason(err)}), "
             "expected a whole file written by torch.save; copy or download it again"
         ) from err
 
@@ -261,8 +262,7 @@ def _unwrap(payload: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights inside what a `torch.save` file held, and notes on where they were."""
     if not isinstance(payload, Mapping):
         raise WeightsError(
-            f"{path}: got a {type(payload).__name__}, expected a dict of name -> tensor; "
-            "save model.state_dict()"
+            f"{path}: got a {type(payload).__name__}, expected a dict of name -> tensor; save model.state_dict()"
         )
     if _is_mostly_tensors(payload):
         return _only_tensors(payload)
@@ -297,6 +297,20 @@ def _only_tensors(entries: Mapping[object, object]) -> tuple[dict[str, Tensor], 
     return tensors, [_listed("left out what is not a weight", dropped)] if dropped else []
 
 
+def _check_are_plain(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a `WeightsError` if a tensor is sparse, quantized, or has no values (device "meta")."""
+    odd = [
+        f"{name} ({_short(tensor.layout)} {_short(tensor.dtype)} on {tensor.device})"
+        for name, tensor in state_dict.items()
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta
+    ]
+    if odd:
+        raise WeightsError(
+            f"{path}: {_listed('got tensors that are not plain arrays', odd)}; expected dense floating-point "
+            "weights; save the model before it is quantized or made sparse"
+        )
+
+
 def _strip_prefixes(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Cut wrapper prefixes off the names, as long as all names share one, and note each."""
     notes: list[str] = []
@@ -311,7 +325,7 @@ def _strip_prefixes(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], l
 
 def _precision_notes(state_dict: Mapping[str, Tensor]) -> list[str]:
     """Return a note for each floating-point dtype other than float32 that the weights are stored in."""
-    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values() if _is_real(tensor)}
+    dtypes = {_short(tensor.dtype) for tensor in state_dict.values() if _is_real(tensor)}
     return [
         f"some weights are stored as {dtype}; loading converts them to the model's dtype"
         for dtype in sorted(dtypes - {"float32"})
@@ -323,7 +337,7 @@ def _misfit(given: Tensor, own: Tensor) -> str:
     if given.shape != own.shape:
         return f"got {list(given.shape)}, expected {list(own.shape)}"
     if _is_real(own) and not _is_real(given):
-        return f"got {str(given.dtype).removeprefix('torch.')}, expected floating-point values"
+        return f"got {_short(given.dtype)}, expected floating-point values"
     return ""
 
 
@@ -343,9 +357,19 @@ def _listed(title: str, items: list[str]) -> str:
     return f"{title}: {', '.join(items[:_MAX_LISTED])}{more}"
 
 
-def _first_line(err: Exception) -> str:
-    """Return the first line of the error's message, for a one-line message."""
-    return (str(err).strip().splitlines() or ["no message"])[0]
+def _reason(err: Exception) -> str:
+    """Return what went wrong, in one line.
+
+    Of an `UnpicklingError` only its name: torch's words advise `weights_only=False`, which runs the file.
+    """
+    first_line = (str(err).strip().splitlines() or [""])[0]
+    is_told = first_line and not isinstance(err, pickle.UnpicklingError)
+    return f"{type(err).__name__}: {first_line}" if is_told else type(err).__name__
+
+
+def _short(kind: torch.dtype | torch.layout) -> str:
+    """Return "float32" for `torch.float32`, "strided" for `torch.strided`."""
+    return str(kind).removeprefix("torch.")
 
 
 def _is_real(tensor: Tensor) -> bool:

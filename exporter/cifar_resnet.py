@@ -50,9 +50,7 @@ class CifarBlock(nn.Module):
     Source: He et al. 2015, arXiv:1512.03385, figure 2.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, downsample: nn.Module | None
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, downsample: nn.Module | None) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, stride=stride)
         self.bn1 = nn.BatchNorm2d(out_channels)

@@ -120,9 +120,7 @@ def _match(module: nn.Module, example: Tensor) -> tuple[list[FoldedBatchNorm], l
     """Find, in data-flow order, which BatchNorms can be folded into what, and why the others cannot."""
     try:
         program = torch.export.export(module, (example,))
-    except (
-        Exception
-    ) as err:  # torch.export raises many unrelated types; all mean that the module cannot be traced
+    except Exception as err:  # torch.export raises many unrelated types; all mean that the module cannot be traced
         raise ExportError(f"torch.export cannot trace {type(module).__name__}: {err}") from err
     signature = program.graph_signature
     path_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

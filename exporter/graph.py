@@ -18,10 +18,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 
 class Use(NamedTuple):
-    """One place where a tensor is read: input number `index` of `node`."""
+    """One place where a tensor is read: input number `place` of `node`."""
 
     node: NodeProto
-    index: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -51,7 +51,7 @@ def _base_name(node: NodeProto) -> str:
     metadata = {entry.key: entry.value for entry in node.metadata_props}
     scopes, classes = _words(metadata.get(_SCOPES)), _words(metadata.get(_CLASSES))
     if len(scopes) < 2 or len(classes) != len(scopes):
-        return node.name or node.op_type.lower()
+        return str(node.name or node.op_type.lower())
     path, kind = scopes[-2], classes[-2]
     leaf = kind.startswith("torch.nn.modules.") and ".container." not in kind
     if leaf and path:

@@ -40,7 +40,11 @@ class CheckReport:
 
 
 def check_against_pytorch(
-    reference: Runtime, model: ModelProto, images: NDArray[np.float32], *, open_runtime: Callable[[ModelProto], Runtime]
+    reference: Runtime,
+    model: ModelProto,
+    images: NDArray[np.float32],
+    *,
+    open_runtime: Callable[[ModelProto], Runtime],
 ) -> CheckReport:
     """Compare `model` with `reference` at batch 1, 2 and 7.
 
@@ -67,7 +71,10 @@ def check_against_pytorch(
             if got.shape != expected.shape:
                 raise ExportCheckError(f"batch {batch_size}: ONNX gives {got.shape}, PyTorch {expected.shape}")
             diff = float(np.abs(got - expected).max())
-            largest_diff, largest_logit = max(largest_diff, diff), max(largest_logit, float(np.abs(expected).max()))
+            largest_diff, largest_logit = (
+                max(largest_diff, diff),
+                max(largest_logit, float(np.abs(expected).max())),
+            )
             if not diff <= MAX_RELATIVE_DIFFERENCE * float(np.abs(expected).max()):
                 raise ExportCheckError(
                     f"the exported model does not answer like PyTorch: at batch {batch_size} the largest "

@@ -16,9 +16,7 @@ from exporter.errors import UnsupportedOpsetError
 MIN_OPSET = 13
 """QuantizeLinear has per-channel scales from opset 13 on. Source: ONNX operator specification, QuantizeLinear-13."""
 
-IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType(
-    {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
-)
+IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
@@ -33,6 +31,8 @@ class Target:
         reads: What the limit was taken from, for messages and the manifest.
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
             computes it) rather than with ONNX Runtime's fused integer kernels (as ONNX Runtime users get it).
+        trtexec_flags: What `trtexec` needs to take the types in the file (strongly typed), or to be allowed INT8
+            and FP16 where types are only hints (TensorRT 8.x has no strong typing).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Target:
     max_opset: int
     reads: str
     exact_int8_simulation: bool = True
+    trtexec_flags: str = "--stronglyTyped"
 
 
 # Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24 (onnx-tensorrt docs/operators.md at those
@@ -49,7 +50,13 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         target.name: target
         for target in (
             Target("tensorrt", 20, 20, "TensorRT 10.0 or newer, 11 included, and TensorRT-RTX"),
-            Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)"),
+            Target(
+                "jetpack5",
+                17,
+                17,
+                "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)",
+                trtexec_flags="--int8 --fp16",
+            ),
             Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
             Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)"),
             Target("onnxruntime", 20, 20, "ONNX Runtime 1.17 or newer", exact_int8_simulation=False),

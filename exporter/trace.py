@@ -71,9 +71,7 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
                 output_names=[OUTPUT_NAME],
                 verbose=False,
             )
-    except (
-        Exception
-    ) as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
+    except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
         raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {err}") from err
     finally:
         logger.setLevel(level)

@@ -133,11 +133,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as err:
-        if (
-            err.errno == errno.ELOOP
-        ):  # a link to itself: no folder; read_image reports it if it is named like an image
-            return False
-        raise
+        if err.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself is no folder; named like an image, it is for read_image to report
 
 
 def _add_file(path: Path, walk: _Walk) -> None:

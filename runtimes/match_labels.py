@@ -52,9 +52,7 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
             class.
     """
     if labels is not None and len(labels) != num_classes:
-        raise ValueError(
-            f"got {len(labels)} labels for a model of {num_classes} classes; expected one label per class"
-        )
+        raise ValueError(f"got {len(labels)} labels for a model of {num_classes} classes; expected one label per class")
     names = sorted(set(folders))
     if not names:
         raise ImageFolderError("got no class folders; expected one folder of images per class")
@@ -113,7 +111,7 @@ def _sorted_order(names: Sequence[str], labels: Sequence[str] | None) -> str:
     why = "there are no labels" if labels is None else "none of them is a label"
     how = f"in sorted order, as torchvision's ImageFolder does, because {why}"
     if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
-        return f"{how}; sorted as text, so {names[1]!r} is class 1 and {names[2]!r} is class 2"
+        return f"{how}; sorted as text, not as numbers: {_some(names)}"
     return how
 
 
@@ -123,9 +121,7 @@ def _name_error(candidates: Mapping[str, tuple[int, ...]], num_classes: int) -> 
     unmatched = [name for name, classes in candidates.items() if not classes]
     if unmatched:
         num_matched = len(candidates) - len(unmatched)
-        problem = (
-            f"{num_matched} of {len(candidates)} class folders are labels; no label for {_some(unmatched)}"
-        )
+        problem = f"{num_matched} of {len(candidates)} class folders are labels; no label for {_some(unmatched)}"
     else:
         classes = " and ".join(str(index) for index in candidates[ambiguous[0]])
         problem = (
@@ -141,9 +137,7 @@ def _name_error(candidates: Mapping[str, tuple[int, ...]], num_classes: int) -> 
 def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes: int) -> ImageFolderError:
     """No folder is a label and the number of folders does not fit either."""
     synsets = _imagenet_synsets()
-    known = (
-        "the model brings no labels" if labels is None else f"no folder is one of its {len(labels)} labels"
-    )
+    known = "the model brings no labels" if labels is None else f"no folder is one of its {len(labels)} labels"
     unmatched = [name for name in names if name not in synsets] or names
     return ImageFolderError(
         f"got {len(names)} class folders ({_some(unmatched)}) for a model of {num_classes} classes, and "

@@ -77,14 +77,10 @@ class ParityMeter:
             RuntimeAdapterError: If either side holds NaN or Inf; such logits are never compared.
         """
         if reference.shape != candidate.shape or reference.ndim != 2:
-            raise ValueError(
-                f"logits: got {reference.shape} and {candidate.shape}, expected equal [n, num_classes]"
-            )
+            raise ValueError(f"logits: got {reference.shape} and {candidate.shape}, expected equal [n, num_classes]")
         for side, logits in (("reference", reference), ("candidate", candidate)):
             if not np.isfinite(logits).all():
-                raise RuntimeAdapterError(
-                    f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(logits))} logits"
-                )
+                raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(logits))} logits")
         trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
         difference = trusted - tested
         winners = trusted.argmax(axis=1), tested.argmax(axis=1)
@@ -99,8 +95,8 @@ class ParityMeter:
             if truth.shape != (len(trusted),):
                 raise ValueError(f"labels: got shape {truth.shape}, expected [{len(trusted)}]")
             self._num_labelled += len(truth)
-            for side, winner in enumerate(winners):
-                self._correct[side] += int(np.sum(winner == truth))
+            for place, winner in enumerate(winners):
+                self._correct[place] += int(np.sum(winner == truth))
 
     def report(self) -> ParityReport:
         """Return the comparison of everything added.
@@ -111,9 +107,7 @@ class ParityMeter:
         if not self._num_images:
             raise ValueError("no image was compared; an empty comparison proves nothing")
         if self._num_labelled not in (0, self._num_images):
-            raise ValueError(
-                f"{self._num_labelled} of {self._num_images} images came with labels; give all or none"
-            )
+            raise ValueError(f"{self._num_labelled} of {self._num_images} images came with labels; give all or none")
         top1 = [count / self._num_images for count in self._correct] if self._num_labelled else [None, None]
         return ParityReport(
             num_images=self._num_images,

@@ -75,9 +75,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Check every field."""
         if self.resize is not None and not _is_side(self.resize) and not _is_size(self.resize):
-            raise ValueError(
-                f"resize: got {self.resize!r}, expected a side > 0, (height, width), both > 0, or None"
-            )
+            raise ValueError(f"resize: got {self.resize!r}, expected a side > 0, (height, width), both > 0, or None")
         if self.crop is not None and not _is_size(self.crop):
             raise ValueError(f"crop: got {self.crop!r}, expected (height, width), both > 0, or None")
         if self.crop is None and not isinstance(self.resize, tuple):
@@ -86,17 +84,11 @@ class Preprocessing:
                 "batched; give a crop (height, width) or an exact resize (height, width)"
             )
         if not isinstance(self.interpolation, Interpolation):
-            raise TypeError(
-                f"interpolation: got {self.interpolation!r}, expected one of {list(Interpolation)}"
-            )
+            raise TypeError(f"interpolation: got {self.interpolation!r}, expected one of {list(Interpolation)}")
         if not _is_rgb_floats(self.mean):
-            raise ValueError(
-                f"mean: got {self.mean!r}, expected three finite numbers (R, G, B) on the scale 0-1"
-            )
+            raise ValueError(f"mean: got {self.mean!r}, expected three finite numbers (R, G, B) on the scale 0-1")
         if not _is_rgb_floats(self.std) or min(np.float32(value) for value in self.std) <= 0:
-            raise ValueError(
-                f"std: got {self.std!r}, expected three finite numbers > 0 (R, G, B) on the scale 0-1"
-            )
+            raise ValueError(f"std: got {self.std!r}, expected three finite numbers > 0 (R, G, B) on the scale 0-1")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -108,9 +100,7 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, with nothing left to be guessed."""
-        resize = (
-            {"shorter_side": self.resize} if isinstance(self.resize, int) else _json_from_size(self.resize)
-        )
+        resize = {"shorter_side": self.resize} if isinstance(self.resize, int) else _json_from_size(self.resize)
         return {
             **_FIXED_JSON,
             "resize": resize,
@@ -131,9 +121,7 @@ class Preprocessing:
         _with_keys("preprocessing", data, _JSON_KEYS)
         for key, expected in _FIXED_JSON.items():
             if data[key] != expected:
-                raise ValueError(
-                    f"preprocessing {key!r}: got {data[key]!r}, expected {expected!r}, the only one known"
-                )
+                raise ValueError(f"preprocessing {key!r}: got {data[key]!r}, expected {expected!r}, the only one known")
         return cls(
             resize=_resize_from_json(data["resize"]),
             crop=_size_from_json("preprocessing 'crop'", data["crop"]),
@@ -159,9 +147,7 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
     Source: torchvision 0.29, transforms/functional.py, resize and center_crop.
     """
     if image.mode != "RGB" or 0 in image.size:
-        raise ValueError(
-            f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()"
-        )
+        raise ValueError(f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()")
     resized = _resized(preprocessing, image)
     if preprocessing.crop is not None:
         resized = resized.crop(_crop_box(resized.size, preprocessing.crop))
@@ -171,9 +157,8 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
 def normalize(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Scale pixels to 0-1, subtract the mean and divide by the std; one image or a batch.
 
-    Three passes in float32 rather than a lookup table: the same bits, and measured faster (0.17 against 0.57
-    ms for an image of 224 x 224 in batches of 32, NumPy 2.4, x86-64), since they vectorise and a table lookup
-    does not.
+    Three passes in float32 rather than a lookup table of 256 entries: the same bits, simpler, and as fast as
+    the best table lookup (measured 0.16-0.18 against 0.18-0.35 ms per 224 x 224 image, NumPy 2.4, x86-64).
 
     Args:
         preprocessing: Its `mean` and `std`; the size is not checked here.
@@ -266,9 +251,7 @@ def _resize_from_json(value: object) -> int | tuple[int, int] | None:
     if isinstance(value, Mapping) and "shorter_side" in value:
         side: int = _with_keys("preprocessing 'resize'", value, {"shorter_side"})["shorter_side"]
         if not _is_side(side):
-            raise ValueError(
-                f"preprocessing 'resize': got shorter_side {side!r}, expected a whole number > 0"
-            )
+            raise ValueError(f"preprocessing 'resize': got shorter_side {side!r}, expected a whole number > 0")
         return side
     return _size_from_json("preprocessing 'resize' without 'shorter_side'", value)
 

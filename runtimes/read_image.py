@@ -117,9 +117,7 @@ def _orientation(image: Image.Image) -> int:
     """
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (
-        Exception
-    ):  # damaged metadata raises as many kinds of error as damaged pixels; the picture is whole
+    except Exception:  # damaged metadata fails in as many ways as damaged pixels, but the picture is whole
         return 1
     return orientation if orientation in _TURN_OF_ORIENTATION else 1
 
@@ -178,9 +176,7 @@ def _plain_reason(err: Exception) -> str:
     if isinstance(err, UnidentifiedImageError):
         return f"it is not an image, or is damaged at its start; expected one of {', '.join(READ_FORMATS)}"
     if isinstance(err, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return (
-            f"it has too many pixels ({err}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it is trusted"
-        )
+        return f"it has too many pixels ({err}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it is trusted"
     if isinstance(err, MemoryError):
         return "there was not enough memory to decode it; shrink it, or check whether the file is damaged"
     return f"it is damaged or cut short ({type(err).__name__}: {err}); copy it again from its source"

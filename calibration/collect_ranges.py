@@ -25,7 +25,7 @@ from runtimes.protocol import Runtime
 
 SAMPLES_PER_IMAGE = 16_384
 """Values per image and tensor that enter the histogram; 512 images give 8 million, 800 of them above the 99.99th
-percentile. Measured against full histograms in tests/calibration/test_calibrate.py."""
+percentile. Measured against full histograms in tests/calibration/test_collect_ranges.py."""
 
 Images = NDArray[np.float32]
 
@@ -55,9 +55,7 @@ def calibrate(
     chosen = MeanSquaredError() if method is None else method
     tensors = tuple(place_qdq(model).activations)
     if not tensors:
-        raise CalibrationError(
-            "the model has no Conv or Gemm with a constant weight; there is nothing to quantize"
-        )
+        raise CalibrationError("the model has no Conv or Gemm with a constant weight; there is nothing to quantize")
     collector = RangeCollector(tensors)
     with open_runtime(with_outputs(model, tensors)) as runtime:
         input_name = next(iter(runtime.input_specs))
@@ -150,6 +148,6 @@ def _strided_sample(array: NDArray[np.float32], phase: int) -> NDArray[np.float3
     """
     flat = array.reshape(-1)
     stride = max(1, flat.size // (SAMPLES_PER_IMAGE * len(array)))
-    while stride > 1 and np.gcd.reduce([stride, *array.shape[1:]]) != 1 or stride % 2 == 0:
+    while (stride > 1 and np.gcd.reduce([stride, *array.shape[1:]]) != 1) or stride % 2 == 0:
         stride += 1
     return flat[phase % stride :: stride]

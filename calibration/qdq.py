@@ -114,9 +114,7 @@ def _rewire_activations(graph: GraphProto, placement: Placement) -> None:
             nodes[reader.node].input[reader.index] = f"{tensor}.dequantized"
 
 
-def _nodes_with_pairs(
-    graph: GraphProto, placement: Placement, ranges: Mapping[str, TensorRange]
-) -> list[NodeProto]:
+def _nodes_with_pairs(graph: GraphProto, placement: Placement, ranges: Mapping[str, TensorRange]) -> list[NodeProto]:
     """Return the node list with each Q/DQ pair right behind the node that makes its tensor."""
     pending = {tensor: _pair(graph, tensor, ranges[tensor]) for tensor in placement.activations}
     nodes: list[NodeProto] = []

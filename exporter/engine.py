@@ -41,7 +41,11 @@ _LOG = _Log()
 
 
 def build_engine(
-    model: Path, *, profile: BatchProfile | None = None, flavour: str = "tensorrt", workspace_mib: int | None = None
+    model: Path,
+    *,
+    profile: BatchProfile | None = None,
+    flavour: str = "tensorrt",
+    workspace_mib: int | None = None,
 ) -> bytes:
     """Parse and build one ONNX file.
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-
-
-
 from exporter.load_model import load_model
 from exporter.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest
 from exporter.target import TARGETS, Target, check_opset
@@ -90,5 +87,3 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
     folded, report = fold_batchnorm(loaded.module, example)
     model = trace(folded, example, opset=config.resolved_opset, producer_version=__version__)
     return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
-
-

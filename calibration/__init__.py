@@ -1,0 +1,31 @@
+"""From images to INT8: ranges of activations, and Q/DQ where TensorRT and ONNX Runtime both want it.
+
+    calibrate    model + images -> CalibrationTable (tensor name -> amax and scale)
+    insert_qdq   model + table  -> Q/DQ model with INT8 weights
+    Max, Percentile, Entropy, MeanSquaredError   the ways from histogram to amax
+
+Calibration is given a runtime; it never picks one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from calibration.calibration_table import CalibrationTable
+from calibration.method import Entropy, Max, MeanSquaredError, Percentile
+
+if TYPE_CHECKING:
+    from calibration.collect_ranges import calibrate
+    from calibration.qdq import insert_qdq
+
+__all__ = ["CalibrationTable", "Entropy", "Max", "MeanSquaredError", "Percentile", "calibrate", "insert_qdq"]
+
+_NEED_ONNX = {"calibrate": "calibration.collect_ranges", "insert_qdq": "calibration.qdq"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what edits ONNX graphs, and with it onnx, when it is first named."""
+    if name not in _NEED_ONNX:
+        raise AttributeError(f"module 'calibration' has no attribute {name!r}")
+    return getattr(importlib.import_module(_NEED_ONNX[name]), name)

@@ -1,0 +1,220 @@
+"""The command line as a checked value. Imports no framework: `--help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.method import Method, describe, method_from_name
+from exporter.loaded_model import DEFAULT_WEIGHTS
+from exporter.model_names import MODEL_NAMES
+from exporter.target import TARGETS, Target, target_from_name
+from exporter.version import __version__
+from runtimes.manifest import BatchRange
+
+METHOD_NAMES = ("max", "percentile", "entropy", "mse")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the main job was asked to do; field by field as on the command line."""
+
+    model: str
+    weights: str
+    num_classes: int | None
+    labels: Path | None
+    input_size: int | None
+    resize: int | tuple[int, int] | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    int8: bool
+    fp16: bool
+    calib: Path | None
+    num_calib: int
+    method: Method
+    target: Target
+    opset: int | None
+    batch: BatchRange
+    val: Path | None
+    num_val: int | None
+    output: Path
+    force: bool
+    json: bool
+    quiet: bool
+    verbose: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what decided the result: every option but those that only change what is printed."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name not in _PRINTING}
+        shown["method"] = describe(self.method)
+        shown["target"] = self.target.name
+        shown["batch"] = [self.batch.min, self.batch.opt, self.batch.max]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
+
+
+_PRINTING = frozenset({"json", "quiet", "verbose", "force"})
+
+_DESCRIPTION = """\
+Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
+
+MODEL is one of: {models}.
+"""
+
+_EPILOG = """\
+examples:
+  resnet-export resnet50 --int8 --fp16 --calib photos/ --val imagenet/val/
+  resnet-export resnet18 --weights finetuned.pth --labels labels.txt --int8 --calib data/ --target jetpack6
+  resnet-export resnet50 --weights random --fp16
+
+exit codes: 0 done, 1 the export does not answer like PyTorch, 2 wrong use or bad input, 130 interrupted
+"""
+
+
+def parse_arguments(argv: Sequence[str]) -> ExportOptions:
+    """Return the options; on wrong use print why and exit with 2, as argparse does."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.int8 and arguments.calib is None:
+        parser.error(
+            "--int8 needs --calib DIR with images like those the model will see: there is never a default data set, "
+            "because INT8 ranges from other images fail silently"
+        )
+    if arguments.quiet and arguments.json:
+        parser.error("--quiet and --json contradict each other: --json prints the report")
+    values = vars(arguments)
+    if values["output"] is None:
+        precision = "int8" if arguments.int8 else "fp16" if arguments.fp16 else "fp32"
+        values["output"] = Path(f"{arguments.model}-{precision}")
+    return ExportOptions(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export",
+        description=_DESCRIPTION.format(models=", ".join(MODEL_NAMES)),
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"resnet-export {__version__}")
+    _add_model_options(parser)
+    _add_precision_options(parser)
+    _add_output_options(parser)
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("model", metavar="MODEL")
+    group.add_argument(
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        metavar="W",
+        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a .pth/.pt/.safetensors file, or random",
+    )
+    group.add_argument(
+        "--num-classes", type=_positive, metavar="N", help="width of the last layer (default: as the weights)"
+    )
+    group.add_argument("--labels", type=Path, metavar="FILE", help="one class name per line, in index order")
+    group.add_argument("--input-size", type=_positive, metavar="N", help="centre crop to N x N after resizing")
+    group.add_argument(
+        "--resize",
+        type=_resize,
+        metavar="N|HxW",
+        help="shorter side to N before the crop, or exactly HxW without a crop (default: as the weights)",
+    )
+    group.add_argument("--mean", type=_rgb, metavar="R,G,B", help="subtracted, on the scale 0-1")
+    group.add_argument("--std", type=_rgb, metavar="R,G,B", help="divided by, on the scale 0-1")
+
+
+def _add_precision_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("precision and target")
+    group.add_argument("--int8", action="store_true", help="write model.int8.onnx (Q/DQ); needs --calib")
+    group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
+    group.add_argument("--calib", type=Path, metavar="DIR", help="calibration images, searched recursively")
+    group.add_argument("--num-calib", type=_positive, default=512, metavar="N", help="images used of it (default 512)")
+    group.add_argument(
+        "--method",
+        type=_method,
+        default=method_from_name("mse"),
+        metavar="|".join(METHOD_NAMES),
+        help="how ranges are chosen (default mse)",
+    )
+    group.add_argument(
+        "--target",
+        type=_target,
+        default=TARGETS["tensorrt"],
+        metavar="|".join(TARGETS),
+        help="where the files must load; decides opset and IR version (default tensorrt)",
+    )
+    group.add_argument("--opset", type=_positive, metavar="N", help="ONNX opset (default: the target's)")
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        default=BatchRange(1, 8, 32),
+        metavar="MIN,OPT,MAX",
+        help="batch sizes that engines are built for (default 1,8,32)",
+    )
+    group.add_argument(
+        "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
+    )
+    group.add_argument("--num-val", type=_positive, metavar="N", help="images used of it (default: all)")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", help="bundle folder (default ./MODEL-PRECISION/)")
+    group.add_argument("--force", action="store_true", help="replace an existing bundle; accept fewer than 32 images")
+    group.add_argument("--json", action="store_true", help="print the report as JSON instead of text")
+    group.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
+    return value
+
+
+def _method(text: str) -> Method:
+    try:
+        return method_from_name(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def _target(text: str) -> Target:
+    try:
+        return target_from_name(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def _batch(text: str) -> BatchRange:
+    try:
+        sizes = [int(word) for word in text.split(",")]
+        if len(sizes) != 3:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32")
+        return BatchRange(*sizes)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX") from err
+
+
+def _resize(text: str) -> int | tuple[int, int]:
+    height, times, width = text.lower().partition("x")
+    return (_positive(height), _positive(width)) if times else _positive(text)
+
+
+def _rgb(text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(word) for word in text.split(","))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
+    return red, green, blue

@@ -1,0 +1,281 @@
+"""The main job: load, fold, trace, check, calibrate, quantize, compare, write the bundle, tell.
+
+Cheap checks come first, so that a wrong folder is told before torch is imported. Nothing is written until everything
+has been computed; then the bundle appears whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.bundle import check_output
+from exporter.cli.arguments import ExportOptions
+from exporter.cli.choose_images import ChosenImages, ClassIndex, choose_images, class_indices
+from exporter.cli.terminal import Terminal
+from exporter.errors import ExportCheckError, ExportError
+from exporter.load_model import load_model
+from exporter.loaded_model import LoadedModel, ModelRequest, check_labels
+from exporter.model_names import check_model_name
+from exporter.target import check_opset
+from runtimes.image_batches import Batch, ImageErrors, image_batches
+from runtimes.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from calibration.calibration_table import CalibrationTable
+    from calibration.qdq import QuantizedModel
+    from exporter.exported_model import ExportedModel
+    from exporter.post_export_check import CheckReport
+
+NUM_GOLDEN = 16
+"""Inputs stored with PyTorch's logits, for the device's self-check."""
+
+PIXELS_PER_BATCH = 2 * 224 * 224
+"""Calibration and comparison take this many input pixels at a time: two images at 224, 64 at 32. A ResNet-50 at 224
+leaves 36 MB of activations per image, so memory stays small; larger batches are no faster on a CPU."""
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artefacts:
+    """Everything the run computed, ready to be measured and written."""
+
+    exported: ExportedModel
+    check: CheckReport
+    float16: Any | None
+    table: CalibrationTable | None
+    quantized: QuantizedModel | None
+
+
+def run_export(options: ExportOptions) -> None:
+    """Run the main job.
+
+    Raises:
+        ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
+        ExportCheckError: The export does not answer like PyTorch; nothing was written.
+    """
+    check_model_name(options.model)
+    check_opset(options.target, options.target.opset if options.opset is None else options.opset)
+    check_output(options.output, force=options.force)
+    labels = _read_labels(options.labels)
+    images = choose_images(options)
+    terminal = Terminal(quiet=options.quiet)
+
+    with terminal.working(f"loading {options.model}"):
+        loaded = _load(options, labels)
+    _tell_loaded(loaded, terminal)
+    classes = _class_indices(options, images, loaded, terminal)
+    golden = _golden_inputs(images, loaded.preprocessing)
+    artefacts = _export(options, loaded, images, golden, terminal)
+
+    from exporter.cli.measure import measure
+    from exporter.cli.write_bundle import write_bundle
+
+    rows = measure(options, artefacts, images, classes, terminal)
+    report = write_bundle(options, artefacts, rows, golden, images, terminal)
+    if options.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    elif not options.quiet:
+        from exporter.cli.result_table import print_result
+
+        print_result(report)
+
+
+def _read_labels(path: Path | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ExportError(f"--labels {path}: cannot be read ({err})") from err
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)
+
+
+def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel:
+    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes))
+    preprocessing = _overridden(loaded.preprocessing, options)
+    if preprocessing != loaded.preprocessing:
+        loaded = replace(loaded, preprocessing=preprocessing, preprocessing_source="the command line")
+    if labels is not None:
+        loaded = replace(loaded, labels=labels)
+    if loaded.labels is not None:
+        check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
+    return loaded
+
+
+def _overridden(preprocessing: Preprocessing, options: ExportOptions) -> Preprocessing:
+    """Apply --input-size, --resize, --mean and --std to what the weights say."""
+    changes: dict[str, Any] = {}
+    if options.mean is not None:
+        changes["mean"] = options.mean
+    if options.std is not None:
+        changes["std"] = options.std
+    if options.input_size is not None:
+        side, old = options.input_size, preprocessing
+        changes["crop"] = (side, side)
+        if isinstance(old.resize, int):  # keep the share of the picture that the crop sees
+            changes["resize"] = round(old.resize * side / min(old.input_size))
+        elif old.crop is None:
+            changes.update(resize=(side, side), crop=None)
+    if options.resize is not None:
+        changes["resize"] = options.resize
+        if isinstance(options.resize, tuple) and options.input_size is None:
+            changes["crop"] = None
+    try:
+        return replace(preprocessing, **changes)
+    except ValueError as err:
+        raise ExportError(f"preprocessing options: {err}") from err
+
+
+def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
+    count = sum(parameter.numel() for parameter in loaded.module.parameters())
+    height, width = loaded.preprocessing.input_size
+    terminal.done(
+        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count:,} parameters, "
+        f"{loaded.num_classes} classes"
+    )
+    terminal.done(f"input {height}x{width}, preprocessing from {loaded.preprocessing_source}")
+    for note in loaded.notes:
+        terminal.done(note)
+
+
+def _class_indices(
+    options: ExportOptions, images: ChosenImages, loaded: LoadedModel, terminal: Terminal
+) -> ClassIndex | None:
+    if options.val is None:
+        return None
+    classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes)
+    terminal.done(f"{len(images.measured)} validation images, folders matched to classes {classes.how}")
+    return classes
+
+
+def batch_size_for(preprocessing: Preprocessing) -> int:
+    """Return how many images go through a model at a time."""
+    height, width = preprocessing.input_size
+    return max(1, min(MAX_BATCH, PIXELS_PER_BATCH // (height * width)))
+
+
+def stream(
+    what: str, paths: Sequence[Path], preprocessing: Preprocessing, allowed_bad: int, terminal: Terminal
+) -> Iterator[Batch]:
+    """Yield prepared batches behind a progress bar; afterwards name the images that could not be read."""
+    errors = ImageErrors()
+    batches = image_batches(
+        paths,
+        preprocessing,
+        batch_size=batch_size_for(preprocessing),
+        on_error=errors,
+        max_bad_fraction=min(1.0, allowed_bad / len(paths)),
+    )
+    yield from terminal.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
+    if len(errors):
+        named = "; ".join(reason for _, reason in errors.items[:5])
+        terminal.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out: {named}")
+
+
+def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return 16 prepared inputs: of the measured images first, filled up with the package's photographs."""
+    from exporter.check_images import load_check_images
+
+    first: list[NDArray[np.float32]] = []
+    if images.measured:
+        batches = image_batches(
+            images.measured[: NUM_GOLDEN + images.allowed_bad],
+            preprocessing,
+            batch_size=1,
+            on_error=ImageErrors(),
+            max_bad_fraction=1.0,
+        )
+        for batch in batches:
+            first.append(batch.images)
+            if len(first) == NUM_GOLDEN:
+                break
+    return np.concatenate([*first, load_check_images(preprocessing)])[:NUM_GOLDEN]
+
+
+def _export(
+    options: ExportOptions,
+    loaded: LoadedModel,
+    images: ChosenImages,
+    golden: NDArray[np.float32],
+    terminal: Terminal,
+) -> Artefacts:
+    """Compute every file of the bundle, and the check that lets them be written."""
+    from exporter.exported_model import ExportConfig, export_loaded
+    from exporter.post_export_check import check_against_pytorch
+    from runtimes.ort import OrtRuntime
+    from runtimes.pytorch import TorchRuntime
+
+    with terminal.working("folding BatchNorm, tracing, writing ONNX"):
+        exported = export_loaded(loaded, ExportConfig(options.target, options.opset))
+    _tell_folding(exported, terminal)
+    with terminal.working("comparing with PyTorch"), TorchRuntime(loaded.module) as reference:
+        check = check_against_pytorch(reference, exported.onnx, golden, open_runtime=OrtRuntime)
+    terminal.done(
+        f"ONNX opset {exported.config.resolved_opset} equals PyTorch: largest |difference| {check.max_abs_diff:.2g} "
+        f"at largest |logit| {check.max_abs_logit:.3g}, batch {', '.join(map(str, check.batch_sizes))}"
+    )
+    float16 = _float16(exported, golden, terminal) if options.fp16 else None
+    table, quantized = _quantize(options, exported, images, terminal) if options.int8 else (None, None)
+    return Artefacts(exported, check, float16, table, quantized)
+
+
+def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
+    report = exported.folding
+    total = len(report.folded) + len(report.kept)
+    terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64")
+    for kept in report.kept:
+        terminal.warn(f"{kept.batchnorm} is not folded: {kept.reason}")
+
+
+def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Terminal) -> Any:
+    from exporter.float16 import float16_from_float32
+    from exporter.post_export_check import first_nonfinite_tensor
+    from runtimes.ort import OrtRuntime
+
+    with terminal.working("typing FP16"):
+        result = float16_from_float32(exported.onnx)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
+    if tensor is not None:
+        raise ExportCheckError(
+            f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
+            "--fp16, or scale the input as in training"
+        )
+    terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    return result.model
+
+
+def _quantize(
+    options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
+) -> tuple[CalibrationTable, QuantizedModel]:
+    from calibration.collect_ranges import calibrate
+    from calibration.qdq import insert_qdq
+    from calibration.sample_images import SEED, image_list_sha256
+    from runtimes.ort import OrtRuntime
+
+    assert options.calib is not None  # parse_arguments refuses --int8 without it
+    preprocessing = exported.loaded.preprocessing
+    batches = stream("calibrating", images.calibration, preprocessing, images.allowed_bad, terminal)
+    measured = calibrate(
+        exported.onnx, (batch.images for batch in batches), open_runtime=OrtRuntime, method=options.method
+    )
+    table = replace(measured, image_list_sha256=image_list_sha256(options.calib, images.calibration), seed=SEED)
+    quantized = insert_qdq(exported.onnx, table)
+    placement = quantized.placement
+    terminal.done(
+        f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
+        f"{len(placement.weights)} weights in INT8"
+    )
+    adds = len(placement.residual_adds)
+    terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
+    for reason in placement.skipped:
+        terminal.warn(f"stays in float: {reason}")
+    return table, quantized

@@ -1,0 +1,179 @@
+"""Write what was computed as a bundle, manifest last, and return the report."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from exporter.bundle import bundle_folder, file_entries, write_json, write_manifest
+from exporter.cli.arguments import ExportOptions
+from exporter.cli.choose_images import ChosenImages
+from exporter.cli.export_job import Artefacts
+from exporter.cli.measure import Row, model_files, rows_to_json
+from exporter.cli.terminal import Terminal
+from exporter.loaded_model import LoadedModel
+from exporter.trace import BATCH_AXIS
+from exporter.version import __version__
+from runtimes.manifest import Manifest, TensorEntry
+from runtimes.parity import first_output
+from runtimes.pytorch import TorchRuntime
+
+LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+
+
+def write_bundle(
+    options: ExportOptions,
+    artefacts: Artefacts,
+    rows: list[Row],
+    golden: NDArray[np.float32],
+    images: ChosenImages,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Write the bundle and return what `report.json` holds.
+
+    Raises:
+        ExportError: If the disk refuses; nothing is left behind.
+    """
+    loaded = artefacts.exported.loaded
+    logits = _golden_logits(loaded, golden)
+    with bundle_folder(options.output) as folder:
+        for file, (_, model) in model_files(artefacts).items():
+            onnx.save_model(model, folder / file)
+        if artefacts.table is not None:
+            write_json(folder / "calibration.json", artefacts.table.to_json())
+        _write_labels(folder / "labels.txt", loaded)
+        np.savez_compressed(folder / "golden.npz", input=golden, logits=logits)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        report = _report(options, artefacts, rows_to_json(rows, sizes), images, terminal)
+        write_json(folder / "report.json", report)
+        write_manifest(folder, _manifest(options, artefacts, report, folder))
+    return report
+
+
+def _golden_logits(loaded: LoadedModel, golden: NDArray[np.float32]) -> NDArray[np.float32]:
+    with TorchRuntime(loaded.module) as reference:
+        return np.concatenate([first_output(reference, image[np.newaxis]) for image in golden])
+
+
+def _write_labels(path: Path, loaded: LoadedModel) -> None:
+    labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
+    path.write_text("\n".join(labels) + "\n", encoding="utf-8")
+
+
+def _report(
+    options: ExportOptions,
+    artefacts: Artefacts,
+    rows: list[dict[str, Any]],
+    images: ChosenImages,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    return {
+        "bundle": str(options.output),
+        "model": artefacts.exported.loaded.model_id,
+        "steps": list(terminal.messages),
+        "warnings": list(terminal.warnings),
+        "post_export_check": {
+            "batch_sizes": list(artefacts.check.batch_sizes),
+            "max_abs_diff": artefacts.check.max_abs_diff,
+            "max_abs_logit": artefacts.check.max_abs_logit,
+        },
+        "measured_on": images.measured_from if images.measured else None,
+        "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
+        "rows": rows,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "next": next_command(options, artefacts.exported.loaded.preprocessing.input_size),
+    }
+
+
+def _int8_arithmetic(options: ExportOptions) -> str:
+    if options.target.exact_int8_simulation:
+        return "as written in the file (quantize, dequantize, float sums), the way TensorRT computes it"
+    return "ONNX Runtime's fused integer kernels on this CPU"
+
+
+def next_command(options: ExportOptions, input_size: tuple[int, int]) -> str:
+    """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
+    file = "model.int8.onnx" if options.int8 else "model.fp16.onnx" if options.fp16 else "model.onnx"
+    path = options.output / file
+    if options.target.name == "onnxruntime":
+        return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
+    chw = f"3x{input_size[0]}x{input_size[1]}"
+    shapes = " ".join(
+        f"--{name}Shapes=input:{size}x{chw}"
+        for name, size in (("min", options.batch.min), ("opt", options.batch.opt), ("max", options.batch.max))
+    )
+    engine = path.with_suffix(".engine")
+    return f"trtexec --onnx={path} --saveEngine={engine} {options.target.trtexec_flags} {shapes}"
+
+
+def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:
+    exported, loaded = artefacts.exported, artefacts.exported.loaded
+    return Manifest(
+        model={
+            "id": loaded.model_id,
+            "source": loaded.source,
+            "weights": loaded.weights,
+            "weights_sha256": loaded.weights_sha256,
+            "num_classes": loaded.num_classes,
+        },
+        preprocessing=loaded.preprocessing,
+        inputs=tuple(_tensor_entry(info) for info in exported.onnx.graph.input),
+        outputs=tuple(_tensor_entry(info) for info in exported.onnx.graph.output),
+        batch=options.batch,
+        target=options.target.name,
+        opset=exported.config.resolved_opset,
+        ir_version=exported.onnx.ir_version,
+        tool={
+            "name": "resnet-export",
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        libraries=_library_versions(),
+        options=options.to_json(),
+        folding={
+            "folded": [[pair.batchnorm, pair.layer] for pair in exported.folding.folded],
+            "kept": [[kept.batchnorm, kept.reason] for kept in exported.folding.kept],
+        },
+        quantization=_quantization(artefacts),
+        parity={key: report[key] for key in ("measured_on", "post_export_check", "int8_arithmetic", "rows")},
+        files=file_entries(folder),
+    )
+
+
+def _tensor_entry(info: onnx.ValueInfoProto) -> TensorEntry:
+    kind = info.type.tensor_type
+    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+    assert shape[0] == BATCH_AXIS  # trace() refuses anything else
+    return TensorEntry(info.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def _quantization(artefacts: Artefacts) -> dict[str, Any] | None:
+    if artefacts.quantized is None or artefacts.table is None:
+        return None
+    placement = artefacts.quantized.placement
+    return {
+        "method": dict(artefacts.table.method),
+        "num_images": artefacts.table.num_images,
+        "activations": len(placement.activations),
+        "weights": len(placement.weights),
+        "residual_adds_quantized": len(placement.residual_adds),
+        "residual_adds": placement.num_adds,
+        "skipped": list(placement.skipped),
+    }
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
