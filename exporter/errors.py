@@ -19,6 +19,10 @@ class UnsafeCheckpointError(WeightsError):
     """A checkpoint that could run code when loaded; it was not loaded."""
 
 
+class NonFiniteTensorError(ExportError):
+    """A tensor holds NaN or Inf on real images; the message names it."""
+
+
 class UnsupportedOpsetError(ExportError):
     """The opset asked for does not fit the target."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from exporter.errors import ExportCheckError
+from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
 
@@ -55,7 +55,8 @@ def check_against_pytorch(
         open_runtime: Opens `model`.
 
     Raises:
-        ExportCheckError: If the difference is too large or either side gives NaN or Inf; with both numbers.
+        ExportCheckError: If the difference is too large, or ONNX alone gives NaN or Inf; with both numbers.
+        NonFiniteTensorError: If PyTorch gives NaN or Inf; the message names the first such tensor.
     """
     largest_diff = largest_logit = 0.0
     with open_runtime(model) as candidate:
@@ -64,7 +65,7 @@ def check_against_pytorch(
             expected, got = _logits(reference, batch), _logits(candidate, batch)
             if not np.isfinite(expected).all():
                 tensor = first_nonfinite_tensor(model, batch, open_runtime=open_runtime)
-                raise ExportCheckError(
+                raise NonFiniteTensorError(
                     f"the PyTorch model itself gives NaN or Inf on real images, first in {tensor or 'its output'!r}; "
                     "check the weights and the preprocessing"
                 )

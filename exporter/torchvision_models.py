@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from functools import partial
+from http.client import HTTPException
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -85,8 +89,8 @@ def _load_enum(architecture: Architecture, request: ModelRequest) -> LoadedModel
 
 def _weights_member(request: ModelRequest) -> Any:
     members = torchvision.models.get_model_weights(request.name)
-    name = request.weights.rpartition(".")[2]
-    if name != DEFAULT_WEIGHTS and name not in members.__members__:
+    enum, _, name = request.weights.rpartition(".")
+    if enum not in ("", members.__name__) or name not in (DEFAULT_WEIGHTS, *members.__members__):
         raise WeightsError(
             f"{request.name} has no weights {request.weights!r}; torchvision has "
             f"{', '.join(members.__members__)}; or give a file (.pth, .pt, .safetensors), DEFAULT or random"
@@ -96,10 +100,15 @@ def _weights_member(request: ModelRequest) -> Any:
 
 def _download(weights: Any) -> dict[str, torch.Tensor]:
     try:
-        state_dict: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as err:  # URLError is an OSError; a wrong hash is a RuntimeError
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub prints "Downloading"; standard output is the report's
+            state_dict: dict[str, torch.Tensor] = weights.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
+    except (OSError, RuntimeError, EOFError, HTTPException, UnpicklingError) as err:
+        # No network is a URLError, an OSError; a broken download an HTTPException; a wrong hash a RuntimeError; a
+        # damaged file in the cache a RuntimeError, an EOFError or an UnpicklingError.
         raise WeightsError(
-            f"{weights} is not in {torch.hub.get_dir()}/checkpoints and cannot be downloaded ({err}); "
+            f"{weights} is not whole in {torch.hub.get_dir()}/checkpoints and cannot be downloaded ({err}); "
             f"fetch {weights.url} on a machine with network and pass --weights FILE, "
             "or use --weights random to try the pipeline"
         ) from err

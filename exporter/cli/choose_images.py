@@ -53,7 +53,7 @@ def choose_images(options: ExportOptions) -> ChosenImages:
         check_disjoint(calibration, val)
         measured = tuple(evenly_ordered(options.val, val)[: options.num_val])
         return ChosenImages(calibration, measured, f"{len(measured)} images of {options.val}", allowed_bad)
-    measured_from = f"{len(split.held_out)} images of {options.calib} held out of calibration"
+    measured_from = f"{len(split.held_out)} images of {options.calib}, held out"
     return ChosenImages(calibration, split.held_out, measured_from, allowed_bad)
 
 

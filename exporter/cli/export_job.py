@@ -19,7 +19,7 @@ from exporter.bundle import check_output
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages, ClassIndex, choose_images, class_indices
 from exporter.cli.terminal import Terminal
-from exporter.errors import ExportCheckError, ExportError
+from exporter.errors import ExportError, NonFiniteTensorError
 from exporter.load_model import load_model
 from exporter.loaded_model import LoadedModel, ModelRequest, check_labels
 from exporter.model_names import check_model_name
@@ -142,7 +142,7 @@ def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
         f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count:,} parameters, "
         f"{loaded.num_classes} classes"
     )
-    terminal.done(f"input {height}x{width}, preprocessing from {loaded.preprocessing_source}")
+    terminal.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     for note in loaded.notes:
         terminal.done(note)
 
@@ -153,7 +153,7 @@ def _class_indices(
     if options.val is None:
         return None
     classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes)
-    terminal.done(f"{len(images.measured)} validation images, folders matched to classes {classes.how}")
+    terminal.done(f"{len(images.measured)} validation images. {classes.how}")
     return classes
 
 
@@ -245,7 +245,7 @@ def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Ter
         result = float16_from_float32(exported.onnx)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
     if tensor is not None:
-        raise ExportCheckError(
+        raise NonFiniteTensorError(
             f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
             "--fp16, or scale the input as in training"
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from exporter.cli.terminal import print_table
 
-COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "latency p50")
+COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "p50 latency")
 
 
 def print_result(report: dict[str, Any]) -> None:

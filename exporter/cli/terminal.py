@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -88,7 +89,8 @@ class Terminal:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], footer: Sequence[str]) -> None:
     """Print the result: one table, then lines of plain text."""
     console = Console(highlight=False)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # Narrow enough for 80 columns: that is what a log in CI has.
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:

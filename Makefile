@@ -1,0 +1,44 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint benchmark clean help
+
+help:
+	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
+	@echo "make test       linters and tests"
+	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
+	@echo "make clean      remove .venv and $(DEMO)/"
+
+# pip's progress is kept: the first installation brings PyTorch (about 6 GB with its CUDA libraries).
+$(VENV)/.demo: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make needs Python 3.11 or newer (ONNX Runtime 1.31 does); try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/digits/write_images.py $(DEMO)/digits
+	$(BIN)/resnet-export cifar_resnet20 --weights examples/digits/resnet20_digits.safetensors \
+	    --int8 --fp16 --calib $(DEMO)/digits/calib --val $(DEMO)/digits/val \
+	    --output $(DEMO)/cifar_resnet20-int8 --force
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+benchmark: $(VENV)/.dev
+	$(BIN)/python benchmarks/calibration.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,198 @@
+"""Seconds and peak memory of INT8 calibration, beside a plain forward pass and ONNX Runtime's own quantizer.
+
+    python benchmarks/calibration.py [--model resnet50] [--num-images 64] [--repeats 3] [--skip-peers]
+
+Every row is a process of its own, so that peak memory is its own; the rows take turns, so that a machine whose speed
+drifts slows all of them. All get the same FP32 ONNX file and the same preprocessed photographs. The forward pass is
+timed without opening the session; the quantizers are timed from the FP32 file to the Q/DQ file, everything included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+INPUT_SIZE = 224
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--num-images", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each row; the median is printed")
+    parser.add_argument("--skip-peers", action="store_true", help="forward pass and ours only")
+    parser.add_argument("--worker", nargs=2, metavar=("ROW", "FOLDER"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        row, folder = options.worker
+        print(json.dumps(measure(WORKERS[row], Path(folder))))
+        return
+    rows = [row for row in WORKERS if not (options.skip_peers and row.startswith("onnxruntime"))]
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(Path(folder), options.model, options.num_images)
+        results: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
+        for _ in range(options.repeats):
+            for row in rows:
+                print(f"running {row} ...", file=sys.stderr)
+                results[row].append(run_worker(row, folder))
+    print_table(options.model, options.num_images, options.repeats, results)
+
+
+def run_worker(row: str, folder: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--worker", row, folder]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def measure(work: Callable[[Path], float], folder: Path) -> dict[str, float]:
+    seconds = work(folder)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "peak_gb": peak_kib * 1024 / 1e9}
+
+
+def write_inputs(folder: Path, model: str, num_images: int) -> None:
+    """Write the FP32 ONNX file and the preprocessed photographs [num_images, 3, 224, 224]."""
+    import onnx
+    import skimage.data
+    from PIL import Image
+
+    from exporter import export_resnet
+    from runtimes import preprocess
+
+    exported = export_resnet(model, weights="random")
+    onnx.save_model(exported.onnx, folder / "model.onnx")
+    names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
+    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+    generator = np.random.default_rng(0)
+    images = []
+    for number in range(num_images):
+        photo = photos[number % len(photos)]
+        width, height = photo.size
+        left, top = generator.integers(0, width // 2), generator.integers(0, height // 2)
+        crop = photo.crop((left, top, left + width // 2, top + height // 2))
+        images.append(preprocess(exported.loaded.preprocessing, crop))
+    np.save(folder / "images.npy", np.stack(images))
+
+
+def batches(folder: Path) -> Iterator[np.ndarray]:
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    for place in range(0, len(images), 2):
+        yield np.array(images[place : place + 2])
+
+
+def forward(folder: Path) -> float:
+    from runtimes import OrtRuntime
+
+    with OrtRuntime(folder / "model.onnx") as runtime:
+        runtime.run({"input": next(batches(folder))})  # the first call also allocates
+        start = time.perf_counter()
+        for images in batches(folder):
+            runtime.run({"input": images})
+        return time.perf_counter() - start
+
+
+def ours(method: str) -> Callable[[Path], float]:
+    def work(folder: Path) -> float:
+        import onnx
+
+        from calibration import calibrate, insert_qdq
+        from calibration.method import method_from_name
+        from runtimes import OrtRuntime
+
+        start = time.perf_counter()
+        model = onnx.load(folder / "model.onnx")
+        table = calibrate(model, batches(folder), open_runtime=OrtRuntime, method=method_from_name(method))
+        onnx.save_model(insert_qdq(model, table).model, folder / f"ours.{method}.onnx")
+        return time.perf_counter() - start
+
+    return work
+
+
+def onnxruntime_static(method: str) -> Callable[[Path], float]:
+    """ONNX Runtime's quantizer with the options that TensorRT accepts."""
+
+    def work(folder: Path) -> float:
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
+        from onnxruntime.quantization import quantize_static as quantize
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.images = (image[np.newaxis] for pair in batches(folder) for image in pair)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                image = next(self.images, None)
+                return None if image is None else {"input": image}
+
+        start = time.perf_counter()
+        op_types = sorted({node.op_type for node in onnx.load(folder / "model.onnx").graph.node})
+        quantize(
+            str(folder / "model.onnx"),
+            str(folder / f"onnxruntime.{method}.onnx"),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Gemm", "Add"],
+            calibrate_method=CalibrationMethod[method],
+            extra_options={
+                "QuantizeBias": False,
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": op_types,
+            },
+        )
+        return time.perf_counter() - start
+
+    return work
+
+
+WORKERS: dict[str, Callable[[Path], float]] = {
+    "forward pass (FP32)": forward,
+    "resnet-export max": ours("max"),
+    "resnet-export mse (default)": ours("mse"),
+    "resnet-export entropy": ours("entropy"),
+    "onnxruntime MinMax": onnxruntime_static("MinMax"),
+    "onnxruntime Entropy": onnxruntime_static("Entropy"),
+}
+
+
+def print_table(model: str, num_images: int, repeats: int, results: dict[str, list[dict[str, float]]]) -> None:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnx", "numpy"))
+    print(f"{model} at {INPUT_SIZE}, {num_images} photographs, {os.cpu_count()} cores of {processor()}, {date.today()}")
+    print(f"{versions}, Python {platform.python_version()}; median of {repeats} runs, rows taking turns\n")
+    print("| | seconds | x forward pass | peak memory |")
+    print("|---|---|---|---|")
+    base = [run["seconds"] for run in results["forward pass (FP32)"]]
+    for row, runs in results.items():
+        seconds = statistics.median(run["seconds"] for run in runs)
+        ratio = statistics.median(run["seconds"] / forward for run, forward in zip(runs, base, strict=True))
+        peak = statistics.median(run["peak_gb"] for run in runs)
+        print(f"| {row} | {seconds:.1f} | {ratio:.2f} | {peak:.2f} GB |")
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()
