@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -61,7 +60,9 @@ def run_worker(row: str, folder: str) -> dict[str, float]:
 
 def measure(work: Callable[[Path], float], folder: Path) -> dict[str, float]:
     seconds = work(folder)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss: Linux hands that on over fork and exec, so a child would report its parent's peak.
+    status = Path("/proc/self/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     return {"seconds": seconds, "peak_gb": peak_kib * 1024 / 1e9}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from calibration.errors import CalibrationError
 
 SCHEMA_VERSION = 1
@@ -28,8 +30,14 @@ class TensorRange:
 
     def __post_init__(self) -> None:
         """Refuse a range that no engine takes."""
-        if not (math.isfinite(self.amax) and self.amax > 0 and math.isfinite(self.scale) and self.scale > 0):
-            raise CalibrationError(f"a range needs finite amax > 0 and scale > 0, got {self.amax} and {self.scale}")
+        with np.errstate(over="ignore"):
+            stored = float(np.float32(self.scale))
+        if not (math.isfinite(self.amax) and self.amax > 0 and math.isfinite(stored) and stored > 0):
+            raise CalibrationError(
+                f"a range needs finite amax > 0 and a scale that float32 holds > 0, got {self.amax} and {self.scale}"
+            )
+        if not (math.isfinite(self.max_abs) and self.max_abs >= 0):
+            raise CalibrationError(f"a range needs a finite max_abs >= 0, got {self.max_abs}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +88,10 @@ class CalibrationTable:
         """Return the table that `to_json` wrote.
 
         Raises:
-            CalibrationError: If a key is missing or the schema is another.
+            CalibrationError: If a key is missing, a value has a wrong type, or the schema is another.
         """
+        if not isinstance(content, Mapping):
+            raise CalibrationError(f"calibration table: got {type(content).__name__}, expected an object")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise CalibrationError(
                 f"calibration table: got schema {content.get('schema_version')}, expected {SCHEMA_VERSION}"
@@ -99,5 +109,5 @@ class CalibrationTable:
                 image_list_sha256=content["image_list_sha256"],
                 seed=content["seed"],
             )
-        except (KeyError, TypeError, AttributeError) as err:
-            raise CalibrationError(f"calibration table: {err!r} is missing or of a wrong type") from err
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err

@@ -7,6 +7,7 @@ one batch of activations plus a fixed histogram per tensor, whatever the number 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -25,7 +26,8 @@ from runtimes.protocol import Runtime
 
 SAMPLES_PER_IMAGE = 16_384
 """Values per image and tensor that enter the histogram; 512 images give 8 million, 800 of them above the 99.99th
-percentile. Measured against full histograms in tests/calibration/test_collect_ranges.py."""
+percentile. On 85 crops of photographs the amax moves by 2 % (percentile), 5 % (mse) and 10 % (entropy) at most
+against full histograms, measured in tests/calibration/test_collect_ranges.py."""
 
 Images = NDArray[np.float32]
 
@@ -60,8 +62,8 @@ def calibrate(
     with open_runtime(with_outputs(model, tensors)) as runtime:
         input_name = next(iter(runtime.input_specs))
         for images in batches:
-            outputs = runtime.run({input_name: images})
-            collector.add(images, {input_name: images, **outputs})
+            # No name for the outputs: it would keep them alive while the next batch runs, twice the memory.
+            collector.add(images, {input_name: images, **runtime.run({input_name: images})})
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
     return CalibrationTable(
@@ -145,9 +147,13 @@ def _strided_sample(array: NDArray[np.float32], phase: int) -> NDArray[np.float3
 
     k is odd and shares no factor with the sizes of the axes, so that the sample visits all channels, rows and
     columns alike; `phase` shifts its start from batch to batch.
+
+    Args:
+        array: [n, ...], n >= 1.
+        phase: Number of images before this batch.
     """
     flat = array.reshape(-1)
     stride = max(1, flat.size // (SAMPLES_PER_IMAGE * len(array)))
-    while (stride > 1 and np.gcd.reduce([stride, *array.shape[1:]]) != 1) or stride % 2 == 0:
+    while stride % 2 == 0 or math.gcd(stride, math.prod(array.shape[1:])) != 1:
         stride += 1
     return flat[phase % stride :: stride]

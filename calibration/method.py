@@ -67,6 +67,7 @@ _KINDS: dict[str, type[Max] | type[Percentile] | type[Entropy] | type[MeanSquare
     "entropy": Entropy,
     "mse": MeanSquaredError,
 }
+METHOD_NAMES = tuple(_KINDS)
 """The command-line words."""
 
 

@@ -12,11 +12,13 @@ Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ placement r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from calibration.errors import PlacementError
 from calibration.residual import ResidualAdd, find_residual_adds
 from exporter.graph import GraphIndex, attribute, index_graph
 
@@ -57,7 +59,13 @@ class Placement:
 
 
 def place_qdq(model: ModelProto) -> Placement:
-    """Return where Q/DQ goes in a folded float model, by the rules of the module docstring."""
+    """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
+
+    Raises:
+        PlacementError: If two nodes share a name or a node has none: readers are told apart by it.
+    """
+    _check_node_names(model.graph)
+    graph_inputs = {info.name for info in model.graph.input}
     index = index_graph(model.graph)
     residuals = find_residual_adds(model)
     shortcuts = {add.name: add for add in residuals.matched}
@@ -66,7 +74,7 @@ def place_qdq(model: ModelProto) -> Placement:
     skipped = list(residuals.skipped)
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            if reason := _why_not_quantized(node, index):
+            if reason := _why_not_quantized(node, index, graph_inputs):
                 skipped.append(f"{node.name}: {reason}")
                 continue
             activations.setdefault(node.input[0], []).append(Reader(node.name, 0))
@@ -82,16 +90,29 @@ def place_qdq(model: ModelProto) -> Placement:
     )
 
 
+def _check_node_names(graph: GraphProto) -> None:
+    names = Counter(node.name for node in graph.node)
+    if bad := [name for name, count in names.items() if count > 1 or not name]:
+        raise PlacementError(
+            f"{names[bad[0]]} nodes are called {bad[0]!r}, expected a name of its own for each; name them before "
+            "placing Q/DQ"
+        )
+
+
 def _output_channel_axis(node: NodeProto) -> int:
     """Return the output-channel axis: 0 for Conv [O, I, kH, kW] and Gemm with transB = 1 [O, I], else 1."""
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) == 1 else 1
 
 
-def _why_not_quantized(node: NodeProto, index: GraphIndex) -> str:
+def _why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]) -> str:
     """Return why a Conv or Gemm must stay in float, or an empty string."""
     weight = index.initializer.get(node.input[1])
     if weight is None:
         return f"its weight {node.input[1]!r} is not a constant"
+    if weight.name in graph_inputs:
+        return f"its weight {weight.name!r} is a graph input, which callers may replace"
+    if weight.data_type != TensorProto.FLOAT:
+        return f"its weight {weight.name!r} is {TensorProto.DataType.Name(weight.data_type)}, not float32"
     if node.input[0] in index.initializer:
         return f"its data input {node.input[0]!r} is a constant"
     if node.input[1] in index.outputs:

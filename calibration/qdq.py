@@ -17,7 +17,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from calibration.calibration_table import CalibrationTable, TensorRange
-from calibration.errors import PlacementError
+from calibration.errors import CalibrationError, PlacementError
 from calibration.placement import Placement, QuantizedWeight, place_qdq
 from calibration.quantize_weight import QuantizedArray, quantize_weight
 from exporter.graph import (
@@ -51,7 +51,9 @@ def insert_qdq(model: ModelProto, table: CalibrationTable) -> QuantizedModel:
         The checked Q/DQ copy and its placement.
 
     Raises:
-        PlacementError: If the table lacks a tensor, or the model already holds Q/DQ.
+        PlacementError: If the table lacks a tensor, the model already holds Q/DQ, node names are not unique, or
+            the names of the new tensors are taken.
+        CalibrationError: If a weight holds NaN or Inf.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise PlacementError("the model already holds Q/DQ nodes; start from the float model")
@@ -61,6 +63,7 @@ def insert_qdq(model: ModelProto, table: CalibrationTable) -> QuantizedModel:
             f"the calibration table lacks {len(missing)} of {len(placement.activations)} tensors, first "
             f"{missing[0]!r}; it was made for another model"
         )
+    _check_names_are_free(model.graph, placement)
     result = copy_model(model)
     graph = result.graph
     weight_nodes = [_quantize_initializer(graph, weight) for weight in placement.weights]
@@ -72,10 +75,24 @@ def insert_qdq(model: ModelProto, table: CalibrationTable) -> QuantizedModel:
     return QuantizedModel(typed, placement)
 
 
+def _check_names_are_free(graph: GraphProto, placement: Placement) -> None:
+    """Raise if a tensor already has a name that `_pair`, `_quantize_initializer` or `_zero_points` will give."""
+    sources = [*placement.activations, *(weight.name for weight in placement.weights)]
+    new = {f"{name}.{suffix}" for name in sources for suffix in ("scale", "quantized", "dequantized")}
+    present = {name for node in graph.node for name in (node.name, *node.output)}
+    present.update(tensor.name for tensors in (graph.initializer, graph.input) for tensor in tensors)
+    zero_points = {name for name in present if name == ZERO_POINT or name.startswith(f"{ZERO_POINT}.")}
+    if taken := sorted(new & present | zero_points):
+        raise PlacementError(f"the name {taken[0]!r} is needed for Q/DQ but the model uses it already; rename it there")
+
+
 def _quantize_initializer(graph: GraphProto, weight: QuantizedWeight) -> NodeProto:
     """Replace a float weight by INT8 values and scales, in place; return the DQ node that restores it."""
     tensor = next(tensor for tensor in graph.initializer if tensor.name == weight.name)
-    quantized = quantize_weight(array_from_initializer(tensor), axis=weight.axis)
+    try:
+        quantized = quantize_weight(array_from_initializer(tensor), axis=weight.axis)
+    except CalibrationError as err:
+        raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
     tensor.CopyFrom(initializer_from_array(weight.name, quantized.values))
     restored = f"{weight.name}.dequantized"
     for node in graph.node:

@@ -51,7 +51,7 @@ def find_residual_adds(model: ModelProto) -> Residuals:
     matched: list[ResidualAdd] = []
     skipped: list[str] = []
     for node in model.graph.node:
-        if node.op_type != "Add" or any(name in index.initializer for name in node.input):
+        if node.op_type != "Add" or any(_is_constant(name, index) for name in node.input):
             continue
         main = _main_operand(node, index)
         if main is None:
@@ -59,6 +59,11 @@ def find_residual_adds(model: ModelProto) -> Residuals:
         else:
             matched.append(ResidualAdd(node.name, node.input[main], node.input[1 - main], 1 - main))
     return Residuals(tuple(matched), tuple(skipped))
+
+
+def _is_constant(tensor: str, index: GraphIndex) -> bool:
+    producer = index.producer.get(tensor)
+    return tensor in index.initializer or (producer is not None and producer.op_type == "Constant")
 
 
 def _main_operand(add: NodeProto, index: GraphIndex) -> int | None:

@@ -105,8 +105,14 @@ def _read_header(metadata: Mapping[str, str], request: ModelRequest) -> _Header:
         labels = json.loads(metadata["labels"]) if "labels" in metadata else None
         stored = json.loads(metadata["preprocessing"]) if "preprocessing" in metadata else None
         return _Header(
-            labels=None if labels is None else tuple(map(str, labels)),
+            labels=None if labels is None else _labels_from_json(labels),
             preprocessing=None if stored is None else Preprocessing.from_json(stored),
         )
     except (ValueError, TypeError) as err:
         raise WeightsError(f"{request.weights}: its header cannot be read: {err}") from err
+
+
+def _labels_from_json(labels: object) -> tuple[str, ...]:
+    if not isinstance(labels, list):
+        raise TypeError(f"labels: got {type(labels).__name__}, expected a list")
+    return tuple(map(str, labels))

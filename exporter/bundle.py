@@ -1,7 +1,8 @@
 """Write a bundle folder whole or not at all.
 
 Files go to a hidden sibling folder; at the end that folder is renamed into place. A run that fails or is interrupted
-leaves the old bundle, or none. `--force` replaces a bundle only: a folder that is something else is never deleted.
+leaves the old bundle, or none. `--force` replaces a bundle only: a folder that is something else is never deleted,
+and many things have a `manifest.json`, so that its content decides.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any
 from exporter.errors import ExportError, OutputExistsError
 from runtimes.manifest import MANIFEST_NAME, FileEntry, Manifest, file_entry
 
-_TEMPORARY = ".resnet-export-"
+TOOL_NAME = "resnet-export"
+"""What the manifest's `tool` says; a folder whose manifest says otherwise is not ours."""
+
+_TEMPORARY = f".{TOOL_NAME}-"
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -28,19 +32,36 @@ def check_output(output: Path, *, force: bool) -> None:
         OutputExistsError: If it exists, and `force` is off or it is no bundle.
         ExportError: If its parent folder cannot be written.
     """
+    try:
+        _check_free(output, force=force)
+        parent = next(folder for folder in output.absolute().parents if folder.exists())
+    except OSError as err:  # a folder that cannot be read, a name that is too long
+        raise ExportError(f"{output} cannot be looked at: {err}; choose another -o/--output") from err
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ExportError(f"{parent} is not a folder that can be written to; choose another -o/--output")
+
+
+def _check_free(output: Path, *, force: bool) -> None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise OutputExistsError(f"{output} exists and is not a folder; choose another -o/--output")
     if output.is_dir() and any(output.iterdir()):
-        if not (output / MANIFEST_NAME).is_file():
+        if not _is_bundle(output):
             raise OutputExistsError(
-                f"{output} exists and is not a bundle (no {MANIFEST_NAME}); it is left alone even with --force: "
-                "choose another -o/--output"
+                f"{output} exists and is not a bundle (no {MANIFEST_NAME} of {TOOL_NAME}); it is left alone even with "
+                "--force: choose another -o/--output"
             )
         if not force:
             raise OutputExistsError(f"{output} exists; --force replaces it, -o/--output writes elsewhere")
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ExportError(f"{parent} is not a folder that can be written to; choose another -o/--output")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Tell whether `folder` has a manifest that this tool wrote, of whatever schema."""
+    try:
+        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    tool = content.get("tool") if isinstance(content, dict) else None
+    return isinstance(tool, dict) and tool.get("name") == TOOL_NAME
 
 
 @contextmanager
@@ -48,7 +69,8 @@ def bundle_folder(output: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `output`; on a clean exit it becomes `output`.
 
     Raises:
-        ExportError: If the disk is full or cannot be written; nothing is left behind.
+        ExportError: If the disk is full or cannot be written; no file is left behind.
+        OutputExistsError: If something that is no bundle has come to `output` meanwhile; it is left alone.
     """
     output = output.absolute()
     folder: Path | None = None
@@ -73,19 +95,31 @@ def _umask() -> int:
 
 def _replace(output: Path, folder: Path) -> None:
     """Rename `folder` to `output`; an old bundle steps aside first and comes back if that fails."""
+    _check_free(output, force=True)  # something else may have come there since the first check
     if not output.exists():
         folder.rename(output)
         return
     aside = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-old-", dir=output.parent))
+    old = aside / "old"
     try:
-        output.rename(aside / "old")
-        try:
-            folder.rename(output)
-        except BaseException:
-            (aside / "old").rename(output)
-            raise
+        output.rename(old)
+        folder.rename(output)
+    except BaseException:
+        if folder.exists() and old.exists():  # the new bundle is not in place, the old one no longer
+            _put_back(old, output)
+        raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if not (folder.exists() and old.exists()):  # never the only copy
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(old: Path, output: Path) -> None:
+    try:
+        old.rename(output)
+    except OSError as err:
+        raise ExportError(
+            f"{output} cannot be written, and the old bundle cannot be moved back ({err}): it is now {old}"
+        ) from err
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,6 +7,10 @@ everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Resha
     ReduceMean(x, axes = last two, keepdims = 1)  ->  GlobalAveragePool(x)
     Reshape([N, C, 1, 1], to [batch, C])          ->  Flatten(axis = 1)
     Identity(x)                                   ->  x
+    Reduce*(x, noop_with_empty_axes = 0)          ->  Reduce*(x), its default, which opset 17 does not know
+
+The last is for means that keep no axes, such as `x.mean((2, 3))`, and other reductions: onnx's version converter
+leaves the attribute in, and its own checker then refuses the file.
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ def canonical_ops(model: ModelProto) -> PassResult:
             num_changes += 1
         elif _is_flatten(node, index, shapes):
             _become(node, "Flatten", axis=1)
+            num_changes += 1
+        elif node.op_type.startswith("Reduce") and attribute(node, "noop_with_empty_axes") == 0:
+            _remove_attribute(node, "noop_with_empty_axes")
             num_changes += 1
     num_changes += _drop_identities(result)
     remove_unused_initializers(result.graph)
@@ -86,6 +93,12 @@ def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
     del node.input[1:]
     del node.attribute[:]
     node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+
+
+def _remove_attribute(node: NodeProto, name: str) -> None:
+    kept = [candidate for candidate in node.attribute if candidate.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _drop_identities(model: ModelProto) -> int:

@@ -1,8 +1,8 @@
 """ONNX file -> TensorRT or TensorRT-RTX engine (a plain plan, as bytes). Needs neither torch nor onnx.
 
-What the library offers is probed, never read off its version: explicit batch where that flag exists (TensorRT 8.6,
-required there), precision flags where they exist (up to 10.x, and only for models that are not typed FP16), none of
-either on TensorRT 11 and TensorRT-RTX, where the types in the file decide.
+The types in the file decide the precision, on every version. What the library offers for that is probed, never read
+off its version: strong typing where that flag exists (TensorRT 9.1 and newer, TensorRT-RTX); where it does not
+(TensorRT 8.x), explicit batch, and the precision flags that the types in the file call for: none for a float32 file.
 TensorRT-RTX builds without a GPU; TensorRT needs one.
 """
 
@@ -15,18 +15,10 @@ from typing import Any
 
 from exporter.errors import EngineBuildError
 from runtimes.errors import MissingDependencyError
+from runtimes.manifest import DEFAULT_BATCH, BatchRange
 
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 _KEPT_MESSAGES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class BatchProfile:
-    """Batch sizes of the optimization profile; all other axes come from the file."""
-
-    min: int = 1
-    opt: int = 8
-    max: int = 32
 
 
 @dataclass(slots=True)
@@ -43,7 +35,7 @@ _LOG = _Log()
 def build_engine(
     model: Path,
     *,
-    profile: BatchProfile | None = None,
+    profile: BatchRange | None = None,
     flavour: str = "tensorrt",
     workspace_mib: int | None = None,
 ) -> bytes:
@@ -72,7 +64,7 @@ def build_engine(
     if workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     _allow_precisions(trt, network, config)
-    _add_profile(builder, network, config, profile or BatchProfile())
+    _add_profile(builder, network, config, profile or DEFAULT_BATCH)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineBuildError(f"{flavour} could not build {model}: {_last_messages()}")
@@ -110,8 +102,9 @@ def _logger(trt: Any, flavour: str) -> Any:
 
 
 def _creation_flags(trt: Any) -> int:
-    explicit_batch = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    return 0 if explicit_batch is None else 1 << int(explicit_batch)
+    offered = trt.NetworkDefinitionCreationFlag
+    wanted = (getattr(offered, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+    return sum(1 << int(flag) for flag in wanted if flag is not None)
 
 
 def _parse(trt: Any, network: Any, model: Path, flavour: str) -> None:
@@ -124,15 +117,21 @@ def _parse(trt: Any, network: Any, model: Path, flavour: str) -> None:
 
 
 def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
-    """On libraries that still choose precision by flag, allow what a weakly typed Q/DQ network needs."""
-    kinds = {network.get_layer(place).type for place in range(network.num_layers)}
-    if hasattr(trt.BuilderFlag, "INT8") and trt.LayerType.QUANTIZE in kinds:
+    """Where typing is weak, allow the precisions that the file holds; with strong typing a flag would be an error."""
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return
+    layers = [network.get_layer(place) for place in range(network.num_layers)]
+    quantized = any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+    half = any(
+        layer.get_output(place).dtype == trt.DataType.HALF for layer in layers for place in range(layer.num_outputs)
+    )
+    if quantized:
         config.set_flag(trt.BuilderFlag.INT8)
-    if hasattr(trt.BuilderFlag, "FP16"):
+    if quantized or half:  # what is not quantized in an INT8 network may run in FP16
         config.set_flag(trt.BuilderFlag.FP16)
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batch: BatchProfile) -> None:
+def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> None:
     profile = builder.create_optimization_profile()
     dynamic = False
     for place in range(network.num_inputs):

@@ -12,8 +12,10 @@ from exporter.version import __version__
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import nn
 
     from exporter.fold_batchnorm import FoldReport
+    from runtimes.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,16 @@ class ExportedModel:
     loaded: LoadedModel
     folding: FoldReport
     config: ExportConfig
+
+    @property
+    def module(self) -> nn.Module:
+        """The unfolded PyTorch model, in evaluation mode."""
+        return self.loaded.module
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared."""
+        return self.loaded.preprocessing
 
 
 def export_resnet(name: str, config: ExportConfig | None = None, *, weights: str = DEFAULT_WEIGHTS) -> ExportedModel:

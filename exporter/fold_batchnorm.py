@@ -17,8 +17,8 @@ only there can one tell that the convolution's output goes nowhere else.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ _FOLDABLE_OPS = {
     torch.ops.aten.conv1d.default,
     torch.ops.aten.conv2d.default,
     torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv1d.padding,  # padding="same"
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.conv3d.padding,
     torch.ops.aten.linear.default,
 }
 _BATCHNORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -70,12 +73,15 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> tuple[nn.Module, FoldR
         The folded copy and the report. A folded BatchNorm is replaced by `nn.Identity`.
 
     Raises:
-        ValueError: If the module is in training mode.
+        ValueError: If the module, or one inside it, is in training mode.
         ExportError: If `torch.export` cannot trace the module.
         WeightsError: If a folded weight is not finite; the message names the layer.
     """
-    if module.training:
-        raise ValueError("fold_batchnorm needs evaluation mode; call module.eval() first")
+    if training := [path for path, child in module.named_modules() if child.training]:
+        raise ValueError(
+            f"fold_batchnorm needs evaluation mode, {training[0] or type(module).__name__!r} is in training mode; "
+            "call module.eval() first"
+        )
     if not any(isinstance(child, _BATCHNORM_TYPES) for child in module.modules()):
         return copy.deepcopy(module), FoldReport((), ())
     folded, kept = _match(module, example)
@@ -124,56 +130,63 @@ def _match(module: nn.Module, example: Tensor) -> tuple[list[FoldedBatchNorm], l
         raise ExportError(f"torch.export cannot trace {type(module).__name__}: {err}") from err
     signature = program.graph_signature
     path_of = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    calls: Counter[str] = Counter()
-    batchnorms: list[tuple[str, fx.Node]] = []
-    for node in program.graph.nodes:
-        if node.op == "call_function" and "batch_norm" in str(node.target):
-            batchnorms.append((_owner(node, 3, path_of) or node.name, node))
-        for argument in node.args:
-            if isinstance(argument, fx.Node) and argument.name in path_of:
-                calls[path_of[argument.name]] += 1
     folded: list[FoldedBatchNorm] = []
     kept: list[KeptBatchNorm] = []
-    for path, node in batchnorms:
-        layer, reason = _foldable_layer(module, path, node, path_of, calls)
+    for node in program.graph.nodes:
+        if node.op != "call_function" or "batch_norm" not in str(node.target):
+            continue
+        path = _calling_module(node)
+        layer, reason = _foldable_layer(module, path, node, path_of)
         if layer is None:
-            kept.append(KeptBatchNorm(path, reason))
+            kept.append(KeptBatchNorm(path or node.name, reason))
         else:
             folded.append(FoldedBatchNorm(path, layer))
     return folded, kept
 
 
-def _owner(node: fx.Node, index: int, path_of: dict[str, str]) -> str | None:
-    """Return the path of the module that owns the parameter or buffer given as argument `index`."""
-    argument = node.args[index] if len(node.args) > index else None
-    if not isinstance(argument, fx.Node) or argument.name not in path_of:
-        return None
-    return path_of[argument.name].rpartition(".")[0]
+def _calling_module(node: fx.Node) -> str:
+    """Return the path of the innermost module whose forward made `node`; "" is the root."""
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return ".".join(step.partition("@")[0] for step in path.split("."))  # a repeated call's path ends in "@1"
 
 
-def _foldable_layer(
-    module: nn.Module, path: str, node: fx.Node, path_of: dict[str, str], calls: Counter[str]
-) -> tuple[str | None, str]:
+def _foldable_layer(module: nn.Module, path: str, node: fx.Node, path_of: dict[str, str]) -> tuple[str | None, str]:
     """Return the layer that BatchNorm `node` folds into, or None and the reason."""
-    batchnorm = _submodule(module, path)
+    batchnorm: Any = _submodule(module, path)
     if type(batchnorm) not in _BATCHNORM_TYPES:
-        return None, f"it is a {type(batchnorm).__name__}, which does more than BatchNorm"
-    if calls[f"{path}.running_mean"] != 1:
-        return None, f"it is called {calls[f'{path}.running_mean']} times"
+        return None, f"it is computed by a {type(batchnorm).__name__}, which does more than BatchNorm"
+    if batchnorm.running_mean is None or batchnorm.running_var is None:
+        return None, "it keeps no running statistics and normalizes by the batch that it is given"
+    num_calls = max(len(argument.users) for argument in node.args[3:5] if isinstance(argument, fx.Node))
+    if num_calls != 1:
+        return None, f"it is called {num_calls} times"
     source = node.args[0]
     if not isinstance(source, fx.Node) or source.target not in _FOLDABLE_OPS:
         found = str(source.target if isinstance(source, fx.Node) else source)
         return None, f"its input comes from {found}, not from a convolution or linear layer"
     if len(source.users) > 1:
         return None, f"the output of {source.name} is also read by {len(source.users) - 1} other operation(s)"
-    layer = _owner(source, 1, path_of)
-    if layer is None:
-        return None, f"the weight of {source.name} is computed, not a parameter"
-    if type(_submodule(module, layer)) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
-        return None, f"{layer} is a {type(_submodule(module, layer)).__name__}, not a plain layer"
-    if calls[f"{layer}.weight"] != 1:
-        return None, f"the weight of {layer} is used {calls[f'{layer}.weight']} times"
-    return layer, ""
+    return _plain_layer(module, source, path_of)
+
+
+def _plain_layer(module: nn.Module, source: fx.Node, path_of: dict[str, str]) -> tuple[str | None, str]:
+    """Return the module that computes `source` from its own weight and bias alone, or None and the reason."""
+    path = _calling_module(source)
+    layer: Any = _submodule(module, path)
+    if type(layer) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear):
+        return None, f"{source.name} is computed by a {type(layer).__name__}, not by a plain layer"
+    for name, argument in zip(("weight", "bias"), source.args[1:3], strict=False):
+        if not isinstance(argument, fx.Node):
+            continue
+        if argument.name not in path_of or attrgetter(path_of[argument.name])(module) is not getattr(layer, name):
+            return None, f"the {name} of {source.name} is computed, not the parameter of {path}"
+        if len(argument.users) != 1:
+            return None, f"the {name} of {path} is used {len(argument.users)} times"
+    num_axes = source.meta["val"].ndim
+    if num_axes != layer.weight.ndim:
+        return None, f"the output of {path} has {num_axes} axes, and axis 1, which BatchNorm takes, is not its channels"
+    return path, ""
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
@@ -206,5 +219,6 @@ def _fold_pair(module: nn.Module, pair: FoldedBatchNorm) -> None:
                 f"the least running variance of {pair.batchnorm} is {float(batchnorm.running_var.min()):g} "
                 f"and eps is {batchnorm.eps:g}: the checkpoint is damaged or was never trained"
             )
-    parent, _, name = pair.batchnorm.rpartition(".")
-    setattr(module.get_submodule(parent), name, nn.Identity())
+    for path, child in list(module.named_modules(remove_duplicate=False)):  # it may be registered under several names
+        if child is batchnorm:
+            module.set_submodule(path, nn.Identity())

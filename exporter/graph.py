@@ -143,4 +143,5 @@ def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     for name in tensors:
         if name not in present:
             tapped.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
+            present.add(name)
     return tapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,10 +69,15 @@ class LoadedModel:
 
 
 def is_weights_file(weights: str) -> bool:
-    """Tell whether `--weights` names a file rather than an enum member or a keyword."""
-    return weights not in (DEFAULT_WEIGHTS, RANDOM_WEIGHTS) and (
-        "." in Path(weights).name or "/" in weights or Path(weights).exists()
-    )
+    """Tell whether `--weights` names a file rather than a keyword or an enum member.
+
+    A member may carry its enum's name, as messages and manifests print it: `ResNet50_Weights.IMAGENET1K_V2`.
+    """
+    if weights in (DEFAULT_WEIGHTS, RANDOM_WEIGHTS):
+        return False
+    if Path(weights).exists() or "/" in weights:
+        return True
+    return "." in weights and not re.fullmatch(r"\w+_Weights\.\w+", weights)
 
 
 def check_labels(labels: tuple[str, ...], num_classes: int, origin: str) -> None:

@@ -10,7 +10,7 @@ the machine that exported.
 from __future__ import annotations
 
 import ast
-from collections import Counter
+from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
@@ -25,25 +25,42 @@ def name_after_modules(model: ModelProto) -> PassResult:
     result = copy_model(model)
     graph = result.graph
     fixed = {info.name for infos in (graph.input, graph.output) for info in infos}
-    weights = {tensor.name for tensor in graph.initializer}
+    given = fixed | {tensor.name for tensor in graph.initializer}
+    bases = [_base_name(node) for node in graph.node]
+    bases = [
+        f"{base}.{node.op_type.lower()}" if base in given else base
+        for base, node in zip(bases, graph.node, strict=True)
+    ]
+    names = _FreeNames(taken=set(given), reserved=frozenset(bases))
     renamed: dict[str, str] = {}
-    taken: Counter[str] = Counter()
-    for node in graph.node:
-        base = _base_name(node)
-        name = base if base not in fixed | weights else f"{base}.{node.op_type.lower()}"
-        taken[name] += 1
-        if taken[name] > 1:
-            name = f"{name}_{taken[name] - 1}"
-        node.name = name
+    for node, base in zip(graph.node, bases, strict=True):
+        node.name = names.claim(base)
         for place, output in enumerate(node.output):
             if output and output not in fixed:
-                renamed[output] = name if place == 0 else f"{name}.{place}"
+                renamed[output] = node.name if place == 0 else names.claim(f"{node.name}.{place}", own=False)
     for node in graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                names[place] = renamed.get(name, name)
+        for tensors in (node.input, node.output):
+            for place, name in enumerate(tensors):
+                tensors[place] = renamed.get(name, name)
     _drop_metadata(result)
     return PassResult(result, len(graph.node))
+
+
+@dataclass(frozen=True, slots=True)
+class _FreeNames:
+    """Hands out every name once. The second `relu` is `relu_1`, or `relu_2` where a module is called `relu_1`."""
+
+    taken: set[str]
+    reserved: frozenset[str]
+
+    def claim(self, base: str, *, own: bool = True) -> str:
+        """Return `base`, or `base` with the first number that makes it new; `own`: a node is called so."""
+        name, number = base, 0
+        while name in self.taken or (name in self.reserved and (number or not own)):
+            number += 1
+            name = f"{base}_{number}"
+        self.taken.add(name)
+        return name
 
 
 def _base_name(node: NodeProto) -> str:

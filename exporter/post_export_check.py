@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.graph import with_outputs
+from runtimes.errors import RuntimeAdapterError
 from runtimes.protocol import Runtime
 
 BATCH_SIZES = (1, 2, 7)
@@ -55,20 +56,28 @@ def check_against_pytorch(
         open_runtime: Opens `model`.
 
     Raises:
-        ExportCheckError: If the difference is too large, or ONNX alone gives NaN or Inf; with both numbers.
+        ExportCheckError: If the difference is too large, or ONNX alone gives NaN or Inf, with both numbers; or if
+            ONNX does not run at all.
         NonFiniteTensorError: If PyTorch gives NaN or Inf; the message names the first such tensor.
     """
     largest_diff = largest_logit = 0.0
     with open_runtime(model) as candidate:
         for batch_size in BATCH_SIZES:
             batch = np.resize(images, (batch_size, *images.shape[1:]))
-            expected, got = _logits(reference, batch), _logits(candidate, batch)
+            expected = _logits(reference, batch)
             if not np.isfinite(expected).all():
                 tensor = first_nonfinite_tensor(model, batch, open_runtime=open_runtime)
                 raise NonFiniteTensorError(
                     f"the PyTorch model itself gives NaN or Inf on real images, first in {tensor or 'its output'!r}; "
                     "check the weights and the preprocessing"
                 )
+            try:
+                got = _logits(candidate, batch)
+            except RuntimeAdapterError as err:  # a batch axis that became constant, for one
+                raise ExportCheckError(
+                    f"the exported model does not run at batch {batch_size}, where PyTorch does: {err}; "
+                    "nothing was written"
+                ) from err
             if got.shape != expected.shape:
                 raise ExportCheckError(f"batch {batch_size}: ONNX gives {got.shape}, PyTorch {expected.shape}")
             diff = float(np.abs(got - expected).max())

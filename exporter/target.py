@@ -13,10 +13,11 @@ from types import MappingProxyType
 
 from exporter.errors import UnsupportedOpsetError
 
-MIN_OPSET = 13
-"""QuantizeLinear has per-channel scales from opset 13 on. Source: ONNX operator specification, QuantizeLinear-13."""
+MIN_OPSET = 15
+"""The oldest that can be written: onnx's version converter takes no BatchNormalization below 15 and no Relu below 14
+(measured with onnx 1.23 in tests/exporter/test_trace.py). Q/DQ would need 13, for scales per channel."""
 
-IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
+IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
@@ -30,9 +31,9 @@ class Target:
         max_opset: The newest opset that this target reads correctly.
         reads: What the limit was taken from, for messages and the manifest.
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
-            computes it) rather than with ONNX Runtime's fused integer kernels (as ONNX Runtime users get it).
-        trtexec_flags: What `trtexec` needs to take the types in the file (strongly typed), or to be allowed INT8
-            and FP16 where types are only hints (TensorRT 8.x has no strong typing).
+            computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
+        strongly_typed: Whether TensorRT there takes precision from the types in the file (9.1 and newer); on 8.x
+            types are hints and INT8 and FP16 have to be allowed by flag.
     """
 
     name: str
@@ -40,7 +41,13 @@ class Target:
     max_opset: int
     reads: str
     exact_int8_simulation: bool = True
-    trtexec_flags: str = "--stronglyTyped"
+    strongly_typed: bool = True
+
+    def trtexec_flags(self, precision: str) -> tuple[str, ...]:
+        """Return what `trtexec` needs for a file of "int8", "fp16" or "fp32"."""
+        if self.strongly_typed:
+            return ("--stronglyTyped",)
+        return {"int8": ("--int8", "--fp16"), "fp16": ("--fp16",), "fp32": ()}[precision]
 
 
 # Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24 (onnx-tensorrt docs/operators.md at those
@@ -55,7 +62,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 17,
                 17,
                 "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)",
-                trtexec_flags="--int8 --fp16",
+                strongly_typed=False,
             ),
             Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
             Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)"),

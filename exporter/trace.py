@@ -41,15 +41,14 @@ def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: s
         producer_version: Recorded in the file.
 
     Raises:
-        ExportError: If tracing or the ONNX checker fails, or the batch axis did not stay symbolic.
+        ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
+            or output, or the batch axis did not stay symbolic.
     """
     traced = _torch_export(module, example)
     tidy = name_after_modules(canonical_ops(traced).model).model
     converted = _convert_opset(tidy, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    model = infer_shapes(converted)
-    _check(model)
-    return model
+    return _checked(converted)
 
 
 def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
@@ -72,7 +71,11 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
                 verbose=False,
             )
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
-        raise ExportError(f"torch.onnx.export failed on {type(module).__name__}: {err}") from err
+        cause = err.__cause__ or err  # its own message is coloured advice to developers; the cause says what is wrong
+        raise ExportError(
+            f"torch.onnx.export failed on {type(module).__name__}, which must take one tensor and hold no control flow "
+            f"that depends on it: {type(cause).__name__}: {cause}"
+        ) from err
     finally:
         logger.setLevel(level)
     if program is None:
@@ -84,19 +87,27 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
 def _convert_opset(model: ModelProto, opset: int) -> ModelProto:
     converted = model
     if opset != _TRACE_OPSET:
-        converted = onnx.version_converter.convert_version(model, opset)
+        try:
+            converted = onnx.version_converter.convert_version(model, opset)
+        except Exception as err:  # the converter raises RuntimeError and more, by operator
+            raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
     del converted.opset_import[:]
     converted.opset_import.append(onnx.helper.make_opsetid("", opset))
     converted.ir_version = IR_VERSION_OF_OPSET[opset]
     return converted
 
 
-def _check(model: ModelProto) -> None:
+def _checked(model: ModelProto) -> ModelProto:
+    """Return `model` with the shapes of its tensors, if it is what `trace` promises."""
     try:
-        onnx.checker.check_model(model, full_check=True)
+        typed = infer_shapes(model)
+        onnx.checker.check_model(typed, full_check=True)
     except Exception as err:  # the checker and shape inference raise unrelated types
         raise ExportError(f"the exported graph does not pass onnx.checker: {err}") from err
-    for info in (*model.graph.input, *model.graph.output):
+    for kind, infos in (("input", typed.graph.input), ("output", typed.graph.output)):
+        if len(infos) != 1:
+            raise ExportError(f"the module has {len(infos)} {kind}s, expected one: images in, logits out")
+    for info in (*typed.graph.input, *typed.graph.output):
         dims = info.type.tensor_type.shape.dim
         if not dims or dims[0].dim_param != BATCH_AXIS:
             got = dims[0].dim_value if dims else "none"
@@ -104,3 +115,4 @@ def _check(model: ModelProto) -> None:
                 f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}; "
                 "the module's forward depends on the batch size of its example"
             )
+    return typed

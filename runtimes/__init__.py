@@ -3,6 +3,7 @@
     OrtRuntime       ONNX Runtime
     TorchRuntime     a PyTorch module: the reference
     compare          two runtimes on the same images: agreement, SQNR, top-1
+    load_batches     a folder of images as prepared arrays
 
 Importing this package imports NumPy and Pillow only; each adapter imports its library when it is first named.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from runtimes.image_batches import load_batches
 from runtimes.parity import ParityReport, compare
 from runtimes.preprocessing import Preprocessing, preprocess
 from runtimes.protocol import Runtime, TensorSpec
@@ -29,6 +31,7 @@ __all__ = [
     "TensorSpec",
     "TorchRuntime",
     "compare",
+    "load_batches",
     "preprocess",
     "read_image",
 ]

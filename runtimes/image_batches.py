@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import ImageFolderError, ImageReadError
+from runtimes.image_folder import find_images
 from runtimes.preprocessing import Preprocessing, normalize, pixels
 from runtimes.read_image import read_image
 
@@ -99,6 +100,22 @@ def image_batches(
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"got max_bad_fraction {max_bad_fraction}, expected a fraction from 0 to 1")
     return _batches(paths, preprocessing, batch_size, on_error, workers, max_bad_fraction)
+
+
+def load_batches(folder: Path, preprocessing: Preprocessing, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
+    """Yield all images below a folder as prepared arrays, float32 [n, 3, H, W], at most 1 % of them unreadable.
+
+    Args:
+        folder: Searched recursively.
+        preprocessing: How the images are prepared.
+        batch_size: Images in each array but the last.
+
+    Raises:
+        ImageFolderError: If the folder is missing or empty (here), or too many images are unreadable (on the way).
+    """
+    paths = find_images(Path(folder))
+    batches = image_batches(paths, preprocessing, batch_size=batch_size, on_error=ImageErrors())
+    return (batch.images for batch in batches)
 
 
 def _batches(

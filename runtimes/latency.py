@@ -35,7 +35,12 @@ def measure_latency(
         min_runs: Timed calls at least, whatever they take.
         max_runs: Timed calls at most.
         budget_s: Stop after this many seconds once `min_runs` is reached.
+
+    Raises:
+        ValueError: If `min_runs` is below 1: a median needs a call.
     """
+    if min_runs < 1:
+        raise ValueError(f"min_runs: got {min_runs}, expected at least 1")
     for _ in range(warm_up):
         call()
     times: list[float] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,13 @@ class FileEntry:
 
     sha256: str
     size_bytes: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash or no size."""
+        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
+            raise ValueError(f"sha256: got {self.sha256!r}, expected 64 hexadecimal digits")
+        if type(self.size_bytes) is not int or self.size_bytes < 0:
+            raise ValueError(f"size_bytes: got {self.size_bytes!r}, expected a whole number >= 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +54,13 @@ class BatchRange:
     max: int
 
     def __post_init__(self) -> None:
-        """Refuse a range that is not one."""
+        """Refuse a range that is not one; TensorRT-RTX builds for a batch of 0 without a word."""
         if not 1 <= self.min <= self.opt <= self.max:
             raise ValueError(f"batch: got {self.min},{self.opt},{self.max}, expected 1 <= MIN <= OPT <= MAX")
+
+
+DEFAULT_BATCH = BatchRange(1, 8, 32)
+"""What engines are built for when nobody says: one image at a time, up to what fills a small GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,8 @@ class Manifest:
         """Return the manifest that `to_json` wrote.
 
         Raises:
-            BundleError: If the schema is another, a key is missing, or a file name leaves the folder.
+            BundleError: If the schema is another, a key is missing or of a wrong type, or a file name leaves the
+                folder.
         """
         if not isinstance(content, Mapping):
             raise BundleError(f"{MANIFEST_NAME}: got {type(content).__name__}, expected an object")
@@ -114,6 +127,7 @@ class Manifest:
             raise BundleError(f"{MANIFEST_NAME}: got schema {schema!r}, this version reads {SCHEMA_VERSION}")
         try:
             fields = {name: content[name] for name in cls.__slots__}
+            _check_kinds(fields)
             fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
             for ends in ("inputs", "outputs"):
                 fields[ends] = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[ends])
@@ -127,6 +141,17 @@ class Manifest:
         return cls(**fields)
 
 
+def _check_kinds(fields: Mapping[str, Any]) -> None:
+    """Raise TypeError unless the values that are kept as they are have the JSON kind they are annotated with."""
+    kinds = {"target": str, "opset": int, "ir_version": int}
+    kinds |= dict.fromkeys(("model", "tool", "libraries", "options", "folding", "parity", "files"), Mapping)
+    if fields["quantization"] is not None:
+        kinds["quantization"] = Mapping
+    for name, kind in kinds.items():
+        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
+            raise TypeError(f"{name}: got {type(fields[name]).__name__}, expected {kind.__name__}")
+
+
 def load_manifest(bundle: Path) -> Manifest:
     """Read the manifest of the bundle folder `bundle`.
 
@@ -138,7 +163,7 @@ def load_manifest(bundle: Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:  # a bracket repeated 100 000 times exhausts the parser's stack
         raise BundleError(f"{path}: not JSON ({err})") from err
     return Manifest.from_json(content)
 
@@ -153,7 +178,10 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         path = bundle / name
         if path.is_symlink() or not path.is_file():
             raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
-        got = file_entry(path)
+        try:
+            got = file_entry(path)
+        except OSError as err:
+            raise BundleError(f"{path}: cannot be read ({err.strerror})") from err
         if got != expected:
             raise BundleError(
                 f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "

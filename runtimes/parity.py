@@ -26,7 +26,8 @@ class ParityReport:
         agreement: Share of images with equal argmax, 0 to 1.
         max_abs_diff: Largest |reference - candidate| over all logits.
         max_abs_reference: Largest |reference| over all logits: the yardstick for max_abs_diff.
-        sqnr_db: Signal to quantization noise in dB; None when the two are bit-equal.
+        sqnr_db: Signal to quantization noise in dB; None where it is no finite number: the two are bit-equal
+            (`max_abs_diff` is 0), or the reference is zero everywhere and the candidate is not.
         top1_reference: Share of images whose label the reference gives, or None without labels.
         top1_candidate: Share of images whose label the candidate gives, or None without labels.
     """
@@ -70,10 +71,10 @@ class ParityMeter:
         Args:
             reference: Logits, float [n, num_classes].
             candidate: Logits of the same images, same shape.
-            labels: Class index per image, or None.
+            labels: Class index per image, 0 <= index < num_classes, or None.
 
         Raises:
-            ValueError: If shapes or lengths differ.
+            ValueError: If shapes or lengths differ, or a label is no class; nothing is added then.
             RuntimeAdapterError: If either side holds NaN or Inf; such logits are never compared.
         """
         if reference.shape != candidate.shape or reference.ndim != 2:
@@ -81,6 +82,7 @@ class ParityMeter:
         for side, logits in (("reference", reference), ("candidate", candidate)):
             if not np.isfinite(logits).all():
                 raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(logits))} logits")
+        truth = None if labels is None else _checked_labels(labels, reference)
         trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
         difference = trusted - tested
         winners = trusted.argmax(axis=1), tested.argmax(axis=1)
@@ -90,10 +92,7 @@ class ParityMeter:
         self._noise += float(np.sum(np.square(difference)))
         self._max_diff = max(self._max_diff, float(np.abs(difference).max(initial=0.0)))
         self._max_reference = max(self._max_reference, float(np.abs(trusted).max(initial=0.0)))
-        if labels is not None:
-            truth = np.asarray(labels)
-            if truth.shape != (len(trusted),):
-                raise ValueError(f"labels: got shape {truth.shape}, expected [{len(trusted)}]")
+        if truth is not None:
             self._num_labelled += len(truth)
             for place, winner in enumerate(winners):
                 self._correct[place] += int(np.sum(winner == truth))
@@ -120,10 +119,19 @@ class ParityMeter:
         )
 
 
+def _checked_labels(labels: Sequence[int], logits: Array) -> Array:
+    truth = np.asarray(labels)
+    num_images, num_classes = logits.shape
+    if truth.shape != (num_images,):
+        raise ValueError(f"labels: got shape {list(truth.shape)}, expected [{num_images}]")
+    if num_images and (truth.min() < 0 or truth.max() >= num_classes):
+        raise ValueError(f"labels: got {truth.min()} to {truth.max()}, expected 0 to {num_classes - 1}")
+    return truth
+
+
 def _decibel(signal: float, noise: float) -> float | None:
-    if noise == 0.0:
-        return None
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+    """Return the ratio in dB, None where it is infinite."""
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None
 
 
 def compare(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,7 +27,8 @@ class TorchRuntime:
         output_name: Name of the output, as in the exported file.
 
     Raises:
-        ValueError: If the module is in training mode (BatchNorm would then use the batch).
+        ValueError: If the module, or a BatchNorm or Dropout in it, is in training mode: BatchNorm would then use
+            the batch, and change its statistics.
     """
 
     def __init__(
@@ -37,8 +39,8 @@ class TorchRuntime:
         input_name: str = "input",
         output_name: str = "logits",
     ) -> None:
-        if module.training:
-            raise ValueError("TorchRuntime needs evaluation mode; call module.eval() first")
+        if training := _first_in_training_mode(module):
+            raise ValueError(f"TorchRuntime needs evaluation mode, {training} trains; call module.eval() first")
         self._module: nn.Module | None = module
         self._input_name = input_name
         self._output_name = output_name
@@ -69,7 +71,9 @@ class TorchRuntime:
         parameter = next(self._module.parameters(), None)
         device = "cpu" if parameter is None else parameter.device
         with torch.inference_mode():
-            output = self._module(torch.tensor(inputs[self._input_name], device=device))
+            # The copy keeps the caller's array safe from in-place operations, and torch takes no negative strides.
+            images = torch.from_numpy(np.array(inputs[self._input_name], order="C"))
+            output = self._module(images.to(device))
         return {self._output_name: output.cpu().numpy()}
 
     def close(self) -> None:
@@ -83,3 +87,11 @@ class TorchRuntime:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _first_in_training_mode(module: nn.Module) -> str | None:
+    """Return the first part that answers differently in training: the module itself, a BatchNorm or a Dropout."""
+    if module.training:
+        return "the module"
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return next((name for name, child in module.named_modules() if child.training and isinstance(child, kinds)), None)

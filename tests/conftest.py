@@ -19,9 +19,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     sys.path.insert(0, str(ROOT / "examples" / "digits"))
     try:
-        spec = importlib.util.spec_from_file_location(
-            "write_images", ROOT / "examples" / "digits" / "write_images.py"
-        )
+        spec = importlib.util.spec_from_file_location("write_images", ROOT / "examples" / "digits" / "write_images.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -44,6 +42,11 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         width, height = photo.size
         for column in range(4):
             for row in range(2):
-                box = (column * width // 8, row * height // 4, column * width // 8 + width // 2, (row + 2) * height // 4)
+                box = (
+                    column * width // 8,
+                    row * height // 4,
+                    column * width // 8 + width // 2,
+                    (row + 2) * height // 4,
+                )
                 photo.crop(box).save(folder / f"{name}-{column}{row}.jpg", quality=92)
     return folder

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calibration.method import Method, describe, method_from_name
+from calibration.method import METHOD_NAMES, Method, describe, method_from_name
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import MODEL_NAMES
 from exporter.target import TARGETS, Target, target_from_name
 from exporter.version import __version__
-from runtimes.manifest import BatchRange
-
-METHOD_NAMES = ("max", "percentile", "entropy", "mse")
+from runtimes.manifest import DEFAULT_BATCH, BatchRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,11 @@ class ExportOptions:
     json: bool
     quiet: bool
     verbose: bool
+
+    @property
+    def precision(self) -> str:
+        """The lowest precision asked for: "int8", "fp16" or "fp32"."""
+        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
     def to_json(self) -> dict[str, Any]:
         """Return what decided the result: every option but those that only change what is printed."""
@@ -84,11 +87,10 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
         )
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
-    values = vars(arguments)
-    if values["output"] is None:
-        precision = "int8" if arguments.int8 else "fp16" if arguments.fp16 else "fp32"
-        values["output"] = Path(f"{arguments.model}-{precision}")
-    return ExportOptions(**values)
+    options = ExportOptions(**vars(arguments))
+    if options.output is None:
+        return replace(options, output=Path(f"{options.model}-{options.precision}"))
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,7 +156,7 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch",
         type=_batch,
-        default=BatchRange(1, 8, 32),
+        default=DEFAULT_BATCH,
         metavar="MIN,OPT,MAX",
         help="batch sizes that engines are built for (default 1,8,32)",
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.sample_images import ImageSplit, check_disjoint, check_enough, evenly_ordered, split_images
+from calibration.sample_images import ImageSplit, check_enough, evenly_ordered, leave_out_copies, split_images
 from exporter.cli.arguments import ExportOptions
 from runtimes.errors import ImageFolderError
 from runtimes.image_folder import class_of, find_images
@@ -25,12 +25,14 @@ class ChosenImages:
         measured: Images on which accuracy figures are taken; in none of the above.
         measured_from: Where those come from, in words.
         allowed_bad: How many unreadable images are tolerated, in each of the two.
+        copies: (validation image, calibration image) that are equal and were left out of `measured`.
     """
 
     calibration: tuple[Path, ...]
     measured: tuple[Path, ...]
     measured_from: str
     allowed_bad: int
+    copies: tuple[tuple[Path, Path], ...] = ()
 
 
 def choose_images(options: ExportOptions) -> ChosenImages:
@@ -38,7 +40,7 @@ def choose_images(options: ExportOptions) -> ChosenImages:
 
     Raises:
         ImageFolderError: If a folder is missing, unreadable or empty.
-        CalibrationError: If there are too few images, or both folders share some.
+        CalibrationError: If there are too few images, or both folders share more than a few.
     """
     calib = () if options.calib is None else find_images(options.calib)
     val = () if options.val is None else find_images(options.val)
@@ -50,9 +52,10 @@ def choose_images(options: ExportOptions) -> ChosenImages:
     calibration = split.calibration if options.int8 else ()
     allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
     if options.val is not None:
-        check_disjoint(calibration, val)
-        measured = tuple(evenly_ordered(options.val, val)[: options.num_val])
-        return ChosenImages(calibration, measured, f"{len(measured)} images of {options.val}", allowed_bad)
+        apart = leave_out_copies(calibration, val)
+        measured = tuple(evenly_ordered(options.val, apart.validation)[: options.num_val])
+        measured_from = f"{len(measured)} images of {options.val}"
+        return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
     measured_from = f"{len(split.held_out)} images of {options.calib}, held out"
     return ChosenImages(calibration, split.held_out, measured_from, allowed_bad)
 

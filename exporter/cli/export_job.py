@@ -66,6 +66,7 @@ def run_export(options: ExportOptions) -> None:
     labels = _read_labels(options.labels)
     images = choose_images(options)
     terminal = Terminal(quiet=options.quiet)
+    _tell_copies(images, terminal)
 
     with terminal.working(f"loading {options.model}"):
         loaded = _load(options, labels)
@@ -85,6 +86,12 @@ def run_export(options: ExportOptions) -> None:
         from exporter.cli.result_table import print_result
 
         print_result(report)
+
+
+def _tell_copies(images: ChosenImages, terminal: Terminal) -> None:
+    if images.copies:
+        named = "; ".join(f"{path} = {other}" for path, other in images.copies[:3])
+        terminal.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
 
 
 def _read_labels(path: Path | None) -> tuple[str, ...] | None:
@@ -263,11 +270,15 @@ def _quantize(
 
     assert options.calib is not None  # parse_arguments refuses --int8 without it
     preprocessing = exported.loaded.preprocessing
-    batches = stream("calibrating", images.calibration, preprocessing, images.allowed_bad, terminal)
-    measured = calibrate(
-        exported.onnx, (batch.images for batch in batches), open_runtime=OrtRuntime, method=options.method
-    )
-    table = replace(measured, image_list_sha256=image_list_sha256(options.calib, images.calibration), seed=SEED)
+    used: list[Path] = []
+
+    def arrays() -> Iterator[NDArray[np.float32]]:
+        for batch in stream("calibrating", images.calibration, preprocessing, images.allowed_bad, terminal):
+            used.extend(batch.paths)
+            yield batch.images
+
+    measured = calibrate(exported.onnx, arrays(), open_runtime=OrtRuntime, method=options.method)
+    table = replace(measured, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
     quantized = insert_qdq(exported.onnx, table)
     placement = quantized.placement
     terminal.done(

@@ -33,7 +33,9 @@ def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     top1 = "-" if parity["top1_candidate"] is None else f"{parity['top1_candidate']:.2%}"
     if row["file"] is None:
         return (top1, "reference", "-", "-")
-    sqnr = "exact" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
+    sqnr = "-" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
+    if parity["max_abs_diff"] == 0:
+        sqnr = "exact"
     return (top1, f"{parity['agreement']:.2%}", f"{parity['max_abs_diff']:.2g}", sqnr)
 
 

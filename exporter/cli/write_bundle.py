@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporter.bundle import bundle_folder, file_entries, write_json, write_manifest
+from exporter.bundle import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
@@ -95,12 +95,13 @@ def _report(
 def _int8_arithmetic(options: ExportOptions) -> str:
     if options.target.exact_int8_simulation:
         return "as written in the file (quantize, dequantize, float sums), the way TensorRT computes it"
-    return "ONNX Runtime's fused integer kernels on this CPU"
+    return "as ONNX Runtime's default optimizations run the file on this CPU"
 
 
 def next_command(options: ExportOptions, input_size: tuple[int, int]) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
-    file = "model.int8.onnx" if options.int8 else "model.fp16.onnx" if options.fp16 else "model.onnx"
+    precision = options.precision
+    file = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
     path = options.output / file
     if options.target.name == "onnxruntime":
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
@@ -110,7 +111,7 @@ def next_command(options: ExportOptions, input_size: tuple[int, int]) -> str:
         for name, size in (("min", options.batch.min), ("opt", options.batch.opt), ("max", options.batch.max))
     )
     engine = path.with_suffix(".engine")
-    return f"trtexec --onnx={path} --saveEngine={engine} {options.target.trtexec_flags} {shapes}"
+    return f"trtexec --onnx={path} --saveEngine={engine} {' '.join(options.target.trtexec_flags(precision))} {shapes}"
 
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:
@@ -131,7 +132,7 @@ def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, An
         opset=exported.config.resolved_opset,
         ir_version=exported.onnx.ir_version,
         tool={
-            "name": "resnet-export",
+            "name": TOOL_NAME,
             "version": __version__,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },

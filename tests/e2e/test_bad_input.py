@@ -227,7 +227,9 @@ def test_calibration_and_validation_that_share_files(capsys: Capture, output: Pa
     assert "also calibration images" in refused(capsys, output, *digits(calib=calib, val=calib), "--int8")
 
 
-def test_validation_folders_that_do_not_match(capsys: Capture, output: Path, digits_folder: Path, tmp_path: Path) -> None:
+def test_validation_folders_that_do_not_match(
+    capsys: Capture, output: Path, digits_folder: Path, tmp_path: Path
+) -> None:
     val = tmp_path / "val"
     for name in ("cat", "dog"):
         shutil.copytree(digits_folder / "val" / "3", val / name)

@@ -1,0 +1,140 @@
+"""CalibrationTable and TensorRange: JSON in and out, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from calibration.calibration_table import SCHEMA_VERSION, CalibrationTable, TensorRange
+from calibration.errors import CalibrationError
+
+
+@pytest.fixture
+def table() -> CalibrationTable:
+    return CalibrationTable(
+        ranges={"relu": TensorRange(12.7, 0.1, 13.5), "layer1.0.relu": TensorRange(127.0, 1.0, 127.0)},
+        method={"name": "percentile", "percentile": 99.99},
+        num_images=512,
+        input_mean=(0.1, -0.2, 0.3),
+        input_std=(1.0, 1.1, 0.9),
+        image_list_sha256="ab" * 32,
+        seed=7,
+    )
+
+
+def test_json_as_it_is_written(table):
+    content = table.to_json()
+    assert content["schema_version"] == SCHEMA_VERSION == 1
+    assert content["tensors"]["relu"] == {"amax": 12.7, "scale": 0.1, "max_abs": 13.5, "method": "percentile"}
+    assert list(content["tensors"]) == ["relu", "layer1.0.relu"]
+    assert (content["num_images"], content["seed"], content["input_mean"]) == (512, 7, [0.1, -0.2, 0.3])
+
+
+def test_round_trip_through_text(table):
+    text = json.dumps(table.to_json(), allow_nan=False)
+    again = CalibrationTable.from_json(json.loads(text))
+    assert again == table
+    assert list(again.ranges) == list(table.ranges)
+    assert isinstance(again.input_mean, tuple)
+
+
+def test_round_trip_of_the_defaults():
+    table = CalibrationTable({}, {"name": "mse"}, 1, (), ())
+    assert CalibrationTable.from_json(table.to_json()) == table
+    assert (table.image_list_sha256, table.seed) == ("", None)
+
+
+def test_to_json_gives_copies(table):
+    table.to_json()["method"]["name"] = "changed"
+    table.to_json()["input_mean"].append(5)
+    assert table.method["name"] == "percentile"
+    assert len(table.input_mean) == 3
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", None])
+def test_another_schema_says_which(table, schema):
+    content = {**table.to_json(), "schema_version": schema}
+    with pytest.raises(CalibrationError, match=f"got schema {schema}, expected 1"):
+        CalibrationTable.from_json(content)
+
+
+def test_without_a_schema(table):
+    with pytest.raises(CalibrationError, match="got schema None"):
+        CalibrationTable.from_json({})
+
+
+@pytest.mark.parametrize(
+    "key", ["tensors", "method", "num_images", "input_mean", "input_std", "image_list_sha256", "seed"]
+)
+def test_every_key_is_needed(table, key):
+    content = table.to_json()
+    del content[key]
+    with pytest.raises(CalibrationError, match=f"'{key}'"):
+        CalibrationTable.from_json(content)
+
+
+@pytest.mark.parametrize("key", ["amax", "scale", "max_abs"])
+def test_every_key_of_a_tensor_is_needed(table, key):
+    content = copy.deepcopy(table.to_json())
+    del content["tensors"]["relu"][key]
+    with pytest.raises(CalibrationError, match=f"'{key}'"):
+        CalibrationTable.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tensors", []),
+        ("tensors", None),
+        ("tensors", {"relu": 3}),
+        ("tensors", {"relu": None}),
+        ("tensors", {"relu": {"amax": "wide", "scale": 1.0, "max_abs": 1.0}}),
+        ("method", "mse"),
+        ("method", None),
+        ("input_mean", 0.5),
+    ],
+)
+def test_wrong_types_are_calibration_errors(table, key, value):
+    with pytest.raises(CalibrationError, match="wrong type"):
+        CalibrationTable.from_json({**table.to_json(), key: value})
+
+
+@pytest.mark.parametrize("content", [[], None, "table", 3])
+def test_what_is_no_object_is_refused(content):
+    with pytest.raises(CalibrationError, match="expected an object"):
+        CalibrationTable.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("amax", "scale", "max_abs"),
+    [
+        (0.0, 1.0, 1.0),
+        (-1.0, 1.0, 1.0),
+        (float("nan"), 1.0, 1.0),
+        (float("inf"), 1.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (1.0, -0.1, 1.0),
+        (1.0, float("nan"), 1.0),
+        (1.0, float("inf"), 1.0),
+        (1.0, 1e-60, 1.0),  # > 0 here, 0 in the file
+        (1.0, 1e60, 1.0),  # finite here, Inf in the file
+        (1.0, 1.0, float("nan")),
+        (1.0, 1.0, -1.0),
+        (1.0, 1.0, float("inf")),
+    ],
+)
+def test_ranges_that_no_engine_takes(amax, scale, max_abs):
+    with pytest.raises(CalibrationError, match="a range needs"):
+        TensorRange(amax, scale, max_abs)
+    bad = {"amax": amax, "scale": scale, "max_abs": max_abs}
+    content = CalibrationTable({}, {"name": "mse"}, 1, (), ()).to_json()
+    with pytest.raises(CalibrationError, match="a range needs"):
+        CalibrationTable.from_json({**content, "tensors": {"x": bad}})
+
+
+def test_ranges_that_are_fine():
+    TensorRange(1e-10, 1e-12, 0.0)  # a dead tensor
+    TensorRange(1.0, 1 / 127, 5.0)  # clipped
+    TensorRange(3e38, 2.4e36, 3e38)

@@ -1,0 +1,55 @@
+"""Calibration memory does not grow with the number of images: peak RSS of fresh processes, 64 images and 4096.
+
+The peak is VmHWM. `ru_maxrss` would be no evidence: Linux hands it on over fork and exec, so a child of a test session
+that holds torch reports the session's peak whatever it does itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import onnx
+import pytest
+from graph_builder import export_random
+
+from exporter.cifar_resnet import CifarResNet
+
+MAX_GROWTH = 1.05
+
+# Neither torch nor the exporter is imported, so that what calibration itself takes weighs as much as it can.
+CHILD = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import onnx
+from calibration import calibrate
+from runtimes import OrtRuntime
+
+def batches(num_images):
+    random = np.random.default_rng(0)
+    for _ in range(num_images // 64):
+        yield random.standard_normal((64, 3, 32, 32), dtype=np.float32)
+
+table = calibrate(onnx.load(sys.argv[1]), batches(int(sys.argv[2])), open_runtime=OrtRuntime)
+assert table.num_images == int(sys.argv[2])
+assert "torch" not in sys.modules
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def peak_kib(path, num_images: int) -> int:
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path), str(num_images)], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux's")
+def test_4096_images_take_no_more_memory_than_64(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(export_random(CifarResNet(20), size=32), path)
+    few, many = peak_kib(path, 64), peak_kib(path, 4096)
+    print(f"peak RSS: {few / 1024:.0f} MiB for 64 images, {many / 1024:.0f} MiB for 4096")
+    assert many <= MAX_GROWTH * few

@@ -1,0 +1,238 @@
+import http.client
+import pickle
+import socket
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+
+from exporter import architecture
+from exporter.checkpoint import state_dict_sha256
+from exporter.errors import WeightsError
+from exporter.loaded_model import ModelRequest
+from exporter.model_names import TORCHVISION_RESNETS
+from exporter.torchvision_models import IMAGENET_PREPROCESSING, load, preprocessing_from_transforms
+from runtimes.preprocessing import Interpolation
+
+# Published with the weights: torchvision documentation, "ResNet", num_params.
+NUM_PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+EVERY_WEIGHTS = [
+    (name, member) for name in TORCHVISION_RESNETS for member in torchvision.models.get_model_weights(name).__members__
+]
+
+
+class NetworkUsedError(OSError):
+    """What a machine without network raises, so that no test depends on this one's."""
+
+
+@pytest.fixture(autouse=True)
+def _no_network(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NetworkUsedError("no network in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """ResNet-18 weights as if they came from the network."""
+    torch.manual_seed(3)
+    state_dict = torchvision.models.resnet18().state_dict()
+    kind = torchvision.models.ResNet18_Weights
+    monkeypatch.setattr(kind, "get_state_dict", lambda self, **options: {k: v.clone() for k, v in state_dict.items()})
+    return state_dict
+
+
+# Networks
+
+
+@pytest.mark.parametrize("name", TORCHVISION_RESNETS)
+def test_number_of_parameters_is_the_published_one(name):
+    with torch.device("meta"):
+        module = torchvision.models.get_model(name)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    assert sum(parameter.numel() for parameter in module.parameters()) == NUM_PARAMETERS[name]
+    assert weights.meta["num_params"] == NUM_PARAMETERS[name]
+
+
+def test_random_weights_are_the_same_twice_and_leave_the_callers_random_state():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first = load(ModelRequest("resnet18", "random"))
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(8)
+    second = load(ModelRequest("resnet18", "random"))
+    assert first.weights_sha256 == second.weights_sha256 == state_dict_sha256(first.module.state_dict())
+    assert sum(parameter.numel() for parameter in first.module.parameters()) == NUM_PARAMETERS["resnet18"]
+
+
+def test_random_weights_say_what_they_are():
+    loaded = load(ModelRequest("resnet18", "random", num_classes=7))
+    assert (loaded.model_id, loaded.source, loaded.num_classes) == ("resnet18", "torchvision", 7)
+    assert loaded.module.fc.out_features == 7
+    assert loaded.weights == "random (seed 0)"
+    assert loaded.labels is None
+    assert loaded.preprocessing == IMAGENET_PREPROCESSING
+    assert "assumed" in loaded.preprocessing_source
+    assert "accuracy" in loaded.notes[0]
+    assert not any(child.training for child in loaded.module.modules())
+
+
+# Preprocessing
+
+
+@pytest.mark.parametrize(("name", "member"), EVERY_WEIGHTS)
+def test_preprocessing_is_what_the_weights_ask_for(name, member):
+    transforms = torchvision.models.get_model_weights(name)[member].transforms()
+    preprocessing = preprocessing_from_transforms(transforms)
+    assert [preprocessing.resize] == transforms.resize_size
+    assert list(preprocessing.crop) == transforms.crop_size * 2
+    assert list(preprocessing.mean) == transforms.mean
+    assert list(preprocessing.std) == transforms.std
+    assert preprocessing.interpolation.name == transforms.interpolation.name
+
+
+def test_every_resnet_has_v1_and_only_three_have_v2():
+    assert {name for name, member in EVERY_WEIGHTS if member == "IMAGENET1K_V1"} == set(TORCHVISION_RESNETS)
+    assert {name for name, member in EVERY_WEIGHTS if member == "IMAGENET1K_V2"} == {
+        "resnet50",
+        "resnet101",
+        "resnet152",
+    }
+
+
+def test_v1_and_v2_differ_in_the_resize_alone():
+    weights = torchvision.models.ResNet50_Weights
+    first = preprocessing_from_transforms(weights.IMAGENET1K_V1.transforms())
+    second = preprocessing_from_transforms(weights.IMAGENET1K_V2.transforms())
+    assert first == IMAGENET_PREPROCESSING
+    assert (first.resize, second.resize) == (256, 232)
+    assert (second.crop, second.interpolation) == ((224, 224), Interpolation.BILINEAR)
+
+
+# Published weights
+
+
+@pytest.mark.parametrize(
+    "weights", ["DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1", "ResNet18_Weights.DEFAULT"]
+)
+def test_published_weights(published, weights):
+    loaded = load(ModelRequest("resnet18", weights))
+    assert loaded.weights == "ResNet18_Weights.IMAGENET1K_V1"
+    assert loaded.weights_sha256 == state_dict_sha256(published)
+    assert loaded.num_classes == len(loaded.labels) == 1000
+    assert loaded.labels[0] == "tench"
+    assert loaded.preprocessing == IMAGENET_PREPROCESSING
+    assert loaded.preprocessing_source == "ResNet18_Weights.IMAGENET1K_V1.transforms()"
+    assert not loaded.module.training
+
+
+def test_published_weights_with_nan_are_refused(published):
+    published["layer1.0.conv1.weight"][0] = float("nan")
+    with pytest.raises(WeightsError, match=r"layer1\.0\.conv1\.weight"):
+        load(ModelRequest("resnet18"))
+
+
+def test_without_network_the_message_names_the_ways_out(tmp_path):
+    with pytest.raises(WeightsError) as caught:
+        load(ModelRequest("resnet18"))
+    message = str(caught.value)
+    assert "cannot be downloaded" in message
+    assert "no network in tests" in message
+    assert "https://download.pytorch.org/models/resnet18" in message
+    assert "--weights FILE" in message
+    assert "--weights random" in message
+    assert str(tmp_path) in message
+
+
+def test_damaged_file_in_the_cache(tmp_path):
+    folder = tmp_path / "torch_home" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for content in (b"", b"damaged", pickle.dumps({"a": 1}, protocol=2)):
+        (folder / "resnet18-f37072fd.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match="--weights FILE"):
+            load(ModelRequest("resnet18"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("unreachable"),
+        TimeoutError("too slow"),
+        http.client.IncompleteRead(b"half"),
+        RuntimeError("invalid hash value"),
+        EOFError("ends early"),
+    ],
+)
+def test_every_way_a_download_fails(monkeypatch, error):
+    def fail(self, **options):
+        assert options == {"progress": False, "check_hash": True, "weights_only": True}
+        raise error
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
+    with pytest.raises(WeightsError, match="--weights FILE") as caught:
+        load(ModelRequest("resnet18"))
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet18", "IMAGENET1K_V2"),
+        ("resnet50", "imagenet"),
+        ("resnet50", "ResNet18_Weights.IMAGENET1K_V1"),  # another model's
+        ("resnet50", "_member_map_"),
+    ],
+)
+def test_unknown_weights_list_the_known(name, weights):
+    with pytest.raises(
+        WeightsError, match=f"{name} has no weights '{weights}'; torchvision has IMAGENET1K_V1.*DEFAULT or random"
+    ):
+        load(ModelRequest(name, weights))
+
+
+def test_other_number_of_classes_than_the_weights():
+    with pytest.raises(WeightsError, match=r"has 1000 classes, --num-classes asks for 10; .*--weights FILE.*random"):
+        load(ModelRequest("resnet18", num_classes=10))
+
+
+def test_same_number_of_classes_as_the_weights(published):
+    assert load(ModelRequest("resnet18", num_classes=1000)).num_classes == 1000
+
+
+# Checkpoint files
+
+
+def test_fine_tuned_checkpoint_brings_its_number_of_classes(tmp_path):
+    torch.manual_seed(4)
+    trained = torchvision.models.resnet18(num_classes=6)
+    torch.save({"state_dict": trained.state_dict()}, tmp_path / "best.pth")
+    loaded = load(ModelRequest("resnet18", str(tmp_path / "best.pth")))
+    assert loaded.num_classes == 6
+    assert loaded.weights == "best.pth"
+    assert loaded.weights_sha256 == state_dict_sha256(trained.state_dict())
+    assert torch.equal(loaded.module.fc.weight, trained.fc.weight)
+    assert "assumed" in loaded.preprocessing_source
+    assert any("state_dict" in note for note in loaded.notes)
+
+
+def test_name_of_a_weights_member_is_taken_for_a_file_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ResNet18_Weights.IMAGENET1K_V1").write_bytes(b"mine")
+    with pytest.raises(WeightsError, match=r"expected one of \.safetensors"):
+        load(ModelRequest("resnet18", "ResNet18_Weights.IMAGENET1K_V1"))
+
+
+def test_seed_is_the_documented_one():
+    assert architecture.RANDOM_SEED == 0
