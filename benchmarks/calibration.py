@@ -25,6 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+# Python puts this script's folder first, where `calibration` would be this file and not the package.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
+
 INPUT_SIZE = 224
 
 
@@ -53,7 +57,7 @@ def main() -> None:
 
 def run_worker(row: str, folder: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--worker", row, folder]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 

@@ -137,10 +137,13 @@ def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
 
 def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """Return a copy in which `tensors` are graph outputs too, in the order given."""
+    names = tuple(tensors)
     tapped = copy_model(model)
-    types = tensor_types(infer_shapes(model))
+    types = tensor_types(model)
+    if not types.keys() >= set(names):  # inference copies all weights several times; a traced model needs none
+        types = tensor_types(infer_shapes(model))
     present = {info.name for infos in (tapped.graph.input, tapped.graph.output) for info in infos}
-    for name in tensors:
+    for name in names:
         if name not in present:
             tapped.graph.output.append(onnx.ValueInfoProto(name=name, type=types[name]))
             present.add(name)
