@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from runtimes.image_file import rgb_from_image
 from runtimes.preprocessing import Preprocessing, preprocess
-from runtimes.read_image import rgb_from_image
 
 PHOTOS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 NUM_CHECK_IMAGES = 4 * len(PHOTOS)

@@ -8,97 +8,126 @@ TensorRT-RTX builds without a GPU; TensorRT needs one.
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from exporter.errors import EngineBuildError
-from runtimes.errors import MissingDependencyError
+from exporter.timing_cache import attach_timing_cache, save_timing_cache
 from runtimes.manifest import DEFAULT_BATCH, BatchRange
+from runtimes.trt_library import TensorRtLibrary, load_library
 
-FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-_KEPT_MESSAGES = 5
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, steps done, steps in all), perhaps from several threads."""
+
+HARDWARE_COMPATIBILITY: Mapping[str, str] = MappingProxyType(
+    {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+)
+"""Word of `--hardware-compat` to the member of TensorRT's HardwareCompatibilityLevel."""
+
+_CAUSES: tuple[tuple[str, str], ...] = (
+    (
+        "CUDA initialization failure",
+        "no usable GPU or driver; TensorRT needs one to build, TensorRT-RTX does not",
+    ),
+    ("cudaError", "the GPU or its driver does not answer; see nvidia-smi"),
+    ("No importer registered", "an operator is unknown to this version; export with a --target that fits it"),
+    ("Unsupported ONNX", "the opset is too new for this version; export with a --target that fits it"),
+    ("OutOfMemory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
+    ("out of memory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
+    ("dynamic or shape inputs, but no optimization profile", "the file has a dynamic axis that no profile covers"),
+    ("Failed to parse ONNX model", "the file is no ONNX model, or is damaged"),
+    ("libnvinfer_lean", "this flavour has no lean runtime; build without --version-compat"),
+)
+"""Words in TensorRT's messages, and what they most likely mean; the first that occurs is told."""
 
 
-@dataclass(slots=True)
-class _Log:
-    """TensorRT takes one logger per process (the first registered wins), so there is one, emptied per build."""
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build.
 
-    messages: list[str] = field(default_factory=list)
-    logger: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        batch: Batch sizes of the optimization profile; all other axes come from the file.
+        workspace_mib: Limit of scratch memory in MiB; None leaves TensorRT's default.
+        opt_level: Builder optimization level, 0 (fast build) to 5 (fast engine); None leaves TensorRT's default, 3.
+        hardware_compat: A key of `HARDWARE_COMPATIBILITY`, or None for this GPU only.
+        version_compat: Whether later TensorRT versions may load the engine.
+        strip_weights: Whether the plan is written without weights, to be refitted from the ONNX file.
+        compute_capabilities: TensorRT-RTX only: what to build for, such as ("8.6", "8.9"); empty leaves its default.
+    """
 
+    batch: BatchRange = DEFAULT_BATCH
+    workspace_mib: int | None = None
+    opt_level: int | None = None
+    hardware_compat: str | None = None
+    version_compat: bool = False
+    strip_weights: bool = False
+    compute_capabilities: tuple[str, ...] = ()
 
-_LOG = _Log()
+    def __post_init__(self) -> None:
+        """Refuse values that no version takes."""
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ValueError(f"workspace: got {self.workspace_mib} MiB, expected at least 1")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise ValueError(f"optimization level: got {self.opt_level}, expected 0 to 5")
+        if self.hardware_compat is not None and self.hardware_compat not in HARDWARE_COMPATIBILITY:
+            raise ValueError(
+                f"hardware compatibility: got {self.hardware_compat!r}, expected {', '.join(HARDWARE_COMPATIBILITY)}"
+            )
+
+    def flags(self) -> dict[str, Any]:
+        """Return every option that is not its default, but the batch: part of an engine's cache key."""
+        default = BuildOptions()
+        names = [name for name in self.__slots__ if name != "batch" and getattr(self, name) != getattr(default, name)]
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
 def build_engine(
     model: Path,
     *,
-    profile: BatchRange | None = None,
     flavour: str = "tensorrt",
-    workspace_mib: int | None = None,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+    timing_cache: Path | None = None,
 ) -> bytes:
     """Parse and build one ONNX file.
 
     Args:
         model: The file; its inputs may have a dynamic first axis.
-        profile: Batch sizes to build for; 1, 8, 32 by default.
         flavour: "tensorrt" or "rtx".
-        workspace_mib: Limit of scratch memory in MiB; None leaves TensorRT's default.
+        options: How to build; batch 1, 8, 32 and TensorRT's defaults when None.
+        progress: Hears of every step of the build, where the library reports them (9.1 and newer).
+        timing_cache: File of kernel timings to read and to add to; see `exporter.timing_cache`.
 
     Returns:
         The plan.
 
     Raises:
         MissingDependencyError: If the library is not installed.
-        EngineBuildError: If parsing or building fails, with TensorRT's last errors.
+        EngineBuildError: If the library lacks an option, or parsing or building fails: with TensorRT's last errors and
+            the likely cause.
         ValueError: If the flavour is unknown.
     """
-    trt = _import_flavour(flavour)
-    _LOG.messages.clear()
-    builder = trt.Builder(_logger(trt, flavour))
-    network = builder.create_network(_creation_flags(trt))
-    _parse(trt, network, model, flavour)
+    chosen = options or BuildOptions()
+    library = load_library(flavour)
+    library.log.clear()
+    builder = library.module.Builder(library.logger)
+    network = builder.create_network(_creation_flags(library.module))
+    parser = _parse(library, network, model)
     config = builder.create_builder_config()
-    if workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-    _allow_precisions(trt, network, config)
-    _add_profile(builder, network, config, profile or DEFAULT_BATCH)
+    _configure(library, config, chosen)
+    _allow_precisions(library.module, network, config)
+    _add_profile(library, builder, network, config, chosen.batch)
+    monitor = _attach_progress(library.module, config, progress)
+    timings = attach_timing_cache(library, config, timing_cache)
     plan = builder.build_serialized_network(network, config)
+    del parser, monitor  # both must outlive the build: the network reads the parser's weights
     if plan is None:
-        raise EngineBuildError(f"{flavour} could not build {model}: {_last_messages()}")
+        raise EngineBuildError(f"{flavour} could not build {model}: {_explained(library.log.last_words())}")
+    save_timing_cache(library, config, timings, timing_cache)
     return bytes(plan)
-
-
-def _import_flavour(flavour: str) -> Any:
-    if flavour not in FLAVOURS:
-        raise ValueError(f"flavour: got {flavour!r}, expected one of {', '.join(FLAVOURS)}")
-    try:
-        return importlib.import_module(FLAVOURS[flavour])
-    except ImportError as err:
-        raise MissingDependencyError(
-            f'{FLAVOURS[flavour]} is needed to build engines ({err}); pip install "resnet-export[{flavour}]", '
-            "on a Jetson use JetPack's own Python packages"
-        ) from err
-
-
-def _logger(trt: Any, flavour: str) -> Any:
-    """Return the one logger of this process; it keeps warnings and errors in `_LOG`."""
-    if flavour not in _LOG.logger:
-
-        class CollectingLogger(trt.ILogger):  # type: ignore[misc]
-            """Keeps what TensorRT says instead of printing it."""
-
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, message: str) -> None:
-                if severity <= trt.ILogger.Severity.WARNING:
-                    _LOG.messages.append(message)
-
-        _LOG.logger[flavour] = CollectingLogger()
-    return _LOG.logger[flavour]
 
 
 def _creation_flags(trt: Any) -> int:
@@ -107,13 +136,44 @@ def _creation_flags(trt: Any) -> int:
     return sum(1 << int(flag) for flag in wanted if flag is not None)
 
 
-def _parse(trt: Any, network: Any, model: Path, flavour: str) -> None:
+def _parse(library: TensorRtLibrary, network: Any, model: Path) -> Any:
     if not model.is_file():
         raise EngineBuildError(f"{model} does not exist")
-    parser = trt.OnnxParser(network, _logger(trt, flavour))
+    parser = library.module.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(model)):
         errors = "; ".join(str(parser.get_error(place).desc()) for place in range(parser.num_errors))
-        raise EngineBuildError(f"{flavour} does not parse {model}: {errors or _last_messages()}")
+        words = errors or library.log.last_words()
+        raise EngineBuildError(f"{library.flavour} does not parse {model}: {_explained(words)}")
+    return parser
+
+
+def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> None:
+    trt = library.module
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.opt_level is not None:
+        config.builder_optimization_level = options.opt_level
+    if options.version_compat:
+        config.set_flag(_offered(library, trt.BuilderFlag, "VERSION_COMPATIBLE", "--version-compat"))
+    if options.strip_weights:
+        config.set_flag(_offered(library, trt.BuilderFlag, "STRIP_PLAN", "--strip-weights"))
+    if options.hardware_compat is not None:
+        member = HARDWARE_COMPATIBILITY[options.hardware_compat]
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        config.hardware_compatibility_level = _offered(library, levels, member, "--hardware-compat")
+    if options.compute_capabilities:
+        kinds = getattr(trt, "ComputeCapability", None)
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for place, words in enumerate(options.compute_capabilities):
+            capability = _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
+            config.set_compute_capability(capability, place)
+
+
+def _offered(library: TensorRtLibrary, choices: Any, member: str, option: str) -> Any:
+    value = getattr(choices, member, None)
+    if value is None:
+        raise EngineBuildError(f"{option} is not offered by {library.flavour} {library.version}; build without it")
+    return value
 
 
 def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
@@ -131,7 +191,7 @@ def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
         config.set_flag(trt.BuilderFlag.FP16)
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> None:
+def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: Any, batch: BatchRange) -> None:
     profile = builder.create_optimization_profile()
     dynamic = False
     for place in range(network.num_inputs):
@@ -144,8 +204,42 @@ def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> 
         dynamic = True
         profile.set_shape(tensor.name, *((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max)))
     if dynamic and config.add_optimization_profile(profile) < 0:
-        raise EngineBuildError(f"batch profile {batch.min},{batch.opt},{batch.max} was refused: {_last_messages()}")
+        words = library.log.last_words()
+        raise EngineBuildError(f"batch profile {batch.min},{batch.opt},{batch.max} was refused: {_explained(words)}")
 
 
-def _last_messages() -> str:
-    return "; ".join(_LOG.messages[-_KEPT_MESSAGES:]) or "it gave no message"
+def _attach_progress(trt: Any, config: Any, progress: Progress | None) -> Any:
+    """Report the build's outermost phase to `progress`, where the library has progress monitors."""
+    if progress is None or not hasattr(trt, "IProgressMonitor"):
+        return None
+    report: Progress = progress
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Passes on the steps of phases that have no parent."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.steps[phase_name] = num_steps
+                report(phase_name, 0, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            if phase_name in self.steps:
+                report(phase_name, self.steps[phase_name], self.steps[phase_name])
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                report(phase_name, step + 1, self.steps[phase_name])
+            return True
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    return monitor
+
+
+def _explained(words: str) -> str:
+    cause = next((cause for sign, cause in _CAUSES if sign in words), None)
+    return words if cause is None else f"{words}. Likely cause: {cause}"

@@ -32,8 +32,6 @@ class Target:
         reads: What the limit was taken from, for messages and the manifest.
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
-        strongly_typed: Whether TensorRT there takes precision from the types in the file (9.1 and newer); on 8.x
-            types are hints and INT8 and FP16 have to be allowed by flag.
     """
 
     name: str
@@ -41,13 +39,6 @@ class Target:
     max_opset: int
     reads: str
     exact_int8_simulation: bool = True
-    strongly_typed: bool = True
-
-    def trtexec_flags(self, precision: str) -> tuple[str, ...]:
-        """Return what `trtexec` needs for a file of "int8", "fp16" or "fp32"."""
-        if self.strongly_typed:
-            return ("--stronglyTyped",)
-        return {"int8": ("--int8", "--fp16"), "fp16": ("--fp16",), "fp32": ()}[precision]
 
 
 # Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24 (onnx-tensorrt docs/operators.md at those
@@ -57,13 +48,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         target.name: target
         for target in (
             Target("tensorrt", 20, 20, "TensorRT 10.0 or newer, 11 included, and TensorRT-RTX"),
-            Target(
-                "jetpack5",
-                17,
-                17,
-                "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)",
-                strongly_typed=False,
-            ),
+            Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)"),
             Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
             Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)"),
             Target("onnxruntime", 20, 20, "ONNX Runtime 1.17 or newer", exact_int8_simulation=False),

@@ -1,11 +1,12 @@
 """Run a model and compare two of them: images in, logits out, on any runtime, without torch unless it is asked for.
 
     OrtRuntime       ONNX Runtime
+    TrtRuntime       a TensorRT or TensorRT-RTX engine
     TorchRuntime     a PyTorch module: the reference
     compare          two runtimes on the same images: agreement, SQNR, top-1
     load_batches     a folder of images as prepared arrays
 
-Importing this package imports NumPy and Pillow only; each adapter imports its library when it is first named.
+Importing this package imports nothing; each name imports what it needs when it is first used.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from runtimes.image_batches import load_batches
-from runtimes.parity import ParityReport, compare
-from runtimes.preprocessing import Preprocessing, preprocess
-from runtimes.protocol import Runtime, TensorSpec
-from runtimes.read_image import read_image
-
 if TYPE_CHECKING:
+    from runtimes.image_batches import load_batches
+    from runtimes.image_file import read_image
     from runtimes.ort import OrtRuntime
+    from runtimes.parity import ParityReport, compare
+    from runtimes.preprocessing import Preprocessing, preprocess
+    from runtimes.protocol import Runtime, TensorSpec
     from runtimes.pytorch import TorchRuntime
+    from runtimes.trt import TrtRuntime
 
 __all__ = [
     "OrtRuntime",
@@ -30,23 +31,36 @@ __all__ = [
     "Runtime",
     "TensorSpec",
     "TorchRuntime",
+    "TrtRuntime",
     "compare",
     "load_batches",
     "preprocess",
     "read_image",
 ]
 
-_ADAPTERS = {"OrtRuntime": "runtimes.ort", "TorchRuntime": "runtimes.pytorch"}
+_HOMES = {
+    "OrtRuntime": "runtimes.ort",
+    "ParityReport": "runtimes.parity",
+    "Preprocessing": "runtimes.preprocessing",
+    "Runtime": "runtimes.protocol",
+    "TensorSpec": "runtimes.protocol",
+    "TorchRuntime": "runtimes.pytorch",
+    "TrtRuntime": "runtimes.trt",
+    "compare": "runtimes.parity",
+    "load_batches": "runtimes.image_batches",
+    "preprocess": "runtimes.preprocessing",
+    "read_image": "runtimes.image_file",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import an adapter, and with it its library, when it is first named."""
-    if name not in _ADAPTERS:
+    """Import a name's module, and with it the library it wraps, when it is first named."""
+    if name not in _HOMES:
         raise AttributeError(f"module 'runtimes' has no attribute {name!r}")
     from runtimes.errors import MissingDependencyError
 
     try:
-        return getattr(importlib.import_module(_ADAPTERS[name]), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     except ImportError as err:
         raise MissingDependencyError(
             f'{name} needs a library that is not installed ({err}); pip install "resnet-export[export]"'

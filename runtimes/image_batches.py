@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import ImageFolderError, ImageReadError
+from runtimes.image_file import read_image
 from runtimes.image_folder import find_images
 from runtimes.preprocessing import Preprocessing, normalize, pixels
-from runtimes.read_image import read_image
 
 _NUM_NAMED = 5  # bad images in a message; the count beside them is complete
 

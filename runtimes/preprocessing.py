@@ -11,13 +11,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runtimes.errors import ImageReadError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Mean and standard deviation of ImageNet-1k's training images, RGB, on the scale 0-1.
 # Source: torchvision.transforms.ImageClassification (defaults), the values every torchvision ResNet was
@@ -200,6 +202,8 @@ def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
             f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
             "cut it or leave it out"
         )
+    from PIL import Image  # here, so that reading a manifest needs NumPy only
+
     return image.resize((width, height), Image.Resampling[preprocessing.interpolation.name])
 
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exporter.cifar_resnet import CifarResNet
+from runtimes.image_file import rgb_from_image
 from runtimes.preprocessing import Interpolation, Preprocessing, preprocess
-from runtimes.read_image import rgb_from_image
 
 CHECKPOINT = Path(__file__).with_name("resnet20_digits.safetensors")
 

@@ -1,48 +1,59 @@
 """The `resnet-export` command: the only place that wires exporter, calibration and runtimes together.
 
-Exit codes: 0 done; 1 the exported model does not answer like PyTorch; 2 wrong use or bad input; 70 a defect of this
-program; 130 interrupted. Whatever the code, an unfinished bundle is never left behind.
+`resnet-export MODEL ...` exports; a first word from `VERBS` does something else. Exit codes: 0 done; 1 the exported
+model does not answer like PyTorch; 2 wrong use or bad input; 70 a defect of this program; 130 interrupted. Whatever the
+code, an unfinished file or bundle is never left behind.
 """
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
-from collections.abc import Sequence
-from types import FrameType
-
-from exporter.cli.arguments import parse_arguments
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, MappingProxyType
 
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 
+VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"build": ("exporter.cli.build_command", "run_build"), "doctor": ("exporter.cli.doctor", "run_doctor")}
+)
+"""Verb to module and function; the function takes the words after the verb and returns an exit code."""
+
+EXPORT = ("exporter.cli.export_command", "run_export_command")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = parse_arguments(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = VERBS.get(words[0]) if words else None
+    module, function = verb or EXPORT
+    command: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), function)
+    return _guarded(command, words[1:] if verb else words)
 
+
+def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Run one command; turn what it raises into a message and an exit code."""
     from calibration.errors import CalibrationError
     from exporter.errors import ExportCheckError, ExportError
     from runtimes.errors import RuntimeAdapterError
 
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        from exporter.cli.export_job import run_export
-
-        run_export(options)
+        return command(words)
     except ExportCheckError as err:
-        return _fail(err, EXIT_CHECK_FAILED, verbose=options.verbose)
+        return _fail(err, EXIT_CHECK_FAILED, words)
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
-        return _fail(err, EXIT_BAD_INPUT, verbose=options.verbose)
+        return _fail(err, EXIT_BAD_INPUT, words)
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
-        return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, verbose=options.verbose)
-    return 0
+        return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -50,8 +61,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(err: Exception, code: int, *, verbose: bool) -> int:
-    if verbose:
+def _fail(err: Exception, code: int, words: Sequence[str]) -> int:
+    if {"-v", "--verbose"} & set(words):
         import traceback
 
         traceback.print_exception(err, file=sys.stderr)

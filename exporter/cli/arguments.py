@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
+from exporter.cli.option_types import batch_range, positive, resize, rgb
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import MODEL_NAMES
 from exporter.target import TARGETS, Target, target_from_name
@@ -36,6 +37,8 @@ class ExportOptions:
     target: Target
     opset: int | None
     batch: BatchRange
+    engine: bool
+    rtx: bool
     val: Path | None
     num_val: int | None
     output: Path
@@ -64,6 +67,7 @@ _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
 
 MODEL is one of: {models}.
+Other verbs: resnet-export build BUNDLE (TensorRT engine), resnet-export doctor (what this machine can do).
 """
 
 _EPILOG = """\
@@ -85,6 +89,8 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
             "--int8 needs --calib DIR with images like those the model will see: there is never a default data set, "
             "because INT8 ranges from other images fail silently"
         )
+    if arguments.rtx and not arguments.engine:
+        parser.error("--rtx says which engine --engine builds; give both, or neither")
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
     options = ExportOptions(**vars(arguments))
@@ -118,18 +124,18 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a .pth/.pt/.safetensors file, or random",
     )
     group.add_argument(
-        "--num-classes", type=_positive, metavar="N", help="width of the last layer (default: as the weights)"
+        "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class name per line, in index order")
-    group.add_argument("--input-size", type=_positive, metavar="N", help="centre crop to N x N after resizing")
+    group.add_argument("--input-size", type=positive, metavar="N", help="centre crop to N x N after resizing")
     group.add_argument(
         "--resize",
-        type=_resize,
+        type=resize,
         metavar="N|HxW",
         help="shorter side to N before the crop, or exactly HxW without a crop (default: as the weights)",
     )
-    group.add_argument("--mean", type=_rgb, metavar="R,G,B", help="subtracted, on the scale 0-1")
-    group.add_argument("--std", type=_rgb, metavar="R,G,B", help="divided by, on the scale 0-1")
+    group.add_argument("--mean", type=rgb, metavar="R,G,B", help="subtracted, on the scale 0-1")
+    group.add_argument("--std", type=rgb, metavar="R,G,B", help="divided by, on the scale 0-1")
 
 
 def _add_precision_options(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +143,7 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--int8", action="store_true", help="write model.int8.onnx (Q/DQ); needs --calib")
     group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
     group.add_argument("--calib", type=Path, metavar="DIR", help="calibration images, searched recursively")
-    group.add_argument("--num-calib", type=_positive, default=512, metavar="N", help="images used of it (default 512)")
+    group.add_argument("--num-calib", type=positive, default=512, metavar="N", help="images used of it (default 512)")
     group.add_argument(
         "--method",
         type=_method,
@@ -152,18 +158,20 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         metavar="|".join(TARGETS),
         help="where the files must load; decides opset and IR version (default tensorrt)",
     )
-    group.add_argument("--opset", type=_positive, metavar="N", help="ONNX opset (default: the target's)")
+    group.add_argument("--opset", type=positive, metavar="N", help="ONNX opset (default: the target's)")
     group.add_argument(
         "--batch",
-        type=_batch,
+        type=batch_range,
         default=DEFAULT_BATCH,
         metavar="MIN,OPT,MAX",
         help="batch sizes that engines are built for (default 1,8,32)",
     )
+    group.add_argument("--engine", action="store_true", help="then build the TensorRT engine of the lowest precision")
+    group.add_argument("--rtx", action="store_true", help="with --engine: TensorRT-RTX, which needs no GPU to build")
     group.add_argument(
         "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
     )
-    group.add_argument("--num-val", type=_positive, metavar="N", help="images used of it (default: all)")
+    group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -173,16 +181,6 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print the report as JSON instead of text")
     group.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
-    return value
 
 
 def _method(text: str) -> Method:
@@ -197,26 +195,3 @@ def _target(text: str) -> Target:
         return target_from_name(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
-
-
-def _batch(text: str) -> BatchRange:
-    try:
-        sizes = [int(word) for word in text.split(",")]
-        if len(sizes) != 3:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32")
-        return BatchRange(*sizes)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX") from err
-
-
-def _resize(text: str) -> int | tuple[int, int]:
-    height, times, width = text.lower().partition("x")
-    return (_positive(height), _positive(width)) if times else _positive(text)
-
-
-def _rgb(text: str) -> tuple[float, float, float]:
-    try:
-        red, green, blue = (float(word) for word in text.split(","))
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
-    return red, green, blue

@@ -26,6 +26,7 @@ from exporter.model_names import check_model_name
 from exporter.target import check_opset
 from runtimes.image_batches import Batch, ImageErrors, image_batches
 from runtimes.preprocessing import Preprocessing
+from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
     from calibration.calibration_table import CalibrationTable
@@ -63,6 +64,8 @@ def run_export(options: ExportOptions) -> None:
     check_model_name(options.model)
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
     check_output(options.output, force=options.force)
+    if options.engine:
+        load_library("rtx" if options.rtx else "tensorrt")
     labels = _read_labels(options.labels)
     images = choose_images(options)
     terminal = Terminal(quiet=options.quiet)
@@ -80,12 +83,24 @@ def run_export(options: ExportOptions) -> None:
 
     rows = measure(options, artefacts, images, classes, terminal)
     report = write_bundle(options, artefacts, rows, golden, images, terminal)
+    if options.engine:
+        report["engine"] = _build_engine(options, terminal)
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     elif not options.quiet:
         from exporter.cli.result_table import print_result
 
         print_result(report)
+
+
+def _build_engine(options: ExportOptions, terminal: Terminal) -> dict[str, Any]:
+    """Build the engine of the bundle just written; the bundle stays, whatever becomes of the engine."""
+    from exporter.cli.build_command import EngineRequest, engine_report, have_engine
+    from exporter.engine import BuildOptions
+
+    flavour = "rtx" if options.rtx else "tensorrt"
+    request = EngineRequest(options.output, options.precision, flavour, BuildOptions(batch=options.batch))
+    return engine_report(have_engine(request, terminal))
 
 
 def _tell_copies(images: ChosenImages, terminal: Terminal) -> None:

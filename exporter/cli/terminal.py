@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -53,6 +53,18 @@ class Terminal:
         with self._progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
             progress.add_task(what, total=None)
             yield
+
+    @contextmanager
+    def steps(self, what: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Show a bar that the caller moves by `(phase, steps done, steps in all)`, from any thread."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with self._progress(*columns) as progress:
+            task = progress.add_task(what, total=None)
+
+            def move(phase: str, done: int, total: int) -> None:
+                progress.update(task, description=f"{what}: {phase}", completed=done, total=total or None)
+
+            yield move
 
     def track(self, what: str, items: Iterable[Item], total: int, sizes: Any = None) -> Iterator[Item]:
         """Yield `items` behind a progress bar.

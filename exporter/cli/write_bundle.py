@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.bundle import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
+from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
@@ -88,7 +89,7 @@ def _report(
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
         "rows": rows,
         "machine": f"{platform.machine()}, {platform.system()}",
-        "next": next_command(options, artefacts.exported.loaded.preprocessing.input_size),
+        "next": next_command(options),
     }
 
 
@@ -98,20 +99,12 @@ def _int8_arithmetic(options: ExportOptions) -> str:
     return "as ONNX Runtime's default optimizations run the file on this CPU"
 
 
-def next_command(options: ExportOptions, input_size: tuple[int, int]) -> str:
+def next_command(options: ExportOptions) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
-    precision = options.precision
-    file = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
-    path = options.output / file
     if options.target.name == "onnxruntime":
+        path = options.output / ONNX_FILES[options.precision]
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
-    chw = f"3x{input_size[0]}x{input_size[1]}"
-    shapes = " ".join(
-        f"--{name}Shapes=input:{size}x{chw}"
-        for name, size in (("min", options.batch.min), ("opt", options.batch.opt), ("max", options.batch.max))
-    )
-    engine = path.with_suffix(".engine")
-    return f"trtexec --onnx={path} --saveEngine={engine} {' '.join(options.target.trtexec_flags(precision))} {shapes}"
+    return f"resnet-export build {options.output} --{options.precision}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:

@@ -183,13 +183,13 @@ def test_runs_in_onnx_runtime_and_answers_like_the_float_model(pair, images, exa
 @pytest.mark.tensorrt
 def test_tensorrt_rtx_builds_it(pair, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="the TensorRT-RTX builder is not installed")
-    from exporter.engine import build_engine
+    from exporter.engine import BuildOptions, build_engine
     from runtimes.manifest import BatchRange
 
     _, _, quantized = pair
     path = tmp_path / "model.int8.onnx"
     onnx.save(quantized.model, path)
-    assert len(build_engine(path, profile=BatchRange(1, 2, 2), flavour="rtx")) > 1000
+    assert len(build_engine(path, options=BuildOptions(batch=BatchRange(1, 2, 2)), flavour="rtx")) > 1000
 
 
 # Arithmetic. Every scale is a power of two and every constant a multiple of one, so that all sums are exact in

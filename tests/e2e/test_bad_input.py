@@ -290,6 +290,19 @@ def test_output_below_a_file(capsys: Capture, tmp_path: Path) -> None:
     assert "not a folder" in refused(capsys, tmp_path / "file" / "bundle", *digits())
 
 
+def test_an_engine_without_its_library_is_told_before_the_work(
+    capsys: Capture, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    message = refused(capsys, output, *digits(), "--engine")
+    assert "resnet-export[tensorrt]" in message
+    assert "BatchNorm" not in message
+
+
+def test_rtx_without_engine(capsys: Capture, output: Path) -> None:
+    assert "--engine" in refused(capsys, output, *digits(), "--rtx")
+
+
 def test_verbose_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
     assert main(["resnet5", "-v", "-o", str(tmp_path / "bundle")]) == 2
     assert "Traceback" in capsys.readouterr().err

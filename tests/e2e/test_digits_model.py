@@ -8,8 +8,8 @@ import torch
 
 from exporter.checkpoint import infer_num_classes, load_checkpoint, load_into
 from exporter.cifar_resnet import CifarResNet
+from runtimes.image_file import read_image
 from runtimes.preprocessing import Preprocessing, preprocess
-from runtimes.read_image import read_image
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 

@@ -15,7 +15,7 @@ from calibration import calibrate, insert_qdq
 from exporter.check_images import load_check_images
 from exporter.cifar_models import CIFAR_PREPROCESSING
 from exporter.cifar_resnet import CifarResNet
-from exporter.engine import build_engine
+from exporter.engine import BuildOptions, build_engine
 from exporter.errors import EngineBuildError, ExportError
 from exporter.float16 import float16_from_float32
 from exporter.fold_batchnorm import fold_batchnorm
@@ -94,13 +94,13 @@ def test_static_batch_needs_no_profile(tmp_path, tiny):
     fixed.CopyFrom(tiny)
     for info in (*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info):
         info.type.tensor_type.shape.dim[0].dim_value = 4
-    assert build(fixed, tmp_path, profile=BatchRange(1, 1, 1))
+    assert build(fixed, tmp_path, options=BuildOptions(batch=BatchRange(1, 1, 1)))
 
 
 @marked
 def test_profile_and_workspace_are_used(tmp_path, tiny):
-    assert build(tiny, tmp_path, profile=BatchRange(1, 1, 1), workspace_mib=64)
-    assert build(tiny, tmp_path, profile=BatchRange(3, 3, 3))
+    assert build(tiny, tmp_path, options=BuildOptions(batch=BatchRange(1, 1, 1), workspace_mib=64))
+    assert build(tiny, tmp_path, options=BuildOptions(batch=BatchRange(3, 3, 3)))
 
 
 @marked
@@ -168,8 +168,8 @@ def test_torchvision_resnet_in_every_precision(tmp_path, name, num_adds):
     placement = quantized.placement
     assert len(placement.residual_adds) == placement.num_adds == num_adds
     assert quantized.model.ByteSize() <= 0.27 * model.ByteSize()
-    profile = BatchRange(1, 1, 4)
-    sizes = [len(build(file, tmp_path, profile=profile)) for file in (model, half, quantized.model)]
+    options = BuildOptions(batch=BatchRange(1, 1, 4))
+    sizes = [len(build(file, tmp_path, options=options)) for file in (model, half, quantized.model)]
     assert sizes[0] > 1.5 * sizes[1]
     assert sizes[0] > 1.5 * sizes[2]
 
@@ -287,8 +287,6 @@ FILES = {
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """Build with a stand-in of `version` that finds `file`; return what was asked of it."""
-    monkeypatch.setattr("exporter.engine._LOG.logger", {})
-    monkeypatch.setattr("exporter.engine._LOG.messages", ["what an earlier build said"])
     path = tmp_path / "model.onnx"
     path.touch()
 
@@ -318,7 +316,7 @@ def test_tensorrt_8_is_allowed_what_the_file_holds(fake, file, precisions):
 
 
 def test_profile_covers_the_dynamic_axis(fake):
-    asked = fake("11", "float32", profile=BatchRange(2, 4, 6))
+    asked = fake("11", "float32", options=BuildOptions(batch=BatchRange(2, 4, 6)))
     assert asked["shapes"] == [("input", (2, 3, 8, 8), (4, 3, 8, 8), (6, 3, 8, 8))]
 
 

@@ -49,18 +49,6 @@ def test_opset_outside_the_range_is_refused_with_the_range(name, opset):
     assert isinstance(caught.value, ExportError)
 
 
-def test_only_targets_with_strong_typing_ask_trtexec_for_it():
-    weak = {name for name, target in TARGETS.items() if "--stronglyTyped" not in target.trtexec_flags("int8")}
-    assert weak == {"jetpack5"}  # TensorRT 8.x has no such flag
-
-
-def test_weakly_typed_targets_allow_what_the_file_holds_and_no_more():
-    jetpack5 = TARGETS["jetpack5"]
-    assert jetpack5.trtexec_flags("int8") == ("--int8", "--fp16")
-    assert jetpack5.trtexec_flags("fp16") == ("--fp16",)
-    assert jetpack5.trtexec_flags("fp32") == ()
-
-
 def test_only_onnx_runtime_users_get_its_own_integer_kernels():
     assert [name for name, target in TARGETS.items() if not target.exact_int8_simulation] == ["onnxruntime"]
 

@@ -13,8 +13,8 @@ from PIL import Image
 from runtimes import image_batches as image_batches_module
 from runtimes.errors import ImageFolderError
 from runtimes.image_batches import Batch, ImageErrors, image_batches
+from runtimes.image_file import read_image
 from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
-from runtimes.read_image import read_image
 
 SMALL = Preprocessing(10, (8, 8), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from runtimes.errors import ImageReadError
-from runtimes.read_image import read_image, rgb_from_image
+from runtimes.image_file import read_image, rgb_from_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

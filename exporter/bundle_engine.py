@@ -1,0 +1,169 @@
+"""A bundle's ONNX file -> engine and sidecar beside it; or the engine that is there already, when nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from exporter.bundle import TOOL_NAME
+from exporter.engine import BuildOptions, Progress, build_engine
+from exporter.errors import EngineBuildError
+from exporter.timing_cache import default_timing_cache
+from exporter.version import __version__
+from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
+from runtimes.errors import BundleError
+from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.this_machine import machine_facts
+from runtimes.trt_library import load_library
+
+ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+"""Precision to the bundle's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutcome:
+    """An engine that is ready.
+
+    Attributes:
+        path: The plan.
+        sidecar: What is known of it.
+        reused: Whether it was there already.
+        reason: Why it was reused or built, in words.
+    """
+
+    path: Path
+    sidecar: EngineSidecar
+    reused: bool
+    reason: str
+
+
+def engine_from_bundle(
+    bundle: Path,
+    *,
+    precision: str,
+    flavour: str = "tensorrt",
+    options: BuildOptions | None = None,
+    output: Path | None = None,
+    progress: Progress | None = None,
+    timing_cache: bool | Path = True,
+) -> EngineOutcome:
+    """Build the engine of one precision, or find that the one there was built from the same facts.
+
+    Args:
+        bundle: A bundle folder; its files must be unchanged.
+        precision: "fp32", "fp16" or "int8".
+        flavour: "tensorrt" or "rtx".
+        options: How to build; the bundle's batch range and TensorRT's defaults when None.
+        output: Where the plan goes; beside the ONNX file when None.
+        progress: See `exporter.engine.build_engine`.
+        timing_cache: A file, or True for the default one of this TensorRT version and GPU, or False for none.
+
+    Raises:
+        BundleError: If the folder is no bundle, was changed, or lacks that precision.
+        EngineBuildError: If the build fails or the plan cannot be written.
+        MissingDependencyError: If the library is not installed.
+    """
+    manifest = load_manifest(bundle)
+    check_files(bundle, manifest)
+    model = bundle / _onnx_file(manifest, bundle, precision)
+    chosen = options or BuildOptions(batch=manifest.batch)
+    facts = _facts(model, precision, flavour, chosen)
+    path = output or model.with_name(f"{model.stem}.{'rtx.' if flavour == 'rtx' else ''}engine")
+    reason = _why_rebuild(path, facts)
+    if reason is None:
+        return EngineOutcome(
+            path,
+            load_sidecar(path),
+            reused=True,
+            reason="built from the same file, for the same machine, with the same options",
+        )
+    start = time.perf_counter()
+    if timing_cache is True:
+        timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
+    plan = build_engine(model, flavour=flavour, options=chosen, progress=progress, timing_cache=timing_cache or None)
+    sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
+    return EngineOutcome(path, sidecar, reused=False, reason=reason)
+
+
+def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
+    file = ONNX_FILES[precision]
+    if file not in manifest.files:
+        have = [name for name, other in ONNX_FILES.items() if other in manifest.files]
+        raise BundleError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{precision}")
+    return file
+
+
+def _facts(model: Path, precision: str, flavour: str, options: BuildOptions) -> EngineFacts:
+    machine = machine_facts()
+    portable = flavour == "rtx"  # TensorRT-RTX builds for compute capabilities, not for the GPU and driver at hand
+    return EngineFacts(
+        onnx_sha256=file_entry(model).sha256,
+        precision=precision,
+        flavour=flavour,
+        tensorrt_version=load_library(flavour).version,
+        gpu=None if portable else machine.gpu,
+        compute_capability=None if portable else machine.compute_capability,
+        cuda=None if portable else machine.cuda,
+        system=machine.system,
+        jetpack=machine.jetpack,
+        batch=options.batch,
+        flags=options.flags(),
+    )
+
+
+def _why_rebuild(path: Path, facts: EngineFacts) -> str | None:
+    """Return why the engine at `path` cannot be used, or None when it can."""
+    if not path.exists():
+        return "there was none"
+    try:
+        sidecar = load_sidecar(path)
+    except BundleError as err:
+        return f"the sidecar of the one there cannot be read ({err})"
+    if differences := sidecar.facts.differences(facts):
+        return f"the one there was built for another ({'; '.join(differences)})"
+    entry = file_entry(path)
+    if (entry.sha256, entry.size_bytes) != (sidecar.engine_sha256, sidecar.engine_size_bytes):
+        return "the one there was changed since it was built"
+    return None
+
+
+def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: float) -> EngineSidecar:
+    """Write plan and sidecar, each by a rename; the sidecar last, so that it never speaks of another plan."""
+    try:
+        sidecar_path(path).unlink(missing_ok=True)
+        _write_whole(path, plan)
+        entry = file_entry(path)
+        sidecar = EngineSidecar(
+            facts=facts,
+            engine_sha256=entry.sha256,
+            engine_size_bytes=entry.size_bytes,
+            onnx_file=model.name,
+            warnings=load_library(facts.flavour).log.warnings(),
+            tool={
+                "name": TOOL_NAME,
+                "version": __version__,
+                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            },
+            build_seconds=round(seconds, 3),
+        )
+        _write_whole(sidecar_path(path), (json.dumps(sidecar.to_json(), indent=2) + "\n").encode())
+    except OSError as err:
+        raise EngineBuildError(f"{path} cannot be written: {err}") from err
+    return sidecar
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)

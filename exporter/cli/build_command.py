@@ -1,0 +1,132 @@
+"""`resnet-export build BUNDLE`: the bundle's ONNX file to a TensorRT engine, on the machine that will run it.
+
+Needs neither torch nor onnx: on a Jetson, JetPack's TensorRT and NumPy are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.bundle_engine import ONNX_FILES, EngineOutcome, engine_from_bundle
+from exporter.cli.option_types import batch_range, capabilities, positive
+from exporter.cli.terminal import Terminal
+from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
+from runtimes.manifest import load_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One engine to have: which bundle, which precision, which library, how."""
+
+    bundle: Path
+    precision: str
+    flavour: str
+    options: BuildOptions
+    output: Path | None = None
+    timing_cache: bool | Path = True
+
+
+def run_build(words: Sequence[str]) -> int:
+    """Build or reuse an engine; return 0, or raise what the build raises."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.compute_capability and not arguments.rtx:
+        parser.error("--compute-capability needs --rtx: TensorRT builds for the GPU at hand")
+    manifest = load_manifest(arguments.bundle)
+    try:
+        options = BuildOptions(
+            batch=arguments.batch or manifest.batch,
+            workspace_mib=arguments.workspace,
+            opt_level=arguments.opt_level,
+            hardware_compat=arguments.hardware_compat,
+            version_compat=arguments.version_compat,
+            strip_weights=arguments.strip_weights,
+            compute_capabilities=arguments.compute_capability or (),
+        )
+    except ValueError as err:
+        parser.error(str(err))
+    present = [precision for precision in ("int8", "fp16", "fp32") if ONNX_FILES[precision] in manifest.files]
+    flavour = "rtx" if arguments.rtx else "tensorrt"
+    precision = arguments.precision or present[0]
+    request = EngineRequest(arguments.bundle, precision, flavour, options, arguments.output, arguments.timing_cache)
+    terminal = Terminal(quiet=arguments.quiet)
+    outcome = have_engine(request, terminal)
+    if arguments.json:
+        print(json.dumps(engine_report(outcome), indent=2))
+    return 0
+
+
+def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
+    """Build or reuse one engine, telling what happens."""
+    with terminal.steps(f"building {request.precision} engine with {request.flavour}") as progress:
+        outcome = engine_from_bundle(
+            request.bundle,
+            precision=request.precision,
+            flavour=request.flavour,
+            options=request.options,
+            output=request.output,
+            progress=progress,
+            timing_cache=request.timing_cache,
+        )
+    sidecar = outcome.sidecar
+    size = f"{sidecar.engine_size_bytes / 1e6:.1f} MB"
+    made = f"{sidecar.facts.flavour} {sidecar.facts.tensorrt_version}"
+    if outcome.reused:
+        terminal.done(f"engine reused: {outcome.path} ({size}, {made}): {outcome.reason}")
+    else:
+        terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
+        for warning in sidecar.warnings:
+            terminal.warn(f"{sidecar.facts.flavour}: {warning}")
+    return outcome
+
+
+def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
+    """Return an outcome as JSON holds it."""
+    return {
+        "engine": str(outcome.path),
+        "reused": outcome.reused,
+        "reason": outcome.reason,
+        "sidecar": outcome.sidecar.to_json(),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export build",
+        description="Build the TensorRT engine of a bundle, or reuse the one there when nothing changed.",
+        epilog="An engine runs on the TensorRT version, GPU and system it was built on: build on the device.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
+    precision = parser.add_mutually_exclusive_group()
+    for name in ONNX_FILES:
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, help=f"from {ONNX_FILES[name]}"
+        )
+    parser.add_argument("--batch", type=batch_range, metavar="MIN,OPT,MAX", help="batch sizes (default: the bundle's)")
+    parser.add_argument("--workspace", type=positive, metavar="MIB", help="limit of scratch memory in MiB")
+    parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")
+    parser.add_argument("--hardware-compat", choices=tuple(HARDWARE_COMPATIBILITY), help="let other GPUs load it too")
+    parser.add_argument("--version-compat", action="store_true", help="let later TensorRT versions load it too")
+    parser.add_argument("--strip-weights", action="store_true", help="write the plan without weights")
+    parser.add_argument(
+        "--timing-cache",
+        type=lambda text: False if text == "off" else Path(text),
+        default=True,
+        metavar="FILE|off",
+        help="kernel timings of earlier builds (default: a file per TensorRT version and GPU in ~/.cache)",
+    )
+    parser.add_argument("--rtx", action="store_true", help="TensorRT-RTX, which needs no GPU to build")
+    parser.add_argument(
+        "--compute-capability", type=capabilities, metavar="8.6,8.9", help="with --rtx: GPUs to build for"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
+    parser.add_argument("--json", action="store_true", help="print what was built as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,16 @@
+"""`resnet-export MODEL ...`: parse the words, then run the main job (whose imports are heavy)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exporter.cli.arguments import parse_arguments
+
+
+def run_export_command(words: Sequence[str]) -> int:
+    """Run the main job; return 0, or raise what it raises."""
+    options = parse_arguments(words)
+    from exporter.cli.export_job import run_export
+
+    run_export(options)
+    return 0

@@ -1,0 +1,52 @@
+"""Words of the command line to checked values, for every verb; a wrong word is told by argparse with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtimes.manifest import BatchRange
+
+
+def positive(text: str) -> int:
+    """Return a whole number >= 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
+    return value
+
+
+def batch_range(text: str) -> BatchRange:
+    """Return MIN,OPT,MAX."""
+    try:
+        sizes = [int(word) for word in text.split(",")]
+        if len(sizes) != 3:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32")
+        return BatchRange(*sizes)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX") from err
+
+
+def resize(text: str) -> int | tuple[int, int]:
+    """Return a shorter side N, or exactly HxW."""
+    height, times, width = text.lower().partition("x")
+    return (positive(height), positive(width)) if times else positive(text)
+
+
+def rgb(text: str) -> tuple[float, float, float]:
+    """Return three numbers R,G,B."""
+    try:
+        red, green, blue = (float(word) for word in text.split(","))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
+    return red, green, blue
+
+
+def capabilities(text: str) -> tuple[str, ...]:
+    """Return compute capabilities such as 8.6,8.9."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(word.replace(".", "", 1).isdigit() and "." in word for word in words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected compute capabilities such as 8.6,8.9")
+    return words

@@ -1,0 +1,333 @@
+"""The Jetson example: its C++ preprocessing gives the pixels of `runtimes`, and its camera app reads a digit."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import skimage.data
+from cli_runs import ROOT, export_digits
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtimes.image_file import read_image
+from runtimes.manifest import load_manifest
+from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
+
+CPP = ROOT / "examples" / "jetson" / "cpp"
+CAMERA = ROOT / "examples" / "jetson" / "camera.py"
+CHECK_GOLDEN = ROOT / "examples" / "jetson" / "check_golden.py"
+
+# One grey level is at least 1 / 255 / std, above 0.0039 for std <= 1: within 1e-6 the pixels are equal to the bit.
+TOLERANCE = 1e-6
+
+# width x height; odd, tiny, one pixel thin, wider and higher than they are cropped
+SIZES = ((512, 512), (451, 300), (97, 131), (224, 224), (33, 5), (1, 7), (640, 427))
+GEOMETRIES: tuple[tuple[int | tuple[int, int] | None, tuple[int, int] | None], ...] = (
+    (256, (224, 224)),  # torchvision's, down for photographs and up for the small ones
+    (32, (32, 32)),
+    (41, (60, 47)),  # padding, odd on one axis
+    (53, (20, 37)),  # a crop that begins between two pixels
+    (None, (100, 255)),  # no resize: crop on some axes, padding on others
+    ((224, 224), None),
+    ((77, 301), None),  # an exact resize that changes the proportions
+    ((300, 200), (224, 224)),
+)
+
+
+PILLOW_13 = pytest.mark.skipif(
+    int(PIL.__version__.split(".")[0]) < 13,
+    reason="the C++ follows Pillow 13, which resizes tall pictures rows first (python-pillow/Pillow#9549)",
+)
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build `preprocess_ppm`; it needs a C++17 compiler and nothing else."""
+    if missing := [name for name in ("cmake", "c++") if shutil.which(name) is None]:
+        pytest.skip(f"{' and '.join(missing)} not installed: the C++ preprocessing cannot be built")
+    build = tmp_path_factory.mktemp("jetson-cpp")
+    for command in (
+        ["cmake", "-S", CPP, "-B", build, "-DBUILD_CLASSIFY=OFF", "-DCMAKE_CXX_FLAGS=-Werror"],
+        ["cmake", "--build", build, "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build / "preprocess_ppm"
+
+
+@pytest.fixture(scope="module")
+def digits_bundle(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
+    bundle = tmp_path_factory.mktemp("jetson") / "digits"
+    assert export_digits(digits_folder, bundle, "--int8", "--val", digits_folder / "val", "--quiet") == 0
+    return bundle
+
+
+def photographs() -> list[Image.Image]:
+    """Three pictures with fine detail, each of `SIZES` once, cut and not resized."""
+    names = ("astronaut", "chelsea", "coffee")
+    pictures = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+    return [pictures[place % 3].crop((0, 0, *size)) for place, size in enumerate(SIZES)]
+
+
+def write_bundle(folder: Path, **changes: object) -> Path:
+    """Write the part of a bundle that the C++ reads, with `preprocessing` or other keys changed."""
+    folder.mkdir(exist_ok=True)
+    content: dict[str, object] = {
+        "schema_version": 1,
+        "model": {"num_classes": 10, "weights": 'é \U0001f600 \\ "quoted" \n'},
+        "preprocessing": imagenet().to_json(),
+        "inputs": [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 224, 224]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}],
+        "parity": {"numbers": [0, -1, 1.5e-7, True, None, [], {}]},
+        **changes,
+    }
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def imagenet(
+    resize: int | tuple[int, int] | None = 256,
+    crop: tuple[int, int] | None = (224, 224),
+    interpolation: Interpolation = Interpolation.BILINEAR,
+) -> Preprocessing:
+    return Preprocessing(resize, crop, interpolation, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def run(tool: Path, bundle: Path, image: Image.Image, folder: Path) -> subprocess.CompletedProcess[str]:
+    image.save(folder / "image.ppm")
+    command = [tool, bundle, folder / "image.ppm", folder / "out.f32"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def prepared_by_cpp(
+    tool: Path, bundle: Path, image: Image.Image, folder: Path, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    done = run(tool, bundle, image, folder)
+    assert done.returncode == 0, done.stderr
+    return np.fromfile(folder / "out.f32", dtype=np.float32).reshape(3, *size)
+
+
+@PILLOW_13
+@pytest.mark.parametrize("interpolation", list(Interpolation), ids=lambda value: value.value)
+def test_cpp_prepares_photographs_as_python_does(tool: Path, tmp_path: Path, interpolation: Interpolation) -> None:
+    worst = 0.0
+    for resize, crop in GEOMETRIES:
+        preprocessing = imagenet(resize, crop, interpolation)
+        bundle = write_bundle(tmp_path / "bundle", preprocessing=preprocessing.to_json())
+        for image in photographs():
+            got = prepared_by_cpp(tool, bundle, image, tmp_path, preprocessing.input_size)
+            expected = preprocess(preprocessing, image)
+            assert np.abs(expected).max() > 0.1
+            difference = float(np.abs(got - expected).max())
+            assert difference <= TOLERANCE, f"{image.size}, resize {resize}, crop {crop}: {difference}"
+            worst = max(worst, difference)
+    print(f"{interpolation.value}: largest difference {worst:.3g}")
+
+
+@PILLOW_13
+def test_cpp_prepares_random_sizes_as_python_does(tool: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        width, height, side, crop_height, crop_width = (int(value) for value in generator.integers(1, 400, 5))
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        side = min(side, 3 * min(width, height))
+        resize = side if generator.random() < 0.5 else (side, crop_width)
+        interpolation = Interpolation(generator.choice([item.value for item in Interpolation]))
+        preprocessing = imagenet(resize, (crop_height, crop_width), interpolation)
+        bundle = write_bundle(tmp_path / "bundle", preprocessing=preprocessing.to_json())
+        got = prepared_by_cpp(tool, bundle, image, tmp_path, preprocessing.input_size)
+        difference = float(np.abs(got - preprocess(preprocessing, image)).max())
+        assert difference <= TOLERANCE, f"{image.size}, {preprocessing}: {difference}"
+
+
+def test_cpp_prepares_the_golden_inputs_of_a_bundle(
+    tool: Path, tmp_path: Path, digits_bundle: Path, digits_folder: Path
+) -> None:
+    golden = np.load(digits_bundle / "golden.npz")["input"]
+    preprocessing = load_manifest(digits_bundle).preprocessing
+    found = set()
+    for path in sorted((digits_folder / "val").glob("*/*")):
+        expected = preprocess(preprocessing, read_image(path))
+        matches = np.flatnonzero((golden == expected).all(axis=(1, 2, 3)))
+        if matches.size == 0:
+            continue
+        got = prepared_by_cpp(tool, digits_bundle, read_image(path), tmp_path, preprocessing.input_size)
+        assert np.abs(got - golden[matches[0]]).max() <= TOLERANCE, path
+        found.update(matches.tolist())
+    assert len(found) == len(golden), "every golden input is a validation image"
+
+
+def changed(**changes: object) -> dict[str, object]:
+    return {"preprocessing": {**imagenet().to_json(), **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "got schema 2, this version reads 1"),
+        ({"schema_version": "1"}, "schema_version: got a string"),
+        ({"preprocessing": {}}, "expected exactly color_order"),
+        (changed(extra=1), "extra"),
+        (changed(color_order="BGR"), 'got "BGR", expected "RGB"'),
+        (changed(interpolation="area"), 'got "area"'),
+        (changed(resize={"shorter_side": 256.0}), "expected a whole number"),
+        (changed(resize={"shorter_side": True}), "expected a whole number"),
+        (changed(resize={"shorter_side": 2**31}), "expected a whole number > 0"),
+        (changed(resize={"shorter_side": 2**64}), "beyond 64 bits"),
+        (changed(crop={"height": 0, "width": 5}), "expected a whole number > 0"),
+        (changed(crop=None), "neither crop nor an exact resize"),
+        (changed(std=[1, 1, 0]), "std"),
+        (changed(std=[1e-60, 1, 1]), "std"),
+        (changed(mean=[0.5, 0.5]), "three numbers"),
+        (changed(mean=[0.5, 0.5, float("nan")]), "not JSON"),
+        ({"inputs": []}, "expected one input"),
+    ],
+)
+def test_cpp_refuses_a_manifest_it_does_not_know(
+    tool: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    done = run(tool, write_bundle(tmp_path / "bundle", **changes), Image.new("RGB", (9, 9)), tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out.f32").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1,]",
+        '{"a": 1,}',
+        '{"a": 1, "a": 2}',
+        '{"a" 1}',
+        "{} {}",
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "1e999",
+        "NaN",
+        "nul",
+        '"\n"',
+        r'"\x41"',
+        r'"\ud800"',
+        r'"\u12"',
+        '"open',
+        "[" * 100_000,
+        "{}\0",
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_cpp_refuses_what_is_not_json(tool: Path, tmp_path: Path, text: str) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / "manifest.json").write_text(text)
+    done = run(tool, bundle, Image.new("RGB", (9, 9)), tmp_path)
+    assert done.returncode == 1
+    assert "not JSON" in done.stderr or "is empty" in done.stderr
+
+
+def test_cpp_refuses_images_it_cannot_prepare(tool: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    done = run(tool, bundle, Image.new("RGB", (1, 2000)), tmp_path)
+    assert done.returncode == 1
+    assert "too long and thin" in done.stderr
+    (tmp_path / "short.ppm").write_bytes(b"P6\n4 4\n255\nabc")
+    done = subprocess.run(
+        [tool, bundle, tmp_path / "short.ppm", tmp_path / "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cut short" in done.stderr
+
+
+def script(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(path), *(str(word) for word in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_camera_reads_the_digit_in_an_image(digits_bundle: Path, digits_folder: Path, file: str) -> None:
+    for digit in ("3", "7"):
+        image = sorted((digits_folder / "val" / digit).iterdir())[0]
+        done = script(CAMERA, digits_bundle / file, "--runtime", "onnxruntime", "--image", image)
+        assert done.returncode == 0, done.stderr
+        assert f" {digit} " in done.stdout.splitlines()[1], done.stdout
+        assert len(done.stdout.splitlines()) == 6, "a heading and five classes"
+
+
+def camera_without(modules: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run camera.py where the named modules cannot be imported."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(CAMERA.parent)!r})\n"
+        f"sys.modules.update(dict.fromkeys({modules!r}))\n"
+        f"runpy.run_path({str(CAMERA)!r}, run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, *(str(word) for word in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_camera_needs_no_torch_and_no_opencv_for_an_image(digits_bundle: Path, digits_folder: Path) -> None:
+    image = sorted((digits_folder / "val" / "3").iterdir())[0]
+    absent = ("torch", "onnx", "cv2", "tensorrt")
+    done = camera_without(absent, digits_bundle / "model.onnx", "--runtime", "onnxruntime", "--image", image)
+    assert done.returncode == 0, done.stderr
+    assert " 3 " in done.stdout.splitlines()[1]
+
+
+def test_camera_says_what_is_missing(digits_bundle: Path, tmp_path: Path) -> None:
+    model = digits_bundle / "model.onnx"
+    for arguments, message in (
+        ((model, "--image", tmp_path / "none.png"), "no such file"),
+        ((model, "--source", tmp_path / "none.avi"), "none.avi" if importlib.util.find_spec("cv2") else "needs OpenCV"),
+        ((tmp_path / "model.onnx", "--image", "x.png"), "is not a bundle"),
+        ((digits_bundle / "none.onnx", "--image", "x.png"), "none.onnx"),
+    ):
+        done = script(CAMERA, *arguments, "--runtime", "onnxruntime")
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_camera_without_opencv_says_what_to_install(digits_bundle: Path) -> None:
+    done = camera_without(("cv2",), digits_bundle / "model.onnx", "--runtime", "onnxruntime", "--source", "0")
+    assert done.returncode == 2
+    assert "python3-opencv" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_camera_shows_a_video_frame_by_frame(digits_bundle: Path, digits_folder: Path, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: no video to read")
+    digit = cv2.imread(str(sorted((digits_folder / "val" / "7").iterdir())[0]))
+    video = tmp_path / "seven.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (digit.shape[1], digit.shape[0]))
+    for _ in range(4):
+        writer.write(digit)
+    writer.release()
+    model = digits_bundle / "model.onnx"
+    done = script(CAMERA, model, "--runtime", "onnxruntime", "--source", video, "--frames", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" fps") == 3
+    assert " 7 " in done.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize(("file", "tolerance"), [("model.onnx", "1e-4"), ("model.int8.onnx", "0.2")])
+def test_check_golden_compares_with_pytorch(digits_bundle: Path, file: str, tolerance: str) -> None:
+    arguments = (digits_bundle / file, "--runtime", "onnxruntime", "--tolerance", tolerance)
+    done = script(CHECK_GOLDEN, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "16 of 16" in done.stdout
+
+
+def test_check_golden_fails_where_the_logits_differ(digits_bundle: Path) -> None:
+    done = script(CHECK_GOLDEN, digits_bundle / "model.int8.onnx", "--runtime", "onnxruntime", "--tolerance", "1e-6")
+    assert done.returncode == 1
+    assert "larger than" in done.stderr
