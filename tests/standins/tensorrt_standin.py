@@ -1,0 +1,652 @@
+"""A stand-in for TensorRT, for tests only: what it proves is how TensorRT is *called*, never how it computes.
+
+`make_tensorrt(version, cuda)` returns a module `tensorrt` whose classes have the attributes that this version has, of
+those that the project may use, and no others; a missing one is an AttributeError, as with the library. Its plan holds
+the ONNX file, which ONNX Runtime computes on what lies in the stand-in's device memory.
+
+Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 (NVIDIA/TensorRT
+python/src/infer/pyCore.cpp and pyGraph.cpp at v8.6.1, v10.3.0, v10.13.3, v11.1; names of 11.4's bindings).
+`active_optimization_profile` and profile sharing: the same files, and NvInfer.h (PreviewFeature).
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import types
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto
+from standins.cuda_standin import CudaStandin
+
+VERSIONS = {"8.6": "8.6.1", "10.3": "10.3.0", "10.13": "10.13.3.9", "11.4": "11.4.1.2"}
+"""Version to `__version__`."""
+
+PRECISION_FLAGS = ("FP16", "INT8", "BF16", "FP8", "INT4", "FP4")
+MAGIC = b"STANDIN "
+_ONNX_TYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.INT8: "INT8",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+    TensorProto.BOOL: "BOOL",
+}
+_NUMPY = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+_LAYERS = {
+    "Conv": "CONVOLUTION",
+    "Relu": "ACTIVATION",
+    "Add": "ELEMENTWISE",
+    "MaxPool": "POOLING",
+    "AveragePool": "POOLING",
+    "GlobalAveragePool": "POOLING",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Flatten": "SHUFFLE",
+    "Reshape": "SHUFFLE",
+    "ReduceMean": "REDUCE",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
+    "Cast": "CAST",
+}
+
+
+@dataclass
+class BuildRecord:
+    """What was asked of one build.
+
+    Attributes:
+        creation_flags: Names of the network's creation flags.
+        builder_flags: Names of the flags set in the config.
+        pools: Name of a memory pool to its limit in bytes.
+        profile: Input name to (min, opt, max) shapes, of the last profile.
+        attributes: Config properties that were set.
+        succeeded: Whether a plan came out.
+    """
+
+    creation_flags: frozenset[str]
+    builder_flags: frozenset[str]
+    pools: dict[str, int]
+    profile: dict[str, tuple[tuple[int, ...], ...]]
+    attributes: dict[str, Any]
+    succeeded: bool = False
+
+
+@dataclass
+class TensorRtStandin:
+    """The module and what happened in it."""
+
+    version: str
+    module: Any
+    cuda: CudaStandin
+    builds: list[BuildRecord] = field(default_factory=list)
+    executions: list[int] = field(default_factory=list)
+    """Batch size of each execution that was enqueued or captured."""
+    contexts_made: int = 0
+    refuse: set[str] = field(default_factory=set)
+    """Names of methods that report failure from now on."""
+
+
+class PybindEnum(enum.Enum):
+    """An enum as pybind11 makes it: int() works, arithmetic and comparison with numbers do not."""
+
+    def __int__(self) -> int:
+        return self.value
+
+
+class SeverityBase(enum.IntEnum):
+    """`ILogger.Severity` is ordered."""
+
+
+def _enum(name: str, *members: str) -> Any:
+    return PybindEnum(name, [(member, place) for place, member in enumerate(members)])
+
+
+class Sealed:
+    """No attribute may be set that the class does not list, as with pybind11; names with "_" are the stand-in's own."""
+
+    settable: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in self.settable:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        object.__setattr__(self, name, value)
+
+
+def make_tensorrt(version: str, cuda: CudaStandin) -> TensorRtStandin:
+    """Return the stand-in of one of `VERSIONS`, computing in `cuda`."""
+    if version not in VERSIONS:
+        raise ValueError(f"got {version!r}, expected one of {', '.join(VERSIONS)}")
+    trt = types.ModuleType("tensorrt")
+    standin = TensorRtStandin(version, trt, cuda)
+    trt.__version__ = VERSIONS[version]
+    _add_enums(trt, version)
+    _add_logging(trt)
+    _add_progress_monitor(trt, version)
+    _add_build(trt, standin)
+    _add_runtime(trt, standin)
+    return standin
+
+
+def _at_least(version: str, major: int, minor: int = 0) -> bool:
+    return tuple(map(int, version.split("."))) >= (major, minor)
+
+
+def _add_enums(trt: Any, version: str) -> None:
+    v9_1, v10, v10_3, v10_13, v11 = (
+        _at_least(version, *number) for number in ((9, 1), (10,), (10, 3), (10, 13), (11,))
+    )
+    trt.NetworkDefinitionCreationFlag = PybindEnum(
+        "NetworkDefinitionCreationFlag",
+        [("STRONGLY_TYPED", 1), ("PREFER_AOT_PYTHON_PLUGINS", 2), ("PREFER_JIT_PYTHON_PLUGINS", 3)]
+        if v11
+        else [("EXPLICIT_BATCH", 0), ("STRONGLY_TYPED", 1)]
+        if v9_1
+        else [("EXPLICIT_BATCH", 0), ("EXPLICIT_PRECISION", 1)],
+    )
+    flags = ["TF32", "REFIT", "GPU_FALLBACK", "DISABLE_TIMING_CACHE", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
+    flags += ["SPARSE_WEIGHTS", "DIRECT_IO", "DEBUG"]
+    if v10:
+        flags += ["STRIP_PLAN", "REFIT_IDENTICAL", "WEIGHT_STREAMING"]
+    if v10_3:
+        flags += ["REFIT_INDIVIDUAL"]
+    if v10_13:
+        flags += ["EDITABLE_TIMING_CACHE"]
+    if not v11:
+        flags += ["FP16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"]
+        flags += ["BF16"] * v9_1 + ["INT4"] * v10_3 + ["FP4"] * v10_13
+    trt.BuilderFlag = _enum("BuilderFlag", *flags)
+    dtypes = ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8", "FP8"]
+    dtypes += ["BF16", "INT64"] * v10 + ["INT4"] * v10_3 + ["FP4"] * v10_13 + ["E8M0"] * v11
+    trt.DataType = _enum("DataType", *dtypes)
+    trt.MemoryPoolType = _enum("MemoryPoolType", "WORKSPACE", "DLA_MANAGED_SRAM", "DLA_LOCAL_DRAM", "DLA_GLOBAL_DRAM")
+    trt.TensorIOMode = _enum("TensorIOMode", "NONE", "INPUT", "OUTPUT")
+    trt.TensorLocation = _enum("TensorLocation", "DEVICE", "HOST")
+    trt.LayerType = _enum("LayerType", *dict.fromkeys([*_LAYERS.values(), "IDENTITY", "CONSTANT"]))
+    trt.ProfilingVerbosity = _enum("ProfilingVerbosity", "LAYER_NAMES_ONLY", "NONE", "DETAILED")
+    levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
+    trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
+
+
+def _add_logging(trt: Any) -> None:
+    class ILogger:
+        Severity = SeverityBase("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
+
+        def __init__(self) -> None:
+            self._registered = True
+
+        def log(self, severity: Any, msg: str) -> None:
+            raise NotImplementedError
+
+    trt.ILogger = ILogger
+
+
+def _add_progress_monitor(trt: Any, version: str) -> None:
+    if _at_least(version, 9, 1):
+
+        class IProgressMonitor:
+            def __init__(self) -> None:
+                pass
+
+        trt.IProgressMonitor = IProgressMonitor
+
+
+def _check_logger(trt: Any, logger: Any) -> None:
+    if not isinstance(logger, trt.ILogger) or not hasattr(logger, "_registered"):
+        raise TypeError("incompatible constructor arguments: a logger whose ILogger.__init__ was called is needed")
+
+
+def _add_build(trt: Any, standin: TensorRtStandin) -> None:
+    version, cuda = standin.version, standin.cuda
+    knows_strong_typing = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    always_strong = _at_least(version, 11)
+
+    class HostMemory(Sealed):
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+
+        @property
+        def nbytes(self) -> int:
+            return len(self._content)
+
+        def __bytes__(self) -> bytes:
+            return self._content
+
+    class Tensor(Sealed):
+        def __init__(self, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
+            self._values = (name, dtype, shape)
+
+        name = property(lambda self: self._values[0])
+        dtype = property(lambda self: self._values[1])
+        shape = property(lambda self: self._values[2])
+
+    class Layer(Sealed):
+        def __init__(self, kind: Any, name: str, outputs: list[Tensor]) -> None:
+            self._values = (kind, name, outputs)
+
+        type = property(lambda self: self._values[0])
+        name = property(lambda self: self._values[1])
+        num_outputs = property(lambda self: len(self._values[2]))
+
+        def get_output(self, index: int) -> Tensor:
+            return self._values[2][index]
+
+    class NetworkDefinition(Sealed):
+        def __init__(self, flags: frozenset[str]) -> None:
+            self._flags = flags
+            self._onnx: bytes | None = None
+            self._inputs: list[Tensor] = []
+            self._outputs: list[Tensor] = []
+            self._layers: list[Layer] = []
+
+        num_inputs = property(lambda self: len(self._inputs))
+        num_outputs = property(lambda self: len(self._outputs))
+        num_layers = property(lambda self: len(self._layers))
+
+        def get_input(self, index: int) -> Tensor:
+            return self._inputs[index]
+
+        def get_output(self, index: int) -> Tensor:
+            return self._outputs[index]
+
+        def get_layer(self, index: int) -> Layer:
+            return self._layers[index]
+
+    class ParserError(Sealed):
+        def __init__(self, text: str) -> None:
+            self._text = text
+
+        def desc(self) -> str:
+            return self._text
+
+    class OnnxParser(Sealed):
+        def __init__(self, network: NetworkDefinition, logger: Any) -> None:
+            _check_logger(trt, logger)
+            self._network, self._logger = network, logger
+            self._errors: list[str] = []
+
+        num_errors = property(lambda self: len(self._errors))
+
+        def get_error(self, index: int) -> ParserError:
+            return ParserError(self._errors[index])
+
+        def parse_from_file(self, path: str) -> bool:
+            try:
+                model = onnx.load(path)
+            except Exception as err:  # protobuf's class differs between its implementations
+                return self._fail(f"Failed to parse ONNX model from file: {path}: {err}")
+            if version == "8.6" and "EXPLICIT_BATCH" not in self._network._flags:
+                return self._fail(
+                    "This version of the ONNX parser only supports TensorRT INetworkDefinitions with an explicit "
+                    "batch dimension"
+                )
+            for node in model.graph.node:
+                if version == "8.6" and node.op_type.endswith("quantizeLinear") and len(node.input) != 3:
+                    return self._fail(f"{node.name}: Assertion failed: (nbInputs == 3)")
+                zero_point = _constant(model, node.input[2]) if "antizeLinear" in node.op_type and node.input[2:] else 0
+                if np.any(zero_point):
+                    return self._fail(f"{node.name}: Non-zero zero point is not supported")
+            self._fill(model)
+            return True
+
+        def _fail(self, text: str) -> bool:
+            self._errors.append(text)
+            self._logger.log(trt.ILogger.Severity.ERROR, text)
+            return False
+
+        def _fill(self, model: onnx.ModelProto) -> None:
+            inferred = onnx.shape_inference.infer_shapes(model).graph
+            known = {info.name: info for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+            constants = {tensor.name for tensor in model.graph.initializer}
+
+            def tensor(name: str) -> Tensor:
+                kind = known[name].type.tensor_type if name in known else None
+                dtype = _ONNX_TYPES.get(kind.elem_type, "FLOAT") if kind else "FLOAT"
+                dims = kind.shape.dim if kind else ()
+                shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
+                return Tensor(name, trt.DataType[dtype], shape)
+
+            network = self._network
+            network._onnx = model.SerializeToString()
+            network._inputs = [tensor(info.name) for info in model.graph.input if info.name not in constants]
+            network._outputs = [tensor(info.name) for info in model.graph.output]
+            network._layers = [
+                Layer(
+                    trt.LayerType[_LAYERS.get(node.op_type, "IDENTITY")],
+                    node.name,
+                    [tensor(name) for name in node.output],
+                )
+                for node in model.graph.node
+            ]
+
+    class OptimizationProfile(Sealed):
+        def __init__(self) -> None:
+            self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
+
+    class BuilderConfig(Sealed):
+        settable = (
+            "builder_optimization_level",
+            "hardware_compatibility_level",
+            "profiling_verbosity",
+            *(["progress_monitor"] if hasattr(trt, "IProgressMonitor") else []),
+        )
+
+        def __init__(self) -> None:
+            self._flags: set[str] = {"TF32"}
+            self._pools: dict[str, int] = {}
+            self._profiles: list[OptimizationProfile] = []
+
+        def set_flag(self, flag: Any) -> None:
+            self._flags.add(trt.BuilderFlag(flag).name)
+
+        def clear_flag(self, flag: Any) -> None:
+            self._flags.discard(trt.BuilderFlag(flag).name)
+
+        def get_flag(self, flag: Any) -> bool:
+            return trt.BuilderFlag(flag).name in self._flags
+
+        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+            self._pools[trt.MemoryPoolType(pool).name] = pool_size
+
+        def add_optimization_profile(self, profile: OptimizationProfile) -> int:
+            for shapes in profile._shapes.values():
+                if not all(low <= best <= high for low, best, high in zip(*shapes, strict=True)):
+                    return -1
+            self._profiles.append(profile)
+            return len(self._profiles) - 1
+
+    class Builder(Sealed):
+        def __init__(self, logger: Any) -> None:
+            _check_logger(trt, logger)
+            if cuda.devices < 1:
+                logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 100")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            self._logger = logger
+
+        def create_network(self, flags: int = 0) -> NetworkDefinition:
+            names = {flag.name for flag in trt.NetworkDefinitionCreationFlag if flags >> int(flag) & 1}
+            return NetworkDefinition(frozenset(names | ({"STRONGLY_TYPED"} if always_strong else set())))
+
+        def create_builder_config(self) -> BuilderConfig:
+            return BuilderConfig()
+
+        def create_optimization_profile(self) -> OptimizationProfile:
+            return OptimizationProfile()
+
+        def build_serialized_network(self, network: NetworkDefinition, config: BuilderConfig) -> HostMemory | None:
+            profile = config._profiles[-1]._shapes if config._profiles else {}
+            attributes = {name: value for name, value in vars(config).items() if not name.startswith("_")}
+            record = BuildRecord(network._flags, frozenset(config._flags), dict(config._pools), profile, attributes)
+            standin.builds.append(record)
+            if error := self._refusal(network, config, profile):
+                self._logger.log(trt.ILogger.Severity.ERROR, error)
+                return None
+            record.succeeded = True
+            monitor = attributes.get("progress_monitor")
+            if monitor is not None:
+                monitor.phase_start("Building engine", None, 2)
+                if not all(monitor.step_complete("Building engine", step) for step in range(2)):
+                    return None
+                monitor.phase_finish("Building engine")
+            return HostMemory(_plan(trt, network, profile))
+
+        def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
+            if network._onnx is None:
+                return "Network must have at least one output"
+            if "STRONGLY_TYPED" in network._flags and knows_strong_typing:
+                for name in PRECISION_FLAGS:
+                    if name in config._flags:
+                        return f"BuilderFlag::k{name} is not compatible with a strongly typed network"
+            else:
+                kinds = {layer.type.name for layer in network._layers}
+                if kinds & {"QUANTIZE", "DEQUANTIZE"} and "INT8" not in config._flags:
+                    return "to enable any quantization operation the INT8 flag must be set in the builder configuration"
+                halves = [tensor for layer in network._layers for tensor in layer._values[2]]
+                if any(tensor.dtype == trt.DataType.HALF for tensor in halves) and "FP16" not in config._flags:
+                    return (
+                        "fp16 precision has been set for a layer or layer output, but fp16 is not configured in the "
+                        "builder"
+                    )
+            dynamic = [tensor.name for tensor in network._inputs if -1 in tensor.shape]
+            if any(name not in profile for name in dynamic):
+                return "Network has dynamic or shape inputs, but no optimization profile has been defined."
+            return None
+
+    trt.Builder, trt.OnnxParser = Builder, OnnxParser
+    trt.INetworkDefinition, trt.IBuilderConfig, trt.IHostMemory = NetworkDefinition, BuilderConfig, HostMemory
+    trt.IOptimizationProfile, trt.ILayer, trt.ITensor = OptimizationProfile, Layer, Tensor
+
+
+def _constant(model: onnx.ModelProto, name: str) -> Any:
+    found = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name]
+    return found[0] if found else 0
+
+
+def _plan(trt: Any, network: Any, profile: dict) -> bytes:
+    head = {
+        "version": trt.__version__,
+        "profile": profile,
+        "inputs": [[tensor.name, tensor.dtype.name, tensor.shape] for tensor in network._inputs],
+        "outputs": [[tensor.name, tensor.dtype.name, tensor.shape] for tensor in network._outputs],
+        "sha256": hashlib.sha256(network._onnx).hexdigest(),
+    }
+    return MAGIC + json.dumps(head).encode() + b"\n" + network._onnx
+
+
+def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
+    version, cuda = standin.version, standin.cuda
+    shares_profiles = _at_least(version, 10)  # before, only with PreviewFeature.PROFILE_SHARING_0806
+
+    def refused(method: str, logger: Any) -> bool:
+        if method in standin.refuse:
+            text = f"{method} was refused"
+            logger.log(trt.ILogger.Severity.ERROR, text)
+            return True
+        return False
+
+    class ExecutionContext(Sealed):
+        def __init__(self, engine: CudaEngine, profile: int) -> None:
+            self._engine = engine
+            self._profile = profile
+            self._shapes: dict[str, tuple[int, ...]] = {}
+            self._addresses: dict[str, int] = {}
+            self._state = 0
+            self._warm_for = -1
+
+        @property
+        def active_optimization_profile(self) -> int:
+            return self._profile
+
+        def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+            if profile_index != 0 or (not shares_profiles and self._engine._contexts_with_profile()):
+                text = f"Optimization profile {profile_index} is already in use by another execution context"
+                self._engine._logger.log(trt.ILogger.Severity.ERROR, text)
+                return False
+            self._profile = profile_index
+            return True
+
+        def set_input_shape(self, name: str, shape: Any) -> bool:
+            engine, shape = self._engine, tuple(shape)
+            if refused("set_input_shape", engine._logger):
+                return False
+            if self._profile < 0 or name not in engine._inputs:
+                return False
+            smallest, _, largest = engine._range(name)
+            inside = len(shape) == len(smallest) and all(
+                low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
+            )
+            if not inside:
+                text = f"Static dimension mismatch or profile range: {name} {shape} is not in {smallest}..{largest}"
+                engine._logger.log(trt.ILogger.Severity.ERROR, text)
+                return False
+            self._shapes[name] = shape
+            self._state += 1
+            return True
+
+        def infer_shapes(self) -> list[str]:
+            return [name for name in self._engine._inputs if name not in self._shapes]
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            if name in self._shapes:
+                return self._shapes[name]
+            shape = self._engine._tensors[name][1]
+            if self.infer_shapes() or name in self._engine._inputs:
+                return shape
+            batch = next(iter(self._shapes.values()))[0]
+            return tuple(batch if size < 0 else size for size in shape)
+
+        def set_tensor_address(self, name: str, memory: int) -> bool:
+            if refused("set_tensor_address", self._engine._logger) or name not in self._engine._tensors:
+                return False
+            self._addresses[name] = int(memory)
+            self._state += 1
+            return True
+
+        def execute_async_v3(self, stream_handle: int) -> bool:
+            engine = self._engine
+            if refused("execute_async_v3", engine._logger):
+                return False
+            if self.infer_shapes() or set(self._addresses) != set(engine._tensors):
+                engine._logger.log(trt.ILogger.Severity.ERROR, "Not all shapes are specified or addresses are set")
+                return False
+            if cuda.is_capturing(stream_handle) and self._warm_for != self._state:
+                engine._logger.log(trt.ILogger.Severity.ERROR, "Cannot capture: lazy initialization is pending")
+                return False
+            self._warm_for = self._state
+            state, shapes, addresses = self._state, dict(self._shapes), dict(self._addresses)
+            outputs = {name: self.get_tensor_shape(name) for name in engine._outputs}
+            standin.executions.append(next(iter(shapes.values()))[0])
+            owner = weakref.ref(self)
+
+            def work() -> None:
+                context = owner()
+                assert context is not None, "the context was destroyed before its work was done"
+                assert context._state == state, "the context was changed after it was enqueued or captured"
+                feeds = {name: engine._read(name, addresses[name], shape) for name, shape in shapes.items()}
+                results = engine._session.run(list(outputs), feeds)
+                for (name, shape), result in zip(outputs.items(), results, strict=True):
+                    assert result.shape == shape, f"{name}: {result.shape} computed, {shape} promised"
+                    size = result.nbytes
+                    cuda.device_bytes(addresses[name], size)[:] = np.frombuffer(result.tobytes(), np.uint8)
+
+            cuda.enqueue(stream_handle, work)
+            return True
+
+    class CudaEngine(Sealed):
+        def __init__(self, head: dict, model: bytes, logger: Any) -> None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.intra_op_num_threads = 1
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._logger = logger
+            self._inputs = [name for name, _, _ in head["inputs"]]
+            self._outputs = [name for name, _, _ in head["outputs"]]
+            self._tensors = {
+                name: (trt.DataType[dtype], tuple(shape)) for name, dtype, shape in head["inputs"] + head["outputs"]
+            }
+            self._profile = {name: [tuple(shape) for shape in shapes] for name, shapes in head["profile"].items()}
+            self._contexts: list[weakref.ref] = []
+
+        num_io_tensors = property(lambda self: len(self._tensors))
+        num_optimization_profiles = property(lambda self: 1)
+
+        def get_tensor_name(self, index: int) -> str:
+            return list(self._tensors)[index]
+
+        def get_tensor_mode(self, name: str) -> Any:
+            return trt.TensorIOMode.INPUT if name in self._inputs else trt.TensorIOMode.OUTPUT
+
+        def get_tensor_dtype(self, name: str) -> Any:
+            return self._tensors[name][0]
+
+        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+            return self._tensors[name][1]
+
+        def get_tensor_location(self, name: str) -> Any:
+            return trt.TensorLocation.DEVICE
+
+        def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+            if name not in self._inputs:
+                raise ValueError(f"{name} is no input; TensorRT answers with -1 dimensions")
+            return self._range(name)
+
+        def create_execution_context(self) -> ExecutionContext | None:
+            if refused("create_execution_context", self._logger):
+                return None
+            standin.contexts_made += 1
+            taken = self._dynamic() and not shares_profiles and self._contexts_with_profile()
+            context = ExecutionContext(self, -1 if taken else 0)
+            self._contexts.append(weakref.ref(context))
+            return context
+
+        def _range(self, name: str) -> list[tuple[int, ...]]:
+            return self._profile.get(name) or [self._tensors[name][1]] * 3
+
+        def _dynamic(self) -> bool:
+            return any(-1 in shape for _, shape in self._tensors.values())
+
+        def _contexts_with_profile(self) -> int:
+            contexts = [context() for context in self._contexts]
+            return sum(context is not None and context._profile >= 0 for context in contexts)
+
+        def _read(self, name: str, address: int, shape: tuple[int, ...]) -> np.ndarray:
+            kind = np.dtype(_NUMPY[self._tensors[name][0].name])
+            size = int(np.prod(shape)) * kind.itemsize
+            return cuda.device_bytes(address, size).copy().view(kind).reshape(shape)
+
+    class Runtime(Sealed):
+        settable = ("engine_host_code_allowed",)
+
+        def __init__(self, logger: Any) -> None:
+            _check_logger(trt, logger)
+            if cuda.devices < 1:
+                logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 100")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            self._logger = logger
+
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> CudaEngine | None:
+            content = bytes(serialized_engine)
+            error = self._refusal(content)
+            if error is not None:
+                self._logger.log(trt.ILogger.Severity.ERROR, error)
+                return None
+            head, _, model = content[len(MAGIC) :].partition(b"\n")
+            return CudaEngine(json.loads(head), model, self._logger)
+
+        def _refusal(self, content: bytes) -> str | None:
+            head, _, model = content[len(MAGIC) :].partition(b"\n")
+            try:
+                facts = json.loads(head) if content.startswith(MAGIC) else None
+            except ValueError:
+                facts = None
+            if facts is None:
+                return "Serialization assertion magicTagRead == kMAGIC_TAG failed. Magic tag does not match"
+            if facts["version"] != trt.__version__:
+                return (
+                    "The engine plan file is not compatible with this version of TensorRT, expecting library version "
+                    f"{facts['version']} got {trt.__version__}, please rebuild."
+                )
+            if hashlib.sha256(model).hexdigest() != facts["sha256"]:
+                return "Serialization assertion stdArchiveReader failed. Size specified in header does not match"
+            return None
+
+    trt.Runtime, trt.ICudaEngine, trt.IExecutionContext = Runtime, CudaEngine, ExecutionContext
