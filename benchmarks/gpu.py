@@ -106,10 +106,10 @@ def section(run: Run, title: str) -> Iterator[None]:
 
 def environment_section(run: Run) -> dict[str, Any]:
     """Report the machine; return the provider and TensorRT probes for later sections."""
-    from runtimes import environment
+    from runtimes import environment, provider_probe
 
     machine, gpu, jetpack = environment.machine_info(), environment.gpu_info(), environment.jetpack_version()
-    providers = environment.loadable_providers(timeout_s=120)
+    providers = provider_probe.loadable_providers(timeout_s=120)
     flavours = {name: environment.tensorrt_info(module) for name, module in FLAVOURS.items()}
     run.add(
         f"- {machine.os}, {machine.kernel}, {machine.architecture}, Python {machine.python}",

@@ -12,16 +12,12 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-PROBE_TIMEOUT_S = 12.0
-"""Time limit of one child. A CUDA session takes 1 to 5 s; a broken driver may hang for ever."""
+from runtimes.probe_child import ask_python, last_line, run_command
 
 # The machine
 
@@ -199,12 +195,12 @@ def _cuda_error(cuda: ctypes.CDLL, code: int) -> str:
 
 def _devices_from_nvidia_smi() -> tuple[tuple[GpuDevice, ...], str | None, str]:
     """Return devices, driver version, and the reason when there are none."""
-    answer = _run(_NVIDIA_SMI)
+    answer = run_command(_NVIDIA_SMI)
     rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines()]
     rows = [row for row in rows if len(row) == 4]
     if answer.reason or not rows:
         # nvidia-smi puts some of its errors on standard output
-        return (), None, f"nvidia-smi {answer.reason or _last_line(answer.stdout) or 'lists no GPU'}"
+        return (), None, f"nvidia-smi {answer.reason or last_line(answer.stdout) or 'lists no GPU'}"
     devices = tuple(
         GpuDevice(index, name, _first_match(r"^(\d+\.\d+)$", capability), int(memory) if memory.isdigit() else None)
         for index, (name, capability, memory, _) in enumerate(rows)
@@ -352,7 +348,7 @@ def _library_version(name: str) -> LibraryVersion:
 
 def tensorrt_info(module: str) -> TensorRTInfo:
     """Import one of `TENSORRT_MODULES` in a child and return what it says."""
-    answer = _ask_python(_IMPORT_TENSORRT, module)
+    answer = ask_python(_IMPORT_TENSORRT, module)
     if answer.reason:
         missing = f"No module named '{module}'" in answer.reason
         return TensorRTInfo(module, None, _not_installed(module) if missing else answer.reason, ())
@@ -369,222 +365,6 @@ def _not_installed(module: str) -> str:
     if homes and sys.prefix != sys.base_prefix:
         return f"not seen by this environment; {homes[0]} has it: make the environment with --system-site-packages"
     return f"not seen by this Python; {homes[0]} has it" if homes else NOT_INSTALLED
-
-
-# ONNX Runtime's providers
-
-PROBE_MODEL = (
-    b'\x08\x08:g\n\x0f\n\x01x\n\x01w\x12\x01y"\x04Conv\x12\x05probe*\x13\x08\x01\x08\x01\x08\x01\x08\x01\x10\x01"\x04'
-    b"\x00\x00\x00@B\x01wZ\x1b\n\x01x\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01\n\x02"
-    b"\x08\x01b\x1b\n\x01y\x12\x16\n\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01\n\x02\x08\x01B\x04\n"
-    b"\x00\x10\x11"
-)
-"""ONNX file, opset 17, IR 8: y = Conv(x, w), x and y float32 [1, 1, 1, 1], w the constant 2. A convolution, because
-the CUDA provider loads cuDNN only when it meets one: with an Add it would seem to work without cuDNN. Made by
-
-    helper.make_model(helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", [x], [y], [w]),
-                      opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-
-and compared with that in tests/runtimes/test_environment.py."""
-
-_LIST_PROVIDERS = """
-import onnxruntime
-cuda = getattr(onnxruntime, "cuda_version", None)
-answer({"version": onnxruntime.__version__, "cuda": cuda, "providers": onnxruntime.get_available_providers()})
-"""
-
-_OPEN_SESSION = """
-provider, setup, model = sys.argv[1:]
-if "tensorrt" in setup:
-    try:
-        import tensorrt
-    except ImportError:
-        pass
-import numpy, onnxruntime
-if "preload_dlls" in setup and hasattr(onnxruntime, "preload_dlls"):
-    onnxruntime.preload_dlls()
-session = onnxruntime.InferenceSession(bytes.fromhex(model), providers=[provider])
-if session.get_providers()[0] != provider:
-    sys.exit("fell back to " + ", ".join(session.get_providers()))
-(result,) = session.run(None, {"x": numpy.ones((1, 1, 1, 1), "float32")})
-if result.item() != 2.0:
-    sys.exit(f"answers wrongly: got {result.item()}, expected 2")
-answer({})
-"""
-
-PRELOAD = "onnxruntime.preload_dlls()"
-_SETUPS = {
-    "CPUExecutionProvider": ("",),
-    "CUDAExecutionProvider": ("", PRELOAD),
-    "TensorrtExecutionProvider": ("", PRELOAD, f"import tensorrt, {PRELOAD}"),
-}
-"""What is tried in turn before the session is opened; the libraries of pip packages lie outside the loader's path."""
-
-_MISSING_LIBRARY = re.compile(r"\b(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
-_PACKAGE_OF_LIBRARY = {
-    "libcublas": "nvidia-cublas",
-    "libcublasLt": "nvidia-cublas",
-    "libcurand": "nvidia-curand",
-    "libcufft": "nvidia-cufft",
-    "libcudart": "nvidia-cuda-runtime",
-    "libnvrtc": "nvidia-cuda-nvrtc",
-    "libnvJitLink": "nvidia-nvjitlink",
-    "libcudnn": "nvidia-cudnn",
-    "libnvinfer": "tensorrt",
-    "libnvinfer_plugin": "tensorrt",
-    "libnvonnxparser": "tensorrt",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderInfo:
-    """One execution provider that is compiled into the installed ONNX Runtime.
-
-    Attributes:
-        name: Such as "CUDAExecutionProvider".
-        loads: Whether a session opened on it and computed a convolution.
-        setup: What had to run before the session, or "".
-        reason: Why it does not load, or "".
-        missing_library: The shared library that is missing, or None.
-        package: The requirement for pip that brings that library, or None.
-    """
-
-    name: str
-    loads: bool
-    setup: str
-    reason: str
-    missing_library: str | None
-    package: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxRuntimeInfo:
-    """The installed ONNX Runtime: version, the CUDA it was built for, its providers; or the reason why none."""
-
-    version: str | None
-    cuda_version: str | None
-    providers: tuple[ProviderInfo, ...]
-    reason: str
-
-    def loads(self, name: str) -> bool:
-        """Tell whether the provider `name` really loads."""
-        return any(provider.name == name and provider.loads for provider in self.providers)
-
-
-def loadable_providers(*, timeout_s: float = PROBE_TIMEOUT_S) -> OnnxRuntimeInfo:
-    """Open a session on every compiled-in provider, each in children of its own, and tell which really load.
-
-    `onnxruntime.get_available_providers()` says nothing about that: it lists what was compiled in.
-
-    Args:
-        timeout_s: Time limit of one try.
-    """
-    answer = _ask_python(_LIST_PROVIDERS, timeout_s=timeout_s)
-    if answer.reason:
-        missing = "No module named 'onnxruntime'" in answer.reason
-        return OnnxRuntimeInfo(None, None, (), NOT_INSTALLED if missing else answer.reason)
-    told = json.loads(answer.stdout)
-    cuda_version = told["cuda"] or None
-    with ThreadPoolExecutor(max_workers=len(told["providers"]) or 1) as pool:
-        providers = pool.map(lambda name: _probe_provider(name, cuda_version, timeout_s), told["providers"])
-        return OnnxRuntimeInfo(told["version"], cuda_version, tuple(providers), "")
-
-
-def _probe_provider(name: str, cuda_version: str | None, timeout_s: float) -> ProviderInfo:
-    answer = _Answer("", "", "")
-    for setup in _SETUPS.get(name, ("",)):
-        answer = _ask_python(_OPEN_SESSION, name, setup, PROBE_MODEL.hex(), timeout_s=timeout_s)
-        if not answer.reason:
-            return ProviderInfo(name, True, setup, "", None, None)
-        if answer.timed_out:
-            break
-    missing = _MISSING_LIBRARY.search(answer.stderr)
-    if missing is None:
-        return ProviderInfo(name, False, "", answer.reason, None, None)
-    package = package_of_library(missing[1], cuda_version)
-    return ProviderInfo(name, False, "", missing[0], missing[1], package)
-
-
-def package_of_library(library: str, cuda_version: str | None) -> str | None:
-    """Return what pip must install to bring a shared library, or None (the driver's libcuda, for example).
-
-    Args:
-        library: File name such as "libcurand.so.10".
-        cuda_version: The CUDA that the program wanting it was built for; None takes 13.
-    """
-    stem, _, number = library.partition(".so")
-    package = _PACKAGE_OF_LIBRARY.get(stem if stem in _PACKAGE_OF_LIBRARY else stem.split("_")[0])
-    if package is None:
-        return None
-    cuda_major = int((cuda_version or "13").split(".")[0])
-    if package == "tensorrt":
-        major = number.strip(".").split(".")[0]
-        versions = f"=={major}.*" if major else ""
-        return f"tensorrt-cu{cuda_major}{versions}"
-    # From CUDA 13 on NVIDIA's packages carry no suffix, but cuDNN's does.
-    suffix = f"-cu{cuda_major}" if cuda_major < 13 or package == "nvidia-cudnn" else ""
-    return package + suffix
-
-
-# Children
-
-_PREAMBLE = """
-import json, sys
-sys.path[:] = [entry for entry in sys.path if entry]  # the current folder must not hide a library
-def answer(told):
-    print("\\nANSWER " + json.dumps(told), flush=True)
-"""
-_ANSWER = re.compile(r"^ANSWER (.*)$", re.MULTILINE)
-_COLOURS = re.compile(r"\x1b\[[\d;]*m")
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a child wrote; `reason` is "" when it did what it was asked."""
-
-    stdout: str
-    stderr: str
-    reason: str
-    timed_out: bool = False
-
-
-def _ask_python(script: str, *arguments: str, timeout_s: float = PROBE_TIMEOUT_S) -> _Answer:
-    """Run `script` in a Python of its own; `stdout` is then the JSON that it gave to `answer`."""
-    answer = _run((sys.executable, "-c", _PREAMBLE + script, *arguments), timeout_s=timeout_s)
-    found = _ANSWER.search(answer.stdout)
-    if found is not None:  # libraries that crash when the interpreter ends have answered before
-        return _Answer(found[1], answer.stderr, "")
-    return _Answer("", answer.stderr, answer.reason or "gave no answer", answer.timed_out)
-
-
-def _run(command: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> _Answer:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _Answer("", "", f"did not answer within {timeout_s:g} s", timed_out=True)
-    except FileNotFoundError:
-        return _Answer("", "", "not found")
-    except OSError as err:
-        return _Answer("", "", f"does not start: {err.strerror or err}")
-    stderr = _COLOURS.sub("", done.stderr)
-    if done.returncode == 0:
-        return _Answer(done.stdout, stderr, "")
-    died = f"ended by signal {-done.returncode}" if done.returncode < 0 else ""
-    reason = died or _last_line(stderr) or _last_line(done.stdout) or f"exit code {done.returncode}"
-    return _Answer(done.stdout, stderr, reason)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _read_text(path: Path) -> str | None:

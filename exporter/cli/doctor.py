@@ -26,15 +26,14 @@ from runtimes.environment import (
     JetPackInfo,
     LibraryVersion,
     MachineInfo,
-    OnnxRuntimeInfo,
     TensorRTInfo,
     gpu_info,
     jetpack_version,
     library_versions,
-    loadable_providers,
     machine_info,
     tensorrt_info,
 )
+from runtimes.provider_probe import OnnxRuntimeInfo, loadable_providers
 
 SCHEMA_VERSION = 1
 _MIN_PYTHON = (3, 11)

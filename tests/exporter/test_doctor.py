@@ -15,10 +15,9 @@ from runtimes.environment import (
     JetPackRelease,
     LibraryVersion,
     MachineInfo,
-    OnnxRuntimeInfo,
-    ProviderInfo,
     TensorRTInfo,
 )
+from runtimes.provider_probe import OnnxRuntimeInfo, ProviderInfo
 
 ROOT = Path(__file__).parents[2]
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

@@ -12,16 +12,14 @@ from onnx import TensorProto, helper
 from runtimes import environment
 from runtimes.environment import (
     LIBRARIES,
-    PROBE_MODEL,
     GpuDevice,
     gpu_info,
     jetpack_version,
     library_versions,
-    loadable_providers,
     machine_info,
-    package_of_library,
     tensorrt_info,
 )
+from runtimes.provider_probe import PROBE_MODEL, loadable_providers, package_of_library
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 def test_importing_and_probing_loads_no_framework():
     script = """
 import sys
-from runtimes import environment as e
-e.machine_info(), e.gpu_info(), e.jetpack_version(), e.library_versions(), e.loadable_providers()
+from runtimes import environment as e, provider_probe as p
+e.machine_info(), e.gpu_info(), e.jetpack_version(), e.library_versions(), p.loadable_providers()
 print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -25,6 +25,8 @@ from standins.cuda_standin import POISON, CudaMisuse, CudaStandin
 from standins.tensorrt_standin import VERSIONS, TensorRtStandin, make_tensorrt
 
 import exporter.engine
+import runtimes.engine_fit
+import runtimes.engine_lane
 import runtimes.trt
 from calibration import calibrate, insert_qdq
 from exporter.engine import BuildOptions, build_engine
@@ -567,7 +569,7 @@ def test_onnx_file_by_its_content(machine_10, monkeypatch, precision, part):
 
 @pytest.mark.parametrize("head", [b"ftrt\0\0\0\0", b"vtrt\0\0\0\0\2", b"\0" * 64, b"\xff" * 64, b"\x08", b"\x08\x08"])
 def test_what_is_no_onnx_file_is_not_called_one(head):
-    assert not runtimes.trt._looks_like_onnx(head)
+    assert not runtimes.engine_fit.looks_like_onnx(head)
 
 
 def test_missing_sidecar(machine_10):
@@ -752,7 +754,7 @@ def test_a_context_shared_between_graphs_would_show(machine_of, monkeypatch):
     machine = machine_of("10.3")
     runtime = machine.open(machine.build(), cuda_graphs=True)
     only = runtime._free[0]._context
-    monkeypatch.setattr(runtimes.trt._Lane, "_context_for_graph", lambda self: only)
+    monkeypatch.setattr(runtimes.engine_lane.Lane, "_context_for_graph", lambda self: only)
     runtime.run({"input": images(3)})
     runtime.run({"input": images(2)})
     with pytest.raises(AssertionError, match="changed after it was enqueued or captured"):
@@ -762,9 +764,9 @@ def test_a_context_shared_between_graphs_would_show(machine_of, monkeypatch):
 def test_a_capture_without_a_plain_execution_would_show(machine_of, monkeypatch):
     machine = machine_of("10.3")
     runtime = machine.open(machine.build(), cuda_graphs=True)
-    enqueue = runtimes.trt._Lane._enqueue
+    enqueue = runtimes.engine_lane.Lane._enqueue
     monkeypatch.setattr(
-        runtimes.trt._Lane,
+        runtimes.engine_lane.Lane,
         "_enqueue",
         lambda self, context, stream: enqueue(self, context, stream) if machine.cuda.is_capturing(stream) else None,
     )
@@ -774,7 +776,7 @@ def test_a_capture_without_a_plain_execution_would_show(machine_of, monkeypatch)
 
 def test_a_forgotten_buffer_would_show(machine_of, monkeypatch):
     machine = machine_of("10.3")
-    monkeypatch.setattr(runtimes.trt, "_close_all", lambda parts: None)
+    monkeypatch.setattr(runtimes.trt, "close_all", lambda parts: None)
     runtime = machine.open(machine.build())
     runtime.close()
     with pytest.raises(AssertionError):

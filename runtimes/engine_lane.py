@@ -1,0 +1,296 @@
+"""One call of an engine at a time: its stream, its buffers for the largest batch, its execution contexts and graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from runtimes.cuda_memory import CudaRuntime, DeviceBuffer, PinnedBuffer
+from runtimes.errors import InputMismatchError, RuntimeAdapterError
+from runtimes.protocol import Array, TensorSpec
+from runtimes.trt_library import TensorRtLibrary
+
+_GRAPHS_PER_LANE = 4
+"""Each graph keeps an execution context, and with it activation memory, of its own: so only the last few stay."""
+
+PROFILE = 0
+"""The builder adds one optimization profile."""
+
+
+class ProfileInUseError(RuntimeAdapterError):
+    """TensorRT 8.6 lets only one context at a time use an optimization profile."""
+
+
+def closed_error() -> RuntimeAdapterError:
+    """Return the error of a use after close."""
+    return RuntimeAdapterError("this runtime is closed; open the engine again")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """A deserialized engine.
+
+    Attributes:
+        library: What loaded it.
+        runtime: TensorRT's runtime, which must live as long as the engine.
+        engine: The engine.
+        inputs: Specification of each input; the first axis is None where the profile has a range.
+        outputs: Specification of each output.
+        batch: Smallest and largest batch of the profile, or None when all shapes are fixed.
+        making: Held while contexts are made or exchanged for others.
+    """
+
+    library: TensorRtLibrary
+    runtime: Any
+    engine: Any
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    batch: tuple[int, int] | None
+    making: threading.RLock = field(default_factory=threading.RLock)
+
+    def shape(self, spec: TensorSpec, batch: int) -> tuple[int, ...]:
+        """Return the shape of a tensor at a batch size."""
+        return tuple(batch if size is None else size for size in spec.shape)
+
+    def failed(self, what: str) -> RuntimeAdapterError:
+        """Return the error for a refused call, with TensorRT's own words."""
+        return RuntimeAdapterError(f"{self.library.flavour}: {what} failed: {self.library.log.last_words()}")
+
+
+def run_in_pieces(lane: Lane, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Run any number of rows, in pieces of the profile's largest batch."""
+    model = lane.model
+    if model.batch is None:
+        return lane.run(inputs)
+    sizes = {name: len(array) for name, array in inputs.items()}
+    total = next(iter(sizes.values()))
+    if set(sizes.values()) != {total}:
+        raise InputMismatchError(f"the inputs have different batch sizes: {sizes}; expected one")
+    step = model.batch[1]
+    if total <= step:
+        return lane.run(inputs)
+    pieces = [
+        lane.run({name: array[start : start + step] for name, array in inputs.items()})
+        for start in range(0, total, step)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in model.outputs}
+
+
+class Lane:
+    """What one call at a time computes in: a stream, buffers for the largest batch, and execution contexts."""
+
+    def __init__(self, model: LoadedEngine, cuda: CudaRuntime, *, graphs: bool) -> None:
+        self.model = model
+        self._cuda = cuda
+        self._graphs = graphs
+        self._host: dict[str, PinnedBuffer] = {}
+        self._device: dict[str, DeviceBuffer] = {}
+        self._captured: dict[int, _Captured] = {}
+        self._context: Any = None
+        self._shaped_for = 0
+        self._stream: int | None = cuda.create_stream()
+        try:
+            self._context = self._new_context()
+            largest = 1 if model.batch is None else model.batch[1]
+            for name, spec in {**model.inputs, **model.outputs}.items():
+                size = max(1, _num_bytes(spec, model.shape(spec, largest)))
+                self._host[name] = PinnedBuffer(cuda, size)
+                self._device[name] = DeviceBuffer(cuda, size)
+        except BaseException:
+            with suppress(RuntimeAdapterError):
+                self.close()
+            raise
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run at most the profile's largest batch; less than the smallest is padded with the last row."""
+        model, cuda, stream = self.model, self._cuda, self._open_stream()
+        rows = None if model.batch is None else len(next(iter(inputs.values())))
+        batch = 1 if rows is None or model.batch is None else max(rows, model.batch[0])
+        for name, spec in model.inputs.items():
+            view = self._view(name, spec, batch)
+            view[:rows] = inputs[name]
+            if rows is not None:
+                view[rows:] = view[rows - 1]
+            cuda.copy_to_device(self._device[name].address, self._host[name].address, view.nbytes, stream)
+        self._execute(batch, stream)
+        views = {name: self._view(name, spec, batch) for name, spec in model.outputs.items()}
+        for name, view in views.items():
+            cuda.copy_to_host(self._host[name].address, self._device[name].address, view.nbytes, stream)
+        cuda.synchronize(stream)
+        return {name: view[:rows].copy() for name, view in views.items()}
+
+    def close(self) -> None:
+        """Wait for the stream and release everything, even if a part of it fails; a second call does nothing."""
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+        first: RuntimeAdapterError | None = None
+        try:
+            self._cuda.synchronize(stream)
+        except RuntimeAdapterError as err:
+            first = err
+        parts: list[_Captured | DeviceBuffer | PinnedBuffer] = []
+        for held in (self._captured, self._device, self._host):
+            parts.extend(held.values())
+            held.clear()
+        self._context = None  # before its stream and its buffers
+        try:
+            close_all(parts)
+        except RuntimeAdapterError as err:
+            first = first or err
+        del parts
+        try:
+            self._cuda.destroy_stream(stream)
+        except RuntimeAdapterError as err:
+            first = first or err
+        if first is not None:
+            raise first
+
+    def _open_stream(self) -> int:
+        if self._stream is None:
+            raise closed_error()
+        return self._stream
+
+    def _view(self, name: str, spec: TensorSpec, batch: int) -> Array:
+        shape = self.model.shape(spec, batch)
+        return self._host[name].array[: _num_bytes(spec, shape)].view(spec.dtype).reshape(shape)
+
+    def _execute(self, batch: int, stream: int) -> None:
+        if not self._graphs:
+            if self._shaped_for != batch:
+                self._prepare(self._context, batch)
+                self._shaped_for = batch
+            self._enqueue(self._context, stream)
+            return
+        captured = self._captured.pop(batch, None)
+        if captured is not None and captured.addresses != self._addresses():
+            captured.close()
+            captured = None
+        if captured is None:
+            self._captured[batch] = self._capture(batch, stream)  # its plain execution has computed this call
+        else:
+            self._captured[batch] = captured  # the newest is last
+            self._cuda.launch_graph(captured.executable, stream)
+
+    def _capture(self, batch: int, stream: int) -> _Captured:
+        """Execute once, which makes TensorRT initialize what it does lazily, then record the same.
+
+        A graph is valid as long as its context is left alone, so each has a context of its own.
+        Source: TensorRT developer guide, CUDA graphs.
+        """
+        context = self._context_for_graph()
+        self._prepare(context, batch)
+        self._enqueue(context, stream)
+        self._cuda.synchronize(stream)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
+            raise RuntimeAdapterError(
+                f"{self.model.library.flavour}: this engine cannot be captured in a CUDA graph; open it with "
+                "cuda_graphs=False"
+            )
+        self._cuda.begin_capture(stream)
+        try:
+            self._enqueue(context, stream)
+        except BaseException:
+            with suppress(RuntimeAdapterError):  # leave capture mode, whatever became of the recording
+                self._cuda.destroy_graph(self._cuda.end_capture(stream))
+            raise
+        graph = self._cuda.end_capture(stream)
+        try:
+            executable = self._cuda.instantiate_graph(graph)
+        finally:
+            self._cuda.destroy_graph(graph)
+        return _Captured(self._cuda, context, executable, self._addresses())
+
+    def _context_for_graph(self) -> Any:
+        context, self._context = self._context, None  # the one made with the lane is the first graph's
+        with self.model.making:  # so that no other lane takes the profile of a context that is exchanged
+            while context is None:
+                if len(self._captured) >= _GRAPHS_PER_LANE:
+                    self._drop_oldest()
+                try:
+                    context = self._new_context()
+                except ProfileInUseError:
+                    if not self._captured:
+                        raise
+                    self._drop_oldest()
+        return context
+
+    def _drop_oldest(self) -> None:
+        self._captured.pop(next(iter(self._captured))).close()
+
+    def _new_context(self) -> Any:
+        model = self.model
+        with model.making:
+            context = model.engine.create_execution_context()
+            if context is None:
+                raise model.failed("creating an execution context (is there enough GPU memory?)")
+            if model.batch is not None and context.active_optimization_profile < 0:
+                stream = self._open_stream()
+                if not context.set_optimization_profile_async(PROFILE, stream):
+                    raise ProfileInUseError(str(model.failed("taking the optimization profile")))
+                self._cuda.synchronize(stream)
+        return context
+
+    def _prepare(self, context: Any, batch: int) -> None:
+        """Tell a context the shapes and where the tensors are."""
+        model = self.model
+        for name, spec in model.inputs.items():
+            if not context.set_input_shape(name, model.shape(spec, batch)):
+                raise model.failed(f"setting input {name!r} to {list(model.shape(spec, batch))}")
+        if unknown := context.infer_shapes():
+            raise model.failed(f"inferring the shape of {unknown[0]!r}")
+        for name, spec in model.outputs.items():
+            shape = tuple(int(size) for size in context.get_tensor_shape(name))
+            if shape != model.shape(spec, batch):
+                raise RuntimeAdapterError(
+                    f"output {name!r} has shape {list(shape)} at batch {batch}, expected "
+                    f"{list(model.shape(spec, batch))}; its first axis must be the batch"
+                )
+        for name, address in self._addresses().items():
+            if not context.set_tensor_address(name, address):
+                raise model.failed(f"setting the address of {name!r}")
+
+    def _enqueue(self, context: Any, stream: int) -> None:
+        if not context.execute_async_v3(stream):
+            raise self.model.failed("executing the engine")
+
+    def _addresses(self) -> dict[str, int]:
+        return {name: buffer.address for name, buffer in self._device.items()}
+
+
+class _Captured:
+    """One batch size as an executable CUDA graph, and the context it was recorded from."""
+
+    def __init__(self, cuda: CudaRuntime, context: Any, executable: int, addresses: Mapping[str, int]) -> None:
+        self._cuda = cuda
+        self._context = context
+        self.executable = executable
+        self.addresses = addresses
+
+    def close(self) -> None:
+        """Release graph, then context."""
+        try:
+            self._cuda.destroy_executable(self.executable)
+        finally:
+            self._context = None
+
+
+def _num_bytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+
+
+def close_all(parts: Iterable[Lane | _Captured | DeviceBuffer | PinnedBuffer]) -> None:
+    """Close every part, then raise the first error if there was one."""
+    first: RuntimeAdapterError | None = None
+    for part in parts:
+        try:
+            part.close()
+        except RuntimeAdapterError as err:
+            first = first or err
+    if first is not None:
+        raise first
