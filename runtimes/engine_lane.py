@@ -36,7 +36,7 @@ class LoadedEngine:
     """A deserialized engine.
 
     Attributes:
-        library: What loaded it.
+        loaded_by: The library that loaded it.
         runtime: TensorRT's runtime, which must live as long as the engine.
         engine: The engine.
         inputs: Specification of each input; the first axis is None where the profile has a range.
@@ -45,7 +45,7 @@ class LoadedEngine:
         making: Held while contexts are made or exchanged for others.
     """
 
-    library: TensorRtLibrary
+    loaded_by: TensorRtLibrary
     runtime: Any
     engine: Any
     inputs: Mapping[str, TensorSpec]
@@ -59,7 +59,7 @@ class LoadedEngine:
 
     def failed(self, what: str) -> RuntimeAdapterError:
         """Return the error for a refused call, with TensorRT's own words."""
-        return RuntimeAdapterError(f"{self.library.flavour}: {what} failed: {self.library.log.last_words()}")
+        return RuntimeAdapterError(f"{self.loaded_by.flavour}: {what} failed: {self.loaded_by.log.last_words()}")
 
 
 def run_in_pieces(lane: Lane, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -189,7 +189,7 @@ class Lane:
         self._cuda.synchronize(stream)
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
             raise RuntimeAdapterError(
-                f"{self.model.library.flavour}: this engine cannot be captured in a CUDA graph; open it with "
+                f"{self.model.loaded_by.flavour}: this engine cannot be captured in a CUDA graph; open it with "
                 "cuda_graphs=False"
             )
         self._cuda.begin_capture(stream)
