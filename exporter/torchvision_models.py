@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -38,8 +40,27 @@ def load(request: ModelRequest) -> LoadedModel:
     if request.weights == RANDOM_WEIGHTS:
         return load_random(architecture, request)
     if is_weights_file(request.weights):
-        return load_file(architecture, request)
+        return _told_by_file_name(load_file(architecture, request), request)
     return _load_enum(architecture, request)
+
+
+def _told_by_file_name(loaded: LoadedModel, request: ModelRequest) -> LoadedModel:
+    """Take preprocessing and labels from torchvision where the file has the name of one of its downloads.
+
+    `resnet50-11ad3fa6.pth` is the V2 recipe, which resizes to 232 and not to 256; eight digits of the file's hash are
+    in the name.
+    """
+    file = Path(request.weights).name
+    members = torchvision.models.get_model_weights(request.name)
+    member = next((member for member in members if member.url.rpartition("/")[2] == file), None)
+    if member is None or len(member.meta["categories"]) != loaded.num_classes:
+        return loaded
+    return replace(
+        loaded,
+        preprocessing=preprocessing_from_transforms(member.transforms()),
+        preprocessing_source=f"{member}.transforms(), by the file's name",
+        labels=loaded.labels or tuple(member.meta["categories"]),
+    )
 
 
 def preprocessing_from_transforms(transforms: Any) -> Preprocessing:

@@ -236,3 +236,29 @@ def test_name_of_a_weights_member_is_taken_for_a_file_where_there_is_one(tmp_pat
 
 def test_seed_is_the_documented_one():
     assert architecture.RANDOM_SEED == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "resize", "told"),
+    [("resnet18-f37072fd.pth", 256, True), ("resnet18-finetuned.pth", 256, False)],
+)
+def test_a_file_with_the_name_of_a_download_has_its_recipe_and_labels(tmp_path, file, resize, told):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / file)
+    loaded = load(ModelRequest("resnet18", str(tmp_path / file)))
+    assert loaded.preprocessing.resize == resize
+    assert (loaded.labels is not None) is told
+    assert ("by the file's name" in loaded.preprocessing_source) is told
+
+
+def test_the_second_recipe_is_not_taken_for_the_first(tmp_path):
+    file = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.url.rpartition("/")[2]
+    torch.save(torchvision.models.resnet50().state_dict(), tmp_path / file)
+    assert load(ModelRequest("resnet50", str(tmp_path / file))).preprocessing.resize == 232
+
+
+def test_a_finetuned_file_under_the_name_of_a_download_keeps_its_own_classes(tmp_path):
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(torchvision.models.resnet18(num_classes=8).state_dict(), path)
+    loaded = load(ModelRequest("resnet18", str(path)))
+    assert loaded.labels is None
+    assert loaded.num_classes == 8
