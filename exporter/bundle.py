@@ -104,7 +104,7 @@ def _replace(output: Path, folder: Path) -> None:
     try:
         output.rename(old)
         folder.rename(output)
-    except BaseException:
+    except BaseException:  # Ctrl-C between the two renames too: the old bundle goes back
         if folder.exists() and old.exists():  # the new bundle is not in place, the old one no longer
             _put_back(old, output)
         raise

@@ -101,7 +101,7 @@ class Lane:
                 size = max(1, _num_bytes(spec, model.shape(spec, largest)))
                 self._host[name] = PinnedBuffer(cuda, size)
                 self._device[name] = DeviceBuffer(cuda, size)
-        except BaseException:
+        except BaseException:  # an interrupt too: GPU memory must not leak
             with suppress(RuntimeAdapterError):
                 self.close()
             raise
@@ -195,7 +195,7 @@ class Lane:
         self._cuda.begin_capture(stream)
         try:
             self._enqueue(context, stream)
-        except BaseException:
+        except BaseException:  # an interrupt too: the stream must not stay in capture mode
             with suppress(RuntimeAdapterError):  # leave capture mode, whatever became of the recording
                 self._cuda.destroy_graph(self._cuda.end_capture(stream))
             raise

@@ -49,7 +49,7 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
         return _fail(err, EXIT_BAD_INPUT, words)
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
+        print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"

@@ -84,6 +84,7 @@ def run_export(options: ExportOptions) -> None:
     rows = measure(options, artefacts, images, classes, terminal)
     report = write_bundle(options, artefacts, rows, golden, images, terminal)
     if options.engine:
+        terminal.done(f"bundle written: {options.output}/; it stays, whatever becomes of the engine")
         report["engine"] = _build_engine(options, terminal)
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
