@@ -1,14 +1,15 @@
-"""From a histogram of |x| to amax, the largest absolute value symmetric INT8 keeps.
+"""From a histogram of |x| to amax, the largest absolute value that 8 bits keep.
 
-INT8 has the levels -127 to 127: `scale = amax / 127`, and |x| above amax is clipped to it. Each function is
-pure and works in units of the bin width, a power of two, so a tensor multiplied by `2**k` gets an amax
-multiplied by exactly `2**k`. All raise EmptyHistogramError on a histogram without values, and give a dead
-tensor `MIN_AMAX`.
+Symmetric INT8 has the levels -127 to 127: `scale = amax / 127`, and |x| above amax is clipped to it; `Levels` says it
+where the levels are others. Each function is pure and works in units of the bin width, a power of two, so a tensor
+multiplied by `2**k` gets an amax multiplied by exactly `2**k`. All raise EmptyHistogramError on a histogram without
+values, and give a dead tensor `MIN_AMAX`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,33 @@ leaves about 0.05 percent of amax between neighbours. Measured in tests/calibrat
 
 _MSE_TIE = 1e-12
 """Squared errors nearer than this share of the sum of squares (-120 dB; INT8 gives about -45) are ties."""
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How many steps there are, and over what: `scale(amax) = (amax + min(amax, other_side)) / num_steps`.
+
+    Attributes:
+        num_steps: 127 where they reach from 0 to amax (symmetric INT8 mirrors them), 255 for UINT8.
+        other_side: Largest |x| on the side of 0 where values are smaller, in tensor units, if the steps have to
+            cover both sides; 0 if they begin at 0.
+    """
+
+    num_steps: int = QMAX
+    other_side: float = 0.0
+
+    def scales(self, amax: NDArray[np.float64], unit: float = 1.0) -> NDArray[np.float64]:
+        """Return the scale of each amax, float64 of the same shape; both in multiples of `unit` tensor units."""
+        scales: NDArray[np.float64] = (amax + np.minimum(amax, self.other_side / unit)) / self.num_steps
+        return scales
+
+    def num_up_to(self, max_abs: float) -> int:
+        """Return the number of levels from 0 to `max_abs`, 0 included, when nothing is clipped."""
+        return 1 + (round(self.num_steps * max_abs / (max_abs + self.other_side)) if max_abs else self.num_steps)
+
+
+INT8 = Levels()
+"""Symmetric INT8: scale = amax / 127."""
 
 
 def max_amax(histogram: Histogram) -> float:
@@ -156,8 +184,8 @@ def entropy_amax(
     return _usable(clip / num_bins * histogram.max_abs)
 
 
-def mse_amax(histogram: Histogram) -> float:
-    """Return the amax with the least mean squared error of INT8 quantize-dequantize.
+def mse_amax(histogram: Histogram, levels: Levels = INT8) -> float:
+    """Return the amax with the least mean squared error of 8-bit quantize-dequantize.
 
     The error is integrated exactly over each bin, its values taken as evenly spread, so that steps near the
     bin width are judged rightly too. Two bins are points: bin 0, zeros, which every scale represents
@@ -167,6 +195,7 @@ def mse_amax(histogram: Histogram) -> float:
 
     Args:
         histogram: Counts of |x|.
+        levels: Which levels there are.
 
     Returns:
         The amax, in tensor units, > 0 and not above the maximum.
@@ -183,11 +212,12 @@ def mse_amax(histogram: Histogram) -> float:
     largest = histogram.max_abs / histogram.bin_width  # in bins; exact
     tie = _MSE_TIE * float(counts @ np.square(np.arange(len(counts))))
     candidates = np.geomspace(largest / _MSE_SPAN, largest, _MSE_NUM_COARSE)
-    best = _last_within(_squared_errors(counts, largest, candidates), tie)
+    unit = histogram.bin_width
+    best = _last_within(_squared_errors(counts, largest, candidates, levels.scales(candidates, unit)), tie)
     for _ in range(2):
         low, high = candidates[max(best - 1, 0)], candidates[min(best + 1, len(candidates) - 1)]
         candidates = np.union1d(np.linspace(low, high, _MSE_NUM_FINE), candidates[best])
-        best = _last_within(_squared_errors(counts, largest, candidates), tie)
+        best = _last_within(_squared_errors(counts, largest, candidates, levels.scales(candidates, unit)), tie)
     return _usable(float(candidates[best]) * histogram.bin_width)
 
 
@@ -269,11 +299,11 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _squared_errors(
-    counts: NDArray[np.float64], largest: float, candidates: NDArray[np.float64]
+    counts: NDArray[np.float64], largest: float, candidates: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the summed squared quantization error for every amax, float64 [num_candidates].
 
-    With step s and n = min(round(x / s), 127), the squared error integrated from 0 to x, clipping too, is
+    With step s and n = min(round(x / s), round(amax / s)), the squared error integrated from 0 to x, clipping too, is
 
         F(x) = n * s**3 / 12 + (x - n * s)**3 / 3
 
@@ -283,16 +313,18 @@ def _squared_errors(
         counts: float64 [num_bins]; bin j spans [j, j + 1).
         largest: The maximum, in bins; its bin counts as a point.
         candidates: Clip values in bins, float64 [num_candidates], > 0.
+        scales: The step of each, in bins, float64 [num_candidates], > 0.
     """
     top = int(largest)
     density = np.concatenate([[0.0], counts[1:top], [0.0]])
     edges = np.arange(1, top + 1, dtype=np.float64)
     weights = -np.diff(density)  # edge e closes bin e - 1 and opens bin e
-    steps = candidates[:, np.newaxis] / QMAX
-    levels = np.minimum(np.rint(edges / steps), QMAX)
+    tops = np.rint(candidates / scales)
+    steps = scales[:, np.newaxis]
+    levels = np.minimum(np.rint(edges / steps), tops[:, np.newaxis])
     remainders = edges - levels * steps
     cubes = remainders * remainders * remainders
     steps = steps[:, 0]
-    point = largest - np.minimum(np.rint(largest / steps), QMAX) * steps
+    point = largest - np.minimum(np.rint(largest / steps), tops) * steps
     errors: NDArray[np.float64] = (levels @ weights) * steps**3 / 12 + (cubes @ weights) / 3 + counts[top] * point**2
     return errors

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added the dialect and unsigned ranges; 1, without them, is read as the TensorRT dialect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,21 @@ class TensorRange:
 
     Attributes:
         amax: Largest absolute value kept, in tensor units, > 0.
-        scale: amax / 127, the INT8 step, as float32 stores it.
+        scale: The step, as float32 stores it: amax / 127 for INT8, (high - low) / 255 for UINT8.
         max_abs: Largest absolute value seen, exact; `max_abs > amax` means that values are clipped.
+        zero_point: The level of 0: 0 for INT8, -low / scale for UINT8.
+        dtype: "int8" (-127 to 127) or "uint8" (0 to 255).
+        min_value: Least value seen, exact; None where only `max_abs` was looked for.
+        max_value: Largest value seen, likewise.
     """
 
     amax: float
     scale: float
     max_abs: float
+    zero_point: int = 0
+    dtype: str = "int8"
+    min_value: float | None = None
+    max_value: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a range that no engine takes."""
@@ -38,6 +48,20 @@ class TensorRange:
             )
         if not (math.isfinite(self.max_abs) and self.max_abs >= 0):
             raise CalibrationError(f"a range needs a finite max_abs >= 0, got {self.max_abs}")
+        limits = {"int8": range(1), "uint8": range(256)}
+        if self.dtype not in limits or self.zero_point not in limits[self.dtype]:
+            raise CalibrationError(
+                f"a range needs dtype int8 with zero_point 0 or uint8 with 0 to 255, got {self.dtype!r} with "
+                f"{self.zero_point!r}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the range as `calibration.json` holds it."""
+        content: dict[str, Any] = {"amax": self.amax, "scale": self.scale, "max_abs": self.max_abs}
+        if self.dtype != "int8":
+            content.update(zero_point=self.zero_point, dtype=self.dtype)
+        seen = {"min_value": self.min_value, "max_value": self.max_value}
+        return {**content, **{name: value for name, value in seen.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +76,7 @@ class CalibrationTable:
         input_std: Per channel standard deviation of the same.
         image_list_sha256: Hash of the names and contents of the images, empty when arrays were given.
         seed: Seed of the sample, None when nothing was sampled.
+        dialect: Which tensors have ranges, and of which kind.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -61,26 +86,20 @@ class CalibrationTable:
     input_std: tuple[float, ...]
     image_list_sha256: str = ""
     seed: int | None = None
+    dialect: Dialect = Dialect.TENSORRT
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "dialect": self.dialect.value,
             "method": dict(self.method),
             "num_images": self.num_images,
             "image_list_sha256": self.image_list_sha256,
             "seed": self.seed,
             "input_mean": list(self.input_mean),
             "input_std": list(self.input_std),
-            "tensors": {
-                name: {
-                    "amax": kept.amax,
-                    "scale": kept.scale,
-                    "max_abs": kept.max_abs,
-                    "method": self.method["name"],
-                }
-                for name, kept in self.ranges.items()
-            },
+            "tensors": {name: {**kept.to_json(), "method": self.method["name"]} for name, kept in self.ranges.items()},
         }
 
     @classmethod
@@ -92,22 +111,32 @@ class CalibrationTable:
         """
         if not isinstance(content, Mapping):
             raise CalibrationError(f"calibration table: got {type(content).__name__}, expected an object")
-        if content.get("schema_version") != SCHEMA_VERSION:
+        if content.get("schema_version") not in (1, SCHEMA_VERSION):
             raise CalibrationError(
-                f"calibration table: got schema {content.get('schema_version')}, expected {SCHEMA_VERSION}"
+                f"calibration table: got schema {content.get('schema_version')}, expected 1 or {SCHEMA_VERSION}"
             )
         try:
             return cls(
-                ranges={
-                    name: TensorRange(entry["amax"], entry["scale"], entry["max_abs"])
-                    for name, entry in content["tensors"].items()
-                },
+                ranges={name: _range_from_json(entry) for name, entry in content["tensors"].items()},
                 method=dict(content["method"]),
                 num_images=content["num_images"],
                 input_mean=tuple(content["input_mean"]),
                 input_std=tuple(content["input_std"]),
                 image_list_sha256=content["image_list_sha256"],
                 seed=content["seed"],
+                dialect=Dialect("tensorrt" if content["schema_version"] == 1 else content["dialect"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err
+
+
+def _range_from_json(entry: Mapping[str, Any]) -> TensorRange:
+    return TensorRange(
+        entry["amax"],
+        entry["scale"],
+        entry["max_abs"],
+        entry.get("zero_point", 0),
+        entry.get("dtype", "int8"),
+        entry.get("min_value"),
+        entry.get("max_value"),
+    )

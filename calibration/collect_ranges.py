@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.calibration_table import CalibrationTable, TensorRange
+from calibration.activation_range import activation_range
+from calibration.calibration_table import CalibrationTable
+from calibration.dialect import Dialect
+from calibration.dialect_placement import place
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.histogram import Histogram
-from calibration.method import MeanSquaredError, Method, amax, describe
-from calibration.placement import place_qdq
-from calibration.quantize_weight import QMAX
+from calibration.method import MeanSquaredError, Method, describe
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
 
@@ -38,14 +39,16 @@ def calibrate(
     *,
     open_runtime: Callable[[ModelProto], Runtime],
     method: Method | None = None,
+    dialect: Dialect = Dialect.TENSORRT,
 ) -> CalibrationTable:
-    """Return the range of every tensor that `place_qdq` wants quantized.
+    """Return the range of every tensor that the dialect wants quantized.
 
     Args:
         model: Folded float32 model with one input.
         batches: Preprocessed images, float32 [n, C, H, W]; n may differ between batches. Consumed once.
         open_runtime: Opens a model, such as `runtimes.OrtRuntime`; called once, closed at the end.
         method: How to get from histogram to amax; mean squared error by default.
+        dialect: Who the file is for; the table carries it to `insert_qdq`.
 
     Returns:
         The table, in graph order.
@@ -55,7 +58,9 @@ def calibrate(
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
     """
     chosen = MeanSquaredError() if method is None else method
-    tensors = tuple(place_qdq(model).activations)
+    placement = place(model, dialect)
+    source_of = {name: placement.same_range.get(name, name) for name in placement.activations}
+    tensors = tuple(dict.fromkeys(source_of.values()))
     if not tensors:
         raise CalibrationError("the model has no Conv or Gemm with a constant weight; there is nothing to quantize")
     collector = RangeCollector(tensors)
@@ -66,26 +71,27 @@ def calibrate(
             collector.add(images, {input_name: images, **runtime.run({input_name: images})})
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
+    ranges = {
+        name: activation_range(dialect, chosen, collector.histograms[name], *collector.extremes[name])
+        for name in tensors
+    }
     return CalibrationTable(
-        ranges={name: _tensor_range(collector.histograms[name], chosen) for name in tensors},
+        ranges={name: ranges[source] for name, source in source_of.items()},
         method=describe(chosen),
         num_images=collector.num_images,
         input_mean=collector.input_mean,
         input_std=collector.input_std,
+        dialect=dialect,
     )
-
-
-def _tensor_range(histogram: Histogram, method: Method) -> TensorRange:
-    kept = amax(method, histogram)
-    return TensorRange(amax=kept, scale=float(np.float32(kept / QMAX)), max_abs=histogram.max_abs)
 
 
 @dataclass(slots=True)
 class RangeCollector:
-    """Histograms of the named tensors and statistics of the input, over all batches added."""
+    """Histograms and exact extremes of the named tensors, and statistics of the input, over all batches added."""
 
     tensors: tuple[str, ...]
     histograms: dict[str, Histogram] = field(init=False)
+    extremes: dict[str, tuple[float, float]] = field(init=False, default_factory=dict)
     num_images: int = field(init=False, default=0)
     _sum: NDArray[np.float64] | None = field(init=False, default=None)
     _sum_of_squares: NDArray[np.float64] | None = field(init=False, default=None)
@@ -108,13 +114,16 @@ class RangeCollector:
         first, last = self.num_images, self.num_images + len(images) - 1
         for name in self.tensors:
             array = values[name]
-            largest = max(float(array.max()), -float(array.min()))
+            low, high = float(array.min()), float(array.max())
+            largest = max(high, -low)
             if not np.isfinite(largest):
                 raise NonFiniteActivationError(
                     f"tensor {name!r} holds {np.count_nonzero(~np.isfinite(array))} NaN or Inf on calibration images "
                     f"{first} to {last}; check the weights and that the preprocessing is the one of training"
                 )
             self.histograms[name].add(_strided_sample(array, first), max_abs=largest)
+            seen = self.extremes.get(name, (low, high))
+            self.extremes[name] = (min(seen[0], low), max(seen[1], high))
         self._add_statistics(images)
         self.num_images += len(images)
 

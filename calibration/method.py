@@ -11,6 +11,8 @@ from typing import TypeAlias
 from calibration.amax import (
     ENTROPY_NUM_BINS,
     ENTROPY_NUM_LEVELS,
+    INT8,
+    Levels,
     check_percentile,
     entropy_amax,
     max_amax,
@@ -44,7 +46,7 @@ class Entropy:
     """The amax of least KL(reference || quantized).
 
     Attributes:
-        num_bins: Bins over [0, max], at least 128; the histogram must have twice as many.
+        num_bins: Bins over [0, max], at least 128 (256 for unsigned levels); the histogram must have twice as many.
     """
 
     num_bins: int = ENTROPY_NUM_BINS
@@ -91,12 +93,13 @@ def describe(method: Method) -> dict[str, str | int | float]:
     return {"name": name, **asdict(method)}
 
 
-def amax(method: Method, histogram: Histogram) -> float:
+def amax(method: Method, histogram: Histogram, levels: Levels = INT8) -> float:
     """Return the amax the method gives for a histogram.
 
     Args:
         method: Which way.
         histogram: Counts of |x| of one tensor.
+        levels: Which levels there are; the largest value and percentiles do not depend on it.
 
     Returns:
         The amax, in tensor units, > 0.
@@ -112,8 +115,8 @@ def amax(method: Method, histogram: Histogram) -> float:
         case Percentile(percentile):
             return percentile_amax(histogram, percentile)
         case Entropy(num_bins):
-            return entropy_amax(histogram, num_bins=num_bins)
+            return entropy_amax(histogram, num_bins=num_bins, num_levels=levels.num_up_to(histogram.max_abs))
         case MeanSquaredError():
-            return mse_amax(histogram)
+            return mse_amax(histogram, levels)
         case _:
             raise TypeError(f"got {method!r}, expected a calibration method; see method_from_name()")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -40,6 +40,25 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizedBias:
+    """One constant bias to store as INT32, with the scale of its layer's sums.
+
+    Attributes:
+        name: What the INT32 constant is called: `source`, unless several layers share that.
+        source: The float constant.
+        node: The layer that reads it, as its input number 2.
+        data: The layer's data input, whose scale times the weight's is the bias's.
+        weight: The layer's weight.
+    """
+
+    name: str
+    source: str
+    node: str
+    data: str
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where Q/DQ goes.
 
@@ -49,6 +68,8 @@ class Placement:
         residual_adds: The residual additions whose shortcut is quantized.
         num_adds: All additions of two computed tensors, matched or not.
         skipped: Why a node stays in float, one sentence each.
+        biases: The biases to quantize; none in the TensorRT dialect.
+        same_range: Activation to the activation whose range it takes, where that is not a matter of course.
     """
 
     activations: Mapping[str, tuple[Reader, ...]]
@@ -56,6 +77,8 @@ class Placement:
     residual_adds: tuple[ResidualAdd, ...]
     num_adds: int
     skipped: tuple[str, ...]
+    biases: tuple[QuantizedBias, ...] = ()
+    same_range: Mapping[str, str] = field(default_factory=dict)
 
 
 def place_qdq(model: ModelProto) -> Placement:
@@ -64,7 +87,7 @@ def place_qdq(model: ModelProto) -> Placement:
     Raises:
         PlacementError: If two nodes share a name or a node has none: readers are told apart by it.
     """
-    _check_node_names(model.graph)
+    check_node_names(model.graph)
     graph_inputs = {info.name for info in model.graph.input}
     index = index_graph(model.graph)
     residuals = find_residual_adds(model)
@@ -74,11 +97,11 @@ def place_qdq(model: ModelProto) -> Placement:
     skipped = list(residuals.skipped)
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            if reason := _why_not_quantized(node, index, graph_inputs):
+            if reason := why_not_quantized(node, index, graph_inputs):
                 skipped.append(f"{node.name}: {reason}")
                 continue
             activations.setdefault(node.input[0], []).append(Reader(node.name, 0))
-            weights[node.input[1]] = QuantizedWeight(node.input[1], _output_channel_axis(node))
+            weights[node.input[1]] = QuantizedWeight(node.input[1], output_channel_axis(node))
         elif add := shortcuts.get(node.name):
             activations.setdefault(add.shortcut, []).append(Reader(node.name, add.shortcut_index))
     return Placement(
@@ -90,7 +113,8 @@ def place_qdq(model: ModelProto) -> Placement:
     )
 
 
-def _check_node_names(graph: GraphProto) -> None:
+def check_node_names(graph: GraphProto) -> None:
+    """Raise PlacementError unless every node has a name of its own."""
     names = Counter(node.name for node in graph.node)
     if bad := [name for name, count in names.items() if count > 1 or not name]:
         raise PlacementError(
@@ -99,12 +123,12 @@ def _check_node_names(graph: GraphProto) -> None:
         )
 
 
-def _output_channel_axis(node: NodeProto) -> int:
+def output_channel_axis(node: NodeProto) -> int:
     """Return the output-channel axis: 0 for Conv [O, I, kH, kW] and Gemm with transB = 1 [O, I], else 1."""
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) == 1 else 1
 
 
-def _why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]) -> str:
+def why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]) -> str:
     """Return why a Conv or Gemm must stay in float, or an empty string."""
     weight = index.initializer.get(node.input[1])
     if weight is None:
@@ -119,7 +143,7 @@ def _why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str
         return f"its weight {node.input[1]!r} is a graph output"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha != 1 or transA"
-    axes = {_output_channel_axis(use.node) for use in index.uses[node.input[1]] if use.node.op_type in ("Conv", "Gemm")}
+    axes = {output_channel_axis(use.node) for use in index.uses[node.input[1]] if use.node.op_type in ("Conv", "Gemm")}
     if len(axes) > 1 or any(
         use.node.op_type not in ("Conv", "Gemm") or use.place != 1 for use in index.uses[node.input[1]]
     ):

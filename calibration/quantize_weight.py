@@ -38,15 +38,18 @@ class QuantizedArray:
     axis: int
 
 
-def quantize_weight(weight: NDArray[Any], *, axis: int) -> QuantizedArray:
+def quantize_weight(
+    weight: NDArray[Any], *, axis: int, least_scale: NDArray[np.float64] | None = None
+) -> QuantizedArray:
     """Quantize a weight per channel along `axis`.
 
     Args:
         weight: float32, Conv [O, I/groups, kH, kW] or Gemm [O, I] / [I, O].
         axis: The output-channel axis.
+        least_scale: float64 [C], what no scale may be below, where something else than the weight needs room.
 
     Returns:
-        Values, scales and axis. A channel of zeros gets scale 1: TensorRT takes no scale of 0.
+        Values, scales and axis. A channel of zeros gets scale 1, TensorRT takes no scale of 0, or its least scale.
 
     Raises:
         CalibrationError: If the weight holds NaN or Inf.
@@ -56,7 +59,11 @@ def quantize_weight(weight: NDArray[Any], *, axis: int) -> QuantizedArray:
     others = tuple(place for place in range(weight.ndim) if place != axis)
     amax = np.abs(weight).max(axis=others).astype(np.float64)
     scale = (amax / QMAX).astype(np.float32)
-    scale[scale < MIN_SCALE] = 1.0
+    dead = scale < MIN_SCALE
+    scale[dead] = 1.0
+    if least_scale is not None:
+        floor = least_scale.astype(np.float32)
+        scale = np.where(dead & (floor >= MIN_SCALE), floor, np.maximum(scale, floor))
     shape = [1] * weight.ndim
     shape[axis] = -1
     levels = np.rint(weight / scale.reshape(shape))

@@ -30,6 +30,7 @@ class Target:
         opset: The opset written unless asked otherwise.
         max_opset: The newest opset that this target reads correctly.
         reads: What the limit was taken from, for messages and the manifest.
+        dialect: How INT8 is written for it, the value of a `calibration.dialect.Dialect`: "tensorrt" or "onnxruntime".
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
     """
@@ -38,6 +39,7 @@ class Target:
     opset: int
     max_opset: int
     reads: str
+    dialect: str = "tensorrt"
     exact_int8_simulation: bool = True
 
 
@@ -51,7 +53,14 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)"),
             Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
             Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)"),
-            Target("onnxruntime", 20, 20, "ONNX Runtime 1.17 or newer", exact_int8_simulation=False),
+            Target(
+                "onnxruntime",
+                20,
+                20,
+                "ONNX Runtime 1.17 or newer",
+                dialect="onnxruntime",
+                exact_int8_simulation=False,
+            ),
         )
     }
 )

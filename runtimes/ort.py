@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnxruntime
 
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
+from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.protocol import Array, TensorSpec, check_inputs
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ class OrtRuntime:
         model: Path, bytes or `ModelProto`.
         providers: Execution providers in order of preference; the first must load.
         exact_qdq: Compute Q/DQ models as they are written (quantize, dequantize, float arithmetic between), which
-            is what TensorRT's INT8 kernels compute up to rounding of the sum. Where ONNX Runtime fuses them into
-            integer kernels of its own, results differ between CPUs: kernels without VNNI may saturate in 16 bit
-            (microsoft/onnxruntime#6004).
+            is what TensorRT's INT8 kernels compute up to rounding of the sum.
+        allow_saturation: Run ONNX Runtime's integer kernels as any session without options runs them. By default they
+            are exact on every CPU: where the default ones may saturate (`runtimes.int8_kernels`) the slower ones are
+            asked for. ONNX Runtime cannot do that for files whose weights share a zero point, as those for TensorRT
+            do; these open with the default kernels, and `may_saturate` says so.
         num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
 
     Raises:
@@ -61,17 +64,25 @@ class OrtRuntime:
         *,
         providers: Sequence[str] = (CPU_PROVIDER,),
         exact_qdq: bool = False,
+        allow_saturation: bool = False,
         num_threads: int = 0,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = num_threads
-        # From the second run of a shape on, a memory pattern holds one more block for all intermediate tensors: 40 MB
-        # for 64 images of a ResNet-20 with its activations as outputs, and no faster (measured on x86-64).
-        options.enable_mem_pattern = False
-        if exact_qdq:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._session: Any = _open_session(model, options, providers)
+        saturates = not exact_qdq and bool(why_int8_saturates())
+        self._may_saturate = saturates and allow_saturation
+        options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
+        if saturates and not allow_saturation:
+            options.add_session_config_entry(*PRECISE_OPTION)
+            # Fatal errors only: what is logged on the first attempt is either no error or raised by the second one.
+            options.log_severity_level = 4
+        try:
+            self._session: Any = _open_session(model, options, providers)
+        except RuntimeAdapterError:
+            if not saturates or allow_saturation:
+                raise
+            self._session = _open_session(
+                model, _session_options(exact_qdq=exact_qdq, num_threads=num_threads), providers
+            )
+            self._may_saturate = True
         self._input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
         self._output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
 
@@ -84,6 +95,11 @@ class OrtRuntime:
     def output_specs(self) -> Mapping[str, TensorSpec]:
         """Name to specification of every output, in the model's order."""
         return self._output_specs
+
+    @property
+    def may_saturate(self) -> bool:
+        """Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits."""
+        return self._may_saturate
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`.
@@ -112,6 +128,18 @@ class OrtRuntime:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = num_threads
+    # From the second run of a shape on, a memory pattern holds one more block for all intermediate tensors: 40 MB
+    # for 64 images of a ResNet-20 with its activations as outputs, and no faster (measured on x86-64).
+    options.enable_mem_pattern = False
+    if exact_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 def _open_session(

@@ -280,6 +280,7 @@ def _quantize(
     options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
 ) -> tuple[CalibrationTable, QuantizedModel]:
     from calibration.collect_ranges import calibrate
+    from calibration.dialect import Dialect
     from calibration.qdq import insert_qdq
     from calibration.sample_images import SEED, image_list_sha256
     from runtimes.ort import OrtRuntime
@@ -293,7 +294,8 @@ def _quantize(
             used.extend(batch.paths)
             yield batch.images
 
-    measured = calibrate(exported.onnx, arrays(), open_runtime=OrtRuntime, method=options.method)
+    dialect = Dialect(options.target.dialect)
+    measured = calibrate(exported.onnx, arrays(), open_runtime=OrtRuntime, method=options.method, dialect=dialect)
     table = replace(measured, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
     quantized = insert_qdq(exported.onnx, table)
     placement = quantized.placement
@@ -301,8 +303,13 @@ def _quantize(
         f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
         f"{len(placement.weights)} weights in INT8"
     )
-    adds = len(placement.residual_adds)
-    terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
+    if dialect is Dialect.ONNXRUNTIME:
+        terminal.done(
+            f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
+        )
+    else:
+        adds = len(placement.residual_adds)
+        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
     for reason in placement.skipped:
         terminal.warn(f"stays in float: {reason}")
     return table, quantized

@@ -12,6 +12,7 @@ import numpy as np
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages, ClassIndex
 from exporter.cli.terminal import Terminal
+from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.latency import Latency, measure_latency
 from runtimes.parity import ParityMeter, ParityReport, first_output
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 POOR_AGREEMENT = 0.9
 """Below this share of equal answers the run warns. Not a gate: networks of random weights get there too."""
+
+SATURATING_ROW = "INT8 default"
+"""Target onnxruntime on a CPU without VNNI: the INT8 file as a session without options runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,12 @@ def measure(
 ) -> list[Row]:
     """Return one row for PyTorch and one per file."""
     parity = _parity(options, artefacts, images, classes, terminal) if images.measured else {}
-    latency = _latency(artefacts, terminal)
+    latency = _latency(options, artefacts, terminal)
     rows = [Row("PyTorch FP32", None, parity.get("PyTorch FP32"), None)]
     for file, (name, _) in model_files(artefacts).items():
         rows.append(Row(name, file, parity.get(name), latency[name]))
+    if SATURATING_ROW in latency:
+        rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
     if not images.measured:
         terminal.warn(
             "no images were given, so nothing but equality on the package's own photographs was measured; "
@@ -76,6 +82,22 @@ def measure(
                 "do not deploy it before you know why"
             )
     return rows
+
+
+def int8_kernels_note() -> str:
+    """Return which of ONNX Runtime's INT8 kernels the INT8 row ran on, and what other sessions have to ask for."""
+    key, value = PRECISE_OPTION
+    if why := why_int8_saturates():
+        return (
+            f"{why}; the INT8 row ran on the exact ones, which OrtRuntime opens and other sessions get by "
+            f"{key}={value}; the row {SATURATING_ROW!r} is a session without it"
+        )
+    return f"They are exact on this CPU; on x86 without VNNI set {key}={value}, as OrtRuntime does"
+
+
+def _has_saturating_row(options: ExportOptions, artefacts: Artefacts) -> bool:
+    exact = options.target.exact_int8_simulation
+    return artefacts.quantized is not None and not exact and bool(why_int8_saturates())
 
 
 def _parity(
@@ -97,6 +119,9 @@ def _parity(
             name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
             for name, model in model_files(artefacts).values()
         }
+        if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
+            saturating = OrtRuntime(artefacts.quantized.model, allow_saturation=True)
+            candidates[SATURATING_ROW] = stack.enter_context(saturating)
         meters = {name: ParityMeter() for name in ("PyTorch FP32", *candidates)}
         for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
             labels = None if classes is None else [classes.of[path] for path in batch.paths]
@@ -107,8 +132,11 @@ def _parity(
     return {name: meter.report() for name, meter in meters.items()}
 
 
-def _latency(artefacts: Artefacts, terminal: Terminal) -> dict[str, Latency]:
-    """Time one image through each file, alone, with ONNX Runtime's default settings on the CPU."""
+def _latency(options: ExportOptions, artefacts: Artefacts, terminal: Terminal) -> dict[str, Latency]:
+    """Time one image through each file, alone, on the CPU, in the sessions that parity is measured in.
+
+    Files for TensorRT run as ONNX Runtime optimizes them, not as they are written: nobody would deploy that.
+    """
     from runtimes.ort import OrtRuntime
 
     height, width = artefacts.exported.loaded.preprocessing.input_size
@@ -118,6 +146,9 @@ def _latency(artefacts: Artefacts, terminal: Terminal) -> dict[str, Latency]:
     for name, model in terminal.track("timing", files, total=len(files)):
         with OrtRuntime(model) as runtime:
             result[name] = measure_latency(lambda opened=runtime: opened.run(image))  # type: ignore[misc]
+    if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
+        with OrtRuntime(artefacts.quantized.model, allow_saturation=True) as runtime:
+            result[SATURATING_ROW] = measure_latency(lambda: runtime.run(image))
     return result
 
 

@@ -18,7 +18,8 @@ def print_result(report: dict[str, Any]) -> None:
     if report["int8_arithmetic"] is not None:
         footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
-    print_table(title, COLUMNS, (table_row(row) for row in report["rows"]), footer)
+    rows = [*report["rows"], *filter(None, [report["int8_default_kernels"]])]
+    print_table(title, COLUMNS, (table_row(row) for row in rows), footer)
 
 
 def table_row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
-from exporter.cli.measure import Row, model_files, rows_to_json
+from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, model_files, rows_to_json
 from exporter.cli.terminal import Terminal
 from exporter.loaded_model import LoadedModel
 from exporter.trace import BATCH_AXIS
@@ -52,7 +53,7 @@ def write_bundle(
         _write_labels(folder / "labels.txt", loaded)
         np.savez_compressed(folder / "golden.npz", input=golden, logits=logits)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        report = _report(options, artefacts, rows_to_json(rows, sizes), images, terminal)
+        report = _report(options, artefacts, rows, sizes, images, terminal)
         write_json(folder / "report.json", report)
         write_manifest(folder, _manifest(options, artefacts, report, folder))
     return report
@@ -71,10 +72,12 @@ def _write_labels(path: Path, loaded: LoadedModel) -> None:
 def _report(
     options: ExportOptions,
     artefacts: Artefacts,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
+    sizes: Mapping[str, int],
     images: ChosenImages,
     terminal: Terminal,
 ) -> dict[str, Any]:
+    saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
     return {
         "bundle": str(options.output),
         "model": artefacts.exported.loaded.model_id,
@@ -87,7 +90,8 @@ def _report(
         },
         "measured_on": images.measured_from if images.measured else None,
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
-        "rows": rows,
+        "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
+        "int8_default_kernels": saturating[0] if saturating else None,
         "machine": f"{platform.machine()}, {platform.system()}",
         "next": next_command(options),
     }
@@ -96,7 +100,7 @@ def _report(
 def _int8_arithmetic(options: ExportOptions) -> str:
     if options.target.exact_int8_simulation:
         return "as written in the file (quantize, dequantize, float sums), the way TensorRT computes it"
-    return "as ONNX Runtime's default optimizations run the file on this CPU"
+    return "ONNX Runtime's integer kernels. " + int8_kernels_note()
 
 
 def next_command(options: ExportOptions) -> str:
