@@ -55,7 +55,7 @@ def _unsigned_range(method: Method, histogram: Histogram, min_value: float, max_
         amax=max(-low, high),
         scale=scale,
         max_abs=histogram.max_abs,
-        zero_point=int(np.clip(np.rint(-low / scale), 0, NUM_UINT8_STEPS)),
+        zero_point=round(-low / (high - low) * NUM_UINT8_STEPS),
         dtype="uint8",
         min_value=min_value,
         max_value=max_value,

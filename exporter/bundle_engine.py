@@ -13,6 +13,7 @@ from pathlib import Path
 from exporter.bundle import TOOL_NAME
 from exporter.engine import BuildOptions, Progress, build_engine
 from exporter.errors import EngineBuildError
+from exporter.target import TARGETS
 from exporter.timing_cache import default_timing_cache
 from exporter.version import __version__
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
@@ -95,6 +96,12 @@ def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
     if file not in manifest.files:
         have = [name for name, other in ONNX_FILES.items() if other in manifest.files]
         raise BundleError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{precision}")
+    target = TARGETS.get(manifest.target)
+    if precision == "int8" and target is not None and target.dialect != "tensorrt":
+        raise BundleError(
+            f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
+            "bias); export again with --target tensorrt or a jetpack"
+        )
     return file
 
 

@@ -91,6 +91,11 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
         )
     if arguments.rtx and not arguments.engine:
         parser.error("--rtx says which engine --engine builds; give both, or neither")
+    if arguments.engine and arguments.int8 and arguments.target.dialect != "tensorrt":
+        parser.error(
+            f"--target {arguments.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
+            "bias); leave out --engine, or choose a TensorRT target"
+        )
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
     options = ExportOptions(**vars(arguments))

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from calibration.calibration_table import SCHEMA_VERSION, CalibrationTable, TensorRange
+from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
 
 
@@ -26,7 +27,8 @@ def table() -> CalibrationTable:
 
 def test_json_as_it_is_written(table):
     content = table.to_json()
-    assert content["schema_version"] == SCHEMA_VERSION == 1
+    assert content["schema_version"] == SCHEMA_VERSION == 2
+    assert content["dialect"] == "tensorrt"
     assert content["tensors"]["relu"] == {"amax": 12.7, "scale": 0.1, "max_abs": 13.5, "method": "percentile"}
     assert list(content["tensors"]) == ["relu", "layer1.0.relu"]
     assert (content["num_images"], content["seed"], content["input_mean"]) == (512, 7, [0.1, -0.2, 0.3])
@@ -53,10 +55,54 @@ def test_to_json_gives_copies(table):
     assert len(table.input_mean) == 3
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", None])
+UNSIGNED = TensorRange(5.0, 0.03, 5.5, 85, "uint8", min_value=-2.5, max_value=5.5)
+
+
+def test_unsigned_ranges_in_json():
+    table = CalibrationTable({"x": UNSIGNED}, {"name": "mse"}, 1, (), (), dialect=Dialect.ONNXRUNTIME)
+    content = json.loads(json.dumps(table.to_json()))
+    assert content["dialect"] == "onnxruntime"
+    assert content["tensors"]["x"] == {
+        "amax": 5.0,
+        "scale": 0.03,
+        "max_abs": 5.5,
+        "zero_point": 85,
+        "dtype": "uint8",
+        "min_value": -2.5,
+        "max_value": 5.5,
+        "method": "mse",
+    }
+    assert CalibrationTable.from_json(content) == table
+
+
+def test_a_table_of_version_1_is_read():
+    """As the first release wrote it, letter by letter."""
+    text = """{"schema_version": 1, "method": {"name": "mse"}, "num_images": 256, "image_list_sha256": "ab", "seed": 0,
+        "input_mean": [0.1], "input_std": [1.0],
+        "tensors": {"relu": {"amax": 12.7, "scale": 0.1, "max_abs": 13.5, "method": "mse"}}}"""
+    table = CalibrationTable.from_json(json.loads(text))
+    assert table.dialect is Dialect.TENSORRT
+    assert table.ranges == {"relu": TensorRange(12.7, 0.1, 13.5)}
+    assert (table.ranges["relu"].dtype, table.ranges["relu"].zero_point) == ("int8", 0)
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "dtype"), [(1, "int8"), (-1, "uint8"), (256, "uint8"), (0.5, "uint8"), (0, "int16"), (0, "float32")]
+)
+def test_levels_that_no_dialect_has(zero_point, dtype):
+    with pytest.raises(CalibrationError, match="a range needs dtype int8 with zero_point 0 or uint8 with 0 to 255"):
+        TensorRange(1.0, 1.0, 1.0, zero_point, dtype)
+
+
+def test_an_unknown_dialect(table):
+    with pytest.raises(CalibrationError, match="'tflite'"):
+        CalibrationTable.from_json({**table.to_json(), "dialect": "tflite"})
+
+
+@pytest.mark.parametrize("schema", [0, 3, "1", None])
 def test_another_schema_says_which(table, schema):
     content = {**table.to_json(), "schema_version": schema}
-    with pytest.raises(CalibrationError, match=f"got schema {schema}, expected 1"):
+    with pytest.raises(CalibrationError, match=f"got schema {schema}, expected 1 or 2"):
         CalibrationTable.from_json(content)
 
 
@@ -66,7 +112,7 @@ def test_without_a_schema(table):
 
 
 @pytest.mark.parametrize(
-    "key", ["tensors", "method", "num_images", "input_mean", "input_std", "image_list_sha256", "seed"]
+    "key", ["tensors", "method", "num_images", "input_mean", "input_std", "image_list_sha256", "seed", "dialect"]
 )
 def test_every_key_is_needed(table, key):
     content = table.to_json()

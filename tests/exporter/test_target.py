@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from calibration.dialect import Dialect
 from exporter.errors import ExportError, UnsupportedOpsetError
 from exporter.exported_model import ExportConfig
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, check_opset, target_from_name
@@ -73,3 +74,8 @@ def test_config_refuses_what_the_target_does_not_read():
         ExportConfig(TARGETS["jetpack5"], 18)
     with pytest.raises(UnsupportedOpsetError):
         ExportConfig(opset=0)  # not taken for "the target's own"
+
+
+def test_every_dialect_is_one_that_calibration_writes():
+    assert {target.dialect for target in TARGETS.values()} == {dialect.value for dialect in Dialect}
+    assert [name for name, target in TARGETS.items() if target.dialect != "tensorrt"] == ["onnxruntime"]
