@@ -1,7 +1,8 @@
-"""From images to INT8: ranges of activations, and Q/DQ where TensorRT and ONNX Runtime both want it.
+"""From images to INT8: ranges of activations, and Q/DQ as TensorRT or ONNX Runtime wants it.
 
     calibrate    model + images -> CalibrationTable (tensor name -> amax and scale)
     insert_qdq   model + table  -> Q/DQ model with INT8 weights
+    Dialect      who the file is for
     Max, Percentile, Entropy, MeanSquaredError   the ways from histogram to amax
 
 Calibration is given a runtime; it never picks one.
@@ -13,13 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from calibration.calibration_table import CalibrationTable
+from calibration.dialect import Dialect
 from calibration.method import Entropy, Max, MeanSquaredError, Percentile
 
 if TYPE_CHECKING:
     from calibration.collect_ranges import calibrate
     from calibration.qdq import insert_qdq
 
-__all__ = ["CalibrationTable", "Entropy", "Max", "MeanSquaredError", "Percentile", "calibrate", "insert_qdq"]
+__all__ = ["CalibrationTable", "Dialect", "Entropy", "Max", "MeanSquaredError", "Percentile", "calibrate", "insert_qdq"]
 
 _NEED_ONNX = {"calibrate": "calibration.collect_ranges", "insert_qdq": "calibration.qdq"}
 

@@ -157,7 +157,8 @@ def _quantize_bias(graph: GraphProto, bias: QuantizedBias, input_scale: float) -
     else:
         graph.initializer.append(values)
     next(node for node in graph.node if node.name == bias.node).input[2] = f"{bias.name}.dequantized"
-    return _constant_dq(graph, bias.name, scale, 0, f"{bias.name}.{ZERO_POINT}", np.zeros(len(scale), np.int32))
+    zero_point = f"{ZERO_POINT}.int32.{len(scale)}"
+    return _constant_dq(graph, bias.name, scale, 0, zero_point, np.zeros(len(scale), np.int32))
 
 
 def _constant_dq(

@@ -10,9 +10,12 @@ from graph_builder import GraphBuilder
 from onnx import TensorProto, helper
 
 from calibration.calibration_table import CalibrationTable, TensorRange
+from calibration.dialect import Dialect
+from calibration.dialect_placement import place
 from calibration.placement import place_qdq
 from calibration.qdq import insert_qdq
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
+from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort import OrtRuntime
 from runtimes.protocol import TensorSpec
 
@@ -177,6 +180,93 @@ class TestExactQdq:
         expected = session.run(None, {"input": IMAGES})[0]
         with OrtRuntime(quantized, exact_qdq=True) as runtime:
             assert np.allclose(runtime.run({"input": IMAGES})["out"], expected, rtol=0, atol=1e-5)
+
+
+class TestSaturation:
+    """On a CPU without VNNI the default kernels add two products in 16 bits; these tests decide what the CPU is."""
+
+    @pytest.fixture(params=["no VNNI", ""])
+    def cpu(self, request, monkeypatch) -> str:
+        monkeypatch.setattr("runtimes.ort.why_int8_saturates", lambda: request.param)
+        return request.param
+
+    @pytest.fixture
+    def opened(self, monkeypatch) -> list[str]:
+        """The precision option of every session that is opened."""
+        seen: list[str] = []
+        original = onnxruntime.InferenceSession
+
+        def spying(source, options, **arguments):
+            try:
+                seen.append(options.get_session_config_entry(PRECISE_OPTION[0]))
+            except RuntimeError:  # what it raises for an entry that is not there
+                seen.append("")
+            return original(source, options, **arguments)
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", spying)
+        return seen
+
+    @pytest.fixture
+    def extreme(self) -> onnx.ModelProto:
+        """One convolution for ONNX Runtime's kernels whose weights and inputs are all as large as can be."""
+        graph = GraphBuilder(channels=64)
+        weight = graph.constant("w", np.full((16, 64, 1, 1), 1.27, np.float32))
+        conv = graph.conv("conv", "input", 16, kernel=1, weight=weight)
+        graph.constant("conv.bias", np.zeros(16, np.float32))
+        model = graph.model(graph.conv("last", conv, 2, kernel=1))
+        ranges = {"input": 1.0, "conv": 2.0**15 / 255}
+        table = CalibrationTable(
+            {name: TensorRange(255 * step, step, 255 * step, 0, "uint8") for name, step in ranges.items()},
+            {"name": "max"},
+            1,
+            (),
+            (),
+            dialect=Dialect.ONNXRUNTIME,
+        )
+        assert set(place(model, Dialect.ONNXRUNTIME).activations) == set(ranges)
+        quantized = insert_qdq(model, table).model
+        quantized.graph.output.append(helper.make_tensor_value_info("conv.dequantized", TensorProto.FLOAT, None))
+        return quantized
+
+    def test_the_slower_exact_kernels_are_asked_for_where_they_are_needed(self, extreme, cpu, opened):
+        with OrtRuntime(extreme) as runtime:
+            assert not runtime.may_saturate
+        assert opened == (["1"] if cpu else [""])
+
+    def test_the_default_kernels_on_request(self, extreme, cpu, opened):
+        with OrtRuntime(extreme, allow_saturation=True) as runtime:
+            assert runtime.may_saturate == bool(cpu)
+        assert opened == [""]
+
+    def test_nothing_saturates_as_written(self, extreme, cpu, opened):
+        with OrtRuntime(extreme, exact_qdq=True) as runtime:
+            assert not runtime.may_saturate
+        assert opened == [""]
+
+    def test_a_file_that_cannot_be_exact_says_so(self, quantized, cpu, opened):
+        """A file for TensorRT: its weights share a zero point, which ONNX Runtime's precise mode does not load."""
+        with OrtRuntime(quantized) as runtime:
+            assert runtime.may_saturate == bool(cpu)
+            assert runtime.run({"input": IMAGES})["out"].shape == (2, 16, 8, 8)
+        assert opened == (["1", ""] if cpu else [""])
+
+    def test_a_file_that_does_not_load_is_an_error_either_way(self, cpu):
+        with pytest.raises(RuntimeAdapterError, match="does not load the model"):
+            OrtRuntime(b"not onnx at all")
+
+    def test_the_default_runtime_answers_right_on_this_cpu(self, extreme):
+        """64 products of 255 * 127, each sum of two beyond 16 bits."""
+        images = np.full((1, 64, 8, 8), 255, np.float32)
+        with OrtRuntime(extreme) as runtime:
+            got = runtime.run({"input": images})["conv.dequantized"]
+        assert np.allclose(got, 64 * 255 * 1.27, rtol=0.01)
+
+    @pytest.mark.skipif(not why_int8_saturates(), reason="this CPU has VNNI or is no x86: nothing saturates")
+    def test_the_default_kernels_of_this_cpu_do_not(self, extreme):
+        images = np.full((1, 64, 8, 8), 255, np.float32)
+        with OrtRuntime(extreme, allow_saturation=True) as runtime:
+            got = runtime.run({"input": images})["conv.dequantized"]
+        assert (got < 0.6 * 64 * 255 * 1.27).all(), "32767 where 64770 belongs"
 
 
 def test_num_threads_is_passed_on(model, monkeypatch):
