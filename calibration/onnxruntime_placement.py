@@ -11,7 +11,8 @@ two such nodes, behind the Relu where there is one:
 
 The last row only where input and output have the same scale and zero point; `Placement.same_range` sees to that. A
 layer always gets its pairs; another node only if a node that runs in integers reads its output, because elsewhere it
-would lose accuracy and gain nothing. A layer whose result is an output of the graph stays in float: logits are exact.
+would lose accuracy and gain nothing. Outputs of the graph are never rounded: a Gemm there adds in integers and
+gives float logits, a Conv there stays in float.
 
 Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc (the
 operators) and qdq_selectors.cc (the conditions); the kernels that come of it are counted in
