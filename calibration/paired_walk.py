@@ -83,6 +83,10 @@ class PairedWalk:
         self._reference = _side(reference, names, images)
         self._quantized = _side(quantized, names, images)
 
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._names)
+
     def __iter__(self) -> Iterator[Layer]:
         """Give the layers in graph order; each is brought up to date with the edits of those before."""
         for place, name in enumerate(self._names):

@@ -23,15 +23,13 @@ from calibration.channel_statistics import ChannelStatistics, collect_channel_st
 from calibration.collect_ranges import calibrate
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
+from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.equalize import Factors, aligning_factors, equalizing_factors, scale_channels
 from calibration.method import Method
 from calibration.paired_walk import live_bytes_per_image
 from calibration.qdq import QuantizedModel, insert_qdq
-from calibration.refine import LayerRefinement, refine
+from calibration.refine import LayerRefinement, TrackLayers, refine
 from runtimes.protocol import Runtime
-
-EFFORTS = (0, 1, 2)
-DEFAULT_EFFORT = 1
 
 MAX_LIVE_BYTES = 256 * 2**20
 """Activations kept while both models are walked: 13 images of a ResNet-50 at 224 x 224, all 64 at 96 x 96."""
@@ -73,6 +71,7 @@ def quantize(
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
     effort: int = DEFAULT_EFFORT,
+    track_layers: TrackLayers | None = None,
 ) -> QuantizationResult:
     """Return the INT8 model.
 
@@ -84,6 +83,7 @@ def quantize(
         method: How ranges are chosen; mean squared error by default.
         dialect: Who the file is for.
         effort: 0, 1 or 2; see the module's first lines.
+        track_layers: Wraps the walk through the layers, to show how far it is.
 
     Raises:
         CalibrationError: If there was no image, or nothing in the model can be quantized.
@@ -107,7 +107,9 @@ def quantize(
     alignment = _alignment(factors, statistics, table.ranges)
     aligned = scale_channels(equalized, alignment).model
     plain = insert_qdq(aligned, table)
-    refined = refine(aligned, plain.model, sample, open_runtime=open_exact, round_weights=effort > 1)
+    refined = refine(
+        aligned, plain.model, sample, open_runtime=open_exact, round_weights=effort > 1, track=track_layers
+    )
     return QuantizationResult(
         QuantizedModel(refined.model, plain.placement),
         table,

@@ -9,7 +9,7 @@ constants change: levels of weights by a step or two, biases by a fraction of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from calibration.layer_reads import hessians, weight_from_rows, weight_rows
 from calibration.paired_walk import Layer, OpenRuntime, PairedWalk, Tensor
 from calibration.round_weights import round_by_hessian
 from exporter.graph import array_from_initializer, attribute, copy_model
+
+TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def refine(
     *,
     open_runtime: OpenRuntime,
     round_weights: bool = False,
+    track: TrackLayers | None = None,
 ) -> RefinedModel:
     """Return a refined copy of `quantized`.
 
@@ -69,6 +72,7 @@ def refine(
         images: Batches of preprocessed images, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         round_weights: Also round the weights by second-order information: minutes instead of seconds.
+        track: Wraps the iteration over the layers, given their number.
 
     Raises:
         CalibrationError: If there are no images, or the two models do not belong together.
@@ -78,7 +82,7 @@ def refine(
     float_weights = {tensor.name: tensor for tensor in reference.graph.initializer}
     walk = PairedWalk(reference, result, images, open_runtime=open_runtime)
     done: list[LayerRefinement] = []
-    for layer in walk:
+    for layer in walk if track is None else track(walk, len(walk)):
         before = _sqnr_db(layer)
         num_rounded = 0
         if round_weights:

@@ -9,8 +9,8 @@ with U the upper Cholesky factor of H^-1. Columns go in the order of falling H_j
 while most of the others can still make up for it. Only levels change, by a step or two: from few images the method
 cannot fit noise as a free choice of weights would.
 
-Source: Frantar et al. 2022, "GPTQ", arXiv:2210.17323 (Cholesky form, blocks, damping of 1 %); Frantar and Alistarh 2022,
-"Optimal Brain Compression", arXiv:2208.11580; order of columns: the `act_order` option of the GPTQ authors' code.
+Source: Frantar et al. 2022, "GPTQ", arXiv:2210.17323 (Cholesky form, blocks, damping of 1 %); Frantar and Alistarh
+2022, "Optimal Brain Compression", arXiv:2208.11580; order of columns: the `act_order` option of the GPTQ authors' code.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
 from exporter.cli.option_types import batch_range, positive, resize, rgb
 from exporter.loaded_model import DEFAULT_WEIGHTS
@@ -34,6 +35,7 @@ class ExportOptions:
     calib: Path | None
     num_calib: int
     method: Method
+    effort: int
     target: Target
     opset: int | None
     batch: BatchRange
@@ -155,6 +157,13 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         default=method_from_name("mse"),
         metavar="|".join(METHOD_NAMES),
         help="how ranges are chosen (default mse)",
+    )
+    group.add_argument(
+        "--effort",
+        type=int,
+        choices=EFFORTS,
+        default=DEFAULT_EFFORT,
+        help="0: ranges only; 1: also scale channels and correct biases (default); 2: also second-order rounding, slow",
     )
     group.add_argument(
         "--target",

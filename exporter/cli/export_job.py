@@ -29,8 +29,7 @@ from runtimes.preprocessing import Preprocessing
 from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
-    from calibration.calibration_table import CalibrationTable
-    from calibration.qdq import QuantizedModel
+    from calibration.quantize import QuantizationResult
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
 
@@ -50,8 +49,7 @@ class Artefacts:
     exported: ExportedModel
     check: CheckReport
     float16: Any | None
-    table: CalibrationTable | None
-    quantized: QuantizedModel | None
+    int8: QuantizationResult | None
 
 
 def run_export(options: ExportOptions) -> None:
@@ -232,6 +230,7 @@ def _export(
     terminal: Terminal,
 ) -> Artefacts:
     """Compute every file of the bundle, and the check that lets them be written."""
+    from exporter.cli.quantize_images import quantize_images
     from exporter.exported_model import ExportConfig, export_loaded
     from exporter.post_export_check import check_against_pytorch
     from runtimes.ort import OrtRuntime
@@ -247,8 +246,8 @@ def _export(
         f"at largest |logit| {check.max_abs_logit:.3g}, batch {', '.join(map(str, check.batch_sizes))}"
     )
     float16 = _float16(exported, golden, terminal) if options.fp16 else None
-    table, quantized = _quantize(options, exported, images, terminal) if options.int8 else (None, None)
-    return Artefacts(exported, check, float16, table, quantized)
+    int8 = quantize_images(options, exported, images, terminal) if options.int8 else None
+    return Artefacts(exported, check, float16, int8)
 
 
 def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
@@ -274,42 +273,3 @@ def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Ter
         )
     terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
     return result.model
-
-
-def _quantize(
-    options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
-) -> tuple[CalibrationTable, QuantizedModel]:
-    from calibration.collect_ranges import calibrate
-    from calibration.dialect import Dialect
-    from calibration.qdq import insert_qdq
-    from calibration.sample_images import SEED, image_list_sha256
-    from runtimes.ort import OrtRuntime
-
-    assert options.calib is not None  # parse_arguments refuses --int8 without it
-    preprocessing = exported.loaded.preprocessing
-    used: list[Path] = []
-
-    def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("calibrating", images.calibration, preprocessing, images.allowed_bad, terminal):
-            used.extend(batch.paths)
-            yield batch.images
-
-    dialect = Dialect(options.target.dialect)
-    measured = calibrate(exported.onnx, arrays(), open_runtime=OrtRuntime, method=options.method, dialect=dialect)
-    table = replace(measured, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
-    quantized = insert_qdq(exported.onnx, table)
-    placement = quantized.placement
-    terminal.done(
-        f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
-        f"{len(placement.weights)} weights in INT8"
-    )
-    if dialect is Dialect.ONNXRUNTIME:
-        terminal.done(
-            f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
-        )
-    else:
-        adds = len(placement.residual_adds)
-        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
-    for reason in placement.skipped:
-        terminal.warn(f"stays in float: {reason}")
-    return table, quantized

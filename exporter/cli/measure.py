@@ -50,8 +50,8 @@ def model_files(artefacts: Artefacts) -> Mapping[str, tuple[str, ModelProto]]:
     files = {"model.onnx": ("ONNX FP32", artefacts.exported.onnx)}
     if artefacts.float16 is not None:
         files["model.fp16.onnx"] = ("ONNX FP16", artefacts.float16)
-    if artefacts.quantized is not None:
-        files["model.int8.onnx"] = ("ONNX INT8", artefacts.quantized.model)
+    if artefacts.int8 is not None:
+        files["model.int8.onnx"] = ("ONNX INT8", artefacts.int8.quantized.model)
     return files
 
 
@@ -97,7 +97,7 @@ def int8_kernels_note() -> str:
 
 def _has_saturating_row(options: ExportOptions, artefacts: Artefacts) -> bool:
     exact = options.target.exact_int8_simulation
-    return artefacts.quantized is not None and not exact and bool(why_int8_saturates())
+    return artefacts.int8 is not None and not exact and bool(why_int8_saturates())
 
 
 def _parity(
@@ -119,8 +119,8 @@ def _parity(
             name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
             for name, model in model_files(artefacts).values()
         }
-        if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
-            saturating = OrtRuntime(artefacts.quantized.model, allow_saturation=True)
+        if artefacts.int8 is not None and _has_saturating_row(options, artefacts):
+            saturating = OrtRuntime(artefacts.int8.quantized.model, allow_saturation=True)
             candidates[SATURATING_ROW] = stack.enter_context(saturating)
         meters = {name: ParityMeter() for name in ("PyTorch FP32", *candidates)}
         for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
@@ -146,8 +146,8 @@ def _latency(options: ExportOptions, artefacts: Artefacts, terminal: Terminal) -
     for name, model in terminal.track("timing", files, total=len(files)):
         with OrtRuntime(model) as runtime:
             result[name] = measure_latency(lambda opened=runtime: opened.run(image))  # type: ignore[misc]
-    if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
-        with OrtRuntime(artefacts.quantized.model, allow_saturation=True) as runtime:
+    if artefacts.int8 is not None and _has_saturating_row(options, artefacts):
+        with OrtRuntime(artefacts.int8.quantized.model, allow_saturation=True) as runtime:
             result[SATURATING_ROW] = measure_latency(lambda: runtime.run(image))
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -48,8 +49,8 @@ def write_bundle(
     with bundle_folder(options.output) as folder:
         for file, (_, model) in model_files(artefacts).items():
             onnx.save_model(model, folder / file)
-        if artefacts.table is not None:
-            write_json(folder / "calibration.json", artefacts.table.to_json())
+        if artefacts.int8 is not None:
+            write_json(folder / "calibration.json", artefacts.int8.table.to_json())
         _write_labels(folder / "labels.txt", loaded)
         np.savez_compressed(folder / "golden.npz", input=golden, logits=logits)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -153,12 +154,16 @@ def _tensor_entry(info: onnx.ValueInfoProto) -> TensorEntry:
 
 
 def _quantization(artefacts: Artefacts) -> dict[str, Any] | None:
-    if artefacts.quantized is None or artefacts.table is None:
+    if artefacts.int8 is None:
         return None
-    placement = artefacts.quantized.placement
+    placement, table = artefacts.int8.quantized.placement, artefacts.int8.table
     return {
-        "method": dict(artefacts.table.method),
-        "num_images": artefacts.table.num_images,
+        "method": dict(table.method),
+        "num_images": table.num_images,
+        "effort": artefacts.int8.effort,
+        "num_refinement_images": artefacts.int8.num_sample,
+        "channel_groups_scaled": artefacts.int8.num_groups,
+        "layers": [asdict(layer) for layer in artefacts.int8.refinement],
         "activations": len(placement.activations),
         "weights": len(placement.weights),
         "residual_adds_quantized": len(placement.residual_adds),

@@ -1,0 +1,75 @@
+"""The INT8 step of the main job: stream the calibration images through `calibration.quantize` and tell what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.dialect import Dialect
+from calibration.quantize import QuantizationResult, quantize
+from calibration.sample_images import SEED, image_list_sha256
+from exporter.cli.arguments import ExportOptions
+from exporter.cli.choose_images import ChosenImages
+from exporter.cli.export_job import stream
+from exporter.cli.terminal import Terminal
+from runtimes.ort import OrtRuntime
+
+if TYPE_CHECKING:
+    from exporter.exported_model import ExportedModel
+
+
+def quantize_images(
+    options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
+) -> QuantizationResult:
+    """Return the INT8 model of `exported`, calibrated with the images of `--calib`."""
+    assert options.calib is not None  # parse_arguments refuses --int8 without it
+    used: list[Path] = []
+
+    def arrays() -> Iterator[NDArray[np.float32]]:
+        for batch in stream("calibrating", images.calibration, exported.preprocessing, images.allowed_bad, terminal):
+            used.extend(batch.paths)
+            yield batch.images
+
+    result = quantize(
+        exported.onnx,
+        arrays(),
+        open_runtime=OrtRuntime,
+        open_exact=partial(OrtRuntime, exact_qdq=True),
+        method=options.method,
+        dialect=Dialect(options.target.dialect),
+        effort=options.effort,
+        track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
+    )
+    table = replace(result.table, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
+    _tell(result, terminal)
+    return replace(result, table=table)
+
+
+def _tell(result: QuantizationResult, terminal: Terminal) -> None:
+    table, placement = result.table, result.quantized.placement
+    terminal.done(
+        f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
+        f"{len(placement.weights)} weights in INT8"
+    )
+    if result.effort:
+        rounded = sum(layer.num_rounded for layer in result.refinement)
+        terminal.done(
+            f"effort {result.effort}, on {result.num_sample} of the images: channels of {result.num_groups} groups of "
+            f"tensors scaled, {len(result.refinement)} layers' biases corrected"
+            + (f", {rounded:,} weights rounded the other way" if rounded else "")
+        )
+    if table.dialect is Dialect.ONNXRUNTIME:
+        terminal.done(
+            f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
+        )
+    else:
+        adds = len(placement.residual_adds)
+        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
+    for reason in placement.skipped:
+        terminal.warn(f"stays in float: {reason}")
