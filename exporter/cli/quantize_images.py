@@ -1,4 +1,4 @@
-"""The INT8 step of the main job: stream the calibration images through `calibration.quantize` and tell what came out."""
+"""The INT8 step of the main job: calibration images through `calibration.quantize`, and what came out."""
 
 from __future__ import annotations
 
