@@ -10,31 +10,19 @@ every other channel comes nearer to it. The rows of the layers before are multip
 scales absorb without loss; the columns of the layers behind are divided by s, and a weight scale serves all columns of
 its row: hence a strength of 1/2, half way (in logarithms) between what is best for the activation and for the weight.
 
-Once the tensors' scales are known, a second, small factor per channel moves its most frequent values onto the grid:
-
-    a[c] = argmin over a in [1 - reach, 1 + reach] of  sum_t  mean |Q_t(a x) / a - x|^2 / mean |x_t|^2
-
-A flat background gives the same value at thousands of positions, all rounded by the same amount; such an error does not
-average out, and it vanishes where the value is a level. The factor is kept only where it also lowers the error of
-values that it was not chosen on.
-
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1, with ranges measured on images instead of taken from weights,
-and for whole groups instead of pairs of layers; the square root is theirs too. The second factor is this project's: the
-mse criterion of a scale, applied to one channel; measured in docs/int8.md.
+and for whole groups instead of pairs of layers; the square root is theirs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto
 
-from calibration.calibration_table import TensorRange
 from calibration.channel_groups import ChannelGroup
-from calibration.channel_statistics import ChannelStatistics
-from calibration.quantize_weight import QMAX
 from exporter.graph import (
     PassResult,
     array_from_initializer,
@@ -49,77 +37,29 @@ MAX_FACTOR = 64.0
 STRENGTH = 0.5
 """See the module's first lines."""
 
-REACH = 0.15
-"""Largest relative change of a channel by alignment: half a step at level 4, where most of a channel's values are."""
-
-NUM_CANDIDATES = 25
-"""Factors tried per channel, 1.25 % apart: half a step at level 40."""
-
-MIN_VALUES = 256
-"""A channel known by fewer values is not aligned."""
-
 Factors = NDArray[np.float64]
 
 
 def equalizing_factors(
-    group: ChannelGroup, statistics: Mapping[str, ChannelStatistics], *, strength: float = STRENGTH
+    group: ChannelGroup, largest: Mapping[str, NDArray[np.float64]], *, strength: float = STRENGTH
 ) -> Factors:
     """Return s, float64 [num_channels], each from 1 to `MAX_FACTOR`.
 
     Args:
         group: Which tensors.
-        statistics: Of the quantized tensors; those of the group that are missing here do not count.
+        largest: Quantized tensor to its largest |x| per channel, float64 [num_channels]; tensors of the group that are
+            missing here do not count.
         strength: 0 (all factors 1) to 1 (every channel as large as it can get).
     """
     room = np.full(group.num_channels, np.inf)
     for name in group.tensors:
-        if name in statistics:
-            largest = statistics[name].max_abs
+        if name in largest:
+            peaks = largest[name]
             with np.errstate(divide="ignore", invalid="ignore"):
-                room = np.fmin(room, np.where(largest > 0, largest.max() / largest, np.inf))
+                room = np.fmin(room, np.where(peaks > 0, peaks.max() / peaks, np.inf))
     room[~np.isfinite(room)] = 1.0  # a channel that is always zero has no range to use
     factors: Factors = np.clip(room**strength, 1.0, MAX_FACTOR)
     return factors
-
-
-def aligning_factors(
-    group: ChannelGroup, statistics: Mapping[str, ChannelStatistics], ranges: Mapping[str, TensorRange]
-) -> Factors:
-    """Return a, float64 [num_channels], each from 1 - `REACH` to 1 + `REACH`.
-
-    Args:
-        group: Which tensors.
-        statistics: Of the quantized tensors; those of the group that are missing here do not count.
-        ranges: Tensor name to its scale and levels.
-    """
-    names = [name for name in group.tensors if name in statistics and statistics[name].values.shape[1] >= MIN_VALUES]
-    factors = np.ones(group.num_channels)
-    if not names:
-        return factors
-    candidates = np.linspace(1.0 - REACH, 1.0 + REACH, NUM_CANDIDATES)
-    chosen_on = [statistics[name].values[:, ::2] for name in names]
-    proven_on = [statistics[name].values[:, 1::2] for name in names]
-    levels = [ranges[name] for name in names]
-    errors = np.stack([_relative_errors(chosen_on, levels, np.full(len(factors), a)) for a in candidates])
-    best = candidates[errors.argmin(axis=0)]
-    better = _relative_errors(proven_on, levels, best) < _relative_errors(proven_on, levels, factors)
-    factors[better] = best[better]
-    return factors
-
-
-def _relative_errors(
-    values: Sequence[NDArray[np.float32]], ranges: Sequence[TensorRange], factors: Factors
-) -> NDArray[np.float64]:
-    """Return, per channel, the squared rounding error of Q(a x) / a summed over tensors, each relative to its power."""
-    total = np.zeros(len(factors))
-    for array, kept in zip(values, ranges, strict=True):
-        low, high = (-QMAX - 1, QMAX) if kept.dtype == "int8" else (-kept.zero_point, 255 - kept.zero_point)
-        power = float(np.vdot(array, array)) / array.size
-        scaled = array * (factors / kept.scale).astype(np.float32)[:, np.newaxis]
-        scaled -= np.clip(np.rint(scaled), low, high)
-        if power > 0:
-            total += np.einsum("cn,cn->c", scaled, scaled) / array.shape[1] * np.square(kept.scale / factors) / power
-    return total
 
 
 def scale_channels(model: ModelProto, factors: Mapping[ChannelGroup, Factors]) -> PassResult:

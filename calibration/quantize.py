@@ -1,4 +1,4 @@
-"""From a float model and images to the INT8 model: equalize, calibrate, align, place Q/DQ, refine.
+"""From a float model and images to the INT8 model: equalize, calibrate, place Q/DQ, refine.
 
     effort 0   ranges from every image, nothing else
     effort 1   + channels scaled to use the range (calibration.equalize), biases corrected (calibration.refine)
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.calibration_table import CalibrationTable, TensorRange
+from calibration.calibration_table import CalibrationTable
 from calibration.channel_groups import ChannelGroup, find_channel_groups
-from calibration.channel_statistics import ChannelStatistics, collect_channel_statistics
+from calibration.channel_maxima import collect_channel_maxima
 from calibration.collect_ranges import calibrate
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.equalize import Factors, aligning_factors, equalizing_factors, scale_channels
+from calibration.equalize import equalizing_factors, scale_channels
 from calibration.method import Method
 from calibration.paired_walk import live_bytes_per_image
 from calibration.qdq import QuantizedModel, insert_qdq
@@ -99,22 +99,22 @@ def quantize(
     stream = iter(batches)
     sample = _first_images(stream, sample_size(model))
     groups = find_channel_groups(model)
-    statistics = _statistics(model, groups, sample, dialect, open_runtime)
-    groups = tuple(group for group in groups if any(name in statistics for name in group.tensors))
-    factors = {group: equalizing_factors(group, statistics) for group in groups}
+    largest = _channel_maxima(model, groups, sample, dialect, open_runtime)
+    factors = {
+        group: equalizing_factors(group, largest) for group in groups if any(name in largest for name in group.tensors)
+    }
     equalized = scale_channels(model, factors).model
     table = calibrate(equalized, chain(sample, stream), open_runtime=open_runtime, method=method, dialect=dialect)
-    alignment = _alignment(factors, statistics, table.ranges)
-    aligned = scale_channels(equalized, alignment).model
-    plain = insert_qdq(aligned, table)
+    plain = insert_qdq(equalized, table)
+    second_order = effort > 1
     refined = refine(
-        aligned, plain.model, sample, open_runtime=open_exact, round_weights=effort > 1, track=track_layers
+        equalized, plain.model, sample, open_runtime=open_exact, round_weights=second_order, track=track_layers
     )
     return QuantizationResult(
         QuantizedModel(refined.model, plain.placement),
         table,
         effort,
-        num_groups=len(groups),
+        num_groups=len(factors),
         refinement=refined.layers,
         num_sample=refined.num_images,
     )
@@ -133,29 +133,16 @@ def _first_images(batches: Iterator[Images], count: int) -> list[Images]:
     return taken
 
 
-def _statistics(
+def _channel_maxima(
     model: ModelProto,
     groups: Iterable[ChannelGroup],
     sample: list[Images],
     dialect: Dialect,
     open_runtime: OpenRuntime,
-) -> Mapping[str, ChannelStatistics]:
-    """Return the statistics of the tensors that are quantized and belong to a group."""
+) -> Mapping[str, NDArray[np.float64]]:
+    """Return the largest |x| per channel of the tensors that are quantized and belong to a group."""
     grouped = {name for group in groups for name in group.tensors}
     tensors = [name for name in place(model, dialect).activations if name in grouped]
     if not tensors or not sample:
         return {}
-    return collect_channel_statistics(model, tensors, sample, open_runtime=open_runtime)
-
-
-def _alignment(
-    factors: Mapping[ChannelGroup, Factors],
-    statistics: Mapping[str, ChannelStatistics],
-    ranges: Mapping[str, TensorRange],
-) -> dict[ChannelGroup, Factors]:
-    """Return the second, small factor of every group, from the statistics of the equalized model."""
-    alignment = {}
-    for group, scale in factors.items():
-        equalized = {name: statistics[name].scaled(scale) for name in group.tensors if name in statistics}
-        alignment[group] = aligning_factors(group, equalized, ranges)
-    return alignment
+    return collect_channel_maxima(model, tensors, sample, open_runtime=open_runtime)
