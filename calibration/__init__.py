@@ -1,8 +1,9 @@
 """From images to INT8: ranges of activations, and Q/DQ as TensorRT or ONNX Runtime wants it.
 
-    calibrate    model + images -> CalibrationTable (tensor name -> amax and scale)
+    quantize     model + images -> Q/DQ model with INT8 weights, all steps in one
+    calibrate    model + images -> CalibrationTable (tensor name -> amax and scale), the first step alone
     insert_qdq   model + table  -> Q/DQ model with INT8 weights
-    Dialect      who the file is for
+    Dialect      who the file is for;  EFFORTS  how much is done for accuracy
     Max, Percentile, Entropy, MeanSquaredError   the ways from histogram to amax
 
 Calibration is given a runtime; it never picks one.
@@ -15,15 +16,33 @@ from typing import TYPE_CHECKING, Any
 
 from calibration.calibration_table import CalibrationTable
 from calibration.dialect import Dialect
+from calibration.effort import EFFORTS, Effort
 from calibration.method import Entropy, Max, MeanSquaredError, Percentile
 
 if TYPE_CHECKING:
     from calibration.collect_ranges import calibrate
     from calibration.qdq import insert_qdq
+    from calibration.quantize_model import quantize
 
-__all__ = ["CalibrationTable", "Dialect", "Entropy", "Max", "MeanSquaredError", "Percentile", "calibrate", "insert_qdq"]
+__all__ = [
+    "EFFORTS",
+    "CalibrationTable",
+    "Dialect",
+    "Effort",
+    "Entropy",
+    "Max",
+    "MeanSquaredError",
+    "Percentile",
+    "calibrate",
+    "insert_qdq",
+    "quantize",
+]
 
-_NEED_ONNX = {"calibrate": "calibration.collect_ranges", "insert_qdq": "calibration.qdq"}
+_NEED_ONNX = {
+    "calibrate": "calibration.collect_ranges",
+    "insert_qdq": "calibration.qdq",
+    "quantize": "calibration.quantize_model",
+}
 
 
 def __getattr__(name: str) -> Any:

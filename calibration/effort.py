@@ -1,9 +1,31 @@
-"""How much is done for INT8 accuracy. What each step does and gains: calibration.quantize, docs/int8.md."""
+"""How much is done for INT8 accuracy. What each step does: calibration.quantize_model; what it gains: docs/int8.md."""
 
 from __future__ import annotations
 
-EFFORTS = (0, 1, 2)
-"""0: ranges only. 1: channels scaled, biases corrected. 2: weights rounded by second-order information as well."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The steps beside choosing ranges.
+
+    Attributes:
+        equalize: Scale channels so that all of them use the range (calibration.equalize).
+        correct_biases: Give every channel of a layer the mean it has in float (calibration.correct_bias).
+        round_weights: Round weights for the layer's output (calibration.round_weights): minutes instead of seconds.
+    """
+
+    equalize: bool
+    correct_biases: bool
+    round_weights: bool
+
+
+EFFORTS: Mapping[int, Effort] = MappingProxyType(
+    {0: Effort(False, False, False), 1: Effort(True, True, False), 2: Effort(True, True, True)}
+)
+"""The command line's numbers."""
 
 DEFAULT_EFFORT = 1
 """What costs about one more look at a few images."""

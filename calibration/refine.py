@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.correct_bias import bias_correction, mean_difference
+from calibration.effort import Effort
 from calibration.layer_constants import LayerConstants
 from calibration.layer_reads import hessians, weight_from_rows, weight_rows
 from calibration.paired_walk import Layer, OpenRuntime, PairedWalk, Tensor
@@ -61,7 +62,7 @@ def refine(
     images: Sequence[Tensor],
     *,
     open_runtime: OpenRuntime,
-    round_weights: bool = False,
+    effort: Effort,
     track: TrackLayers | None = None,
 ) -> RefinedModel:
     """Return a refined copy of `quantized`.
@@ -71,7 +72,7 @@ def refine(
         quantized: Q/DQ model of either dialect.
         images: Batches of preprocessed images, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
-        round_weights: Also round the weights by second-order information: minutes instead of seconds.
+        effort: Whether to correct biases, and whether to round weights by second-order information.
         track: Wraps the iteration over the layers, given their number.
 
     Raises:
@@ -85,19 +86,24 @@ def refine(
     for layer in walk if track is None else track(walk, len(walk)):
         before = _sqnr_db(layer)
         num_rounded = 0
-        if round_weights:
+        if effort.round_weights:
             weight = array_from_initializer(float_weights[layer.float_node.input[1]])
             num_rounded = _round(layer, weight, constants)
             if num_rounded:
                 layer.outputs = walk.rerun(layer)
-        axis = -1 if layer.node.op_type == "MatMul" else 1
-        wanted = bias_correction(mean_difference(layer.reference, layer.outputs, axis))
-        applied = constants.add_to_bias(layer.node, wanted)
-        if applied.in_layer:
-            layer.outputs = [batch + _along_channels(applied.values, batch.ndim, axis) for batch in layer.outputs]
-        largest = float(np.abs(applied.values).max())
+        largest = _correct(layer, constants) if effort.correct_biases else 0.0
         done.append(LayerRefinement(layer.node.name, before, _sqnr_db(layer), largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
+
+
+def _correct(layer: Layer, constants: LayerConstants) -> float:
+    """Correct the layer's bias, in place; return the largest |change|."""
+    axis = -1 if layer.node.op_type == "MatMul" else 1
+    wanted = bias_correction(mean_difference(layer.reference, layer.outputs, axis))
+    applied = constants.add_to_bias(layer.node, wanted)
+    if applied.in_layer:
+        layer.outputs = [batch + _along_channels(applied.values, batch.ndim, axis) for batch in layer.outputs]
+    return float(np.abs(applied.values).max())
 
 
 def _sqnr_db(layer: Layer) -> float | None:

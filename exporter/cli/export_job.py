@@ -29,7 +29,7 @@ from runtimes.preprocessing import Preprocessing
 from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
-    from calibration.quantize import QuantizationResult
+    from calibration.quantize_model import QuantizationResult
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
 

@@ -1,4 +1,4 @@
-"""The INT8 step of the main job: calibration images through `calibration.quantize`, and what came out."""
+"""The INT8 step of the main job: calibration images through `calibration.quantize_model`, and what came out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.dialect import Dialect
-from calibration.quantize import QuantizationResult, quantize
+from calibration.effort import EFFORTS
+from calibration.quantize_model import QuantizationResult, quantize
 from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
@@ -43,7 +44,7 @@ def quantize_images(
         open_exact=partial(OrtRuntime, exact_qdq=True),
         method=options.method,
         dialect=Dialect(options.target.dialect),
-        effort=options.effort,
+        effort=EFFORTS[options.effort],
         track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
     )
     table = replace(result.table, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
@@ -57,10 +58,10 @@ def _tell(result: QuantizationResult, terminal: Terminal) -> None:
         f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
         f"{len(placement.weights)} weights in INT8"
     )
-    if result.effort:
+    if result.num_groups or result.refinement:
         rounded = sum(layer.num_rounded for layer in result.refinement)
         terminal.done(
-            f"effort {result.effort}, on {result.num_sample} of the images: channels of {result.num_groups} groups of "
+            f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
             + (f", {rounded:,} weights rounded the other way" if rounded else "")
         )

@@ -160,7 +160,7 @@ def _quantization(artefacts: Artefacts) -> dict[str, Any] | None:
     return {
         "method": dict(table.method),
         "num_images": table.num_images,
-        "effort": artefacts.int8.effort,
+        "effort": asdict(artefacts.int8.effort),
         "num_refinement_images": artefacts.int8.num_sample,
         "channel_groups_scaled": artefacts.int8.num_groups,
         "layers": [asdict(layer) for layer in artefacts.int8.refinement],

@@ -9,8 +9,8 @@ Each step is measured alone and together with the others in docs/int8.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -23,8 +23,8 @@ from calibration.channel_maxima import collect_channel_maxima
 from calibration.collect_ranges import calibrate
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
-from calibration.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.equalize import equalizing_factors, scale_channels
+from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
+from calibration.equalize import Factors, equalizing_factors, scale_channels
 from calibration.method import Method
 from calibration.paired_walk import live_bytes_per_image
 from calibration.qdq import QuantizedModel, insert_qdq
@@ -56,7 +56,7 @@ class QuantizationResult:
 
     quantized: QuantizedModel
     table: CalibrationTable
-    effort: int
+    effort: Effort
     num_groups: int = 0
     refinement: tuple[LayerRefinement, ...] = ()
     num_sample: int = 0
@@ -70,7 +70,7 @@ def quantize(
     open_exact: OpenRuntime,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
-    effort: int = DEFAULT_EFFORT,
+    effort: Effort = EFFORTS[DEFAULT_EFFORT],
     track_layers: TrackLayers | None = None,
 ) -> QuantizationResult:
     """Return the INT8 model.
@@ -82,39 +82,28 @@ def quantize(
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         method: How ranges are chosen; mean squared error by default.
         dialect: Who the file is for.
-        effort: 0, 1 or 2; see the module's first lines.
+        effort: Which steps; see the module's first lines.
         track_layers: Wraps the walk through the layers, to show how far it is.
 
     Raises:
         CalibrationError: If there was no image, or nothing in the model can be quantized.
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
         PlacementError: If Q/DQ cannot be placed.
-        ValueError: If `effort` is another number.
     """
-    if effort not in EFFORTS:
-        raise ValueError(f"effort: got {effort!r}, expected one of {', '.join(map(str, EFFORTS))}")
-    if effort == 0:
-        table = calibrate(model, batches, open_runtime=open_runtime, method=method, dialect=dialect)
-        return QuantizationResult(insert_qdq(model, table), table, effort)
     stream = iter(batches)
-    sample = _first_images(stream, sample_size(model))
-    groups = find_channel_groups(model)
-    largest = _channel_maxima(model, groups, sample, dialect, open_runtime)
-    factors = {
-        group: equalizing_factors(group, largest) for group in groups if any(name in largest for name in group.tensors)
-    }
-    equalized = scale_channels(model, factors).model
+    sample = _first_images(stream, sample_size(model)) if effort != EFFORTS[0] else []
+    factors = _factors(model, sample, dialect, open_runtime) if effort.equalize else {}
+    equalized = scale_channels(model, factors).model if factors else model
     table = calibrate(equalized, chain(sample, stream), open_runtime=open_runtime, method=method, dialect=dialect)
-    plain = insert_qdq(equalized, table)
-    second_order = effort > 1
+    result = QuantizationResult(insert_qdq(equalized, table), table, effort, len(factors))
+    if not (effort.correct_biases or effort.round_weights):
+        return result
     refined = refine(
-        equalized, plain.model, sample, open_runtime=open_exact, round_weights=second_order, track=track_layers
+        equalized, result.quantized.model, sample, open_runtime=open_exact, effort=effort, track=track_layers
     )
-    return QuantizationResult(
-        QuantizedModel(refined.model, plain.placement),
-        table,
-        effort,
-        num_groups=len(factors),
+    return replace(
+        result,
+        quantized=replace(result.quantized, model=refined.model),
         refinement=refined.layers,
         num_sample=refined.num_images,
     )
@@ -133,16 +122,16 @@ def _first_images(batches: Iterator[Images], count: int) -> list[Images]:
     return taken
 
 
-def _channel_maxima(
-    model: ModelProto,
-    groups: Iterable[ChannelGroup],
-    sample: list[Images],
-    dialect: Dialect,
-    open_runtime: OpenRuntime,
-) -> Mapping[str, NDArray[np.float64]]:
-    """Return the largest |x| per channel of the tensors that are quantized and belong to a group."""
+def _factors(
+    model: ModelProto, sample: list[Images], dialect: Dialect, open_runtime: OpenRuntime
+) -> dict[ChannelGroup, Factors]:
+    """Return the factors of every group that holds a quantized tensor."""
+    groups = find_channel_groups(model)
     grouped = {name for group in groups for name in group.tensors}
     tensors = [name for name in place(model, dialect).activations if name in grouped]
     if not tensors or not sample:
         return {}
-    return collect_channel_maxima(model, tensors, sample, open_runtime=open_runtime)
+    largest = collect_channel_maxima(model, tensors, sample, open_runtime=open_runtime)
+    return {
+        group: equalizing_factors(group, largest) for group in groups if any(name in largest for name in group.tensors)
+    }
