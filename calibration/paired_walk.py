@@ -1,0 +1,255 @@
+"""Walk through the float and the quantized model side by side, one weighted layer at a time, on the same images.
+
+What a layer of the quantized model really reads is what the quantized layers before it made of the images, with every
+correction made to them so far. So the walk goes in graph order and computes each side once: the graphs are cut behind
+every layer, each piece runs as a model of its own, and only the tensors that a later piece reads stay in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from calibration.errors import CalibrationError
+from exporter.graph import infer_shapes, tensor_types
+from runtimes.protocol import Runtime
+
+Tensor = NDArray[np.float32]
+OpenRuntime = Callable[[ModelProto], Runtime]
+
+WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """One quantized layer on both sides, batch by batch.
+
+    Attributes:
+        node: The layer in the quantized graph; its constants may be edited in place (see `PairedWalk.model`).
+        float_node: The same layer in the float graph.
+        inputs: What the quantized layer reads, dequantized, float32 [n, C, ...] per batch.
+        reference: The float layer's outputs.
+        outputs: The quantized layer's outputs; assign what a correction makes of them.
+    """
+
+    node: NodeProto
+    float_node: NodeProto
+    inputs: list[Tensor]
+    reference: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass(slots=True, eq=False)
+class _Side:
+    """One of the two models: its pieces, and the tensors that are alive, per batch."""
+
+    graph: GraphProto
+    make_piece: Callable[[Sequence[NodeProto], Sequence[str]], ModelProto]
+    pieces: list[list[NodeProto]]
+    values: list[dict[str, Tensor]]
+    last_use: dict[str, int] = field(default_factory=dict)
+
+
+class PairedWalk:
+    """The two models, cut at the layers that are quantized.
+
+    Args:
+        reference: The float32 model.
+        quantized: A Q/DQ copy of it: same node names, float32 tensors outside Q/DQ pairs. It is edited in place
+            where the caller edits the layers.
+        images: Batches, float32 [n, C, H, W].
+        open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
+
+    Raises:
+        CalibrationError: If there are no images, or the models have no quantized layer in common.
+    """
+
+    def __init__(
+        self, reference: ModelProto, quantized: ModelProto, images: Sequence[Tensor], *, open_runtime: OpenRuntime
+    ) -> None:
+        names = quantized_layers(quantized)
+        if not images or not names:
+            raise CalibrationError(
+                f"got {len(images)} batches and {len(names)} quantized layers, expected some of each"
+            )
+        self.model = quantized
+        self._names = names
+        self._open = open_runtime
+        self._reference = _side(reference, names, images)
+        self._quantized = _side(quantized, names, images)
+
+    def __iter__(self) -> Iterator[Layer]:
+        """Give the layers in graph order; each is brought up to date with the edits of those before."""
+        for place, name in enumerate(self._names):
+            reference = _last(self._reference.pieces[place], name)
+            node = _last(self._quantized.pieces[place], name)
+            self._run(self._reference, place, ())
+            self._run(self._quantized, place, (node.input[0],))
+            layer = Layer(
+                node,
+                reference,
+                [values[node.input[0]] for values in self._quantized.values],
+                [values[reference.output[0]] for values in self._reference.values],
+                [values[node.output[0]] for values in self._quantized.values],
+            )
+            yield layer
+            for values, output in zip(self._quantized.values, layer.outputs, strict=True):
+                values[node.output[0]] = output
+            for side in (self._reference, self._quantized):
+                _forget(side, place)
+
+    def rerun(self, layer: Layer) -> list[Tensor]:
+        """Return the layer's outputs with its constants as they are now."""
+        piece = self._quantized.make_piece([layer.node], layer.node.output)
+        with self._open(piece) as runtime:
+            return [runtime.run({layer.node.input[0]: batch})[layer.node.output[0]] for batch in layer.inputs]
+
+    def _run(self, side: _Side, place: int, also: Sequence[str]) -> None:
+        """Run piece number `place`; keep what later pieces read, the layer's output and the tensors of `also`."""
+        nodes = side.pieces[place]
+        made = [name for node in nodes for name in node.output if name]
+        wanted = [name for name in made if side.last_use.get(name, -1) > place or name in also]
+        wanted = list(dict.fromkeys([*wanted, nodes[-1].output[0]]))
+        piece = side.make_piece(nodes, wanted)
+        inputs = [info.name for info in piece.graph.input]
+        with self._open(piece) as runtime:
+            for values in side.values:
+                values.update(runtime.run({name: values[name] for name in inputs}))
+
+
+def quantized_layers(model: ModelProto) -> tuple[str, ...]:
+    """Return the names of the Conv, Gemm and MatMul nodes whose weight is stored as integers, in graph order."""
+    dequantized = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in {tensor.name for tensor in model.graph.initializer}
+    }
+    return tuple(
+        node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS and node.input[1] in dequantized
+    )
+
+
+def _side(model: ModelProto, layers: Sequence[str], images: Sequence[Tensor]) -> _Side:
+    graph = model.graph
+    if len(graph.input) != 1:
+        raise CalibrationError(f"got a model of {len(graph.input)} inputs, expected 1")
+    constants = _constant_nodes(graph)
+    pieces: list[list[NodeProto]] = [[]]
+    ends = set(layers)
+    for node in graph.node:
+        if node.output[0] in constants:
+            continue
+        pieces[-1].append(node)
+        if node.name in ends:
+            pieces.append([])
+    if len(pieces) != len(layers) + 1:
+        raise CalibrationError(f"got {len(pieces) - 1} of {len(layers)} quantized layers in the float model")
+    del pieces[-1]  # behind the last layer there is nothing to correct
+    side = _Side(
+        graph,
+        _PieceMaker(model, constants),
+        pieces,
+        [{graph.input[0].name: np.ascontiguousarray(batch)} for batch in images],
+    )
+    for place, nodes in enumerate(pieces):
+        for node in nodes:
+            side.last_use.update(dict.fromkeys(node.input, place))
+    return side
+
+
+def _last(nodes: Sequence[NodeProto], name: str) -> NodeProto:
+    if nodes[-1].name != name:
+        raise CalibrationError(f"got layer {nodes[-1].name!r} where {name!r} was expected: the models differ in order")
+    return nodes[-1]
+
+
+def _forget(side: _Side, place: int) -> None:
+    for values in side.values:
+        for name in [name for name in values if side.last_use.get(name, -1) <= place]:
+            del values[name]
+
+
+def _constant_nodes(graph: GraphProto) -> dict[str, NodeProto]:
+    """Return output name to node for every node that reads constants only, such as the DQ of a weight."""
+    known = {tensor.name for tensor in graph.initializer}
+    constants: dict[str, NodeProto] = {}
+    for node in graph.node:
+        if len(node.output) == 1 and all(not name or name in known or name in constants for name in node.input):
+            constants[node.output[0]] = node
+    return constants
+
+
+class _PieceMaker:
+    """Makes models of parts of a graph; constants are read anew each time, so that edits count."""
+
+    def __init__(self, model: ModelProto, constants: Mapping[str, NodeProto]) -> None:
+        self._model = model
+        self._constants = constants
+        typed = tensor_types(model)
+        if not all(name in typed for node in model.graph.node for name in node.output if name):
+            typed = tensor_types(infer_shapes(model))
+        self._types = typed
+
+    def __call__(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> ModelProto:
+        """Return a model of `nodes` and the constants they read, with the given outputs."""
+        initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        kept = [*self._constants_read(nodes), *nodes]
+        made = {name for node in kept for name in node.output}
+        read = dict.fromkeys(name for node in kept for name in node.input if name and name not in made)
+        graph = onnx.helper.make_graph(
+            kept,
+            "piece",
+            [onnx.ValueInfoProto(name=name, type=self._types[name]) for name in read if name not in initializers],
+            [onnx.ValueInfoProto(name=name, type=self._types[name]) for name in outputs],
+            [initializers[name] for name in read if name in initializers],
+        )
+        return onnx.helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
+
+    def _constants_read(self, nodes: Sequence[NodeProto]) -> list[NodeProto]:
+        found: dict[str, NodeProto] = {}
+
+        def visit(node: NodeProto) -> None:
+            for name in node.input:
+                if name in self._constants and name not in found:
+                    visit(self._constants[name])
+                    found[name] = self._constants[name]
+
+        for node in nodes:
+            visit(node)
+        return list(found.values())
+
+
+def live_bytes_per_image(model: ModelProto) -> int:
+    """Return the most bytes that the walk keeps of one image, both sides together.
+
+    Args:
+        model: The float32 model, its shapes inferred with a symbolic batch axis.
+
+    Raises:
+        CalibrationError: If a shape is not known.
+    """
+    types = tensor_types(model)
+    sizes = {}
+    for name, kind in types.items():
+        dims = kind.tensor_type.shape.dim
+        sizes[name] = (
+            4 * int(np.prod([dim.dim_value for dim in dims[1:]]))
+            if kind.tensor_type.elem_type == TensorProto.FLOAT
+            else 0
+        )
+    last_use = {name: place for place, node in enumerate(model.graph.node) for name in node.input}
+    live: dict[str, int] = {model.graph.input[0].name: sizes[model.graph.input[0].name]}
+    most = 0
+    for place, node in enumerate(model.graph.node):
+        if unknown := [name for name in node.output if name and sizes.get(name, 0) <= 0 and name in last_use]:
+            raise CalibrationError(f"the size of tensor {unknown[0]!r} is not known")
+        live.update((name, sizes.get(name, 0)) for name in node.output if name)
+        most = max(most, sum(live.values()))
+        for name in [name for name in live if last_use.get(name, -1) <= place]:
+            del live[name]
+    return 2 * most
