@@ -11,6 +11,18 @@ class UnknownModelError(ExportError):
     """No model of that name; the message suggests near names."""
 
 
+class AmbiguousModelError(ExportError):
+    """MODEL is `auto` and the checkpoint fits no known architecture, or several; the message lists them and why."""
+
+
+class ModelObjectError(ExportError):
+    """A Python object given as MODEL cannot be imported, called, or gives no usable module."""
+
+
+class PreprocessingError(ExportError):
+    """Nothing tells how images are prepared, or the options contradict each other."""
+
+
 class WeightsError(ExportError):
     """Weights are missing, cannot be downloaded, do not fit, or hold NaN or Inf."""
 

@@ -166,7 +166,7 @@ def test_cifar_resnets_have_no_published_weights(weights):
 
 
 def test_cifar_resnet_from_a_file(tmp_path):
-    from exporter.cifar_models import CIFAR_PREPROCESSING
+    from exporter.architecture import CIFAR_PREPROCESSING
     from exporter.cifar_resnet import CifarResNet
 
     save_file(CifarResNet(20, 4).state_dict(), tmp_path / "w.safetensors")
