@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 
 from exporter.errors import UnknownModelError
@@ -142,10 +144,18 @@ def parse_model(text: str) -> ModelReference:
         return ModelReference(prefix, rest)
     if colon:
         return _python_object(text, prefix)
-    near = difflib.get_close_matches(text.lower(), (*MODEL_NAMES, *ALIASES, AUTO), n=3, cutoff=0.6)
+    near = _near(text, (*MODEL_NAMES, AUTO))
     families = ", ".join(family.name for family in FAMILIES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {families};"
     raise UnknownModelError(f"unknown model {text!r}; {hint} {_ANY_SOURCE}")
+
+
+def _near(text: str, known: Sequence[str]) -> list[str]:
+    """Return up to three names that begin with `text` or are spelled like it."""
+    typed = text.lower()
+    begin = [name for name in known if typed and name.startswith(typed)]
+    alike = difflib.get_close_matches(typed, known, n=3, cutoff=0.6)
+    return list(dict.fromkeys([*begin, *alike]))[:3]
 
 
 def _python_object(text: str, prefix: str) -> ModelReference:
@@ -168,6 +178,20 @@ def check_model_name(name: str) -> None:
     parse_model(name)
 
 
+def folder_name(text: str, weights: str) -> str:
+    """Return a name for the folder of MODEL's bundle; MODEL auto takes the weights file's.
+
+    Args:
+        text: MODEL; an unknown one gives its own text, and is told later.
+        weights: What `--weights` says.
+    """
+    try:
+        reference = parse_model(text)
+    except UnknownModelError:
+        return text
+    return PurePath(weights).stem if reference.source == AUTO else reference.model_id
+
+
 def check_family(name: str) -> None:
     """Raise unless `name` is a family.
 
@@ -177,6 +201,6 @@ def check_family(name: str) -> None:
     families = [family.name for family in FAMILIES]
     if name in families:
         return
-    near = difflib.get_close_matches(name.lower(), families, n=3, cutoff=0.6)
+    near = _near(name, families)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {', '.join(families)}"
     raise UnknownModelError(f"unknown family {name!r}; {hint}")

@@ -54,6 +54,7 @@ def load(request: ModelRequest) -> LoadedModel:
         loaded = load_file(architecture, request)
     else:
         if takes_num_classes and request.num_classes is None:
+            _check_default(reference.name, found)
             architecture = replace(architecture, build=lambda _: _module(reference.name, found, None))
         loaded = load_random(architecture, request)
         if request.weights == DEFAULT_WEIGHTS:
@@ -113,23 +114,38 @@ def _takes_num_classes(name: str, found: Any) -> bool:
     return "num_classes" in parameters and parameters["num_classes"].kind in keyword
 
 
+def _check_default(name: str, found: Any) -> None:
+    """Raise if the callable cannot be called without `num_classes`."""
+    if inspect.signature(found).parameters["num_classes"].default is inspect.Parameter.empty:
+        raise ModelObjectError(f"{name}: it needs the argument num_classes; pass --num-classes N")
+
+
 def _module(name: str, found: Any, num_classes: int | None) -> nn.Module:
     """Return the module: the object itself, or what it returns."""
     if isinstance(found, nn.Module):
-        return found
+        return _on_cpu(name, found)
     try:
         module = found() if num_classes is None else found(num_classes=num_classes)
     except Exception as err:  # the user's code may raise anything; all of it is chained
         raise ModelObjectError(f"{name}: calling it raised {type(err).__name__}: {err}") from err
     if not isinstance(module, nn.Module):
         raise ModelObjectError(f"{name}: it returned a {type(module).__name__}, expected a torch.nn.Module")
+    return _on_cpu(name, module)
+
+
+def _on_cpu(name: str, module: nn.Module) -> nn.Module:
+    """Return `module` if its weights are where PyTorch puts them now: on the CPU, or "meta" while shapes are asked."""
+    if devices := {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu", _default_device()}:
+        raise ModelObjectError(f"{name}: its weights are on {', '.join(sorted(devices))}, expected cpu; call .cpu()")
     return module
+
+
+def _default_device() -> str:
+    return str(torch.get_default_device())
 
 
 def _checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:
     """Return `loaded` with the number of classes that its logits have."""
-    if devices := {str(tensor.device) for tensor in loaded.module.state_dict().values()} - {"cpu"}:
-        raise ModelObjectError(f"{name}: its weights are on {', '.join(sorted(devices))}, expected cpu; call .cpu()")
     logits = _logits(loaded.module, loaded.preprocessing, name)
     num_classes = int(logits.shape[1])
     if request.num_classes not in (None, num_classes):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.checkpoint import NUM_BATCHES_TRACKED
+from exporter.errors import ModelObjectError
 
 Shape = tuple[int | None, ...]
 """Sizes of one tensor; None where it is the number of classes."""
@@ -86,7 +87,8 @@ def without_values(build: Callable[[int], nn.Module], num_classes: int) -> nn.Mo
         try:
             with torch.device("meta"):
                 return build(num_classes).eval()
-        except (NotImplementedError, RuntimeError):  # some compute their widths with tensors (torchvision's RegNet)
+        except (NotImplementedError, RuntimeError, ModelObjectError):
+            # Some compute with values while they are built, as torchvision's RegNet its widths.
             return build(num_classes).eval().to("meta")
 
 

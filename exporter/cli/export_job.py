@@ -123,39 +123,12 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
 
 
 def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel:
-    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes))
-    preprocessing = _overridden(loaded.preprocessing, options)
-    if preprocessing != loaded.preprocessing:
-        loaded = replace(loaded, preprocessing=preprocessing, preprocessing_source="the command line")
+    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes, options.preprocessing))
     if labels is not None:
         loaded = replace(loaded, labels=labels)
     if loaded.labels is not None:
         check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
     return loaded
-
-
-def _overridden(preprocessing: Preprocessing, options: ExportOptions) -> Preprocessing:
-    """Apply --input-size, --resize, --mean and --std to what the weights say."""
-    changes: dict[str, Any] = {}
-    if options.mean is not None:
-        changes["mean"] = options.mean
-    if options.std is not None:
-        changes["std"] = options.std
-    if options.input_size is not None:
-        side, old = options.input_size, preprocessing
-        changes["crop"] = (side, side)
-        if isinstance(old.resize, int):  # keep the share of the picture that the crop sees
-            changes["resize"] = round(old.resize * side / min(old.input_size))
-        elif old.crop is None:
-            changes.update(resize=(side, side), crop=None)
-    if options.resize is not None:
-        changes["resize"] = options.resize
-        if isinstance(options.resize, tuple) and options.input_size is None:
-            changes["crop"] = None
-    try:
-        return replace(preprocessing, **changes)
-    except ValueError as err:
-        raise ExportError(f"preprocessing options: {err}") from err
 
 
 def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runtimes.manifest import BatchRange
+from runtimes.preprocessing import Interpolation
 
 
 def positive(text: str) -> int:
@@ -42,6 +43,15 @@ def rgb(text: str) -> tuple[float, float, float]:
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
     return red, green, blue
+
+
+def interpolation(text: str) -> Interpolation:
+    """Return how pixels of a resized picture are computed."""
+    try:
+        return Interpolation(text)
+    except ValueError as err:
+        known = ", ".join(known.value for known in Interpolation)
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {known}") from err
 
 
 def capabilities(text: str) -> tuple[str, ...]:
