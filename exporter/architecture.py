@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from exporter.check_images import load_check_images
 from exporter.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
 from exporter.errors import PreprocessingError, WeightsError
-from exporter.loaded_model import RANDOM_SEED, LoadedModel, ModelRequest
+from exporter.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
+from exporter.random_weights import settle_batchnorm, switch_on
 from exporter.weight_layout import layout_of
 from exporter.weight_names import fit_names
 from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -25,6 +27,8 @@ IMAGENET_PREPROCESSING = Preprocessing(
     resize=256, crop=(224, 224), interpolation=Interpolation.BILINEAR, mean=IMAGENET_MEAN, std=IMAGENET_STD
 )
 """Source: torchvision's V1 weights of every ResNet, `weights.transforms()`."""
+
+_NUM_SETTLING = 2  # photographs that random weights get their BatchNorm statistics from
 
 CIFAR_PREPROCESSING = Preprocessing(
     resize=(32, 32),
@@ -86,7 +90,7 @@ class Architecture:
 
 
 def load_random(architecture: Architecture, request: ModelRequest) -> LoadedModel:
-    """Return the network with seeded random weights.
+    """Return the network as it is built with the fixed seed; of weights "random" every layer counts, too.
 
     Raises:
         PreprocessingError: If nothing tells how images are prepared.
@@ -94,6 +98,10 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
     num_classes = request.num_classes or architecture.num_classes
     preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
     module = architecture.seeded(num_classes)
+    if request.weights == RANDOM_WEIGHTS:
+        images = load_check_images(request.preprocessing.applied_to(preprocessing))[:_NUM_SETTLING]
+        switch_on(module, RANDOM_SEED)
+        settle_batchnorm(module, torch.from_numpy(images))
     return LoadedModel(
         module=module,
         model_id=architecture.model_id,
