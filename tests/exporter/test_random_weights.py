@@ -96,3 +96,14 @@ def test_drawing_is_seeded_and_leaves_the_callers_random_state():
     switch_on(second, 5)
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet110_a", "preact_resnet110"])
+def test_a_deep_random_network_does_not_amplify_rounding(name):
+    """float32 against float64: an export can only be as near to PyTorch as PyTorch is to itself."""
+    module = load(ModelRequest(name, "random")).module
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        single = module(images).double()
+        double = module.double()(images.double())
+    assert (single - double).abs().max() < 2e-6 * double.abs().max()
