@@ -52,4 +52,5 @@ def load_model(request: ModelRequest) -> LoadedModel:
     preprocessing = request.preprocessing.applied_to(loaded.preprocessing)
     if preprocessing == loaded.preprocessing:
         return loaded
-    return replace(loaded, preprocessing=preprocessing, preprocessing_source="the command line")
+    source = f"{loaded.preprocessing_source}; changed by the command line"
+    return replace(loaded, preprocessing=preprocessing, preprocessing_source=source)

@@ -59,6 +59,8 @@ def settle_batchnorm(module: nn.Module, images: Tensor) -> int:
     Source: after Mishkin and Matas 2016, arXiv:1511.06422 (layer-sequential unit variance).
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not layers:
+        return 0
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

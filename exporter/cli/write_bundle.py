@@ -27,7 +27,7 @@ from runtimes.manifest import Manifest, TensorEntry
 from runtimes.parity import first_output
 from runtimes.pytorch import TorchRuntime
 
-LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 
 def write_bundle(
