@@ -93,9 +93,9 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
     import torch
 
     from exporter.fold_batchnorm import fold_batchnorm
-    from exporter.trace import trace
+    from exporter.trace import trace_and_fold
 
     example = torch.zeros(2, 3, *loaded.preprocessing.input_size)
     folded, report = fold_batchnorm(loaded.module, example)
-    model = trace(folded, example, opset=config.resolved_opset, producer_version=__version__)
-    return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
+    model, folds = trace_and_fold(folded, example, opset=config.resolved_opset, producer_version=__version__)
+    return ExportedModel(onnx=model, loaded=loaded, folding=report.after_tracing(folds), config=config)

@@ -118,6 +118,20 @@ def remove_unused_initializers(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
+def remove_dead_nodes(graph: GraphProto) -> int:
+    """Drop nodes whose outputs nobody reads and that are no graph output, in place; return how many."""
+    read = {output.name for output in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        subgraphs = any(a.HasField("g") or a.graphs for a in node.attribute)
+        if subgraphs or read & set(node.output):
+            kept.append(node)
+            read.update(node.input)
+    num_dead = len(graph.node) - len(kept)
+    replace_nodes(graph, reversed(kept))
+    return num_dead
+
+
 def infer_shapes(model: ModelProto) -> ModelProto:
     """Return a copy whose intermediate tensors have freshly inferred types and shapes.
 
@@ -127,6 +141,19 @@ def infer_shapes(model: ModelProto) -> ModelProto:
     bare = copy_model(model)
     del bare.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+
+
+def tensor_shapes(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of every tensor that the model declares, sizes or names of axes; see `tensor_types`.
+
+    An axis of which nothing is known is "?"; a tensor without a shape is left out.
+    """
+    return {
+        name: tuple(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in shape.dim)
+        for name, kind in tensor_types(model).items()
+        if kind.tensor_type.HasField("shape")
+        for shape in (kind.tensor_type.shape,)
+    }
 
 
 def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from exporter.canonical_ops import canonical_ops
 from exporter.errors import ExportError
+from exporter.fold_affine import AffineFolds
 from exporter.graph import infer_shapes
 from exporter.name_tensors import name_after_modules
+from exporter.plain_functions import PlainFunctions
 from exporter.target import IR_VERSION_OF_OPSET
+from exporter.tidy_graph import tidy_graph
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -44,11 +47,18 @@ def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: s
         ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
             or output, or the batch axis did not stay symbolic.
     """
-    traced = _torch_export(module, example)
-    tidy = name_after_modules(canonical_ops(traced).model).model
-    converted = _convert_opset(tidy, opset)
+    return trace_and_fold(module, example, opset=opset, producer_version=producer_version)[0]
+
+
+def trace_and_fold(
+    module: nn.Module, example: Tensor, *, opset: int, producer_version: str = ""
+) -> tuple[ModelProto, AffineFolds]:
+    """Return what `trace` returns, and what became of each BatchNormalization that tracing found; see `trace`."""
+    named = name_after_modules(canonical_ops(_torch_export(module, example)).model).model
+    tidy = tidy_graph(named)
+    converted = convert_opset(tidy.model, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    return _checked(converted)
+    return _checked(converted), tidy.folds
 
 
 def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
@@ -57,7 +67,7 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), PlainFunctions():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -84,9 +94,14 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
     return model
 
 
-def _convert_opset(model: ModelProto, opset: int) -> ModelProto:
+def convert_opset(model: ModelProto, opset: int) -> ModelProto:
+    """Return `model` in another opset, with the IR version that goes with it.
+
+    Raises:
+        ExportError: If an operator cannot be written in it.
+    """
     converted = model
-    if opset != _TRACE_OPSET:
+    if opset != next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
         try:
             converted = onnx.version_converter.convert_version(model, opset)
         except Exception as err:  # the converter raises RuntimeError and more, by operator
