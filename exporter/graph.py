@@ -32,7 +32,8 @@ class GraphIndex:
         producer: Tensor name to the node that makes it; graph inputs and initializers have none.
         uses: Tensor name to the places that read it; graph outputs are not uses.
         initializer: Name to constant tensor.
-        position: Node name (or first output) to its place in the node list.
+        position: Tensor name to the place of the node that makes it in the node list.
+        node_position: Node name to its place in the node list.
         outputs: Names of the graph's outputs.
     """
 
@@ -40,6 +41,7 @@ class GraphIndex:
     uses: Mapping[str, tuple[Use, ...]]
     initializer: Mapping[str, TensorProto]
     position: Mapping[str, int]
+    node_position: Mapping[str, int]
     outputs: frozenset[str]
 
 
@@ -75,6 +77,7 @@ def index_graph(graph: GraphProto) -> GraphIndex:
         uses={name: tuple(places) for name, places in uses.items()},
         initializer={tensor.name: tensor for tensor in graph.initializer},
         position=position,
+        node_position={node.name: place for place, node in enumerate(graph.node)},
         outputs=frozenset(output.name for output in graph.output),
     )
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from exporter.canonical_ops import canonical_ops
 from exporter.errors import ExportError
 from exporter.fold_affine import AffineFolds
-from exporter.graph import infer_shapes
+from exporter.graph import attribute, copy_model, infer_shapes
 from exporter.name_tensors import name_after_modules
 from exporter.plain_functions import PlainFunctions
 from exporter.target import IR_VERSION_OF_OPSET
@@ -30,6 +30,7 @@ from exporter.tidy_graph import tidy_graph
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 BATCH_AXIS = "batch"
+_SHIELD = "resnet_export.unchanged"
 _TRACE_OPSET = 20
 """The exporter's own default in torch 2.15: no version conversion happens inside it."""
 
@@ -103,13 +104,34 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
     converted = model
     if opset != next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
         try:
-            converted = onnx.version_converter.convert_version(model, opset)
+            converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
         except Exception as err:  # the converter raises RuntimeError and more, by operator
             raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
     del converted.opset_import[:]
     converted.opset_import.append(onnx.helper.make_opsetid("", opset))
     converted.ir_version = IR_VERSION_OF_OPSET[opset]
     return converted
+
+
+def _shield(model: ModelProto) -> ModelProto:
+    """Hide from the version converter what it refuses although nothing changed: Pad without axes, opset 13 to 24.
+
+    Source: ONNX, Changelog.md, Pad-13 to Pad-24: 18 adds the input `axes`, 19 the mode "wrap".
+    """
+    shielded = copy_model(model)
+    for node in shielded.graph.node:
+        if node.op_type == "Pad" and len(node.input) <= 3 and attribute(node, "mode", b"constant") != b"wrap":
+            node.domain = _SHIELD
+    if any(node.domain == _SHIELD for node in shielded.graph.node):
+        shielded.opset_import.append(onnx.helper.make_opsetid(_SHIELD, 1))
+    return shielded
+
+
+def _unshield(model: ModelProto) -> ModelProto:
+    for node in model.graph.node:
+        if node.domain == _SHIELD:
+            node.domain = ""
+    return model
 
 
 def _checked(model: ModelProto) -> ModelProto:

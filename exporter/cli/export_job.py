@@ -30,6 +30,7 @@ from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
     from calibration.calibration_table import CalibrationTable
+    from calibration.placement import Placement
     from calibration.qdq import QuantizedModel
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
@@ -228,8 +229,12 @@ def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
     report = exported.folding
     total = len(report.folded) + len(report.kept)
     terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64")
+    paths_of: dict[str, list[str]] = {}
     for kept in report.kept:
-        terminal.warn(f"{kept.batchnorm} is not folded: {kept.reason}")
+        paths_of.setdefault(kept.reason, []).append(kept.batchnorm)
+    for reason, paths in paths_of.items():
+        named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
+        terminal.done(f"{named} not folded but kept as one affine operation each: {reason}")
 
 
 def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Terminal) -> Any:
@@ -280,9 +285,24 @@ def _quantize(
         terminal.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
         )
-    else:
-        adds = len(placement.residual_adds)
-        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
-    for reason in placement.skipped:
-        terminal.warn(f"stays in float: {reason}")
+    _tell_placement(placement, terminal)
     return table, quantized
+
+
+def _tell_placement(placement: Placement, terminal: Terminal) -> None:
+    adds = len(placement.residual_adds)
+    if placement.num_adds:
+        gated = sum(add.kernel != "Conv" for add in placement.residual_adds)
+        behind = f"; {gated} lie behind a gate, in a pointwise kernel instead of a convolution's" if gated else ""
+        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's{behind}")
+    if placement.shared_scales:
+        terminal.done(
+            f"{len(placement.shared_scales)} groups of tensors share a scale, so that moving them costs nothing"
+        )
+    nodes_of: dict[str, list[str]] = {}
+    for sentence in placement.skipped:
+        node, _, reason = sentence.partition(": ")
+        nodes_of.setdefault(reason, []).append(node)
+    for reason, nodes in nodes_of.items():
+        named = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes, first {nodes[0]}"
+        terminal.done(f"in float: {named}: {reason}")
