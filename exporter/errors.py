@@ -31,6 +31,10 @@ class UnsafeCheckpointError(WeightsError):
     """A checkpoint that could run code when loaded; it was not loaded."""
 
 
+class OnnxFileError(ExportError):
+    """A file given as MODEL is no whole, float32, not yet quantized ONNX classifier; the message says what it is."""
+
+
 class NonFiniteTensorError(ExportError):
     """A tensor holds NaN or Inf on real images; the message names it."""
 

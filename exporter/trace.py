@@ -13,7 +13,6 @@ import io
 import logging
 import warnings
 
-import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
@@ -21,18 +20,13 @@ from torch import Tensor, nn
 from exporter.canonical_ops import canonical_ops
 from exporter.errors import ExportError
 from exporter.fold_affine import AffineFolds
-from exporter.graph import attribute, copy_model, infer_shapes
 from exporter.name_tensors import name_after_modules
+from exporter.opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.plain_functions import PlainFunctions
-from exporter.target import IR_VERSION_OF_OPSET
 from exporter.tidy_graph import tidy_graph
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-BATCH_AXIS = "batch"
-_SHIELD = "resnet_export.unchanged"
-_TRACE_OPSET = 20
-"""The exporter's own default in torch 2.15: no version conversion happens inside it."""
 
 
 def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: str = "") -> ModelProto:
@@ -59,7 +53,7 @@ def trace_and_fold(
     tidy = tidy_graph(named)
     converted = convert_opset(tidy.model, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    return _checked(converted), tidy.folds
+    return checked(converted), tidy.folds
 
 
 def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
@@ -75,7 +69,7 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
-                opset_version=_TRACE_OPSET,
+                opset_version=TRACE_OPSET,
                 external_data=False,
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
@@ -93,63 +87,3 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
         raise ExportError("torch.onnx.export returned nothing")
     model: ModelProto = program.model_proto
     return model
-
-
-def convert_opset(model: ModelProto, opset: int) -> ModelProto:
-    """Return `model` in another opset, with the IR version that goes with it.
-
-    Raises:
-        ExportError: If an operator cannot be written in it.
-    """
-    converted = model
-    if opset != next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
-        try:
-            converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
-        except Exception as err:  # the converter raises RuntimeError and more, by operator
-            raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
-    del converted.opset_import[:]
-    converted.opset_import.append(onnx.helper.make_opsetid("", opset))
-    converted.ir_version = IR_VERSION_OF_OPSET[opset]
-    return converted
-
-
-def _shield(model: ModelProto) -> ModelProto:
-    """Hide from the version converter what it refuses although nothing changed: Pad without axes, opset 13 to 24.
-
-    Source: ONNX, Changelog.md, Pad-13 to Pad-24: 18 adds the input `axes`, 19 the mode "wrap".
-    """
-    shielded = copy_model(model)
-    for node in shielded.graph.node:
-        if node.op_type == "Pad" and len(node.input) <= 3 and attribute(node, "mode", b"constant") != b"wrap":
-            node.domain = _SHIELD
-    if any(node.domain == _SHIELD for node in shielded.graph.node):
-        shielded.opset_import.append(onnx.helper.make_opsetid(_SHIELD, 1))
-    return shielded
-
-
-def _unshield(model: ModelProto) -> ModelProto:
-    for node in model.graph.node:
-        if node.domain == _SHIELD:
-            node.domain = ""
-    return model
-
-
-def _checked(model: ModelProto) -> ModelProto:
-    """Return `model` with the shapes of its tensors, if it is what `trace` promises."""
-    try:
-        typed = infer_shapes(model)
-        onnx.checker.check_model(typed, full_check=True)
-    except Exception as err:  # the checker and shape inference raise unrelated types
-        raise ExportError(f"the exported graph does not pass onnx.checker: {err}") from err
-    for kind, infos in (("input", typed.graph.input), ("output", typed.graph.output)):
-        if len(infos) != 1:
-            raise ExportError(f"the module has {len(infos)} {kind}s, expected one: images in, logits out")
-    for info in (*typed.graph.input, *typed.graph.output):
-        dims = info.type.tensor_type.shape.dim
-        if not dims or dims[0].dim_param != BATCH_AXIS:
-            got = dims[0].dim_value if dims else "none"
-            raise ExportError(
-                f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}; "
-                "the module's forward depends on the batch size of its example"
-            )
-    return typed

@@ -21,7 +21,7 @@ from exporter.cli.export_job import Artefacts
 from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, model_files, rows_to_json
 from exporter.cli.terminal import Terminal
 from exporter.loaded_model import LoadedModel
-from exporter.trace import BATCH_AXIS
+from exporter.opset import BATCH_AXIS
 from exporter.version import __version__
 from runtimes.manifest import Manifest, TensorEntry
 from runtimes.parity import first_output
