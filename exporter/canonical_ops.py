@@ -8,6 +8,7 @@ everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Resha
     Reshape([N, C, 1, 1], to [batch, C])          ->  Flatten(axis = 1)
     Identity(x), Dropout(x), Concat(x) alone      ->  x
     Mul(y, Expand(x)), where Mul broadcasts x     ->  Mul(y, x), and so for Add, Sub, Div
+    CastLike(c, x), the type of x known           ->  Cast(c)
     Reduce*(x, noop_with_empty_axes = 0)          ->  Reduce*(x), its default, which opset 17 does not know
 
 The Expand takes the batch at run time (Shape, Concat) to say what broadcasting says anyway. The last is for means that
@@ -34,6 +35,7 @@ from exporter.graph import (
     remove_unused_initializers,
     replace_nodes,
     tensor_shapes,
+    tensor_types,
 )
 
 Ranks = dict[str, "tuple[int | str, ...]"]
@@ -44,7 +46,8 @@ def canonical_ops(model: ModelProto) -> PassResult:
     """Return a copy with the rewrites of the module docstring applied."""
     result = copy_model(model)
     index = index_graph(result.graph)
-    shapes = _shapes(result)
+    typed = infer_shapes(result)
+    shapes, types = tensor_shapes(typed), tensor_types(typed)
     num_changes = 0
     for node in result.graph.node:
         if _is_global_average_pool(node, index, shapes):
@@ -52,6 +55,9 @@ def canonical_ops(model: ModelProto) -> PassResult:
             num_changes += 1
         elif _is_flatten(node, index, shapes):
             _become(node, "Flatten", axis=1)
+            num_changes += 1
+        elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
+            _become(node, "Cast", to=kind.tensor_type.elem_type)
             num_changes += 1
         elif node.op_type.startswith("Reduce") and attribute(node, "noop_with_empty_axes") == 0:
             _remove_attribute(node, "noop_with_empty_axes")
@@ -61,10 +67,6 @@ def canonical_ops(model: ModelProto) -> PassResult:
     remove_dead_nodes(result.graph)
     remove_unused_initializers(result.graph)
     return PassResult(result, num_changes)
-
-
-def _shapes(model: ModelProto) -> Ranks:
-    return tensor_shapes(infer_shapes(model))
 
 
 def _is_global_average_pool(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
@@ -79,15 +81,20 @@ def _is_global_average_pool(node: NodeProto, index: GraphIndex, shapes: Ranks) -
 
 
 def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
-    """Match a Reshape whose constant target is [the batch, the product of all other axes]."""
-    if node.op_type != "Reshape" or node.input[1] not in index.initializer:
+    """Match a Reshape from [N, ...] to [N, the product of all other axes], which leaves no choice for N."""
+    if node.op_type != "Reshape":
         return False
     before = shapes.get(node.input[0], ())
+    if len(before) < 3 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
+        return False
+    product = math.prod(int(size) for size in before[1:])
+    if node.input[1] not in index.initializer:
+        return len(after := shapes.get(node.output[0], ())) == 2 and after[1] == product
     target = array_from_initializer(index.initializer[node.input[1]]).tolist()
-    if len(before) < 3 or len(target) != 2 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
+    if len(target) != 2:
         return False
     keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))
-    return keeps_batch and target[1] == math.prod(int(size) for size in before[1:])
+    return keeps_batch and target[1] == product
 
 
 def _become(node: NodeProto, op_type: str, **attributes: int) -> None:

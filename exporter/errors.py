@@ -35,6 +35,10 @@ class OnnxFileError(ExportError):
     """A file given as MODEL is no whole, float32, not yet quantized ONNX classifier; the message says what it is."""
 
 
+class FeatureError(ExportError):
+    """What `--features` names is no module of the network, or gives no tensor."""
+
+
 class NonFiniteTensorError(ExportError):
     """A tensor holds NaN or Inf on real images; the message names it."""
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from exporter.loaded_model import LoadedModel, ModelRequest
-from exporter.model_names import AUTO, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
+from exporter.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
 from runtimes.errors import MissingDependencyError
 
 _SOURCES: Mapping[str, str] = MappingProxyType(
@@ -22,6 +22,7 @@ _SOURCES: Mapping[str, str] = MappingProxyType(
         OWN: "exporter.own_models",
         PYTHON_OBJECT: "exporter.object_models",
         AUTO: "exporter.auto_model",
+        ONNX_FILE: "exporter.onnx_models",
     }
 )
 
@@ -34,6 +35,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         AmbiguousModelError: If MODEL is "auto" and the checkpoint does not say which it is.
         ModelObjectError: If a Python object cannot be imported, called, or gives no usable module.
         PreprocessingError: If nothing tells how images are prepared.
+        OnnxFileError: If MODEL is an ONNX file that cannot be exported.
         WeightsError: If the weights are missing, do not fit, or are not finite.
         MissingDependencyError: If torch, torchvision or timm is needed and not installed.
     """

@@ -61,7 +61,7 @@ class LoadedModel:
     Attributes:
         module: In evaluation mode, on the CPU.
         model_id: Name for folders and the manifest, such as "resnet50".
-        source: Who defines the architecture: "torchvision", "timm", "resnet-export" or "python".
+        source: Who defines the architecture: "torchvision", "timm", "resnet-export", "python" or "onnx".
         weights: What was loaded, in words: an enum member, a file name, or "random (seed 0)".
         weights_sha256: `exporter.checkpoint.state_dict_sha256` of the loaded weights.
         preprocessing: How images are prepared.
@@ -69,6 +69,8 @@ class LoadedModel:
         num_classes: Width of the logits.
         labels: One name per class, or None when nobody said.
         notes: What happened on the way, one sentence each.
+        reference_name: What `module` is called where exports are compared with it.
+        outputs: Names of what `module` gives: the logits, or the features asked for.
     """
 
     module: nn.Module
@@ -81,6 +83,8 @@ class LoadedModel:
     num_classes: int
     labels: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    reference_name: str = "PyTorch"
+    outputs: tuple[str, ...] = ("logits",)
 
 
 def is_weights_file(weights: str) -> bool:

@@ -20,6 +20,7 @@ OWN = "resnet-export"
 TIMM = "timm"
 PYTHON_OBJECT = "python"
 AUTO = "auto"
+ONNX_FILE = "onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class ModelReference:
     """What a MODEL means.
 
     Attributes:
-        source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT or AUTO.
+        source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT, AUTO or ONNX_FILE.
         name: What the source calls it; of a Python object "package.module:callable".
     """
 
@@ -122,6 +123,8 @@ class ModelReference:
     @property
     def model_id(self) -> str:
         """A name for folders and the manifest: the last part of a path, nothing that a file name cannot hold."""
+        if self.source == ONNX_FILE:
+            return re.sub(r"[^\w.+-]", "_", PurePath(self.name).stem).strip(".") or self.source
         last = self.name.replace(":", ".") if self.source == PYTHON_OBJECT else re.split(r"[/\\:]", self.name)[-1]
         return re.sub(r"[^\w.+-]", "_", last).strip(".") or self.source
 
@@ -134,6 +137,8 @@ def parse_model(text: str) -> ModelReference:
     """
     if text == AUTO:
         return ModelReference(AUTO, AUTO)
+    if text.lower().endswith(".onnx"):
+        return ModelReference(ONNX_FILE, text)
     name = ALIASES.get(text, text)
     if name in FAMILY_OF:
         return ModelReference(FAMILY_OF[name].source, name)

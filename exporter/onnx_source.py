@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from exporter.canonical_ops import canonical_ops
@@ -23,13 +23,8 @@ from exporter.errors import ExportError, OnnxFileError
 from exporter.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
 from exporter.fold_constants import fold_constants
 from exporter.graph import array_from_initializer, attribute, copy_model, index_graph, initializer_from_array
-from exporter.loaded_model import LoadedModel
 from exporter.opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.tidy_graph import tidy_graph
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
-
-RESIZE_SHARE = 256 / 224
-"""Shorter side after resizing over the crop. Source: torchvision.transforms.ImageClassification, defaults."""
 
 MIN_SOURCE_OPSET = 11
 """Older files lack the operators that exporters of the last years write, and onnx converts them only in part."""
@@ -75,22 +70,6 @@ class OnnxSource:
     batch: int | None
     num_classes: int
     num_parameters: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadedOnnx(LoadedModel):
-    """A file as MODEL. `module` runs the file itself in ONNX Runtime.
-
-    Attributes:
-        file: What was read.
-    """
-
-    file: OnnxSource | None = None
-
-
-def is_onnx_file(model: str) -> bool:
-    """Tell whether MODEL names an ONNX file."""
-    return model.lower().endswith(".onnx")
 
 
 def read_onnx(path: Path) -> OnnxSource:
@@ -253,7 +232,7 @@ def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) 
     model.ir_version = max(model.ir_version, 8)
     converted = convert_opset(model, TRACE_OPSET)
     try:
-        tidy = tidy_graph(canonical_ops(converted).model)
+        tidy = tidy_graph(canonical_ops(converted).model)  # types first: they make more nodes constant
     except onnx.shape_inference.InferenceError as err:
         raise ExportError(f"{source.path}: the shapes do not fit images of {input_size}: {err}") from err
     result = convert_opset(tidy.model, opset)
@@ -289,10 +268,8 @@ def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, in
     for node in graph.node if source.batch is not None else ():
         target = index.initializer.get(node.input[1]) if node.op_type == "Reshape" else None
         sizes = [] if target is None else array_from_initializer(target).tolist()
-        if sizes and sizes[0] == source.batch and not attribute(node, "allowzero", 0):
-            name = f"{node.name}.shape"
-            graph.initializer.append(initializer_from_array(name, np.asarray([0, *sizes[1:]], np.int64)))
-            node.input[1] = name
+        if sizes and sizes[0] == source.batch:
+            _take_batch_from_input(graph, node, [int(size) for size in sizes])
     dims = graph.input[0].type.tensor_type.shape.dim
     dims[0].dim_param = BATCH_AXIS
     dims[2].dim_value, dims[3].dim_value = input_size
@@ -301,34 +278,17 @@ def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, in
     graph.output.append(onnx.helper.make_tensor_value_info(source.output_name, TensorProto.FLOAT, shape))
 
 
-def load_onnx(source: OnnxSource, input_size: tuple[int, int] | None) -> LoadedOnnx:
-    """Wrap a checked file as a model source does; its module runs the file as it came.
-
-    Args:
-        source: A file as `read_onnx` gives it.
-        input_size: Height and width of the images where the file leaves them open; None takes the file's.
-
-    Raises:
-        OnnxFileError: If no size is known, or another than the file's was asked for.
-        RuntimeAdapterError: If ONNX Runtime does not load the file.
-    """
-    from exporter.onnx_reference import OnnxReference
-
-    size = source.input_size or input_size
-    if size is None:
-        raise OnnxFileError(f"{source.path}: the image size is open in the file; give --input-size N")
-    if input_size not in (None, size):
-        raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size out")
-    resize = round(max(size) * RESIZE_SHARE)
-    return LoadedOnnx(
-        module=OnnxReference(source.model, batch=source.batch),
-        model_id=source.path.stem,
-        source="onnx",
-        weights=f"{source.path.name} (opset {source.opset})",
-        weights_sha256=source.sha256,
-        preprocessing=Preprocessing(resize, size, Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD),
-        preprocessing_source="ImageNet's by default",
-        num_classes=source.num_classes,
-        labels=None,
-        file=source,
-    )
+def _take_batch_from_input(graph: GraphProto, reshape: NodeProto, sizes: list[int]) -> None:
+    """Let a Reshape to a fixed batch keep whatever batch comes in, in place: -1 where that is free, else 0 (copy)."""
+    if -1 not in sizes[1:]:
+        sizes[0] = -1
+    elif attribute(reshape, "allowzero", 0) and 0 in sizes[1:]:
+        return  # a size of 0 really; the checks that follow tell
+    else:
+        sizes[0] = 0
+        kept = [entry for entry in reshape.attribute if entry.name != "allowzero"]
+        del reshape.attribute[:]
+        reshape.attribute.extend(kept)
+    name = f"{reshape.name}.shape"
+    graph.initializer.append(initializer_from_array(name, np.asarray(sizes, np.int64)))
+    reshape.input[1] = name

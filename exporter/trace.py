@@ -46,17 +46,33 @@ def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: s
 
 
 def trace_and_fold(
-    module: nn.Module, example: Tensor, *, opset: int, producer_version: str = ""
+    module: nn.Module,
+    example: Tensor,
+    *,
+    opset: int,
+    producer_version: str = "",
+    outputs: tuple[str, ...] = (OUTPUT_NAME,),
 ) -> tuple[ModelProto, AffineFolds]:
-    """Return what `trace` returns, and what became of each BatchNormalization that tracing found; see `trace`."""
-    named = name_after_modules(canonical_ops(_torch_export(module, example)).model).model
+    """Return what `trace` returns, and what became of each BatchNormalization that tracing found.
+
+    Args:
+        module: As in `trace`; with several `outputs` it gives a tuple of tensors.
+        example: As in `trace`.
+        opset: As in `trace`.
+        producer_version: As in `trace`.
+        outputs: What to call what the module gives.
+
+    Raises:
+        ExportError: As in `trace`.
+    """
+    named = name_after_modules(canonical_ops(_torch_export(module, example, outputs)).model).model
     tidy = tidy_graph(named)
     converted = convert_opset(tidy.model, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    return checked(converted), tidy.folds
+    return checked(converted, num_outputs=len(outputs)), tidy.folds
 
 
-def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
+def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
     batch = torch.export.Dim(BATCH_AXIS)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -72,7 +88,7 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
                 opset_version=TRACE_OPSET,
                 external_data=False,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(outputs),
                 verbose=False,
             )
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export

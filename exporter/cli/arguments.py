@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
-from exporter.cli.option_types import batch_range, interpolation, positive, resize, rgb
+from exporter.cli.option_types import batch_range, interpolation, names, positive, resize, rgb
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import FAMILIES, folder_name
 from exporter.preprocessing_options import PreprocessingOptions
@@ -33,6 +33,10 @@ class ExportOptions:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     interpolation: Interpolation | None
+    features: tuple[str, ...]
+    input_type: str
+    softmax: bool
+    topk: int | None
     int8: bool
     fp16: bool
     calib: Path | None
@@ -80,7 +84,7 @@ Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with p
 MODEL is a name (resnet50, ...; resnet-export models lists them) of one of the families
 {families};
 torchvision:NAME or timm:NAME for any other of theirs, timm:hf-hub:ORG/NAME, your own code as package.module:callable,
-or auto, which reads the architecture off --weights FILE.
+or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported elsewhere in float32.
 
 Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
 resnet-export doctor (what this machine can do).
@@ -112,6 +116,8 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
             f"--target {arguments.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
             "bias); leave out --engine, or choose a TensorRT target"
         )
+    if arguments.features and (arguments.softmax or arguments.topk is not None):
+        parser.error("--features gives feature maps instead of logits; --softmax and --topk need logits")
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
     options = ExportOptions(**vars(arguments))
@@ -130,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"resnet-export {__version__}")
     _add_model_options(parser)
+    _add_graph_options(parser)
     _add_precision_options(parser)
     _add_output_options(parser)
     return parser
@@ -168,6 +175,26 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="bilinear|bicubic|...",
         help="of the resize (default: as the weights)",
     )
+
+
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs and outputs")
+    group.add_argument(
+        "--features",
+        type=names,
+        default=(),
+        metavar="A,B,...",
+        help="outputs of these modules (layer2,layer3) instead of the logits",
+    )
+    group.add_argument(
+        "--input",
+        dest="input_type",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="uint8: the input is a camera frame [N, H, W, 3], normalized in the graph (default float32 [N, 3, H, W])",
+    )
+    group.add_argument("--softmax", action="store_true", help="probabilities as output")
+    group.add_argument("--topk", type=positive, metavar="K", help="the K best classes as outputs scores and indices")
 
 
 def _add_precision_options(parser: argparse.ArgumentParser) -> None:

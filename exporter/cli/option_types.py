@@ -60,3 +60,11 @@ def capabilities(text: str) -> tuple[str, ...]:
     if not all(word.replace(".", "", 1).isdigit() and "." in word for word in words):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected compute capabilities such as 8.6,8.9")
     return words
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names separated by commas."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas")
+    return words
