@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint benchmark clean help
+.PHONY: demo test lint benchmark model-table sweep clean help
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
+	@echo "make model-table  recount exporter/model_table.json, which resnet-export models prints"
+	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
 	@echo "make clean      remove .venv and $(DEMO)/"
 
 # pip's progress is kept: the first installation brings PyTorch (about 6 GB with its CUDA libraries).
@@ -39,6 +41,12 @@ test: lint
 
 benchmark: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py
+
+model-table: $(VENV)/.dev
+	$(BIN)/python -m exporter.model_facts
+
+sweep: $(VENV)/.dev
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

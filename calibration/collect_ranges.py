@@ -62,8 +62,10 @@ def calibrate(
     source_of = {name: placement.same_range.get(name, name) for name in placement.activations}
     tensors = tuple(dict.fromkeys(source_of.values()))
     if not tensors:
-        raise CalibrationError("the model has no Conv or Gemm with a constant weight; there is nothing to quantize")
-    collector = RangeCollector(tensors)
+        raise CalibrationError(
+            "the model has no Conv, Gemm or MatMul with a constant weight; there is nothing to quantize"
+        )
+    collector = RangeCollector(tensors, placement.shared_scales)
     with open_runtime(with_outputs(model, tensors)) as runtime:
         input_name = next(iter(runtime.input_specs))
         for images in batches:
@@ -87,9 +89,18 @@ def calibrate(
 
 @dataclass(slots=True)
 class RangeCollector:
-    """Histograms and exact extremes of the named tensors, and statistics of the input, over all batches added."""
+    """Histograms and exact extremes of the named tensors, and statistics of the input, over all batches added.
+
+    Attributes:
+        tensors: Names.
+        shared_scales: Groups of them that have one histogram, and so one range: that of all their values together.
+        histograms: Name to histogram.
+        extremes: Name to exact least and largest value.
+        num_images: How many images were added.
+    """
 
     tensors: tuple[str, ...]
+    shared_scales: tuple[tuple[str, ...], ...] = ()
     histograms: dict[str, Histogram] = field(init=False)
     extremes: dict[str, tuple[float, float]] = field(init=False, default_factory=dict)
     num_images: int = field(init=False, default=0)
@@ -98,8 +109,11 @@ class RangeCollector:
     _num_pixels: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Start one empty histogram per tensor."""
+        """Start one empty histogram per tensor, or per group."""
         self.histograms = {name: Histogram() for name in self.tensors}
+        for group in self.shared_scales:
+            shared = Histogram()
+            self.histograms.update(dict.fromkeys(group, shared))
 
     def add(self, images: Images, values: dict[str, NDArray[np.float32]]) -> None:
         """Add one batch.

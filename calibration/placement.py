@@ -2,10 +2,14 @@
 
 The rules, in the dialect that TensorRT 8.6 to 11 and ONNX Runtime both read:
 
-1. The data input of every Conv and Gemm that has a constant weight.
+1. The data input of every Conv, Gemm and MatMul that has a constant weight, but for layers that compute a gate from
+   globally pooled values (see `calibration.gates`).
 2. The shortcut operand of every residual Add (see `calibration.residual`), and only that operand. For an identity
    shortcut it is the tensor that the block's first convolution reads too: one pair serves both.
-3. Nothing else: no Q/DQ after a weighted layer (it would break Conv+Add+ReLU), none on bias, pools or outputs.
+3. What lies between two pairs, and the inputs of a Concat that goes on to quantized layers, with one scale where
+   values are only moved (see `calibration.shared_scales`).
+4. Nothing else: no Q/DQ after a weighted layer (it would break Conv+Add+ReLU), none on bias, pools, normalization,
+   gates, attention or outputs.
 
 Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ placement recommendations.
 """
@@ -19,8 +23,20 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.errors import PlacementError
+from calibration.gates import find_gates
 from calibration.residual import ResidualAdd, find_residual_adds
-from exporter.graph import GraphIndex, attribute, index_graph
+from calibration.shared_scales import Completion, float_tensors
+from exporter.graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
+
+_QUANTIZED = ("Conv", "Gemm", "MatMul")
+_WEIGHTED = (*_QUANTIZED, "ConvTranspose")
+
+GATE = (
+    "it computes a gate from globally pooled values, one per channel: INT8 saves nothing there, and TensorRT fuses the "
+    "gate in float"
+)
+ATTENTION = "both factors are computed (attention): no weight to store in INT8, and softmax needs the range"
+CONSTANT_FACTOR = "its first factor is the constant; only weights [in, out] on the right are quantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +83,10 @@ class Placement:
         weights: The weights to quantize, each once, in graph order.
         residual_adds: The residual additions whose shortcut is quantized.
         num_adds: All additions of two computed tensors, matched or not.
-        skipped: Why a node stays in float, one sentence each.
+        skipped: Why a node stays in float, `<node>: <reason>` each.
         biases: The biases to quantize; none in the TensorRT dialect.
         same_range: Activation to the activation whose range it takes, where that is not a matter of course.
+        shared_scales: Groups of tensors that have one scale, that of all their values together, in graph order.
     """
 
     activations: Mapping[str, tuple[Reader, ...]]
@@ -79,6 +96,7 @@ class Placement:
     skipped: tuple[str, ...]
     biases: tuple[QuantizedBias, ...] = ()
     same_range: Mapping[str, str] = field(default_factory=dict)
+    shared_scales: tuple[tuple[str, ...], ...] = ()
 
 
 def place_qdq(model: ModelProto) -> Placement:
@@ -88,29 +106,51 @@ def place_qdq(model: ModelProto) -> Placement:
         PlacementError: If two nodes share a name or a node has none: readers are told apart by it.
     """
     check_node_names(model.graph)
+    typed = _with_shapes(model)
     graph_inputs = {info.name for info in model.graph.input}
     index = index_graph(model.graph)
-    residuals = find_residual_adds(model)
+    gates = find_gates(typed)
+    residuals = find_residual_adds(typed)
     shortcuts = {add.name: add for add in residuals.matched}
-    activations: dict[str, list[Reader]] = {}
+    readers: dict[str, list[tuple[str, int]]] = {}
     weights: dict[str, QuantizedWeight] = {}
     skipped = list(residuals.skipped)
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            if reason := why_not_quantized(node, index, graph_inputs):
+        if node.op_type in _WEIGHTED:
+            reason = why_not_quantized(node, index, graph_inputs) or (GATE if node.name in gates.layers else "")
+            if reason:
                 skipped.append(f"{node.name}: {reason}")
                 continue
-            activations.setdefault(node.input[0], []).append(Reader(node.name, 0))
+            readers.setdefault(node.input[0], []).append((node.name, 0))
             weights[node.input[1]] = QuantizedWeight(node.input[1], output_channel_axis(node))
         elif add := shortcuts.get(node.name):
-            activations.setdefault(add.shortcut, []).append(Reader(node.name, add.shortcut_index))
+            readers.setdefault(add.shortcut, []).append((node.name, add.shortcut_index))
+    completion = Completion(model.graph, index, float_tensors(typed), gates.pooled, readers)
+    completion.run()
+    order = dict.fromkeys(graph_inputs, -1) | dict(index.position)
     return Placement(
-        activations={name: tuple(readers) for name, readers in activations.items()},
+        activations={
+            name: tuple(Reader(*reader) for reader in sorted(readers[name], key=lambda found: _place(found[0], index)))
+            for name in sorted(readers, key=lambda name: order[name])
+        },
         weights=tuple(weights.values()),
         residual_adds=residuals.matched,
         num_adds=len(residuals.matched) + len(residuals.skipped),
         skipped=tuple(skipped),
+        shared_scales=completion.groups.groups(order),
     )
+
+
+def _with_shapes(model: ModelProto) -> ModelProto:
+    """Return the model itself if it declares its tensors' shapes, else a copy that does."""
+    declared = tensor_types(model)
+    if all(name in declared for node in model.graph.node for name in node.output if name):
+        return model
+    return infer_shapes(model)
+
+
+def _place(node: str, index: GraphIndex) -> int:
+    return index.node_position[node]
 
 
 def check_node_names(graph: GraphProto) -> None:
@@ -124,13 +164,20 @@ def check_node_names(graph: GraphProto) -> None:
 
 
 def output_channel_axis(node: NodeProto) -> int:
-    """Return the output-channel axis: 0 for Conv [O, I, kH, kW] and Gemm with transB = 1 [O, I], else 1."""
+    """Return the output-channel axis: 0 for Conv [O, I, kH, kW] and Gemm with transB = 1 [O, I], else 1 [I, O]."""
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) == 1 else 1
 
 
 def why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]) -> str:
-    """Return why a Conv or Gemm must stay in float, or an empty string."""
+    """Return why a weighted node must stay in float, or an empty string."""
     weight = index.initializer.get(node.input[1])
+    if node.op_type == "ConvTranspose":
+        return "a transposed convolution; TensorRT's INT8 has no kernel for most of them"
+    if node.op_type == "MatMul" and weight is None:
+        other = " other" if node.input[0] in index.initializer else ""
+        return CONSTANT_FACTOR if other else ATTENTION
+    if node.op_type == "MatMul" and weight is not None and len(weight.dims) != 2:
+        return f"its weight {weight.name!r} has {len(weight.dims)} axes, expected [in, out]"
     if weight is None:
         return f"its weight {node.input[1]!r} is not a constant"
     if weight.name in graph_inputs:
@@ -143,9 +190,8 @@ def why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]
         return f"its weight {node.input[1]!r} is a graph output"
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha != 1 or transA"
-    axes = {output_channel_axis(use.node) for use in index.uses[node.input[1]] if use.node.op_type in ("Conv", "Gemm")}
-    if len(axes) > 1 or any(
-        use.node.op_type not in ("Conv", "Gemm") or use.place != 1 for use in index.uses[node.input[1]]
-    ):
+    uses = index.uses[node.input[1]]
+    axes = {output_channel_axis(use.node) for use in uses if use.node.op_type in _QUANTIZED}
+    if len(axes) > 1 or any(use.node.op_type not in _QUANTIZED or use.place != 1 for use in uses):
         return f"its weight {node.input[1]!r} is also used in another way"
     return ""

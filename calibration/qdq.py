@@ -71,6 +71,9 @@ def insert_qdq(model: ModelProto, table: CalibrationTable) -> QuantizedModel:
             f"{missing[0]!r}; it was made for another model"
         )
     _check_dtypes(table)
+    for group in placement.shared_scales:
+        if len({table.ranges[name].scale for name in group}) > 1:
+            raise PlacementError(f"the table gives {group[0]!r} and {group[1]!r} different scales; they must share one")
     _check_names_are_free(model.graph, placement)
     ranges = {name: table.ranges[placement.same_range.get(name, name)] for name in placement.activations}
     result = copy_model(model)

@@ -6,9 +6,17 @@ With Q/DQ on neither side the Add runs in float, with Q/DQ on both sides the fus
 Source: NVIDIA, tensorflow-quantization toolkit, "add custom Q/DQ cases" (ResNetV1QDQCase).
 
 Which operand is the main path:
-    one operand is a convolution's output that nothing else reads  ->  that one
-    both are (a projection shortcut)  ->  the one with more convolutions since the two paths parted
+    one operand is the main path's kernel, a tensor that nothing else reads  ->  that one
+    both are (a projection shortcut)  ->  the one with more weighted layers since the two paths parted
     neither is  ->  no kernel to fuse with; the Add stays as it is
+
+A main path's kernel is a Conv, or the Mul that applies a gate (SE): there Conv + Add cannot be one kernel, because the
+gate needs the whole feature map first, but Mul + Add + ReLU + Q is one pointwise kernel, and with the shortcut
+quantized it reads and writes INT8 instead of float. `ResidualAdd.kernel` says which.
+
+Blocks with LayerNormalization (ConvNeXt, Hiera) keep their stream in float: nothing rescales it from block to block,
+a few channels grow far beyond the others (measured on such networks by Bondarenko et al. 2021, arXiv:2109.12948, and
+Lin et al. 2022, FQ-ViT, arXiv:2111.13824), and one INT8 scale for all channels would lose the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +25,13 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
+from calibration.gates import Gates, find_gates
 from exporter.graph import GraphIndex, index_graph
+
+NO_CONV = "neither operand is the output of a convolution that only this Add reads"
+LAYER_NORM = (
+    "the stream between blocks with LayerNormalization stays in float: a few of its channels grow far beyond the others"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +43,15 @@ class ResidualAdd:
         main: Tensor from the main path's last convolution.
         shortcut: Tensor from the shortcut.
         shortcut_index: Which input of the Add the shortcut is, 0 or 1.
+        kernel: "Conv" where the Add can become part of the convolution's kernel, "Mul" where a gate lies between and
+            the Add is part of a pointwise kernel.
     """
 
     name: str
     main: str
     shortcut: str
     shortcut_index: int
+    kernel: str = "Conv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +63,37 @@ class Residuals:
 
 
 def find_residual_adds(model: ModelProto) -> Residuals:
-    """Return the residual additions of a folded float model, in graph order."""
+    """Return the residual additions of a folded float model, in graph order.
+
+    Additions of a constant, and of pooled values (a head that adds two kinds of global pool), are no candidates.
+    """
     index = index_graph(model.graph)
+    gates = find_gates(model)
     matched: list[ResidualAdd] = []
     skipped: list[str] = []
     for node in model.graph.node:
-        if node.op_type != "Add" or any(_is_constant(name, index) for name in node.input):
+        if node.op_type != "Add" or any(_is_constant(name, index) or name in gates.pooled for name in node.input):
             continue
-        main = _main_operand(node, index)
+        main = _main_operand(node, index, gates)
         if main is None:
-            skipped.append(f"{node.name}: neither operand is the output of a convolution that only this Add reads")
+            reason = LAYER_NORM if _normalizes_layers(node.input[0], node.input[1], index) else NO_CONV
+            skipped.append(f"{node.name}: {reason}")
+        elif _normalizes_layers(node.input[main], node.input[1 - main], index):
+            skipped.append(f"{node.name}: {LAYER_NORM}")
         else:
-            matched.append(ResidualAdd(node.name, node.input[main], node.input[1 - main], 1 - main))
+            kernel = index.producer[node.input[main]].op_type
+            matched.append(ResidualAdd(node.name, node.input[main], node.input[1 - main], 1 - main, kernel))
     return Residuals(tuple(matched), tuple(skipped))
+
+
+def _normalizes_layers(first: str, second: str, index: GraphIndex) -> bool:
+    """Tell whether a LayerNormalization lies on either path since the two parted."""
+    if all(maker.op_type != "LayerNormalization" for maker in index.producer.values()):
+        return False
+    ancestors = (_ancestors(first, index), _ancestors(second, index))
+    private = (ancestors[0] | ancestors[1]) - (ancestors[0] & ancestors[1])
+    makers = (index.producer.get(name) for name in private)
+    return any(maker is not None and maker.op_type == "LayerNormalization" for maker in makers)
 
 
 def _is_constant(tensor: str, index: GraphIndex) -> bool:
@@ -66,19 +101,19 @@ def _is_constant(tensor: str, index: GraphIndex) -> bool:
     return tensor in index.initializer or (producer is not None and producer.op_type == "Constant")
 
 
-def _main_operand(add: NodeProto, index: GraphIndex) -> int | None:
-    from_conv = [_is_private_conv_output(name, index) for name in add.input]
-    if from_conv == [True, True]:
+def _main_operand(add: NodeProto, index: GraphIndex, gates: Gates) -> int | None:
+    is_kernel = [_is_private_kernel(name, index, gates) for name in add.input]
+    if is_kernel == [True, True]:
         depths = _convs_since_fork(add.input[0], add.input[1], index)
         return 0 if depths[0] >= depths[1] else 1
-    return from_conv.index(True) if True in from_conv else None
+    return is_kernel.index(True) if True in is_kernel else None
 
 
-def _is_private_conv_output(tensor: str, index: GraphIndex) -> bool:
+def _is_private_kernel(tensor: str, index: GraphIndex, gates: Gates) -> bool:
     producer = index.producer.get(tensor)
     return (
         producer is not None
-        and producer.op_type == "Conv"
+        and (producer.op_type == "Conv" or producer.name in gates.operand)
         and len(index.uses[tensor]) == 1
         and tensor not in index.outputs
     )

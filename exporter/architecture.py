@@ -8,16 +8,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from exporter.checkpoint import check_finite, infer_num_classes, load_checkpoint, load_into, state_dict_sha256
-from exporter.errors import WeightsError
-from exporter.loaded_model import RANDOM_SEED, LoadedModel, ModelRequest
-from runtimes.preprocessing import Preprocessing
+from exporter.check_images import load_check_images
+from exporter.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
+from exporter.errors import PreprocessingError, WeightsError
+from exporter.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
+from exporter.random_weights import settle_batchnorm, switch_on
+from exporter.weight_layout import layout_of
+from exporter.weight_names import fit_names
+from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+
+IMAGENET_PREPROCESSING = Preprocessing(
+    resize=256, crop=(224, 224), interpolation=Interpolation.BILINEAR, mean=IMAGENET_MEAN, std=IMAGENET_STD
+)
+"""Source: torchvision's V1 weights of every ResNet, `weights.transforms()`."""
+
+_NUM_SETTLING = 2  # photographs that random weights get their BatchNorm statistics from
+
+CIFAR_PREPROCESSING = Preprocessing(
+    resize=(32, 32),
+    crop=None,
+    interpolation=Interpolation.BILINEAR,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+"""Mean and per-pixel standard deviation of CIFAR-10's training images, as the field rounds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +49,25 @@ class Architecture:
         source: Who defines it.
         build: Number of classes -> module.
         num_classes: When neither the request nor the weights say.
-        preprocessing: When the weights do not say.
-        preprocessing_source: What that assumption is, in words.
+        preprocessing: When the weights do not say; None where nothing may be assumed.
+        preprocessing_source: What that assumption is, in words; why there is none, where there is none.
+        undecided: Why mean and std may not be assumed although the rest may; empty where they may.
+        ignored_prefixes: Weights with such names are left out: heads that only training uses.
+        adapt: Returns the variant of this architecture that a checkpoint was made for, given its weights under this
+            architecture's names; None where there is only one.
+        notes: What is told of this architecture.
     """
 
     model_id: str
     source: str
     build: Callable[[int], nn.Module]
     num_classes: int
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     preprocessing_source: str
+    undecided: str = ""
+    ignored_prefixes: tuple[str, ...] = ()
+    adapt: Callable[[Architecture, Mapping[str, Tensor]], Architecture] | None = None
+    notes: tuple[str, ...] = ()
 
     def seeded(self, num_classes: int) -> nn.Module:
         """Build with the fixed seed, in evaluation mode, without touching the caller's random state."""
@@ -46,22 +75,44 @@ class Architecture:
             torch.manual_seed(RANDOM_SEED)
             return self.build(num_classes).eval()
 
+    def assumed_preprocessing(self, request: ModelRequest) -> tuple[Preprocessing, str]:
+        """Return the preprocessing for weights that say none, and its source in words.
+
+        Raises:
+            PreprocessingError: If nothing may be assumed and the options do not say everything.
+        """
+        options = request.preprocessing
+        if self.preprocessing is None:
+            return options.complete(self.preprocessing_source), "the command line"
+        if self.undecided and (options.mean is None or options.std is None):
+            raise PreprocessingError(f"{self.undecided}; say which with --mean and --std")
+        return self.preprocessing, self.preprocessing_source
+
 
 def load_random(architecture: Architecture, request: ModelRequest) -> LoadedModel:
-    """Return the network with seeded random weights."""
+    """Return the network as it is built with the fixed seed; of weights "random" every layer counts, too.
+
+    Raises:
+        PreprocessingError: If nothing tells how images are prepared.
+    """
     num_classes = request.num_classes or architecture.num_classes
+    preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
     module = architecture.seeded(num_classes)
+    if request.weights == RANDOM_WEIGHTS:
+        images = load_check_images(request.preprocessing.applied_to(preprocessing))[:_NUM_SETTLING]
+        switch_on(module, RANDOM_SEED)
+        settle_batchnorm(module, torch.from_numpy(images))
     return LoadedModel(
         module=module,
         model_id=architecture.model_id,
         source=architecture.source,
         weights=f"random (seed {RANDOM_SEED})",
         weights_sha256=state_dict_sha256(module.state_dict()),
-        preprocessing=architecture.preprocessing,
-        preprocessing_source=architecture.preprocessing_source,
+        preprocessing=preprocessing,
+        preprocessing_source=preprocessing_source,
         num_classes=num_classes,
         labels=None,
-        notes=("random weights: sizes and latency mean something, accuracy figures do not",),
+        notes=(*architecture.notes, "random weights: sizes and latency mean something, accuracy figures do not"),
     )
 
 
@@ -70,10 +121,25 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
 
     Raises:
         WeightsError: If the file cannot be read, was made for another model, does not fit, or holds NaN or Inf.
+        PreprocessingError: If nothing tells how images are prepared.
     """
     checkpoint = load_checkpoint(Path(request.weights))
-    header = _read_header(checkpoint.metadata, request)
-    num_classes = request.num_classes or infer_num_classes(checkpoint.state_dict) or architecture.num_classes
+    header = _read_header(checkpoint.metadata, request.weights, architecture.model_id)
+    layout = layout_of(architecture.build)
+    checkpoint = _with_names(checkpoint, architecture, layout.shapes)
+    if architecture.adapt is not None:
+        architecture = architecture.adapt(architecture, checkpoint.state_dict)
+    if header.preprocessing is not None:
+        preprocessing, preprocessing_source = header.preprocessing, "the checkpoint's header"
+    else:
+        preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
+    in_file = layout.num_classes_of(checkpoint.state_dict)
+    if request.num_classes is not None and in_file not in (None, request.num_classes):
+        raise WeightsError(
+            f"{request.weights}: got --num-classes {request.num_classes}, but the file's classifier has {in_file} "
+            f"classes: pass --num-classes {in_file}, or leave it out"
+        )
+    num_classes = in_file or request.num_classes or architecture.num_classes
     module = architecture.seeded(num_classes)
     load_into(module, checkpoint)
     check_finite(module)
@@ -83,11 +149,31 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         source=architecture.source,
         weights=Path(request.weights).name,
         weights_sha256=checkpoint.sha256,
-        preprocessing=header.preprocessing or architecture.preprocessing,
-        preprocessing_source="the checkpoint's header" if header.preprocessing else architecture.preprocessing_source,
+        preprocessing=preprocessing,
+        preprocessing_source=preprocessing_source,
         num_classes=num_classes,
         labels=header.labels,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *architecture.notes),
+    )
+
+
+def model_in_header(checkpoint: Checkpoint) -> str | None:
+    """Return the model that a `.safetensors` header names, or None."""
+    return checkpoint.metadata.get("model")
+
+
+def _with_names(checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, object]) -> Checkpoint:
+    """Return the weights under the architecture's names; `num_batches_tracked` follows its BatchNorm."""
+    state_dict, notes = fit_names(
+        checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes
+    )
+    if not notes:
+        return checkpoint
+    return replace(
+        checkpoint,
+        state_dict=state_dict,
+        notes=(*checkpoint.notes, *notes),
+        sha256=state_dict_sha256(state_dict),
     )
 
 
@@ -97,10 +183,10 @@ class _Header:
     preprocessing: Preprocessing | None
 
 
-def _read_header(metadata: Mapping[str, str], request: ModelRequest) -> _Header:
-    made_for = metadata.get("model", request.name)
-    if made_for != request.name:
-        raise WeightsError(f"{request.weights}: its header says model {made_for!r}, expected {request.name!r}")
+def _read_header(metadata: Mapping[str, str], weights: str, model_id: str) -> _Header:
+    made_for = metadata.get("model", model_id)
+    if made_for != model_id:
+        raise WeightsError(f"{weights}: its header says model {made_for!r}, expected {model_id!r}")
     try:
         labels = json.loads(metadata["labels"]) if "labels" in metadata else None
         stored = json.loads(metadata["preprocessing"]) if "preprocessing" in metadata else None
@@ -109,7 +195,7 @@ def _read_header(metadata: Mapping[str, str], request: ModelRequest) -> _Header:
             preprocessing=None if stored is None else Preprocessing.from_json(stored),
         )
     except (ValueError, TypeError) as err:
-        raise WeightsError(f"{request.weights}: its header cannot be read: {err}") from err
+        raise WeightsError(f"{weights}: its header cannot be read: {err}") from err
 
 
 def _labels_from_json(labels: object) -> tuple[str, ...]:

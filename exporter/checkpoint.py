@@ -27,11 +27,11 @@ from exporter.pickle_imports import names_imported_by_pickle
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
 
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "ema", "model_ema", "state_dict_ema")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "ema", "model_ema", "state_dict_ema")
 """Where training scripts put the weights, in the order they are looked for.
 
 Source: PyTorch's ImageNet example and Lightning (`state_dict`), PyTorch's tutorials (`model_state_dict`),
-torchvision's references (`model`, `model_ema`), timm (`state_dict_ema`).
+torchvision's references (`model`, `model_ema`), timm (`state_dict_ema`), DeepSpeed (`module`). They may be nested.
 """
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
@@ -42,6 +42,7 @@ NUM_BATCHES_TRACKED = "num_batches_tracked"
 
 _AVERAGED_COUNT = "n_averaged"  # torch.optim.swa_utils.AveragedModel's count of updates, beside the weights
 _MAX_LISTED = 5
+_MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,7 +267,7 @@ def _unwrap(payload: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
         )
     if _is_mostly_tensors(payload):
         return _only_tensors(payload)
-    candidates = [key for key in WRAPPER_KEYS if _is_mostly_tensors(payload.get(key))]
+    candidates = [key for key in WRAPPER_KEYS if _holds_weights(payload.get(key))]
     if not candidates:
         keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "nothing"
         raise WeightsError(
@@ -274,9 +275,18 @@ def _unwrap(payload: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
         )
     chosen, *others = candidates
-    state_dict, notes = _only_tensors(payload[chosen])
+    state_dict, notes = _unwrap(payload[chosen], path)
     ignored = f" (the file also holds {', '.join(others)}: not used)" if others else ""
     return state_dict, [f'took the weights under "{chosen}"{ignored}', *notes]
+
+
+def _holds_weights(value: object, depth: int = _MAX_NESTING) -> bool:
+    """Tell whether `value` is a state dict, or wraps one under a known key."""
+    if _is_mostly_tensors(value):
+        return True
+    if depth == 0 or not isinstance(value, Mapping):
+        return False
+    return any(_holds_weights(value.get(key), depth - 1) for key in WRAPPER_KEYS)
 
 
 def _is_mostly_tensors(value: object) -> bool:
@@ -346,7 +356,7 @@ def _misfit_hint(names: list[str], unfit: list[str], given: Mapping[str, Tensor]
     num_classes = infer_num_classes(given)
     if not names and num_classes is not None and all(name.startswith("fc.") for name in unfit):
         return f"the file's classifier has {num_classes} classes: pass --num-classes {num_classes}"
-    return "check that the file was saved from this model: same depth, width and shortcuts"
+    return "check that the file was saved from this model: same depth, width and shortcuts; MODEL auto finds out which"
 
 
 def _listed(title: str, items: list[str]) -> str:

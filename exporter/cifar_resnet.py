@@ -9,7 +9,10 @@ Source: He et al. 2015, arXiv:1512.03385, section 4.2.
 
 from __future__ import annotations
 
+from enum import Enum
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STAGE_WIDTHS = (16, 32, 64)
@@ -17,6 +20,17 @@ STAGE_WIDTHS = (16, 32, 64)
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110, 1202)
 """The depths of He et al. 2015, table 6."""
+
+
+class ShortcutOption(Enum):
+    """What stands on the shortcut of a block. Source: He et al. 2015, arXiv:1512.03385, sections 3.3 and 4.1."""
+
+    A = "A"
+    """Identity; where the shape changes every second pixel, and channels of zeros. No weights."""
+    B = "B"
+    """Identity; where the shape changes a 1x1 convolution and BatchNorm."""
+    C = "C"
+    """A 1x1 convolution and BatchNorm in every block."""
 
 
 def blocks_per_stage(depth: int) -> int:
@@ -76,24 +90,49 @@ class CifarBlock(nn.Module):
         return result
 
 
-class CifarResNet(nn.Module):
-    """A CIFAR-style ResNet with projection shortcuts (option B) where the shape changes.
+class ZeroPadShortcut(nn.Module):
+    """Option A's shortcut where the shape changes: every `stride`-th pixel, zeros for the new channels.
 
-    Its parameter count is 97216 n - 19824 + 65 num_classes (depth = 6n + 2), so with 10 classes:
+    Half of the new channels stand before the old ones and half behind (the smaller half first), as in the
+    implementations whose checkpoints are in use (TensorFlow's models, akamaster/pytorch_resnet_cifar10); the paper
+    does not say where.
+
+    Args:
+        in_channels: Channels of the input, float32 [N, in_channels, H, W].
+        out_channels: Channels of the output, float32 [N, out_channels, ceil(H / stride), ceil(W / stride)].
+        stride: In pixels.
+    Source: He et al. 2015, arXiv:1512.03385, section 3.3 (A).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the shortcut's output; float32 [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+
+class CifarResNet(nn.Module):
+    """A CIFAR-style ResNet.
+
+    With option B its parameter count is 97216 n - 19824 + 65 num_classes (depth = 6n + 2), so with 10 classes:
     ResNet-20 272 474, -32 466 906, -44 661 338, -56 855 770, -110 1 730 714, -1202 19 424 026.
-    The paper's own CIFAR models use option A (identity with zero padding, no weights), which has
-    2 752 parameters fewer (ResNet-20: 269 722).
+    The paper's own CIFAR models use option A, which has 2 752 parameters fewer (ResNet-20: 269 722).
 
     Args:
         depth: 6n + 2 layers: 20, 32, 44, 56, 110 and 1202 in the paper.
         num_classes: Rows of the classifier, >= 1.
+        shortcut: Which shortcuts the blocks have.
 
     Raises:
         ValueError: If `depth` is not 6n + 2 with n >= 1, or `num_classes` < 1.
     Source: He et al. 2015, arXiv:1512.03385, section 4.2 (option B: section 4.1); counts from layer shapes.
     """
 
-    def __init__(self, depth: int, num_classes: int = 10) -> None:
+    def __init__(self, depth: int, num_classes: int = 10, *, shortcut: ShortcutOption = ShortcutOption.B) -> None:
         super().__init__()
         num_blocks = blocks_per_stage(depth)
         if num_classes < 1:
@@ -102,9 +141,9 @@ class CifarResNet(nn.Module):
         self.conv1 = _conv3x3(3, narrow, stride=1)
         self.bn1 = nn.BatchNorm2d(narrow)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(narrow, narrow, num_blocks, stride=1)
-        self.layer2 = _stage(narrow, middle, num_blocks, stride=2)
-        self.layer3 = _stage(middle, wide, num_blocks, stride=2)
+        self.layer1 = _stage(narrow, narrow, num_blocks, stride=1, shortcut=shortcut)
+        self.layer2 = _stage(narrow, middle, num_blocks, stride=2, shortcut=shortcut)
+        self.layer3 = _stage(middle, wide, num_blocks, stride=2, shortcut=shortcut)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(wide, num_classes)
         _init_convolutions(self)
@@ -124,24 +163,25 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, out_channels: int, num_blocks: int, *, stride: int) -> nn.Sequential:
+def _stage(
+    in_channels: int, out_channels: int, num_blocks: int, *, stride: int, shortcut: ShortcutOption
+) -> nn.Sequential:
     """Return `num_blocks` blocks; the first one changes the shape, with its shortcut."""
     blocks = []
     for index in range(num_blocks):
         block_stride = stride if index == 0 else 1
-        downsample = _projection_shortcut(in_channels, out_channels, stride=block_stride)
+        downsample = _shortcut(in_channels, out_channels, stride=block_stride, option=shortcut)
         blocks.append(CifarBlock(in_channels, out_channels, stride=block_stride, downsample=downsample))
         in_channels = out_channels
     return nn.Sequential(*blocks)
 
 
-def _projection_shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Module | None:
-    """Return option B's shortcut: a 1x1 convolution and BatchNorm where the shape changes, None elsewhere.
-
-    Source: He et al. 2015, arXiv:1512.03385, sections 3.2 (equation 2) and 4.1.
-    """
-    if stride == 1 and in_channels == out_channels:
+def _shortcut(in_channels: int, out_channels: int, *, stride: int, option: ShortcutOption) -> nn.Module | None:
+    """Return the module on a block's shortcut; None is the identity."""
+    if stride == 1 and in_channels == out_channels and option is not ShortcutOption.C:
         return None
+    if option is ShortcutOption.A:
+        return ZeroPadShortcut(in_channels, out_channels, stride=stride)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
         nn.BatchNorm2d(out_channels),

@@ -11,12 +11,32 @@ class UnknownModelError(ExportError):
     """No model of that name; the message suggests near names."""
 
 
+class AmbiguousModelError(ExportError):
+    """MODEL is `auto` and the checkpoint fits no known architecture, or several; the message lists them and why."""
+
+
+class ModelObjectError(ExportError):
+    """A Python object given as MODEL cannot be imported, called, or gives no usable module."""
+
+
+class PreprocessingError(ExportError):
+    """Nothing tells how images are prepared, or the options contradict each other."""
+
+
 class WeightsError(ExportError):
     """Weights are missing, cannot be downloaded, do not fit, or hold NaN or Inf."""
 
 
 class UnsafeCheckpointError(WeightsError):
     """A checkpoint that could run code when loaded; it was not loaded."""
+
+
+class OnnxFileError(ExportError):
+    """A file given as MODEL is no whole, float32, not yet quantized ONNX classifier; the message says what it is."""
+
+
+class FeatureError(ExportError):
+    """What `--features` names is no module of the network, or gives no tensor."""
 
 
 class NonFiniteTensorError(ExportError):

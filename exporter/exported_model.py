@@ -93,9 +93,18 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
     import torch
 
     from exporter.fold_batchnorm import fold_batchnorm
-    from exporter.trace import trace
+    from exporter.onnx_models import LoadedOnnx
+    from exporter.onnx_source import tidied_onnx
+    from exporter.trace import trace_and_fold
 
+    if isinstance(loaded, LoadedOnnx):
+        assert loaded.file is not None
+        size = loaded.preprocessing.input_size
+        model, report = tidied_onnx(loaded.file, input_size=size, opset=config.resolved_opset)
+        return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
     example = torch.zeros(2, 3, *loaded.preprocessing.input_size)
     folded, report = fold_batchnorm(loaded.module, example)
-    model = trace(folded, example, opset=config.resolved_opset, producer_version=__version__)
-    return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
+    model, folds = trace_and_fold(
+        folded, example, opset=config.resolved_opset, producer_version=__version__, outputs=loaded.outputs
+    )
+    return ExportedModel(onnx=model, loaded=loaded, folding=report.after_tracing(folds), config=config)

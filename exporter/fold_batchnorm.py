@@ -17,14 +17,18 @@ only there can one tell that the convolution's output goes nowhere else.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from exporter.errors import ExportError, WeightsError
+
+if TYPE_CHECKING:
+    from exporter.fold_affine import AffineFolds
 
 _FOLDABLE_OPS = {
     torch.ops.aten.conv1d.default,
@@ -36,6 +40,8 @@ _FOLDABLE_OPS = {
     torch.ops.aten.linear.default,
 }
 _BATCHNORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_WITH_ACTIVATION = ("BatchNormAct2d",)
+"""timm's BatchNorm that then drops and activates (`timm.layers.norm_act`), known by name: timm is not imported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,23 @@ class FoldReport:
     folded: tuple[FoldedBatchNorm, ...]
     kept: tuple[KeptBatchNorm, ...]
 
+    def after_tracing(self, folds: AffineFolds) -> FoldReport:
+        """Return the report with what the graph allowed that the module did not: a computed weight, a layer behind.
+
+        Args:
+            folds: What `exporter.fold_affine` did to the traced graph, whose nodes are named after the modules.
+        """
+        on_graph = dict(folds.folded)
+        left = {name for name, _ in folds.kept}
+        folded, kept = list(self.folded), []
+        for batchnorm in self.kept:
+            path = batchnorm.batchnorm
+            if path in left or any(name.startswith(f"{path}_") for name in left):  # path_1: a second call
+                kept.append(batchnorm)
+            else:
+                folded.append(FoldedBatchNorm(path, on_graph.get(path, "its layer, by torch.onnx in float32")))
+        return FoldReport(tuple(folded), tuple(kept))
+
 
 def fold_batchnorm(module: nn.Module, example: Tensor) -> tuple[nn.Module, FoldReport]:
     """Return a copy of `module` with every foldable BatchNorm folded; `module` itself is unchanged.
@@ -70,7 +93,8 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> tuple[nn.Module, FoldR
         example: An input, float32 [N, C, H, W] with N >= 2; only its shape matters.
 
     Returns:
-        The folded copy and the report. A folded BatchNorm is replaced by `nn.Identity`.
+        The folded copy and the report. A folded BatchNorm is replaced by `nn.Identity`, timm's `BatchNormAct2d` by its
+        activation.
 
     Raises:
         ValueError: If the module, or one inside it, is in training mode.
@@ -154,7 +178,7 @@ def _calling_module(node: fx.Node) -> str:
 def _foldable_layer(module: nn.Module, path: str, node: fx.Node, path_of: dict[str, str]) -> tuple[str | None, str]:
     """Return the layer that BatchNorm `node` folds into, or None and the reason."""
     batchnorm: Any = _submodule(module, path)
-    if type(batchnorm) not in _BATCHNORM_TYPES:
+    if type(batchnorm) not in _BATCHNORM_TYPES and not _has_activation(batchnorm):
         return None, f"it is computed by a {type(batchnorm).__name__}, which does more than BatchNorm"
     if batchnorm.running_mean is None or batchnorm.running_var is None:
         return None, "it keeps no running statistics and normalizes by the batch that it is given"
@@ -189,6 +213,19 @@ def _plain_layer(module: nn.Module, source: fx.Node, path_of: dict[str, str]) ->
     return path, ""
 
 
+def _has_activation(batchnorm: Any) -> bool:
+    """Tell whether this is BatchNorm, then the modules `drop` and `act`, and nothing else."""
+    kind = type(batchnorm)
+    return kind.__name__ in _WITH_ACTIVATION and kind.__module__.startswith("timm.layers.")
+
+
+def _remainder(batchnorm: Any) -> nn.Module:
+    """Return what a folded BatchNorm still does."""
+    if not _has_activation(batchnorm):
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(drop=batchnorm.drop, act=batchnorm.act))  # names of nodes stay
+
+
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     try:
         return module.get_submodule(path)
@@ -221,4 +258,4 @@ def _fold_pair(module: nn.Module, pair: FoldedBatchNorm) -> None:
             )
     for path, child in list(module.named_modules(remove_duplicate=False)):  # it may be registered under several names
         if child is batchnorm:
-            module.set_submodule(path, nn.Identity())
+            module.set_submodule(path, _remainder(batchnorm))

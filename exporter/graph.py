@@ -32,7 +32,8 @@ class GraphIndex:
         producer: Tensor name to the node that makes it; graph inputs and initializers have none.
         uses: Tensor name to the places that read it; graph outputs are not uses.
         initializer: Name to constant tensor.
-        position: Node name (or first output) to its place in the node list.
+        position: Tensor name to the place of the node that makes it in the node list.
+        node_position: Node name to its place in the node list.
         outputs: Names of the graph's outputs.
     """
 
@@ -40,6 +41,7 @@ class GraphIndex:
     uses: Mapping[str, tuple[Use, ...]]
     initializer: Mapping[str, TensorProto]
     position: Mapping[str, int]
+    node_position: Mapping[str, int]
     outputs: frozenset[str]
 
 
@@ -75,6 +77,7 @@ def index_graph(graph: GraphProto) -> GraphIndex:
         uses={name: tuple(places) for name, places in uses.items()},
         initializer={tensor.name: tensor for tensor in graph.initializer},
         position=position,
+        node_position={node.name: place for place, node in enumerate(graph.node)},
         outputs=frozenset(output.name for output in graph.output),
     )
 
@@ -118,6 +121,20 @@ def remove_unused_initializers(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
+def remove_dead_nodes(graph: GraphProto) -> int:
+    """Drop nodes whose outputs nobody reads and that are no graph output, in place; return how many."""
+    read = {output.name for output in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        subgraphs = any(a.HasField("g") or a.graphs for a in node.attribute)
+        if subgraphs or read & set(node.output):
+            kept.append(node)
+            read.update(node.input)
+    num_dead = len(graph.node) - len(kept)
+    replace_nodes(graph, reversed(kept))
+    return num_dead
+
+
 def infer_shapes(model: ModelProto) -> ModelProto:
     """Return a copy whose intermediate tensors have freshly inferred types and shapes.
 
@@ -127,6 +144,19 @@ def infer_shapes(model: ModelProto) -> ModelProto:
     bare = copy_model(model)
     del bare.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+
+
+def tensor_shapes(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of every tensor that the model declares, sizes or names of axes; see `tensor_types`.
+
+    An axis of which nothing is known is "?"; a tensor without a shape is left out.
+    """
+    return {
+        name: tuple(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else "?") for dim in shape.dim)
+        for name, kind in tensor_types(model).items()
+        if kind.tensor_type.HasField("shape")
+        for shape in (kind.tensor_type.shape,)
+    }
 
 
 def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
+from exporter.model_names import ModelReference, parse_model
+from exporter.preprocessing_options import PreprocessingOptions
 from runtimes.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -24,19 +26,32 @@ class ModelRequest:
     """What was asked for.
 
     Attributes:
-        name: MODEL, one of `exporter.model_names.MODEL_NAMES`.
-        weights: "DEFAULT", "random", the name of a torchvision weights enum member, or a checkpoint's path.
+        name: MODEL as `exporter.model_names.parse_model` reads it: one of `MODEL_NAMES`, "torchvision:NAME",
+            "timm:NAME", "package.module:callable", or "auto".
+        weights: "DEFAULT", "random", the name of published weights (a torchvision weights enum member, a timm
+            tag), or a checkpoint's path.
         num_classes: Width of the last layer; None takes what the weights say.
+        preprocessing: What is said about preprocessing beside the weights.
     """
 
     name: str
     weights: str = DEFAULT_WEIGHTS
     num_classes: int | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
 
     def __post_init__(self) -> None:
         """Refuse a number of classes that no classifier has."""
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(f"num_classes: got {self.num_classes}, expected at least 1")
+
+    @property
+    def reference(self) -> ModelReference:
+        """What `name` means.
+
+        Raises:
+            UnknownModelError: If there is no such model.
+        """
+        return parse_model(self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +61,7 @@ class LoadedModel:
     Attributes:
         module: In evaluation mode, on the CPU.
         model_id: Name for folders and the manifest, such as "resnet50".
-        source: Who defines the architecture: "torchvision" or "resnet-export".
+        source: Who defines the architecture: "torchvision", "timm", "resnet-export", "python" or "onnx".
         weights: What was loaded, in words: an enum member, a file name, or "random (seed 0)".
         weights_sha256: `exporter.checkpoint.state_dict_sha256` of the loaded weights.
         preprocessing: How images are prepared.
@@ -54,6 +69,8 @@ class LoadedModel:
         num_classes: Width of the logits.
         labels: One name per class, or None when nobody said.
         notes: What happened on the way, one sentence each.
+        reference_name: What `module` is called where exports are compared with it.
+        outputs: Names of what `module` gives: the logits, or the features asked for.
     """
 
     module: nn.Module
@@ -66,6 +83,8 @@ class LoadedModel:
     num_classes: int
     labels: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    reference_name: str = "PyTorch"
+    outputs: tuple[str, ...] = ("logits",)
 
 
 def is_weights_file(weights: str) -> bool:

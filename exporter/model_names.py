@@ -1,31 +1,211 @@
-"""The names that MODEL takes, known without importing torch, and which source makes each."""
+"""The names that MODEL takes, known without importing torch, and which source makes each.
+
+A name is one of the families below, an alias, or says its source itself: `torchvision:NAME`, `timm:NAME`,
+`package.module:callable`. The word `auto` leaves it to the checkpoint.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import MappingProxyType
 
 from exporter.errors import UnknownModelError
 
-TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-CIFAR_RESNETS = (
-    "cifar_resnet20",
-    "cifar_resnet32",
-    "cifar_resnet44",
-    "cifar_resnet56",
-    "cifar_resnet110",
-    "cifar_resnet1202",
+TORCHVISION = "torchvision"
+OWN = "resnet-export"
+TIMM = "timm"
+PYTHON_OBJECT = "python"
+AUTO = "auto"
+ONNX_FILE = "onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models of one kind.
+
+    Attributes:
+        name: As `resnet-export models --family` takes it.
+        title: As the field writes it.
+        source: Who defines them: TORCHVISION, OWN or TIMM.
+        models: Their names.
+    """
+
+    name: str
+    title: str
+    source: str
+    models: tuple[str, ...]
+
+
+_CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+
+FAMILIES = (
+    Family("resnet", "ResNet", TORCHVISION, ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
+    Family("wide_resnet", "Wide ResNet", TORCHVISION, ("wide_resnet50_2", "wide_resnet101_2")),
+    Family("resnext", "ResNeXt", TORCHVISION, ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
+    Family(
+        "cifar_resnet",
+        "CIFAR ResNet (shortcut option B; _a and _c: options A and C)",
+        OWN,
+        tuple(f"cifar_resnet{depth}{option}" for option in ("", "_a", "_c") for depth in _CIFAR_DEPTHS),
+    ),
+    Family(
+        "preact_resnet",
+        "Pre-activation ResNet",
+        OWN,
+        ("preact_resnet18", "preact_resnet50", "preact_resnet110", "preact_resnet164", "preact_resnet1001"),
+    ),
+    Family("resnetv2", "Pre-activation ResNet of timm", TIMM, ("resnetv2_50", "resnetv2_101")),
+    Family("plain", "plain network without shortcuts", OWN, ("plain18", "plain34")),
+    Family(
+        "modern_resnet",
+        "ResNet with attention, other stems or recipes",
+        TIMM,
+        (
+            "seresnet50",
+            "seresnext50_32x4d",
+            "ecaresnet50d",
+            "ecaresnet50t",
+            "resnet50d",
+            "resnet50t",
+            "resnetrs50",
+            "resnest50d",
+            "skresnet34",
+            "skresnet50",
+            "res2net50_26w_4s",
+            "resnet50.a1_in1k",
+        ),
+    ),
+    Family("densenet", "DenseNet", TORCHVISION, ("densenet121", "densenet161", "densenet169", "densenet201")),
+    Family("convnext", "ConvNeXt", TORCHVISION, ("convnext_tiny", "convnext_small", "convnext_base")),
+    Family("convnextv2", "ConvNeXt V2", TIMM, ("convnextv2_tiny", "convnextv2_small", "convnextv2_base")),
+    Family("efficientnet", "EfficientNet", TORCHVISION, ("efficientnet_b0", "efficientnet_b4")),
+    Family("efficientnet_lite", "EfficientNet-Lite", TIMM, ("efficientnet_lite0",)),
+    Family("mobilenet_v3", "MobileNetV3", TORCHVISION, ("mobilenet_v3_small", "mobilenet_v3_large")),
+    Family("regnet", "RegNet", TORCHVISION, ("regnet_y_400mf", "regnet_y_8gf")),
+    Family("vgg", "VGG", TORCHVISION, ("vgg16_bn", "vgg19_bn")),
+    Family("googlenet", "GoogLeNet", TORCHVISION, ("googlenet",)),
+    Family("hiera", "Hiera", TIMM, ("hiera_tiny_224",)),
 )
-MODEL_NAMES = (*TORCHVISION_RESNETS, *CIFAR_RESNETS)
+
+MODEL_NAMES = tuple(name for family in FAMILIES for name in family.models)
+
+FAMILY_OF = MappingProxyType({name: family for family in FAMILIES for name in family.models})
+
+ALIASES = MappingProxyType(
+    {
+        **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
+        **{f"cifar_resnet{depth}_b": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
+        "hiera_tiny": "hiera_tiny_224",
+    }
+)
+"""Other spellings. ImageNet has no ResNet-20, -32, -44, -56, -110 or -1202, so these names can only mean CIFAR's."""
+
+_OBJECT_PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_ANY_SOURCE = "any other as torchvision:NAME, timm:NAME or package.module:callable; resnet-export models lists all"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """What a MODEL means.
+
+    Attributes:
+        source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT, AUTO or ONNX_FILE.
+        name: What the source calls it; of a Python object "package.module:callable".
+    """
+
+    source: str
+    name: str
+
+    @property
+    def model_id(self) -> str:
+        """A name for folders and the manifest: the last part of a path, nothing that a file name cannot hold."""
+        if self.source == ONNX_FILE:
+            return re.sub(r"[^\w.+-]", "_", PurePath(self.name).stem).strip(".") or self.source
+        last = self.name.replace(":", ".") if self.source == PYTHON_OBJECT else re.split(r"[/\\:]", self.name)[-1]
+        return re.sub(r"[^\w.+-]", "_", last).strip(".") or self.source
+
+
+def parse_model(text: str) -> ModelReference:
+    """Return which source makes MODEL and what it is called there.
+
+    Raises:
+        UnknownModelError: With up to three near names, or the families when none is near.
+    """
+    if text == AUTO:
+        return ModelReference(AUTO, AUTO)
+    if text.lower().endswith(".onnx"):
+        return ModelReference(ONNX_FILE, text)
+    name = ALIASES.get(text, text)
+    if name in FAMILY_OF:
+        return ModelReference(FAMILY_OF[name].source, name)
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in (TORCHVISION, TIMM):
+        if not rest.strip():
+            raise UnknownModelError(f"{text!r} names no model; write {prefix}:NAME, such as {prefix}:resnet50")
+        return ModelReference(prefix, rest)
+    if colon:
+        return _python_object(text, prefix)
+    near = _near(text, (*MODEL_NAMES, AUTO))
+    families = ", ".join(family.name for family in FAMILIES)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {families};"
+    raise UnknownModelError(f"unknown model {text!r}; {hint} {_ANY_SOURCE}")
+
+
+def _near(text: str, known: Sequence[str]) -> list[str]:
+    """Return up to three names that begin with `text` or are spelled like it."""
+    typed = text.lower()
+    begin = [name for name in known if typed and name.startswith(typed)]
+    alike = difflib.get_close_matches(typed, known, n=3, cutoff=0.6)
+    return list(dict.fromkeys([*begin, *alike]))[:3]
+
+
+def _python_object(text: str, prefix: str) -> ModelReference:
+    if meant := difflib.get_close_matches(prefix.lower(), (TORCHVISION, TIMM), n=1, cutoff=0.75):
+        raise UnknownModelError(f"unknown source {prefix!r} in {text!r}; did you mean {meant[0]}:?")
+    if not _OBJECT_PATTERN.fullmatch(text):
+        raise UnknownModelError(
+            f"unknown model {text!r}; a colon separates source and name (torchvision:NAME, timm:NAME) or a Python "
+            "module and the callable in it (package.module:callable)"
+        )
+    return ModelReference(PYTHON_OBJECT, text)
 
 
 def check_model_name(name: str) -> None:
-    """Raise unless `name` is a model.
+    """Raise unless `name` can be a model; whether torchvision or timm has it, only they know.
 
     Raises:
-        UnknownModelError: With up to three near names, or all of them when none is near.
+        UnknownModelError: See `parse_model`.
     """
-    if name in MODEL_NAMES:
+    parse_model(name)
+
+
+def folder_name(text: str, weights: str) -> str:
+    """Return a name for the folder of MODEL's bundle; MODEL auto takes the weights file's.
+
+    Args:
+        text: MODEL; an unknown one gives its own text, and is told later.
+        weights: What `--weights` says.
+    """
+    try:
+        reference = parse_model(text)
+    except UnknownModelError:
+        return text
+    return PurePath(weights).stem if reference.source == AUTO else reference.model_id
+
+
+def check_family(name: str) -> None:
+    """Raise unless `name` is a family.
+
+    Raises:
+        UnknownModelError: With near names, or all of them.
+    """
+    families = [family.name for family in FAMILIES]
+    if name in families:
         return
-    near = difflib.get_close_matches(name.lower(), MODEL_NAMES, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known models: {', '.join(MODEL_NAMES)}"
-    raise UnknownModelError(f"unknown model {name!r}; {hint}")
+    near = _near(name, families)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {', '.join(families)}"
+    raise UnknownModelError(f"unknown family {name!r}; {hint}")

@@ -10,9 +10,11 @@ the machine that exported.
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from exporter.graph import PassResult, copy_model
 
@@ -42,8 +44,20 @@ def name_after_modules(model: ModelProto) -> PassResult:
         for tensors in (node.input, node.output):
             for place, name in enumerate(tensors):
                 tensors[place] = renamed.get(name, name)
+    _name_transposed_weights(graph, names)
     _drop_metadata(result)
     return PassResult(result, len(graph.node))
+
+
+def _name_transposed_weights(graph: GraphProto, names: _FreeNames) -> None:
+    """Call the weight of a MatMul, which the exporter transposed and numbered, `<module>.weight`, in place."""
+    initializer = {tensor.name: tensor for tensor in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        old = node.input[1] if node.op_type == "MatMul" else ""
+        if old in initializer and uses[old] == 1 and re.fullmatch(r"val_\d+", old):
+            new = names.claim(f"{node.name}.weight", own=False)
+            initializer[old].name = node.input[1] = new
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,7 @@ def _base_name(node: NodeProto) -> str:
         return str(node.name or node.op_type.lower())
     path, kind = scopes[-2], classes[-2]
     leaf = kind.startswith("torch.nn.modules.") and ".container." not in kind
+    leaf = leaf or (node.op_type == "BatchNormalization" and "BatchNorm" in kind)  # the folding report says the path
     if leaf and path:
         return path
     return ".".join(filter(None, (path, node.op_type.lower())))

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.graph import with_outputs
 from runtimes.errors import RuntimeAdapterError
-from runtimes.protocol import Runtime
+from runtimes.protocol import Array, Runtime
 
 BATCH_SIZES = (1, 2, 7)
 MAX_RELATIVE_DIFFERENCE = 1e-4
@@ -46,14 +46,16 @@ def check_against_pytorch(
     images: NDArray[np.float32],
     *,
     open_runtime: Callable[[ModelProto], Runtime],
+    reference_name: str = "PyTorch",
 ) -> CheckReport:
-    """Compare `model` with `reference` at batch 1, 2 and 7.
+    """Compare `model` with `reference` at batch 1, 2 and 7, output by output.
 
     Args:
         reference: The unfolded PyTorch module.
         model: The exported float32 model.
         images: Real inputs, float32 [n, 3, H, W]; repeated when fewer than a batch needs.
         open_runtime: Opens `model`.
+        reference_name: What to call `reference` in messages.
 
     Raises:
         ExportCheckError: If the difference is too large, or ONNX alone gives NaN or Inf, with both numbers; or if
@@ -64,39 +66,45 @@ def check_against_pytorch(
     with open_runtime(model) as candidate:
         for batch_size in BATCH_SIZES:
             batch = np.resize(images, (batch_size, *images.shape[1:]))
-            expected = _logits(reference, batch)
-            if not np.isfinite(expected).all():
+            wanted = _outputs(reference, batch)
+            if not all(np.isfinite(values).all() for values in wanted):
                 tensor = first_nonfinite_tensor(model, batch, open_runtime=open_runtime)
                 raise NonFiniteTensorError(
-                    f"the PyTorch model itself gives NaN or Inf on real images, first in {tensor or 'its output'!r}; "
-                    "check the weights and the preprocessing"
+                    f"the {reference_name} model itself gives NaN or Inf on real images, first in "
+                    f"{tensor or 'its output'!r}; check the weights and the preprocessing"
                 )
             try:
-                got = _logits(candidate, batch)
+                outputs = _outputs(candidate, batch)
             except RuntimeAdapterError as err:  # a batch axis that became constant, for one
                 raise ExportCheckError(
-                    f"the exported model does not run at batch {batch_size}, where PyTorch does: {err}; "
+                    f"the exported model does not run at batch {batch_size}, where {reference_name} does: {err}; "
                     "nothing was written"
                 ) from err
-            if got.shape != expected.shape:
-                raise ExportCheckError(f"batch {batch_size}: ONNX gives {got.shape}, PyTorch {expected.shape}")
-            diff = float(np.abs(got - expected).max())
-            largest_diff, largest_logit = (
-                max(largest_diff, diff),
-                max(largest_logit, float(np.abs(expected).max())),
-            )
-            if not diff <= MAX_RELATIVE_DIFFERENCE * float(np.abs(expected).max()):
-                raise ExportCheckError(
-                    f"the exported model does not answer like PyTorch: at batch {batch_size} the largest "
-                    f"|difference| is {diff:.3g} where the largest |logit| is {np.abs(expected).max():.3g} "
-                    f"(allowed: {MAX_RELATIVE_DIFFERENCE:g} of it); nothing was written"
-                )
+            for expected, got in zip(wanted, outputs, strict=True):
+                diff = _difference(expected, got, batch_size, reference_name)
+                largest_diff = max(largest_diff, diff)
+                largest_logit = max(largest_logit, float(np.abs(expected).max()))
     return CheckReport(BATCH_SIZES, min(len(images), max(BATCH_SIZES)), largest_diff, largest_logit)
 
 
-def _logits(runtime: Runtime, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _difference(expected: Array, got: Array, batch_size: int, reference_name: str) -> float:
+    """Return the largest |difference|, or raise ExportCheckError where it is too large."""
+    if got.shape != expected.shape:
+        raise ExportCheckError(f"batch {batch_size}: ONNX gives {got.shape}, {reference_name} {expected.shape}")
+    diff, largest = float(np.abs(got - expected).max()), float(np.abs(expected).max())
+    if not diff <= MAX_RELATIVE_DIFFERENCE * largest:
+        raise ExportCheckError(
+            f"the exported model does not answer like {reference_name}: at batch {batch_size} the largest "
+            f"|difference| is {diff:.3g} where the largest |logit| is {largest:.3g} "
+            f"(allowed: {MAX_RELATIVE_DIFFERENCE:g} of it); nothing was written"
+        )
+    return diff
+
+
+def _outputs(runtime: Runtime, images: NDArray[np.float32]) -> list[Array]:
+    """Return the outputs in the model's order."""
     outputs = runtime.run({next(iter(runtime.input_specs)): images})
-    return outputs[next(iter(runtime.output_specs))]
+    return [outputs[name] for name in runtime.output_specs]
 
 
 def first_nonfinite_tensor(

@@ -13,22 +13,20 @@ import io
 import logging
 import warnings
 
-import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from exporter.canonical_ops import canonical_ops
 from exporter.errors import ExportError
-from exporter.graph import infer_shapes
+from exporter.fold_affine import AffineFolds
 from exporter.name_tensors import name_after_modules
-from exporter.target import IR_VERSION_OF_OPSET
+from exporter.opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
+from exporter.plain_functions import PlainFunctions
+from exporter.tidy_graph import tidy_graph
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-BATCH_AXIS = "batch"
-_TRACE_OPSET = 20
-"""The exporter's own default in torch 2.15: no version conversion happens inside it."""
 
 
 def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: str = "") -> ModelProto:
@@ -44,30 +42,53 @@ def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: s
         ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
             or output, or the batch axis did not stay symbolic.
     """
-    traced = _torch_export(module, example)
-    tidy = name_after_modules(canonical_ops(traced).model).model
-    converted = _convert_opset(tidy, opset)
+    return trace_and_fold(module, example, opset=opset, producer_version=producer_version)[0]
+
+
+def trace_and_fold(
+    module: nn.Module,
+    example: Tensor,
+    *,
+    opset: int,
+    producer_version: str = "",
+    outputs: tuple[str, ...] = (OUTPUT_NAME,),
+) -> tuple[ModelProto, AffineFolds]:
+    """Return what `trace` returns, and what became of each BatchNormalization that tracing found.
+
+    Args:
+        module: As in `trace`; with several `outputs` it gives a tuple of tensors.
+        example: As in `trace`.
+        opset: As in `trace`.
+        producer_version: As in `trace`.
+        outputs: What to call what the module gives.
+
+    Raises:
+        ExportError: As in `trace`.
+    """
+    named = name_after_modules(canonical_ops(_torch_export(module, example, outputs)).model).model
+    tidy = tidy_graph(named)
+    converted = convert_opset(tidy.model, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    return _checked(converted)
+    return checked(converted, num_outputs=len(outputs)), tidy.folds
 
 
-def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
+def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
     batch = torch.export.Dim(BATCH_AXIS)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), PlainFunctions():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
-                opset_version=_TRACE_OPSET,
+                opset_version=TRACE_OPSET,
                 external_data=False,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(outputs),
                 verbose=False,
             )
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
@@ -82,37 +103,3 @@ def _torch_export(module: nn.Module, example: Tensor) -> ModelProto:
         raise ExportError("torch.onnx.export returned nothing")
     model: ModelProto = program.model_proto
     return model
-
-
-def _convert_opset(model: ModelProto, opset: int) -> ModelProto:
-    converted = model
-    if opset != _TRACE_OPSET:
-        try:
-            converted = onnx.version_converter.convert_version(model, opset)
-        except Exception as err:  # the converter raises RuntimeError and more, by operator
-            raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
-    del converted.opset_import[:]
-    converted.opset_import.append(onnx.helper.make_opsetid("", opset))
-    converted.ir_version = IR_VERSION_OF_OPSET[opset]
-    return converted
-
-
-def _checked(model: ModelProto) -> ModelProto:
-    """Return `model` with the shapes of its tensors, if it is what `trace` promises."""
-    try:
-        typed = infer_shapes(model)
-        onnx.checker.check_model(typed, full_check=True)
-    except Exception as err:  # the checker and shape inference raise unrelated types
-        raise ExportError(f"the exported graph does not pass onnx.checker: {err}") from err
-    for kind, infos in (("input", typed.graph.input), ("output", typed.graph.output)):
-        if len(infos) != 1:
-            raise ExportError(f"the module has {len(infos)} {kind}s, expected one: images in, logits out")
-    for info in (*typed.graph.input, *typed.graph.output):
-        dims = info.type.tensor_type.shape.dim
-        if not dims or dims[0].dim_param != BATCH_AXIS:
-            got = dims[0].dim_value if dims else "none"
-            raise ExportError(
-                f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}; "
-                "the module's forward depends on the batch size of its example"
-            )
-    return typed

@@ -12,10 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import BundleError
-from runtimes.preprocessing import Preprocessing
+from runtimes.preprocessing import Preprocessing, pixels, preprocess
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -69,7 +73,8 @@ class Manifest:
 
     Attributes:
         model: `id`, `source`, `weights` in words, `weights_sha256`, `num_classes`.
-        preprocessing: How images become inputs.
+        preprocessing: How images become inputs. Where the input is uint8, the model itself holds its `mean` and `std`,
+            and `prepare` leaves them out.
         inputs: The model's inputs.
         outputs: The model's outputs.
         batch: What engines are built for.
@@ -100,6 +105,17 @@ class Manifest:
     quantization: Mapping[str, Any] | None
     parity: Mapping[str, Any]
     files: Mapping[str, FileEntry]
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """Return what the model's input takes of one picture of mode RGB, as `read_image` returns.
+
+        Returns:
+            float32 [3, H, W], normalized; or, where the input is uint8, the pixels [H, W, 3], because then the model
+            holds the normalization.
+        """
+        if self.inputs[0].dtype == "uint8":
+            return pixels(self.preprocessing, image)
+        return preprocess(self.preprocessing, image)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""

@@ -119,6 +119,77 @@ class ParityMeter:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TensorParity:
+    """How a tensor that is no logits compares with the reference's: a feature map.
+
+    Attributes:
+        num_images: Number of images compared, >= 1.
+        max_abs_diff: Largest |reference - candidate|.
+        max_abs_reference: Largest |reference|.
+        sqnr_db: As in `ParityReport`.
+        cosine: Cosine of the angle between the two, over all values of all images; None where one is zero.
+    """
+
+    num_images: int
+    max_abs_diff: float
+    max_abs_reference: float
+    sqnr_db: float | None
+    cosine: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
+
+
+class TensorMeter:
+    """Adds up batches of one output; `report` may be asked for at any time."""
+
+    def __init__(self) -> None:
+        self._num_images = 0
+        self._sums = np.zeros(4)  # reference^2, candidate^2, reference * candidate, difference^2
+        self._max_diff = 0.0
+        self._max_reference = 0.0
+
+    def add(self, reference: Array, candidate: Array) -> None:
+        """Add one batch, float [n, ...] each.
+
+        Raises:
+            ValueError: If the shapes differ.
+            RuntimeAdapterError: If either side holds NaN or Inf.
+        """
+        if reference.shape != candidate.shape:
+            raise ValueError(f"features: got {reference.shape} and {candidate.shape}, expected equal shapes")
+        trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
+        for side, values in (("reference", trusted), ("candidate", tested)):
+            if not np.isfinite(values).all():
+                raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(values))} values")
+        difference = trusted - tested
+        pairs = ((trusted, trusted), (tested, tested), (trusted, tested), (difference, difference))
+        self._sums += [float(np.vdot(left, right)) for left, right in pairs]
+        self._num_images += len(trusted)
+        self._max_diff = max(self._max_diff, float(np.abs(difference).max(initial=0.0)))
+        self._max_reference = max(self._max_reference, float(np.abs(trusted).max(initial=0.0)))
+
+    def report(self) -> TensorParity:
+        """Return the comparison of everything added.
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        if not self._num_images:
+            raise ValueError("no image was compared; an empty comparison proves nothing")
+        signal, other, product, noise = (float(value) for value in self._sums)
+        lengths = math.sqrt(signal) * math.sqrt(other)
+        return TensorParity(
+            num_images=self._num_images,
+            max_abs_diff=self._max_diff,
+            max_abs_reference=self._max_reference,
+            sqnr_db=_decibel(signal, noise),
+            cosine=product / lengths if lengths > 0.0 else None,
+        )
+
+
 def _checked_labels(labels: Sequence[int], logits: Array) -> Array:
     truth = np.asarray(labels)
     num_images, num_classes = logits.shape

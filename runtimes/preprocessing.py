@@ -1,8 +1,8 @@
 """From an RGB picture to a model's input: resize, centre crop, scale to 0-1, subtract mean, divide by std.
 
 The one preprocessing of calibration, evaluation and the device, without torch: the pixels are bit for bit
-those of torchvision's `ImageClassification` preset on a Pillow image, and the float32 values follow its order
-of operations, `((x / 255) - mean) / std`, each step rounded to float32.
+those of torchvision's `ImageClassification` preset and of timm's evaluation transform on a Pillow image, and the
+float32 values follow their order of operations, `((x / 255) - mean) / std`, each step rounded to float32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import ImageReadError
+from runtimes.resize import (
+    KeepRatio,
+    Resize,
+    is_side,
+    is_size,
+    json_from_resize,
+    json_from_size,
+    resize_from_json,
+    resized_size,
+    size_from_json,
+    with_keys,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,17 +62,22 @@ class Interpolation(Enum):
     LANCZOS = "lanczos"
 
 
+BLACK = (0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How a model's images are prepared; RGB, NCHW, float32, scale 1/255 always.
 
     Attributes:
-        resize: Shorter side in pixels, or exactly (height, width), or None for no resize.
+        resize: Shorter side in pixels (the longer one is cut to a whole number), or exactly (height, width), or a
+            `KeepRatio`, or None for no resize.
         crop: (height, width) of the centre crop in pixels, or None for no crop. A picture smaller than the
-            crop is padded with black.
+            crop is padded with `fill`.
         interpolation: How pixels are computed in the resize; antialiased, as Pillow always is.
         mean: Per channel R, G, B, on the scale 0-1.
         std: Per channel R, G, B, on the scale 0-1, > 0.
+        fill: Colour R, G, B, 0-255, of what the crop adds around a smaller picture.
 
     Raises:
         TypeError: If `interpolation` is not an `Interpolation`.
@@ -68,17 +85,21 @@ class Preprocessing:
             result.
     """
 
-    resize: int | tuple[int, int] | None
+    resize: Resize
     crop: tuple[int, int] | None
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fill: tuple[int, int, int] = BLACK
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if self.resize is not None and not _is_side(self.resize) and not _is_size(self.resize):
-            raise ValueError(f"resize: got {self.resize!r}, expected a side > 0, (height, width), both > 0, or None")
-        if self.crop is not None and not _is_size(self.crop):
+        is_box = self.resize is None or isinstance(self.resize, KeepRatio)
+        if not is_box and not is_side(self.resize) and not is_size(self.resize):
+            raise ValueError(
+                f"resize: got {self.resize!r}, expected a side > 0, (height, width), both > 0, KeepRatio, or None"
+            )
+        if self.crop is not None and not is_size(self.crop):
             raise ValueError(f"crop: got {self.crop!r}, expected (height, width), both > 0, or None")
         if self.crop is None and not isinstance(self.resize, tuple):
             raise ValueError(
@@ -91,6 +112,10 @@ class Preprocessing:
             raise ValueError(f"mean: got {self.mean!r}, expected three finite numbers (R, G, B) on the scale 0-1")
         if not _is_rgb_floats(self.std) or min(np.float32(value) for value in self.std) <= 0:
             raise ValueError(f"std: got {self.std!r}, expected three finite numbers > 0 (R, G, B) on the scale 0-1")
+        if not _is_color(self.fill):
+            raise ValueError(f"fill: got {self.fill!r}, expected three whole numbers 0-255 (R, G, B)")
+        if self.crop is None and self.fill != BLACK:
+            raise ValueError(f"fill: got {self.fill!r} without a crop, which alone adds pixels; give a crop or no fill")
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -102,11 +127,13 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, with nothing left to be guessed."""
-        resize = {"shorter_side": self.resize} if isinstance(self.resize, int) else _json_from_size(self.resize)
+        crop: dict[str, Any] | None = json_from_size(self.crop)
+        if crop is not None and self.fill != BLACK:
+            crop["fill"] = list(self.fill)
         return {
             **_FIXED_JSON,
-            "resize": resize,
-            "crop": _json_from_size(self.crop),
+            "resize": json_from_resize(self.resize),
+            "crop": crop,
             "interpolation": self.interpolation.value,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -120,21 +147,23 @@ class Preprocessing:
             ValueError: If a key is missing or unknown, or a value is not one this version knows; nothing is
                 guessed.
         """
-        _with_keys("preprocessing", data, _JSON_KEYS)
+        with_keys("preprocessing", data, _JSON_KEYS)
         for key, expected in _FIXED_JSON.items():
             if data[key] != expected:
                 raise ValueError(f"preprocessing {key!r}: got {data[key]!r}, expected {expected!r}, the only one known")
+        crop, fill = _crop_from_json(data["crop"])
         return cls(
-            resize=_resize_from_json(data["resize"]),
-            crop=_size_from_json("preprocessing 'crop'", data["crop"]),
+            resize=resize_from_json(data["resize"]),
+            crop=crop,
             interpolation=_interpolation_from_json(data["interpolation"]),
             mean=_rgb_floats_from_json("mean", data["mean"]),
             std=_rgb_floats_from_json("std", data["std"]),
+            fill=fill,
         )
 
 
 def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
-    """Resize and crop an image; bit for bit torchvision's Resize and CenterCrop on a Pillow image.
+    """Resize and crop an image; bit for bit torchvision's and timm's evaluation transforms on a Pillow image.
 
     Args:
         preprocessing: What to do; `mean` and `std` are not used here.
@@ -146,13 +175,14 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
     Raises:
         ValueError: If the image is not of mode RGB or has no pixels.
         ImageReadError: If the image is so long and thin that its resized form would not fit in memory.
-    Source: torchvision 0.29, transforms/functional.py, resize and center_crop.
+    Source: torchvision 0.29, transforms/functional.py, resize and center_crop; timm 1.0.31, data/transforms.py,
+        ResizeKeepRatio and CenterCropOrPad.
     """
     if image.mode != "RGB" or 0 in image.size:
         raise ValueError(f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()")
     resized = _resized(preprocessing, image)
     if preprocessing.crop is not None:
-        resized = resized.crop(_crop_box(resized.size, preprocessing.crop))
+        resized = _cropped(resized, preprocessing.crop, preprocessing.fill)
     return np.array(resized)
 
 
@@ -193,9 +223,14 @@ def preprocess(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.f
 def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     if preprocessing.resize is None:
         return image
-    width, height = _resized_size(preprocessing.resize, image.size)
+    width, height = resized_size(preprocessing.resize, image.size)
     if (width, height) == image.size:
         return image
+    if 0 in (width, height):
+        raise ImageReadError(
+            f"it is {image.width} x {image.height} pixels; resized to {width} x {height} nothing would be left of it; "
+            "expected a picture that is not so long and thin, so cut it or leave it out"
+        )
     if width * height > _MAX_RESIZED_PIXELS:
         raise ImageReadError(
             f"it is {image.width} x {image.height} pixels; resized to {width} x {height} it would be "
@@ -207,14 +242,16 @@ def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling[preprocessing.interpolation.name])
 
 
-def _resized_size(resize: int | tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Return (width, height) after the resize; the longer side is cut to a whole number, not rounded."""
-    if isinstance(resize, tuple):
-        return resize[1], resize[0]
-    width, height = size
-    if width <= height:
-        return resize, int(resize * height / width)
-    return int(resize * width / height), resize
+def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
+    box = _crop_box(image.size, crop)
+    left, top, right, bottom = box
+    if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
+        return image.crop(box)
+    from PIL import Image as PillowImage
+
+    canvas = PillowImage.new("RGB", (right - left, bottom - top), fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
 
 
 def _crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -228,14 +265,6 @@ def _crop_offset(side: int, crop: int) -> int:
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2.0)
 
 
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(_is_side(side) for side in value)
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -247,24 +276,22 @@ def _is_rgb_floats(value: object) -> bool:
     return all(math.isfinite(number) and abs(number) <= _MAX_FLOAT32 for number in value)
 
 
-def _json_from_size(size: tuple[int, int] | None) -> dict[str, int] | None:
-    return None if size is None else {"height": size[0], "width": size[1]}
+def _is_color(value: object) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3:
+        return False
+    return all(isinstance(level, int) and not isinstance(level, bool) and 0 <= level <= 255 for level in value)
 
 
-def _resize_from_json(value: object) -> int | tuple[int, int] | None:
-    if isinstance(value, Mapping) and "shorter_side" in value:
-        side: int = _with_keys("preprocessing 'resize'", value, {"shorter_side"})["shorter_side"]
-        if not _is_side(side):
-            raise ValueError(f"preprocessing 'resize': got shorter_side {side!r}, expected a whole number > 0")
-        return side
-    return _size_from_json("preprocessing 'resize' without 'shorter_side'", value)
-
-
-def _size_from_json(what: str, value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    size = _with_keys(what, value, {"height", "width"})
-    return size["height"], size["width"]
+def _crop_from_json(value: object) -> tuple[tuple[int, int] | None, tuple[int, int, int]]:
+    """Return the crop and its fill; an absent fill is black."""
+    if not isinstance(value, Mapping) or "fill" not in value:
+        return size_from_json("preprocessing 'crop'", value), BLACK
+    crop = with_keys("preprocessing 'crop'", value, {"height", "width", "fill"})
+    fill = crop["fill"]
+    if not isinstance(fill, list) or not _is_color(tuple(fill)) or tuple(fill) == BLACK:
+        raise ValueError(f"preprocessing 'crop' fill: got {fill!r}, expected three whole numbers 0-255, not all 0")
+    red, green, blue = fill
+    return (crop["height"], crop["width"]), (red, green, blue)
 
 
 def _interpolation_from_json(value: object) -> Interpolation:
@@ -280,15 +307,3 @@ def _rgb_floats_from_json(key: str, value: object) -> tuple[float, float, float]
         raise ValueError(f"preprocessing {key!r}: got {value!r}, expected three numbers (R, G, B)")
     red, green, blue = value
     return red, green, blue
-
-
-def _with_keys(what: str, data: object, expected: set[str]) -> Mapping[str, Any]:
-    """Return `data` if it is a JSON object with exactly the expected keys."""
-    if not isinstance(data, Mapping):
-        got = type(data).__name__  # in a file, so a wrong type is a wrong value
-        raise ValueError(f"{what}: got {got}, expected an object with the keys {sorted(expected)}")  # noqa: TRY004
-    if missing := sorted(expected - data.keys()):
-        raise ValueError(f"{what}: missing {missing}; expected exactly the keys {sorted(expected)}")
-    if unknown := sorted(map(str, data.keys() - expected)):
-        raise ValueError(f"{what}: unknown {unknown}; expected exactly the keys {sorted(expected)}")
-    return data

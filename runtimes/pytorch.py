@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class TorchRuntime:
         input_size: Height and width, or None to accept any.
         input_name: Name of the input, as in the exported file.
         output_name: Name of the output, as in the exported file.
+        output_names: Names of the outputs of a module that gives a tuple; None for one output.
 
     Raises:
         ValueError: If the module, or a BatchNorm or Dropout in it, is in training mode: BatchNorm would then use
@@ -38,15 +39,16 @@ class TorchRuntime:
         input_size: tuple[int, int] | None = None,
         input_name: str = "input",
         output_name: str = "logits",
+        output_names: Sequence[str] | None = None,
     ) -> None:
         if training := _first_in_training_mode(module):
             raise ValueError(f"TorchRuntime needs evaluation mode, {training} trains; call module.eval() first")
         self._module: nn.Module | None = module
         self._input_name = input_name
-        self._output_name = output_name
+        self._output_names = (output_name,) if output_names is None else tuple(output_names)
         height, width = input_size or (None, None)
         self._input_specs = {input_name: TensorSpec("float32", (None, 3, height, width))}
-        self._output_specs = {output_name: TensorSpec("float32", (None, None))}
+        self._output_specs = dict.fromkeys(self._output_names, TensorSpec("float32", (None, None)))
 
     @property
     def input_specs(self) -> Mapping[str, TensorSpec]:
@@ -74,7 +76,8 @@ class TorchRuntime:
             # The copy keeps the caller's array safe from in-place operations, and torch takes no negative strides.
             images = torch.from_numpy(np.array(inputs[self._input_name], order="C"))
             output = self._module(images.to(device))
-        return {self._output_name: output.cpu().numpy()}
+        outputs = output if isinstance(output, tuple) else (output,)
+        return {name: tensor.cpu().numpy() for name, tensor in zip(self._output_names, outputs, strict=True)}
 
     def close(self) -> None:
         """Release the module; a second call does nothing."""

@@ -19,7 +19,11 @@ EXIT_DEFECT = 70
 EXIT_INTERRUPTED = 130
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"build": ("exporter.cli.build_command", "run_build"), "doctor": ("exporter.cli.doctor", "run_doctor")}
+    {
+        "build": ("exporter.cli.build_command", "run_build"),
+        "doctor": ("exporter.cli.doctor", "run_doctor"),
+        "models": ("exporter.cli.models_command", "run_models"),
+    }
 )
 """Verb to module and function; the function takes the words after the verb and returns an exit code."""
 

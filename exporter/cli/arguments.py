@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
-from exporter.cli.option_types import batch_range, positive, resize, rgb
+from exporter.cli.option_types import batch_range, interpolation, names, positive, resize, rgb
 from exporter.loaded_model import DEFAULT_WEIGHTS
-from exporter.model_names import MODEL_NAMES
+from exporter.model_names import FAMILIES, folder_name
+from exporter.preprocessing_options import PreprocessingOptions
 from exporter.target import TARGETS, Target, target_from_name
 from exporter.version import __version__
 from runtimes.manifest import DEFAULT_BATCH, BatchRange
+from runtimes.preprocessing import Interpolation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,11 @@ class ExportOptions:
     resize: int | tuple[int, int] | None
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
+    interpolation: Interpolation | None
+    features: tuple[str, ...]
+    input_type: str
+    softmax: bool
+    topk: int | None
     int8: bool
     fp16: bool
     calib: Path | None
@@ -54,12 +62,19 @@ class ExportOptions:
         """The lowest precision asked for: "int8", "fp16" or "fp32"."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
+    @property
+    def preprocessing(self) -> PreprocessingOptions:
+        """What was said about preprocessing."""
+        return PreprocessingOptions(self.input_size, self.resize, self.mean, self.std, self.interpolation)
+
     def to_json(self) -> dict[str, Any]:
         """Return what decided the result: every option but those that only change what is printed."""
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in _PRINTING}
         shown["method"] = describe(self.method)
         shown["target"] = self.target.name
         shown["batch"] = [self.batch.min, self.batch.opt, self.batch.max]
+        if self.interpolation is not None:
+            shown["interpolation"] = self.interpolation.value
         return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
 
 
@@ -68,8 +83,13 @@ _PRINTING = frozenset({"json", "quiet", "verbose", "force"})
 _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
 
-MODEL is one of: {models}.
-Other verbs: resnet-export build BUNDLE (TensorRT engine), resnet-export doctor (what this machine can do).
+MODEL is a name (resnet50, ...; resnet-export models lists them) of one of the families
+{families};
+torchvision:NAME or timm:NAME for any other of theirs, timm:hf-hub:ORG/NAME, your own code as package.module:callable,
+or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported elsewhere in float32.
+
+Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
+resnet-export doctor (what this machine can do).
 """
 
 _EPILOG = """\
@@ -98,27 +118,34 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
             f"--target {arguments.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
             "bias); leave out --engine, or choose a TensorRT target"
         )
+    if arguments.features and (arguments.softmax or arguments.topk is not None):
+        parser.error("--features gives feature maps instead of logits; --softmax and --topk need logits")
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
     options = ExportOptions(**vars(arguments))
     if options.output is None:
-        return replace(options, output=Path(f"{options.model}-{options.precision}"))
+        return replace(options, output=Path(f"{folder_name(options.model, options.weights)}-{options.precision}"))
     return options
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnet-export",
-        description=_DESCRIPTION.format(models=", ".join(MODEL_NAMES)),
+        description=_DESCRIPTION.format(families=_wrapped(family.name for family in FAMILIES)),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"resnet-export {__version__}")
     _add_model_options(parser)
+    _add_graph_options(parser)
     _add_precision_options(parser)
     _add_output_options(parser)
     return parser
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(names), width=110, initial_indent="  ", subsequent_indent="  ")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +155,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=DEFAULT_WEIGHTS,
         metavar="W",
-        help="DEFAULT, a torchvision weights name such as IMAGENET1K_V1, a .pth/.pt/.safetensors file, or random",
+        help="DEFAULT, a published name such as IMAGENET1K_V1 (torchvision) or a1_in1k (timm), "
+        "a .pth/.pt/.safetensors file, or random",
     )
     group.add_argument(
         "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"
@@ -143,6 +171,32 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--mean", type=rgb, metavar="R,G,B", help="subtracted, on the scale 0-1")
     group.add_argument("--std", type=rgb, metavar="R,G,B", help="divided by, on the scale 0-1")
+    group.add_argument(
+        "--interpolation",
+        type=interpolation,
+        metavar="bilinear|bicubic|...",
+        help="of the resize (default: as the weights)",
+    )
+
+
+def _add_graph_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs and outputs")
+    group.add_argument(
+        "--features",
+        type=names,
+        default=(),
+        metavar="A,B,...",
+        help="outputs of these modules (layer2,layer3) instead of the logits",
+    )
+    group.add_argument(
+        "--input",
+        dest="input_type",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="uint8: the input is a camera frame [N, H, W, 3], normalized in the graph (default float32 [N, 3, H, W])",
+    )
+    group.add_argument("--softmax", action="store_true", help="probabilities as output")
+    group.add_argument("--topk", type=positive, metavar="K", help="the K best classes as outputs scores and indices")
 
 
 def _add_precision_options(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ has been computed; then the bundle appears whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages, ClassIndex, choose_images, class_indices
 from exporter.cli.terminal import Terminal
 from exporter.errors import ExportError, NonFiniteTensorError
+from exporter.finish import Finish
 from exporter.load_model import load_model
 from exporter.loaded_model import LoadedModel, ModelRequest, check_labels
 from exporter.model_names import check_model_name
@@ -29,6 +30,10 @@ from runtimes.preprocessing import Preprocessing
 from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.calibration_table import CalibrationTable
+    from calibration.qdq import QuantizedModel
     from calibration.quantize_model import QuantizationResult
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
@@ -44,12 +49,28 @@ MAX_BATCH = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Artefacts:
-    """Everything the run computed, ready to be measured and written."""
+    """Everything the run computed, ready to be measured and written.
+
+    `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
+    for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
+    """
 
     exported: ExportedModel
     check: CheckReport
     float16: Any | None
     int8: QuantizationResult | None
+    finish: Finish
+    finished: Mapping[str, ModelProto] = field(default_factory=dict)
+
+    @property
+    def table(self) -> CalibrationTable | None:
+        """The calibration table, where INT8 was asked for."""
+        return None if self.int8 is None else self.int8.table
+
+    @property
+    def quantized(self) -> QuantizedModel | None:
+        """The Q/DQ model, where INT8 was asked for."""
+        return None if self.int8 is None else self.int8.quantized
 
 
 def run_export(options: ExportOptions) -> None:
@@ -72,6 +93,11 @@ def run_export(options: ExportOptions) -> None:
     with terminal.working(f"loading {options.model}"):
         loaded = _load(options, labels)
     _tell_loaded(loaded, terminal)
+    if loaded.source == "onnx" and options.mean is None:
+        terminal.warn(
+            f"{options.model} does not say how its images were prepared: ImageNet's mean and standard deviation are "
+            "assumed; give --mean and --std (and --resize) if it was trained otherwise"
+        )
     classes = _class_indices(options, images, loaded, terminal)
     golden = _golden_inputs(images, loaded.preprocessing)
     artefacts = _export(options, loaded, images, golden, terminal)
@@ -121,47 +147,27 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
 
 
 def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel:
-    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes))
-    preprocessing = _overridden(loaded.preprocessing, options)
-    if preprocessing != loaded.preprocessing:
-        loaded = replace(loaded, preprocessing=preprocessing, preprocessing_source="the command line")
+    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes, options.preprocessing))
     if labels is not None:
         loaded = replace(loaded, labels=labels)
+    if options.features:
+        from exporter.features import with_features
+
+        loaded = with_features(loaded, options.features)
     if loaded.labels is not None:
         check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
     return loaded
 
 
-def _overridden(preprocessing: Preprocessing, options: ExportOptions) -> Preprocessing:
-    """Apply --input-size, --resize, --mean and --std to what the weights say."""
-    changes: dict[str, Any] = {}
-    if options.mean is not None:
-        changes["mean"] = options.mean
-    if options.std is not None:
-        changes["std"] = options.std
-    if options.input_size is not None:
-        side, old = options.input_size, preprocessing
-        changes["crop"] = (side, side)
-        if isinstance(old.resize, int):  # keep the share of the picture that the crop sees
-            changes["resize"] = round(old.resize * side / min(old.input_size))
-        elif old.crop is None:
-            changes.update(resize=(side, side), crop=None)
-    if options.resize is not None:
-        changes["resize"] = options.resize
-        if isinstance(options.resize, tuple) and options.input_size is None:
-            changes["crop"] = None
-    try:
-        return replace(preprocessing, **changes)
-    except ValueError as err:
-        raise ExportError(f"preprocessing options: {err}") from err
-
-
 def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
-    count = sum(parameter.numel() for parameter in loaded.module.parameters())
+    from exporter.onnx_models import LoadedOnnx
+
+    count = f"{sum(parameter.numel() for parameter in loaded.module.parameters()):,} parameters"
+    if isinstance(loaded, LoadedOnnx) and loaded.file is not None:
+        count = f"{loaded.file.num_parameters:,} numbers in its constants"
     height, width = loaded.preprocessing.input_size
     terminal.done(
-        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count:,} parameters, "
-        f"{loaded.num_classes} classes"
+        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} classes"
     )
     terminal.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     for note in loaded.notes:
@@ -172,6 +178,9 @@ def _class_indices(
     options: ExportOptions, images: ChosenImages, loaded: LoadedModel, terminal: Terminal
 ) -> ClassIndex | None:
     if options.val is None:
+        return None
+    if options.features:
+        terminal.warn("--val: features have no top-1; its images are used without their labels")
         return None
     classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes)
     terminal.done(f"{len(images.measured)} validation images. {classes.how}")
@@ -230,6 +239,7 @@ def _export(
     terminal: Terminal,
 ) -> Artefacts:
     """Compute every file of the bundle, and the check that lets them be written."""
+    from exporter.cli.finish_files import finish_files
     from exporter.cli.quantize_images import quantize_images
     from exporter.exported_model import ExportConfig, export_loaded
     from exporter.post_export_check import check_against_pytorch
@@ -239,23 +249,34 @@ def _export(
     with terminal.working("folding BatchNorm, tracing, writing ONNX"):
         exported = export_loaded(loaded, ExportConfig(options.target, options.opset))
     _tell_folding(exported, terminal)
-    with terminal.working("comparing with PyTorch"), TorchRuntime(loaded.module) as reference:
-        check = check_against_pytorch(reference, exported.onnx, golden, open_runtime=OrtRuntime)
+    name = loaded.reference_name
+    with (
+        terminal.working(f"comparing with {name}"),
+        TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
+    ):
+        check = check_against_pytorch(reference, exported.onnx, golden, open_runtime=OrtRuntime, reference_name=name)
     terminal.done(
-        f"ONNX opset {exported.config.resolved_opset} equals PyTorch: largest |difference| {check.max_abs_diff:.2g} "
-        f"at largest |logit| {check.max_abs_logit:.3g}, batch {', '.join(map(str, check.batch_sizes))}"
+        f"ONNX opset {exported.config.resolved_opset} equals {name}: largest |difference| {check.max_abs_diff:.2g} "
+        f"at largest |{'feature' if options.features else 'logit'}| {check.max_abs_logit:.3g}, batch "
+        f"{', '.join(map(str, check.batch_sizes))}"
     )
     float16 = _float16(exported, golden, terminal) if options.fp16 else None
     int8 = quantize_images(options, exported, images, terminal) if options.int8 else None
-    return Artefacts(exported, check, float16, int8)
+    finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
+    artefacts = Artefacts(exported, check, float16, int8, finish)
+    return replace(artefacts, finished=finish_files(options, artefacts, golden, terminal))
 
 
 def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
     report = exported.folding
     total = len(report.folded) + len(report.kept)
     terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64")
+    paths_of: dict[str, list[str]] = {}
     for kept in report.kept:
-        terminal.warn(f"{kept.batchnorm} is not folded: {kept.reason}")
+        paths_of.setdefault(kept.reason, []).append(kept.batchnorm)
+    for reason, paths in paths_of.items():
+        named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
+        terminal.done(f"{named} not folded but kept as one affine operation each: {reason}")
 
 
 def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Terminal) -> Any:

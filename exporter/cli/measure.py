@@ -14,12 +14,14 @@ from exporter.cli.choose_images import ChosenImages, ClassIndex
 from exporter.cli.terminal import Terminal
 from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.latency import Latency, measure_latency
-from runtimes.parity import ParityMeter, ParityReport, first_output
+from runtimes.parity import ParityMeter, ParityReport, TensorMeter, TensorParity, first_output
+from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from exporter.cli.export_job import Artefacts
+    from exporter.loaded_model import LoadedModel
 
 POOR_AGREEMENT = 0.9
 """Below this share of equal answers the run warns. Not a gate: networks of random weights get there too."""
@@ -37,16 +39,23 @@ class Row:
         file: File in the bundle, or None for PyTorch.
         parity: Comparison with PyTorch; None when no image was at hand.
         latency: One image through ONNX Runtime on this machine's CPU; None for PyTorch.
+        features: With `--features`, instead of `parity`: output's name to comparison.
     """
 
     name: str
     file: str | None
     parity: ParityReport | None
     latency: Latency | None
+    features: Mapping[str, TensorParity] | None = None
+
+
+def reference_row(loaded: LoadedModel) -> str:
+    """Return the name of the row that everything is compared with."""
+    return "original FP32" if loaded.source == "onnx" else f"{loaded.reference_name} FP32"
 
 
 def model_files(artefacts: Artefacts) -> Mapping[str, tuple[str, ModelProto]]:
-    """Return file name to (row name, model) of every ONNX file of the bundle."""
+    """Return file name to (row name, model) of every ONNX file of the bundle, before its last edits."""
     files = {"model.onnx": ("ONNX FP32", artefacts.exported.onnx)}
     if artefacts.float16 is not None:
         files["model.fp16.onnx"] = ("ONNX FP16", artefacts.float16)
@@ -62,12 +71,18 @@ def measure(
     classes: ClassIndex | None,
     terminal: Terminal,
 ) -> list[Row]:
-    """Return one row for PyTorch and one per file."""
-    parity = _parity(options, artefacts, images, classes, terminal) if images.measured else {}
+    """Return one row for the reference and one per file."""
+    loaded = artefacts.exported.loaded
+    parity: dict[str, ParityReport] = {}
+    features: dict[str, dict[str, TensorParity]] = {}
+    if images.measured and options.features:
+        features = _features(options, artefacts, images, terminal)
+    elif images.measured:
+        parity = _parity(options, artefacts, images, classes, terminal)
     latency = _latency(options, artefacts, terminal)
-    rows = [Row("PyTorch FP32", None, parity.get("PyTorch FP32"), None)]
+    rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
     for file, (name, _) in model_files(artefacts).items():
-        rows.append(Row(name, file, parity.get(name), latency[name]))
+        rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
     if SATURATING_ROW in latency:
         rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
     if not images.measured:
@@ -78,8 +93,8 @@ def measure(
     for row in rows:
         if row.parity is not None and row.parity.agreement < POOR_AGREEMENT:
             terminal.warn(
-                f"{row.name} agrees with PyTorch on {row.parity.agreement:.1%} of {row.parity.num_images} images only; "
-                "do not deploy it before you know why"
+                f"{row.name} agrees with {loaded.reference_name} on {row.parity.agreement:.1%} of "
+                f"{row.parity.num_images} images only; do not deploy it before you know why"
             )
     return rows
 
@@ -108,28 +123,55 @@ def _parity(
     terminal: Terminal,
 ) -> dict[str, ParityReport]:
     from exporter.cli.export_job import stream
+
+    loaded = artefacts.exported.loaded
+    name_of_reference = reference_row(loaded)
+    with ExitStack() as stack:
+        reference, candidates = _opened(options, artefacts, stack)
+        meters = {name: ParityMeter() for name in (name_of_reference, *candidates)}
+        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
+            labels = None if classes is None else [classes.of[path] for path in batch.paths]
+            expected = first_output(reference, batch.images)
+            meters[name_of_reference].add(expected, expected, labels)
+            for name, candidate in candidates.items():
+                meters[name].add(expected, first_output(candidate, batch.images), labels)
+    return {name: meter.report() for name, meter in meters.items()}
+
+
+def _features(
+    options: ExportOptions, artefacts: Artefacts, images: ChosenImages, terminal: Terminal
+) -> dict[str, dict[str, TensorParity]]:
+    """Return row name to output name to comparison."""
+    from exporter.cli.export_job import stream
+
+    loaded = artefacts.exported.loaded
+    with ExitStack() as stack:
+        reference, candidates = _opened(options, artefacts, stack)
+        meters = {name: {output: TensorMeter() for output in loaded.outputs} for name in candidates}
+        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
+            expected = reference.run({next(iter(reference.input_specs)): batch.images})
+            for name, candidate in candidates.items():
+                got = candidate.run({next(iter(candidate.input_specs)): batch.images})
+                for output, meter in meters[name].items():
+                    meter.add(expected[output], got[output])
+    return {name: {output: meter.report() for output, meter in found.items()} for name, found in meters.items()}
+
+
+def _opened(options: ExportOptions, artefacts: Artefacts, stack: ExitStack) -> tuple[Runtime, dict[str, Runtime]]:
+    """Open the reference and, by row name, every file, until `stack` is left."""
     from runtimes.ort import OrtRuntime
     from runtimes.pytorch import TorchRuntime
 
     loaded = artefacts.exported.loaded
     exact = options.target.exact_int8_simulation
-    with ExitStack() as stack:
-        reference = stack.enter_context(TorchRuntime(loaded.module))
-        candidates = {
-            name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
-            for name, model in model_files(artefacts).values()
-        }
-        if artefacts.int8 is not None and _has_saturating_row(options, artefacts):
-            saturating = OrtRuntime(artefacts.int8.quantized.model, allow_saturation=True)
-            candidates[SATURATING_ROW] = stack.enter_context(saturating)
-        meters = {name: ParityMeter() for name in ("PyTorch FP32", *candidates)}
-        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
-            labels = None if classes is None else [classes.of[path] for path in batch.paths]
-            expected = first_output(reference, batch.images)
-            meters["PyTorch FP32"].add(expected, expected, labels)
-            for name, candidate in candidates.items():
-                meters[name].add(expected, first_output(candidate, batch.images), labels)
-    return {name: meter.report() for name, meter in meters.items()}
+    reference: Runtime = stack.enter_context(TorchRuntime(loaded.module, output_names=loaded.outputs))
+    candidates: dict[str, Runtime] = {
+        name: stack.enter_context(OrtRuntime(model, exact_qdq=exact)) for name, model in model_files(artefacts).values()
+    }
+    if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
+        saturating = OrtRuntime(artefacts.quantized.model, allow_saturation=True)
+        candidates[SATURATING_ROW] = stack.enter_context(saturating)
+    return reference, candidates
 
 
 def _latency(options: ExportOptions, artefacts: Artefacts, terminal: Terminal) -> dict[str, Latency]:
@@ -139,17 +181,22 @@ def _latency(options: ExportOptions, artefacts: Artefacts, terminal: Terminal) -
     """
     from runtimes.ort import OrtRuntime
 
-    height, width = artefacts.exported.loaded.preprocessing.input_size
-    image = {"input": np.zeros((1, 3, height, width), np.float32)}
     result: dict[str, Latency] = {}
-    files = model_files(artefacts).values()
-    for name, model in terminal.track("timing", files, total=len(files)):
+    finished = artefacts.finished
+    names = {file: name for file, (name, _) in model_files(artefacts).items()}
+    for file, model in terminal.track("timing", finished.items(), total=len(finished)):
         with OrtRuntime(model) as runtime:
-            result[name] = measure_latency(lambda opened=runtime: opened.run(image))  # type: ignore[misc]
-    if artefacts.int8 is not None and _has_saturating_row(options, artefacts):
-        with OrtRuntime(artefacts.int8.quantized.model, allow_saturation=True) as runtime:
-            result[SATURATING_ROW] = measure_latency(lambda: runtime.run(image))
+            result[names[file]] = _time_one_image(runtime)
+    if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
+        with OrtRuntime(finished["model.int8.onnx"], allow_saturation=True) as runtime:
+            result[SATURATING_ROW] = _time_one_image(runtime)
     return result
+
+
+def _time_one_image(runtime: Runtime) -> Latency:
+    ((name, spec),) = runtime.input_specs.items()
+    image = {name: np.zeros([size or 1 for size in spec.shape], spec.dtype)}
+    return measure_latency(lambda: runtime.run(image))
 
 
 def rows_to_json(rows: list[Row], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -159,6 +206,11 @@ def rows_to_json(rows: list[Row], sizes: Mapping[str, int]) -> list[dict[str, An
             "name": row.name,
             "file": row.file,
             "parity": None if row.parity is None else row.parity.to_json(),
+            **(
+                {}
+                if row.features is None
+                else {"features": {n: report.to_json() for n, report in row.features.items()}}
+            ),
             "size_bytes": None if row.file is None else sizes[row.file],
             "latency": None
             if row.latency is None

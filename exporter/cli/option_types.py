@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runtimes.manifest import BatchRange
+from runtimes.preprocessing import Interpolation
 
 
 def positive(text: str) -> int:
@@ -44,9 +45,26 @@ def rgb(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def interpolation(text: str) -> Interpolation:
+    """Return how pixels of a resized picture are computed."""
+    try:
+        return Interpolation(text)
+    except ValueError as err:
+        known = ", ".join(known.value for known in Interpolation)
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {known}") from err
+
+
 def capabilities(text: str) -> tuple[str, ...]:
     """Return compute capabilities such as 8.6,8.9."""
     words = tuple(word.strip() for word in text.split(","))
     if not all(word.replace(".", "", 1).isdigit() and "." in word for word in words):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected compute capabilities such as 8.6,8.9")
+    return words
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names separated by commas."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas")
     return words

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calibration.dialect import Dialect
 from calibration.effort import EFFORTS
+from calibration.placement import Placement
 from calibration.quantize_model import QuantizationResult, quantize
 from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
@@ -69,8 +70,23 @@ def _tell(result: QuantizationResult, terminal: Terminal) -> None:
         terminal.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
         )
-    else:
-        adds = len(placement.residual_adds)
-        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's")
-    for reason in placement.skipped:
-        terminal.warn(f"stays in float: {reason}")
+    _tell_placement(placement, terminal, on_one_side=table.dialect is Dialect.TENSORRT)
+
+
+def _tell_placement(placement: Placement, terminal: Terminal, *, on_one_side: bool) -> None:
+    adds = len(placement.residual_adds)
+    if placement.num_adds and on_one_side:
+        gated = sum(add.kernel != "Conv" for add in placement.residual_adds)
+        behind = f"; {gated} lie behind a gate, in a pointwise kernel instead of a convolution's" if gated else ""
+        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's{behind}")
+    if placement.shared_scales:
+        terminal.done(
+            f"{len(placement.shared_scales)} groups of tensors share a scale, so that moving them costs nothing"
+        )
+    nodes_of: dict[str, list[str]] = {}
+    for sentence in placement.skipped:
+        node, _, reason = sentence.partition(": ")
+        nodes_of.setdefault(reason, []).append(node)
+    for reason, nodes in nodes_of.items():
+        named = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes, first {nodes[0]}"
+        terminal.done(f"in float: {named}: {reason}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from exporter.cli.terminal import print_table
 
+FEATURE_COLUMNS = ("", "output", "cosine", "max |diff|", "SQNR", "size", "p50 latency")
 COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "p50 latency")
 
 
@@ -19,7 +20,23 @@ def print_result(report: dict[str, Any]) -> None:
         footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
     rows = [*report["rows"], *filter(None, [report["int8_default_kernels"]])]
-    print_table(title, COLUMNS, (table_row(row) for row in rows), footer)
+    if any("features" in row for row in rows):
+        print_table(title, FEATURE_COLUMNS, (cells for row in rows for cells in feature_rows(row)), footer)
+    else:
+        print_table(title, COLUMNS, (table_row(row) for row in rows), footer)
+
+
+def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return one line of cells per output of a file, or one for the reference."""
+    ends = (_size(row["size_bytes"]), _latency(row["latency"]))
+    if "features" not in row:
+        return [(row["name"], "all", "reference", "-", "-", *ends)]
+    lines: list[tuple[str, ...]] = []
+    for place, (output, found) in enumerate(row["features"].items()):
+        cosine = "-" if found["cosine"] is None else f"{found['cosine']:.6f}"
+        cells = (output, cosine, f"{found['max_abs_diff']:.2g}", _sqnr(found))
+        lines.append((row["name"], *cells, *ends) if place == 0 else ("", *cells, "", ""))
+    return lines
 
 
 def table_row(row: dict[str, Any]) -> tuple[str, ...]:
@@ -34,10 +51,13 @@ def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     top1 = "-" if parity["top1_candidate"] is None else f"{parity['top1_candidate']:.2%}"
     if row["file"] is None:
         return (top1, "reference", "-", "-")
-    sqnr = "-" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
+    return (top1, f"{parity['agreement']:.2%}", f"{parity['max_abs_diff']:.2g}", _sqnr(parity))
+
+
+def _sqnr(parity: dict[str, Any]) -> str:
     if parity["max_abs_diff"] == 0:
-        sqnr = "exact"
-    return (top1, f"{parity['agreement']:.2%}", f"{parity['max_abs_diff']:.2g}", sqnr)
+        return "exact"
+    return "-" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
 
 
 def _size(size_bytes: int | None) -> str:

@@ -19,16 +19,16 @@ from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
-from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, model_files, rows_to_json
+from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
 from exporter.cli.terminal import Terminal
+from exporter.finish_check import expected_outputs, pixels_of
 from exporter.loaded_model import LoadedModel
-from exporter.trace import BATCH_AXIS
+from exporter.opset import BATCH_AXIS
 from exporter.version import __version__
 from runtimes.manifest import Manifest, TensorEntry
-from runtimes.parity import first_output
 from runtimes.pytorch import TorchRuntime
 
-LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 
 def write_bundle(
@@ -45,14 +45,15 @@ def write_bundle(
         ExportError: If the disk refuses; nothing is left behind.
     """
     loaded = artefacts.exported.loaded
-    logits = _golden_logits(loaded, golden)
+    arrays = _golden_arrays(artefacts, golden)
     with bundle_folder(options.output) as folder:
-        for file, (_, model) in model_files(artefacts).items():
+        for file, model in artefacts.finished.items():
             onnx.save_model(model, folder / file)
-        if artefacts.int8 is not None:
-            write_json(folder / "calibration.json", artefacts.int8.table.to_json())
-        _write_labels(folder / "labels.txt", loaded)
-        np.savez_compressed(folder / "golden.npz", input=golden, logits=logits)
+        if artefacts.table is not None:
+            write_json(folder / "calibration.json", artefacts.table.to_json())
+        if not options.features:
+            _write_labels(folder / "labels.txt", loaded)
+        np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         report = _report(options, artefacts, rows, sizes, images, terminal)
         write_json(folder / "report.json", report)
@@ -60,9 +61,17 @@ def write_bundle(
     return report
 
 
-def _golden_logits(loaded: LoadedModel, golden: NDArray[np.float32]) -> NDArray[np.float32]:
-    with TorchRuntime(loaded.module) as reference:
-        return np.concatenate([first_output(reference, image[np.newaxis]) for image in golden])
+def _golden_arrays(artefacts: Artefacts, golden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return `input` as the files take it, what the reference gives under the outputs' names, and its `logits`."""
+    loaded, finish = artefacts.exported.loaded, artefacts.finish
+    given = pixels_of(loaded.preprocessing, golden) if finish.uint8_input else golden
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
+        runs = [reference.run({"input": image[np.newaxis]}) for image in golden]
+    plain = {name: np.concatenate([run[name] for run in runs]) for name in loaded.outputs}
+    first = plain[loaded.outputs[0]]
+    head = expected_outputs(first, finish)
+    logits = {"logits": first} if first.ndim == 2 else {}
+    return {"input": given, **logits, **plain, **head}
 
 
 def _write_labels(path: Path, loaded: LoadedModel) -> None:
@@ -84,6 +93,7 @@ def _report(
         "model": artefacts.exported.loaded.model_id,
         "steps": list(terminal.messages),
         "warnings": list(terminal.warnings),
+        "reference": artefacts.exported.loaded.reference_name,
         "post_export_check": {
             "batch_sizes": list(artefacts.check.batch_sizes),
             "max_abs_diff": artefacts.check.max_abs_diff,
@@ -114,17 +124,19 @@ def next_command(options: ExportOptions) -> str:
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:
     exported, loaded = artefacts.exported, artefacts.exported.loaded
+    written = artefacts.finished["model.onnx"]
     return Manifest(
         model={
             "id": loaded.model_id,
             "source": loaded.source,
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,
-            "num_classes": loaded.num_classes,
+            "num_classes": None if options.features else loaded.num_classes,
+            "reference": loaded.reference_name,
         },
         preprocessing=loaded.preprocessing,
-        inputs=tuple(_tensor_entry(info) for info in exported.onnx.graph.input),
-        outputs=tuple(_tensor_entry(info) for info in exported.onnx.graph.output),
+        inputs=tuple(_tensor_entry(info) for info in written.graph.input),
+        outputs=tuple(_tensor_entry(info) for info in written.graph.output),
         batch=options.batch,
         target=options.target.name,
         opset=exported.config.resolved_opset,

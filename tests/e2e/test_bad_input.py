@@ -263,6 +263,7 @@ def test_missing_labels_file(capsys: Capture, output: Path) -> None:
         ("--input-size", "-1"),
         ("--resize", "96x"),
         ("--mean", "0.5"),
+        ("--interpolation", "cubic"),
         ("--opset", "x"),
     ],
 )

@@ -184,6 +184,12 @@ def changed(**changes: object) -> dict[str, object]:
         (changed(resize={"shorter_side": 2**64}), "beyond 64 bits"),
         (changed(crop={"height": 0, "width": 5}), "expected a whole number > 0"),
         (changed(crop=None), "neither crop nor an exact resize"),
+        (changed(resize={"inside": {"height": 224, "width": 224}}), "resize: got the keys inside, expected exactly"),
+        (changed(resize={"cover": {"height": 224, "width": 200}}), "resize: got the keys cover, expected exactly"),
+        (
+            changed(crop={"height": 224, "width": 224, "fill": [124, 116, 104]}),
+            "crop: got the keys fill, height, width",
+        ),
         (changed(std=[1, 1, 0]), "std"),
         (changed(std=[1e-60, 1, 1]), "std"),
         (changed(mean=[0.5, 0.5]), "three numbers"),

@@ -151,7 +151,7 @@ def test_unknown_model_is_told_before_anything_is_loaded():
 def test_missing_torch_says_what_to_install(monkeypatch, name):
     import sys
 
-    for source in ("exporter.torchvision_models", "exporter.cifar_models"):
+    for source in ("exporter.torchvision_models", "exporter.own_models"):
         monkeypatch.setitem(sys.modules, source, None)
     with pytest.raises(MissingDependencyError, match=r'pip install "resnet-export\[export\]"'):
         load_model(ModelRequest(name, "random"))
@@ -166,7 +166,7 @@ def test_cifar_resnets_have_no_published_weights(weights):
 
 
 def test_cifar_resnet_from_a_file(tmp_path):
-    from exporter.cifar_models import CIFAR_PREPROCESSING
+    from exporter.architecture import CIFAR_PREPROCESSING
     from exporter.cifar_resnet import CifarResNet
 
     save_file(CifarResNet(20, 4).state_dict(), tmp_path / "w.safetensors")

@@ -123,6 +123,24 @@ def test_first_wrapper_is_taken_and_the_other_named(tmp_path):
     assert loaded.notes == ('took the weights under "model" (the file also holds ema: not used)',)
 
 
+@pytest.mark.parametrize("keys", [("model", "state_dict"), ("ema", "module"), ("state_dict", "model", "module")])
+def test_wrappers_in_wrappers_are_opened_and_noted(tmp_path, keys):
+    state_dict = small_model().state_dict()
+    payload = state_dict
+    for key in reversed(keys):
+        payload = {"epoch": 3, "args": {}, key: payload}
+    loaded = load_checkpoint(save(payload, tmp_path / "w.pth"))
+    assert_same(loaded.state_dict, state_dict)
+    assert loaded.notes == tuple(f'took the weights under "{key}"' for key in keys)
+
+
+def test_a_wrapper_that_holds_itself_is_refused(tmp_path):
+    payload = {"epoch": 3}
+    payload["model"] = payload["state_dict"] = payload["ema"] = payload
+    with pytest.raises(WeightsError, match="a dict without weights"):
+        load_checkpoint(save(payload, tmp_path / "w.pth"))
+
+
 def test_wrapper_without_tensors_is_passed_over(tmp_path):
     state_dict = small_model().state_dict()
     loaded = load_checkpoint(save({"model": {"name": "r8"}, "ema": state_dict}, tmp_path / "w.pth"))

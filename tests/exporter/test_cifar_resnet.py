@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
-from exporter.cifar_resnet import CifarResNet, blocks_per_stage
+from exporter.cifar_resnet import CifarResNet, ShortcutOption, ZeroPadShortcut, blocks_per_stage
 
 
 def parameters_by_hand(depth: int, num_classes: int) -> int:
@@ -108,3 +109,48 @@ def test_traced_graph_answers_as_the_module(way):
         traced = torch.export.export(model, (x[:2],), dynamic_shapes=({0: batch},)).module()
     with torch.inference_mode():
         torch.testing.assert_close(traced(x), model(x), rtol=0, atol=1e-6)
+
+
+# Shortcut options
+
+# Of He et al. 2015, table 6, in millions.
+PUBLISHED = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}
+
+
+@pytest.mark.parametrize("depth", PUBLISHED)
+def test_option_a_has_the_papers_parameter_count(depth):
+    with torch.device("meta"):
+        count = count_parameters(CifarResNet(depth, shortcut=ShortcutOption.A))
+    digits = 1 if depth >= 110 else 2
+    assert round(count / 1e6, digits) == PUBLISHED[depth]
+    assert count == parameters_by_hand(depth, 10) - 2752
+
+
+@pytest.mark.parametrize("depth", [20, 110])
+def test_option_c_projects_every_block(depth):
+    n = (depth - 2) // 6
+    model = CifarResNet(depth, shortcut=ShortcutOption.C)
+    identities = sum((n - (width > 16)) * (width * width + 2 * width) for width in (16, 32, 64))
+    assert count_parameters(model) == parameters_by_hand(depth, 10) + identities
+    assert all(block.downsample is not None for stage in (model.layer1, model.layer2, model.layer3) for block in stage)
+
+
+def test_option_a_is_that_of_the_checkpoints_in_use():
+    """akamaster/pytorch_resnet_cifar10, resnet.py: `planes // 4` channels of zeros on both sides."""
+    x = torch.rand(2, 16, 9, 8)
+    expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 32 // 4, 32 // 4), "constant", 0)
+    assert torch.equal(ZeroPadShortcut(16, 32, stride=2)(x), expected)
+
+
+def test_option_a_only_pads_where_the_shape_changes():
+    model = CifarResNet(20, shortcut=ShortcutOption.A)
+    padded = [name for name, module in model.named_modules() if isinstance(module, ZeroPadShortcut)]
+    assert padded == ["layer2.0.downsample", "layer3.0.downsample"]
+    assert not any("downsample" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("option", ShortcutOption)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (1, 1)])
+def test_every_option_takes_any_size(option, size):
+    with torch.inference_mode():
+        assert CifarResNet(8, shortcut=option).eval()(torch.rand(2, 3, *size)).shape == (2, 10)

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from calibration import calibrate, insert_qdq
+from exporter.architecture import CIFAR_PREPROCESSING
 from exporter.check_images import load_check_images
-from exporter.cifar_models import CIFAR_PREPROCESSING
 from exporter.cifar_resnet import CifarResNet
 from exporter.engine import BuildOptions, build_engine
 from exporter.errors import EngineBuildError, ExportError

@@ -155,3 +155,33 @@ def test_graph_without_weights():
     model = model_of([helper.make_node("Relu", ["x"], ["y"])])
     assert typed(model).num_changes == 0
     assert_close(model)
+
+
+def test_sums_of_squares_do_not_overflow():
+    """ConvNeXt V2 takes the norm of a whole feature map: 300^2 * 3 is beyond 65504, its root is not."""
+    nodes = [
+        helper.make_node("ReduceL2", ["x", "axes"], ["norm"], name="norm", keepdims=1),
+        helper.make_node("Div", ["x", "norm"], ["y"], name="div"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.array([1], np.int64), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    x = np.full((4, 3), 300, np.float32)
+    got = run(float16_from_float32(model).model, x)["y"]
+    np.testing.assert_allclose(got, run(model, x)["y"], rtol=2e-3)
+
+
+def test_a_cast_inside_follows():
+    """A graph that casts to float32 itself is FP16 behind the cast too."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], name="whole", to=TensorProto.INT32),
+        helper.make_node("Cast", ["whole"], ["back"], name="back", to=TensorProto.FLOAT),
+        helper.make_node("Add", ["back", "x"], ["y"], name="add"),
+    ]
+    typed(model_of(nodes))
+    assert_close(model_of(nodes))

@@ -5,8 +5,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from exporter.architecture import CIFAR_PREPROCESSING
 from exporter.check_images import NUM_CHECK_IMAGES, load_check_images
-from exporter.cifar_models import CIFAR_PREPROCESSING
 from exporter.cifar_resnet import CifarResNet
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.fold_batchnorm import fold_batchnorm

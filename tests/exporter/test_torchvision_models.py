@@ -8,14 +8,19 @@ import torch
 import torchvision
 
 from exporter import architecture
+from exporter.architecture import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING
 from exporter.checkpoint import state_dict_sha256
-from exporter.errors import WeightsError
+from exporter.errors import PreprocessingError, UnknownModelError, WeightsError
 from exporter.loaded_model import ModelRequest
-from exporter.model_names import TORCHVISION_RESNETS
-from exporter.torchvision_models import IMAGENET_PREPROCESSING, load, preprocessing_from_transforms
+from exporter.model_names import FAMILIES, TORCHVISION
+from exporter.preprocessing_options import PreprocessingOptions
+from exporter.torchvision_models import architecture_for, load, preprocessing_from_transforms
+from exporter.weight_layout import layout_of, without_values
 from runtimes.preprocessing import Interpolation
 
 # Published with the weights: torchvision documentation, "ResNet", num_params.
+TORCHVISION_RESNETS = FAMILIES[0].models
+EVERY_MODEL = [name for family in FAMILIES if family.source == TORCHVISION for name in family.models]
 NUM_PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -262,3 +267,148 @@ def test_a_finetuned_file_under_the_name_of_a_download_keeps_its_own_classes(tmp
     loaded = load(ModelRequest("resnet18", str(path)))
     assert loaded.labels is None
     assert loaded.num_classes == 8
+
+
+# Every family
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_every_family_is_built_with_its_published_number_of_parameters(name):
+    """Without auxiliary heads; torchvision's own figure of GoogLeNet is without them, too."""
+    architecture = architecture_for(ModelRequest(name, "random"))
+    module = without_values(architecture.build, 1000)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    assert sum(parameter.numel() for parameter in module.parameters()) == weights.meta["num_params"]
+    assert "assumed: torchvision's" in architecture.preprocessing_source
+
+
+@pytest.mark.parametrize("name", EVERY_MODEL)
+def test_every_family_takes_a_number_of_classes(name):
+    layout = layout_of(architecture_for(ModelRequest(name, "random")).build)
+    assert layout.classifier
+    assert all("classifier" in tensor or "fc" in tensor for tensor in layout.classifier)
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "squeezenet1_1", "swin_t", "shufflenet_v2_x0_5", "maxvit_t"])
+def test_any_other_classification_model(name):
+    size = PreprocessingOptions(input_size=224 if name == "maxvit_t" else 64)
+    loaded = load(ModelRequest(f"torchvision:{name}", "random", 3, size))
+    assert (loaded.model_id, loaded.source, loaded.num_classes) == (name, "torchvision", 3)
+    with torch.inference_mode():
+        assert loaded.module(torch.zeros(1, 3, *size.applied_to(loaded.preprocessing).input_size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["resnet5O", "fasterrcnn_resnet50_fpn", "quantized_resnet50", "raft_large"])
+def test_what_torchvision_has_not_for_classification(name):
+    with pytest.raises(UnknownModelError, match=f"no classification model '{name}'; (did you mean|it has)"):
+        load(ModelRequest(f"torchvision:{name}", "random"))
+
+
+def test_efficientnet_is_prepared_as_its_weights_ask():
+    preprocessing = load(ModelRequest("efficientnet_b4", "random")).preprocessing
+    assert (preprocessing.resize, preprocessing.crop) == (384, (380, 380))
+    assert preprocessing.interpolation is Interpolation.BICUBIC
+
+
+def published_weights(monkeypatch, kind, state_dict):
+    monkeypatch.setattr(kind, "get_state_dict", lambda self, **options: {k: v.clone() for k, v in state_dict.items()})
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_googlenet_answers_as_torchvisions_with_transform_input(monkeypatch, tmp_path):
+    torch.manual_seed(6)
+    theirs = torchvision.models.googlenet(aux_logits=True, transform_input=True, init_weights=False)
+    published_weights(monkeypatch, torchvision.models.GoogLeNet_Weights, theirs.state_dict())
+    loaded = load(ModelRequest("googlenet"))
+    assert "left out 20 weights of heads that only training uses" in loaded.notes[0]
+    transforms = torchvision.models.GoogLeNet_Weights.DEFAULT.transforms()
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (transforms.mean, transforms.std))
+    ours_mean, ours_std = (
+        torch.tensor(values)[:, None, None] for values in (loaded.preprocessing.mean, loaded.preprocessing.std)
+    )
+    with torch.inference_mode():
+        expected = theirs.eval()((pixels - mean) / std)
+        got = loaded.module((pixels - ours_mean) / ours_std)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch.save(theirs.state_dict(), tmp_path / "googlenet-1378be20.pth")
+    from_file = load(ModelRequest("googlenet", str(tmp_path / "googlenet-1378be20.pth")))
+    assert from_file.preprocessing == loaded.preprocessing
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_googlenet_of_unknown_training_is_not_guessed(tmp_path):
+    path = tmp_path / "mine.pth"
+    torch.save(torchvision.models.googlenet(num_classes=5, init_weights=False).state_dict(), path)
+    with pytest.raises(
+        PreprocessingError, match=r"transform_input.*--mean 0.5,0.5,0.5.*say which with --mean and --std"
+    ):
+        load(ModelRequest("googlenet", str(path)))
+    half = (0.5, 0.5, 0.5)
+    options = PreprocessingOptions(mean=half, std=half)
+    assert load(ModelRequest("googlenet", str(path), None, options)).num_classes == 5
+
+
+def test_densenet_weights_of_the_old_names(monkeypatch):
+    """torchvision's files say `norm.1` where its modules are called `norm1`."""
+    torch.manual_seed(7)
+    module = torchvision.models.densenet121()
+    old = {
+        name.replace("norm1", "norm.1").replace("norm2", "norm.2").replace("conv1", "conv.1").replace("conv2", "conv.2")
+        if "denselayer" in name
+        else name: tensor
+        for name, tensor in module.state_dict().items()
+        if "num_batches_tracked" not in name
+    }
+    published_weights(monkeypatch, torchvision.models.DenseNet121_Weights, old)
+    assert load(ModelRequest("densenet121")).weights_sha256 == state_dict_sha256(module.state_dict())
+
+
+# Stems and names of the CIFAR repositories
+
+
+def cifar_resnet18(num_classes=10):
+    """torchvision's ResNet-18 with the stem of kuangliu/pytorch-cifar."""
+    torch.manual_seed(8)
+    module = torchvision.models.resnet18(num_classes=num_classes)
+    module.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    module.maxpool = torch.nn.Identity()
+    return module.eval()
+
+
+@pytest.mark.parametrize("textbook", [False, True])
+def test_small_stem_is_read_off_the_shapes(tmp_path, textbook):
+    module = cifar_resnet18()
+    state_dict = module.state_dict()
+    if textbook:
+        state_dict = {
+            name.replace("downsample", "shortcut").replace("fc.", "linear."): value
+            for name, value in state_dict.items()
+        }
+    torch.save({"net": {f"module.{name}": value for name, value in state_dict.items()}, "epoch": 9}, tmp_path / "c.pth")
+    loaded = load(ModelRequest("resnet18", str(tmp_path / "c.pth")))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), module(images))
+    assert loaded.preprocessing == CIFAR_PREPROCESSING
+    assert loaded.num_classes == 10
+    assert loaded.weights_sha256 == state_dict_sha256(module.state_dict())
+    notes = " / ".join(loaded.notes)
+    assert "conv1 is 3x3 in the file" in notes
+    assert ('read "shortcut" as "downsample"' in notes) is textbook
+    assert ('read "linear" as "fc"' in notes) is textbook
+
+
+def test_small_stem_with_another_size(tmp_path):
+    torch.save(cifar_resnet18(200).state_dict(), tmp_path / "c.pth")
+    options = PreprocessingOptions(input_size=64)
+    loaded = load(ModelRequest("resnet18", str(tmp_path / "c.pth"), None, options))
+    assert options.applied_to(loaded.preprocessing).input_size == (64, 64)
+    assert loaded.num_classes == 200
+
+
+def test_number_of_classes_of_a_classifier_that_is_not_called_fc(tmp_path):
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=6).state_dict(), tmp_path / "m.pth")
+    assert load(ModelRequest("mobilenet_v3_small", str(tmp_path / "m.pth"))).num_classes == 6
+    with pytest.raises(WeightsError, match="got --num-classes 5, but the file's classifier has 6 classes"):
+        load(ModelRequest("mobilenet_v3_small", str(tmp_path / "m.pth"), 5))

@@ -229,7 +229,7 @@ def test_operators_are_the_opsets_own(models):
 
 
 def test_oldest_opset_is_the_oldest_that_can_be_written(module, monkeypatch):
-    monkeypatch.setattr("exporter.trace.IR_VERSION_OF_OPSET", {**RELEASED, 14: 7})
+    monkeypatch.setattr("exporter.opset.IR_VERSION_OF_OPSET", {**RELEASED, 14: 7})
     with pytest.raises(ExportError, match=r"cannot be written in opset 14: .*BatchNormalization"):
         trace(module, torch.zeros(2, 3, 32, 32), opset=14)
 

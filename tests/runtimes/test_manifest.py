@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from runtimes.errors import BundleError
@@ -306,3 +307,20 @@ def test_from_json_does_not_change_its_argument(manifest):
     before = copy.deepcopy(content)
     Manifest.from_json(content)
     assert content == before
+
+
+def test_prepare_gives_what_the_input_takes(manifest):
+    """Normalized planes for a float32 input; for uint8 the pixels as a camera gives them."""
+    from PIL import Image
+
+    from runtimes.preprocessing import normalize
+
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (300, 400, 3), np.uint8))
+    height, width = manifest.preprocessing.input_size
+    prepared = manifest.prepare(picture)
+    assert (prepared.dtype, prepared.shape) == (np.float32, (3, height, width))
+    pixels_in = TensorEntry("images", "uint8", ("batch", height, width, 3))
+    frame = replace(manifest, inputs=(pixels_in,)).prepare(picture)
+    assert (frame.dtype, frame.shape) == (np.uint8, (height, width, 3))
+    assert np.array_equal(normalize(manifest.preprocessing, frame), prepared)

@@ -11,7 +11,7 @@ from graph_builder import GraphBuilder
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.ort import OrtRuntime
-from runtimes.parity import ParityMeter, ParityReport, compare, first_output
+from runtimes.parity import ParityMeter, ParityReport, TensorMeter, compare, first_output
 from runtimes.protocol import TensorSpec
 
 SEED = 20260110
@@ -242,3 +242,41 @@ class TestCompare:
         with OrtRuntime(model) as first, OrtRuntime(model) as second:
             report = compare(first, second, [images[:3], images[3:]])
         assert (report.num_images, report.agreement, report.sqnr_db) == (5, 1.0, None)
+
+
+# Feature maps
+
+
+def test_tensor_meter_by_hand():
+    """Reference (3, 4), candidate (3, 3): noise 1, signal 25, cosine 21 / (5 sqrt 18)."""
+    meter = TensorMeter()
+    meter.add(np.array([[3.0]]), np.array([[3.0]]))
+    meter.add(np.array([[4.0]]), np.array([[3.0]]))
+    report = meter.report()
+    assert (report.num_images, report.max_abs_diff, report.max_abs_reference) == (2, 1.0, 4.0)
+    assert report.sqnr_db == pytest.approx(10 * math.log10(25))
+    assert report.cosine == pytest.approx(21 / (5 * math.sqrt(18)))
+
+
+def test_tensor_meter_takes_maps_of_any_rank_and_no_batch_twice():
+    random = np.random.default_rng(0)
+    whole = random.normal(size=(6, 2, 3, 3)), random.normal(size=(6, 2, 3, 3))
+    meters = TensorMeter(), TensorMeter()
+    meters[0].add(*whole)
+    for part in (slice(0, 2), slice(2, 6)):
+        meters[1].add(whole[0][part], whole[1][part])
+    one, two = meters[0].report(), meters[1].report()
+    assert (one.sqnr_db, one.cosine) == (pytest.approx(two.sqnr_db), pytest.approx(two.cosine))
+    assert one.cosine == pytest.approx(np.corrcoef(whole[0].ravel(), whole[1].ravel())[0, 1], abs=0.05)
+
+
+def test_tensor_meter_refuses():
+    meter = TensorMeter()
+    with pytest.raises(ValueError, match="no image was compared"):
+        meter.report()
+    with pytest.raises(ValueError, match="equal shapes"):
+        meter.add(np.zeros((1, 2)), np.zeros((1, 3)))
+    with pytest.raises(RuntimeAdapterError, match="candidate gave NaN"):
+        meter.add(np.zeros((1, 2)), np.full((1, 2), np.nan))
+    meter.add(np.zeros((1, 2)), np.zeros((1, 2)))
+    assert (meter.report().cosine, meter.report().sqnr_db) == (None, None)

@@ -26,6 +26,7 @@ from runtimes.preprocessing import (
     pixels,
     preprocess,
 )
+from runtimes.resize import KeepRatio
 
 RESNET = Preprocessing(256, (224, 224), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 RESNET_V2 = dataclasses.replace(RESNET, resize=232)
@@ -223,7 +224,27 @@ SPECS = [
     dataclasses.replace(RESNET, resize=(32, 48), crop=None, interpolation=Interpolation.LANCZOS),
     dataclasses.replace(RESNET, resize=None, crop=(32, 48), mean=(0, 0, 0), std=(1, 1, 1)),
     dataclasses.replace(RESNET, resize=(32, 48), crop=(30, 40)),
+    dataclasses.replace(RESNET, resize=KeepRatio(32, 48, inside=False), crop=(30, 40)),
+    dataclasses.replace(RESNET, resize=KeepRatio(30, 40, inside=True), crop=(30, 40), fill=(124, 116, 104)),
 ]
+
+
+@pytest.mark.parametrize(("inside", "expected"), [(True, (224, 37)), (False, (1340, 224))])
+def test_a_box_keeps_the_ratio(inside, expected):
+    """640 x 107 into 224 x 224: by width 37.45 high, by height 1339.8 wide; rounded to the nearest."""
+    assert KeepRatio(224, 224, inside=inside).resized((640, 107)) == expected
+
+
+def test_padding_has_the_fill_colour():
+    spec = dataclasses.replace(RESNET, resize=KeepRatio(4, 4, inside=True), crop=(4, 4), fill=(9, 8, 7))
+    got = pixels(spec, Image.new("RGB", (8, 4), (1, 2, 3)))
+    assert got[:, 0].tolist() == [[9, 8, 7], [1, 2, 3], [1, 2, 3], [9, 8, 7]]
+
+
+def test_a_strip_that_would_vanish_is_refused():
+    spec = dataclasses.replace(RESNET, resize=KeepRatio(8, 8, inside=True), crop=(8, 8))
+    with pytest.raises(ImageReadError, match="1 x 100 pixels; resized to 0 x 8 nothing would be left"):
+        pixels(spec, noise(1, 100))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -273,6 +294,13 @@ def test_json_without_a_key_is_refused(key):
         ({"resize": {"height": 256}}, r"missing \['width'\]"),
         ({"crop": [224, 224]}, "'crop': got list"),
         ({"crop": {"height": 224, "width": 224.0}}, "crop: got"),
+        ({"resize": {"inside": 5}}, "'resize' 'inside': got int"),
+        ({"resize": {"inside": {"height": 5}}}, r"missing \['width'\]"),
+        ({"resize": {"cover": {"height": 5, "width": 0}}}, "expected height and width > 0"),
+        ({"resize": {"cover": {"height": 5, "width": 5}, "inside": {}}}, r"unknown \['cover'\]"),
+        ({"crop": {"height": 224, "width": 224, "fill": [0, 0, 256]}}, r"fill: got \[0, 0, 256\]"),
+        ({"crop": {"height": 224, "width": 224, "fill": [0, 0, 0]}}, "not all 0"),
+        ({"crop": {"height": 224, "width": 224, "fill": "black"}}, "fill: got 'black'"),
         ({"crop": None}, "could not be batched"),
         ({"mean": [0.5, 0.5]}, "'mean': got"),
         ({"mean": [0.5, 0.5, "0.5"]}, "mean: got"),
@@ -312,6 +340,10 @@ def test_json_must_be_an_object():
         ({"std": (1.0, 1.0, -1.0)}, "std"),
         ({"std": (1.0, 1.0, 1e-60)}, "std"),
         ({"std": (1.0, 1.0, float("inf"))}, "std"),
+        ({"fill": (0, 0, 256)}, "fill"),
+        ({"fill": (0.5, 0.5, 0.5)}, "fill"),
+        ({"fill": [1, 2, 3]}, "fill"),
+        ({"fill": (1, 2, 3), "crop": None, "resize": (8, 8)}, "fill: .* without a crop"),
     ],
 )
 def test_wrong_values_are_refused(change, message):

@@ -95,6 +95,18 @@ def test_without_an_input_size_any_is_taken():
             assert runtime.run({"input": np.zeros((1, 3, side, side), np.float32)})["logits"].shape == (1, 4)
 
 
+def test_a_module_of_several_outputs():
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x + 1
+
+    with TorchRuntime(Two().eval(), output_names=("mean", "map")) as runtime:
+        outputs = runtime.run({"input": np.ones((2, 3, 4, 4), np.float32)})
+    assert list(outputs) == list(runtime.output_specs) == ["mean", "map"]
+    assert (outputs["mean"].shape, outputs["map"].shape) == ((2, 3), (2, 3, 4, 4))
+    assert (outputs["map"] == 2).all()
+
+
 def test_close_releases_the_module():
     import gc
     import weakref

@@ -1,0 +1,81 @@
+"""Spell, while a module is traced, what `torch.onnx` would write in a form that TensorRT or the exporter cannot take.
+
+    scaled_dot_product_attention(q, k, v)  ->  softmax(q k^T / sqrt(d)) v
+        torch.onnx refuses it on tensors of five axes (Hiera's windows), and writes both factors scaled otherwise.
+    adaptive_avg_pool2d(x, 1)              ->  x.mean((-2, -1), keepdim=True), and x itself to its own size (VGG)
+        After a permute, PyTorch's own decomposition restores the memory layout with a Gather over computed indices.
+    group_norm(x, G)                       ->  layer_norm over each group, then x w + b
+        torch.onnx writes InstanceNormalization between Reshapes to sizes that are computed at run time.
+
+The arithmetic is the same up to the order of sums; the export is compared with the module as it is.
+Source: torch.nn.functional.scaled_dot_product_attention, documentation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class PlainFunctions(TorchFunctionMode):
+    """Inside `with PlainFunctions():` the functions of the module docstring run in their plain form."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Replace a call where its plain form is known; PyTorch's protocol."""
+        named = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and not _is_masked(args, named):
+            return _attention(
+                *args[:3], **{key: named[key] for key in ("query", "key", "value", "scale") if key in named}
+            )
+        if func is F.adaptive_avg_pool2d and not named:
+            size = (args[1], args[1]) if isinstance(args[1], int) else tuple(args[1])
+            if size == (1, 1):
+                return args[0].mean((-2, -1), keepdim=True)
+            if size == tuple(args[0].shape[-2:]):
+                return args[0]
+        if func is F.group_norm and isinstance(args[0].shape[1], int):
+            return _group_norm(*args, **named)
+        return func(*args, **named)
+
+
+def _is_masked(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    """Tell whether a call uses more than query, key, value and scale."""
+    if len(args) > 3:
+        return True
+    return bool(
+        named.get("attn_mask") is not None
+        or named.get("is_causal")
+        or named.get("enable_gqa")
+        or named.get("dropout_p", 0.0) != 0.0
+    )
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return torch.matmul(torch.softmax(torch.matmul(query * factor, key.transpose(-2, -1)), dim=-1), value)
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    normed = F.layer_norm(grouped, [grouped.shape[-1]], eps=eps).reshape(input.shape)
+    view = [1, input.shape[1], *[1] * (input.ndim - 2)]
+    normed = normed if weight is None else normed * weight.reshape(view)
+    return normed if bias is None else normed + bias.reshape(view)

@@ -1,0 +1,234 @@
+"""Every block type of the field, small: FP32 equals PyTorch, FP16 is finite, INT8 is placed well, all three build."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from block_models import BLOCKS, SIZE, loaded, photographs, trained
+
+from calibration.collect_ranges import calibrate
+from calibration.placement import ATTENTION, GATE
+from calibration.qdq import QuantizedModel, insert_qdq
+from calibration.residual import LAYER_NORM, NO_CONV
+from exporter.engine import build_engine
+from exporter.exported_model import ExportConfig, ExportedModel, export_loaded
+from exporter.float16 import float16_from_float32
+from exporter.graph import index_graph, tensor_shapes
+from exporter.post_export_check import check_against_pytorch
+from runtimes.ort import OrtRuntime
+from runtimes.pytorch import TorchRuntime
+
+
+@cache
+def exported(name: str) -> ExportedModel:
+    return export_loaded(loaded(trained(name)), ExportConfig())
+
+
+@cache
+def quantized(name: str) -> QuantizedModel:
+    model = exported(name).onnx
+    return insert_qdq(model, calibrate(model, [photographs(16)], open_runtime=OrtRuntime))
+
+
+def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    with OrtRuntime(model, exact_qdq=True) as runtime:
+        return runtime.run({"input": images})["logits"]
+
+
+def sqnr_db(reference: np.ndarray, candidate: np.ndarray) -> float:
+    return float(10 * np.log10((reference**2).sum() / ((reference - candidate) ** 2).sum()))
+
+
+def ops(name: str) -> Counter:
+    return Counter(node.op_type for node in exported(name).onnx.graph.node)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_float32_equals_pytorch(name):
+    found = exported(name)
+    with TorchRuntime(found.module) as reference:
+        report = check_against_pytorch(reference, found.onnx, photographs(7), open_runtime=OrtRuntime)
+    assert report.relative < 1e-5
+    assert len(found.folding.kept) == ops(name)["BatchNormalization"]
+    assert not {"Shape", "Expand", "Gelu", "InstanceNormalization", "Identity", "Dropout"} & set(ops(name))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_float16_is_finite_and_close(name):
+    model = exported(name).onnx
+    images = photographs(8, seed=1)
+    half = logits(float16_from_float32(model).model, images)
+    assert np.isfinite(half).all()
+    assert sqnr_db(logits(model, images), half) > 45
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_int8_is_close_and_complete(name):
+    """20 dB is noise of a tenth of the signal: random weights, 16 calibration images; trained networks do better."""
+    images = photographs(16, seed=1)
+    assert sqnr_db(logits(exported(name).onnx, images), logits(quantized(name).model, images)) > 20
+    placement = quantized(name).placement
+    weighted = ops(name)["Conv"] + ops(name)["Gemm"] + ops(name)["MatMul"]
+    reasons = Counter(sentence.partition(": ")[2] for sentence in placement.skipped)
+    assert set(reasons) <= {GATE, ATTENTION, LAYER_NORM, NO_CONV}
+    assert len(placement.weights) == weighted - reasons[GATE] - reasons[ATTENTION]
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("name", BLOCKS)
+def test_tensorrt_rtx_builds_all_three(name, tmp_path: Path):
+    models = {"fp32": exported(name).onnx, "int8": quantized(name).model}
+    models["fp16"] = float16_from_float32(exported(name).onnx).model
+    for precision, model in models.items():
+        path = tmp_path / f"{precision}.onnx"
+        onnx.save_model(model, path)
+        assert len(build_engine(path, flavour="rtx")) > 10_000
+
+
+@pytest.mark.parametrize("name", ["preactivation", "dense", "option-a", "convnext"])
+def test_opset_17_for_tensorrt_8(name):
+    model = export_loaded(loaded(exported(name).module), ExportConfig(opset=17)).onnx
+    images = photographs(2)
+    np.testing.assert_allclose(logits(model, images), logits(exported(name).onnx, images), rtol=1e-4, atol=1e-5)
+    for node in model.graph.node:
+        assert not (node.op_type == "ReduceMean" and len(node.input) > 1), "TensorRT 8.6 reads no axes from an input"
+
+
+# What TensorRT can fuse
+
+
+def readers(name: str) -> dict[str, set[tuple[str, int]]]:
+    found = quantized(name).placement.activations
+    return {tensor: {(reader.node, reader.index) for reader in places} for tensor, places in found.items()}
+
+
+def test_preactivation_stream_is_stored_once_in_int8():
+    """The stream's pair serves BatchNormalization and shortcut; Conv + Add keeps its convolution unquantized."""
+    model, found = exported("preactivation").onnx, readers("preactivation")
+    placement = quantized("preactivation").placement
+    assert len(placement.residual_adds) == placement.num_adds == 4
+    assert {add.kernel for add in placement.residual_adds} == {"Conv"}
+    shortcuts = {add.shortcut: add.name for add in placement.residual_adds}
+    of_stream = [n for n in model.graph.node if n.op_type == "BatchNormalization" and n.input[0] in shortcuts]
+    assert len(of_stream) == 1, "one identity block; the others take their shortcut from the activation"
+    (norm,) = of_stream
+    assert found[norm.input[0]] == {(norm.name, 0), (shortcuts[norm.input[0]], 1)}
+    assert not any(add.main in found for add in placement.residual_adds)
+
+
+def test_batchnorm_that_stays_holds_its_own_map():
+    model = exported("dense").onnx
+    index = index_graph(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            mean, variance = (onnx.numpy_helper.to_array(index.initializer[node.input[place]]) for place in (3, 4))
+            assert not mean.any()
+            assert (variance == 1).all()
+    reasons = {kept.reason for kept in exported("dense").folding.kept}
+    assert all("not from a convolution" in reason for reason in reasons)
+
+
+def test_dense_block_shares_one_scale():
+    """Every input of a dense block's Concats has the scale of the block, so that the Concat moves bytes."""
+    result = quantized("dense")
+    index = index_graph(result.model.graph)
+    scales_of = {}
+    for node in exported("dense").onnx.graph.node:
+        if node.op_type == "Concat":
+            for name in node.input:
+                scale = onnx.numpy_helper.to_array(index.initializer[f"{name}.scale"])
+                scales_of.setdefault(node.name.split(".dense")[1], set()).add(float(scale))
+                assert f"{name}.dequantized" in index.producer
+            quantized_node = next(other for other in result.model.graph.node if other.name == node.name)
+            inputs = quantized_node.input
+            if "block1" in node.name:  # the last block's last Concat leads to the global pool
+                assert all(name.endswith(".dequantized") for name in inputs)
+    assert scales_of
+    assert len(result.placement.shared_scales) == 2
+
+
+def test_inception_pools_share_the_scale_of_the_concat():
+    placement = quantized("inception").placement
+    index = index_graph(exported("inception").onnx.graph)
+    kinds = [Counter(index.producer[name].op_type for name in group) for group in placement.shared_scales]
+    assert {"Concat": 1, "Relu": 4, "MaxPool": 1} in kinds, "a Concat, its four branches, the pool behind it"
+
+
+@pytest.mark.parametrize("name", ["se", "eca"])
+def test_gates_stay_in_float_and_the_add_is_pointwise(name):
+    placement = quantized(name).placement
+    assert len(placement.residual_adds) == placement.num_adds == 3
+    assert {add.kernel for add in placement.residual_adds} == {"Mul"}
+    assert sum(sentence.endswith(GATE) for sentence in placement.skipped) == (6 if name == "se" else 3)
+    shapes = tensor_shapes(exported(name).onnx)
+    for tensor in placement.activations:
+        assert len(shapes[tensor]) == 2 or shapes[tensor][2:] != (1, 1)
+
+
+def test_option_a_shortcut_moves_int8_bytes():
+    placement = quantized("option-a").placement
+    (group,) = placement.shared_scales
+    index = index_graph(exported("option-a").onnx.graph)
+    assert [index.producer[name].op_type for name in group] == ["Relu", "Pad"]
+    assert ("Slice", 0) in {
+        (node.op_type, place)
+        for node in exported("option-a").onnx.graph.node
+        for place in (0,)
+        if (node.name, place) in readers("option-a")[group[0]]
+    }
+
+
+def test_average_pool_of_a_resnet_d_shortcut_reads_int8():
+    pools = [node for node in exported("resnet-d").onnx.graph.node if node.op_type == "AveragePool"]
+    assert pools
+    assert all((node.name, 0) in readers("resnet-d")[node.input[0]] for node in pools)
+
+
+def test_depthwise_weights_have_one_scale_per_channel():
+    model = quantized("depthwise").model
+    index = index_graph(model.graph)
+    depthwise = [node for node in exported("depthwise").onnx.graph.node if _groups(node) > 1]
+    assert depthwise
+    for node in depthwise:
+        assert list(index.initializer[f"{node.input[1]}.scale"].dims) == [_groups(node)]
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "group"), 1) if node.op_type == "Conv" else 1
+
+
+@pytest.mark.parametrize("name", ["convnext", "hiera"])
+def test_linear_layers_are_quantized_per_output_and_the_rest_is_not(name):
+    placement = quantized(name).placement
+    index = index_graph(exported(name).onnx.graph)
+    linear = [node for node in exported(name).onnx.graph.node if node.op_type == "MatMul"]
+    weighted = [node for node in linear if node.input[1] in index.initializer]
+    axes = {weight.name: weight.axis for weight in placement.weights}
+    assert weighted
+    assert {axes[node.input[1]] for node in weighted} == {1}
+    found = {node for uses in readers(name).values() for node, _ in uses}
+    kinds = {node.name: node.op_type for node in exported(name).onnx.graph.node}
+    assert {kinds[node] for node in found} <= {"Conv", "MatMul", "Gemm"}
+
+
+def test_layer_scale_is_folded():
+    """A convnext's Mul by `gamma` goes into the linear layer before it; those left are GELU's."""
+    assert ops("convnext")["Mul"] == 2 * ops("convnext")["Erf"]
+
+
+def test_standardized_weights_are_plain_constants():
+    index = index_graph(exported("standardized").onnx.graph)
+    convolutions = [node for node in exported("standardized").onnx.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    assert all(node.input[1] in index.initializer for node in convolutions)
+
+
+def test_every_image_size_is_that_of_the_graph():
+    for name in BLOCKS:
+        dims = exported(name).onnx.graph.input[0].type.tensor_type.shape.dim
+        assert [dim.dim_value for dim in dims[2:]] == [SIZE, SIZE]
