@@ -185,11 +185,11 @@ def mse_amax(histogram: Histogram) -> float:
     tie = _MSE_TIE * float(counts @ np.square(np.arange(len(counts))))
     candidates = np.geomspace(largest / _MSE_SPAN, largest, _MSE_NUM_COARSE)
     sums = _sums_above(counts, largest)
-    best = _last_within(_squared_errors(sums, candidates), tie)
+    best = _last_within(_squared_errors(sums, candidates, candidates / QMAX), tie)
     for _ in range(2):
         low, high = candidates[max(best - 1, 0)], candidates[min(best + 1, len(candidates) - 1)]
         candidates = np.union1d(np.linspace(low, high, _MSE_NUM_FINE), candidates[best])
-        best = _last_within(_squared_errors(sums, candidates), tie)
+        best = _last_within(_squared_errors(sums, candidates, candidates / QMAX), tie)
     return _usable(float(candidates[best]) * histogram.bin_width)
 
 
@@ -307,32 +307,36 @@ def _sums_above(counts: NDArray[np.float64], largest: float) -> _SumsAbove:
     return _SumsAbove(edges, above + point, sums + point * largest, inside, float(squares + point * largest**2))
 
 
-def _squared_errors(above: _SumsAbove, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
+def _squared_errors(
+    above: _SumsAbove, candidates: NDArray[np.float64], steps: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the summed squared quantization error for every amax, float64 [num_candidates].
 
-    Step s puts x at level n = min(round(x / s), 127), which is how many of the borders b_k = (k - 1/2) s, k = 1 to
-    127, lie below x. So with A(b) and B(b) the number and the sum of the values above b
+    With N = round(amax / s) levels above 0, step s puts x at level n = min(round(x / s), N), which is how many of the
+    borders b_k = (k - 1/2) s, k = 1 to N, lie below x. So with A(b) and B(b) the number and the sum of the values
+    above b
 
         sum (x - n s)**2  =  sum x**2  -  2 s sum_k B(b_k)  +  s**2 sum_k (2 k - 1) A(b_k)
 
-    which takes 127 look-ups for each candidate and no pass over the bins. Where b falls inside the bin that ends at
-    edge e, its c evenly spread values add c (e - b) to A and c (e**2 - b**2) / 2 to B. The terms are some 1e5 times
-    the result at most, so float64 leaves ten digits of it, and ties are wider than that.
+    which takes N look-ups for each candidate and no pass over the bins. Where b falls inside the bin that ends at edge
+    e, its c evenly spread values add c (e - b) to A and c (e**2 - b**2) / 2 to B. The terms are some 1e5 times the
+    result at most, so float64 leaves ten digits of it, and ties are wider than that.
 
     Args:
         above: Of the histogram.
-        candidates: Clip values in bins, float64 [num_candidates], > 0 and not above the maximum: so every border is
-            below it.
+        candidates: Clip values in bins, float64 [num_candidates], > 0 and not above the maximum: so no border is.
+        steps: The step of each, in bins, float64 [num_candidates], > 0.
     """
-    levels = np.arange(1, QMAX + 1)
-    steps = candidates / QMAX
-    borders = steps[:, np.newaxis] * (levels - 0.5)  # [num_candidates, 127]
+    tops = np.rint(candidates / steps)[:, np.newaxis]
+    levels = np.arange(1, tops.max() + 1)
+    borders = steps[:, np.newaxis] * (np.minimum(levels, tops) - 0.5)  # [num_candidates, N]
     ends = borders.astype(np.intp) + 1  # the cast is a floor
     edges = above.edges[ends]
     part = above.inside[ends] * (edges - borders)
-    counts = above.counts[ends] + part
-    sums = above.sums[ends] + part * (edges + borders) / 2
+    exists = levels <= tops
+    counts = (above.counts[ends] + part) * exists
+    sums = (above.sums[ends] + part * (edges + borders) / 2) * exists
     errors: NDArray[np.float64] = (
-        above.sum_of_squares - 2 * steps * sums.sum(axis=1) + np.square(steps) * (counts @ (2.0 * levels - 1))
+        above.sum_of_squares - 2 * steps * sums.sum(axis=1) + np.square(steps) * (counts @ (2 * levels - 1))
     )
     return errors

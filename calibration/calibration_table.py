@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibration.errors import CalibrationError
+from calibration.observed import Observed
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +53,7 @@ class CalibrationTable:
         input_std: Per channel standard deviation of the same.
         image_list_sha256: Hash of the names and contents of the images, empty when arrays were given.
         seed: Seed of the sample, None when nothing was sampled.
+        observed: How the ranges settled and what the images and activations looked like; None in older tables.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -61,6 +63,7 @@ class CalibrationTable:
     input_std: tuple[float, ...]
     image_list_sha256: str = ""
     seed: int | None = None
+    observed: Observed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
@@ -81,6 +84,7 @@ class CalibrationTable:
                 }
                 for name, kept in self.ranges.items()
             },
+            "observed": None if self.observed is None else self.observed.to_json(),
         }
 
     @classmethod
@@ -108,6 +112,7 @@ class CalibrationTable:
                 input_std=tuple(content["input_std"]),
                 image_list_sha256=content["image_list_sha256"],
                 seed=content["seed"],
+                observed=None if (seen := content.get("observed")) is None else Observed.from_json(seen),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err
