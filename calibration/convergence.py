@@ -19,13 +19,15 @@ MOVED = 0.10
 """A scale that moves by this much has moved. The step follows the scale and the rounding noise the step squared, so
 10 % is 20 log10(1.1) = 0.8 dB of that tensor's noise; below 1 dB hardly shows in the logits."""
 
-MOVED_FAR = 0.25
-"""One scale that moves by this much is told alone: 1.9 dB, or a quarter of the range clipped."""
+MOVED_FAR = 0.50
+"""One scale that moves by this much is told alone: 3.5 dB, or a third of the range clipped."""
 
-MAX_MOVED_SHARE = 0.10
-"""Share of the scales that may move by `MOVED` in the last doubling without a warning: maxima grow as long as images
-come, and of 22 scales of a ResNet-20 on digits 2 (max) or 1 (mse) still moved so from 32 to 64 images, none or one from
-128 to 256. Of 21 of a ResNet-18 on drawings 4 (max) and 3 (mse) moved from 16 to 32 images (measured)."""
+MAX_MOVED_SHARE = 0.25
+"""Share of the scales that may move by `MOVED` in the last doubling without a warning. A maximum grows as long as images
+come: with n values of an exponential tail, that of twice as many is larger by a share r with probability
+1 / (1 + n**r), so for n = 1e7 by 10 % in 17 % of the tensors, by 50 % in 0.03 %, however many images there were. More
+than that is not chance. Source: extreme value theory, the difference of two Gumbel variables is logistic. Measured:
+of 22 scales of a ResNet-20 on digits, 2 with max and 0 with mse moved so from 64 to 128 images."""
 
 TOLERANCES = (0.01, 0.05)
 """What `report.json` counts the images for."""

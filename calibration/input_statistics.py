@@ -163,7 +163,8 @@ class InputCollector:
         self._num_pixels += pixels.shape[0] * pixels.shape[2]
         maps = pixels.reshape(images.shape)
         half = images.shape[2] // 2
-        halves = np.concatenate([maps[:, :, :half].mean(axis=(2, 3)), maps[:, :, half:].mean(axis=(2, 3))], axis=1)
+        upper, lower = maps[:, :, : max(half, 1)], maps[:, :, half:]
+        halves = np.concatenate([upper.mean(axis=(2, 3)), lower.mean(axis=(2, 3))], axis=1)
         self._half_sum = self._half_sum + halves.sum(axis=0)
         self._half_products = self._half_products + halves.T @ halves
         maps -= pixels.mean(axis=2)[:, :, np.newaxis, np.newaxis]  # in place: `pixels` is not read below

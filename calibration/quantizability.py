@@ -3,8 +3,8 @@
 From the folded weights alone, before an image is read:
 
     weight outlier       largest |w| of a channel over its root mean square: one weight sets the channel's step
-    channel outlier      largest |w| of a channel over the median channel's: no loss in the weights, which have a step per
-                         channel, but the channel's output is as large, and activations have one step per tensor
+    channel outlier      largest |w| of a channel over the median channel's: no loss in the weights, which have a step
+                         per channel, but the channel's output is as large, and activations have one step per tensor
     dead channel         all weights 0
     FP16 range           weights above 65504, channels below 2**-14, the least normal float16
 
@@ -214,8 +214,8 @@ def _float16_weight_findings(tensor: str, module: str, largest: NDArray[np.float
     if small:
         yield Finding(
             FindingKind.WEIGHT_BELOW_FLOAT16, Severity.NOTE, tensor, module, float(largest.min()), FLOAT16_MIN_NORMAL,
-            f"the FP16 file holds {small} of {len(largest)} channels with fewer than 11 bits, or as zeros; no effect in "
-            "INT8",
+            f"the FP16 file holds {small} of {len(largest)} channels with fewer than 11 bits, or as zeros; no effect "
+            "in INT8",
         )  # fmt: skip
 
 

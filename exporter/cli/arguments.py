@@ -33,6 +33,7 @@ class ExportOptions:
     fp16: bool
     calib: Path | None
     num_calib: int
+    calib_cache: str | None
     method: Method
     target: Target
     opset: int | None
@@ -61,7 +62,7 @@ class ExportOptions:
         return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
 
 
-_PRINTING = frozenset({"json", "quiet", "verbose", "force"})
+_PRINTING = frozenset({"json", "quiet", "verbose", "force", "calib_cache"})
 
 _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
@@ -144,6 +145,11 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
     group.add_argument("--calib", type=Path, metavar="DIR", help="calibration images, searched recursively")
     group.add_argument("--num-calib", type=positive, default=512, metavar="N", help="images used of it (default 512)")
+    group.add_argument(
+        "--calib-cache",
+        metavar="DIR|off",
+        help="where calibrations are kept, by content (default: the user's cache folder, or $RESNET_EXPORT_CACHE)",
+    )
     group.add_argument(
         "--method",
         type=_method,

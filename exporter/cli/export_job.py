@@ -279,22 +279,10 @@ def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Ter
 def _quantize(
     options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
 ) -> tuple[CalibrationTable, QuantizedModel]:
-    from calibration.collect_ranges import calibrate
     from calibration.qdq import insert_qdq
-    from calibration.sample_images import SEED, image_list_sha256
-    from runtimes.ort import OrtRuntime
+    from exporter.cli.calibrate_images import calibrated_table
 
-    assert options.calib is not None  # parse_arguments refuses --int8 without it
-    preprocessing = exported.loaded.preprocessing
-    used: list[Path] = []
-
-    def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("calibrating", images.calibration, preprocessing, images.allowed_bad, terminal):
-            used.extend(batch.paths)
-            yield batch.images
-
-    measured = calibrate(exported.onnx, arrays(), open_runtime=OrtRuntime, method=options.method)
-    table = replace(measured, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
+    table = calibrated_table(options, exported, images, terminal)
     quantized = insert_qdq(exported.onnx, table)
     placement = quantized.placement
     terminal.done(
