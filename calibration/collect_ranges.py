@@ -77,15 +77,15 @@ def calibrate(
             if probed.needs_first_image:
                 inputs[FIRST_IMAGE] = np.array([first], np.int64)
             outputs = runtime.run(inputs)
-            kept = images.copy()  # the caller may fill the same array again while the thread works
-            outputs[input_name] = kept
-            observations = {probe.tensor: observe(probe, outputs, first) for probe in probed.probes}
-            del outputs  # what is no part of the observations need not wait for the thread
-            if suspects := [name for name, seen in observations.items() if not seen.is_finite]:
-                _raise_if_not_finite(model, {input_name: images}, suspects, first, open_runtime)
             if counting is not None:
                 counting.result()  # raises what went wrong there
-            counting = counter.submit(collector.add, kept, observations)
+            outputs[input_name] = images
+            observations = {probe.tensor: observe(probe, outputs, first) for probe in probed.probes}
+            del outputs  # the session's memory is free again when the next batch runs; observations are copies
+            if suspects := [name for name, seen in observations.items() if not seen.is_finite]:
+                _raise_if_not_finite(model, {input_name: images}, suspects, first, open_runtime)
+            counting = counter.submit(collector.add, images.copy(), observations)
+            del observations  # else they would live through the next run
             first += len(images)
         if counting is not None:
             counting.result()

@@ -8,6 +8,7 @@ a rule that could not is a hint only, and needs much evidence (see `_bgr`).
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
@@ -36,8 +37,8 @@ MAX_CONSTANT_SHARE = 0.10
 MAX_COPY_SHARE = 0.25
 """Share of near copies that is tolerated: a folder of drawings had 8 %, crops of six photographs 4 % (measured)."""
 
-MAX_COMPARED = 2048
-"""Images whose thumbnails are kept to find near copies, so that memory is bounded (1.6 MB)."""
+MAX_COMPARED = 1024
+"""Images whose thumbnails are kept to find near copies, the first ones, so that memory is bounded (0.8 MB)."""
 
 STD_RANGE = (0.1, 10.0)
 """The standard deviation of the normalized input, 1 for the images of training, must lie between these: photographs
@@ -48,6 +49,7 @@ _PIXEL_TOLERANCE = 0.01
 
 _BGR_MIN_Z = 4.0
 _THUMBNAIL = 8
+_BLOCK = 32
 
 Images = NDArray[np.float32]
 
@@ -148,8 +150,10 @@ class InputCollector:
     _half_sum: NDArray[np.float64] | float = 0.0
     _half_products: NDArray[np.float64] | float = 0.0
     _num_pixels: int = 0
-    _per_image: list[NDArray[np.float64]] = field(default_factory=list)
-    _thumbnails: list[NDArray[np.float32]] = field(default_factory=list)
+    # Two growing blocks and one of its final size: many small arrays would scatter over the heap and hold it open.
+    _variances: array[float] = field(default_factory=lambda: array("d"))
+    _correlations: array[float] = field(default_factory=lambda: array("d"))
+    _thumbnails: NDArray[np.float32] | None = None
 
     def add(self, images: Images) -> None:
         """Add a batch, float32 [n, C, H, W], n >= 1, all finite."""
@@ -168,22 +172,27 @@ class InputCollector:
         self._half_sum = self._half_sum + halves.sum(axis=0)
         self._half_products = self._half_products + halves.T @ halves
         maps -= pixels.mean(axis=2)[:, :, np.newaxis, np.newaxis]  # in place: `pixels` is not read below
-        self._per_image.append(np.stack([_variance(maps), _autocorrelation(maps)], axis=1))
+        self._variances.extend(_variance(maps))
+        self._correlations.extend(_autocorrelation(maps))
         if self.num_images < MAX_COMPARED:
-            self._thumbnails.append(_thumbnails(images[: MAX_COMPARED - self.num_images]))
+            small = _thumbnails(images[: MAX_COMPARED - self.num_images])
+            if self._thumbnails is None:
+                self._thumbnails = np.zeros((MAX_COMPARED, small.shape[1]), np.float32)
+            self._thumbnails[self.num_images : self.num_images + len(small)] = small
         self.num_images += len(images)
 
     def statistics(self) -> InputStatistics:
         """Return what was seen; at least one image must have been added."""
         assert self._low is not None
         assert self._high is not None
+        assert self._thumbnails is not None
         mean = np.asarray(self._sum) / self._num_pixels
         variance = np.asarray(self._squares) / self._num_pixels - np.square(mean)
-        variances, correlations = np.concatenate(self._per_image).T
+        variances, correlations = np.array(self._variances), np.array(self._correlations)
         spread = float((self._high - self._low).max())
         constant = np.sqrt(variances) <= CONSTANT_SHARE_OF_RANGE * spread
         shown = correlations[~constant]
-        thumbnails = np.concatenate(self._thumbnails)
+        thumbnails = self._thumbnails[: self.num_images]
         kept = thumbnails[~constant[: len(thumbnails)]]
         half_mean = np.asarray(self._half_sum) / self.num_images
         covariance = np.asarray(self._half_products) / self.num_images - np.outer(half_mean, half_mean)
@@ -375,13 +384,20 @@ def _thumbnails(images: Images) -> NDArray[np.float32]:
 
 
 def _num_near_copies(thumbnails: NDArray[np.float32], tolerance: float) -> int:
-    """Count the rows that differ from an earlier row by at most `tolerance`, root mean square."""
+    """Count the rows that differ from an earlier row by at most `tolerance`, root mean square.
+
+    A block of rows at a time: all distances of 1024 rows would take tens of megabytes with what is made on the way.
+    """
+    if not len(thumbnails):
+        return 0
     count = 0
-    norms = np.square(thumbnails, dtype=np.float64).sum(axis=1)
-    for start in range(0, len(thumbnails), 256):  # a block at a time: the whole matrix of 2048 rows takes 32 MB
-        rows = slice(start, start + 256)
-        products = thumbnails[rows].astype(np.float64) @ thumbnails[: start + 256].astype(np.float64).T
-        distances = norms[rows, np.newaxis] + norms[np.newaxis, : start + 256] - 2 * products
-        is_near = distances <= max(tolerance, 1e-6) ** 2 * thumbnails.shape[1]
-        count += int((np.tril(is_near, start - 1)).any(axis=1).sum())
+    limit = np.float32(max(tolerance, 1e-6) ** 2 * thumbnails.shape[1])
+    centred = thumbnails - thumbnails.mean(axis=0)  # small numbers, so that float32 does
+    norms = np.einsum("ij,ij->i", centred, centred)
+    for start in range(0, len(centred), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        distances = (
+            norms[rows, np.newaxis] + norms[: start + _BLOCK] - 2 * (centred[rows] @ centred[: start + _BLOCK].T)
+        )
+        count += int(np.tril(distances <= limit, start - 1).any(axis=1).sum())
     return count

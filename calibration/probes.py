@@ -84,7 +84,7 @@ class ProbedModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """One tensor on one batch.
+    """One tensor on one batch; it shares no memory with the session's outputs.
 
     Attributes:
         maximum: Exact, of each channel of each image, float32 [n, C].
@@ -161,7 +161,7 @@ def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Obs
     is_finite = all(bool(np.isfinite(array).all()) for array in (maximum, minimum, parts["total"]))
     stride = sample_stride(probe.shape, probe.samples_per_image)
     ends = _sample_ends(first_image, len(maximum), math.prod(probe.shape), stride)
-    return Observation(maximum, minimum, parts["sample"], ends, is_finite)
+    return Observation(maximum.copy(), minimum.copy(), parts["sample"].copy(), ends, is_finite)
 
 
 def _observe_whole(probe: Probe, array: Array, first_image: int) -> Observation:
@@ -171,7 +171,7 @@ def _observe_whole(probe: Probe, array: Array, first_image: int) -> Observation:
     is_finite = bool(np.isfinite(maximum).all() and np.isfinite(minimum).all())  # NumPy hands NaN on
     size = channels[0].size
     stride = sample_stride(array.shape[1:], probe.samples_per_image)
-    sample = array.reshape(-1)[-first_image * size % stride :: stride]
+    sample = array.reshape(-1)[-first_image * size % stride :: stride].copy()
     return Observation(maximum, minimum, sample, _sample_ends(first_image, len(array), size, stride), is_finite)
 
 
