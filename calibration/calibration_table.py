@@ -11,6 +11,7 @@ import numpy as np
 
 from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
+from calibration.observed import Observed
 
 SCHEMA_VERSION = 2
 """2 added the dialect and unsigned ranges; 1, without them, is read as the TensorRT dialect."""
@@ -77,6 +78,7 @@ class CalibrationTable:
         image_list_sha256: Hash of the names and contents of the images, empty when arrays were given.
         seed: Seed of the sample, None when nothing was sampled.
         dialect: Which tensors have ranges, and of which kind.
+        observed: How the ranges settled and what the images and activations looked like; None in older tables.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -87,6 +89,7 @@ class CalibrationTable:
     image_list_sha256: str = ""
     seed: int | None = None
     dialect: Dialect = Dialect.TENSORRT
+    observed: Observed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
@@ -100,6 +103,7 @@ class CalibrationTable:
             "input_mean": list(self.input_mean),
             "input_std": list(self.input_std),
             "tensors": {name: {**kept.to_json(), "method": self.method["name"]} for name, kept in self.ranges.items()},
+            "observed": None if self.observed is None else self.observed.to_json(),
         }
 
     @classmethod
@@ -125,6 +129,7 @@ class CalibrationTable:
                 image_list_sha256=content["image_list_sha256"],
                 seed=content["seed"],
                 dialect=Dialect("tensorrt" if content["schema_version"] == 1 else content["dialect"]),
+                observed=None if (seen := content.get("observed")) is None else Observed.from_json(seen),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as err:
             raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err

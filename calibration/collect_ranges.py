@@ -1,27 +1,33 @@
 """Run images through the model once and keep, for every tensor that will be quantized, its range.
 
-Only those tensors leave the session, one batch at a time. Of each, the exact largest |x| is taken over all values,
-and a histogram of |x| over an evenly strided subsample of about `SAMPLES_PER_IMAGE` values per image. So memory is
-one batch of activations plus a fixed histogram per tensor, whatever the number of images.
+What leaves the session is small (see `calibration.probes`): of each tensor the exact extremes of every channel, over
+all values, and an evenly strided sample of about `SAMPLES_PER_IMAGE` values per image for a histogram of |x|. So memory
+is one batch of activations inside the session plus a fixed histogram per tensor, whatever the number of images, and the
+result does not depend on how the images are batched. While one batch runs, a thread counts the one before.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.activation_range import activation_range
-from calibration.calibration_table import CalibrationTable
+from calibration.calibration_table import CalibrationTable, TensorRange
+from calibration.convergence import ConvergenceTracker, noted_counts
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.histogram import Histogram
+from calibration.input_statistics import InputCollector
 from calibration.method import MeanSquaredError, Method, describe
+from calibration.observed import ActivationSummary, Observed, typical_abs
+from calibration.probes import FIRST_IMAGE, Observation, add_probes, observe
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
 
@@ -46,7 +52,8 @@ def calibrate(
     Args:
         model: Folded float32 model with one input.
         batches: Preprocessed images, float32 [n, C, H, W]; n may differ between batches. Consumed once.
-        open_runtime: Opens a model, such as `runtimes.OrtRuntime`; called once, closed at the end.
+        open_runtime: Opens a model, such as `runtimes.OrtRuntime`; called once, and closed at the end. Only to say
+            which values are NaN or Inf it is called once more.
         method: How to get from histogram to amax; mean squared error by default.
         dialect: Who the file is for; the table carries it to `insert_qdq`.
 
@@ -65,118 +72,149 @@ def calibrate(
         raise CalibrationError(
             "the model has no Conv, Gemm or MatMul with a constant weight; there is nothing to quantize"
         )
-    collector = RangeCollector(tensors, placement.shared_scales)
-    with open_runtime(with_outputs(model, tensors)) as runtime:
-        input_name = next(iter(runtime.input_specs))
+    collector = RangeCollector(tensors, partial(activation_range, dialect, chosen), placement.shared_scales)
+    probed = add_probes(model, tensors, samples_per_image=SAMPLES_PER_IMAGE)
+    with open_runtime(probed.model) as runtime, ThreadPoolExecutor(1, "count") as counter:
+        input_name = next(name for name in runtime.input_specs if name != FIRST_IMAGE)
+        counting: Future[None] | None = None
+        first = 0
         for images in batches:
-            # No name for the outputs: it would keep them alive while the next batch runs, twice the memory.
-            collector.add(images, {input_name: images, **runtime.run({input_name: images})})
+            if not len(images):
+                raise ValueError("got an empty array of images, expected at least one in each batch")
+            inputs = {input_name: images}
+            if probed.needs_first_image:
+                inputs[FIRST_IMAGE] = np.array([first], np.int64)
+            outputs = runtime.run(inputs)
+            if counting is not None:
+                counting.result()  # raises what went wrong there
+            outputs[input_name] = images
+            observations = {probe.tensor: observe(probe, outputs, first) for probe in probed.probes}
+            del outputs  # the session's memory is free again when the next batch runs; observations are copies
+            if suspects := [name for name, seen in observations.items() if not seen.is_finite]:
+                _raise_if_not_finite(model, {input_name: images}, suspects, first, open_runtime)
+            counting = counter.submit(collector.add, images.copy(), observations)
+            del observations  # else they would live through the next run
+            first += len(images)
+        if counting is not None:
+            counting.result()
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
-    ranges = {
-        name: activation_range(dialect, chosen, collector.histograms[name], *collector.extremes[name])
-        for name in tensors
-    }
+    observed = collector.observed()
+    ranges = {name: collector.range_of(name) for name in tensors}
     return CalibrationTable(
         ranges={name: ranges[source] for name, source in source_of.items()},
         method=describe(chosen),
         num_images=collector.num_images,
-        input_mean=collector.input_mean,
-        input_std=collector.input_std,
+        input_mean=observed.input.mean,
+        input_std=observed.input.std,
+        observed=observed,
         dialect=dialect,
     )
 
 
 @dataclass(slots=True)
 class RangeCollector:
-    """Histograms and exact extremes of the named tensors, and statistics of the input, over all batches added.
+    """Histograms and exact extremes of the named tensors, and what the input looks like, over all batches added.
 
     Attributes:
-        tensors: Names.
-        shared_scales: Groups of them that have one histogram, and so one range: that of all their values together.
-        histograms: Name to histogram.
-        extremes: Name to exact least and largest value.
-        num_images: How many images were added.
+        tensors: Their names.
+        range_from: Histogram, least and largest value to a range.
+        shared_scales: Groups of tensors that have one histogram, and so one range: that of all their values together.
+        histograms: Tensor name to the counts of the sample, over the range of all values.
+        extremes: Tensor name to (least, largest value), exact; the least is 0 where the graph allows none below.
+        num_images: How many were added.
     """
 
     tensors: tuple[str, ...]
+    range_from: Callable[[Histogram, float, float], TensorRange]
     shared_scales: tuple[tuple[str, ...], ...] = ()
     histograms: dict[str, Histogram] = field(init=False)
     extremes: dict[str, tuple[float, float]] = field(init=False, default_factory=dict)
     num_images: int = field(init=False, default=0)
-    _sum: NDArray[np.float64] | None = field(init=False, default=None)
-    _sum_of_squares: NDArray[np.float64] | None = field(init=False, default=None)
-    _num_pixels: int = field(init=False, default=0)
+    _channels: dict[str, NDArray[np.float32]] = field(init=False, default_factory=dict)
+    _input: InputCollector = field(init=False, default_factory=InputCollector)
+    _tracker: ConvergenceTracker = field(init=False)
 
     def __post_init__(self) -> None:
         """Start one empty histogram per tensor, or per group."""
         self.histograms = {name: Histogram() for name in self.tensors}
         for group in self.shared_scales:
-            shared = Histogram()
-            self.histograms.update(dict.fromkeys(group, shared))
+            self.histograms.update(dict.fromkeys(group, Histogram()))
+        self._tracker = ConvergenceTracker(lambda name, _: self.range_of(name).amax)
 
-    def add(self, images: Images, values: dict[str, NDArray[np.float32]]) -> None:
-        """Add one batch.
+    def range_of(self, name: str) -> TensorRange:
+        """Return the range of a tensor, from what was added so far."""
+        return self.range_from(self.histograms[name], *self.extremes[name])
+
+    def add(self, images: Images, observations: dict[str, Observation]) -> None:
+        """Add one batch, all of it finite.
 
         Args:
-            images: The model input, float32 [n, C, H, W].
-            values: Tensor name to array, first axis n; must hold every tensor.
-
-        Raises:
-            NonFiniteActivationError: If a tensor holds NaN or Inf.
+            images: The model input, float32 [n, C, H, W], n >= 1.
+            observations: Of every tensor.
         """
-        first, last = self.num_images, self.num_images + len(images) - 1
+        start = 0
+        for count in (*noted_counts(self.num_images, self.num_images + len(images)), self.num_images + len(images)):
+            stop = count - self.num_images
+            for name in self.tensors if stop > start else ():
+                self._add_images(name, observations[name], start, stop)
+            if count.bit_count() == 1:
+                self._tracker.note(count, self.histograms)
+            start = stop
         for name in self.tensors:
-            array = values[name]
-            low, high = float(array.min()), float(array.max())
-            largest = max(high, -low)
-            if not np.isfinite(largest):
-                raise NonFiniteActivationError(
-                    f"tensor {name!r} holds {np.count_nonzero(~np.isfinite(array))} NaN or Inf on calibration images "
-                    f"{first} to {last}; check the weights and that the preprocessing is the one of training"
-                )
-            self.histograms[name].add(_strided_sample(array, first), max_abs=largest)
-            seen = self.extremes.get(name, (low, high))
-            self.extremes[name] = (min(seen[0], low), max(seen[1], high))
-        self._add_statistics(images)
+            seen = observations[name]
+            channels = np.stack([seen.maximum.max(axis=0), -seen.minimum.min(axis=0)])
+            self._channels[name] = np.maximum(channels, self._channels.get(name, channels))
+        self._input.add(images)
         self.num_images += len(images)
 
-    def _add_statistics(self, images: Images) -> None:
-        pixels = images.reshape(*images.shape[:2], -1).astype(np.float64)
-        total, squares = pixels.sum(axis=(0, 2)), np.square(pixels).sum(axis=(0, 2))
-        self._sum = total if self._sum is None else self._sum + total
-        self._sum_of_squares = squares if self._sum_of_squares is None else self._sum_of_squares + squares
-        self._num_pixels += pixels.shape[0] * pixels.shape[2]
+    def _add_images(self, name: str, seen: Observation, start: int, stop: int) -> None:
+        """Add the images `start` to `stop` of a batch to one tensor's histogram and extremes."""
+        low, high = float(seen.minimum[start:stop].min()), float(seen.maximum[start:stop].max())
+        first = seen.ends[start - 1] if start else 0
+        self.histograms[name].add(seen.sample[first : seen.ends[stop - 1]], max_abs=max(high, -low))
+        before = self.extremes.get(name, (low, high))
+        self.extremes[name] = (min(low, before[0]), max(high, before[1]))
 
-    @property
-    def input_mean(self) -> tuple[float, ...]:
-        """Mean of the input per channel."""
-        return tuple(float(mean) for mean in self._mean())
+    def observed(self) -> Observed:
+        """Return what was seen besides the ranges; at least one image must have been added."""
+        self._tracker.note(self.num_images, self.histograms)
+        return Observed(
+            convergence=self._tracker.convergence(),
+            input=self._input.statistics(),
+            activations={name: self._summary(name) for name in self.tensors},
+        )
 
-    @property
-    def input_std(self) -> tuple[float, ...]:
-        """Standard deviation of the input per channel."""
-        if self._sum_of_squares is None:
-            return ()
-        variance = self._sum_of_squares / self._num_pixels - np.square(self._mean())
-        return tuple(float(std) for std in np.sqrt(np.maximum(variance, 0.0)))
-
-    def _mean(self) -> NDArray[np.float64]:
-        return np.zeros(0) if self._sum is None else self._sum / self._num_pixels
+    def _summary(self, name: str) -> ActivationSummary:
+        largest, minus_least = self._channels[name]
+        dead = tuple(int(channel) for channel in np.flatnonzero(largest <= 0))
+        sizes = np.maximum(largest, minus_least)
+        quartile = float(np.percentile(sizes[sizes > 0], 25)) if sizes.any() else 0.0
+        typical = typical_abs(self.histograms[name])
+        return ActivationSummary(*self.extremes[name], typical, len(sizes), dead, quartile)
 
 
-def _strided_sample(array: NDArray[np.float32], phase: int) -> NDArray[np.float32]:
-    """Return every k-th value of `array`, about `SAMPLES_PER_IMAGE` per image.
+def _raise_if_not_finite(
+    model: ModelProto,
+    inputs: dict[str, Images],
+    suspects: Sequence[str],
+    first_image: int,
+    open_runtime: Callable[[ModelProto], Runtime],
+) -> None:
+    """Look at every value of the suspects; a sum that overflows alone is no harm.
 
-    k is odd and shares no factor with the sizes of the axes, so that the sample visits all channels, rows and
-    columns alike; `phase` shifts its start from batch to batch.
-
-    Args:
-        array: [n, ...], n >= 1.
-        phase: Number of images before this batch.
+    Raises:
+        NonFiniteActivationError: Naming the first tensor that holds NaN or Inf, how many, and on which images.
     """
-    flat = array.reshape(-1)
-    stride = max(1, flat.size // (SAMPLES_PER_IMAGE * len(array)))
-    while stride % 2 == 0 or math.gcd(stride, math.prod(array.shape[1:])) != 1:
-        stride += 1
-    return flat[phase % stride :: stride]
+    with open_runtime(with_outputs(model, suspects)) as runtime:
+        values = {**inputs, **runtime.run(inputs)}
+    for name in suspects:
+        is_bad = ~np.isfinite(values[name])
+        if not is_bad.any():
+            continue
+        images = first_image + np.flatnonzero(is_bad.reshape(len(is_bad), -1).any(axis=1))
+        named = ", ".join(map(str, images[:5])) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
+        raise NonFiniteActivationError(
+            f"tensor {name!r} holds {np.count_nonzero(is_bad)} NaN or Inf on calibration images {named} (the first is "
+            "0); check the weights and that the preprocessing is the one of training"
+        )

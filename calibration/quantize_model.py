@@ -9,8 +9,9 @@ Each step is measured alone and together with the others in docs/int8.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -39,6 +40,7 @@ MIN_SAMPLE, MAX_SAMPLE = 8, 64
 
 Images = NDArray[np.float32]
 OpenRuntime = Callable[[ModelProto], Runtime]
+Calibrator = Callable[[ModelProto, Iterable[Images]], CalibrationTable]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +70,7 @@ def quantize(
     *,
     open_runtime: OpenRuntime,
     open_exact: OpenRuntime,
+    calibrator: Calibrator | None = None,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
     effort: Effort = EFFORTS[DEFAULT_EFFORT],
@@ -80,6 +83,8 @@ def quantize(
         batches: Preprocessed images, float32 [n, C, H, W]. Consumed once; the first few are kept for the sample.
         open_runtime: Opens the float model, such as `runtimes.OrtRuntime`.
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
+        calibrator: Gives the ranges, such as from a cache; `calibrate` with the method by default. It need not take all
+            images.
         method: How ranges are chosen; mean squared error by default.
         dialect: Who the file is for.
         effort: Which steps; see the module's first lines.
@@ -94,7 +99,10 @@ def quantize(
     sample = _first_images(stream, sample_size(model)) if effort != EFFORTS[0] else []
     factors = _factors(model, sample, dialect, open_runtime) if effort.equalize else {}
     equalized = scale_channels(model, factors).model if factors else model
-    table = calibrate(equalized, chain(sample, stream), open_runtime=open_runtime, method=method, dialect=dialect)
+    chosen = partial(calibrate, open_runtime=open_runtime, method=method, dialect=dialect)
+    table = (calibrator or chosen)(equalized, chain(sample, stream))
+    if isinstance(stream, Generator):
+        stream.close()  # a calibrator that knew the answer leaves it where it is
     result = QuantizationResult(insert_qdq(equalized, table), table, effort, len(factors))
     if not (effort.correct_biases or effort.round_weights):
         return result

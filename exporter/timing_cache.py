@@ -7,20 +7,18 @@ break building without one (RTX 1.7 docstring), so they are not made.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from runtimes.trt_library import TensorRtLibrary
+from runtimes.user_cache import user_cache_folder, write_cache_file
 
 
 def default_timing_cache(version: str, gpu: str | None) -> Path:
-    """Return where the cache of one TensorRT version and GPU is kept, below $XDG_CACHE_HOME or ~/.cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Return where the cache of one TensorRT version and GPU is kept, below the user's cache folder."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"tensorrt-{version}-{gpu or 'no-gpu'}")
-    return home / "resnet-export" / f"{name}.timing"
+    return user_cache_folder() / f"{name}.timing"
 
 
 def attach_timing_cache(library: TensorRtLibrary, config: Any, path: Path | None) -> Any:
@@ -45,11 +43,7 @@ def save_timing_cache(library: TensorRtLibrary, config: Any, cache: Any, path: P
     try:
         if other := _read(path):  # another build may have written meanwhile
             cache.combine(config.create_timing_cache(other), True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(bytes(cache.serialize()))
-        Path(name).rename(path)
+        write_cache_file(path, bytes(cache.serialize()))
     except OSError as err:
         library.log.add(is_error=False, text=f"the timing cache {path} cannot be written: {err}")
 

@@ -42,6 +42,7 @@ class ExportOptions:
     fp16: bool
     calib: Path | None
     num_calib: int
+    calib_cache: str | None
     method: Method
     effort: int
     target: Target
@@ -78,7 +79,7 @@ class ExportOptions:
         return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
 
 
-_PRINTING = frozenset({"json", "quiet", "verbose", "force"})
+_PRINTING = frozenset({"json", "quiet", "verbose", "force", "calib_cache"})
 
 _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
@@ -205,6 +206,11 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
     group.add_argument("--calib", type=Path, metavar="DIR", help="calibration images, searched recursively")
     group.add_argument("--num-calib", type=positive, default=512, metavar="N", help="images used of it (default 512)")
+    group.add_argument(
+        "--calib-cache",
+        metavar="DIR|off",
+        help="where calibrations are kept, by content (default: the user's cache folder, or $RESNET_EXPORT_CACHE)",
+    )
     group.add_argument(
         "--method",
         type=_method,

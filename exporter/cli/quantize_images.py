@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,8 @@ from calibration.dialect import Dialect
 from calibration.effort import EFFORTS
 from calibration.placement import Placement
 from calibration.quantize_model import QuantizationResult, quantize
-from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
+from exporter.cli.calibrate_images import CachedCalibration, tell_calibration, tell_weights
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import stream
 from exporter.cli.terminal import Terminal
@@ -30,7 +29,7 @@ def quantize_images(
     options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
 ) -> QuantizationResult:
     """Return the INT8 model of `exported`, calibrated with the images of `--calib`."""
-    assert options.calib is not None  # parse_arguments refuses --int8 without it
+    tell_weights(exported, terminal)
     used: list[Path] = []
 
     def arrays() -> Iterator[NDArray[np.float32]]:
@@ -43,14 +42,14 @@ def quantize_images(
         arrays(),
         open_runtime=OrtRuntime,
         open_exact=partial(OrtRuntime, exact_qdq=True),
-        method=options.method,
+        calibrator=CachedCalibration(options, exported, images, used, terminal),
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
         track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
     )
-    table = replace(result.table, image_list_sha256=image_list_sha256(options.calib, used), seed=SEED)
     _tell(result, terminal)
-    return replace(result, table=table)
+    tell_calibration(result.table, exported, terminal)
+    return result
 
 
 def _tell(result: QuantizationResult, terminal: Terminal) -> None:

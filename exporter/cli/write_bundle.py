@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from exporter.bundle import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
 from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.arguments import ExportOptions
+from exporter.cli.calibrate_images import calibration_report
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
 from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
@@ -100,6 +101,7 @@ def _report(
             "max_abs_logit": artefacts.check.max_abs_logit,
         },
         "measured_on": images.measured_from if images.measured else None,
+        "calibration": None if artefacts.table is None else calibration_report(artefacts.table, artefacts.exported),
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
         "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,

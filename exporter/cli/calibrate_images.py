@@ -1,0 +1,152 @@
+"""The calibration step of the main job: from the cache or from images, judged either way, and what the report says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from calibration.calibration_cache import CacheKey, CalibrationCache, Hit, calibration_key
+from calibration.calibration_table import CalibrationTable
+from calibration.collect_ranges import calibrate
+from calibration.convergence import TOLERANCES, images_until_settled, still_moving, summary
+from calibration.dialect import Dialect
+from calibration.input_statistics import judge_input
+from calibration.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
+from calibration.sample_images import SEED, image_list_sha256
+from exporter.cli.arguments import ExportOptions
+from exporter.cli.choose_images import ChosenImages
+from exporter.cli.terminal import Terminal
+from exporter.exported_model import ExportedModel
+from runtimes.ort import OrtRuntime
+from runtimes.preprocessing import Preprocessing
+from runtimes.user_cache import user_cache_folder
+
+SETTLED = max(TOLERANCES)
+"""The tolerance that the command tells; `report.json` has them all."""
+
+
+class CachedCalibration:
+    """Gives the table of a model, from the cache where it is there, else from the images.
+
+    Args:
+        options: The command line.
+        exported: For the preprocessing.
+        images: Which images.
+        used: The images read so far, filled by whoever reads them.
+        terminal: To tell hit or miss, and why.
+    """
+
+    def __init__(
+        self,
+        options: ExportOptions,
+        exported: ExportedModel,
+        images: ChosenImages,
+        used: list[Path],
+        terminal: Terminal,
+    ) -> None:
+        assert options.calib is not None  # parse_arguments refuses --int8 without it
+        self._options = options
+        self._folder = options.calib
+        self._preprocessing = exported.loaded.preprocessing
+        self._images = images
+        self._used = used
+        self._terminal = terminal
+
+    def __call__(self, model: ModelProto, batches: Iterable[NDArray[np.float32]]) -> CalibrationTable:
+        """Return the ranges of `model`.
+
+        Raises:
+            CalibrationError: If nothing can be quantized or a tensor holds NaN or Inf.
+        """
+        cache = _cache(self._options)
+        if cache is None:
+            return self._calibrate(model, batches)
+        key = calibration_key(
+            model,
+            self._preprocessing,
+            image_list_sha256(self._folder, self._images.calibration),
+            self._options.method,
+            self._options.target.dialect,
+        )
+        found = cache.look_up(self._options.model, key)
+        if isinstance(found, Hit):
+            self._terminal.done(f"calibration cache: hit, {found.path}")
+            wanted = len(self._images.calibration)
+            if unread := wanted - found.table.num_images:
+                self._terminal.warn(f"calibrating: {unread} of {wanted} images could not be read when it was made")
+            return found.table
+        if found.is_corrupt:
+            self._terminal.warn(f"calibration cache: {found.reason}")
+        else:
+            self._terminal.done(f"calibration cache: miss, {found.reason}")
+        table = self._calibrate(model, batches)
+        _store(cache, self._options.model, key, table, self._terminal)
+        return table
+
+    def _calibrate(self, model: ModelProto, batches: Iterable[NDArray[np.float32]]) -> CalibrationTable:
+        measured = calibrate(
+            model,
+            batches,
+            open_runtime=OrtRuntime,
+            method=self._options.method,
+            dialect=Dialect(self._options.target.dialect),
+        )
+        return replace(measured, image_list_sha256=image_list_sha256(self._folder, self._used), seed=SEED)
+
+
+def tell_weights(exported: ExportedModel, terminal: Terminal) -> None:
+    """Warn of weights that are hard to quantize, before anything runs."""
+    _tell(lint_weights(exported.onnx), terminal)
+
+
+def tell_calibration(table: CalibrationTable, exported: ExportedModel, terminal: Terminal) -> None:
+    """Tell what is doubtful about a calibration: its images, its convergence, its ranges."""
+    if table.observed is not None:
+        for warning in judge_input(table.observed.input, exported.loaded.preprocessing):
+            terminal.warn(str(warning))
+        convergence = table.observed.convergence
+        if moving := still_moving(convergence):
+            terminal.warn(str(moving))
+        elif settled := images_until_settled(convergence, SETTLED):
+            terminal.done(f"after {settled} of {table.num_images} images no scale moved by more than {SETTLED:.0%}")
+    _tell(lint_activations(exported.onnx, table), terminal)
+
+
+def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict[str, Any]:
+    """Return what `report.json` says about the calibration."""
+    observed = table.observed
+    findings = lint_weights(exported.onnx) + lint_activations(exported.onnx, table)
+    preprocessing: Preprocessing = exported.loaded.preprocessing
+    return {
+        "num_images": table.num_images,
+        "convergence": None if observed is None else summary(observed.convergence),
+        "input_warnings": []
+        if observed is None
+        else [warning.to_json() for warning in judge_input(observed.input, preprocessing)],
+        "quantizability": to_json(findings),
+    }
+
+
+def _tell(findings: tuple[Finding, ...], terminal: Terminal) -> None:
+    for line in lint_lines(findings):
+        terminal.warn(f"hard to quantize: {line}")
+
+
+def _cache(options: ExportOptions) -> CalibrationCache | None:
+    if options.calib_cache == "off":
+        return None
+    return CalibrationCache(user_cache_folder() if options.calib_cache is None else Path(options.calib_cache))
+
+
+def _store(cache: CalibrationCache, model: str, key: CacheKey, table: CalibrationTable, terminal: Terminal) -> None:
+    """Keep the table; a disk that refuses is a warning, the bundle is what matters."""
+    try:
+        cache.store(model, key, table)
+    except OSError as err:
+        terminal.warn(f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another")

@@ -1,0 +1,95 @@
+"""The command with a cache, and on images that cannot be right: what it says and what it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import export_digits
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, digits_folder):
+    """A run with an empty cache: (cache folder, bundle)."""
+    folder = tmp_path_factory.mktemp("trust")
+    assert export_digits(digits_folder, folder / "first", "--int8", "--calib-cache", folder / "cache", "--quiet") == 0
+    return folder / "cache", folder / "first"
+
+
+def report_of(bundle: Path):
+    return json.loads((bundle / "report.json").read_text())
+
+
+def cache_lines(report):
+    lines = [*report["steps"], *report["warnings"]]
+    return [line.removeprefix("calibration cache: ") for line in lines if line.startswith("calibration cache: ")]
+
+
+def test_the_first_run_is_a_miss_and_stores_one_entry(first):
+    cache, bundle = first
+    assert cache_lines(report_of(bundle)) == ["miss, nothing is stored for cifar_resnet20"]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_hit_writes_the_same_bytes_and_another_method_is_a_miss(first, digits_folder, tmp_path, capsys):
+    cache, bundle = first
+    options = ("--int8", "--calib-cache", cache, "--quiet")
+    assert export_digits(digits_folder, tmp_path / "again", *options) == 0
+    assert "hit" in cache_lines(report_of(tmp_path / "again"))[0]
+    for name in ("calibration.json", "model.int8.onnx"):
+        assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes()
+    assert report_of(tmp_path / "again")["calibration"] == report_of(bundle)["calibration"]
+
+    assert export_digits(digits_folder, tmp_path / "max", *options, "--method", "max") == 0
+    assert cache_lines(report_of(tmp_path / "max")) == [
+        "miss, since the newest entry of cifar_resnet20 there changed: method"
+    ]
+
+
+def test_a_damaged_entry_is_told_and_the_result_is_the_same(first, digits_folder, tmp_path, capsys):
+    cache, bundle = first
+    damaged = tmp_path / "cache"
+    shutil.copytree(cache, damaged)
+    for entry in damaged.iterdir():
+        entry.write_bytes(entry.read_bytes()[:100])
+    assert export_digits(digits_folder, tmp_path / "again", "--int8", "--calib-cache", damaged, "--quiet") == 0
+    assert "is damaged" in capsys.readouterr().err
+    assert (tmp_path / "again" / "model.int8.onnx").read_bytes() == (bundle / "model.int8.onnx").read_bytes()
+
+
+def test_off_keeps_nothing(first, digits_folder, tmp_path, cache_folder):
+    _, bundle = first
+    before = sorted(cache_folder.rglob("*"))
+    assert export_digits(digits_folder, tmp_path / "off", "--int8", "--calib-cache", "off", "--quiet") == 0
+    assert cache_lines(report_of(tmp_path / "off")) == []
+    assert sorted(cache_folder.rglob("*")) == before
+    assert (tmp_path / "off" / "model.int8.onnx").read_bytes() == (bundle / "model.int8.onnx").read_bytes()
+
+
+def test_honest_images_and_weights_get_no_warning(first):
+    report = report_of(first[1])
+    assert report["warnings"] == []
+    calibration = report["calibration"]
+    assert calibration["input_warnings"] == []
+    assert [each for each in calibration["quantizability"] if each["severity"] == "warning"] == []
+    assert calibration["convergence"]["num_images"] == calibration["num_images"]
+    assert calibration["convergence"]["images_until_settled"]["0.05"] is not None
+    curves = json.loads((first[1] / "calibration.json").read_text())["observed"]["convergence"]
+    assert curves["num_images"][:3] == [1, 2, 4]
+    assert all(len(curve) == len(curves["num_images"]) for curve in curves["amax"].values())
+
+
+def test_a_folder_of_noise_is_told(digits_folder, tmp_path, capsys):
+    generator = np.random.default_rng(1)
+    (tmp_path / "digits" / "calib").mkdir(parents=True)
+    for number in range(48):
+        picture = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        picture.save(tmp_path / "digits" / "calib" / f"{number}.png")
+    assert export_digits(tmp_path / "digits", tmp_path / "out", "--int8", "--quiet") == 0
+    (warning,) = report_of(tmp_path / "out")["calibration"]["input_warnings"]
+    assert warning["kind"] == "random noise"
+    assert "random noise" in capsys.readouterr().err
