@@ -112,16 +112,21 @@ def _quantized_type(node: NodeProto, constants: Mapping[str, TensorProto], produ
     Source: ONNX operator specification, QuantizeLinear-21 and DequantizeLinear-21.
     """
     if len(node.input) > 2 and node.input[2] in constants:
-        return TensorProto.DataType.Name(constants[node.input[2]].data_type)
+        return _type_name(constants[node.input[2]].data_type)
     if node.op_type == "QuantizeLinear":
         declared = next((item.i for item in node.attribute if item.name == "output_dtype"), 0)
-        return TensorProto.DataType.Name(declared or TensorProto.UINT8)
+        return _type_name(declared or TensorProto.UINT8)
     if node.input[0] in constants:
-        return TensorProto.DataType.Name(constants[node.input[0]].data_type)
+        return _type_name(constants[node.input[0]].data_type)
     producer = producers.get(node.input[0])
     if producer is not None and producer.op_type == "QuantizeLinear":
         return _quantized_type(producer, constants, producers)
     return "unknown type of"
+
+
+def _type_name(data_type: int) -> str:
+    name: str = TensorProto.DataType.Name(data_type)
+    return name
 
 
 def _is_constant(name: str, constants: Mapping[str, TensorProto], producers: Mapping[str, NodeProto]) -> bool:

@@ -55,4 +55,4 @@ def last_error(stderr: str) -> str:
     """Return the line of a process's stderr that says what went wrong: the last that names an error, else the last."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line.split(" ")[0] or line.startswith(("ERROR", "onnxruntime."))]
-    return (named or lines or ["no message"])[-1]
+    return " ".join((named or lines or ["no message"])[-1].split())

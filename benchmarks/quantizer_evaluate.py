@@ -11,6 +11,7 @@ Three ways of running a Q/DQ file:
     precise    `session.x64quantprecision` = 1: the same with kernels that do not saturate, where there is a choice.
 """
 
+# ruff: noqa: E402 - the packages are found only once the path is right
 from __future__ import annotations
 
 import json

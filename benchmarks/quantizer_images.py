@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -153,7 +154,9 @@ def _save_images(path: Path, preprocessing: Preprocessing, files: Sequence[Path]
         ImageFolderError: If any image cannot be read: labels and images would go out of step.
     """
     shape = (len(files), 3, *preprocessing.input_size)
-    array: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    array: np.memmap[Any, np.dtype[np.float32]] = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=shape
+    )
     place = 0
     for images in _batches(preprocessing, files):
         array[place : place + len(images)] = images

@@ -112,4 +112,4 @@ def mcnemar_exact_p(num_lost: int, num_gained: int) -> float:
     num_changed = num_lost + num_gained
     tail = sum(math.comb(num_changed, count) for count in range(min(num_lost, num_gained) + 1))
     # A quotient of whole numbers: 2 ** num_changed overflows a float from 1024 on, the quotient does not.
-    return min(1.0, 2 * tail / 2**num_changed)
+    return min(1.0, float(2 * tail / 2**num_changed))

@@ -14,7 +14,7 @@ BUSY = 0.5
 
 _ACCURACY = ("SQNR of logits", "as ONNX Runtime runs it: default / precise", "agreement", "KL(softmax)")
 _TOP1 = ("top-1", "drop, points (McNemar p)")
-_COST = ("x FP32 forward", "peak memory", "latency", "file")
+_COST = ("x FP32 forward", "peak memory (its libraries alone)", "latency", "file")
 
 
 def markdown(run: RunResult) -> str:
@@ -80,7 +80,7 @@ def _row(row: RowResult, accuracy: bool, labelled: bool) -> list[str]:
     return [
         *cells,
         "-" if times is None else f"{times:.2f}",
-        _gigabytes(median(row.peak_bytes)),
+        f"{_gigabytes(median(row.peak_bytes))} ({_gigabytes(median(row.imported_bytes))})",
         _milliseconds(median(row.latency_ms)),
         "-" if row.file_share is None else f"{100 * row.file_share:.1f} %",
     ]
@@ -113,7 +113,7 @@ def _notes(run: RunResult) -> list[str]:
         if words:
             versions.setdefault(words, []).append(row.name)
     peers = [f"{names[0].split()[0]}: {words}" for words, names in versions.items()]
-    return [*(["Failures:", "", *lines, ""] if lines else []), f"Versions: {'; '.join(peers)}."]
+    return [*(["What failed, in its own words:", "", *lines, ""] if lines else []), f"Versions: {'; '.join(peers)}."]
 
 
 def _decibel(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """Our INT8 beside every peer's: accuracy, time, memory, latency and size, measured in one run.
 
     python benchmarks/quantizers.py BUNDLE --calib DIR --val DIR --create-environments ENVS
-    python benchmarks/quantizers.py model.onnx --resize 96x96 --labels labels.txt --calib DIR --val DIR --environments ENVS
+    python benchmarks/quantizers.py model.onnx --resize 96x96 --labels FILE --calib DIR --val DIR --environments ENVS
     python benchmarks/quantizers.py BUNDLE --photographs 64 --repeat 3 --environments ENVS        (no accuracy)
 
 All quantizers get the same FP32 ONNX file and the same prepared images; each runs in a process and an environment of
@@ -9,6 +9,7 @@ its own. Their files are then measured by one evaluator on images that no quanti
 the columns.
 """
 
+# ruff: noqa: E402 - the packages are found only once the path is right
 from __future__ import annotations
 
 import argparse

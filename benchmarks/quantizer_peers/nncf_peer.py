@@ -9,7 +9,7 @@ import nncf
 import onnx
 from measured import CalibrationImages, input_name, main
 from nncf.common.quantization.structs import QuantizationScheme
-from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
+from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix, QuantizationParameters
 
 
 def quantize(
@@ -19,6 +19,7 @@ def quantize(
     *,
     fast_bias_correction: bool = True,
     signed_symmetric: bool = False,
+    full_weights: bool = False,
 ) -> None:
     """Write the Q/DQ file.
 
@@ -28,18 +29,23 @@ def quantize(
         output: The file to write.
         fast_bias_correction: NNCF's default; False is its slower, more accurate form.
         signed_symmetric: Force signed symmetric activations, as TensorRT takes them.
+        full_weights: All 8 bits for the first layer's weights too; by default NNCF gives them 7, so that kernels of
+            CPUs without VNNI do not saturate.
     """
     name = input_name(model)
-    options: dict[str, Any] = {}
+    advanced: dict[str, Any] = {}
     if signed_symmetric:
-        parameters = QuantizationParameters(mode=QuantizationScheme.SYMMETRIC, signedness_to_force=True)
-        options["advanced_parameters"] = AdvancedQuantizationParameters(activations_quantization_params=parameters)
+        advanced["activations_quantization_params"] = QuantizationParameters(
+            mode=QuantizationScheme.SYMMETRIC, signedness_to_force=True
+        )
+    if full_weights:
+        advanced["overflow_fix"] = OverflowFix.DISABLE
     quantized = nncf.quantize(
         onnx.load(model),
         nncf.Dataset(Batches(images), lambda batch: {name: batch}),
         subset_size=len(images),
         fast_bias_correction=fast_bias_correction,
-        **options,
+        advanced_parameters=AdvancedQuantizationParameters(**advanced),
     )
     onnx.save_model(quantized, output)
 
