@@ -44,23 +44,8 @@ def compare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_with_labels(inputs):
-    done = compare(
-        inputs,
-        *[
-            "--val",
-            "val",
-            "--labels",
-            "labels.txt",
-            "--json",
-            "run.json",
-            "--write",
-            "int8.md",
-            "--table",
-            "tiny",
-            "--repeat",
-            "2",
-        ],
-    )
+    measured = ("--val", "val", "--labels", "labels.txt", "--repeat", "2")
+    done = compare(inputs, *measured, "--json", "run.json", "--write", "int8.md", "--table", "tiny")
     assert done.returncode == 0, done.stderr
     run = json.loads((inputs / "run.json").read_text())
     ours, peer = run["rows"]
