@@ -61,8 +61,8 @@ def logits_of(model: Path, images: NDArray[np.float32], mode: str) -> NDArray[np
     """
     session = open_session(model, mode)
     name = session.get_inputs()[0].name
-    batches = [np.array(images[place : place + _BATCH]) for place in range(0, len(images), _BATCH)]
-    return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])
+    places = range(0, len(images), _BATCH)
+    return np.concatenate([session.run(None, {name: np.array(images[at : at + _BATCH])})[0] for at in places])
 
 
 def accuracy(folder: Path) -> dict[str, Any]:
