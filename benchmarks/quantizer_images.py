@@ -67,7 +67,7 @@ def network_from(path: Path, labels: Path | None, given: Preprocessing | None) -
         BundleError: If the bundle was changed.
         ValueError: If an ONNX file comes without preprocessing.
     """
-    file, preprocessing, name = path, given, path.stem
+    file, preprocessing, name = path, given, f"{path.resolve().parent.name}/{path.name}"
     if path.is_dir():
         manifest = load_manifest(path)
         check_files(path, manifest)
