@@ -1,0 +1,113 @@
+"""The rows of the table: each quantizer setting, the environment it runs in, and what has to be installed there.
+
+A new row is one line in `SETTINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+OURS = "ours"
+"""The environment that runs this benchmark: this checkout and its dependencies."""
+
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime==1.32.0", "onnx==1.23.2"),
+    "modelopt": ("nvidia-modelopt[onnx]==0.47.0",),
+    "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0"),
+    "aimet": ("aimet-onnx==2.42.0",),
+}
+"""Environment to what is installed in it. Their pins conflict: ModelOpt 0.47 wants onnx 1.21 and ONNX Runtime 1.24."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row.
+
+    Attributes:
+        name: As the table and `--only` have it.
+        environment: `OURS` or a key of `REQUIREMENTS`.
+        script: File in `quantizer_peers/`.
+        options: Keyword arguments of that script's `quantize`.
+        second_order: Whether it optimizes weights layer by layer, which takes many forward passes.
+        role: For the targets: "max", "default" or "onnxruntime" on one of our rows each, else "".
+    """
+
+    name: str
+    environment: str
+    script: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    second_order: bool = False
+    role: str = ""
+
+
+def ours(name: str, *, role: str = "", second_order: bool = False, **options: Any) -> Setting:
+    """Return a row of ours; options go to `quantizer_peers/ours.py`."""
+    return Setting(f"resnet-export {name}", OURS, "ours.py", options, second_order, role)
+
+
+def static(name: str, **options: Any) -> Setting:
+    """Return a row of onnxruntime.quantization."""
+    return Setting(f"onnxruntime {name}", "onnxruntime", "onnxruntime_peer.py", options)
+
+
+def aimet(name: str, *, second_order: bool = False, **options: Any) -> Setting:
+    """Return a row of AIMET."""
+    return Setting(f"aimet {name}", "aimet", "aimet_peer.py", options, second_order)
+
+
+ADAROUND_STEPS = 500
+"""Steps per layer. AIMET recommends 10 000, which is about five hours of CPU time for a ResNet-20 of 32x32 (measured:
+0.09 s a step with batches of 32); its schedule scales with the number of steps."""
+
+SETTINGS: tuple[Setting, ...] = (
+    ours("max", method="max", role="max"),
+    ours("mse", method="mse", role="default"),
+    ours("percentile", method="percentile"),
+    ours("entropy", method="entropy"),
+    static("MinMax", method="MinMax", dialect="tensorrt"),
+    static("Entropy", method="Entropy", dialect="tensorrt"),
+    static("Percentile", method="Percentile", dialect="tensorrt"),
+    static("MinMax U8S8", method="MinMax", dialect="default"),
+    static("Entropy U8S8", method="Entropy", dialect="default"),
+    static("Percentile U8S8", method="Percentile", dialect="default"),
+    Setting("modelopt max", "modelopt", "modelopt_peer.py", {"method": "max"}),
+    Setting("modelopt entropy", "modelopt", "modelopt_peer.py", {"method": "entropy"}),
+    Setting("nncf default", "nncf", "nncf_peer.py"),
+    Setting("nncf 8 bits in the first layer too", "nncf", "nncf_peer.py", {"full_weights": True}),
+    Setting("nncf full bias correction", "nncf", "nncf_peer.py", {"fast_bias_correction": False}),
+    Setting("nncf signed symmetric", "nncf", "nncf_peer.py", {"signed_symmetric": True}),
+    aimet("min_max", scheme="min_max"),
+    aimet("tf_enhanced", scheme="tf_enhanced"),
+    aimet("tf_enhanced + CLE", scheme="tf_enhanced", equalize=True),
+    aimet(
+        f"tf_enhanced + AdaRound ({ADAROUND_STEPS} steps)",
+        scheme="tf_enhanced",
+        adaround_iterations=ADAROUND_STEPS,
+        second_order=True,
+    ),
+    aimet("tf_enhanced symmetric", scheme="tf_enhanced", symmetric=True),
+    aimet("tf_enhanced symmetric + CLE", scheme="tf_enhanced", symmetric=True, equalize=True),
+)
+
+
+def chosen(words: str | None, *, second_order: bool) -> tuple[Setting, ...]:
+    """Return the rows that `--only` names, all of them without it.
+
+    Args:
+        words: Beginnings of row names, separated by commas, such as "resnet-export,nncf default".
+        second_order: Whether rows that take many forward passes run without being named in full.
+
+    Raises:
+        ValueError: If a word names no row.
+    """
+    if words is None:
+        return tuple(row for row in SETTINGS if second_order or not row.second_order)
+    rows: list[Setting] = []
+    for word in (part.strip() for part in words.split(",")):
+        found = [row for row in SETTINGS if row.name.startswith(word)]
+        if not word or not found:
+            raise ValueError(f"--only: got {word!r}, expected beginnings of {', '.join(row.name for row in SETTINGS)}")
+        rows += [row for row in found if row not in rows and (second_order or not row.second_order or row.name == word)]
+    return tuple(rows)
