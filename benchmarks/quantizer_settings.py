@@ -31,7 +31,8 @@ class Setting:
         script: File in `quantizer_peers/`.
         options: Keyword arguments of that script's `quantize`.
         second_order: Whether it optimizes weights layer by layer, which takes many forward passes.
-        role: For the targets: "max", "default" or "onnxruntime" on one of our rows each, else "".
+        role: What the targets look for: "max", "activations", "default", "best" or "onnxruntime" on one row of ours
+            each, else "".
     """
 
     name: str
@@ -62,10 +63,26 @@ ADAROUND_STEPS = 500
 0.09 s a step with batches of 32); its schedule scales with the number of steps."""
 
 SETTINGS: tuple[Setting, ...] = (
-    ours("max", method="max", role="max"),
-    ours("mse", method="mse", role="default"),
-    ours("percentile", method="percentile"),
-    ours("entropy", method="entropy"),
+    ours("max, effort 0", method="max", role="max"),
+    ours("percentile, effort 0", method="percentile"),
+    ours("entropy, effort 0", method="entropy"),
+    ours("mse, effort 0"),
+    ours("mse, float weights", float_weights=True, role="activations"),
+    ours("mse + equalization", equalize=True),
+    ours("mse + bias correction", correct_biases=True),
+    ours("effort 1 (default)", equalize=True, correct_biases=True, role="default"),
+    ours("mse + second-order rounding", round_weights=True, second_order=True),
+    ours("effort 2", equalize=True, correct_biases=True, round_weights=True, second_order=True, role="best"),
+    ours("onnxruntime, effort 0", dialect="onnxruntime"),
+    ours("onnxruntime, effort 1", dialect="onnxruntime", equalize=True, correct_biases=True, role="onnxruntime"),
+    ours(
+        "onnxruntime, effort 2",
+        dialect="onnxruntime",
+        equalize=True,
+        correct_biases=True,
+        round_weights=True,
+        second_order=True,
+    ),
     static("MinMax", method="MinMax", dialect="tensorrt"),
     static("Entropy", method="Entropy", dialect="tensorrt"),
     static("Percentile", method="Percentile", dialect="tensorrt"),

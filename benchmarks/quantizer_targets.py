@@ -40,16 +40,28 @@ class Target:
 
 def targets(run: RunResult) -> list[Target]:
     """Return the targets of which both sides were measured."""
-    default, fastest, integer = (_row(run, role) for role in ("default", "max", "onnxruntime"))
+    default, fastest, integer, best_effort = (_row(run, role) for role in ("default", "max", "onnxruntime", "best"))
+    activations = _row(run, "activations")
     peers = [row for row in run.rows if not row.name.startswith(OURS) and not row.error]
     found: list[Target | None] = []
     if default is not None:
         found += _accuracy_targets(default, peers)
         found += [
+            _held(
+                "SQNR, TensorRT dialect, dB",
+                default.measured("sqnr_db"),
+                None if activations is None or (alone := _sqnr(activations)) is None else (activations.name, alone),
+                1.5,
+                at_least=True,
+            ),
             _fixed("x FP32 forward, default", median(default.times_forward), 2.0, at_least=False),
             _fixed("peak memory, GB", _scaled(median(default.peak_bytes), 1e-9), 0.8, at_least=False),
             _fixed("file, whole % of FP32", _whole_percent(default.file_share), 25.0, at_least=False),
         ]
+    if best_effort is not None:
+        found.append(
+            _fixed("agreement at effort 2, %", _scaled(best_effort.measured("agreement"), 100.0), 99.4, at_least=True)
+        )
     if fastest is not None:
         found.append(_fixed("x FP32 forward, max", median(fastest.times_forward), 1.3, at_least=False))
     if integer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 # The packages of this checkout, whatever else is installed.
@@ -11,12 +12,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import onnx
 from measured import CalibrationImages, main
 
-from calibration import calibrate, insert_qdq
+from calibration import Dialect, Effort, quantize
 from calibration.method import method_from_name
 from runtimes import OrtRuntime
 
 
-def quantize(model: Path, images: CalibrationImages, output: Path, *, method: str) -> None:
+def write_quantized(
+    model: Path,
+    images: CalibrationImages,
+    output: Path,
+    *,
+    method: str = "mse",
+    equalize: bool = False,
+    correct_biases: bool = False,
+    round_weights: bool = False,
+    dialect: str = "tensorrt",
+    float_weights: bool = False,
+) -> None:
     """Write the Q/DQ file.
 
     Args:
@@ -24,11 +36,40 @@ def quantize(model: Path, images: CalibrationImages, output: Path, *, method: st
         images: Calibration images.
         output: The file to write.
         method: Word of `--method`.
+        equalize: See `calibration.effort.Effort`, as for the next two.
+        correct_biases: Likewise.
+        round_weights: Likewise.
+        dialect: Value of a `calibration.Dialect`.
+        float_weights: Put the float weights back: what INT8 activations cost alone.
     """
     loaded = onnx.load(model)
-    table = calibrate(loaded, images.batches(), open_runtime=OrtRuntime, method=method_from_name(method))
-    onnx.save_model(insert_qdq(loaded, table).model, output)
+    result = quantize(
+        loaded,
+        images.batches(),
+        open_runtime=OrtRuntime,
+        open_exact=partial(OrtRuntime, exact_qdq=True),
+        method=method_from_name(method),
+        dialect=Dialect(dialect),
+        effort=Effort(equalize, correct_biases, round_weights),
+    )
+    quantized = result.quantized.model
+    if float_weights:
+        _restore_weights(quantized, loaded, [weight.name for weight in result.quantized.placement.weights])
+    onnx.save_model(quantized, output)
+
+
+def _restore_weights(quantized: onnx.ModelProto, reference: onnx.ModelProto, names: list[str]) -> None:
+    """Let every layer read its float weight again, in place."""
+    weights = {tensor.name: tensor for tensor in reference.graph.initializer}
+    for name in names:
+        kept = quantized.graph.initializer.add()
+        kept.CopyFrom(weights[name])
+        kept.name = f"{name}.float"
+        for node in quantized.graph.node:
+            for place, read in enumerate(node.input):
+                if read == f"{name}.dequantized":
+                    node.input[place] = kept.name
 
 
 if __name__ == "__main__":
-    main(quantize, ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy"))
+    main(write_quantized, ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy"))
