@@ -5,6 +5,9 @@
 Every row is a process of its own, so that peak memory is its own; the rows take turns, so that a machine whose speed
 drifts slows all of them. All get the same FP32 ONNX file and the same preprocessed photographs. The forward pass is
 timed without opening the session; the quantizers are timed from the FP32 file to the Q/DQ file, everything included.
+
+Wall-clock seconds mean nothing on a busy machine, so its load is printed, and beside the seconds the CPU seconds of the
+process (user and system, all threads), which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -62,12 +65,12 @@ def run_worker(row: str, folder: str) -> dict[str, float]:
     return result
 
 
-def measure(work: Callable[[Path], float], folder: Path) -> dict[str, float]:
-    seconds = work(folder)
+def measure(work: Callable[[Path], tuple[float, float]], folder: Path) -> dict[str, float]:
+    seconds, cpu_seconds = work(folder)
     # Not ru_maxrss: Linux hands that on over fork and exec, so a child would report its parent's peak.
     status = Path("/proc/self/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": seconds, "peak_gb": peak_kib * 1024 / 1e9}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak_kib * 1024 / 1e9}
 
 
 def write_inputs(folder: Path, model: str, num_images: int) -> None:
@@ -100,38 +103,48 @@ def batches(folder: Path) -> Iterator[np.ndarray]:
         yield np.array(images[place : place + 2])
 
 
-def forward(folder: Path) -> float:
+def clock() -> tuple[float, float]:
+    """Return wall-clock and CPU seconds from some fixed point."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> tuple[float, float]:
+    wall, cpu = clock()
+    return wall - start[0], cpu - start[1]
+
+
+def forward(folder: Path) -> tuple[float, float]:
     from runtimes import OrtRuntime
 
     with OrtRuntime(folder / "model.onnx") as runtime:
         runtime.run({"input": next(batches(folder))})  # the first call also allocates
-        start = time.perf_counter()
+        start = clock()
         for images in batches(folder):
             runtime.run({"input": images})
-        return time.perf_counter() - start
+        return since(start)
 
 
-def ours(method: str) -> Callable[[Path], float]:
-    def work(folder: Path) -> float:
+def ours(method: str) -> Callable[[Path], tuple[float, float]]:
+    def work(folder: Path) -> tuple[float, float]:
         import onnx
 
         from calibration import calibrate, insert_qdq
         from calibration.method import method_from_name
         from runtimes import OrtRuntime
 
-        start = time.perf_counter()
+        start = clock()
         model = onnx.load(folder / "model.onnx")
         table = calibrate(model, batches(folder), open_runtime=OrtRuntime, method=method_from_name(method))
         onnx.save_model(insert_qdq(model, table).model, folder / f"ours.{method}.onnx")
-        return time.perf_counter() - start
+        return since(start)
 
     return work
 
 
-def onnxruntime_static(method: str) -> Callable[[Path], float]:
+def onnxruntime_static(method: str) -> Callable[[Path], tuple[float, float]]:
     """ONNX Runtime's quantizer with the options that TensorRT accepts."""
 
-    def work(folder: Path) -> float:
+    def work(folder: Path) -> tuple[float, float]:
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
         from onnxruntime.quantization import quantize_static as quantize
@@ -144,7 +157,7 @@ def onnxruntime_static(method: str) -> Callable[[Path], float]:
                 image = next(self.images, None)
                 return None if image is None else {"input": image}
 
-        start = time.perf_counter()
+        start = clock()
         op_types = sorted({node.op_type for node in onnx.load(folder / "model.onnx").graph.node})
         quantize(
             str(folder / "model.onnx"),
@@ -163,12 +176,12 @@ def onnxruntime_static(method: str) -> Callable[[Path], float]:
                 "OpTypesToExcludeOutputQuantization": op_types,
             },
         )
-        return time.perf_counter() - start
+        return since(start)
 
     return work
 
 
-WORKERS: dict[str, Callable[[Path], float]] = {
+WORKERS: dict[str, Callable[[Path], tuple[float, float]]] = {
     "forward pass (FP32)": forward,
     "resnet-export max": ours("max"),
     "resnet-export mse (default)": ours("mse"),
@@ -181,15 +194,22 @@ WORKERS: dict[str, Callable[[Path], float]] = {
 def print_table(model: str, num_images: int, repeats: int, results: dict[str, list[dict[str, float]]]) -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("onnxruntime-gpu", "onnx", "numpy"))
     print(f"{model} at {INPUT_SIZE}, {num_images} photographs, {os.cpu_count()} cores of {processor()}, {date.today()}")
-    print(f"{versions}, Python {platform.python_version()}; median of {repeats} runs, rows taking turns\n")
-    print("| | seconds | x forward pass | peak memory |")
-    print("|---|---|---|---|")
-    base = [run["seconds"] for run in results["forward pass (FP32)"]]
+    print(f"{versions}, Python {platform.python_version()}; median of {repeats} runs, rows taking turns")
+    load = os.getloadavg()[1]
+    print(
+        f"load of the machine over the last 5 minutes: {load:.1f}; this benchmark alone is at most {os.cpu_count()}\n"
+    )
+    print("| | seconds | x forward pass | CPU seconds | x forward pass | peak memory |")
+    print("|---|---|---|---|---|---|")
+    base = results["forward pass (FP32)"]
     for row, runs in results.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
-        ratio = statistics.median(run["seconds"] / forward for run, forward in zip(runs, base, strict=True))
+        cells = []
+        for key in ("seconds", "cpu_seconds"):
+            cells.append(f"{statistics.median(run[key] for run in runs):.1f}")
+            ratios = (run[key] / forward[key] for run, forward in zip(runs, base, strict=True))
+            cells.append(f"{statistics.median(ratios):.2f}")
         peak = statistics.median(run["peak_gb"] for run in runs)
-        print(f"| {row} | {seconds:.1f} | {ratio:.2f} | {peak:.2f} GB |")
+        print(f"| {row} | {' | '.join(cells)} | {peak:.2f} GB |")
 
 
 def processor() -> str:

@@ -74,7 +74,9 @@ def calibrate(
         )
     collector = RangeCollector(tensors, partial(activation_range, dialect, chosen), placement.shared_scales)
     probed = add_probes(model, tensors, samples_per_image=SAMPLES_PER_IMAGE)
+    probes, needs_first_image = probed.probes, probed.needs_first_image
     with open_runtime(probed.model) as runtime, ThreadPoolExecutor(1, "count") as counter:
+        del probed  # a copy of all weights
         input_name = next(name for name in runtime.input_specs if name != FIRST_IMAGE)
         counting: Future[None] | None = None
         first = 0
@@ -82,13 +84,13 @@ def calibrate(
             if not len(images):
                 raise ValueError("got an empty array of images, expected at least one in each batch")
             inputs = {input_name: images}
-            if probed.needs_first_image:
+            if needs_first_image:
                 inputs[FIRST_IMAGE] = np.array([first], np.int64)
             outputs = runtime.run(inputs)
             if counting is not None:
                 counting.result()  # raises what went wrong there
             outputs[input_name] = images
-            observations = {probe.tensor: observe(probe, outputs, first) for probe in probed.probes}
+            observations = {probe.tensor: observe(probe, outputs, first) for probe in probes}
             del outputs  # the session's memory is free again when the next batch runs; observations are copies
             if suspects := [name for name, seen in observations.items() if not seen.is_finite]:
                 _raise_if_not_finite(model, {input_name: images}, suspects, first, open_runtime)
