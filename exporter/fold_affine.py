@@ -33,7 +33,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.errors import WeightsError
 from exporter.graph import (
-    GraphIndex,
+    Use,
     array_from_initializer,
     attribute,
     copy_model,
@@ -75,20 +75,26 @@ class _Affine:
 
 @dataclass(slots=True, eq=False)
 class _Editor:
-    """One graph while it is edited; the index is renewed after each fold."""
+    """One graph while it is edited. Look-ups are kept up to date; dropped nodes leave the node list at the end."""
 
     graph: GraphProto
     shapes: dict[str, tuple[int | str, ...]]
     frozen: frozenset[str]
-    index: GraphIndex = field(init=False)
-    dropped: set[int] = field(default_factory=set)
+    producer: dict[str, NodeProto] = field(init=False)
+    uses: dict[str, list[Use]] = field(init=False)
+    initializer: dict[str, TensorProto] = field(init=False)
+    outputs: frozenset[str] = field(init=False)
+    _dropped: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self.index = index_graph(self.graph)
+        index = index_graph(self.graph)
+        self.producer, self.initializer = dict(index.producer), dict(index.initializer)
+        self.uses = {name: list(places) for name, places in index.uses.items()}
+        self.outputs = index.outputs
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Return the float constant called `name`, unless callers may replace it."""
-        tensor = self.index.initializer.get(name)
+        tensor = self.initializer.get(name)
         if tensor is None or name in self.frozen or tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
             return None
         return array_from_initializer(tensor)
@@ -100,30 +106,44 @@ class _Editor:
         if not np.isfinite(stored).all():
             raise WeightsError(f"folding into {node.name!r} gives NaN or Inf in its {suffix}; the weights are damaged")
         old = node.input[place] if place < len(node.input) else ""
-        if old and len(self.index.uses[old]) == 1 and old not in self.index.outputs:
-            self.index.initializer[old].CopyFrom(initializer_from_array(old, stored))
+        if old and len(self.uses[old]) == 1 and old not in self.outputs:
+            self.initializer[old].CopyFrom(initializer_from_array(old, stored))
             return
         name, number = f"{node.name}.{suffix}", 0
-        while name in self.index.initializer or name in self.index.producer or name in self.frozen:
+        while name in self.initializer or name in self.producer or name in self.frozen:
             number += 1
             name = f"{node.name}.{suffix}_{number}"
         self.graph.initializer.append(initializer_from_array(name, stored))
+        self.initializer[name] = self.graph.initializer[-1]
         while len(node.input) <= place:
             node.input.append("")
-        node.input[place] = name
-        self.index = index_graph(self.graph)
+        self._read(node, place, name)
 
     def drop(self, node: NodeProto, *, keep: str) -> None:
         """Remove a node of one output: its producer writes that name now, or its readers read `keep`."""
         output = node.output[0]
-        if output in self.index.outputs:
-            producer = self.index.producer[keep]
+        for place in range(len(node.input)):
+            self._read(node, place, "")
+        if output in self.outputs:
+            producer = self.producer[keep]
             producer.output[list(producer.output).index(keep)] = output
-        else:
-            for use in self.index.uses.get(output, ()):
-                use.node.input[use.place] = keep
-        replace_nodes(self.graph, [other for other in self.graph.node if other is not node])
-        self.index = index_graph(self.graph)
+            self.producer[output] = producer
+        for use in list(self.uses.get(output, ())) if output not in self.outputs else ():
+            self._read(use.node, use.place, keep)
+        self._dropped.add(node.name)
+
+    def _read(self, node: NodeProto, place: int, name: str) -> None:
+        """Let input `place` of `node` be `name`."""
+        if old := node.input[place]:
+            self.uses[old] = [use for use in self.uses[old] if (use.node.name, use.place) != (node.name, place)]
+        node.input[place] = name
+        if name:
+            self.uses.setdefault(name, []).append(Use(node, place))
+
+    def finish(self) -> None:
+        """Take the dropped nodes and unread constants out of the graph."""
+        replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
+        remove_unused_initializers(self.graph)
 
 
 def fold_affine(model: ModelProto) -> AffineFolds:
@@ -140,10 +160,8 @@ def fold_affine(model: ModelProto) -> AffineFolds:
     folded: list[tuple[str, str]] = []
     kept: list[tuple[str, str]] = []
     num_other = 0
-    for name in [node.name for node in result.graph.node]:
-        node = next((node for node in editor.graph.node if node.name == name), None)
-        if node is None:
-            continue
+    for node in result.graph.node:
+        name = node.name
         affine, reason = _affine_of(node, editor)
         if affine is None:
             if node.op_type == "BatchNormalization":
@@ -159,7 +177,7 @@ def fold_affine(model: ModelProto) -> AffineFolds:
         else:
             kept.append((name, reason))
             _store_map(node, affine, editor)
-    remove_unused_initializers(result.graph)
+    editor.finish()
     del result.graph.value_info[:]
     return AffineFolds(result, tuple(folded), tuple(kept), num_other)
 
@@ -216,7 +234,7 @@ def _per_channel(constant: NDArray[Any] | None, data: str, editor: _Editor) -> V
 
 def _through_transpose(tensor: str, editor: _Editor) -> tuple[str, tuple[int, ...]]:
     """Return what a Transpose that only this reads transposes, and how; otherwise the tensor and ()."""
-    producer = editor.index.producer.get(tensor)
+    producer = editor.producer.get(tensor)
     if producer is None or producer.op_type != "Transpose" or not _is_private(tensor, editor):
         return tensor, ()
     return producer.input[0], tuple(attribute(producer, "perm", ()))
@@ -224,7 +242,7 @@ def _through_transpose(tensor: str, editor: _Editor) -> tuple[str, tuple[int, ..
 
 def _layer_of(tensor: str, editor: _Editor) -> NodeProto | None:
     """Return the weighted layer that makes `tensor`, looking through the bias Add of a MatMul."""
-    producer = editor.index.producer.get(tensor)
+    producer = editor.producer.get(tensor)
     if producer is not None and (matmul := _biased_matmul(producer, editor)) is not None:
         return matmul
     return producer if producer is not None and producer.op_type in _WEIGHTED else None
@@ -235,7 +253,7 @@ def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:
     if add.op_type != "Add":
         return None
     for place in (0, 1):
-        matmul = editor.index.producer.get(add.input[place])
+        matmul = editor.producer.get(add.input[place])
         bias = editor.array(add.input[1 - place])
         if matmul is not None and matmul.op_type == "MatMul" and bias is not None and bias.ndim == 1:
             return matmul if _is_private(matmul.output[0], editor) else None
@@ -243,7 +261,7 @@ def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:
 
 
 def _is_private(tensor: str, editor: _Editor) -> bool:
-    return len(editor.index.uses.get(tensor, ())) == 1 and tensor not in editor.index.outputs
+    return len(editor.uses.get(tensor, ())) == 1 and tensor not in editor.outputs
 
 
 def _fold_backwards(node: NodeProto, affine: _Affine, editor: _Editor) -> tuple[str | None, str]:
@@ -254,7 +272,7 @@ def _fold_backwards(node: NodeProto, affine: _Affine, editor: _Editor) -> tuple[
         data, permutation = _through_transpose(read, editor)
         if data != read and not permutation:
             return None, "the axes of the Transpose before it are not known"
-    producer = editor.index.producer.get(data)
+    producer = editor.producer.get(data)
     layer = _layer_of(data, editor)
     if producer is None or layer is None:
         found = "the model's input" if producer is None else f"{producer.op_type} {producer.name!r}"
@@ -315,8 +333,8 @@ def _output_axis(layer: NodeProto) -> int:
 
 def _fold_forwards(node: NodeProto, affine: _Affine, editor: _Editor, why: str) -> tuple[str | None, str]:
     """Fold a BatchNormalization into every layer that reads it; return their names, or None and the reason."""
-    uses = editor.index.uses.get(node.output[0], ())
-    if not uses or node.output[0] in editor.index.outputs:
+    uses = list(editor.uses.get(node.output[0], ()))
+    if not uses or node.output[0] in editor.outputs:
         return None, why
     for use in uses:
         weight = editor.array(use.node.input[1]) if use.node.op_type in ("Conv", "Gemm") and use.place == 0 else None
@@ -329,13 +347,11 @@ def _fold_forwards(node: NodeProto, affine: _Affine, editor: _Editor, why: str) 
             attribute(use.node, key, value) != value for key, value in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
         ):
             return None, f"{why}, and {use.node.name!r}, which reads it, scales its input"
-    names = [use.node.name for use in uses]
-    for layer_name in names:
-        layer = next(other for other in editor.graph.node if other.name == layer_name)
+    layers = [use.node for use in uses]
+    for layer in layers:
         _fold_into_reader(layer, affine, editor)
-    source = next(other for other in editor.graph.node if other.name == node.name)
-    editor.drop(source, keep=source.input[0])
-    return ", ".join(names), ""
+    editor.drop(node, keep=node.input[0])
+    return ", ".join(layer.name for layer in layers), ""
 
 
 def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: _Editor) -> None:
