@@ -58,7 +58,7 @@ def test_with_labels(inputs):
     assert ours["peak_bytes"][0] >= ours["imported_bytes"][0] > 10_000_000
     assert peer["error"] == "no environment; --create-environments DIR makes it"
     document = (inputs / "int8.md").read_text()
-    assert "| resnet-export max | TensorRT | 2 of 2 |" in document
+    assert "| resnet-export max, effort 0 | TensorRT | 2 of 2 |" in document
     assert "- nncf default: no environment" in document
 
 
