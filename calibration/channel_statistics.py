@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from calibration.sampled_positions import sampled_positions
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
 
@@ -25,7 +25,7 @@ class ChannelStatistics:
 
     Attributes:
         max_abs: Largest |x| per channel, exact over all images, float64 [C].
-        values: Evenly strided values per channel, float32 [C, num_samples].
+        values: Evenly strided values per channel, image after image, float32 [C, num_samples].
     """
 
     max_abs: NDArray[np.float64]
@@ -69,9 +69,5 @@ def collect_channel_statistics(
 
 def _sampled(channels: Tensor, per_image: int) -> Tensor:
     """Return about `per_image` values per image of each channel, float32 [C, n * per_image], from [n, C, positions]."""
-    num_positions = channels.shape[2]
-    stride = max(1, num_positions // per_image)
-    while stride > 1 and math.gcd(stride, num_positions) != 1:  # visit all columns of the picture alike
-        stride -= 1
-    picked = channels[:, :, stride // 2 :: stride]
+    picked = channels[:, :, sampled_positions(channels.shape[2], per_image)]
     return np.ascontiguousarray(picked.transpose(1, 0, 2).reshape(channels.shape[1], -1))

@@ -102,10 +102,11 @@ def quantize(
     statistics = _statistics(model, groups, sample, dialect, open_runtime)
     groups = tuple(group for group in groups if any(name in statistics for name in group.tensors))
     factors = {group: equalizing_factors(group, statistics) for group in groups}
+    images = chain(sample, stream)
     equalized = scale_channels(model, factors).model
-    table = calibrate(equalized, chain(sample, stream), open_runtime=open_runtime, method=method, dialect=dialect)
-    alignment = _alignment(factors, statistics, table.ranges)
-    aligned = scale_channels(equalized, alignment).model
+    table = calibrate(equalized, images, open_runtime=open_runtime, method=method, dialect=dialect)
+    del equalized  # a second copy of all weights, not needed beside the third
+    aligned = scale_channels(model, _aligned(factors, statistics, table.ranges)).model
     plain = insert_qdq(aligned, table)
     refined = refine(
         aligned, plain.model, sample, open_runtime=open_exact, round_weights=effort > 1, track=track_layers
@@ -148,14 +149,14 @@ def _statistics(
     return collect_channel_statistics(model, tensors, sample, open_runtime=open_runtime)
 
 
-def _alignment(
+def _aligned(
     factors: Mapping[ChannelGroup, Factors],
     statistics: Mapping[str, ChannelStatistics],
     ranges: Mapping[str, TensorRange],
 ) -> dict[ChannelGroup, Factors]:
-    """Return the second, small factor of every group, from the statistics of the equalized model."""
-    alignment = {}
+    """Return every group's factors times the second, small ones, which the equalized model's statistics give."""
+    aligned = {}
     for group, scale in factors.items():
         equalized = {name: statistics[name].scaled(scale) for name in group.tensors if name in statistics}
-        alignment[group] = aligning_factors(group, equalized, ranges)
-    return alignment
+        aligned[group] = scale * aligning_factors(group, equalized, ranges)
+    return aligned
