@@ -6,7 +6,8 @@
 
 All tensors joined by the operators between form one group and carry one factor per channel: a chain Conv-Relu-Conv
 is a group of two tensors; a whole stage of a ResNet, tied by its residual Adds, is one group too. A group that any
-other operator, a graph input or a graph output touches cannot be scaled.
+other operator, a graph input or a graph output touches cannot be scaled, and neither can one whose factors would have
+to go into a constant that something else reads, that callers may replace, or that is not float32.
 
 Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721,
 section 4.1 (positive scaling equivariance), there for pairs of layers.
@@ -18,16 +19,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto
 
-from exporter.graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
+from exporter.graph import GraphIndex, all_tensor_types, array_from_initializer, attribute, index_graph
 
 _CHANNELWISE = frozenset(
-    ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Dropout")
+    (
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Identity",
+        "Dropout",
+    )
 )
-"""f(s x) = s f(x) for s > 0, channel by channel (ONNX operator definitions)."""
+"""f(s x) = s f(x) for s > 0, channel by channel (ONNX operator definitions; MaxPool pads with -inf, AveragePool with
+zeros, PRelu's slope is a constant here)."""
 
+_FLATTENING = frozenset(("Flatten", "Reshape", "Squeeze"))
 _SPATIAL_AXES = [2, 3]
+_SUBGRAPHS = frozenset((AttributeProto.GRAPH, AttributeProto.GRAPHS))
 
 Shape = tuple[int | None, ...]
 
@@ -57,22 +71,22 @@ def find_channel_groups(model: ModelProto) -> tuple[ChannelGroup, ...]:
     Args:
         model: Float32 model whose nodes all have names of their own.
     """
+    if any(part.type in _SUBGRAPHS for node in model.graph.node for part in node.attribute):
+        return ()  # the body of an If or a Loop reads tensors that its node does not name
     index = index_graph(model.graph)
-    types = tensor_types(model)
-    if not all(name in types for name in index.producer):
-        types = tensor_types(infer_shapes(model))
-    shapes = {name: _shape(kind) for name, kind in types.items()}
+    shapes = {name: _shape(kind) for name, kind in all_tensor_types(model).items()}
+    replaceable = {info.name for info in model.graph.input}
     links = _Links()
-    fixed: set[str] = {info.name for info in model.graph.input} | set(index.outputs)
+    fixed: set[str] = replaceable | set(index.outputs)
     producers: dict[str, str] = {}
     consumers: dict[str, list[str]] = defaultdict(list)
     for node in model.graph.node:
         data = [name for name in node.input if name and name not in index.initializer]
-        if _can_be_scaled(node, index):
+        if _can_be_scaled(node, index, replaceable):
             producers[node.output[0]] = node.name
             consumers[node.input[0]].append(node.name)
             links.add(node.output[0])
-        elif _passes_factors(node, data, shapes):
+        elif _passes_factors(node, data, shapes, index):
             links.join([*data, node.output[0]])
         else:
             fixed.update((*data, *node.output))
@@ -98,39 +112,58 @@ def _group(
     return ChannelGroup(tuple(tensors), made, read, num_channels)
 
 
-def _can_be_scaled(node: NodeProto, index: GraphIndex) -> bool:
+def _can_be_scaled(node: NodeProto, index: GraphIndex, replaceable: set[str]) -> bool:
     """Tell whether rows and columns of the node's constants can absorb factors."""
-    if node.op_type == "Gemm":
-        plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(
-            node, "transA", 0
-        )
-        if not plain or (len(node.input) > 2 and node.input[2] and len(index.initializer[node.input[2]].dims) != 1):
-            return False
-    elif node.op_type not in ("Conv", "BatchNormalization"):
+    if node.op_type not in ("Conv", "Gemm", "BatchNormalization") or node.input[0] in index.initializer:
         return False
-    constants = [name for name in node.input[1:] if name]
-    return node.input[0] not in index.initializer and all(
-        name in index.initializer and len(index.uses[name]) == 1 and name not in index.outputs for name in constants
+    for name in filter(None, node.input[1:]):
+        constant = index.initializer.get(name)
+        own = constant is not None and constant.data_type == TensorProto.FLOAT and len(index.uses[name]) == 1
+        if not own or name in index.outputs or name in replaceable:
+            return False
+    if node.op_type == "BatchNormalization":  # in training it measures mean and variance instead of reading them
+        return attribute(node, "training_mode", 0) == 0 and len(node.output) == 1
+    return node.op_type == "Conv" or _is_plain_gemm(node, index)
+
+
+def _is_plain_gemm(node: NodeProto, index: GraphIndex) -> bool:
+    """Tell whether a Gemm is x W + b with one bias per output."""
+    weight = index.initializer[node.input[1]]
+    num_outputs = weight.dims[0 if attribute(node, "transB", 0) else 1]
+    has_bias = len(node.input) > 2 and node.input[2] != ""
+    return (
+        attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
+        and not attribute(node, "transA", 0)
+        and (not has_bias or list(index.initializer[node.input[2]].dims) == [num_outputs])
     )
 
 
-def _passes_factors(node: NodeProto, data: list[str], shapes: Mapping[str, Shape]) -> bool:
+def _passes_factors(node: NodeProto, data: list[str], shapes: Mapping[str, Shape], index: GraphIndex) -> bool:
     """Tell whether factors on the node's data inputs come out as the same factors on its output."""
-    if any(len(shapes.get(name, ())) < 2 for name in (*data, node.output[0])):
+    if not data or any(len(shapes.get(name, ())) < 2 for name in (*data, node.output[0])):
         return False
     if node.op_type == "Add":
         return len(data) == 2 and shapes[data[0]][1:] == shapes[data[1]][1:] and None not in shapes[data[0]][1:]
+    if data != [node.input[0]] or len(node.output) != 1:
+        return False
     if node.op_type == "ReduceMean":
-        axes = attribute(node, "axes", None)
-        return axes is not None and sorted(axis % len(shapes[data[0]]) for axis in axes) == _SPATIAL_AXES
-    if node.op_type in ("Flatten", "Reshape"):
+        return _reduced_axes(node, len(shapes[data[0]]), index) == _SPATIAL_AXES
+    if node.op_type in _FLATTENING:
         before, after = shapes[data[0]], shapes[node.output[0]]
         return len(after) == 2 and after[1] is not None and after[1] == before[1] and set(before[2:]) <= {1}
-    return node.op_type in _CHANNELWISE and len(node.output) == 1
+    return node.op_type in _CHANNELWISE
 
 
-def _shape(kind: object) -> Shape:
-    dims = kind.tensor_type.shape.dim  # type: ignore[attr-defined]
+def _reduced_axes(node: NodeProto, rank: int, index: GraphIndex) -> list[int] | None:
+    """Return the axes of a reduction, an attribute before opset 18 and an input from then on; None where not known."""
+    axes = attribute(node, "axes")
+    if len(node.input) > 1 and node.input[1] in index.initializer:
+        axes = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    return None if axes is None else sorted(axis % rank for axis in axes)
+
+
+def _shape(kind: TypeProto) -> Shape:
+    dims = kind.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
 
 

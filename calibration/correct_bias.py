@@ -17,6 +17,7 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2 and appendix D (empiric
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,49 @@ from numpy.typing import NDArray
 Tensor = NDArray[np.float32]
 
 
-def image_means(difference: Tensor, channel_axis: int = 1) -> NDArray[np.float64]:
-    """Return the mean per image and channel, float64 [n, C], of float32 [n, ...] with C on `channel_axis`."""
-    others = tuple(axis for axis in range(1, difference.ndim) if axis != channel_axis % difference.ndim)
-    means: NDArray[np.float64] = difference.mean(axis=others, dtype=np.float64)
-    return means
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerDifference:
+    """What a layer's float output has and its quantized output lacks, over some images.
+
+    Attributes:
+        means: Mean of reference - quantized per image and channel, float64 [num_images, C].
+        num_positions: Values per image and channel.
+        signal: Sum of the squared reference.
+        noise: Sum of the squared difference.
+    """
+
+    means: NDArray[np.float64]
+    num_positions: int
+    signal: float
+    noise: float
+
+    def sqnr_db(self, added: NDArray[np.float64] | float = 0.0) -> float | None:
+        """Return signal to noise in dB, None where there is no noise or no signal.
+
+        Args:
+            added: What is added to each channel of the quantized output, float64 [C].
+        """
+        num_images, num_channels = self.means.shape
+        shift = np.broadcast_to(added, num_channels)
+        change = num_images * np.square(shift).sum() - 2.0 * np.vdot(self.means.sum(axis=0), shift)
+        noise = self.noise + self.num_positions * float(change)
+        return 10.0 * float(np.log10(self.signal / noise)) if self.signal > 0 and noise > 0 else None
+
+
+def layer_difference(
+    reference: Sequence[Tensor], quantized: Sequence[Tensor], channel_axis: int = 1
+) -> LayerDifference:
+    """Compare a layer's outputs, batch by batch: float32 [n, ...] with C on `channel_axis`, any n per batch."""
+    means, signal, noise = [], 0.0, 0.0
+    axis = channel_axis % reference[0].ndim
+    others = tuple(place for place in range(1, reference[0].ndim) if place != axis)
+    for true, test in zip(reference, quantized, strict=True):
+        difference = true - test
+        means.append(difference.mean(axis=others, dtype=np.float64))
+        signal += float(np.vdot(true, true))
+        noise += float(np.vdot(difference, difference))
+    first = reference[0]
+    return LayerDifference(np.concatenate(means), first[0].size // first.shape[axis], signal, noise)
 
 
 def bias_correction(means: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -47,12 +86,3 @@ def bias_correction(means: NDArray[np.float64]) -> NDArray[np.float64]:
         kept = np.where(power > 0, np.maximum(0.0, 1.0 - chance / power), 0.0)
     correction: NDArray[np.float64] = mean * kept
     return correction
-
-
-def mean_difference(
-    reference: Sequence[Tensor], quantized: Sequence[Tensor], channel_axis: int = 1
-) -> NDArray[np.float64]:
-    """Return `image_means(reference - quantized)` over all batches, float64 [num_images, C]."""
-    return np.concatenate(
-        [image_means(true - test, channel_axis) for true, test in zip(reference, quantized, strict=True)]
-    )

@@ -20,16 +20,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.channel_groups import ChannelGroup
-from exporter.graph import (
-    PassResult,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    initializer_from_array,
-)
+from exporter.graph import PassResult, array_from_initializer, attribute, copy_model, initializer_from_array
 
 MAX_FACTOR = 64.0
 """No channel is scaled by more: one that small carries next to nothing, and its range is known from few values."""
@@ -72,65 +66,46 @@ def scale_channels(model: ModelProto, factors: Mapping[ChannelGroup, Factors]) -
         factors: Group to factors, float64 [num_channels], > 0.
     """
     result = copy_model(model)
-    nodes = {node.name: node for node in result.graph.node}
-    arrays = _Constants(result.graph)
-    for group, scale in factors.items():
-        for name in group.producers:
-            _scale_rows(nodes[name], arrays, scale)
-        for name in group.consumers:
-            _divide_columns(nodes[name], arrays, scale)
-    arrays.store()
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    rows = {name: scale for group, scale in factors.items() for name in group.producers}
+    columns = {name: scale for group, scale in factors.items() for name in group.consumers}
+    for node in result.graph.node:
+        if node.name in rows or node.name in columns:
+            _scale_node(node, constants, rows.get(node.name), columns.get(node.name))
     return PassResult(result, len(factors))
 
 
-class _Constants:
-    """Float64 working copies of constants: a weight between two groups is scaled twice and rounded once."""
+def _scale_node(
+    node: NodeProto, constants: Mapping[str, TensorProto], rows: Factors | None, columns: Factors | None
+) -> None:
+    """Multiply output channel o by rows[o] and let the node read input channel i times columns[i], in place.
 
-    def __init__(self, graph: GraphProto) -> None:
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._arrays: dict[str, NDArray[np.float64]] = {}
-
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        if name not in self._arrays:
-            self._arrays[name] = array_from_initializer(self._tensors[name]).astype(np.float64)
-        return self._arrays[name]
-
-    def store(self) -> None:
-        """Write every changed array back as float32."""
-        for name, array in self._arrays.items():
-            self._tensors[name].CopyFrom(initializer_from_array(name, array.astype(np.float32)))
-
-
-def _scale_rows(node: NodeProto, constants: _Constants, scale: Factors) -> None:
-    """Multiply output channel c by scale[c], in place."""
-    if node.op_type == "BatchNormalization":
-        constants[node.input[1]][...] *= scale
+    A weight between two groups is multiplied once, in float64, and rounded once.
+    """
+    one = np.ones(1)
+    rows, columns = one if rows is None else rows, one if columns is None else columns
+    if node.op_type == "BatchNormalization":  # scale (x - mean) / std + bias
+        _multiply(constants[node.input[1]], rows / columns)
+        _multiply(constants[node.input[3]], columns)
     else:
         weight = constants[node.input[1]]
-        weight *= _along(scale, weight.ndim, _output_axis(node))
+        _multiply(weight, _weight_factors(node, tuple(weight.dims), rows, columns))
     if len(node.input) > 2 and node.input[2]:
-        constants[node.input[2]][...] *= scale
+        _multiply(constants[node.input[2]], rows)
 
 
-def _divide_columns(node: NodeProto, constants: _Constants, scale: Factors) -> None:
-    """Let the node read channel c times scale[c] and give what it gave before, in place."""
-    weight = constants[node.input[1]]
-    if node.op_type == "BatchNormalization":  # scale (x - mean) / std: divide the scale, multiply the mean
-        weight /= scale
-        constants[node.input[3]][...] *= scale
-    elif node.op_type == "Gemm":
-        weight /= _along(scale, weight.ndim, 1 - _output_axis(node))
-    else:  # Conv [O, I / groups, kH, kW]: output o reads the inputs of its group
-        num_groups = attribute(node, "group", 1)
-        grouped = weight.reshape(num_groups, -1, *weight.shape[1:])
-        grouped /= scale.reshape(num_groups, 1, -1, *[1] * (weight.ndim - 2))
+def _weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, columns: Factors) -> Factors:
+    """Return rows[o] / columns[i] in a shape that multiplies the weight of a Conv or Gemm."""
+    if node.op_type == "Gemm":  # [O, I] if transposed, else [I, O]
+        transposed = attribute(node, "transB", 0) == 1
+        return rows[:, np.newaxis] / columns if transposed else rows / columns[:, np.newaxis]
+    num_groups = attribute(node, "group", 1)  # [O, I / groups, kH, kW]: output o reads the inputs of its group
+    read = columns.reshape(num_groups, -1) if len(columns) > 1 else columns.reshape(1, 1)
+    per_output = np.repeat(read, shape[0] // len(read), axis=0)
+    return (rows[:, np.newaxis] / per_output).reshape(shape[0], -1, *[1] * (len(shape) - 2))
 
 
-def _output_axis(node: NodeProto) -> int:
-    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) == 1 else 1
-
-
-def _along(scale: Factors, ndim: int, axis: int) -> Factors:
-    shape = [1] * ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
+def _multiply(tensor: TensorProto, factors: Factors) -> None:
+    """Multiply a constant by what broadcasts to it, in place."""
+    values = array_from_initializer(tensor) * factors
+    tensor.CopyFrom(initializer_from_array(tensor.name, values.astype(np.float32)))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto
 
-from exporter.graph import array_from_initializer, index_graph, initializer_from_array
-
-_INT32 = np.iinfo(np.int32)
+from calibration.quantize_bias import BIAS_QMAX
+from exporter.graph import array_from_initializer, attribute, index_graph, initializer_from_array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,21 +43,20 @@ class AppliedBias:
 class LayerConstants:
     """The constants of a Q/DQ graph, edited in place.
 
-    A constant that several nodes read is never edited: the change would reach the others too.
+    A constant that something else reads too is never edited: the change would reach it as well.
     """
 
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._index = index_graph(graph)
-        self._num_uses = Counter(name for node in graph.node for name in node.input)
 
     def weight(self, node: NodeProto) -> WeightLevels | None:
         """Return the weight of a layer, or None where it is shared or not stored as INT8 with a scale per channel."""
         dequantize = self._index.producer[node.input[1]]
         name = dequantize.input[0]
         tensor, scale = self._tensors[name], array_from_initializer(self._tensors[dequantize.input[1]])
-        shared = self._num_uses[node.input[1]] > 1 or self._num_uses[name] > 1
+        shared = self._is_shared(node.input[1]) or self._is_shared(name)
         if shared or tensor.data_type != TensorProto.INT8 or scale.ndim != 1:
             return None
         return WeightLevels(name, array_from_initializer(tensor), scale)
@@ -74,15 +71,28 @@ class LayerConstants:
         if node.op_type == "MatMul":
             name = self._added_constant(node, len(wanted))
             return nothing if name is None else AppliedBias(self._add_float(name, wanted), in_layer=False)
+        if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
+            return nothing
         if len(node.input) < 3 or not node.input[2]:
             return AppliedBias(self._new_bias(node, wanted), in_layer=True)
         name = node.input[2]
-        if self._num_uses[name] > 1:
+        if self._is_own(name, len(wanted), TensorProto.FLOAT):
+            return AppliedBias(self._add_float(name, wanted), in_layer=True)
+        dequantize = self._index.producer.get(name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear" or self._is_shared(name):
             return nothing
-        if name in self._tensors:
-            shape_fits = list(self._tensors[name].dims) == [len(wanted)]
-            return AppliedBias(self._add_float(name, wanted), in_layer=True) if shape_fits else nothing
-        return AppliedBias(self._add_integer(self._index.producer[name], wanted), in_layer=True)
+        if not self._is_own(dequantize.input[0], len(wanted), TensorProto.INT32):
+            return nothing
+        return AppliedBias(self._add_integer(dequantize, wanted), in_layer=True)
+
+    def _is_shared(self, name: str) -> bool:
+        return len(self._index.uses.get(name, ())) > 1 or name in self._index.outputs
+
+    def _is_own(self, name: str, num_channels: int, data_type: int) -> bool:
+        """Tell whether `name` is a constant [num_channels] of that type which nothing else reads."""
+        tensor = self._tensors.get(name)
+        fits = tensor is not None and tensor.data_type == data_type and list(tensor.dims) == [num_channels]
+        return fits and not self._is_shared(name)
 
     def _add_float(self, name: str, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
         before = array_from_initializer(self._tensors[name])
@@ -92,23 +102,24 @@ class LayerConstants:
         return applied
 
     def _add_integer(self, dequantize: NodeProto, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add whole steps to an INT32 bias behind its DequantizeLinear."""
+        """Add whole steps to an INT32 bias behind its DequantizeLinear, as far as `quantize_bias` lets it go."""
         name = dequantize.input[0]
         scale = array_from_initializer(self._tensors[dequantize.input[1]]).astype(np.float64)
         before = array_from_initializer(self._tensors[name]).astype(np.int64)
-        after = np.clip(before + np.rint(wanted / scale).astype(np.int64), _INT32.min, _INT32.max)
+        steps = np.clip(np.rint(wanted / scale), -2 * BIAS_QMAX, 2 * BIAS_QMAX).astype(np.int64)
+        after = np.clip(before + steps, -BIAS_QMAX, BIAS_QMAX)
         self._tensors[name].CopyFrom(initializer_from_array(name, after.astype(np.int32)))
         applied: NDArray[np.float64] = (after - before) * scale
         return applied
 
     def _new_bias(self, node: NodeProto, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Give the node a float bias, in either dialect: ONNX Runtime makes it INT32 itself when it fuses the node."""
         name = f"{node.name}.bias"
         while name in self._tensors or name in self._index.producer:
             name += "_corrected"
         values = wanted.astype(np.float32)
         self._graph.initializer.append(initializer_from_array(name, values))
         self._tensors[name] = self._graph.initializer[-1]
-        self._num_uses[name] = 1
         del node.input[2:]
         node.input.append(name)
         applied: NDArray[np.float64] = values.astype(np.float64)
@@ -120,5 +131,4 @@ class LayerConstants:
         if len(uses) != 1 or uses[0].node.op_type != "Add" or node.output[0] in self._index.outputs:
             return None
         name = uses[0].node.input[1 - uses[0].place]
-        fits = name in self._tensors and list(self._tensors[name].dims) == [num_channels]
-        return name if fits and self._num_uses[name] == 1 else None
+        return name if self._is_own(name, num_channels, TensorProto.FLOAT) else None

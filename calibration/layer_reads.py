@@ -2,6 +2,8 @@
 
     Conv:  output[n, o, y, x] = sum_k W[o, k] rows[(n, y, x), k] + b[o],   k runs over (channel of the group, ky, kx)
 
+A Conv has two spatial axes and explicit pads here (`has_rows`).
+
 Source: ONNX operators Conv, Gemm, MatMul.
 """
 
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from calibration.sampled_positions import sampled_positions
 from exporter.graph import attribute
 
 Tensor = NDArray[np.float32]
@@ -21,31 +24,37 @@ MAX_ROWS = 8192
 """Rows that enter one layer's Hessian: for the widest ResNet layer (K = 4608) nearly two per column."""
 
 
+def has_rows(node: NodeProto, weight_ndim: int) -> bool:
+    """Tell whether this module knows what the node reads; `weight_ndim` is the number of its weight's axes."""
+    return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
+
+
 def hessians(node: NodeProto, inputs: Sequence[Tensor], kernel_shape: Sequence[int]) -> NDArray[np.float64]:
     """Return x x^T summed over sampled rows, float64 [groups, K, K].
 
     Args:
         node: Conv, Gemm or MatMul.
-        inputs: What it reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else.
+        inputs: What it reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else; at least one image.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
     """
-    num_images = sum(len(batch) for batch in inputs)
-    total: NDArray[np.float64] | None = None
-    for batch in inputs:
-        for image in batch:
-            rows = _rows(node, image, kernel_shape)
-            stride = max(1, rows.shape[1] * num_images // MAX_ROWS)
-            sampled = rows[:, stride // 2 :: stride]
-            product = np.matmul(sampled.transpose(0, 2, 1), sampled).astype(np.float64)
-            total = product if total is None else total + product
-    assert total is not None  # PairedWalk refuses an empty list of images
+    per_image = max(1, MAX_ROWS // sum(len(batch) for batch in inputs))
+    products = (_product(_rows(node, image, kernel_shape, per_image)) for batch in inputs for image in batch)
+    total = next(products).astype(np.float64)
+    for product in products:
+        total += product
     return total
 
 
-def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> Tensor:
-    """Return the rows of one image, float32 [groups, positions, K]."""
+def _product(rows: Tensor) -> Tensor:
+    product: Tensor = np.matmul(rows.transpose(0, 2, 1), rows)
+    return product
+
+
+def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int) -> Tensor:
+    """Return about `wanted` rows of one image, float32 [groups, positions, K]."""
     if node.op_type != "Conv":
-        return image.reshape(1, -1, image.shape[-1])
+        rows = image.reshape(1, -1, image.shape[-1])
+        return rows[:, sampled_positions(rows.shape[1], wanted)]
     strides = attribute(node, "strides", [1, 1])
     dilations = attribute(node, "dilations", [1, 1])
     top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
@@ -54,10 +63,12 @@ def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> Tensor
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
     windows = windows[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
     channels, height, width = windows.shape[:3]
+    places = np.arange(height * width)[sampled_positions(height * width, wanted)]
+    picked = windows[:, places // width, places % width]
     groups = attribute(node, "group", 1)
-    grouped = windows.reshape(groups, channels // groups, height, width, *kernel_shape)
-    rows: Tensor = grouped.transpose(0, 2, 3, 1, 4, 5).reshape(groups, height * width, -1)
-    return rows
+    grouped = picked.reshape(groups, channels // groups, len(places), *kernel_shape)
+    chosen: Tensor = grouped.transpose(0, 2, 1, 3, 4).reshape(groups, len(places), -1)
+    return chosen
 
 
 def weight_rows(node: NodeProto, weight: NDArray[np.floating]) -> NDArray[np.floating]:

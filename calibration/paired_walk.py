@@ -7,16 +7,17 @@ every layer, each piece runs as a model of its own, and only the tensors that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from calibration.errors import CalibrationError
-from exporter.graph import infer_shapes, tensor_types
+from exporter.graph import all_tensor_types
 from runtimes.protocol import Runtime
 
 Tensor = NDArray[np.float32]
@@ -27,7 +28,7 @@ WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """One quantized layer on both sides, batch by batch.
+    """One quantized layer on both sides, batch by batch; its arrays are there until the walk goes on.
 
     Attributes:
         node: The layer in the quantized graph; its constants may be edited in place (see `PairedWalk.model`).
@@ -78,6 +79,7 @@ class PairedWalk:
                 f"got {len(images)} batches and {len(names)} quantized layers, expected some of each"
             )
         self.model = quantized
+        self._started = False
         self._names = names
         self._open = open_runtime
         self._reference = _side(reference, names, images)
@@ -88,7 +90,14 @@ class PairedWalk:
         return len(self._names)
 
     def __iter__(self) -> Iterator[Layer]:
-        """Give the layers in graph order; each is brought up to date with the edits of those before."""
+        """Give the layers in graph order, once; each is brought up to date with the edits of those before.
+
+        Raises:
+            CalibrationError: If the two models differ in order, or the walk has been gone already.
+        """
+        if self._started:
+            raise CalibrationError("this walk has been gone already; make a new PairedWalk")
+        self._started = True
         for place, name in enumerate(self._names):
             reference = _last(self._reference.pieces[place], name)
             node = _last(self._quantized.pieces[place], name)
@@ -106,6 +115,7 @@ class PairedWalk:
                 values[node.output[0]] = output
             for side in (self._reference, self._quantized):
                 _forget(side, place)
+            layer.inputs, layer.reference, layer.outputs = [], [], []  # whoever holds the layer holds no tensors
 
     def rerun(self, layer: Layer) -> list[Tensor]:
         """Return the layer's outputs with its constants as they are now."""
@@ -128,10 +138,9 @@ class PairedWalk:
 
 def quantized_layers(model: ModelProto) -> tuple[str, ...]:
     """Return the names of the Conv, Gemm and MatMul nodes whose weight is stored as integers, in graph order."""
+    constants = {tensor.name for tensor in model.graph.initializer}
     dequantized = {
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in {tensor.name for tensor in model.graph.initializer}
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
     return tuple(
         node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS and node.input[1] in dequantized
@@ -194,10 +203,7 @@ class _PieceMaker:
     def __init__(self, model: ModelProto, constants: Mapping[str, NodeProto]) -> None:
         self._model = model
         self._constants = constants
-        typed = tensor_types(model)
-        if not all(name in typed for node in model.graph.node for name in node.output if name):
-            typed = tensor_types(infer_shapes(model))
-        self._types = typed
+        self._types = all_tensor_types(model)
 
     def __call__(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> ModelProto:
         """Return a model of `nodes` and the constants they read, with the given outputs."""
@@ -232,28 +238,32 @@ def live_bytes_per_image(model: ModelProto) -> int:
     """Return the most bytes that the walk keeps of one image, both sides together.
 
     Args:
-        model: The float32 model, its shapes inferred with a symbolic batch axis.
+        model: The float32 model; only its batch axis may be symbolic.
 
     Raises:
-        CalibrationError: If a shape is not known.
+        CalibrationError: If the size of a tensor is not known.
     """
-    types = tensor_types(model)
-    sizes = {}
-    for name, kind in types.items():
-        dims = kind.tensor_type.shape.dim
-        sizes[name] = (
-            4 * int(np.prod([dim.dim_value for dim in dims[1:]]))
-            if kind.tensor_type.elem_type == TensorProto.FLOAT
-            else 0
-        )
+    sizes = {name: _bytes_per_image(kind) for name, kind in all_tensor_types(model).items()}
     last_use = {name: place for place, node in enumerate(model.graph.node) for name in node.input}
-    live: dict[str, int] = {model.graph.input[0].name: sizes[model.graph.input[0].name]}
+    live = {info.name: sizes[info.name] for info in model.graph.input if info.name in last_use}
     most = 0
     for place, node in enumerate(model.graph.node):
-        if unknown := [name for name in node.output if name and sizes.get(name, 0) <= 0 and name in last_use]:
-            raise CalibrationError(f"the size of tensor {unknown[0]!r} is not known")
         live.update((name, sizes.get(name, 0)) for name in node.output if name)
+        if unknown := [name for name, size in live.items() if size == 0]:
+            raise CalibrationError(
+                f"the size of tensor {unknown[0]!r} is not known; export with a fixed input size, only the batch axis "
+                "may be symbolic"
+            )
         most = max(most, sum(live.values()))
         for name in [name for name in live if last_use.get(name, -1) <= place]:
             del live[name]
     return 2 * most
+
+
+def _bytes_per_image(kind: TypeProto) -> int:
+    """Return the bytes of a tensor along all axes but the first, 0 where these are not known."""
+    tensor = kind.tensor_type
+    if not tensor.HasField("shape"):
+        return 0
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    return int(itemsize * math.prod(dim.dim_value for dim in tensor.shape.dim[1:]))

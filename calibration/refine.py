@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.correct_bias import bias_correction, mean_difference
+from calibration.correct_bias import LayerDifference, bias_correction, layer_difference
 from calibration.effort import Effort
 from calibration.layer_constants import LayerConstants
-from calibration.layer_reads import hessians, weight_from_rows, weight_rows
+from calibration.layer_reads import has_rows, hessians, weight_from_rows, weight_rows
 from calibration.paired_walk import Layer, OpenRuntime, PairedWalk, Tensor
 from calibration.round_weights import round_by_hessian
-from exporter.graph import array_from_initializer, attribute, copy_model
+from exporter.graph import array_from_initializer, copy_model
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -84,46 +84,45 @@ def refine(
     walk = PairedWalk(reference, result, images, open_runtime=open_runtime)
     done: list[LayerRefinement] = []
     for layer in walk if track is None else track(walk, len(walk)):
-        before = _sqnr_db(layer)
-        num_rounded = 0
+        axis = -1 if layer.node.op_type == "MatMul" else 1
+        difference = layer_difference(layer.reference, layer.outputs, axis)
+        before, num_rounded, largest = difference.sqnr_db(), 0, 0.0
         if effort.round_weights:
             weight = array_from_initializer(float_weights[layer.float_node.input[1]])
             num_rounded = _round(layer, weight, constants)
             if num_rounded:
                 layer.outputs = walk.rerun(layer)
-        largest = _correct(layer, constants) if effort.correct_biases else 0.0
-        done.append(LayerRefinement(layer.node.name, before, _sqnr_db(layer), largest, num_rounded))
+                difference = layer_difference(layer.reference, layer.outputs, axis)
+        if effort.correct_biases:
+            largest, after = _correct(layer, difference, constants, axis)
+        else:
+            after = difference.sqnr_db()
+        done.append(LayerRefinement(layer.node.name, before, after, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
 
-def _correct(layer: Layer, constants: LayerConstants) -> float:
-    """Correct the layer's bias, in place; return the largest |change|."""
-    axis = -1 if layer.node.op_type == "MatMul" else 1
-    wanted = bias_correction(mean_difference(layer.reference, layer.outputs, axis))
-    applied = constants.add_to_bias(layer.node, wanted)
+def _correct(
+    layer: Layer, difference: LayerDifference, constants: LayerConstants, axis: int
+) -> tuple[float, float | None]:
+    """Correct the layer's bias, in place; return the largest |change| and the SQNR behind it in dB."""
+    applied = constants.add_to_bias(layer.node, bias_correction(difference.means))
     if applied.in_layer:
-        layer.outputs = [batch + _along_channels(applied.values, batch.ndim, axis) for batch in layer.outputs]
-    return float(np.abs(applied.values).max())
+        _add(layer.outputs, applied.values, axis)
+    return float(np.abs(applied.values).max()), difference.sqnr_db(applied.values if applied.in_layer else 0.0)
 
 
-def _sqnr_db(layer: Layer) -> float | None:
-    signal = sum(float(np.vdot(batch, batch)) for batch in layer.reference)
-    noise = sum(
-        float(np.sum(np.square(true - test))) for true, test in zip(layer.reference, layer.outputs, strict=True)
-    )
-    return 10.0 * float(np.log10(signal / noise)) if signal > 0 and noise > 0 else None
-
-
-def _along_channels(values: NDArray[np.float64], ndim: int, axis: int) -> Tensor:
-    shape = [1] * ndim
-    shape[axis] = -1
-    return values.astype(np.float32).reshape(shape)
+def _add(batches: Sequence[Tensor], values: NDArray[np.float64], axis: int) -> None:
+    """Add values[c] to channel c of every batch, in place."""
+    for batch in batches:
+        shape = [1] * batch.ndim
+        shape[axis] = -1
+        batch += values.astype(np.float32).reshape(shape)
 
 
 def _round(layer: Layer, weight: NDArray[np.float32], constants: LayerConstants) -> int:
     """Round the layer's weight by second-order information, in place; return how many levels changed."""
     old = constants.weight(layer.node)
-    if old is None or attribute(layer.node, "auto_pad", b"NOTSET") != b"NOTSET":
+    if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
     rows = weight_rows(layer.node, weight)
     steps = old.scale.reshape(rows.shape[:2])

@@ -165,6 +165,17 @@ def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
     return {info.name: info.type for infos in (graph.input, graph.value_info, graph.output) for info in infos}
 
 
+def all_tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the type of every tensor, inferred where the model does not declare them all.
+
+    Inference copies all weights several times; a traced model needs none.
+    """
+    types = tensor_types(model)
+    if all(name in types for node in model.graph.node for name in node.output if name):
+        return types
+    return tensor_types(infer_shapes(model))
+
+
 def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """Return a copy in which `tensors` are graph outputs too, in the order given."""
     names = tuple(tensors)
