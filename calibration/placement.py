@@ -7,13 +7,17 @@ The rules, in the dialect that TensorRT 8.6 to 11 and ONNX Runtime both read:
    shortcut it is the tensor that the block's first convolution reads too: one pair serves both.
 3. Nothing else: no Q/DQ after a weighted layer (it would break Conv+Add+ReLU), none on bias, pools or outputs.
 
+Nodes named in `keep_float` get none of it, as if rule 1 or 2 did not know them. An Add whose main path's convolution
+stays in float has no INT8 kernel to fuse with: then its shortcut stays exact too.
+
 Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ placement recommendations.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -21,6 +25,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from calibration.errors import PlacementError
 from calibration.residual import ResidualAdd, find_residual_adds
 from exporter.graph import GraphIndex, attribute, index_graph
+
+KEPT = "kept in float: the accuracy budget"
+"""Why a node named in `keep_float` is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +88,21 @@ class Placement:
     same_range: Mapping[str, str] = field(default_factory=dict)
 
 
-def place_qdq(model: ModelProto) -> Placement:
+def place_qdq(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
 
+    Args:
+        model: The folded float model.
+        keep_float: Names of nodes that stay in float; naming a node that nothing quantizes changes nothing.
+
     Raises:
-        PlacementError: If two nodes share a name or a node has none: readers are told apart by it.
+        PlacementError: If two nodes share a name or a node has none: readers are told apart by it. Or if no node has
+            a name of `keep_float`.
     """
     check_node_names(model.graph)
     graph_inputs = {info.name for info in model.graph.input}
     index = index_graph(model.graph)
+    kept = kept_nodes(model.graph, index, keep_float)
     residuals = find_residual_adds(model)
     shortcuts = {add.name: add for add in residuals.matched}
     activations: dict[str, list[Reader]] = {}
@@ -97,17 +110,21 @@ def place_qdq(model: ModelProto) -> Placement:
     skipped = list(residuals.skipped)
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            if reason := why_not_quantized(node, index, graph_inputs):
+            if reason := why_not_quantized(node, index, graph_inputs) or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
                 continue
             activations.setdefault(node.input[0], []).append(Reader(node.name, 0))
             weights[node.input[1]] = QuantizedWeight(node.input[1], output_channel_axis(node))
         elif add := shortcuts.get(node.name):
+            if reason := why_add_stays_float(add, index, kept):
+                skipped.append(f"{node.name}: {reason}")
+                del shortcuts[node.name]
+                continue
             activations.setdefault(add.shortcut, []).append(Reader(node.name, add.shortcut_index))
     return Placement(
         activations={name: tuple(readers) for name, readers in activations.items()},
         weights=tuple(weights.values()),
-        residual_adds=residuals.matched,
+        residual_adds=tuple(shortcuts.values()),
         num_adds=len(residuals.matched) + len(residuals.skipped),
         skipped=tuple(skipped),
     )
@@ -121,6 +138,31 @@ def check_node_names(graph: GraphProto) -> None:
             f"{names[bad[0]]} nodes are called {bad[0]!r}, expected a name of its own for each; name them before "
             "placing Q/DQ"
         )
+
+
+def kept_nodes(graph: GraphProto, index: GraphIndex, keep_float: Collection[str]) -> dict[str, str]:
+    """Return name to reason of every node that stays in float on demand: those named, and those sharing their weights.
+
+    Raises:
+        PlacementError: If no node has one of the names.
+    """
+    names = [node.name for node in graph.node]
+    if unknown := sorted(set(keep_float) - set(names)):
+        near = difflib.get_close_matches(unknown[0], names, n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise PlacementError(f"keep_float: got {unknown[0]!r}, expected the name of a node of the model{hint}")
+    kept = dict.fromkeys(keep_float, KEPT)
+    for node in graph.node:
+        if node.name in keep_float and node.op_type in ("Conv", "Gemm"):
+            for use in index.uses[node.input[1]]:
+                kept.setdefault(use.node.name, f"its weight is that of {node.name}, which is {KEPT}")
+    return kept
+
+
+def why_add_stays_float(add: ResidualAdd, index: GraphIndex, kept: Mapping[str, str]) -> str:
+    """Return why a residual Add must stay in float because of `kept_nodes`, or an empty string."""
+    main = index.producer[add.main].name
+    return kept.get(add.name) or (f"the convolution of its main path, {main}, is {KEPT}" if main in kept else "")
 
 
 def output_channel_axis(node: NodeProto) -> int:
