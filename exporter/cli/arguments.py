@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calibration.budget import AccuracyBudget
 from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
-from exporter.cli.option_types import batch_range, positive, resize, rgb
+from exporter.cli.option_types import batch_range, percentage_points, positive, resize, rgb, share
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import MODEL_NAMES
 from exporter.target import TARGETS, Target, target_from_name
@@ -43,6 +44,8 @@ class ExportOptions:
     rtx: bool
     val: Path | None
     num_val: int | None
+    max_top1_drop: float | None
+    min_agreement: float | None
     output: Path
     force: bool
     json: bool
@@ -53,6 +56,13 @@ class ExportOptions:
     def precision(self) -> str:
         """The lowest precision asked for: "int8", "fp16" or "fp32"."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+
+    @property
+    def budget(self) -> AccuracyBudget | None:
+        """What INT8 must keep, or None where nothing was asked for."""
+        if self.max_top1_drop is None and self.min_agreement is None:
+            return None
+        return AccuracyBudget(self.max_top1_drop, self.min_agreement)
 
     def to_json(self) -> dict[str, Any]:
         """Return what decided the result: every option but those that only change what is printed."""
@@ -69,7 +79,8 @@ _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
 
 MODEL is one of: {models}.
-Other verbs: resnet-export build BUNDLE (TensorRT engine), resnet-export doctor (what this machine can do).
+Other verbs: resnet-export build BUNDLE (TensorRT engine), resnet-export sensitivity BUNDLE (which blocks cost INT8 its
+accuracy), resnet-export doctor (what this machine can do).
 """
 
 _EPILOG = """\
@@ -78,7 +89,8 @@ examples:
   resnet-export resnet18 --weights finetuned.pth --labels labels.txt --int8 --calib data/ --target jetpack6
   resnet-export resnet50 --weights random --fp16
 
-exit codes: 0 done, 1 the export does not answer like PyTorch, 2 wrong use or bad input, 130 interrupted
+exit codes: 0 done, 1 the export does not answer like PyTorch or misses its accuracy budget, 2 wrong use or bad input,
+130 interrupted
 """
 
 
@@ -97,6 +109,13 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
         parser.error(
             f"--target {arguments.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
             "bias); leave out --engine, or choose a TensorRT target"
+        )
+    if (arguments.max_top1_drop, arguments.min_agreement) != (None, None) and not arguments.int8:
+        parser.error("--max-top1-drop and --min-agreement are budgets of INT8; give --int8 --calib DIR too")
+    if arguments.max_top1_drop is not None and arguments.val is None:
+        parser.error(
+            "--max-top1-drop needs --val DIR with labelled images, one folder per class; without labels, "
+            "--min-agreement SHARE compares INT8 with FP32 on images held out of --calib"
         )
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
@@ -186,6 +205,18 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
     )
     group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
+    group.add_argument(
+        "--max-top1-drop",
+        type=percentage_points,
+        metavar="PP",
+        help="INT8 may lose so many percentage points of top-1 on --val: the worst layers stay in float until it holds",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=share,
+        metavar="SHARE",
+        help="the same without labels: share of images on which INT8 must answer as FP32 does, such as 0.99",
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
     from calibration.quantize_model import QuantizationResult
+    from exporter.cli.accuracy_budget import BudgetOutcome
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
 
@@ -50,6 +51,7 @@ class Artefacts:
     check: CheckReport
     float16: Any | None
     int8: QuantizationResult | None
+    budget: BudgetOutcome | None = None
 
 
 def run_export(options: ExportOptions) -> None:
@@ -57,7 +59,8 @@ def run_export(options: ExportOptions) -> None:
 
     Raises:
         ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
-        ExportCheckError: The export does not answer like PyTorch; nothing was written.
+        ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
+            written.
     """
     check_model_name(options.model)
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
@@ -74,7 +77,7 @@ def run_export(options: ExportOptions) -> None:
     _tell_loaded(loaded, terminal)
     classes = _class_indices(options, images, loaded, terminal)
     golden = _golden_inputs(images, loaded.preprocessing)
-    artefacts = _export(options, loaded, images, golden, terminal)
+    artefacts = _export(options, loaded, images, classes, golden, terminal)
 
     from exporter.cli.measure import measure
     from exporter.cli.write_bundle import write_bundle
@@ -226,6 +229,7 @@ def _export(
     options: ExportOptions,
     loaded: LoadedModel,
     images: ChosenImages,
+    classes: ClassIndex | None,
     golden: NDArray[np.float32],
     terminal: Terminal,
 ) -> Artefacts:
@@ -246,8 +250,10 @@ def _export(
         f"at largest |logit| {check.max_abs_logit:.3g}, batch {', '.join(map(str, check.batch_sizes))}"
     )
     float16 = _float16(exported, golden, terminal) if options.fp16 else None
-    int8 = quantize_images(options, exported, images, terminal) if options.int8 else None
-    return Artefacts(exported, check, float16, int8)
+    if not options.int8:
+        return Artefacts(exported, check, float16, None)
+    int8, budget = quantize_images(options, exported, images, classes, terminal)
+    return Artefacts(exported, check, float16, int8, budget)
 
 
 def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
