@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnx import ModelProto
 
 from calibration.dialect import Dialect
@@ -9,10 +11,11 @@ from calibration.onnxruntime_placement import place_for_onnxruntime
 from calibration.placement import Placement, place_qdq
 
 
-def place(model: ModelProto, dialect: Dialect) -> Placement:
-    """Return where Q/DQ goes in a folded float model.
+def place(model: ModelProto, dialect: Dialect, keep_float: Collection[str] = ()) -> Placement:
+    """Return where Q/DQ goes in a folded float model, the nodes of `keep_float` left as they are.
 
     Raises:
-        PlacementError: If two nodes share a name or a node has none.
+        PlacementError: If two nodes share a name or a node has none, or no node has a name of `keep_float`.
     """
-    return place_for_onnxruntime(model) if dialect is Dialect.ONNXRUNTIME else place_qdq(model)
+    by_rules = place_for_onnxruntime if dialect is Dialect.ONNXRUNTIME else place_qdq
+    return by_rules(model, keep_float)

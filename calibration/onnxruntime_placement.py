@@ -14,6 +14,9 @@ layer always gets its pairs; another node only if a node that runs in integers r
 would lose accuracy and gain nothing. Outputs of the graph are never rounded: a Gemm there adds in integers and
 gives float logits, a Conv there stays in float.
 
+Nodes named in `keep_float` do not run in integers, nor does a residual Add whose main path ends in one: it would round
+what was just computed in float.
+
 Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc (the
 operators) and qdq_selectors.cc (the conditions); the kernels that come of it are counted in
 tests/calibration/test_onnxruntime_kernels.py.
@@ -21,7 +24,7 @@ tests/calibration/test_onnxruntime_kernels.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
@@ -31,7 +34,9 @@ from calibration.placement import (
     QuantizedWeight,
     Reader,
     check_node_names,
+    kept_nodes,
     output_channel_axis,
+    why_add_stays_float,
     why_not_quantized,
 )
 from calibration.residual import find_residual_adds
@@ -46,18 +51,24 @@ SAME_RANGE_OPS = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squee
 _ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
 
 
-def place_for_onnxruntime(model: ModelProto) -> Placement:
+def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
 
+    Args:
+        model: The folded float model.
+        keep_float: Names of nodes that stay in float.
+
     Raises:
-        PlacementError: If two nodes share a name or a node has none.
+        PlacementError: If two nodes share a name or a node has none, or no node has a name of `keep_float`.
     """
     check_node_names(model.graph)
     index = index_graph(model.graph)
-    layers, skipped = _layers(model, index)
-    in_integers, wanted = _in_integers(model, index, layers)
-    pairs = _tensors_with_pairs(model, index, layers, wanted)
+    kept = kept_nodes(model.graph, index, keep_float)
     residuals = find_residual_adds(model)
+    float_adds = {add.name: why for add in residuals.matched if (why := why_add_stays_float(add, index, kept))}
+    layers, skipped = _layers(model, index, kept)
+    in_integers, wanted = _in_integers(model, index, layers, {*kept, *float_adds})
+    pairs = _tensors_with_pairs(model, index, layers, wanted)
     return Placement(
         activations={name: _readers(name, index, in_integers) for name in pairs},
         weights=tuple(
@@ -65,15 +76,17 @@ def place_for_onnxruntime(model: ModelProto) -> Placement:
                 node.input[1]: QuantizedWeight(node.input[1], output_channel_axis(node)) for node in layers.values()
             }.values()
         ),
-        residual_adds=residuals.matched,
+        residual_adds=tuple(add for add in residuals.matched if add.name not in float_adds),
         num_adds=len(residuals.matched) + len(residuals.skipped),
-        skipped=skipped,
+        skipped=(*skipped, *(f"{name}: {why}" for name, why in float_adds.items())),
         biases=tuple(_biases(layers.values(), index)),
         same_range=_same_range(model, index, in_integers, pairs),
     )
 
 
-def _layers(model: ModelProto, index: GraphIndex) -> tuple[dict[str, NodeProto], tuple[str, ...]]:
+def _layers(
+    model: ModelProto, index: GraphIndex, kept: Mapping[str, str]
+) -> tuple[dict[str, NodeProto], tuple[str, ...]]:
     """Return the Conv and Gemm nodes to quantize by name, and why the others stay in float."""
     graph_inputs = {info.name for info in model.graph.input}
     layers: dict[str, NodeProto] = {}
@@ -81,7 +94,7 @@ def _layers(model: ModelProto, index: GraphIndex) -> tuple[dict[str, NodeProto],
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
             reason = why_not_quantized(node, index, graph_inputs) or _why_bias_not_quantized(node, index, graph_inputs)
-            if reason:
+            if reason := reason or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
             else:
                 layers[node.name] = node
@@ -102,14 +115,14 @@ def _why_bias_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: se
 
 
 def _in_integers(
-    model: ModelProto, index: GraphIndex, layers: Mapping[str, NodeProto]
+    model: ModelProto, index: GraphIndex, layers: Mapping[str, NodeProto], in_float: Collection[str]
 ) -> tuple[dict[str, NodeProto], set[str]]:
     """Return the nodes that shall run in integers, by name, and the tensors that they read."""
     floats = {name for name, kind in tensor_types(infer_shapes(model)).items() if _is_float(kind)}
     found: dict[str, NodeProto] = dict(layers)
     wanted = {node.input[0] for node in layers.values()}
     for node in reversed(model.graph.node):
-        if node.op_type not in QLINEAR_OPS | SAME_RANGE_OPS or node.output[0] in index.outputs:
+        if node.op_type not in QLINEAR_OPS | SAME_RANGE_OPS or node.output[0] in index.outputs or node.name in in_float:
             continue
         data = _data_inputs(node)
         pair = _pair_tensor(node.output[0], index)

@@ -11,13 +11,17 @@ The rules, in the dialect that TensorRT 8.6 to 11 and ONNX Runtime both read:
 4. Nothing else: no Q/DQ after a weighted layer (it would break Conv+Add+ReLU), none on bias, pools, normalization,
    gates, attention or outputs.
 
+Nodes named in `keep_float` get none of it, as if rule 1 or 2 did not know them. An Add whose main path's convolution
+stays in float has no INT8 kernel to fuse with: then its shortcut stays exact too.
+
 Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ placement recommendations.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -37,6 +41,9 @@ GATE = (
 )
 ATTENTION = "both factors are computed (attention): no weight to store in INT8, and softmax needs the range"
 CONSTANT_FACTOR = "its first factor is the constant; only weights [in, out] on the right are quantized"
+
+KEPT = "kept in float: the accuracy budget"
+"""Why a node named in `keep_float` is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +106,23 @@ class Placement:
     shared_scales: tuple[tuple[str, ...], ...] = ()
 
 
-def place_qdq(model: ModelProto) -> Placement:
+def place_qdq(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
 
+    Args:
+        model: The folded float model.
+        keep_float: Names of nodes that stay in float; naming a node that nothing quantizes changes nothing.
+
     Raises:
-        PlacementError: If two nodes share a name or a node has none: readers are told apart by it.
+        PlacementError: If two nodes share a name or a node has none: readers are told apart by it. Or if no node has
+            a name of `keep_float`.
     """
     check_node_names(model.graph)
     typed = _with_shapes(model)
     graph_inputs = {info.name for info in model.graph.input}
     index = index_graph(model.graph)
     gates = find_gates(typed)
+    kept = kept_nodes(model.graph, index, keep_float)
     residuals = find_residual_adds(typed)
     shortcuts = {add.name: add for add in residuals.matched}
     readers: dict[str, list[tuple[str, int]]] = {}
@@ -118,12 +131,16 @@ def place_qdq(model: ModelProto) -> Placement:
     for node in model.graph.node:
         if node.op_type in _WEIGHTED:
             reason = why_not_quantized(node, index, graph_inputs) or (GATE if node.name in gates.layers else "")
-            if reason:
+            if reason := reason or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
                 continue
             readers.setdefault(node.input[0], []).append((node.name, 0))
             weights[node.input[1]] = QuantizedWeight(node.input[1], output_channel_axis(node))
         elif add := shortcuts.get(node.name):
+            if reason := why_add_stays_float(add, index, kept):
+                skipped.append(f"{node.name}: {reason}")
+                del shortcuts[node.name]
+                continue
             readers.setdefault(add.shortcut, []).append((node.name, add.shortcut_index))
     completion = Completion(model.graph, index, float_tensors(typed), gates.pooled, readers)
     completion.run()
@@ -134,7 +151,7 @@ def place_qdq(model: ModelProto) -> Placement:
             for name in sorted(readers, key=lambda name: order[name])
         },
         weights=tuple(weights.values()),
-        residual_adds=residuals.matched,
+        residual_adds=tuple(shortcuts.values()),
         num_adds=len(residuals.matched) + len(residuals.skipped),
         skipped=tuple(skipped),
         shared_scales=completion.groups.groups(order),
@@ -161,6 +178,31 @@ def check_node_names(graph: GraphProto) -> None:
             f"{names[bad[0]]} nodes are called {bad[0]!r}, expected a name of its own for each; name them before "
             "placing Q/DQ"
         )
+
+
+def kept_nodes(graph: GraphProto, index: GraphIndex, keep_float: Collection[str]) -> dict[str, str]:
+    """Return name to reason of every node that stays in float on demand: those named, and those sharing their weights.
+
+    Raises:
+        PlacementError: If no node has one of the names.
+    """
+    names = [node.name for node in graph.node]
+    if unknown := sorted(set(keep_float) - set(names)):
+        near = difflib.get_close_matches(unknown[0], names, n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise PlacementError(f"keep_float: got {unknown[0]!r}, expected the name of a node of the model{hint}")
+    kept = dict.fromkeys(keep_float, KEPT)
+    for node in graph.node:
+        if node.name in keep_float and node.op_type in _QUANTIZED and len(node.input) > 1:
+            for use in index.uses[node.input[1]]:
+                kept.setdefault(use.node.name, f"its weight is that of {node.name}, which is {KEPT}")
+    return kept
+
+
+def why_add_stays_float(add: ResidualAdd, index: GraphIndex, kept: Mapping[str, str]) -> str:
+    """Return why a residual Add must stay in float because of `kept_nodes`, or an empty string."""
+    main = index.producer[add.main].name
+    return kept.get(add.name) or (f"the convolution of its main path, {main}, is {KEPT}" if main in kept else "")
 
 
 def output_channel_axis(node: NodeProto) -> int:

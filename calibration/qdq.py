@@ -11,7 +11,7 @@ zero point is one INT8 zero and bias stays float (an INT32 bias does not load th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,24 +47,25 @@ class QuantizedModel:
     placement: Placement
 
 
-def insert_qdq(model: ModelProto, table: CalibrationTable) -> QuantizedModel:
+def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collection[str] = ()) -> QuantizedModel:
     """Return `model` with Q/DQ where the table's dialect has it, and ranges from `table`.
 
     Args:
         model: The folded float32 model that the table was made for.
         table: Ranges of at least the tensors that the placement names.
+        keep_float: Names of nodes that stay in float; the table of the whole model serves.
 
     Returns:
         The checked Q/DQ copy and its placement.
 
     Raises:
         PlacementError: If the table lacks a tensor, the model already holds Q/DQ, node names are not unique, or
-            the names of the new tensors are taken.
+            the names of the new tensors are taken, or no node has a name of `keep_float`.
         CalibrationError: If a weight holds NaN or Inf.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise PlacementError("the model already holds Q/DQ nodes; start from the float model")
-    placement = place(model, table.dialect)
+    placement = place(model, table.dialect, keep_float)
     if missing := [name for name in placement.activations if name not in table.ranges]:
         raise PlacementError(
             f"the calibration table lacks {len(missing)} of {len(placement.activations)} tensors, first "

@@ -9,7 +9,7 @@ Each step is measured alone and together with the others in docs/int8.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -44,6 +44,25 @@ Calibrator = Callable[[ModelProto, Iterable[Images]], CalibrationTable]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CalibratedModel:
+    """A float model ready for Q/DQ: every image has been seen, so that what stays in float can be chosen afterwards.
+
+    Attributes:
+        model: The float model, its channels scaled; answers like the one it came from.
+        table: Its ranges.
+        effort: What was done so far, and what `insert_and_refine` will do.
+        num_groups: Groups of tensors whose channels were scaled.
+        sample: Batches that refinement looks at, float32 [n, C, H, W]; empty at effort 0.
+    """
+
+    model: ModelProto
+    table: CalibrationTable
+    effort: Effort
+    num_groups: int = 0
+    sample: tuple[Images, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class QuantizationResult:
     """The INT8 model and how it came about.
 
@@ -70,48 +89,104 @@ def quantize(
     *,
     open_runtime: OpenRuntime,
     open_exact: OpenRuntime,
-    calibrator: Calibrator | None = None,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
     effort: Effort = EFFORTS[DEFAULT_EFFORT],
     track_layers: TrackLayers | None = None,
+    keep_float: Collection[str] = (),
 ) -> QuantizationResult:
-    """Return the INT8 model.
+    """Return the INT8 model: `scale_and_calibrate`, then `insert_and_refine`.
 
     Args:
         model: Folded float32 model with one input.
         batches: Preprocessed images, float32 [n, C, H, W]. Consumed once; the first few are kept for the sample.
         open_runtime: Opens the float model, such as `runtimes.OrtRuntime`.
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
-        calibrator: Gives the ranges, such as from a cache; `calibrate` with the method by default. It need not take all
-            images.
         method: How ranges are chosen; mean squared error by default.
         dialect: Who the file is for.
         effort: Which steps; see the module's first lines.
         track_layers: Wraps the walk through the layers, to show how far it is.
+        keep_float: Names of nodes that stay in float.
 
     Raises:
         CalibrationError: If there was no image, or nothing in the model can be quantized.
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
-        PlacementError: If Q/DQ cannot be placed.
+        PlacementError: If Q/DQ cannot be placed, or no node has a name of `keep_float`.
+    """
+    calibrated = scale_and_calibrate(
+        model, batches, open_runtime=open_runtime, method=method, dialect=dialect, effort=effort
+    )
+    return insert_and_refine(calibrated, open_exact=open_exact, track_layers=track_layers, keep_float=keep_float)
+
+
+def scale_and_calibrate(
+    model: ModelProto,
+    batches: Iterable[Images],
+    *,
+    open_runtime: OpenRuntime,
+    calibrator: Calibrator | None = None,
+    method: Method | None = None,
+    dialect: Dialect = Dialect.TENSORRT,
+    effort: Effort = EFFORTS[DEFAULT_EFFORT],
+) -> CalibratedModel:
+    """Return the model with its channels scaled, and its ranges: the part of `quantize` that sees every image.
+
+    Args:
+        model: As for `quantize`, and so the others but this one:
+        batches: Likewise.
+        open_runtime: Likewise.
+        calibrator: Gives the ranges, such as from a cache; it need not take all images. `calibrate` by default.
+        method: Likewise; not read when a calibrator is given.
+        dialect: Likewise.
+        effort: Likewise.
     """
     stream = iter(batches)
     sample = _first_images(stream, sample_size(model)) if effort != EFFORTS[0] else []
     factors = _factors(model, sample, dialect, open_runtime) if effort.equalize else {}
     equalized = scale_channels(model, factors).model if factors else model
-    chosen = partial(calibrate, open_runtime=open_runtime, method=method, dialect=dialect)
-    table = (calibrator or chosen)(equalized, chain(sample, stream))
+    plain = partial(calibrate, open_runtime=open_runtime, method=method, dialect=dialect)
+    table = (calibrator or plain)(equalized, chain(sample, stream))
     if isinstance(stream, Generator):
-        stream.close()  # a calibrator that knew the answer leaves it where it is
-    result = QuantizationResult(insert_qdq(equalized, table), table, effort, len(factors))
-    if not (effort.correct_biases or effort.round_weights):
+        stream.close()  # a calibrator that knew the answer leaves images in it
+    return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample))
+
+
+def insert_and_refine(
+    calibrated: CalibratedModel,
+    *,
+    open_exact: OpenRuntime,
+    track_layers: TrackLayers | None = None,
+    keep_float: Collection[str] = (),
+    round_weights: bool = True,
+) -> QuantizationResult:
+    """Return the INT8 model of a calibrated one; cheap enough to be called again with other nodes left in float.
+
+    Args:
+        calibrated: What `scale_and_calibrate` returned; unchanged.
+        open_exact: Opens a model so that Q/DQ is computed as written.
+        track_layers: Wraps the walk through the layers.
+        keep_float: Names of nodes that stay in float.
+        round_weights: False leaves out second-order rounding, which takes minutes, where the effort has it.
+
+    Raises:
+        PlacementError: If Q/DQ cannot be placed, or no node has a name of `keep_float`.
+    """
+    effort = replace(calibrated.effort, round_weights=calibrated.effort.round_weights and round_weights)
+    plain = insert_qdq(calibrated.model, calibrated.table, keep_float=keep_float)
+    result = QuantizationResult(plain, calibrated.table, effort, calibrated.num_groups)
+    if not (effort.correct_biases or effort.round_weights) or not plain.placement.weights:
         return result
     refined = refine(
-        equalized, result.quantized.model, sample, open_runtime=open_exact, effort=effort, track=track_layers
+        calibrated.model,
+        plain.model,
+        calibrated.sample,
+        open_runtime=open_exact,
+        effort=effort,
+        track=track_layers,
     )
     return replace(
         result,
-        quantized=replace(result.quantized, model=refined.model),
+        quantized=replace(plain, model=refined.model),
         refinement=refined.layers,
         num_sample=refined.num_images,
     )

@@ -30,6 +30,9 @@ MAX_HELD_OUT = 64
 MAX_COPIES = 0.01
 """Share of the validation set that may be copies of calibration images; they are left out of the measurement."""
 
+MAX_HELD_OUT_FOR_BUDGET = 1024
+"""The same where an accuracy budget has to hold: 64 images cannot show an agreement of 99 %, that takes 381."""
+
 _HELD_OUT_SHARE = 4
 """One in this many images may be held out."""
 
@@ -42,7 +45,9 @@ class ImageSplit:
     held_out: tuple[Path, ...]
 
 
-def split_images(root: Path, paths: Sequence[Path], *, num_calibration: int, hold_out: bool) -> ImageSplit:
+def split_images(
+    root: Path, paths: Sequence[Path], *, num_calibration: int, hold_out: bool, max_held_out: int = MAX_HELD_OUT
+) -> ImageSplit:
     """Split the images of a calibration folder.
 
     Args:
@@ -51,9 +56,10 @@ def split_images(root: Path, paths: Sequence[Path], *, num_calibration: int, hol
         num_calibration: How many to calibrate with, at most.
         hold_out: Whether to keep images apart to measure on: of every class its share, so that they are like the
             folder as a whole.
+        max_held_out: How many at most; never more than a quarter of the folder.
     """
     groups = _shuffled_classes(root, paths)
-    num_held_out = min(MAX_HELD_OUT, len(paths) // _HELD_OUT_SHARE) if hold_out else 0
+    num_held_out = min(max_held_out, len(paths) // _HELD_OUT_SHARE) if hold_out else 0
     shares = _shares([len(group) for group in groups], num_held_out)
     kept = [group[share:] for group, share in zip(groups, shares, strict=True)]
     held_out = [group[:share] for group, share in zip(groups, shares, strict=True)]

@@ -51,6 +51,10 @@ class ExportCheckError(ExportError):
     """The exported file does not answer like the PyTorch model; nothing was written."""
 
 
+class AccuracyBudgetError(ExportCheckError):
+    """INT8 does not keep the accuracy asked for, whatever stays in float; nothing was written."""
+
+
 class OutputExistsError(ExportError):
     """The output folder exists and `--force` was not given."""
 

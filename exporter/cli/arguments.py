@@ -9,9 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calibration.budget import AccuracyBudget
 from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.method import METHOD_NAMES, Method, describe, method_from_name
-from exporter.cli.option_types import batch_range, interpolation, names, positive, resize, rgb
+from exporter.cli.option_types import (
+    batch_range,
+    interpolation,
+    names,
+    percentage_points,
+    positive,
+    resize,
+    rgb,
+    share,
+)
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import FAMILIES, folder_name
 from exporter.preprocessing_options import PreprocessingOptions
@@ -52,6 +62,8 @@ class ExportOptions:
     rtx: bool
     val: Path | None
     num_val: int | None
+    max_top1_drop: float | None
+    min_agreement: float | None
     output: Path
     force: bool
     json: bool
@@ -67,6 +79,13 @@ class ExportOptions:
     def preprocessing(self) -> PreprocessingOptions:
         """What was said about preprocessing."""
         return PreprocessingOptions(self.input_size, self.resize, self.mean, self.std, self.interpolation)
+
+    @property
+    def budget(self) -> AccuracyBudget | None:
+        """What INT8 must keep, or None where nothing was asked for."""
+        if self.max_top1_drop is None and self.min_agreement is None:
+            return None
+        return AccuracyBudget(self.max_top1_drop, self.min_agreement)
 
     def to_json(self) -> dict[str, Any]:
         """Return what decided the result: every option but those that only change what is printed."""
@@ -90,7 +109,7 @@ torchvision:NAME or timm:NAME for any other of theirs, timm:hf-hub:ORG/NAME, you
 or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported elsewhere in float32.
 
 Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
-resnet-export doctor (what this machine can do).
+resnet-export sensitivity BUNDLE (which blocks cost INT8 its accuracy), resnet-export doctor (what this machine can do).
 """
 
 _EPILOG = """\
@@ -99,7 +118,8 @@ examples:
   resnet-export resnet18 --weights finetuned.pth --labels labels.txt --int8 --calib data/ --target jetpack6
   resnet-export resnet50 --weights random --fp16
 
-exit codes: 0 done, 1 the export does not answer like PyTorch, 2 wrong use or bad input, 130 interrupted
+exit codes: 0 done, 1 the export does not answer like PyTorch or misses its accuracy budget, 2 wrong use or bad input,
+130 interrupted
 """
 
 
@@ -121,6 +141,17 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
         )
     if arguments.features and (arguments.softmax or arguments.topk is not None):
         parser.error("--features gives feature maps instead of logits; --softmax and --topk need logits")
+    if arguments.features and (arguments.max_top1_drop, arguments.min_agreement) != (None, None):
+        parser.error(
+            "--features gives feature maps; --max-top1-drop and --min-agreement compare answers, which need logits"
+        )
+    if (arguments.max_top1_drop, arguments.min_agreement) != (None, None) and not arguments.int8:
+        parser.error("--max-top1-drop and --min-agreement are budgets of INT8; give --int8 --calib DIR too")
+    if arguments.max_top1_drop is not None and arguments.val is None:
+        parser.error(
+            "--max-top1-drop needs --val DIR with labelled images, one folder per class; without labels, "
+            "--min-agreement SHARE compares INT8 with FP32 on images held out of --calib"
+        )
     if arguments.quiet and arguments.json:
         parser.error("--quiet and --json contradict each other: --json prints the report")
     options = ExportOptions(**vars(arguments))
@@ -246,6 +277,18 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
     )
     group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
+    group.add_argument(
+        "--max-top1-drop",
+        type=percentage_points,
+        metavar="PP",
+        help="INT8 may lose so many percentage points of top-1 on --val: the worst layers stay in float until it holds",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=share,
+        metavar="SHARE",
+        help="the same without labels: share of images on which INT8 must answer as FP32 does, such as 0.99",
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.sample_images import ImageSplit, check_enough, evenly_ordered, leave_out_copies, split_images
+from calibration.sample_images import (
+    MAX_HELD_OUT,
+    MAX_HELD_OUT_FOR_BUDGET,
+    ImageSplit,
+    check_enough,
+    evenly_ordered,
+    leave_out_copies,
+    split_images,
+)
 from exporter.cli.arguments import ExportOptions
 from runtimes.errors import ImageFolderError
 from runtimes.image_folder import class_of, find_images
@@ -48,7 +56,13 @@ def choose_images(options: ExportOptions) -> ChosenImages:
         check_enough(len(calib), options.calib, force=options.force)
     split = ImageSplit((), ())
     if options.calib is not None:
-        split = split_images(options.calib, calib, num_calibration=options.num_calib, hold_out=options.val is None)
+        split = split_images(
+            options.calib,
+            calib,
+            num_calibration=options.num_calib,
+            hold_out=options.val is None,
+            max_held_out=MAX_HELD_OUT if options.budget is None else MAX_HELD_OUT_FOR_BUDGET,
+        )
     calibration = split.calibration if options.int8 else ()
     allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
     if options.val is not None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from calibration.calibration_table import CalibrationTable
     from calibration.qdq import QuantizedModel
     from calibration.quantize_model import QuantizationResult
+    from exporter.cli.accuracy_budget import BudgetOutcome
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
 
@@ -60,6 +61,7 @@ class Artefacts:
     float16: Any | None
     int8: QuantizationResult | None
     finish: Finish
+    budget: BudgetOutcome | None = None
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
 
     @property
@@ -78,7 +80,8 @@ def run_export(options: ExportOptions) -> None:
 
     Raises:
         ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
-        ExportCheckError: The export does not answer like PyTorch; nothing was written.
+        ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
+            written.
     """
     check_model_name(options.model)
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
@@ -100,7 +103,7 @@ def run_export(options: ExportOptions) -> None:
         )
     classes = _class_indices(options, images, loaded, terminal)
     golden = _golden_inputs(images, loaded.preprocessing)
-    artefacts = _export(options, loaded, images, golden, terminal)
+    artefacts = _export(options, loaded, images, classes, golden, terminal)
 
     from exporter.cli.measure import measure
     from exporter.cli.write_bundle import write_bundle
@@ -235,6 +238,7 @@ def _export(
     options: ExportOptions,
     loaded: LoadedModel,
     images: ChosenImages,
+    classes: ClassIndex | None,
     golden: NDArray[np.float32],
     terminal: Terminal,
 ) -> Artefacts:
@@ -261,9 +265,11 @@ def _export(
         f"{', '.join(map(str, check.batch_sizes))}"
     )
     float16 = _float16(exported, golden, terminal) if options.fp16 else None
-    int8 = quantize_images(options, exported, images, terminal) if options.int8 else None
+    int8, budget = None, None
+    if options.int8:
+        int8, budget = quantize_images(options, exported, images, classes, terminal)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
-    artefacts = Artefacts(exported, check, float16, int8, finish)
+    artefacts = Artefacts(exported, check, float16, int8, finish, budget)
     return replace(artefacts, finished=finish_files(options, artefacts, golden, terminal))
 
 

@@ -19,6 +19,29 @@ def positive(text: str) -> int:
     return value
 
 
+def percentage_points(text: str) -> float:
+    """Return percentage points from 0 to below 100."""
+    value = _number(text)
+    if value is None or not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected percentage points from 0 to 100, such as 0.5")
+    return value
+
+
+def share(text: str) -> float:
+    """Return a share above 0, at most 1."""
+    value = _number(text)
+    if value is None or not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a share above 0 and at most 1, such as 0.99")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def batch_range(text: str) -> BatchRange:
     """Return MIN,OPT,MAX."""
     try:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from calibration.dialect import Dialect
 from calibration.effort import EFFORTS
 from calibration.placement import Placement
-from calibration.quantize_model import QuantizationResult, quantize
+from calibration.quantize_model import QuantizationResult, insert_and_refine, scale_and_calibrate
+from exporter.cli.accuracy_budget import BudgetJob, BudgetOutcome
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.calibrate_images import CachedCalibration, tell_calibration, tell_weights
-from exporter.cli.choose_images import ChosenImages
+from exporter.cli.choose_images import ChosenImages, ClassIndex
 from exporter.cli.export_job import stream
 from exporter.cli.terminal import Terminal
 from runtimes.ort import OrtRuntime
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
 
 
 def quantize_images(
-    options: ExportOptions, exported: ExportedModel, images: ChosenImages, terminal: Terminal
-) -> QuantizationResult:
-    """Return the INT8 model of `exported`, calibrated with the images of `--calib`."""
+    options: ExportOptions,
+    exported: ExportedModel,
+    images: ChosenImages,
+    classes: ClassIndex | None,
+    terminal: Terminal,
+) -> tuple[QuantizationResult, BudgetOutcome | None]:
+    """Return the INT8 model of `exported`, calibrated with the images of `--calib`, and what became of its budget.
+
+    Raises:
+        AccuracyBudgetError: If a budget was given and cannot hold.
+    """
     tell_weights(exported, terminal)
     used: list[Path] = []
 
@@ -37,19 +46,26 @@ def quantize_images(
             used.extend(batch.paths)
             yield batch.images
 
-    result = quantize(
+    calibrated = scale_and_calibrate(
         exported.onnx,
         arrays(),
         open_runtime=OrtRuntime,
-        open_exact=partial(OrtRuntime, exact_qdq=True),
         calibrator=CachedCalibration(options, exported, images, used, terminal),
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
+    )
+    result = insert_and_refine(
+        calibrated,
+        open_exact=partial(OrtRuntime, exact_qdq=True),
         track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
     )
-    _tell(result, terminal)
     tell_calibration(result.table, exported, terminal)
-    return result
+    outcome = None
+    if options.budget is not None:
+        outcome = BudgetJob(options, exported, calibrated, images, classes, terminal).hold(result)
+        result = outcome.result
+    _tell(result, terminal)
+    return result, outcome
 
 
 def _tell(result: QuantizationResult, terminal: Terminal) -> None:

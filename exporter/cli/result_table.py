@@ -18,6 +18,8 @@ def print_result(report: dict[str, Any]) -> None:
     footer = ["latency: ONNX Runtime, CPU of this machine, one image; it says nothing about a GPU"]
     if report["int8_arithmetic"] is not None:
         footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
+    if report["accuracy_budget"] is not None:
+        footer.append(f"accuracy budget holds: {report['accuracy_budget']['statement']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
     rows = [*report["rows"], *filter(None, [report["int8_default_kernels"]])]
     if any("features" in row for row in rows):

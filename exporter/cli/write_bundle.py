@@ -105,6 +105,7 @@ def _report(
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
         "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,
+        "accuracy_budget": None if artefacts.budget is None else artefacts.budget.report,
         "machine": f"{platform.machine()}, {platform.system()}",
         "next": next_command(options),
     }

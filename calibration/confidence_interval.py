@@ -1,0 +1,111 @@
+"""What a number of images can and cannot show: intervals for shares, two-sided.
+
+    share of n images       Wilson's score interval
+    difference of shares    Tango's score interval, for two models on the same n images: only images on which they
+                            differ count, `losses` (only the reference is right) and `gains` (only the candidate)
+
+Without any loss or gain, Tango's interval is [-u, u] with the upper end u = z^2 / (n + z^2) of Wilson's for 0 of n: so
+many images tell how small a change can be shown at all.
+
+Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22; Tango 1998,
+"Equivalence test and confidence interval for the difference in proportions for the paired-sample design", Statistics
+in Medicine 17, equations 8 to 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+CONFIDENCE = 0.95
+
+_NUM_HALVINGS = 60
+"""Of an interval no longer than 2: exact to float64."""
+
+
+def wilson_interval(successes: int, num_images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the interval of a share.
+
+    Args:
+        successes: 0 to `num_images`.
+        num_images: >= 1.
+        confidence: 0 to 1, both ends together.
+
+    Raises:
+        ValueError: If the counts contradict each other.
+    """
+    if not 0 <= successes <= num_images or num_images < 1:
+        raise ValueError(f"got {successes} of {num_images}, expected a count within at least one image")
+    z2 = _z(confidence) ** 2
+    share = successes / num_images
+    centre = (share + z2 / (2 * num_images)) / (1 + z2 / num_images)
+    reach = math.sqrt(z2 * share * (1 - share) / num_images + z2**2 / (4 * num_images**2)) / (1 + z2 / num_images)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def paired_drop_interval(
+    losses: int, gains: int, num_images: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the interval of (losses - gains) / num_images, as a share from -1 to 1.
+
+    Args:
+        losses: Images that only the reference answers rightly.
+        gains: Images that only the candidate answers rightly.
+        num_images: All images, >= 1.
+        confidence: 0 to 1, both ends together.
+
+    Raises:
+        ValueError: If the counts contradict each other.
+    """
+    if min(losses, gains) < 0 or losses + gains > num_images or num_images < 1:
+        raise ValueError(f"got {losses} losses and {gains} gains in {num_images} images, expected parts of a whole")
+    z = _z(confidence)
+    drop = (losses - gains) / num_images
+    upper = _last_below(lambda delta: -_tango(losses, gains, num_images, delta) < z, drop, 1.0)
+    lower = -_last_below(lambda delta: _tango(losses, gains, num_images, -delta) < z, -drop, 1.0)
+    return lower, upper
+
+
+def images_to_show(smallest: float, confidence: float = CONFIDENCE) -> float:
+    """Return with how many images a share of `smallest` can be told from none at all, at best.
+
+    Both intervals end at z^2 / (n + z^2) when no image at all differs.
+
+    Args:
+        smallest: 0 to 1: 1 - agreement asked for, or the drop allowed as a share.
+        confidence: 0 to 1.
+
+    Returns:
+        A whole number, or infinity where `smallest` is 0.
+    """
+    if smallest <= 0:
+        return math.inf
+    return float(math.ceil(_z(confidence) ** 2 * (1 - smallest) / smallest - 1e-9))
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _tango(losses: int, gains: int, n: int, delta: float) -> float:
+    """Return the score statistic of the hypothesis that the drop is `delta`, standard normal where it is."""
+    a = 2 * n
+    b = -losses - gains + (2 * n - losses + gains) * delta
+    c = -gains * delta * (1 - delta)
+    both = max(0.0, (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a))  # the gains' share under the hypothesis
+    variance = n * (2 * both + delta * (1 - delta))
+    distance = losses - gains - n * delta
+    if variance <= 0:
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def _last_below(inside: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where a condition that holds at `low` ends, or `high`, by bisection."""
+    if inside(high):
+        return high
+    for _ in range(_NUM_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) else (low, middle)
+    return low
