@@ -16,7 +16,7 @@ from calibration.calibration_table import CalibrationTable
 from calibration.collect_ranges import calibrate
 from calibration.convergence import TOLERANCES, images_until_settled, still_moving, summary
 from calibration.dialect import Dialect
-from calibration.input_statistics import judge_input
+from calibration.judge_input import judge_input
 from calibration.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
 from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
