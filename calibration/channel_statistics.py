@@ -47,7 +47,7 @@ def collect_channel_statistics(
 
     Args:
         model: Float32 model with one input.
-        tensors: Names of tensors [n, C, ...].
+        tensors: Names of tensors [n, C, ...]; the input may be one.
         images: Batches, float32 [n, C, H, W], at least one.
         open_runtime: Opens a model.
     """
@@ -58,7 +58,7 @@ def collect_channel_statistics(
     with open_runtime(with_outputs(model, tensors)) as runtime:
         input_name = next(iter(runtime.input_specs))
         for batch in images:
-            values = runtime.run({input_name: batch})
+            values = {input_name: batch, **runtime.run({input_name: batch})}
             for name in tensors:
                 channels = values[name].reshape(len(batch), values[name].shape[1], -1)
                 peak = np.maximum(channels.max(axis=(0, 2)), -channels.min(axis=(0, 2))).astype(np.float64)
