@@ -92,7 +92,7 @@ def find_channel_groups(model: ModelProto) -> tuple[ChannelGroup, ...]:
             fixed.update((*data, *node.output))
     return tuple(
         group
-        for tensors in links.classes(order=index.producer)
+        for tensors in links.classes(order=(*replaceable, *index.producer))
         if not fixed & set(tensors) and (group := _group(tensors, producers, consumers, shapes)) is not None
     )
 

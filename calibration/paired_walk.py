@@ -102,19 +102,17 @@ class PairedWalk:
             reference = _last(self._reference.pieces[place], name)
             node = _last(self._quantized.pieces[place], name)
             self._run(self._reference, place, ())
+            expected = [values[reference.output[0]] for values in self._reference.values]
+            _forget(self._reference, place)
             self._run(self._quantized, place, (node.input[0],))
+            inputs = [values[node.input[0]] for values in self._quantized.values]
             layer = Layer(
-                node,
-                reference,
-                [values[node.input[0]] for values in self._quantized.values],
-                [values[reference.output[0]] for values in self._reference.values],
-                [values[node.output[0]] for values in self._quantized.values],
+                node, reference, inputs, expected, [values[node.output[0]] for values in self._quantized.values]
             )
+            del expected, inputs
+            _forget(self._quantized, place)
             yield layer
-            for values, output in zip(self._quantized.values, layer.outputs, strict=True):
-                values[node.output[0]] = output
-            for side in (self._reference, self._quantized):
-                _forget(side, place)
+            _store(self._quantized, place, node.output[0], layer.outputs)
             layer.inputs, layer.reference, layer.outputs = [], [], []  # whoever holds the layer holds no tensors
 
     def rerun(self, layer: Layer) -> list[Tensor]:
@@ -181,7 +179,15 @@ def _last(nodes: Sequence[NodeProto], name: str) -> NodeProto:
     return nodes[-1]
 
 
+def _store(side: _Side, place: int, name: str, batches: Sequence[Tensor]) -> None:
+    """Let later pieces read `batches` as tensor `name`, if any of them does."""
+    if side.last_use.get(name, -1) > place:
+        for values, batch in zip(side.values, batches, strict=True):
+            values[name] = batch
+
+
 def _forget(side: _Side, place: int) -> None:
+    """Drop what no piece behind number `place` reads."""
     for values in side.values:
         for name in [name for name in values if side.last_use.get(name, -1) <= place]:
             del values[name]

@@ -6,7 +6,7 @@ import math
 
 
 def sampled_positions(num_positions: int, wanted: int) -> slice:
-    """Return every k-th of the positions of an image, about `wanted` of them (all, if there are no more).
+    """Return every k-th of the positions of an image, at least about `wanted` of them (all, if there are no more).
 
     k shares no factor with the number of positions and so none with the width: the sample visits all columns alike.
 

@@ -1,0 +1,248 @@
+"""PairedWalk: its pieces compute what the whole models compute, and keep no more than they need."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from functools import partial
+
+import numpy as np
+import onnx
+import pytest
+from graph_builder import GraphBuilder, export_random
+from numpy.testing import assert_allclose
+from onnx import ModelProto, numpy_helper
+
+from calibration.collect_ranges import calibrate
+from calibration.dialect import Dialect
+from calibration.errors import CalibrationError
+from calibration.paired_walk import Layer, PairedWalk, live_bytes_per_image, quantized_layers
+from calibration.qdq import insert_qdq
+from exporter.cifar_resnet import CifarResNet
+from exporter.graph import with_outputs
+from runtimes.ort import OrtRuntime
+
+SEED = 20261127
+open_exact = partial(OrtRuntime, exact_qdq=True)
+
+
+def quantized_from(model: ModelProto, images: np.ndarray, dialect: Dialect = Dialect.TENSORRT) -> ModelProto:
+    return insert_qdq(model, calibrate(model, [images], open_runtime=OrtRuntime, dialect=dialect)).model
+
+
+def bottleneck():
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=16)
+
+
+@pytest.fixture(scope="module", params=["basic", "bottleneck"])
+def network(request) -> ModelProto:
+    import torch
+
+    torch.manual_seed(SEED)
+    return export_random(CifarResNet(8) if request.param == "basic" else bottleneck(), size=32)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(SEED).normal(size=(7, 3, 32, 32)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_every_layer_of_both_sides_is_as_in_the_whole_model(network, images, dialect) -> None:
+    quantized = quantized_from(network, images, dialect)
+    batches = [images[:3], images[3:4], images[4:]]
+    walk = PairedWalk(network, quantized, batches, open_runtime=open_exact)
+    layers = quantized_layers(quantized)
+    assert len(walk) == len(layers) == sum(node.op_type in ("Conv", "Gemm") for node in network.graph.node)
+    nodes = {node.name: node for node in quantized.graph.node}
+    taps = [nodes[name].output[0] for name in layers]
+    reads = [nodes[name].input[0] for name in layers]
+    with open_exact(with_outputs(network, taps)) as runtime:
+        expected_reference = runtime.run({"input": images})
+    with open_exact(with_outputs(quantized, dict.fromkeys([*taps, *reads]))) as runtime:
+        expected = runtime.run({"input": images})
+    walked = []
+    for layer in walk:
+        name = layer.node.output[0]
+        walked.append(layer.node.name)
+        assert layer.float_node.name == layer.node.name
+        assert [len(batch) for batch in layer.outputs] == [3, 1, 3]
+        for got, whole in (
+            (layer.reference, expected_reference[name]),
+            (layer.outputs, expected[name]),
+            (layer.inputs, expected[layer.node.input[0]]),
+        ):
+            # The pieces' graphs are optimized alone: sums differ in float32's last bits, and a value that lies
+            # between two levels may fall on either.
+            step = np.abs(whole).max() / 64
+            assert_allclose(np.concatenate(got), whole, atol=step, rtol=0)
+            assert np.mean(np.abs(np.concatenate(got) - whole) > 1e-4 * np.abs(whole).max()) < 0.02
+    assert tuple(walked) == layers
+
+
+def test_an_edit_reaches_the_layers_behind_it(network, images) -> None:
+    quantized = quantized_from(network, images)
+    walk = PairedWalk(network, quantized, [images], open_runtime=open_exact)
+    seen = []
+    for layer in walk:
+        if not seen:
+            layer.outputs = [np.zeros_like(batch) for batch in layer.outputs]
+        seen.append([batch.copy() for batch in layer.inputs])
+    assert not seen[1][0].any(), "what a layer was assigned is what the next one reads"
+
+
+def test_rerun_computes_the_layer_with_its_constants_as_they_are(network, images) -> None:
+    quantized = quantized_from(network, images)
+    walk = PairedWalk(network, quantized, [images[:4], images[4:]], open_runtime=open_exact)
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for layer in walk:
+        for again, before in zip(walk.rerun(layer), layer.outputs, strict=True):
+            assert_allclose(again, before, atol=1e-4 * np.abs(before).max())
+        bias = tensors[layer.node.input[2]]
+        shifted = numpy_helper.to_array(bias) + np.float32(1.5)
+        bias.CopyFrom(numpy_helper.from_array(shifted, bias.name))
+        for again, before in zip(walk.rerun(layer), layer.outputs, strict=True):
+            assert_allclose(again, before + 1.5, atol=1e-4 * np.abs(before).max() + 1e-5)
+        break
+
+
+def test_a_walk_is_gone_once(network, images) -> None:
+    walk = PairedWalk(network, quantized_from(network, images), [images], open_runtime=open_exact)
+    next(iter(walk))
+    with pytest.raises(CalibrationError, match="gone already"):
+        next(iter(walk))
+
+
+def chain() -> ModelProto:
+    """Three convolutions in a row, 2 -> 4 -> 3 -> 2 channels at 8 x 8."""
+    build = GraphBuilder()
+    build.node("Relu", "a.relu", build.conv("a", "input", 4))
+    build.node("Relu", "b.relu", build.conv("b", "a.relu", 3))
+    build.conv("c", "b.relu", 2)
+    return build.model("c")
+
+
+def test_nothing_that_is_not_read_again_stays_in_memory() -> None:
+    images = np.zeros((2, 2, 8, 8), np.float32)
+    model = chain()
+    walk = PairedWalk(model, quantized_from(model, images + 1), [images], open_runtime=open_exact)
+    earlier: list[weakref.ref] = []
+    for layer in walk:
+        gc.collect()
+        left = [array for array in earlier if array() is not None]
+        assert not left, f"{len(left)} arrays of layers before {layer.node.name} are alive"
+        made = [*layer.reference, *layer.outputs, *(layer.inputs if layer.node.name != "a" else ())]
+        earlier.extend(weakref.ref(batch) for batch in made)
+        del made
+    assert len(earlier) == 3 + 3 + 2
+
+
+def test_a_layer_that_is_kept_keeps_no_tensors() -> None:
+    images = np.ones((2, 2, 8, 8), np.float32)
+    model = chain()
+    layers: list[Layer] = list(PairedWalk(model, quantized_from(model, images), [images], open_runtime=open_exact))
+    assert [layer.node.name for layer in layers] == ["a", "b", "c"]
+    assert not any(layer.inputs or layer.reference or layer.outputs for layer in layers)
+
+
+def test_live_bytes_by_hand() -> None:
+    """The largest pair of neighbours: a and a.relu, 4 channels each, 64 positions, 4 bytes; two models."""
+    assert live_bytes_per_image(chain()) == 2 * (4 + 4) * 64 * 4
+    assert live_bytes_per_image(onnx.shape_inference.infer_shapes(chain())) == 2 * (4 + 4) * 64 * 4
+
+
+def test_live_bytes_hold_a_shortcut_until_it_is_added() -> None:
+    build = GraphBuilder(channels=4)
+    build.conv("b", build.conv("a", "input", 4), 6)
+    build.node("Add", "add", build.conv("c", "b", 4), "input")
+    # While b and c are alive the input waits for the Add: 4 + 6 + 4 channels.
+    assert live_bytes_per_image(build.model("add")) == 2 * (4 + 6 + 4) * 64 * 4
+
+
+def test_live_bytes_count_tensors_of_other_types() -> None:
+    build = GraphBuilder()
+    build.node("Shape", "shape", build.conv("a", "input", 4))
+    build.node("Reshape", "same", "a", "shape")
+    build.channels["same"] = 4
+    build.conv("b", "same", 1)
+    # a, the four int64 of its shape (one dimension, which stands for the batch axis: 8 bytes), and its copy
+    assert live_bytes_per_image(build.model("b")) == 2 * (2 * 4 * 64 * 4 + 8)
+
+
+def test_a_size_that_is_not_known_is_refused() -> None:
+    model = chain()
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(CalibrationError, match="size of tensor 'input' is not known"):
+        live_bytes_per_image(model)
+
+
+class Watched(OrtRuntime):
+    """Counts how many are open; fails at run number `fail_at`."""
+
+    opened = 0
+    runs = 0
+    fail_at = 10**9
+
+    def __init__(self, model) -> None:
+        super().__init__(model, exact_qdq=True)
+        Watched.opened += 1
+
+    def run(self, inputs):
+        Watched.runs += 1
+        if Watched.runs > Watched.fail_at:
+            raise ValueError("stop here")
+        return super().run(inputs)
+
+    def close(self) -> None:
+        Watched.opened -= 1
+        super().close()
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 3, 5])
+def test_runtimes_are_closed_when_one_fails(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
+    images = np.ones((2, 2, 8, 8), np.float32)
+    model = chain()
+    quantized = quantized_from(model, images)
+    for name, value in (("opened", 0), ("runs", 0), ("fail_at", fail_at)):
+        monkeypatch.setattr(Watched, name, value)
+    walk = PairedWalk(model, quantized, [images], open_runtime=Watched)
+    with pytest.raises(ValueError, match="stop here"):
+        list(walk)
+    assert Watched.runs == fail_at + 1
+    assert Watched.opened == 0
+
+
+def test_models_that_differ_are_refused() -> None:
+    images = np.ones((2, 2, 8, 8), np.float32)
+    model = chain()
+    quantized = quantized_from(model, images)
+    renamed = chain()
+    renamed.graph.node[2].name = "other"
+    with pytest.raises(CalibrationError, match="got 2 of 3 quantized layers in the float model"):
+        PairedWalk(renamed, quantized, [images], open_runtime=open_exact)
+    build = GraphBuilder()
+    for name, channels in (("b", 4), ("a", 4), ("c", 2)):
+        build.conv(name, {"b": "input", "a": "b", "c": "a"}[name], channels)
+    with pytest.raises(CalibrationError, match="got layer 'b' where 'a' was expected: the models differ in order"):
+        list(PairedWalk(build.model("c"), quantized, [images], open_runtime=open_exact))
+
+
+def test_no_images_and_no_quantized_layer_are_refused() -> None:
+    model = chain()
+    images = np.ones((2, 2, 8, 8), np.float32)
+    with pytest.raises(CalibrationError, match="got 0 batches and 3 quantized layers"):
+        PairedWalk(model, quantized_from(model, images), [], open_runtime=open_exact)
+    with pytest.raises(CalibrationError, match="got 1 batches and 0 quantized layers"):
+        PairedWalk(model, model, [images], open_runtime=open_exact)
+
+
+def test_two_inputs_are_refused() -> None:
+    model = chain()
+    images = np.ones((2, 2, 8, 8), np.float32)
+    quantized = quantized_from(model, images)
+    extra = onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, [1])
+    model.graph.input.append(extra)
+    with pytest.raises(CalibrationError, match="a model of 2 inputs, expected 1"):
+        PairedWalk(model, quantized, [images], open_runtime=open_exact)
