@@ -56,8 +56,8 @@ MAX_ACTIVATION_OUTLIER = 10.0
 
 MIN_STEPS = 8.0
 """Steps below which a channel, or the typical large value, has 3 bits or less: its SQNR is about 20 log10(8 * sqrt(12)
-/ 4) = 17 dB, with a rms of a quarter of the largest value. The quarter of the channels
-with least had 18 or more in a ResNet-18 and a ResNet-20 that INT8 does not hurt (measured)."""
+/ 4) = 17 dB, with a rms of a quarter of the largest value. The quarter of the channels with least had 18 or more in a
+ResNet-18 and a ResNet-20 as trained (measured)."""
 
 
 class FindingKind(Enum):
