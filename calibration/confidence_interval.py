@@ -41,7 +41,9 @@ def wilson_interval(successes: int, num_images: int, confidence: float = CONFIDE
     share = successes / num_images
     centre = (share + z2 / (2 * num_images)) / (1 + z2 / num_images)
     reach = math.sqrt(z2 * share * (1 - share) / num_images + z2**2 / (4 * num_images**2)) / (1 + z2 / num_images)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    low = 0.0 if successes == 0 else centre - reach  # exact at the ends, where rounding would leave 1 - 1e-16
+    high = 1.0 if successes == num_images else centre + reach
+    return low, high
 
 
 def paired_drop_interval(

@@ -1,8 +1,8 @@
 """The `resnet-export` command: the only place that wires exporter, calibration and runtimes together.
 
 `resnet-export MODEL ...` exports; a first word from `VERBS` does something else. Exit codes: 0 done; 1 the exported
-model does not answer like PyTorch; 2 wrong use or bad input; 70 a defect of this program; 130 interrupted. Whatever the
-code, an unfinished file or bundle is never left behind.
+model does not answer like PyTorch, or misses its accuracy budget; 2 wrong use or bad input; 70 a defect of this
+program; 130 interrupted. Whatever the code, an unfinished file or bundle is never left behind.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "build": ("exporter.cli.build_command", "run_build"),
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "models": ("exporter.cli.models_command", "run_models"),
+        "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
     }
 )
 """Verb to module and function; the function takes the words after the verb and returns an exit code."""

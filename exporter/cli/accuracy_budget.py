@@ -6,7 +6,7 @@ chosen, one part of the images chooses and the other judges, where there are eno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,14 @@ from exporter.cli.choose_images import ChosenImages, ClassIndex
 from exporter.cli.export_job import stream
 from exporter.cli.terminal import Terminal
 from exporter.errors import AccuracyBudgetError, ExportError
+from runtimes.image_batches import Batch
 from runtimes.latency import measure_latency
 from runtimes.ort import OrtRuntime
 from runtimes.parity import first_output
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from exporter.exported_model import ExportedModel
 
 MIN_TO_SPLIT = 128
@@ -156,7 +159,7 @@ class BudgetJob:
 
     def _quantized(self, nodes: frozenset[str], *, round_weights: bool) -> QuantizationResult:
         """Return the model with `nodes` in float; the last one is kept, as it is often measured twice."""
-        rounds = round_weights and self.options.effort > 1
+        rounds = round_weights and self.calibrated.effort.round_weights
         if not rounds and self._last is not None and self._last[0] == nodes:
             return self._last[1]
         result = insert_and_refine(
@@ -173,18 +176,13 @@ class BudgetJob:
         return result
 
     def _measure(self, result: QuantizationResult, paths: Sequence[Path]) -> Tally:
-        """Compare with the float file on some images, in the arithmetic that the target runs."""
-        counted = Tally()
-        exact = self.options.target.exact_int8_simulation
-        batches = stream("measuring INT8", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal)
-        with (
-            OrtRuntime(self.exported.onnx) as reference,
-            OrtRuntime(result.quantized.model, exact_qdq=exact) as candidate,
-        ):
-            for batch in batches:
-                labels = None if self.classes is None else [self.classes.of[path] for path in batch.paths]
-                counted += tally(first_output(reference, batch.images), first_output(candidate, batch.images), labels)
-        return counted
+        return tally_images(
+            self.exported.onnx,
+            result.quantized.model,
+            stream("measuring INT8", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal),
+            classes=self.classes,
+            exact_qdq=self.options.target.exact_int8_simulation,
+        )
 
     def _rank(self) -> Sensitivity:
         """Rank blocks on calibration images: on the last, not on the first, whose means refinement has corrected."""
@@ -304,6 +302,31 @@ class BudgetJob:
             "batch": 1,
             "note": "ONNX Runtime on this CPU; GPU cost not measured",
         }
+
+
+def tally_images(
+    reference: ModelProto,
+    candidate: ModelProto,
+    batches: Iterable[Batch],
+    *,
+    classes: ClassIndex | None,
+    exact_qdq: bool,
+) -> Tally:
+    """Compare an INT8 file with the float file, in the arithmetic that its target runs.
+
+    Args:
+        reference: Float model.
+        candidate: INT8 model.
+        batches: Prepared images; read once.
+        classes: Labels, or None.
+        exact_qdq: Whether the target computes Q/DQ as written.
+    """
+    counted = Tally()
+    with OrtRuntime(reference) as trusted, OrtRuntime(candidate, exact_qdq=exact_qdq) as tested:
+        for batch in batches:
+            labels = None if classes is None else [classes.of[path] for path in batch.paths]
+            counted += tally(first_output(trusted, batch.images), first_output(tested, batch.images), labels)
+    return counted
 
 
 def _statement(budget: AccuracyBudget, measured: Tally, found: Evidence) -> str:

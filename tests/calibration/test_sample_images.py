@@ -12,6 +12,7 @@ import pytest
 from calibration.errors import CalibrationError
 from calibration.sample_images import (
     MAX_HELD_OUT,
+    MAX_HELD_OUT_FOR_BUDGET,
     MIN_IMAGES,
     check_enough,
     evenly_ordered,
@@ -247,3 +248,15 @@ class TestHash:
         (good,) = write(tmp_path, a=b"1")
         (tmp_path / "gone").symlink_to(tmp_path / "nothing")
         assert image_list_sha256(tmp_path, [good, tmp_path / "gone"]) == image_list_sha256(tmp_path, [good])
+
+
+def test_a_budget_holds_out_more_but_never_more_than_a_quarter(tmp_path):
+    for number in range(2000):
+        (tmp_path / f"{number}.png").touch()
+    paths = sorted(tmp_path.iterdir())
+    usual = split_images(tmp_path, paths, num_calibration=512, hold_out=True)
+    budget = split_images(tmp_path, paths, num_calibration=512, hold_out=True, max_held_out=MAX_HELD_OUT_FOR_BUDGET)
+    few = split_images(tmp_path, paths[:100], num_calibration=512, hold_out=True, max_held_out=MAX_HELD_OUT_FOR_BUDGET)
+    assert (len(usual.held_out), len(budget.held_out), len(few.held_out)) == (64, 500, 25)
+    assert len(budget.calibration) == 512
+    assert not set(budget.held_out) & set(budget.calibration)

@@ -1,0 +1,252 @@
+"""Accuracy budgets from the command line, on the digits network with blocks that were broken on purpose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+from cli_runs import DIGITS_WEIGHTS, export_digits
+from onnx import TensorProto
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from exporter.cli import main
+from exporter.cli.accuracy_budget import MIN_TO_SPLIT
+from runtimes.manifest import load_manifest
+
+BROKEN = "layer2.1"
+BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+
+
+def write_broken(path: Path, blocks: Sequence[str], factor: float = 1e4) -> Path:
+    """Let one channel inside each block be far larger than the others; its reader undoes it: FP32 does not notice."""
+    with safe_open(DIGITS_WEIGHTS, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(DIGITS_WEIGHTS)
+    for block in blocks:
+        for name in ("weight", "bias"):
+            state[f"{block}.bn1.{name}"][0] *= factor
+        state[f"{block}.conv2.weight"][:, 0] /= factor
+    save_file(state, path, metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_broken(tmp_path_factory.mktemp("broken") / "broken.safetensors", [BROKEN])
+
+
+@pytest.fixture(scope="module")
+def bundle(broken: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("budget") / "bundle"
+    options = ["--weights", broken, "--int8", "--effort", 0, "--val", digits_folder / "val"]
+    assert export_digits(digits_folder, output, *options, "--min-agreement", 0.98, "--max-top1-drop", 1) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def budget(bundle: Path) -> dict:
+    return json.loads((bundle / "report.json").read_text())["accuracy_budget"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> str:
+    try:
+        got = main([str(word) for word in words])
+    except SystemExit as err:
+        got = int(str(err.code))
+    captured = capsys.readouterr()
+    assert got == code, captured.err
+    assert captured.out == ""
+    return " ".join(captured.err.split())
+
+
+# A budget that holds after leaving the broken block in float
+
+
+def test_only_the_broken_block_is_left_in_float(budget: dict, bundle: Path) -> None:
+    assert list(budget["kept_in_float"]["blocks"]) == [BROKEN]
+    assert f"{BROKEN}.conv2" in budget["kept_in_float"]["nodes"]
+    assert budget["ranking"]["blocks"][0]["name"] == BROKEN
+    model = onnx.load(bundle / "model.int8.onnx")
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    in_float = {name for name, kind in stored.items() if name.endswith("weight") and kind == TensorProto.FLOAT}
+    assert in_float == {f"{layer}.weight" for layer in budget["kept_in_float"]["blocks"][BROKEN]}
+    skipped = load_manifest(bundle).quantization["skipped"]  # type: ignore[index]
+    assert f"{BROKEN}.conv2: kept in float: the accuracy budget" in skipped
+
+
+def test_before_and_after_are_measured_on_the_same_images_that_chose_nothing(budget: dict) -> None:
+    assert budget["holds"] is True
+    assert budget["before"]["agreement"] < 0.5
+    assert budget["after"]["agreement"] >= 0.98
+    assert budget["after"]["top1_drop_pp"] <= 1.0
+    assert budget["verdict_apart_from_selection"] is True
+    assert budget["num_selection_images"] + budget["num_verdict_images"] == 360
+    assert budget["before"]["num_images"] == budget["after"]["num_images"] == budget["num_verdict_images"] == 180
+
+
+def test_the_report_says_how_sure_it_is_and_what_it_costs(budget: dict) -> None:
+    found = budget["evidence"]
+    low, high = found["agreement_interval"]
+    assert low < budget["after"]["agreement"] <= high
+    assert found["num_looks"] >= 2
+    assert found["shown"] is False
+    assert "180 images are too few to show it" in budget["statement"]
+    assert 0.05 < budget["kept_in_float"]["share_of_macs"] < 0.12
+    assert budget["latency"]["before_ms"] > 0
+    assert budget["latency"]["after_ms"] > 0
+    assert budget["latency"]["note"] == "ONNX Runtime on this CPU; GPU cost not measured"
+
+
+def test_the_table_of_the_bundle_has_the_better_file(bundle: Path) -> None:
+    rows = {row["name"]: row["parity"] for row in json.loads((bundle / "report.json").read_text())["rows"]}
+    assert rows["ONNX INT8"]["agreement"] >= 0.98
+    assert load_manifest(bundle).options["min_agreement"] == 0.98
+
+
+def test_the_result_says_which_layers_and_how_sure(
+    broken: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without labels and with few images: the same ones choose and judge, and that is said."""
+    output = tmp_path / "few"
+    options = ["--weights", broken, "--int8", "--effort", 0, "--min-agreement", 0.9]
+    assert export_digits(digits_folder, output, *options) == 0
+    printed = capsys.readouterr()
+    footer = next(line for line in printed.out.splitlines() if line.startswith("accuracy budget holds:"))
+    assert "in float: layer2.1 (conv2)" in footer
+    assert "of the multiply-adds in float" in footer
+    assert "with 64 images the same ones chose the layers and judged the result" in " ".join(printed.err.split())
+    report = json.loads((output / "report.json").read_text())["accuracy_budget"]
+    assert report["verdict_apart_from_selection"] is False
+    assert report["after"]["top1_drop_pp"] is None
+    assert report["num_verdict_images"] == 64 < MIN_TO_SPLIT
+
+
+def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "ort"
+    options = [
+        "--weights",
+        broken,
+        "--int8",
+        "--effort",
+        0,
+        "--target",
+        "onnxruntime",
+        "--min-agreement",
+        0.9,
+        "--quiet",
+    ]
+    assert export_digits(digits_folder, output, *options) == 0
+    report = json.loads((output / "report.json").read_text())["accuracy_budget"]
+    assert list(report["kept_in_float"]["blocks"]) == [BROKEN]
+
+
+# A budget that holds anyway
+
+
+def test_nothing_changes_when_the_budget_holds(digits_folder: Path, tmp_path: Path) -> None:
+    plain, held = tmp_path / "plain", tmp_path / "held"
+    options = ["--int8", "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
+    assert export_digits(digits_folder, plain, *options) == 0
+    assert export_digits(digits_folder, held, *options, "--max-top1-drop", 5) == 0
+    assert (plain / "model.int8.onnx").read_bytes() == (held / "model.int8.onnx").read_bytes()
+    report = json.loads((held / "report.json").read_text())["accuracy_budget"]
+    assert report["kept_in_float"] == {"blocks": {}, "nodes": [], "share_of_macs": 0.0}
+    assert report["statement"].endswith("every layer in INT8")
+    assert json.loads((plain / "report.json").read_text())["accuracy_budget"] is None
+
+
+# A budget that cannot hold
+
+
+def test_a_budget_that_cannot_hold_writes_nothing(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With every block broken, hardly a layer would be left in INT8."""
+    output = tmp_path / "out" / "bundle"
+    weights = write_broken(tmp_path / "all.safetensors", BLOCKS)
+    message = refused(
+        capsys, 1, "cifar_resnet20", "--weights", weights, "--int8", "--effort", 0, "--calib", digits_folder / "calib",
+        "--val", digits_folder / "val", "--num-val", 64, "--max-top1-drop", 1, "-o", output,
+    )  # fmt: skip
+    assert "error: the accuracy budget cannot hold: got top-1 drop" in message
+    assert "expected top-1 drop at most 1 points" in message
+    assert "Nothing was written" in message
+    assert not output.exists()
+    assert not list(tmp_path.rglob(".resnet-export-*"))
+
+
+# Bad options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-top1-drop", 0.5], "give --int8 --calib DIR too"),
+        (["--min-agreement", 0.99, "--fp16"], "give --int8 --calib DIR too"),
+        (["--int8", "--calib", "c", "--max-top1-drop", 0.5], "--max-top1-drop needs --val DIR"),
+        (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", -1], "got '-1', expected percentage points"),
+        (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", "half"], "got 'half', expected percentage points"),
+        (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", "nan"], "got 'nan', expected percentage points"),
+        (["--int8", "--calib", "c", "--min-agreement", 99], "got '99', expected a share above 0 and at most 1"),
+        (["--int8", "--calib", "c", "--min-agreement", 0], "got '0', expected a share above 0 and at most 1"),
+    ],
+)
+def test_bad_budgets_are_refused_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], words: list[object], message: str
+) -> None:
+    assert message in refused(capsys, 2, "cifar_resnet20", "--weights", "random", *words)
+
+
+# The ranking as a command
+
+
+def test_sensitivity_ranks_the_bundles_own_blocks(
+    bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--val", digits_folder / "val", "--json"]
+    assert main([str(word) for word in words]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["same_ranges_as_bundle"] is True
+    assert report["num_calibration_images"] == 256
+    assert report["num_ranking_images"] == report["sensitivity"]["whole"]["num_images"] == 64
+    assert report["sensitivity"]["blocks"][0]["name"] == BROKEN
+    assert report["sensitivity"]["layers"][0]["name"] == f"{BROKEN}.conv2"
+    whole, one = report["validation"][:2]
+    assert (whole["kept_in_float"], one["kept_in_float"]) == ([], [BROKEN])
+    assert whole["top1_candidate"] < 0.5 < 0.97 < one["top1_candidate"]
+    assert whole["num_images"] == 360
+    assert report["warnings"] == []
+
+
+def test_sensitivity_prints_a_table_and_says_when_the_images_are_others(
+    bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--num-calib", 64, "--num-images", 16]
+    assert main([str(word) for word in words]) == 0
+    printed = capsys.readouterr()
+    assert "gave other ranges than the bundle's 256" in " ".join(printed.err.split())
+    lines = [line.split() for line in printed.out.splitlines() if line.strip().startswith("layer2.1")]
+    assert lines[0][0] == BROKEN
+    assert "on 16 calibration images" in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 90
+
+
+def test_sensitivity_needs_a_bundle_with_int8(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "float"
+    assert export_digits(digits_folder, output, "--quiet") == 0
+    assert "holds no INT8 file" in refused(capsys, 2, "sensitivity", output, "--calib", digits_folder / "calib")
+    assert "is not a bundle" in refused(capsys, 2, "sensitivity", tmp_path, "--calib", digits_folder / "calib")
+    assert "--calib" in refused(capsys, 2, "sensitivity", output)
+
+
+def test_sensitivity_refuses_validation_images_that_calibrate(
+    bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calib = digits_folder / "calib"
+    assert "are also calibration images" in refused(capsys, 2, "sensitivity", bundle, "--calib", calib, "--val", calib)
