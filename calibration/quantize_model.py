@@ -26,6 +26,7 @@ from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.equalize import Factors, equalizing_factors, scale_channels
+from calibration.errors import CalibrationError
 from calibration.method import Method
 from calibration.paired_walk import live_bytes_per_image
 from calibration.qdq import QuantizedModel, insert_qdq
@@ -193,8 +194,15 @@ def insert_and_refine(
 
 
 def sample_size(model: ModelProto) -> int:
-    """Return how many images fit into `MAX_LIVE_BYTES` while both models are walked, within the limits above."""
-    return min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes_per_image(model)))
+    """Return how many images fit into `MAX_LIVE_BYTES` while both models are walked, within the limits above.
+
+    Where the size of a tensor is not known, as in windowed attention, the least number.
+    """
+    try:
+        live_bytes = live_bytes_per_image(model)
+    except CalibrationError:
+        return MIN_SAMPLE
+    return min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes))
 
 
 def _first_images(batches: Iterator[Images], count: int) -> list[Images]:
