@@ -267,9 +267,14 @@ def live_bytes_per_image(model: ModelProto) -> int:
 
 
 def _bytes_per_image(kind: TypeProto) -> int:
-    """Return the bytes of a tensor along all axes but the first, 0 where these are not known."""
+    """Return the bytes of a tensor along all axes but the batch, 0 where these are not known.
+
+    The batch is the axis without a size, wherever it lies: attention puts query, key and value before it. Windows are
+    multiplied into it, so that a few tensors of Hiera's stem count for less than they hold.
+    """
     tensor = kind.tensor_type
-    if not tensor.HasField("shape"):
+    sizes = [dim.dim_value for dim in tensor.shape.dim]
+    if not tensor.HasField("shape") or sizes.count(0) > 1:
         return 0
     itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-    return int(itemsize * math.prod(dim.dim_value for dim in tensor.shape.dim[1:]))
+    return int(itemsize * math.prod(size for size in sizes if size))

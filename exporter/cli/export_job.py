@@ -276,7 +276,7 @@ def _export(
 def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
     report = exported.folding
     total = len(report.folded) + len(report.kept)
-    terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64")
+    terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64" if total else "no BatchNorm to fold")
     paths_of: dict[str, list[str]] = {}
     for kept in report.kept:
         paths_of.setdefault(kept.reason, []).append(kept.batchnorm)

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from graph_builder import GraphBuilder
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -232,3 +233,72 @@ def test_second_run_changes_nothing():
     twice = canonical_ops(once)
     assert twice.num_changes == 0
     assert twice.model == once
+
+
+# What exporters leave behind
+
+
+def assert_rewritten(graph, output, kinds):
+    model = graph.model(output, opset=20)
+    result = canonical_ops(model)
+    assert [node.op_type for node in result.model.graph.node] == kinds
+    x = np.random.default_rng(0).normal(size=(3, 2, 8, 8)).astype(np.float32)
+    got, expected = (ReferenceEvaluator(each).run(None, {"input": x})[0] for each in (result.model, model))
+    assert np.array_equal(got, expected)
+
+
+def test_an_expand_that_broadcasting_does_anyway_goes():
+    """ECA: a gate [N, C, 1, 1] expanded to a size that holds the batch."""
+    graph = GraphBuilder()
+    gate = graph.node("GlobalAveragePool", "pool", "input")
+    batch = graph.node("Shape", "batch", "input", start=0, end=1)
+    rest = graph.constant("rest", np.array([2, 8, 8], np.int64))
+    wide = graph.node("Expand", "wide", gate, graph.node("Concat", "size", batch, rest, axis=0))
+    assert_rewritten(graph, graph.node("Mul", "out", "input", wide), ["GlobalAveragePool", "Mul"])
+
+
+def test_an_expand_that_something_else_reads_stays():
+    graph = GraphBuilder()
+    gate = graph.node("GlobalAveragePool", "pool", "input")
+    batch = graph.node("Shape", "batch", "input", start=0, end=1)
+    rest = graph.constant("rest", np.array([2, 8, 8], np.int64))
+    wide = graph.node("Expand", "wide", gate, graph.node("Concat", "size", batch, rest, axis=0))
+    kinds = ["GlobalAveragePool", "Shape", "Concat", "Expand", "Abs"]
+    assert_rewritten(graph, graph.node("Abs", "out", wide), kinds)
+
+
+def test_an_expand_that_stretches_the_result_stays():
+    graph = GraphBuilder()
+    pool = graph.node("GlobalAveragePool", "pool", "input")
+    other = graph.node("GlobalMaxPool", "other", "input")
+    size = graph.constant("size", np.array([1, 2, 8, 8], np.int64))
+    wide = graph.node("Expand", "wide", pool, size)
+    kinds = ["GlobalAveragePool", "GlobalMaxPool", "Expand", "Mul"]
+    assert_rewritten(graph, graph.node("Mul", "out", other, wide), kinds)
+
+
+def test_dropout_identity_and_lone_concat_go():
+    graph = GraphBuilder()
+    x = graph.node("Identity", "identity", graph.node("Dropout", "dropout", graph.node("Abs", "abs", "input")))
+    assert_rewritten(graph, graph.node("Relu", "out", graph.node("Concat", "concat", x, axis=1)), ["Abs", "Relu"])
+
+
+def test_castlike_of_a_known_type_becomes_a_cast():
+    graph = GraphBuilder()
+    two = graph.constant("two", np.array(2, np.int64))
+    cast = graph.node("CastLike", "cast", two, "input")
+    assert_rewritten(graph, graph.node("Mul", "out", "input", cast), ["Cast", "Mul"])
+
+
+def test_a_flatten_to_a_computed_size():
+    graph = GraphBuilder()
+    batch = graph.node("Shape", "batch", "input", start=0, end=1)
+    rest = graph.constant("rest", np.array([128], np.int64))
+    size = graph.node("Concat", "size", batch, rest, axis=0)
+    assert_rewritten(graph, graph.node("Reshape", "out", "input", size), ["Flatten"])
+
+
+def test_nodes_that_nobody_reads_go():
+    graph = GraphBuilder()
+    graph.node("Squeeze", "squeeze", graph.node("Shape", "shape", "input", start=0, end=1))
+    assert_rewritten(graph, graph.node("Relu", "out", "input"), ["Relu"])

@@ -418,3 +418,40 @@ def test_module_that_cannot_be_traced():
     module = Net(lambda net, x: net.bn(net.conv(x)) if x.sum().item() > 0 else x, **conv_bn()).eval()
     with pytest.raises(ExportError, match=r"torch\.export cannot trace Net"):
         fold_batchnorm(module, torch.zeros(IMAGES))
+
+
+# timm's BatchNorm with an activation
+
+
+@pytest.mark.parametrize("options", [{}, {"apply_act": False}, {"act_layer": "silu"}, {"drop_layer": nn.Dropout2d}])
+def test_batchnorm_with_activation(options):
+    timm_layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    module = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), timm_layers.BatchNormAct2d(6, **options), nn.Conv2d(6, 4, 1))
+    folded, report = assert_same_answers(module, num_folded=1)
+    assert report.folded == (FoldedBatchNorm("1", "0"),)
+    assert num_batchnorms(folded) == 0
+    assert [name for name, _ in folded[1].named_children()] == ["drop", "act"], "names of nodes stay"
+
+
+def test_a_class_that_only_looks_like_it_is_kept():
+    class BatchNormAct2d(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    _, report = assert_same_answers(nn.Sequential(nn.Conv2d(3, 6, 3), BatchNormAct2d(6)), num_folded=0)
+    assert "which does more than BatchNorm" in report.kept[0].reason
+
+
+def test_report_after_tracing_names_what_the_graph_folded():
+    """A weight that is computed cannot be folded on the module; on the graph it is a constant."""
+    from exporter.trace import trace_and_fold
+
+    conv = parametrizations.weight_norm(nn.Conv2d(3, 6, 3))
+    module = randomised(nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(6)))
+    module = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    folded, report = fold_batchnorm(module, torch.zeros(IMAGES))
+    assert len(report.kept) == 2
+    _, folds = trace_and_fold(folded, torch.zeros(IMAGES), opset=20)
+    final = report.after_tracing(folds)
+    assert [pair.batchnorm for pair in final.folded] == ["0.1"]
+    assert [kept.batchnorm for kept in final.kept] == ["0.4"]
