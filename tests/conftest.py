@@ -1,15 +1,19 @@
-"""Real images for the tests, made once a session from what scikit-learn and scikit-image ship."""
+"""Real images and trained networks for the tests, made once a session from what scikit-learn and scikit-image ship."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import ModelProto
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+SEED = 20261202
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +65,63 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 photo.crop(box).save(folder / f"{name}-{column}{row}.jpg", quality=92)
     return folder
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network as float ONNX, images to calibrate with and others, prepared: float32 [n, 3, H, W]."""
+
+    model: ModelProto
+    calibration: np.ndarray
+    held_out: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def digits_network(digits_folder: Path) -> TrainedNetwork:
+    """The demo's ResNet-20 and its images: 256 and 360, evenly mixed over the classes."""
+    from calibration.sample_images import evenly_ordered
+    from exporter import export_resnet
+    from runtimes import preprocess, read_image
+
+    exported = export_resnet(
+        "cifar_resnet20", weights=str(ROOT / "examples" / "digits" / "resnet20_digits.safetensors")
+    )
+
+    def images(folder: Path) -> np.ndarray:
+        paths = evenly_ordered(folder, sorted(path for path in folder.rglob("*.png")))
+        return np.stack([preprocess(exported.preprocessing, read_image(path)) for path in paths])
+
+    return TrainedNetwork(exported.onnx, images(digits_folder / "calib"), images(digits_folder / "val"))
+
+
+@pytest.fixture(scope="session")
+def bottleneck_network() -> TrainedNetwork:
+    """Grouped bottlenecks with a strided projection at 8 x 8, trained here in seconds on scikit-learn's digits."""
+    import torch
+    from graph_builder import export_loaded_module
+    from sklearn.datasets import load_digits
+    from torch import nn
+    from torchvision.models.resnet import Bottleneck
+
+    torch.manual_seed(SEED)
+    projection = nn.Sequential(nn.Conv2d(16, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        Bottleneck(16, 16, 2, projection, groups=4),
+        Bottleneck(64, 16, groups=4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+    data = load_digits()
+    pixels = ((data.images - 4.9) / 6.0).astype(np.float32)[:, np.newaxis].repeat(3, axis=1)
+    order = np.random.default_rng(SEED).permutation(len(pixels))
+    train, held_out = order[:1400], order[1400:]
+    images, labels = torch.from_numpy(pixels[train]), torch.from_numpy(data.target[train])
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=1e-2)
+    for _ in range(8):
+        for batch in torch.randperm(len(train)).split(50):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return TrainedNetwork(export_loaded_module(module, size=8), pixels[train[:256]], pixels[held_out])

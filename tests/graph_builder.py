@@ -69,16 +69,21 @@ def export_random(module, *, size: int, opset: int | None = None, seed: int = 0)
     """Fold and export a PyTorch ResNet, its BatchNorms filled at random first: a zero bias would not be exported."""
     import torch
 
-    from exporter.exported_model import ExportConfig, export_loaded
-    from exporter.loaded_model import LoadedModel
-    from exporter.torchvision_models import IMAGENET_PREPROCESSING
-
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if name.endswith((".running_mean", ".bias")) and tensor.ndim == 1:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
         elif name.endswith(".running_var"):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return export_loaded_module(module, size=size, opset=opset)
+
+
+def export_loaded_module(module, *, size: int, opset: int | None = None) -> ModelProto:
+    """Fold and export a PyTorch module of 10 classes as it is."""
+    from exporter.exported_model import ExportConfig, export_loaded
+    from exporter.loaded_model import LoadedModel
+    from exporter.torchvision_models import IMAGENET_PREPROCESSING
+
     loaded = LoadedModel(
         module=module.eval(),
         model_id="test",
