@@ -12,6 +12,7 @@ from onnx import ModelProto, numpy_helper
 
 from calibration.collect_ranges import calibrate
 from calibration.dialect import Dialect
+from calibration.effort import EFFORTS
 from calibration.errors import CalibrationError
 from calibration.method import Max
 from calibration.qdq import insert_qdq
@@ -62,10 +63,12 @@ def mean_error(model: ModelProto, reference: ModelProto, images: np.ndarray) -> 
     return float(np.abs((logits(model, images) - logits(reference, images)).mean(axis=0)).max())
 
 
-def refined(reference: ModelProto, quantized: ModelProto, images: np.ndarray, **options) -> RefinedModel:
+def refined(
+    reference: ModelProto, quantized: ModelProto, images: np.ndarray, *, round_weights: bool = False
+) -> RefinedModel:
     batches = [images[:20], images[20:21], images[21:]]
     before = quantized.SerializeToString(deterministic=True)
-    result = refine(reference, quantized, batches, open_runtime=open_exact, **options)
+    result = refine(reference, quantized, batches, open_runtime=open_exact, effort=EFFORTS[2 if round_weights else 1])
     assert quantized.SerializeToString(deterministic=True) == before, "the given model is not changed"
     assert result.num_images == 48
     return result
@@ -195,14 +198,14 @@ def test_a_convolution_along_one_axis_is_corrected_but_not_rounded_again() -> No
     build.node("Conv", "conv", "flat", "w")
     model = build.model("conv")
     quantized = quantized_from(model, images)
-    result = refine(model, quantized, [images], open_runtime=open_exact, round_weights=True)
+    result = refine(model, quantized, [images], open_runtime=open_exact, effort=EFFORTS[2])
     assert [each.num_rounded for each in result.layers] == [0]
 
 
 def test_one_image_changes_no_bias(images: np.ndarray) -> None:
     model = network()
     quantized = quantized_from(model, images)
-    result = refine(model, quantized, [images[:1]], open_runtime=open_exact)
+    result = refine(model, quantized, [images[:1]], open_runtime=open_exact, effort=EFFORTS[1])
     assert all(each.largest_correction == 0 for each in result.layers)
     assert_array_equal(logits(result.model, images), logits(quantized, images))
 
@@ -216,11 +219,11 @@ def test_the_walk_can_be_followed(images: np.ndarray) -> None:
             yield layer
 
     model = network()
-    refine(model, quantized_from(model, images), [images], open_runtime=open_exact, track=track)
+    refine(model, quantized_from(model, images), [images], open_runtime=open_exact, effort=EFFORTS[1], track=track)
     assert seen == [("a", 3), ("b", 3), ("out", 3)]
 
 
 def test_without_images_it_is_refused(images: np.ndarray) -> None:
     model = network()
     with pytest.raises(CalibrationError, match="got 0 batches"):
-        refine(model, quantized_from(model, images), [], open_runtime=open_exact)
+        refine(model, quantized_from(model, images), [], open_runtime=open_exact, effort=EFFORTS[1])
