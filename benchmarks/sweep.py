@@ -23,6 +23,7 @@ import time
 import traceback
 from collections import Counter
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,7 @@ def examine(name: str, size: int | None) -> dict[str, Any]:
 
 
 def _examine(row: dict[str, Any], name: str, size: int | None) -> None:
-    from calibration.collect_ranges import calibrate
-    from calibration.qdq import insert_qdq
+    from calibration.quantize_model import quantize
     from exporter.exported_model import ExportConfig, export_loaded
     from exporter.float16 import float16_from_float32
     from exporter.load_model import load_model
@@ -164,8 +164,9 @@ def _examine(row: dict[str, Any], name: str, size: int | None) -> None:
         row["fp16_nonfinite"] = first_nonfinite_tensor(half, compared[:2], open_runtime=OrtRuntime)
     row["fp16_sqnr_db"] = sqnr_db(expected, logits(half, compared))
     with Stage(row, "int8"):
-        table = calibrate(exported.onnx, np.split(calibration, 4), open_runtime=OrtRuntime)
-        quantized = insert_qdq(exported.onnx, table)
+        exact = partial(OrtRuntime, exact_qdq=True)
+        batches = np.split(calibration, 4)
+        quantized = quantize(exported.onnx, batches, open_runtime=OrtRuntime, open_exact=exact).quantized
     row["int8_sqnr_db"] = sqnr_db(expected, logits(quantized.model, compared))
     placement = quantized.placement
     row["int8"] = {
