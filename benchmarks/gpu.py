@@ -29,7 +29,12 @@ HERE = Path(__file__).resolve().parent
 # Python puts this script's folder first, where `calibration` would be the benchmark and not the package.
 sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
 
-FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "int8-fp16": "model.int8.fp16.onnx",
+}
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 BATCHES = (1, 8)
 INT8_NOTE = "computed in float: quantize, dequantize, float convolution"
@@ -292,7 +297,7 @@ def step(run: Run, worker: str, *, folder: Path, **arguments: Any) -> dict[str, 
 
 
 def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict[str, Any]:
-    """Export FP32, FP16 and INT8, and keep the PyTorch module, inputs and its logits on the CPU."""
+    """Export FP32, FP16, INT8 and INT8 with FP16, and keep the PyTorch module, inputs and its logits on the CPU."""
     import numpy as np
     import onnx
     import torch
@@ -300,7 +305,9 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
     from calibration import calibrate, insert_qdq
     from exporter import ExportConfig, export_resnet, float16_from_float32
     from exporter.check_images import load_check_images
-    from exporter.target import target_from_name
+    from exporter.float16_qdq import float16_qdq_from_float32
+    from exporter.graph import opset_of
+    from exporter.target import MIN_FLOAT16_SCALE_OPSET, target_from_name
     from runtimes import OrtRuntime, TorchRuntime
 
     home = Path(folder)
@@ -309,7 +316,10 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
     onnx.save_model(exported.onnx, home / FILES["fp32"])
     onnx.save_model(float16_from_float32(exported.onnx).model, home / FILES["fp16"])
     table = calibrate(exported.onnx, np.array_split(images, 4), open_runtime=OrtRuntime)
-    onnx.save_model(insert_qdq(exported.onnx, table).model, home / FILES["int8"])
+    quantized = insert_qdq(exported.onnx, table).model
+    onnx.save_model(quantized, home / FILES["int8"])
+    if opset_of(quantized) >= MIN_FLOAT16_SCALE_OPSET:
+        onnx.save_model(float16_qdq_from_float32(quantized).model, home / FILES["int8-fp16"])
     torch.save(exported.module, home / "module.pt")
     with TorchRuntime(exported.module) as runtime:
         save_reference(home, images, next(iter(runtime.run({"input": images}).values())))

@@ -34,6 +34,7 @@ from exporter.graph import (
     index_graph,
     infer_shapes,
     initializer_from_array,
+    opset_of,
     tensor_types,
 )
 
@@ -132,7 +133,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
     result = copy_model(model)
     inputs = {info.name for info in model.graph.input}
     _add_constants(result.graph)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     for probe in probes:
         if probe.shape is not None:
             _add_reductions(result.graph, probe, len(probe.shape) + 1, opset)

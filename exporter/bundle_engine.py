@@ -22,8 +22,13 @@ from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
 
-ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-"""Precision to the bundle's file."""
+ONNX_FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "int8-fp16": "model.int8.fp16.onnx",
+}
+"""Precision to the bundle's file. "int8-fp16" is INT8 whose scales, and all that is not quantized, are FP16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def engine_from_bundle(
 
     Args:
         bundle: A bundle folder; its files must be unchanged.
-        precision: "fp32", "fp16" or "int8".
+        precision: A key of `ONNX_FILES`.
         flavour: "tensorrt" or "rtx".
         options: How to build; the bundle's batch range and TensorRT's defaults when None.
         output: Where the plan goes; beside the ONNX file when None.
@@ -95,9 +100,10 @@ def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
     file = ONNX_FILES[precision]
     if file not in manifest.files:
         have = [name for name, other in ONNX_FILES.items() if other in manifest.files]
-        raise BundleError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{precision}")
+        options = precision.replace("-", " --")
+        raise BundleError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{options}")
     target = TARGETS.get(manifest.target)
-    if precision == "int8" and target is not None and target.dialect != "tensorrt":
+    if precision.startswith("int8") and target is not None and target.dialect != "tensorrt":
         raise BundleError(
             f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
             "bias); export again with --target tensorrt or a jetpack"

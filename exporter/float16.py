@@ -49,6 +49,11 @@ def float16_from_float32(model: ModelProto) -> PassResult:
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ValueError("float16_from_float32 takes a model without Q/DQ nodes")
+    return typed_float16(model)
+
+
+def typed_float16(model: ModelProto) -> PassResult:
+    """Do `float16_from_float32` for any model: float32 scales of Q/DQ nodes become FP16 like every other constant."""
     result = copy_model(model)
     graph = result.graph
     num_changes = _convert_constants(graph)

@@ -98,6 +98,11 @@ def initializer_from_array(name: str, array: NDArray[Any]) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
 
 
+def opset_of(model: ModelProto) -> int:
+    """Return the version of ONNX's own operators, 0 where the model names none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """Return the value of attribute `name`, or `default` when the node does not have it."""
     for candidate in node.attribute:

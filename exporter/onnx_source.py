@@ -22,7 +22,14 @@ from exporter.canonical_ops import canonical_ops
 from exporter.errors import ExportError, OnnxFileError
 from exporter.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
 from exporter.fold_constants import fold_constants
-from exporter.graph import array_from_initializer, attribute, copy_model, index_graph, initializer_from_array
+from exporter.graph import (
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+    opset_of,
+)
 from exporter.opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.tidy_graph import tidy_graph
 
@@ -139,7 +146,7 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
 
 
 def _check_opset(model: ModelProto, path: Path) -> int:
-    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     newest = onnx.defs.onnx_opset_version()
     if not MIN_SOURCE_OPSET <= opset <= newest:
         raise OnnxFileError(

@@ -6,7 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from exporter.errors import ExportError
-from exporter.graph import attribute, copy_model, infer_shapes
+from exporter.graph import attribute, copy_model, infer_shapes, opset_of
 from exporter.target import IR_VERSION_OF_OPSET
 
 BATCH_AXIS = "batch"
@@ -22,7 +22,7 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
         ExportError: If an operator cannot be written in it.
     """
     converted = model
-    if opset != next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")):
+    if opset != opset_of(model):
         try:
             converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
         except Exception as err:  # the converter raises RuntimeError and more, by operator

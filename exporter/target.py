@@ -21,6 +21,10 @@ IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
+MIN_FLOAT16_SCALE_OPSET = 19
+"""The first whose QuantizeLinear and DequantizeLinear take FP16 scales. Source: ONNX operator changelog."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place where the exported files must load.

@@ -79,11 +79,12 @@ def read_sidecar(path: Path, *, required: bool, flavour: str | None) -> EngineSi
 def rebuild_command(path: Path, sidecar: EngineSidecar | None = None, flavour: str | None = None) -> str:
     """Return what to do; without a sidecar, precision and flavour are read off the file's name."""
     words = path.name.split(".")
-    precision = next((word for word in ("int8", "fp16") if word in words), "fp32")
+    precision = "-".join(word for word in ("int8", "fp16") if word in words) or "fp32"
     rtx = flavour == "rtx" if flavour is not None else "rtx" in words
     if sidecar is not None:
         precision, rtx = sidecar.facts.precision, sidecar.facts.flavour == "rtx"
-    return f"build it here: resnet-export build {path.parent} --{precision}{' --rtx' if rtx else ''}"
+    options = f"--{precision.replace('-', ' --')}{' --rtx' if rtx else ''}"
+    return f"build it here: resnet-export build {path.parent} {options}"
 
 
 def check_plan(path: Path, sidecar: EngineSidecar, flavour: str, command: str) -> None:

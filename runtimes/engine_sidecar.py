@@ -26,7 +26,7 @@ class EngineFacts:
 
     Attributes:
         onnx_sha256: SHA-256 of the ONNX file.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "int8" or "int8-fp16".
         flavour: "tensorrt" or "rtx".
         tensorrt_version: The library's version.
         gpu: Name of the GPU it was built on; None when built without one (TensorRT-RTX).

@@ -25,7 +25,7 @@ from exporter.cli.option_types import (
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.model_names import FAMILIES, folder_name
 from exporter.preprocessing_options import PreprocessingOptions
-from exporter.target import TARGETS, Target, target_from_name
+from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target, target_from_name
 from exporter.version import __version__
 from runtimes.manifest import DEFAULT_BATCH, BatchRange
 from runtimes.preprocessing import Interpolation
@@ -74,6 +74,17 @@ class ExportOptions:
     def precision(self) -> str:
         """The lowest precision asked for: "int8", "fp16" or "fp32"."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+
+    @property
+    def has_int8_float16(self) -> bool:
+        """Whether the bundle holds INT8 with FP16 around it: both were asked for, and the target reads FP16 scales."""
+        opset = self.target.opset if self.opset is None else self.opset
+        return self.int8 and self.fp16 and self.target.dialect == "tensorrt" and opset >= MIN_FLOAT16_SCALE_OPSET
+
+    @property
+    def engine_precision(self) -> str:
+        """What `--engine` builds, a key of `exporter.bundle_engine.ONNX_FILES`."""
+        return "int8-fp16" if self.has_int8_float16 else self.precision
 
     @property
     def preprocessing(self) -> PreprocessingOptions:

@@ -16,7 +16,11 @@ from exporter.bundle_engine import ONNX_FILES, EngineOutcome, engine_from_bundle
 from exporter.cli.option_types import batch_range, capabilities, positive
 from exporter.cli.terminal import Terminal
 from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
-from runtimes.manifest import load_manifest
+from exporter.errors import ExportError
+from exporter.target import MIN_FLOAT16_SCALE_OPSET
+from runtimes.manifest import Manifest, load_manifest
+
+LOWEST_FIRST = ("int8-fp16", "int8", "fp16", "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,29 @@ def run_build(words: Sequence[str]) -> int:
         )
     except ValueError as err:
         parser.error(str(err))
-    present = [precision for precision in ("int8", "fp16", "fp32") if ONNX_FILES[precision] in manifest.files]
     flavour = "rtx" if arguments.rtx else "tensorrt"
-    precision = arguments.precision or present[0]
+    precision = _precision(arguments, manifest)
     request = EngineRequest(arguments.bundle, precision, flavour, options, arguments.output, arguments.timing_cache)
     terminal = Terminal(quiet=arguments.quiet)
     outcome = have_engine(request, terminal)
     if arguments.json:
         print(json.dumps(engine_report(outcome), indent=2))
     return 0
+
+
+def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
+    """Return the precision asked for; by default the lowest that the bundle holds.
+
+    `--int8` alone takes the INT8 file with FP16 around it only where there is no other.
+    """
+    asked = "-".join(word for word in ("fp32", "int8", "fp16") if getattr(arguments, word))
+    if not asked:
+        return next(name for name in LOWEST_FIRST if ONNX_FILES[name] in manifest.files)
+    if asked not in ONNX_FILES:
+        raise ExportError("--fp32 goes with neither --int8 nor --fp16")
+    if asked == "int8-fp16" and ONNX_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:
+        return "int8"  # TensorRT 8 is allowed FP16 by flag wherever the file is not quantized
+    return asked
 
 
 def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
@@ -103,11 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
-    precision = parser.add_mutually_exclusive_group()
-    for name in ONNX_FILES:
-        precision.add_argument(
-            f"--{name}", dest="precision", action="store_const", const=name, help=f"from {ONNX_FILES[name]}"
-        )
+    parser.add_argument("--int8", action="store_true", help=f"from {ONNX_FILES['int8']}")
+    parser.add_argument(
+        "--fp16", action="store_true", help=f"from {ONNX_FILES['fp16']}; with --int8 {ONNX_FILES['int8-fp16']}"
+    )
+    parser.add_argument("--fp32", action="store_true", help=f"from {ONNX_FILES['fp32']}")
     parser.add_argument("--batch", type=batch_range, metavar="MIN,OPT,MAX", help="batch sizes (default: the bundle's)")
     parser.add_argument("--workspace", type=positive, metavar="MIB", help="limit of scratch memory in MiB")
     parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Artefacts:
     check: CheckReport
     float16: Any | None
     int8: QuantizationResult | None
+    int8_float16: ModelProto | None
     finish: Finish
     budget: BudgetOutcome | None = None
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
@@ -127,7 +129,7 @@ def _build_engine(options: ExportOptions, terminal: Terminal) -> dict[str, Any]:
     from exporter.engine import BuildOptions
 
     flavour = "rtx" if options.rtx else "tensorrt"
-    request = EngineRequest(options.output, options.precision, flavour, BuildOptions(batch=options.batch))
+    request = EngineRequest(options.output, options.engine_precision, flavour, BuildOptions(batch=options.batch))
     return engine_report(have_engine(request, terminal))
 
 
@@ -268,8 +270,11 @@ def _export(
     int8, budget = None, None
     if options.int8:
         int8, budget = quantize_images(options, exported, images, classes, terminal)
+    int8_float16 = None
+    if int8 is not None and options.has_int8_float16:
+        int8_float16 = _int8_float16(int8.quantized.model, golden, terminal)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
-    artefacts = Artefacts(exported, check, float16, int8, finish, budget)
+    artefacts = Artefacts(exported, check, float16, int8, int8_float16, finish, budget)
     return replace(artefacts, finished=finish_files(options, artefacts, golden, terminal))
 
 
@@ -293,10 +298,30 @@ def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Ter
     with terminal.working("typing FP16"):
         result = float16_from_float32(exported.onnx)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
+    _refuse_overflow(tensor)
+    terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    return result.model
+
+
+def _int8_float16(quantized: ModelProto, golden: NDArray[np.float32], terminal: Terminal) -> ModelProto:
+    from exporter.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
+    from exporter.post_export_check import first_nonfinite_tensor
+    from runtimes.ort import OrtRuntime
+
+    with terminal.working("typing INT8 + FP16"):
+        result = float16_qdq_from_float32(quantized)
+        exact = partial(OrtRuntime, exact_qdq=True)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
+    _refuse_overflow(tensor)
+    terminal.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    if result.num_raised:
+        terminal.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
+    return result.model
+
+
+def _refuse_overflow(tensor: str | None) -> None:
     if tensor is not None:
         raise NonFiniteTensorError(
             f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
             "--fp16, or scale the input as in training"
         )
-    terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
-    return result.model

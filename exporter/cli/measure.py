@@ -61,6 +61,8 @@ def model_files(artefacts: Artefacts) -> Mapping[str, tuple[str, ModelProto]]:
         files["model.fp16.onnx"] = ("ONNX FP16", artefacts.float16)
     if artefacts.int8 is not None:
         files["model.int8.onnx"] = ("ONNX INT8", artefacts.int8.quantized.model)
+    if artefacts.int8_float16 is not None:
+        files["model.int8.fp16.onnx"] = ("ONNX INT8+FP16", artefacts.int8_float16)
     return files
 
 

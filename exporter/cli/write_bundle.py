@@ -120,9 +120,10 @@ def _int8_arithmetic(options: ExportOptions) -> str:
 def next_command(options: ExportOptions) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
     if options.target.name == "onnxruntime":
-        path = options.output / ONNX_FILES[options.precision]
+        path = options.output / ONNX_FILES[options.engine_precision]
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
-    return f"resnet-export build {options.output} --{options.precision}   (on the device)"
+    precision = options.engine_precision.replace("-", " --")
+    return f"resnet-export build {options.output} --{precision}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:

@@ -35,7 +35,8 @@ def test_an_onnx_file_goes_through(onnx_file, photo_folder, tmp_path, capsys):
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert "ImageNet's mean and standard deviation are assumed" in captured.err.replace("\n", " ")
-    assert [row["name"] for row in report["rows"]] == ["original FP32", "ONNX FP32", "ONNX FP16", "ONNX INT8"]
+    names = ["original FP32", "ONNX FP32", "ONNX FP16", "ONNX INT8", "ONNX INT8+FP16"]
+    assert [row["name"] for row in report["rows"]] == names
     assert report["reference"] == "the original file"
     by_name = {row["name"]: row["parity"] for row in report["rows"]}
     assert by_name["ONNX FP32"]["agreement"] == 1.0
@@ -69,7 +70,7 @@ def test_a_camera_frame_and_the_five_best(photo_folder, tmp_path, capsys):
     picture = Image.open(next(photo_folder.iterdir()))
     frame = manifest.prepare(picture)[np.newaxis]
     answers = {}
-    for file in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"):
+    for file in ("model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.fp16.onnx"):
         with OrtRuntime(output / file) as model:
             answers[file] = model.run({manifest.inputs[0].name: frame})
     scores = answers["model.onnx"]["scores"]

@@ -20,6 +20,7 @@ BUNDLE_FILES = {
     "model.onnx",
     "model.fp16.onnx",
     "model.int8.onnx",
+    "model.int8.fp16.onnx",
     "calibration.json",
     "labels.txt",
     "golden.npz",
@@ -56,6 +57,7 @@ def test_int8_top1_is_within_half_a_point_of_pytorch(report: dict) -> None:
     assert rows["PyTorch FP32"]["num_images"] == 360
     assert abs(rows["ONNX INT8"]["top1_drop_pp"]) <= 0.5
     assert rows["ONNX INT8"]["sqnr_db"] > 25
+    assert rows["ONNX INT8+FP16"]["sqnr_db"] > rows["ONNX INT8"]["sqnr_db"] - 1
     assert rows["ONNX FP16"]["sqnr_db"] > 50
     assert rows["ONNX FP32"]["sqnr_db"] > 100
     assert rows["ONNX FP32"]["agreement"] == 1.0
@@ -78,13 +80,18 @@ def test_golden_logits_are_reproduced_from_the_files_alone(bundle: Path) -> None
         inputs, logits = golden["input"], golden["logits"]
     assert inputs.shape == (16, 3, 32, 32)
     assert inputs.dtype == logits.dtype == np.float32
-    for file, tolerance in (("model.onnx", 1e-5), ("model.fp16.onnx", 5e-3), ("model.int8.onnx", 0.1)):
+    for file, tolerance in (
+        ("model.onnx", 1e-5),
+        ("model.fp16.onnx", 5e-3),
+        ("model.int8.onnx", 0.1),
+        ("model.int8.fp16.onnx", 0.1),
+    ):
         with OrtRuntime(bundle / file, exact_qdq=True) as runtime:
             got = runtime.run({"input": inputs})["logits"]
         assert_allclose(got, logits, atol=tolerance * np.abs(logits).max(), err_msg=file)
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx", "model.int8.onnx"])
+@pytest.mark.parametrize("file", ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.fp16.onnx"])
 def test_files_pass_the_checker_and_take_batches_of_1_2_7(bundle: Path, file: str) -> None:
     model = onnx.load(bundle / file)
     onnx.checker.check_model(model, full_check=True)
@@ -129,7 +136,7 @@ def test_two_runs_write_the_same_model_files(bundle: Path, digits_folder: Path, 
     again = tmp_path / "again"
     assert export_digits(digits_folder, again, "--int8", "--fp16", "--val", digits_folder / "val", "--quiet") == 0
     first, second = load_manifest(bundle).files, load_manifest(again).files
-    for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx", "calibration.json", "labels.txt"):
+    for name in sorted(BUNDLE_FILES - {MANIFEST_NAME, "report.json", "golden.npz"}):
         assert first[name] == second[name], name
 
 
@@ -202,5 +209,5 @@ def test_resnet50_on_photographs_builds_with_tensorrt_rtx(photo_folder: Path, tm
     assert (quantization["residual_adds_quantized"], quantization["residual_adds"]) == (16, 16)
     sizes = {file.name: file.stat().st_size for file in output.glob("*.onnx")}
     assert sizes["model.int8.onnx"] < 0.26 * sizes["model.onnx"]
-    for file in ("model.fp16.onnx", "model.int8.onnx"):
+    for file in ("model.fp16.onnx", "model.int8.onnx", "model.int8.fp16.onnx"):
         assert len(build_engine(output / file, flavour="rtx")) > 1_000_000

@@ -40,27 +40,27 @@ def bundle(shared_bundle, tmp_path):
 
 
 def test_the_main_command_leaves_engine_and_sidecar(shared_bundle):
-    engine = shared_bundle / "model.int8.rtx.engine"
+    engine = shared_bundle / "model.int8.fp16.rtx.engine"
     sidecar = load_sidecar(engine)
     assert (sidecar.engine_sha256, sidecar.engine_size_bytes) == dataclasses.astuple(file_entry(engine))
-    assert sidecar.facts.onnx_sha256 == load_manifest(shared_bundle).files["model.int8.onnx"].sha256
+    assert sidecar.facts.onnx_sha256 == load_manifest(shared_bundle).files["model.int8.fp16.onnx"].sha256
     assert sidecar.facts.flavour == "rtx"
-    assert sidecar.facts.precision == "int8"
+    assert sidecar.facts.precision == "int8-fp16"
     assert sidecar.facts.batch == BatchRange(1, 8, 32)
     assert sidecar.facts.gpu is None, "TensorRT-RTX engines are not bound to the GPU that was at hand"
     check_files(shared_bundle, load_manifest(shared_bundle))  # the bundle itself is unchanged
 
 
 def test_the_plan_is_plain(shared_bundle):
-    content = (shared_bundle / "model.int8.rtx.engine").read_bytes()
+    content = (shared_bundle / "model.int8.fp16.rtx.engine").read_bytes()
     assert not content.startswith(b"{")
-    assert len(content) == load_sidecar(shared_bundle / "model.int8.rtx.engine").engine_size_bytes
+    assert len(content) == load_sidecar(shared_bundle / "model.int8.fp16.rtx.engine").engine_size_bytes
 
 
 def test_a_second_build_reuses(bundle):
-    engine = bundle / "model.int8.rtx.engine"
+    engine = bundle / "model.int8.fp16.rtx.engine"
     before = engine.stat().st_mtime_ns
-    outcome = engine_from_bundle(bundle, precision="int8", flavour="rtx")
+    outcome = engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx")
     assert outcome.reused
     assert engine.stat().st_mtime_ns == before
 
@@ -75,32 +75,32 @@ def test_a_second_build_reuses(bundle):
     ],
 )
 def test_other_options_rebuild_and_say_why(bundle, options, named):
-    outcome = engine_from_bundle(bundle, precision="int8", flavour="rtx", options=options)
+    outcome = engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx", options=options)
     assert not outcome.reused
     assert named in outcome.reason
-    assert engine_from_bundle(bundle, precision="int8", flavour="rtx", options=options).reused
+    assert engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx", options=options).reused
 
 
 def test_a_changed_engine_is_built_again(bundle):
-    engine = bundle / "model.int8.rtx.engine"
+    engine = bundle / "model.int8.fp16.rtx.engine"
     engine.write_bytes(engine.read_bytes()[:-1])
-    outcome = engine_from_bundle(bundle, precision="int8", flavour="rtx")
+    outcome = engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx")
     assert not outcome.reused
     assert "changed" in outcome.reason
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 99}'])
 def test_an_unreadable_sidecar_rebuilds(bundle, content):
-    sidecar_path(bundle / "model.int8.rtx.engine").write_text(content)
-    assert "sidecar" in engine_from_bundle(bundle, precision="int8", flavour="rtx").reason
+    sidecar_path(bundle / "model.int8.fp16.rtx.engine").write_text(content)
+    assert "sidecar" in engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx").reason
 
 
 def test_another_version_rebuilds(bundle):
-    engine = bundle / "model.int8.rtx.engine"
+    engine = bundle / "model.int8.fp16.rtx.engine"
     content = json.loads(sidecar_path(engine).read_text())
     content["facts"]["tensorrt_version"] = "1.0"
     sidecar_path(engine).write_text(json.dumps(content))
-    outcome = engine_from_bundle(bundle, precision="int8", flavour="rtx")
+    outcome = engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx")
     assert "tensorrt_version: 1.0, not " in outcome.reason
 
 
@@ -154,18 +154,18 @@ def test_a_changed_bundle_is_refused_before_anything_is_built(bundle):
     with (bundle / "model.int8.onnx").open("ab") as file:
         file.write(b"x")
     with pytest.raises(BundleError, match=r"model\.int8\.onnx: changed"):
-        engine_from_bundle(bundle, precision="int8", flavour="rtx")
+        engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx")
 
 
 def test_a_precision_that_the_bundle_lacks(digits_folder, tmp_path):
     output = tmp_path / "fp32"
     assert export_digits(digits_folder, output, "--quiet") == 0
-    with pytest.raises(BundleError, match=r"no int8 model, it has fp32; export with --int8"):
-        engine_from_bundle(output, precision="int8", flavour="rtx")
+    with pytest.raises(BundleError, match=r"no int8-fp16 model, it has fp32; export with --int8 --fp16"):
+        engine_from_bundle(output, precision="int8-fp16", flavour="rtx")
 
 
 def test_a_failed_build_leaves_the_old_engine(bundle, monkeypatch):
-    engine = bundle / "model.int8.rtx.engine"
+    engine = bundle / "model.int8.fp16.rtx.engine"
     before = engine.read_bytes()
 
     def fail(*_, **__):
@@ -173,7 +173,7 @@ def test_a_failed_build_leaves_the_old_engine(bundle, monkeypatch):
 
     monkeypatch.setattr(exporter.bundle_engine, "build_engine", fail)
     with pytest.raises(EngineBuildError):
-        engine_from_bundle(bundle, precision="int8", flavour="rtx", options=BuildOptions(opt_level=0))
+        engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx", options=BuildOptions(opt_level=0))
     assert engine.read_bytes() == before
     assert load_sidecar(engine)
 
@@ -191,7 +191,7 @@ def test_progress_is_heard(bundle):
 def test_missing_library_names_the_extra(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match=r"resnet-export\[tensorrt\]"):
-        engine_from_bundle(bundle, precision="int8")
+        engine_from_bundle(bundle, precision="int8-fp16")
 
 
 def test_building_imports_neither_torch_nor_onnx(bundle):
@@ -204,3 +204,25 @@ def test_building_imports_neither_torch_nor_onnx(bundle):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "engine built" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        ([], "model.int8.fp16.onnx"),
+        (["--int8", "--fp16"], "model.int8.fp16.onnx"),
+        (["--int8"], "model.int8.onnx"),
+        (["--fp16"], "model.fp16.onnx"),
+        (["--fp32"], "model.onnx"),
+    ],
+)
+def test_the_precision_words_choose_the_file(bundle, words, file, monkeypatch):
+    seen = []
+    monkeypatch.setattr(exporter.bundle_engine, "build_engine", lambda model, **_: seen.append(model.name) or b"plan")
+    assert main(["build", str(bundle), "--rtx", *words, "-o", str(bundle / "out.engine")]) == 0
+    assert seen == [file]
+
+
+def test_fp32_goes_with_no_other_precision(bundle, capsys):
+    assert main(["build", str(bundle), "--rtx", "--fp32", "--int8"]) == 2
+    assert "--fp32 goes with neither" in capsys.readouterr().err
