@@ -13,11 +13,13 @@ from pathlib import Path
 from exporter.bundle import TOOL_NAME
 from exporter.engine import BuildOptions, Progress, build_engine
 from exporter.errors import EngineBuildError
+from exporter.inspect_engine import inspect_engine
 from exporter.target import TARGETS
 from exporter.timing_cache import default_timing_cache
 from exporter.version import __version__
+from runtimes.engine_layers import EngineLayers, layers_from_inspector
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
-from runtimes.errors import BundleError
+from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
@@ -40,12 +42,16 @@ class EngineOutcome:
         sidecar: What is known of it.
         reused: Whether it was there already.
         reason: Why it was reused or built, in words.
+        layers: What it computes in which precision, or None where it could not be asked.
+        why_no_layers: Why it could not.
     """
 
     path: Path
     sidecar: EngineSidecar
     reused: bool
     reason: str
+    layers: EngineLayers | None = None
+    why_no_layers: str = ""
 
 
 def engine_from_bundle(
@@ -82,18 +88,22 @@ def engine_from_bundle(
     path = output or model.with_name(f"{model.stem}.{'rtx.' if flavour == 'rtx' else ''}engine")
     reason = _why_rebuild(path, facts)
     if reason is None:
+        layers, why_no_layers = _saved_layers(path)
         return EngineOutcome(
             path,
             load_sidecar(path),
             reused=True,
             reason="built from the same file, for the same machine, with the same options",
+            layers=layers,
+            why_no_layers=why_no_layers,
         )
     start = time.perf_counter()
     if timing_cache is True:
         timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
     plan = build_engine(model, flavour=flavour, options=chosen, progress=progress, timing_cache=timing_cache or None)
     sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
-    return EngineOutcome(path, sidecar, reused=False, reason=reason)
+    layers, why_no_layers = _inspected_layers(path, plan, flavour)
+    return EngineOutcome(path, sidecar, reused=False, reason=reason, layers=layers, why_no_layers=why_no_layers)
 
 
 def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
@@ -168,6 +178,32 @@ def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: fl
     except OSError as err:
         raise EngineBuildError(f"{path} cannot be written: {err}") from err
     return sidecar
+
+
+def layers_path(engine: Path) -> Path:
+    """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
+    return engine.with_name(f"{engine.name}.layers.json")
+
+
+def _inspected_layers(path: Path, plan: bytes, flavour: str) -> tuple[EngineLayers | None, str]:
+    """Ask the engine just built for its layers and keep the answer; whatever becomes of that, the engine is good."""
+    layers_path(path).unlink(missing_ok=True)
+    if machine_facts().gpu is None:
+        return None, "an engine tells its layers on a GPU only, and here is none"
+    try:
+        text = inspect_engine(load_library(flavour), plan)
+        layers = layers_from_inspector(text)
+        _write_whole(layers_path(path), text.encode())
+    except (EngineBuildError, RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return layers, ""
+
+
+def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
+    try:
+        return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
 
 
 def _write_whole(path: Path, content: bytes) -> None:

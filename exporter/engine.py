@@ -149,6 +149,8 @@ def _parse(library: TensorRtLibrary, network: Any, model: Path) -> Any:
 
 def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> None:
     trt = library.module
+    if hasattr(trt, "ProfilingVerbosity"):  # else an engine tells the names of its layers and nothing of their types
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.opt_level is not None:

@@ -100,7 +100,22 @@ def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
         terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
         for warning in sidecar.warnings:
             terminal.warn(f"{sidecar.facts.flavour}: {warning}")
+    _tell_layers(outcome, terminal)
     return outcome
+
+
+def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
+    """Tell how many layers run in which precision, and which convolutions fell back."""
+    if outcome.layers is None:
+        terminal.done(f"layers not counted: {outcome.why_no_layers}")
+        return
+    counts = ", ".join(f"{number} in {precision}" for precision, number in outcome.layers.count().items())
+    terminal.done(f"layers of the engine: {counts}; {outcome.layers.num_reformats} reformats")
+    precision = outcome.sidecar.facts.precision.partition("-")[0].upper()
+    if fallen := outcome.layers.not_in(precision):
+        named = ", ".join(f"{' + '.join(layer.nodes)} ({layer.precision})" for layer in fallen[:8])
+        more = f" and {len(fallen) - 8} more" if len(fallen) > 8 else ""
+        terminal.warn(f"{len(fallen)} convolutions or matrix products are not in {precision}: {named}{more}")
 
 
 def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
@@ -110,6 +125,7 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "reused": outcome.reused,
         "reason": outcome.reason,
         "sidecar": outcome.sidecar.to_json(),
+        "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
     }
 
 

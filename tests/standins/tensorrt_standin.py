@@ -179,6 +179,7 @@ def _add_enums(trt: Any, version: str) -> None:
     trt.TensorLocation = _enum("TensorLocation", "DEVICE", "HOST")
     trt.LayerType = _enum("LayerType", *dict.fromkeys([*_LAYERS.values(), "IDENTITY", "CONSTANT"]))
     trt.ProfilingVerbosity = _enum("ProfilingVerbosity", "LAYER_NAMES_ONLY", "NONE", "DETAILED")
+    trt.LayerInformationFormat = _enum("LayerInformationFormat", "ONELINE", "JSON")
     levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
     trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
 
@@ -406,7 +407,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 if not all(monitor.step_complete("Building engine", step) for step in range(2)):
                     return None
                 monitor.phase_finish("Building engine")
-            return HostMemory(_plan(trt, network, profile))
+            return HostMemory(_plan(trt, network, profile, attributes.get("profiling_verbosity")))
 
         def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
             if network._onnx is None:
@@ -440,8 +441,9 @@ def _constant(model: onnx.ModelProto, name: str) -> Any:
     return found[0] if found else 0
 
 
-def _plan(trt: Any, network: Any, profile: dict) -> bytes:
+def _plan(trt: Any, network: Any, profile: dict, verbosity: Any) -> bytes:
     head = {
+        "verbosity": "LAYER_NAMES_ONLY" if verbosity is None else verbosity.name,
         "version": trt.__version__,
         "profile": profile,
         "inputs": [[tensor.name, tensor.dtype.name, tensor.shape] for tensor in network._inputs],
@@ -449,6 +451,43 @@ def _plan(trt: Any, network: Any, profile: dict) -> bytes:
         "sha256": hashlib.sha256(network._onnx).hexdigest(),
     }
     return MAGIC + json.dumps(head).encode() + b"\n" + network._onnx
+
+
+def _inspected(model: onnx.ModelProto, *, separate_types: bool) -> list[dict[str, Any]]:
+    """Return layers as the inspector writes them: up to TensorRT 10 type and format are one text."""
+    kinds = {
+        info.name: info.type.tensor_type.elem_type for info in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    made_by = {name: node for node in model.graph.node for name in node.output}
+
+    def tensor(name: str) -> dict[str, Any]:
+        maker = made_by.get(name)
+        quantized = maker is not None and maker.op_type == "DequantizeLinear"
+        kind = "Int8" if quantized else "Half" if kinds.get(name) == TensorProto.FLOAT16 else "Float"
+        if separate_types:
+            return {"Name": name, "Format": "Row major linear", "Datatype": kind}
+        words = {
+            "Int8": "Thirty-two wide channel vectorized row major Int8 format",
+            "Half": "Row major linear FP16 format",
+        }
+        return {"Name": name, "Format/Datatype": words.get(kind, "Row major linear FP32")}
+
+    layers = [
+        {"Name": "Reformatting CopyNode for Input Tensor 0", "LayerType": "Reformat", "Inputs": [], "Outputs": []}
+    ]
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            name = node.name or node.output[0]
+            layers.append(
+                {
+                    "Name": f"{name} + relu",
+                    "LayerType": "CaskConvolution" if node.op_type == "Conv" else "gemm",
+                    "Inputs": [tensor(node.input[0])],
+                    "Outputs": [tensor(node.output[0])],
+                    "Metadata": f"[ONNX Layer: {name}]",
+                }
+            )
+    return layers
 
 
 def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
@@ -550,6 +589,23 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             cuda.enqueue(stream_handle, work)
             return True
 
+    class EngineInspector(Sealed):
+        """Tells one layer per Conv and Gemm, and a reformat before the first."""
+
+        settable = ("execution_context",)
+
+        def __init__(self, engine: CudaEngine) -> None:
+            self._engine = engine
+
+        def get_engine_information(self, format: Any) -> str:
+            assert trt.LayerInformationFormat(format).name == "JSON", "the project reads JSON only"
+            layers = _inspected(onnx.load_from_string(self._engine._model), separate_types=_at_least(version, 11))
+            if self._engine._head["verbosity"] != "DETAILED":
+                layers = [layer["Name"] for layer in layers]
+            if _at_least(version, 11):
+                return json.dumps({"Layers": layers, "I/O Tensors": [{"Name": name} for name in self._engine._tensors]})
+            return json.dumps({"Layers": layers, "Bindings": list(self._engine._tensors)})
+
     class CudaEngine(Sealed):
         def __init__(self, head: dict, model: bytes, logger: Any) -> None:
             options = onnxruntime.SessionOptions()
@@ -563,6 +619,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             self._tensors = {
                 name: (trt.DataType[dtype], tuple(shape)) for name, dtype, shape in head["inputs"] + head["outputs"]
             }
+            self._head, self._model = head, model
             self._profile = {name: [tuple(shape) for shape in shapes] for name, shapes in head["profile"].items()}
             self._contexts: list[weakref.ref] = []
 
@@ -588,6 +645,9 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             if name not in self._inputs:
                 raise ValueError(f"{name} is no input; TensorRT answers with -1 dimensions")
             return self._range(name)
+
+        def create_engine_inspector(self) -> EngineInspector:
+            return EngineInspector(self)
 
         def create_execution_context(self) -> ExecutionContext | None:
             if refused("create_execution_context", self._logger):

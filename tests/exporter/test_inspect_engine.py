@@ -1,0 +1,88 @@
+"""The layers of an engine after its build, on stand-ins of four TensorRT versions and on a machine without a GPU."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+from cli_runs import export_digits
+from standins.cuda_standin import CudaStandin
+from standins.tensorrt_standin import VERSIONS, make_tensorrt
+
+import exporter.bundle_engine
+from exporter.bundle_engine import engine_from_bundle, layers_path
+from exporter.cli import main
+from runtimes.engine_layers import CONVOLUTION
+from runtimes.this_machine import machine_facts
+
+
+@pytest.fixture(scope="module")
+def shared_bundle(digits_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("layers") / "digits-int8"
+    assert export_digits(digits_folder, output, "--int8", "--fp16", "--target", "jetpack6", "--quiet") == 0
+    return output
+
+
+@pytest.fixture
+def bundle(shared_bundle, tmp_path):
+    import shutil
+
+    return shutil.copytree(shared_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Pretend that there is a GPU, with the TensorRT of a version on it."""
+
+    def make(version):
+        facts = dataclasses.replace(machine_facts(), gpu="Stand-in", compute_capability="8.7", cuda="12.6")
+        monkeypatch.setattr(exporter.bundle_engine, "machine_facts", lambda: facts)
+        standin = make_tensorrt(version, CudaStandin())
+        monkeypatch.setitem(sys.modules, "tensorrt", standin.module)
+        return standin
+
+    return make
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_layers_are_counted_and_kept(version, bundle, on_a_gpu):
+    on_a_gpu(version)
+    outcome = engine_from_bundle(bundle, precision="int8", timing_cache=False)
+    assert outcome.why_no_layers == ""
+    assert outcome.layers.count(CONVOLUTION) == {"INT8": 22}
+    assert outcome.layers.num_reformats == 1
+    assert {"conv1", "layer1.0.conv2", "fc"} <= {node for layer in outcome.layers.layers for node in layer.nodes}
+    again = engine_from_bundle(bundle, precision="int8", timing_cache=False)
+    assert again.reused
+    assert again.layers == outcome.layers
+
+
+def test_convolutions_that_fell_back_are_named(bundle, on_a_gpu, capsys):
+    on_a_gpu("10.3")
+    outcome = engine_from_bundle(bundle, precision="int8", timing_cache=False)
+    account = json.loads(layers_path(outcome.path).read_text())
+    account["Layers"][3]["Inputs"][0]["Format/Datatype"] = "Half"
+    layers_path(outcome.path).write_text(json.dumps(account))
+    assert main(["build", str(bundle), "--int8", "--timing-cache", "off"]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    name = account["Layers"][3]["Metadata"].removeprefix("[ONNX Layer: ").removesuffix("]")
+    assert "21 in INT8, 1 in FP16; 1 reformats" in printed
+    assert f"1 convolutions or matrix products are not in INT8: {name} (FP16)" in printed
+
+
+def test_an_engine_that_does_not_load_is_still_an_engine(bundle, on_a_gpu, monkeypatch):
+    standin = on_a_gpu("10.3")
+    monkeypatch.setattr(standin.module.Runtime, "_refusal", lambda self, content: "out of memory")
+    outcome = engine_from_bundle(bundle, precision="fp32", timing_cache=False)
+    assert outcome.path.is_file()
+    assert outcome.layers is None
+    assert "out of memory" in outcome.why_no_layers
+    assert not layers_path(outcome.path).exists()
+
+
+def test_without_a_gpu_it_says_so(bundle, monkeypatch):
+    monkeypatch.setattr(exporter.bundle_engine, "build_engine", lambda *_, **__: b"plan")
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt("10.3", CudaStandin()).module)
+    outcome = engine_from_bundle(bundle, precision="fp32")
+    assert outcome.layers is None
+    assert "here is none" in outcome.why_no_layers
