@@ -91,7 +91,10 @@ def mcnemar_exact(losses: int, gains: int) -> float:
     if min(losses, gains) < 0:
         raise ValueError(f"got {losses} losses and {gains} gains, expected counts")
     trials = losses + gains
-    tail = sum(math.comb(trials, count) for count in range(min(losses, gains) + 1))
+    ways, tail = 1, 0  # whole numbers: exact for any count
+    for count in range(min(losses, gains) + 1):
+        tail += ways
+        ways = ways * (trials - count) // (count + 1)
     return min(1.0, float(Fraction(2 * tail, 2**trials)))
 
 
