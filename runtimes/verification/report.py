@@ -144,7 +144,8 @@ def build_report(
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the report; see the module's first lines."""
-    verdict = overall(gate.verdict for file in files for gate in file.gates)
+    verdicts = [file.verdict for file in files]  # each file has to pass by a gate of its own
+    verdict = overall([*verdicts, *([] if verdicts else [Verdict.INCONCLUSIVE])])
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": dict(setting.tool),
@@ -175,6 +176,8 @@ def with_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> dic
 
 def _summary(files: Sequence[FileReport], verdict: Verdict) -> str:
     decisive = [(file, gate) for file in files for gate in file.gates if gate.verdict is verdict]
+    if not decisive:  # a file whose gates were all skipped
+        decisive = [(file, gate) for file in files for gate in file.gates if file.verdict is verdict]
     num_gates = sum(gate.verdict is not Verdict.SKIPPED for file in files for gate in file.gates)
     if verdict is Verdict.PASS:
         return f"all {num_gates} gates of {len(files)} files pass" if decisive else "nothing was judged"
