@@ -38,7 +38,11 @@ def attribution(
         origin, engine = part.origins.get(candidate.name), part.engine_losses.get(candidate.name)
         total = part.found[candidate.name]
         if origin is None or engine is None:
-            missing = {"onnx": "the ONNX file that the engine was built from does not lie beside it, unchanged"}
+            missing = {
+                "onnx": "the ONNX file that the engine was built from does not lie beside it, unchanged"
+                if candidate.built_from is None
+                else "ONNX Runtime is not installed"
+            }
             return _entry(part, {"total": ("reference", candidate.name, total)}, missing)
         source = candidate.built_from.name if candidate.built_from is not None else ""
         losses = {

@@ -3,7 +3,8 @@
     golden_preprocessing   the golden inputs are what the manifest's mean and std make of 8-bit pixels: a manifest whose
                            normalization was changed after the export is found without any reference
     preprocessing          the manifest prepares images as --against does
-    golden_outputs         --against gives the stored answers on the stored inputs: the bundle is of this model
+    golden_outputs         the reference gives the stored answers on the stored inputs: with --against, the bundle is of
+                           this model; else, its FP32 file, which stands in for PyTorch on --val, deserves that
     calibration_table      every activation scale of the INT8 file is the one in calibration.json
     calibration_images     the images that calibrated were no noise and normalized as the manifest says
 
@@ -51,8 +52,10 @@ def bundle_checks(
         results.append(_golden_preprocessing(subject.golden, subject.preprocessing))
     if against and reference is not None and subject.preprocessing is not None:
         results.append(_same_preprocessing(subject.preprocessing, reference))
-        if subject.golden is not None and trusted is not None:
-            results.append(_golden_outputs(subject.golden, subject.preprocessing, reference, trusted))
+    if reference is not None and trusted is not None and subject.golden is not None:
+        # The bundle's own file takes them as they are stored.
+        inputs = _as_prepared_by(reference, subject) if against else subject.golden.inputs
+        results.append(_golden_outputs(subject.golden, inputs, reference, trusted))
     if subject.folder is not None and (subject.folder / "calibration.json").is_file():
         results.extend(_calibration_checks(subject.folder, subject))
     return tuple(results)
@@ -101,13 +104,21 @@ def _same_preprocessing(preprocessing: Preprocessing, reference: Reference) -> G
     )
 
 
-def _golden_outputs(golden: Golden, preprocessing: Preprocessing, reference: Reference, trusted: Runtime) -> GateResult:
-    """Run the reference on the pixels of the golden inputs, prepared as it says, beside the stored answers."""
-    name = "golden_outputs"
-    pixels = _golden_pixels(golden, preprocessing)
+def _as_prepared_by(reference: Reference, subject: Subject) -> Array | None:
+    """Return the pixels of the golden inputs, prepared as the reference says; None where they do not fit."""
+    assert subject.golden is not None
+    pixels = None if subject.preprocessing is None else _golden_pixels(subject.golden, subject.preprocessing)
     if pixels is None or pixels.shape[1:3] != reference.preprocessing.input_size:
+        return None
+    return normalize(reference.preprocessing, pixels)
+
+
+def _golden_outputs(golden: Golden, inputs: Array | None, reference: Reference, trusted: Runtime) -> GateResult:
+    """Run the reference on the golden inputs beside the stored answers."""
+    name = "golden_outputs"
+    if inputs is None:
         return _check(name, Verdict.SKIPPED, "not compared: the golden inputs do not fit the preprocessing")
-    now = logits_of(trusted, normalize(reference.preprocessing, pixels))
+    now = logits_of(trusted, inputs)
     if now.shape != golden.logits.shape:
         return _check(
             name,
@@ -118,8 +129,8 @@ def _golden_outputs(golden: Golden, preprocessing: Preprocessing, reference: Ref
     meter.add(now, golden.logits, [f"golden[{place}]" for place in range(len(now))])
     gate = Gate("relative_max_diff", DEFAULT_GATES["fp32"]["relative_max_diff"])
     (judged,) = judge(meter.report(), [gate], on="file")
-    words = "are what it gives now" if judged.verdict is Verdict.PASS else "are not what it gives: other weights"
-    sentence = f"the stored answers {words} ({judged.sentence})"
+    words = f"{'are' if judged.verdict is Verdict.PASS else 'are not'} what {reference.name} gives"
+    sentence = f"PyTorch's stored answers {words} ({judged.sentence})"
     return GateResult(name, "file", judged.threshold, judged.measured, None, "", judged.verdict, sentence)
 
 

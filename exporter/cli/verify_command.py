@@ -19,6 +19,7 @@ from exporter.bundle import TOOL_NAME
 from exporter.cli.option_types import interpolation, positive, resize, rgb
 from exporter.cli.terminal import Terminal
 from exporter.cli.verify_attribution import attribution
+from exporter.cli.verify_bisect import bisect_files
 from exporter.cli.verify_checks import bundle_checks
 from exporter.cli.verify_compare import (
     Compared,
@@ -93,18 +94,26 @@ def run_verify(words: Sequence[str]) -> int:
     job = Job(arguments, subject, reference, terminal, tested)
     _tell_subject(job)
     with ExitStack() as stack:
-        trusted = None if reference is None else stack.enter_context(reference.open(subject))
+        trusted = None
+        if reference is not None and _needs_reference(job):
+            trusted = stack.enter_context(reference.open(subject))
         opened = _open(job, stack)
         compared, validation = _compare(job, trusted, opened)
         files = file_reports(opened, compared, choice)
         checks = bundle_checks(subject, reference, trusted, against=job.against)
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
-    causes = _bisect(job, files, compared) if arguments.bisect else []
+    causes = bisect_files(subject, reference, files, job.preprocessing, against=job.against) if arguments.bisect else []
     losses = attribution(subject, opened, compared, against=job.against)
     setting = _setting(job, compared, validation)
     report = build_report(setting, files, attribution=losses, causes=_causes(files, causes), warnings=terminal.warnings)
     return write_reports(report, arguments)
+
+
+def _needs_reference(job: Job) -> bool:
+    """Tell whether stored answers are not enough; without need a device needs no second runtime to judge an engine."""
+    asked = job.arguments
+    return job.subject.golden is None or job.against or asked.val is not None or asked.bisect
 
 
 def _open(job: Job, stack: ExitStack) -> Opened:
@@ -154,11 +163,6 @@ def _width(trusted: Runtime, preprocessing: Preprocessing | None) -> int:
 
     assert preprocessing is not None
     return int(logits_of(trusted, load_check_images(preprocessing)[:1]).shape[1])
-
-
-def _bisect(job: Job, files: list[FileReport], compared: list[Compared]) -> list[dict[str, str]]:
-    """Compare blocks; lay what was found into the files' entries and return the causes."""
-    raise NotImplementedError
 
 
 def _causes(files: Sequence[FileReport], found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
