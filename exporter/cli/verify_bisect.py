@@ -1,7 +1,9 @@
 """`verify --bisect`: walk the blocks of every ONNX file that was judged, and name the one that broke.
 
 The reference is the bundle's FP32 file where it answers like PyTorch itself, or the model of --against, exported here.
-The images are the golden inputs, or the package's photographs for a file without a bundle.
+The images are the first of --val, which every prefix of mixes the classes evenly; without it the golden inputs, or the
+package's photographs for a file without a bundle. Golden inputs may hide a break: those of a bundle that was calibrated
+on noise, and exported without --val, are noise too.
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.cli.export_job import batch_size_for
+from exporter.cli.verify_compare import Validation
 from exporter.cli.verify_sides import Reference
 from exporter.cli.verify_subject import Candidate, Subject
 from exporter.errors import ExportError
 from runtimes.errors import MissingDependencyError, RuntimeAdapterError
+from runtimes.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing import Preprocessing, normalize
 from runtimes.verification.gates import GateResult, Verdict
 from runtimes.verification.report import FileReport
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+NUM_IMAGES = 32
+"""Of --val that blocks are compared on: each block is one more pass over them, on both sides."""
 
 GATE = "blocks"
 """Name of the gate that a suspect block fails."""
@@ -34,6 +41,7 @@ def bisect_files(
     reference: Reference | None,
     files: Sequence[FileReport],
     preprocessing: Preprocessing | None,
+    validation: Validation | None,
     *,
     against: bool,
 ) -> list[dict[str, str]]:
@@ -44,6 +52,7 @@ def bisect_files(
         reference: Who is trusted.
         files: The entries, judged already.
         preprocessing: Of the images.
+        validation: The images of --val, or None.
         against: Whether the reference is a model of --against.
 
     Raises:
@@ -54,7 +63,7 @@ def bisect_files(
     except ImportError as err:
         raise MissingDependencyError(f'--bisect reads graphs ({err}); pip install "resnet-export[export]"') from err
     trusted, why_not = _trusted(reference, files, against=against)
-    images = [] if preprocessing is None else _images(subject, preprocessing)
+    images = [] if preprocessing is None else _images(subject, preprocessing, validation)
     causes = []
     entries = {file.name: file for file in files}
     for candidate in subject.candidates:
@@ -98,8 +107,13 @@ def _why_not(candidate: Candidate, reference: Reference | None, *, against: bool
     return ""
 
 
-def _images(subject: Subject, preprocessing: Preprocessing) -> list[NDArray[np.float32]]:
+def _images(subject: Subject, preprocessing: Preprocessing, validation: Validation | None) -> list[NDArray[np.float32]]:
     """Return normalized images in batches."""
+    size = batch_size_for(preprocessing)
+    if validation is not None:
+        paths = validation.paths[:NUM_IMAGES]
+        stream = image_batches(paths, preprocessing, batch_size=size, on_error=ImageErrors(), max_bad_fraction=1.0)
+        return [batch.images for batch in stream]
     if subject.golden is None:
         from exporter.check_images import load_check_images
 
@@ -108,7 +122,6 @@ def _images(subject: Subject, preprocessing: Preprocessing) -> list[NDArray[np.f
         images = normalize(preprocessing, subject.golden.inputs)
     else:
         images = subject.golden.inputs.astype(np.float32)
-    size = batch_size_for(preprocessing)
     return [images[first : first + size] for first in range(0, len(images), size)]
 
 

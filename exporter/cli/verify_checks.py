@@ -165,7 +165,7 @@ def _calibration_table(path: Path, table: Any) -> GateResult:
         if (stored := constants.get(f"{tensor}.scale")) is None:
             continue  # left in float
         known += 1
-        scale = float(array_from_initializer(stored))
+        scale = float(array_from_initializer(stored).max())  # one number, or [1] as other tools write it
         if abs(scale - kept.scale) > MAX_SCALE_DIFFERENCE * kept.scale:
             wrong.append(f"{tensor} has {scale:.4g}, {scale / kept.scale:.3g} times the calibrated {kept.scale:.4g}")
     if not wrong:

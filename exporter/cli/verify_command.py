@@ -103,7 +103,11 @@ def run_verify(words: Sequence[str]) -> int:
         checks = bundle_checks(subject, reference, trusted, against=job.against)
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
-    causes = bisect_files(subject, reference, files, job.preprocessing, against=job.against) if arguments.bisect else []
+    causes = (
+        bisect_files(subject, reference, files, job.preprocessing, validation, against=job.against)
+        if arguments.bisect
+        else []
+    )
     losses = attribution(subject, opened, compared, against=job.against)
     setting = _setting(job, compared, validation)
     report = build_report(setting, files, attribution=losses, causes=_causes(files, causes), warnings=terminal.warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
             _write(path, text_of(report), append=option in APPENDED)
     if not arguments.quiet:
         print_report(report)
+    elif report["exit_code"]:
+        print(f"{report['verdict']}: {report['summary']}", file=sys.stderr)
     return int(report["exit_code"])
 
 
