@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.confidence_interval import (
+from calibration.errors import CalibrationError
+from runtimes.confidence_interval import (
     CONFIDENCE,
     images_to_show,
     paired_drop_interval,
     wilson_interval,
 )
-from calibration.errors import CalibrationError
+from runtimes.kl_divergence import kl_divergence
 
 Logits = NDArray[np.float32]
 
@@ -113,19 +114,6 @@ def tally(reference: Logits, candidate: Logits, labels: Sequence[int] | None = N
         losses=int(np.sum(right[0] & ~right[1])),
         gains=int(np.sum(right[1] & ~right[0])),
     )
-
-
-def kl_divergence(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return sum_c p_c log(p_c / q_c) per image, in nats; p and q are the softmax of logits [n, num_classes]."""
-    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
-    divergence: NDArray[np.float64] = np.sum(np.exp(log_p) * (log_p - log_q), axis=1)
-    return divergence
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 @dataclass(frozen=True, slots=True)

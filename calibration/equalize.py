@@ -89,12 +89,12 @@ def _scale_node(
         _multiply(constants[node.input[3]], columns)
     else:
         weight = constants[node.input[1]]
-        _multiply(weight, _weight_factors(node, tuple(weight.dims), rows, columns))
+        _multiply(weight, weight_factors(node, tuple(weight.dims), rows, columns))
     if len(node.input) > 2 and node.input[2]:
         _multiply(constants[node.input[2]], rows)
 
 
-def _weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, columns: Factors) -> Factors:
+def weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, columns: Factors) -> Factors:
     """Return rows[o] / columns[i] in a shape that multiplies the weight of a Conv or Gemm."""
     if node.op_type == "Gemm":  # [O, I] if transposed, else [I, O]
         transposed = attribute(node, "transB", 0) == 1

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.budget import kl_divergence
 from calibration.errors import CalibrationError
+from runtimes.kl_divergence import kl_divergence
 from runtimes.parity import first_output
 from runtimes.protocol import Runtime
 

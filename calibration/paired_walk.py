@@ -8,7 +8,7 @@ every layer, each piece runs as a model of its own, and only the tensors that a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto
 
 from calibration.errors import CalibrationError
+from calibration.graph_pieces import PieceMaker, constant_nodes
 from exporter.graph import all_tensor_types
 from runtimes.protocol import Runtime
 
@@ -149,7 +150,7 @@ def _side(model: ModelProto, layers: Sequence[str], images: Sequence[Tensor]) ->
     graph = model.graph
     if len(graph.input) != 1:
         raise CalibrationError(f"got a model of {len(graph.input)} inputs, expected 1")
-    constants = _constant_nodes(graph)
+    constants = constant_nodes(graph)
     pieces: list[list[NodeProto]] = [[]]
     ends = set(layers)
     for node in graph.node:
@@ -163,7 +164,7 @@ def _side(model: ModelProto, layers: Sequence[str], images: Sequence[Tensor]) ->
     del pieces[-1]  # behind the last layer there is nothing to correct
     side = _Side(
         graph,
-        _PieceMaker(model, constants),
+        PieceMaker(model, constants),
         pieces,
         [{graph.input[0].name: np.ascontiguousarray(batch)} for batch in images],
     )
@@ -191,53 +192,6 @@ def _forget(side: _Side, place: int) -> None:
     for values in side.values:
         for name in [name for name in values if side.last_use.get(name, -1) <= place]:
             del values[name]
-
-
-def _constant_nodes(graph: GraphProto) -> dict[str, NodeProto]:
-    """Return output name to node for every node that reads constants only, such as the DQ of a weight."""
-    known = {tensor.name for tensor in graph.initializer}
-    constants: dict[str, NodeProto] = {}
-    for node in graph.node:
-        if len(node.output) == 1 and all(not name or name in known or name in constants for name in node.input):
-            constants[node.output[0]] = node
-    return constants
-
-
-class _PieceMaker:
-    """Makes models of parts of a graph; constants are read anew each time, so that edits count."""
-
-    def __init__(self, model: ModelProto, constants: Mapping[str, NodeProto]) -> None:
-        self._model = model
-        self._constants = constants
-        self._types = all_tensor_types(model)
-
-    def __call__(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> ModelProto:
-        """Return a model of `nodes` and the constants they read, with the given outputs."""
-        initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        kept = [*self._constants_read(nodes), *nodes]
-        made = {name for node in kept for name in node.output}
-        read = dict.fromkeys(name for node in kept for name in node.input if name and name not in made)
-        graph = onnx.helper.make_graph(
-            kept,
-            "piece",
-            [onnx.ValueInfoProto(name=name, type=self._types[name]) for name in read if name not in initializers],
-            [onnx.ValueInfoProto(name=name, type=self._types[name]) for name in outputs],
-            [initializers[name] for name in read if name in initializers],
-        )
-        return onnx.helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
-
-    def _constants_read(self, nodes: Sequence[NodeProto]) -> list[NodeProto]:
-        found: dict[str, NodeProto] = {}
-
-        def visit(node: NodeProto) -> None:
-            for name in node.input:
-                if name in self._constants and name not in found:
-                    visit(self._constants[name])
-                    found[name] = self._constants[name]
-
-        for node in nodes:
-            visit(node)
-        return list(found.values())
 
 
 def live_bytes_per_image(model: ModelProto) -> int:

@@ -12,8 +12,9 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError
 from exporter.finish import Finish
 from exporter.finish_graph import INDICES, PROBABILITIES, SCORES
-from runtimes.preprocessing import Preprocessing, normalize
+from runtimes.preprocessing import Preprocessing
 from runtimes.protocol import Array, Runtime
+from runtimes.restore_pixels import pixels_of
 
 MAX_RELATIVE_DIFFERENCE = 1e-3
 """Of the largest |logit|: the acceptance bound of the uint8 input. Measured: equal bits on ONNX Runtime's CPU."""
@@ -32,22 +33,6 @@ class FinishReport:
     max_abs_diff: float
     max_abs_output: float
     equal_top5: int | None
-
-
-def pixels_of(preprocessing: Preprocessing, images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the pixels of normalized images, uint8 [n, H, W, 3].
-
-    Raises:
-        ValueError: If `images`, float32 [n, 3, H, W], are not what `normalize` makes of pixels.
-    """
-    mean, std = (
-        np.array(values, np.float64)[:, np.newaxis, np.newaxis] for values in (preprocessing.mean, preprocessing.std)
-    )
-    levels = np.rint((images * std + mean) * 255)
-    pixels = np.moveaxis(np.clip(levels, 0, 255).astype(np.uint8), 1, -1)
-    if not np.array_equal(normalize(preprocessing, pixels), images):
-        raise ValueError("these images do not come from 8-bit pixels")
-    return pixels
 
 
 def expected_outputs(logits: Array, finish: Finish) -> dict[str, Array]:

@@ -24,6 +24,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "models": ("exporter.cli.models_command", "run_models"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
+        "verify": ("exporter.cli.verify_command", "run_verify"),
     }
 )
 """Verb to module and function; the function takes the words after the verb and returns an exit code."""

@@ -22,12 +22,13 @@ from exporter.cli.choose_images import ChosenImages
 from exporter.cli.export_job import Artefacts
 from exporter.cli.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
 from exporter.cli.terminal import Terminal
-from exporter.finish_check import expected_outputs, pixels_of
+from exporter.finish_check import expected_outputs
 from exporter.loaded_model import LoadedModel
 from exporter.opset import BATCH_AXIS
 from exporter.version import __version__
 from runtimes.manifest import Manifest, TensorEntry
 from runtimes.pytorch import TorchRuntime
+from runtimes.restore_pixels import pixels_of
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 

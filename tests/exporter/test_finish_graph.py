@@ -16,12 +16,13 @@ from exporter.engine import build_engine
 from exporter.errors import ExportCheckError
 from exporter.exported_model import ExportConfig, export_loaded
 from exporter.finish import Finish
-from exporter.finish_check import check_finished, expected_outputs, pixels_of
+from exporter.finish_check import check_finished, expected_outputs
 from exporter.finish_graph import finish_graph, metadata_of
 from exporter.float16 import float16_from_float32
 from exporter.torchvision_models import IMAGENET_PREPROCESSING
 from runtimes.ort import OrtRuntime
 from runtimes.preprocessing import normalize
+from runtimes.restore_pixels import pixels_of
 
 IMAGES = photographs(8)
 

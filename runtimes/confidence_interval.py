@@ -1,4 +1,4 @@
-"""What a number of images can and cannot show: intervals for shares, two-sided.
+"""What a number of images can and cannot show: intervals for shares, two-sided, and McNemar's test of a difference.
 
     share of n images       Wilson's score interval
     difference of shares    Tango's score interval, for two models on the same n images: only images on which they
@@ -6,6 +6,10 @@
 
 Without any loss or gain, Tango's interval is [-u, u] with the upper end u = z^2 / (n + z^2) of Wilson's for 0 of n: so
 many images tell how small a change can be shown at all.
+
+A claim about one end only ("at least 95 % agree") at confidence c is the end of the two-sided interval at 2 c - 1: at
+95 %, of the 90 % interval, as equivalence tests take it (Schuirmann 1987, "A comparison of the two one-sided tests
+procedure and the power approach", J. Pharmacokinetics and Biopharmaceutics 15).
 
 Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22; Tango 1998,
 "Equivalence test and confidence interval for the difference in proportions for the paired-sample design", Statistics
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from statistics import NormalDist
 
 CONFIDENCE = 0.95
@@ -67,6 +72,30 @@ def paired_drop_interval(
     upper = _last_below(lambda delta: -_tango(losses, gains, num_images, delta) < z, drop, 1.0)
     lower = -_last_below(lambda delta: _tango(losses, gains, num_images, -delta) < z, -drop, 1.0)
     return lower, upper
+
+
+def mcnemar_exact(losses: int, gains: int) -> float:
+    """Return the exact two-sided p-value of "losing and gaining an image are equally likely", 0 to 1.
+
+        p = min(1, 2 P(X <= min(losses, gains))),   X binomial with losses + gains trials and chance 1/2
+
+    Args:
+        losses: Images that only the reference answers rightly.
+        gains: Images that only the candidate answers rightly.
+
+    Raises:
+        ValueError: If a count is negative.
+    Source: McNemar 1947, Psychometrika 12, in the exact binomial form; Agresti 2013, "Categorical Data Analysis",
+        section 11.1.
+    """
+    if min(losses, gains) < 0:
+        raise ValueError(f"got {losses} losses and {gains} gains, expected counts")
+    trials = losses + gains
+    ways, tail = 1, 0  # whole numbers: exact for any count
+    for count in range(min(losses, gains) + 1):
+        tail += ways
+        ways = ways * (trials - count) // (count + 1)
+    return min(1.0, float(Fraction(2 * tail, 2**trials)))
 
 
 def images_to_show(smallest: float, confidence: float = CONFIDENCE) -> float:

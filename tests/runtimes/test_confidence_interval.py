@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from calibration.confidence_interval import images_to_show, paired_drop_interval, wilson_interval
+from runtimes.confidence_interval import images_to_show, mcnemar_exact, paired_drop_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "num_images"), [(0, 50), (50, 50), (99, 100), (3, 17), (0, 1), (49_876, 50_000)])
@@ -84,3 +84,14 @@ def test_contradicting_counts_are_refused(counts):
 def test_contradicting_paired_counts_are_refused(counts):
     with pytest.raises(ValueError, match="expected parts of a whole"):
         paired_drop_interval(*counts)
+
+
+@pytest.mark.parametrize(("losses", "gains"), [(0, 0), (1, 0), (3, 9), (25, 12), (7, 7), (0, 40), (1500, 1400)])
+def test_mcnemar_is_the_exact_binomial_test(losses, gains):
+    expected = stats.binomtest(losses, losses + gains, 0.5).pvalue if losses + gains else 1.0
+    assert mcnemar_exact(losses, gains) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_refuses_negative_counts():
+    with pytest.raises(ValueError, match="-1 losses"):
+        mcnemar_exact(-1, 2)

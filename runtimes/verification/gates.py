@@ -1,0 +1,273 @@
+"""Gates: a threshold per metric, and what the images show of it.
+
+Metrics of the logits themselves (`sqnr_db`, `relative_max_diff`, ...) are what they are: pass or fail. A share of
+images (`agreement`, `top1_drop_pp`) is a claim about images that were not seen, so its confidence interval decides:
+
+    pass          the claim is shown: the interval's worse end meets the threshold
+    fail          it is refuted: the interval's better end does not meet it
+    inconclusive  neither: too few images, or too close; a result of its own, never a pass
+
+The claim is about one end only, at 95 % confidence: the end of the 90 % interval (`runtimes.confidence_interval`).
+A threshold at its limit (agreement 1, drop 0) no number of images can show; it is taken as one about these images only.
+
+NaN, Inf and an empty set fail every gate.
+
+Defaults, per precision of the file:
+
+    fp32   relative_max_diff <= 1e-4    what an export must meet too (`exporter.post_export_check`)
+    fp16   sqnr_db >= 40                FP16 keeps 11 bits; ResNets measure 55 to 65 dB, an overflow or a wrong cast far
+                                        below 40
+           agreement >= 0.99
+    int8   sqnr_db >= 20                the good INT8 files of docs/int8.md measure 24 to 35 dB, those that lost
+                                        accuracy 11 and 18 dB
+           agreement >= 0.95            those agree on 98 to 100 %, these on 89 and 95 %
+           top1_drop_pp <= 1.0          with labels only
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from runtimes.confidence_interval import images_to_show
+from runtimes.verification.logit_comparison import LogitComparison
+
+ONE_SIDED_CONFIDENCE = 0.95
+INTERVAL_CONFIDENCE = 2 * ONE_SIDED_CONFIDENCE - 1
+"""Of the two-sided interval whose ends are the one-sided bounds."""
+
+
+class Verdict(Enum):
+    """What came out."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a pass, 1 for a failure, 3 for everything that shows nothing (2 is wrong use)."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1}.get(self, 3)
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of several: fail if one fails, inconclusive if one is or none passes, else pass."""
+    found = set(verdicts)
+    if Verdict.FAIL in found:
+        return Verdict.FAIL
+    return Verdict.PASS if Verdict.PASS in found and Verdict.INCONCLUSIVE not in found else Verdict.INCONCLUSIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a gate can be about.
+
+    Attributes:
+        largest: Whether the threshold is the largest value allowed, else the least.
+        allowed: Least and largest threshold that makes sense.
+        words: The metric in a sentence.
+        unit: Of threshold and measured value: "", " dB" or " points".
+        value: Reads it off a comparison; None where it is no finite number.
+    """
+
+    largest: bool
+    allowed: tuple[float, float]
+    words: str
+    unit: str
+    value: Callable[[LogitComparison], float | None]
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "relative_max_diff": Metric(
+            True, (0, math.inf), "largest |difference| over largest |logit|", "", lambda found: found.relative_max_diff
+        ),
+        "max_abs_diff": Metric(True, (0, math.inf), "largest |difference|", "", lambda found: found.max_abs_diff),
+        "mean_abs_diff": Metric(True, (0, math.inf), "mean |difference|", "", lambda found: found.mean_abs_diff),
+        "sqnr_db": Metric(False, (-math.inf, math.inf), "SQNR", " dB", lambda found: found.sqnr_db),
+        "cosine": Metric(False, (-1, 1), "cosine", "", lambda found: found.cosine),
+        "kl": Metric(True, (0, math.inf), "KL divergence of the softmax in nats", "", lambda found: found.kl),
+        "top5_overlap": Metric(False, (0, 1), "overlap of the five best classes", "", lambda found: found.top5_overlap),
+        "max_flip_margin": Metric(
+            True, (0, math.inf), "margin of the surest answer that flipped", "", lambda found: found.max_flip_margin
+        ),
+        "agreement": Metric(False, (0, 1), "agreement", "", lambda found: found.agreement),
+        "top1_drop_pp": Metric(
+            True,
+            (0, 100),
+            "top-1 drop",
+            " points",
+            lambda found: None if found.labelled is None else found.labelled.top1_drop_pp,
+        ),
+    }
+)
+"""Every gate's name."""
+
+DEFAULT_GATES: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "fp32": MappingProxyType({"relative_max_diff": 1e-4}),
+        "fp16": MappingProxyType({"sqnr_db": 40.0, "agreement": 0.99}),
+        "int8": MappingProxyType({"sqnr_db": 20.0, "agreement": 0.95, "top1_drop_pp": 1.0}),
+    }
+)
+"""See the module's first lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One threshold.
+
+    Attributes:
+        name: One of `METRICS`.
+        threshold: In the metric's unit; shares as 0 to 1.
+        asked: Whether a person asked for it. A default gate that the images at hand cannot be asked is skipped, one
+            that was asked for is inconclusive.
+    """
+
+    name: str
+    threshold: float
+    asked: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a gate that does not exist or a threshold that makes no sense."""
+        if self.name not in METRICS:
+            raise ValueError(f"unknown gate {self.name!r}; expected one of {', '.join(METRICS)}")
+        low, high = METRICS[self.name].allowed
+        if not (low <= self.threshold <= high and math.isfinite(self.threshold)):
+            raise ValueError(f"gate {self.name}: got {self.threshold!r}, expected a number from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What became of a gate.
+
+    Attributes:
+        name: Of the gate, or of another check with a verdict of its own.
+        on: What it was judged on: "golden", "val", "photographs", "file" or "baseline".
+        threshold: What was asked for; None for checks without a number.
+        measured: What was found; None where there is no such number.
+        interval: The confidence interval that decided, (low, high), or None.
+        unit: Of the three: "", " dB" or " points".
+        verdict: The result.
+        sentence: The result as a person reads it.
+    """
+
+    name: str
+    on: str
+    threshold: float | None
+    measured: float | None
+    interval: tuple[float, float] | None
+    unit: str
+    verdict: Verdict
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as the report holds them."""
+        return {
+            "name": self.name,
+            "on": self.on,
+            "threshold": self.threshold,
+            "measured": self.measured,
+            "interval": None if self.interval is None else list(self.interval),
+            "unit": self.unit,
+            "verdict": self.verdict.value,
+            "sentence": self.sentence,
+        }
+
+
+def judge(found: LogitComparison, gates: Iterable[Gate], *, on: str) -> tuple[GateResult, ...]:
+    """Return the result of every gate.
+
+    Args:
+        found: The comparison.
+        gates: What it has to meet.
+        on: What the images are: "golden" and "photographs" are too few for shares, so that default gates about shares
+            are skipped there unless they fail.
+    """
+    return tuple(_judge(found, gate, on) for gate in gates)
+
+
+def _judge(found: LogitComparison, gate: Gate, on: str) -> GateResult:
+    metric = METRICS[gate.name]
+    measured = metric.value(found) if found.num_finite else None
+    if problem := _why_nothing_passes(found):
+        return _result(gate, on, None, None, Verdict.FAIL, problem)
+    if gate.name == "agreement" and gate.threshold < 1.0:
+        return _judge_share(found, gate, on, found.agreement_interval(INTERVAL_CONFIDENCE), found.num_finite)
+    if gate.name == "top1_drop_pp":
+        if found.labelled is None:
+            verdict = Verdict.INCONCLUSIVE if gate.asked else Verdict.SKIPPED
+            return _result(gate, on, None, None, verdict, "top-1 drop: not judged, the images have no labels")
+        if gate.threshold > 0.0:
+            interval = found.labelled.drop_interval_pp(INTERVAL_CONFIDENCE)
+            return _judge_share(found, gate, on, interval, found.labelled.num_images)
+    if measured is None:
+        if gate.name == "sqnr_db" and found.exact:
+            return _result(gate, on, None, None, Verdict.PASS, "SQNR: every logit is equal, there is no noise")
+        return _result(gate, on, None, None, Verdict.FAIL, f"{metric.words}: no finite number; one side is all zeros")
+    # 100 * 1 / 200 is not 0.5 to the last bit
+    meets = measured <= gate.threshold + 1e-12 if metric.largest else measured >= gate.threshold - 1e-12
+    relation = ("at most" if metric.largest else "at least") if meets else ("above" if metric.largest else "below")
+    sentence = f"{metric.words} {_shown(gate, measured)} is {relation} {_shown(gate, gate.threshold)}"
+    return _result(gate, on, measured, None, Verdict.PASS if meets else Verdict.FAIL, sentence)
+
+
+def _judge_share(
+    found: LogitComparison, gate: Gate, on: str, interval: tuple[float, float] | None, num_images: int
+) -> GateResult:
+    """Judge a claim about images that were not seen by its interval."""
+    metric = METRICS[gate.name]
+    measured = metric.value(found)
+    assert interval is not None
+    assert measured is not None
+    low, high = interval
+    worse, better = (high, low) if metric.largest else (low, high)
+    ends = f"{_shown(gate, low)} to {_shown(gate, high)}"
+    seen = f"{metric.words} {_shown(gate, measured)} on {num_images} images"
+    asked = f"{'at most' if metric.largest else 'at least'} {_shown(gate, gate.threshold)}"
+    if worse <= gate.threshold if metric.largest else worse >= gate.threshold:
+        sentence = f"{seen}: {asked} is shown at 95 % confidence ({ends})"
+        return _result(gate, on, measured, interval, Verdict.PASS, sentence)
+    if better > gate.threshold if metric.largest else better < gate.threshold:
+        sentence = f"{seen}: {asked} is refuted at 95 % confidence ({ends})"
+        return _result(gate, on, measured, interval, Verdict.FAIL, sentence)
+    allowed = gate.threshold / 100 if metric.largest else 1 - gate.threshold
+    needed = images_to_show(allowed, INTERVAL_CONFIDENCE)
+    why = f"that takes {needed:.0f} images at least" if num_images < needed else f"the interval, {ends}, reaches beyond"
+    verdict = Verdict.SKIPPED if on in ("golden", "photographs") and not gate.asked else Verdict.INCONCLUSIVE
+    return _result(gate, on, measured, interval, verdict, f"{seen}: {asked} is neither shown nor refuted, {why}")
+
+
+def _why_nothing_passes(found: LogitComparison) -> str:
+    if not found.num_images:
+        return "no image was compared; an empty comparison proves nothing"
+    words = [
+        f"the {side} gives NaN or Inf on {count} of {found.num_images} images"
+        for side, count in zip(("reference", "candidate"), found.nonfinite, strict=True)
+        if count
+    ]
+    return "; ".join(words)
+
+
+def _shown(gate: Gate, value: float) -> str:
+    if gate.name in ("agreement", "top5_overlap"):
+        return f"{100 * value:.2f} %"
+    unit = METRICS[gate.name].unit
+    return f"{value:.1f}{unit}" if unit == " dB" else f"{value:.2f}{unit}" if unit else f"{value:.3g}"
+
+
+def _result(
+    gate: Gate,
+    on: str,
+    measured: float | None,
+    interval: tuple[float, float] | None,
+    verdict: Verdict,
+    sentence: str,
+) -> GateResult:
+    unit = METRICS[gate.name].unit
+    return GateResult(gate.name, on, gate.threshold, measured, interval, unit, verdict, sentence)

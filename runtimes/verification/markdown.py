@@ -1,0 +1,120 @@
+"""The report as Markdown, for a CI's summary page (`$GITHUB_STEP_SUMMARY`) or a merge request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "skipped": "⏭️"}
+
+MAX_FLIPS = 10
+"""Flips that the summary lists; the JSON report has them all."""
+
+
+def markdown_summary(report: Mapping[str, Any]) -> str:
+    """Return the Markdown text of a report (`runtimes.verification.report`)."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    verdict = report["verdict"]
+    yield f"## {MARKS[verdict]} resnet-export verify: {verdict}"
+    yield ""
+    yield f"`{_cell(report['subject']['path'])}`: {_cell(report['summary'])}"
+    yield ""
+    yield f"Reference: {_cell(report['reference']['statement'])}. {_cell(report['images']['statement'])}."
+    if report["causes"]:
+        yield ""
+        yield "**What broke**"
+        yield ""
+        yield from (f"- `{_cell(cause['file'])}`: {_cell(cause['sentence'])}" for cause in report["causes"])
+    yield ""
+    yield from _table(
+        ("file", "on", "images", "top-1", "agreement", "max abs diff", "SQNR", "KL"),
+        [_metrics_row(file, part) for file in report["files"] for part in file["comparisons"]],
+    )
+    yield ""
+    yield from _table(
+        ("", "file", "on", "gate", "result"),
+        [
+            (MARKS[gate["verdict"]], file["name"], gate["on"], gate["name"], gate["sentence"])
+            for file in report["files"]
+            for gate in file["gates"]
+        ],
+    )
+    yield from _flips(report)
+    if report["attribution"] is not None:
+        yield ""
+        yield f"Attribution: {_cell(report['attribution']['statement'])}"
+    if report["baseline"] is not None:
+        yield ""
+        yield f"Baseline: {_cell(report['baseline']['statement'])}"
+    for warning in report["warnings"]:
+        yield ""
+        yield f"> warning: {_cell(warning)}"
+
+
+def _flips(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        (flip["image"], file["name"], flip["margin"], flip["reference_class"], flip["candidate_class"])
+        for file in report["files"]
+        for part in file["comparisons"]
+        for flip in part["flips"]
+    ]
+    if not rows:
+        return
+    rows.sort(key=lambda row: -row[2])
+    shown = rows[:MAX_FLIPS]
+    labels = report["labels"]
+    yield ""
+    yield f"<details><summary>{len(rows)} answers differ</summary>"
+    yield ""
+    yield from _table(
+        ("image", "file", "margin of the reference", "reference", "candidate"),
+        [
+            (image, file, f"{margin:.3g}", _class(labels, trusted), _class(labels, tested))
+            for image, file, margin, trusted, tested in shown
+        ],
+    )
+    yield ""
+    yield "</details>"
+
+
+def _class(labels: Sequence[str] | None, index: int) -> str:
+    return str(index) if labels is None else labels[index]
+
+
+def _metrics_row(file: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
+    found = part["metrics"]
+    interval = found["agreement_interval"]
+    agreement = _percent(found["agreement"])
+    if interval is not None:
+        agreement += f" ({_percent(interval[0])} to {_percent(interval[1])})"
+    return (
+        file["name"],
+        part["on"],
+        str(found["num_images"]),
+        _percent(found["top1_candidate"]),
+        agreement,
+        "-" if found["max_abs_diff"] is None else f"{found['max_abs_diff']:.2g}",
+        "exact" if found["exact"] else "-" if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f} dB",
+        "-" if found["kl"] is None else f"{found['kl']:.1e}",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _cell(text: str) -> str:
+    """Return text that stays in its cell and is no markup: names of images and classes may hold anything."""
+    flat = " ".join(str(text).split())
+    for special in ("\\", "|", "`", "<", ">", "*", "_", "[", "]"):
+        flat = flat.replace(special, {"<": "&lt;", ">": "&gt;"}.get(special, f"\\{special}"))
+    return flat
