@@ -18,11 +18,11 @@ from exporter.timing_cache import default_timing_cache
 from exporter.version import __version__
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.errors import BundleError
-from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.manifest import MODEL_FILES, Manifest, check_files, file_entry, load_manifest
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
 
-ONNX_FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+ONNX_FILES = MODEL_FILES
 """Precision to the bundle's file."""
 
 

@@ -226,24 +226,29 @@ def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     width, height = resized_size(preprocessing.resize, image.size)
     if (width, height) == image.size:
         return image
-    if 0 in (width, height):
-        raise ImageReadError(
-            f"it is {image.width} x {image.height} pixels; resized to {width} x {height} nothing would be left of it; "
-            "expected a picture that is not so long and thin, so cut it or leave it out"
-        )
-    if width * height > _MAX_RESIZED_PIXELS:
-        raise ImageReadError(
-            f"it is {image.width} x {image.height} pixels; resized to {width} x {height} it would be "
-            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
-            "cut it or leave it out"
-        )
+    check_resized(image.size, (width, height))
     from PIL import Image  # here, so that reading a manifest needs NumPy only
 
     return image.resize((width, height), Image.Resampling[preprocessing.interpolation.name])
 
 
+def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    """Raise ImageReadError when a picture of `size` = (width, height) is too long and thin for its `resized` form."""
+    if 0 in resized:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} nothing would be left of it; "
+            "expected a picture that is not so long and thin, so cut it or leave it out"
+        )
+    if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} it would be "
+            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
+            "cut it or leave it out"
+        )
+
+
 def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
-    box = _crop_box(image.size, crop)
+    box = crop_box(image.size, crop)
     left, top, right, bottom = box
     if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
         return image.crop(box)
@@ -254,7 +259,7 @@ def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, in
     return canvas
 
 
-def _crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
+def crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom); Pillow fills what lies outside the image with black."""
     left, top = _crop_offset(size[0], crop[1]), _crop_offset(size[1], crop[0])
     return left, top, left + crop[1], top + crop[0]
