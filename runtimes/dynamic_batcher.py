@@ -61,7 +61,7 @@ class DynamicBatcher:
     def __init__(self, model: Runtime, *, max_batch: int, max_wait_ms: float, max_queue: int) -> None:
         if max_batch < 1 or max_queue < 1 or not 0 <= max_wait_ms < float("inf"):
             raise ValueError(
-                f"got max_batch {max_batch}, max_wait_ms {max_wait_ms}, max_queue {max_queue}; expected >= 1, >= 0, >= 1"
+                f"got max_batch {max_batch}, max_wait_ms {max_wait_ms}, max_queue {max_queue}; expected >= 1, 0 and 1"
             )
         specs = {**model.input_specs, **model.output_specs}
         if fixed := [name for name, spec in specs.items() if not spec.shape or spec.shape[0] is not None]:

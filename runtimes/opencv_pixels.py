@@ -1,9 +1,10 @@
-"""The fast path of preparation: OpenCV decodes JPEGs and resizes. Not the training's pixels; a script says how far off.
+"""The fast path of preparation: OpenCV decodes JPEGs and averages blocks before Pillow resizes what is left.
 
-A picture is read as `runtimes.image_file` reads it (EXIF orientation applied, transparency over white, only known
-formats): Pillow reads the head, and decodes whatever is no plain RGB JPEG. Made smaller, a pixel is the average of the
-area it covers (`INTER_AREA`), where Pillow weights a neighbourhood twice as wide; made larger, both interpolate.
-`benchmarks/preprocessing.py` measures the difference and the speed.
+The pixels are nearly the training's, `benchmarks/preprocessing.py` measures how nearly. A picture is read as
+`runtimes.image_file` reads it (EXIF orientation applied, transparency over white, only known formats): Pillow reads the
+head, and decodes whatever is no plain RGB JPEG. What is to become more than twice `REDUCING_GAP` times smaller is first
+made smaller by a whole number, each pixel the mean of a block; Pillow's own resize does the rest, from the fraction of
+the reduced picture that the whole one was. Source: Pillow 12, `Image.resize`, `reducing_gap`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from PIL import Image
 from runtimes.errors import ImageReadError, MissingDependencyError
 from runtimes.image_file import READ_FORMATS, check_pixel_count, exif_orientation
 from runtimes.image_input import Channels, ImageInput, array_of, rgb_array, rgb_image
-from runtimes.preprocessing import Interpolation, Preprocessing, check_resized, crop_box
-from runtimes.resize import resized_size
+from runtimes.preprocessing import Interpolation, Preprocessing, check_resized, cropped
+from runtimes.resize import draft_size, resized_size
+
+REDUCING_GAP = 3.0
+"""How many times the resized picture the reduced one is at least; 3 is "close to fair resampling" in Pillow's words."""
 
 _FASTER_DECODE = (8, 4, 2)
 """Reductions that a JPEG decoder offers: it computes fewer coefficients of each 8 x 8 block."""
@@ -49,16 +54,40 @@ def opencv_pixels(
     cv2 = load_opencv()
     picture, is_bgr = _decoded(cv2, preprocessing, source, channels, draft)
     height, width = picture.shape[:2]
+    size = (width, height)
     if preprocessing.resize is not None:
-        width, height = resized_size(preprocessing.resize, (width, height))
-        check_resized((picture.shape[1], picture.shape[0]), (width, height))
-        if (height, width) != picture.shape[:2]:
-            how = _interpolation(cv2, preprocessing.interpolation, smaller=height <= picture.shape[0])
-            picture = cv2.resize(picture, (width, height), interpolation=how)
+        size = resized_size(preprocessing.resize, (width, height))
+        check_resized((width, height), size)
+    if size == (width, height):
+        image = Image.fromarray(picture)
+    else:
+        factor = 1
+        if preprocessing.interpolation is not Interpolation.NEAREST:
+            factor = max(1, int(min(width / size[0], height / size[1]) / REDUCING_GAP))
+        box = (0.0, 0.0, width / factor, height / factor)
+        reduced = _reduced(cv2, picture, factor)
+        image = Image.fromarray(reduced).resize(size, Image.Resampling[preprocessing.interpolation.name], box)
     if preprocessing.crop is not None:
-        fill = preprocessing.fill[::-1] if is_bgr else preprocessing.fill
-        picture = _cropped(picture, crop_box((width, height), preprocessing.crop), fill)
-    result: NDArray[np.uint8] = np.array(picture[..., ::-1] if is_bgr else picture, order="C")
+        red, green, blue = preprocessing.fill
+        image = cropped(image, preprocessing.crop, (blue, green, red) if is_bgr else preprocessing.fill)
+    pixels = np.asarray(image)
+    return np.array(pixels[..., ::-1] if is_bgr else pixels, order="C")
+
+
+def _reduced(cv2: Any, picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Return the means of blocks of `factor` x `factor` pixels; those at the right and lower edge may be smaller."""
+    if factor == 1:
+        return picture
+    height, width = picture.shape[:2]
+    rows, columns = height // factor, width // factor
+    result = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
+    across = ((0, columns, 0, columns * factor), (columns, result.shape[1], columns * factor, width))
+    down = ((0, rows, 0, rows * factor), (rows, len(result), rows * factor, height))
+    for (above, below, first_row, last_row), (left, right, first, last) in product(down, across):
+        if below > above and right > left:
+            block = picture[first_row:last_row, first:last]
+            size = (right - left, below - above)
+            result[above:below, left:right] = cv2.resize(block, size, interpolation=cv2.INTER_AREA)
     return result
 
 
@@ -74,7 +103,7 @@ def _decoded(
         content = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else _content(Path(source))
         turn = _turn_of_plain_jpeg(content) if content else None
         if turn is not None:
-            flags = cv2.IMREAD_IGNORE_ORIENTATION | _reduced(cv2, preprocessing, content, draft=draft)
+            flags = cv2.IMREAD_IGNORE_ORIENTATION | _how_to_decode(cv2, preprocessing, content, draft=draft)
             picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if picture is not None:
                 return _turned(picture, turn), True
@@ -104,16 +133,13 @@ def _turn_of_plain_jpeg(content: bytes) -> int | None:
         return None
 
 
-def _reduced(cv2: Any, preprocessing: Preprocessing, content: bytes, *, draft: bool) -> int:
-    from runtimes.preparation import draft_size
-
-    if not draft or preprocessing.resize is None:
-        return int(cv2.IMREAD_COLOR)
-    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-        smallest = min(image.size)
-    for factor in _FASTER_DECODE:
-        if smallest // factor >= max(draft_size(preprocessing)):
-            return int(getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}"))
+def _how_to_decode(cv2: Any, preprocessing: Preprocessing, content: bytes, *, draft: bool) -> int:
+    if draft and preprocessing.resize is not None:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            shorter = min(image.size)
+        for factor in _FASTER_DECODE:
+            if shorter // max(draft_size(preprocessing.resize)) >= factor:
+                return int(getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}"))
     return int(cv2.IMREAD_COLOR)
 
 
@@ -126,24 +152,3 @@ def _turned(picture: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     if orientation in (3, 4, 7, 8):
         picture = picture[::-1]
     return np.ascontiguousarray(picture)
-
-
-def _interpolation(cv2: Any, asked: Interpolation, *, smaller: bool) -> int:
-    if asked is Interpolation.NEAREST:
-        return int(cv2.INTER_NEAREST)
-    if smaller:
-        return int(cv2.INTER_AREA)
-    names = {Interpolation.BICUBIC: "INTER_CUBIC", Interpolation.LANCZOS: "INTER_LANCZOS4"}
-    return int(getattr(cv2, names.get(asked, "INTER_LINEAR")))
-
-
-def _cropped(picture: NDArray[np.uint8], box: tuple[int, int, int, int], fill: tuple[int, ...]) -> NDArray[np.uint8]:
-    left, top, right, bottom = box
-    height, width = picture.shape[:2]
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        return picture[top:bottom, left:right]
-    canvas = np.empty((bottom - top, right - left, 3), np.uint8)
-    canvas[:] = fill
-    inside = picture[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-    canvas[max(-top, 0) : max(-top, 0) + inside.shape[0], max(-left, 0) : max(-left, 0) + inside.shape[1]] = inside
-    return canvas

@@ -11,13 +11,9 @@ from numpy.typing import NDArray
 
 from runtimes.image_input import Channels, ImageInput, rgb_image
 from runtimes.preprocessing import Preprocessing, normalize, pixels
-from runtimes.resize import resized_size
+from runtimes.resize import draft_size
 
 BACKENDS = ("pillow", "opencv")
-
-DRAFT_GAP = 2.0
-"""A JPEG is decoded at a reduced size with no side below this many times the resized one, so that the resize still
-averages. Source: Pillow's `Image.thumbnail`, `reducing_gap=2.0`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +66,6 @@ class Preparation:
         return stacked if self.takes_pixels else normalize(self.preprocessing, stacked)
 
     def _draft_size(self) -> tuple[int, int] | None:
-        """Return the (width, height) below which no side of a picture of any shape may be decoded."""
         if not self.draft or self.preprocessing.resize is None:
             return None
-        return draft_size(self.preprocessing)
-
-
-def draft_size(preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return (width, height) such that a picture decoded no smaller than it is at least `DRAFT_GAP` times the resized.
-
-    A picture's longer side follows from the shorter one, so a square of the shorter side will do.
-    """
-    assert preprocessing.resize is not None
-    width, height = resized_size(preprocessing.resize, (1 << 12, 1 << 12))
-    return round(width * DRAFT_GAP), round(height * DRAFT_GAP)
+        return draft_size(self.preprocessing.resize)

@@ -182,7 +182,7 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
         raise ValueError(f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()")
     resized = _resized(preprocessing, image)
     if preprocessing.crop is not None:
-        resized = _cropped(resized, preprocessing.crop, preprocessing.fill)
+        resized = cropped(resized, preprocessing.crop, preprocessing.fill)
     return np.array(resized)
 
 
@@ -247,8 +247,9 @@ def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
         )
 
 
-def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
-    box = crop_box(image.size, crop)
+def cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
+    """Cut (height, width) out of the middle; a smaller picture is padded with `fill`."""
+    box = _crop_box(image.size, crop)
     left, top, right, bottom = box
     if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
         return image.crop(box)
@@ -259,7 +260,7 @@ def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, in
     return canvas
 
 
-def crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
+def _crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (left, top, right, bottom); Pillow fills what lies outside the image with black."""
     left, top = _crop_offset(size[0], crop[1]), _crop_offset(size[1], crop[0])
     return left, top, left + crop[1], top + crop[0]
