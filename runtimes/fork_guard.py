@@ -1,8 +1,9 @@
 """What a fork leaves behind: a child has its parent's objects, and none of the threads or GPU contexts they need.
 
 Using such an object hangs or crashes, and so does releasing it: an ONNX Runtime session joins, when it is destroyed,
-threads that the child does not have, so that even `sys.exit()` in the child waits for ever (measured with ONNX Runtime
-1.31). So a child refuses to use what its parent opened, and never releases it.
+threads that the child does not have (measured with ONNX Runtime 1.31). So a child refuses to use what its parent
+opened, and never releases it. What cannot be helped here: ONNX Runtime hangs at the exit of a child whose parent had
+imported it, model or not; such a child ends with `os._exit`, as those of `multiprocessing` do.
 """
 
 from __future__ import annotations
