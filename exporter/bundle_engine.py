@@ -20,17 +20,12 @@ from exporter.version import __version__
 from runtimes.engine_layers import EngineLayers, layers_from_inspector
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.errors import BundleError, RuntimeAdapterError
-from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.manifest import MODEL_FILES, Manifest, check_files, file_entry, load_manifest
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
 
-ONNX_FILES = {
-    "fp32": "model.onnx",
-    "fp16": "model.fp16.onnx",
-    "int8": "model.int8.onnx",
-    "int8-fp16": "model.int8.fp16.onnx",
-}
-"""Precision to the bundle's file. "int8-fp16" is INT8 whose scales, and all that is not quantized, are FP16."""
+ONNX_FILES = MODEL_FILES
+"""Precision to the bundle's file."""
 
 
 @dataclass(frozen=True, slots=True)

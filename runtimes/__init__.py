@@ -1,5 +1,6 @@
 """Run a model and compare two of them: images in, logits out, on any runtime, without torch unless it is asked for.
 
+    load             a bundle, an ONNX file or an engine, opened for an app: run, classify, batcher
     OrtRuntime       ONNX Runtime
     TrtRuntime       a TensorRT or TensorRT-RTX engine
     TorchRuntime     a PyTorch module: the reference
@@ -15,8 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runtimes.answers import Classification
     from runtimes.image_batches import load_batches
     from runtimes.image_file import read_image
+    from runtimes.load_model import load
+    from runtimes.model import Model
     from runtimes.ort import OrtRuntime
     from runtimes.parity import ParityReport, compare
     from runtimes.preprocessing import Preprocessing, preprocess
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from runtimes.trt import TrtRuntime
 
 __all__ = [
+    "Classification",
+    "Model",
     "OrtRuntime",
     "ParityReport",
     "Preprocessing",
@@ -33,12 +39,15 @@ __all__ = [
     "TorchRuntime",
     "TrtRuntime",
     "compare",
+    "load",
     "load_batches",
     "preprocess",
     "read_image",
 ]
 
 _HOMES = {
+    "Classification": "runtimes.answers",
+    "Model": "runtimes.model",
     "OrtRuntime": "runtimes.ort",
     "ParityReport": "runtimes.parity",
     "Preprocessing": "runtimes.preprocessing",
@@ -47,6 +56,7 @@ _HOMES = {
     "TorchRuntime": "runtimes.pytorch",
     "TrtRuntime": "runtimes.trt",
     "compare": "runtimes.parity",
+    "load": "runtimes.load_model",
     "load_batches": "runtimes.image_batches",
     "preprocess": "runtimes.preprocessing",
     "read_image": "runtimes.image_file",

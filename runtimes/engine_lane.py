@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.cuda_memory import CudaRuntime, DeviceBuffer, PinnedBuffer
-from runtimes.errors import InputMismatchError, RuntimeAdapterError
+from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
 from runtimes.trt_library import TensorRtLibrary
 
@@ -26,9 +26,9 @@ class ProfileInUseError(RuntimeAdapterError):
     """TensorRT 8.6 lets only one context at a time use an optimization profile."""
 
 
-def closed_error() -> RuntimeAdapterError:
+def closed_error() -> ModelClosedError:
     """Return the error of a use after close."""
-    return RuntimeAdapterError("this runtime is closed; open the engine again")
+    return ModelClosedError("this runtime is closed; open the engine again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,3 +33,19 @@ class ImageFolderError(RuntimeAdapterError):
 
 class BundleError(RuntimeAdapterError):
     """A bundle is incomplete, changed, or of a schema this version does not know."""
+
+
+class ModelClosedError(RuntimeAdapterError):
+    """A model, runtime or batcher was used after `close`."""
+
+
+class ForkedProcessError(RuntimeAdapterError):
+    """A model was used in a forked child: threads and GPU contexts of the parent do not exist there."""
+
+
+class QueueFullError(RuntimeAdapterError):
+    """A batcher's queue stayed full; the request was not taken. Try again later, or shed load."""
+
+
+class NotAClassifierError(RuntimeAdapterError):
+    """`classify` was asked of a model that gives no classes, or whose preprocessing is not known."""

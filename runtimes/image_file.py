@@ -16,8 +16,12 @@ would otherwise start Ghostscript.
 
 from __future__ import annotations
 
+import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +46,13 @@ _TURN_OF_ORIENTATION = {
 }
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, *, draft: tuple[int, int] | None = None) -> Image.Image:
     """Read an image file; the file is closed on return, whatever happens.
 
     Args:
         path: A file of one of `READ_FORMATS`; its name and extension do not matter.
+        draft: (width, height): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that has no side
+            below these. Faster, and the pixels differ a little; None decodes every pixel.
 
     Returns:
         The picture in mode RGB, without metadata.
@@ -55,17 +61,48 @@ def read_image(path: Path) -> Image.Image:
         ImageReadError: If there is no such file, it cannot be opened, is not an image, is damaged, has more
             pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or has no one right reading as 8-bit RGB.
     """
-    try:
+    with _reasons(repr(str(path))):
         _check_regular_file(path)
-        with path.open("rb") as file, Image.open(file, formats=READ_FORMATS) as image:
-            _check_pixel_count(image)
-            return rgb_from_image(image)
+        with path.open("rb") as file:
+            return _decode(file, draft)
+
+
+def image_from_bytes(content: bytes, *, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image that is in memory as the bytes of a file; else as `read_image`.
+
+    Raises:
+        ImageReadError: As for `read_image`.
+    """
+    with _reasons(f"of {len(content)} bytes in memory"):
+        if not content:
+            raise ImageReadError("there are no bytes; expected those of an image file")
+        return _decode(io.BytesIO(content), draft)
+
+
+@contextmanager
+def _reasons(what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `ImageReadError` that names the image."""
+    try:
+        yield
     except ImageReadError as err:
-        raise ImageReadError(f"cannot read image {str(path)!r}: {err}") from err
+        raise ImageReadError(f"cannot read image {what}: {err}") from err
     # Pillow's decoders raise nearly every built-in error on damaged bytes (OSError, SyntaxError, ValueError,
     # struct.error, IndexError, ...): any of them is the file's fault, and none may end a run over many files.
     except Exception as err:
-        raise ImageReadError(f"cannot read image {str(path)!r}: {_plain_reason(err)}") from err
+        raise ImageReadError(f"cannot read image {what}: {_plain_reason(err)}") from err
+
+
+def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
+    with Image.open(file, formats=READ_FORMATS) as image:
+        check_pixel_count(image)
+        if draft is not None and image.mode == "RGB":
+            width, height = draft if exif_orientation(image) < 5 else draft[::-1]  # 5 and up lie on their side
+            image.draft("RGB", (width, height))
+        image.load()
+        if image.mode == "RGB" and not image.has_transparency_data and exif_orientation(image) == 1:
+            image.info = {}
+            return image  # nobody else has it, so nothing needs a copy: 36 MB of 12 megapixels
+        return rgb_from_image(image)
 
 
 def rgb_from_image(image: Image.Image) -> Image.Image:
@@ -83,7 +120,7 @@ def rgb_from_image(image: Image.Image) -> Image.Image:
             bits, Lab).
     """
     image.load()  # first, because the TIFF reader turns the picture and forgets its orientation while loading
-    rgb = _turned_upright(_flattened(image), _orientation(image))
+    rgb = _turned_upright(_flattened(image), exif_orientation(image))
     rgb.info = {}
     return rgb
 
@@ -99,7 +136,7 @@ def _check_regular_file(path: Path) -> None:
         raise ImageReadError("the file is empty (0 bytes); copy it again from its source")
 
 
-def _check_pixel_count(image: Image.Image) -> None:
+def check_pixel_count(image: Image.Image) -> None:
     """Make Pillow's warning an error without `warnings.catch_warnings`, which is not thread-safe."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
@@ -109,7 +146,7 @@ def _check_pixel_count(image: Image.Image) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read, as viewers do.
 
     `ImageOps.exif_transpose` is not used because it also rewrites the EXIF block, and fails on blocks with a

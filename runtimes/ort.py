@@ -6,18 +6,29 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
+from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
+from runtimes.fork_guard import forked_error, never_release_in_a_child
 from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
-from runtimes.protocol import Array, TensorSpec, check_inputs
+from runtimes.ort_binding import bind_arrays
+from runtimes.ort_session import (
+    CPU_PROVIDER,
+    PluginProvider,
+    SerializableModel,
+    Wanted,
+    node_providers,
+    open_session,
+)
+from runtimes.protocol import Array, InputCheck, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-CPU_PROVIDER = "CPUExecutionProvider"
+__all__ = ["CPU_PROVIDER", "OrtRuntime", "SerializableModel"]
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -30,20 +41,15 @@ _DTYPES = {
 }
 
 
-class SerializableModel(Protocol):
-    """An `onnx.ModelProto`, named by the one method used, so that this module does not import onnx."""
-
-    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
-        """Return the file's bytes."""
-        ...
-
-
 class OrtRuntime:
-    """An ONNX model opened in ONNX Runtime.
+    """An ONNX model opened in ONNX Runtime. Any number of threads may call `run`.
 
     Args:
         model: Path, bytes or `ModelProto`.
-        providers: Execution providers in order of preference; the first must load.
+        providers: Execution providers in order of preference. The first must load, and every node must run on one of
+            them: a node that ONNX Runtime left to the CPU is refused unless the CPU's provider is listed.
+        provider_options: Options of each of `providers`, in the same order; none when None.
+        plugin: A provider that comes in a library of its own, instead of `providers`.
         exact_qdq: Compute Q/DQ models as they are written (quantize, dequantize, float arithmetic between), which
             is what TensorRT's INT8 kernels compute up to rounding of the sum.
         allow_saturation: Run ONNX Runtime's integer kernels as any session without options runs them. By default they
@@ -51,9 +57,11 @@ class OrtRuntime:
             asked for. ONNX Runtime cannot do that for files whose weights share a zero point, as those for TensorRT
             do; these open with the default kernels, and `may_saturate` says so.
         num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
+        record_nodes: Keep which provider runs each node, for `node_providers`. Always kept for providers other than
+            the CPU's.
 
     Raises:
-        ProviderUnavailableError: If the first provider did not load.
+        ProviderUnavailableError: If the first provider did not load, or does not run every node.
         RuntimeAdapterError: If the model does not load.
         ValueError: If `providers` is empty.
     """
@@ -63,28 +71,40 @@ class OrtRuntime:
         model: str | Path | bytes | SerializableModel,
         *,
         providers: Sequence[str] = (CPU_PROVIDER,),
+        provider_options: Sequence[Mapping[str, str]] | None = None,
+        plugin: PluginProvider | None = None,
         exact_qdq: bool = False,
         allow_saturation: bool = False,
         num_threads: int = 0,
+        record_nodes: bool = False,
     ) -> None:
         saturates = not exact_qdq and bool(why_int8_saturates())
+        self._process = os.getpid()
         self._may_saturate = saturates and allow_saturation
+        wanted = Wanted(tuple(providers), provider_options, plugin, record_nodes)
         options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
         if saturates and not allow_saturation:
             options.add_session_config_entry(*PRECISE_OPTION)
             # Fatal errors only: what is logged on the first attempt is either no error or raised by the second one.
             options.log_severity_level = 4
         try:
-            self._session: Any = _open_session(model, options, providers)
+            self._session: Any = open_session(model, options, wanted)
+        except ProviderUnavailableError:
+            raise
         except RuntimeAdapterError:
             if not saturates or allow_saturation:
                 raise
-            self._session = _open_session(
-                model, _session_options(exact_qdq=exact_qdq, num_threads=num_threads), providers
-            )
+            options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
+            self._session = open_session(model, options, wanted)
             self._may_saturate = True
+        never_release_in_a_child(self._session)
+        self._node_providers = node_providers(self._session) if wanted.records_nodes else {}
+        self._provider = wanted.names[0]
+        self._metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
         self._output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
+        self._output_names = list(self._output_specs)
+        self._check = InputCheck(self._input_specs)
 
     @property
     def input_specs(self) -> Mapping[str, TensorSpec]:
@@ -101,24 +121,61 @@ class OrtRuntime:
         """Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits."""
         return self._may_saturate
 
+    @property
+    def provider(self) -> str:
+        """The provider that was asked for, and loaded."""
+        return self._provider
+
+    @property
+    def node_providers(self) -> Mapping[str, str]:
+        """Node name to the provider that runs it; empty where it was not recorded or ONNX Runtime is too old."""
+        return self._node_providers
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's `metadata_props`."""
+        return self._metadata
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`.
 
         Raises:
-            RuntimeAdapterError: After `close`, or when ONNX Runtime fails.
+            ModelClosedError: After `close`.
+            ForkedProcessError: In a forked child.
+            RuntimeAdapterError: When ONNX Runtime fails.
             InputMismatchError: If an input has a wrong name, dtype or shape.
         """
-        if self._session is None:
-            raise RuntimeAdapterError("this runtime is closed; open the model again")
-        check_inputs(self._input_specs, inputs)
+        session = self._open_session()  # held here, so that a `close` meanwhile destroys nothing that computes
+        self._check(inputs)
         try:
-            outputs = self._session.run(None, dict(inputs))
+            outputs = session.run(self._output_names, inputs if type(inputs) is dict else dict(inputs))
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
             raise RuntimeAdapterError(f"ONNX Runtime failed: {err}") from err
-        return dict(zip(self._output_specs, outputs, strict=True))
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def run_into(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Run the model once and write the results into arrays of the caller, without a copy in between.
+
+        Args:
+            inputs: Name to array, as for `run`; also arrays in GPU memory (`__cuda_array_interface__`).
+            outputs: Name to array, of every output, writeable and C-contiguous; also in GPU memory.
+
+        Raises:
+            ModelClosedError: After `close`.
+            ForkedProcessError: In a forked child.
+            RuntimeAdapterError: When ONNX Runtime fails.
+            InputMismatchError: If an array has a wrong name, dtype, shape or layout.
+        """
+        session = self._open_session()
+        binding = bind_arrays(session, self._input_specs, inputs, self._output_specs, outputs)
+        try:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
+            raise RuntimeAdapterError(f"ONNX Runtime failed: {err}") from err
 
     def close(self) -> None:
-        """Release the session; a second call does nothing."""
+        """Release the session, as soon as no other thread computes in it; a second call does nothing."""
         self._session = None
 
     def __enter__(self) -> Self:
@@ -128,6 +185,14 @@ class OrtRuntime:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open_session(self) -> Any:
+        session = self._session
+        if session is None:
+            raise ModelClosedError("this runtime is closed; open the model again")
+        if os.getpid() != self._process:
+            raise forked_error(self._process)
+        return session
 
 
 def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
@@ -140,31 +205,6 @@ def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
     if exact_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
-
-
-def _open_session(
-    model: str | Path | bytes | SerializableModel, options: Any, providers: Sequence[str]
-) -> onnxruntime.InferenceSession:
-    source = os.fspath(model) if isinstance(model, (str, Path)) else model
-    if not isinstance(source, (str, bytes)):
-        source = source.SerializeToString()
-    if not providers:
-        raise ValueError(f"providers: got none, expected at least one such as {CPU_PROVIDER}")
-    unknown = [name for name in providers if name not in onnxruntime.get_available_providers()]
-    if unknown:
-        raise ProviderUnavailableError(
-            f"ONNX Runtime has no {unknown[0]}; it has {', '.join(onnxruntime.get_available_providers())}"
-        )
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers=list(providers))
-    except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
-        named = source if isinstance(source, str) else "the model"
-        raise RuntimeAdapterError(f"ONNX Runtime does not load {named}: {err}") from err
-    if providers[0] not in session.get_providers():
-        raise ProviderUnavailableError(
-            f"asked for {providers[0]}, ONNX Runtime loaded {session.get_providers()}; nothing was run"
-        )
-    return session
 
 
 def _spec(info: Any) -> TensorSpec:

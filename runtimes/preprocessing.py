@@ -182,7 +182,7 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
         raise ValueError(f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()")
     resized = _resized(preprocessing, image)
     if preprocessing.crop is not None:
-        resized = _cropped(resized, preprocessing.crop, preprocessing.fill)
+        resized = cropped(resized, preprocessing.crop, preprocessing.fill)
     return np.array(resized)
 
 
@@ -226,23 +226,29 @@ def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     width, height = resized_size(preprocessing.resize, image.size)
     if (width, height) == image.size:
         return image
-    if 0 in (width, height):
-        raise ImageReadError(
-            f"it is {image.width} x {image.height} pixels; resized to {width} x {height} nothing would be left of it; "
-            "expected a picture that is not so long and thin, so cut it or leave it out"
-        )
-    if width * height > _MAX_RESIZED_PIXELS:
-        raise ImageReadError(
-            f"it is {image.width} x {image.height} pixels; resized to {width} x {height} it would be "
-            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
-            "cut it or leave it out"
-        )
+    check_resized(image.size, (width, height))
     from PIL import Image  # here, so that reading a manifest needs NumPy only
 
     return image.resize((width, height), Image.Resampling[preprocessing.interpolation.name])
 
 
-def _cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
+def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    """Raise ImageReadError when a picture of `size` = (width, height) is too long and thin for its `resized` form."""
+    if 0 in resized:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} nothing would be left of it; "
+            "expected a picture that is not so long and thin, so cut it or leave it out"
+        )
+    if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} it would be "
+            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
+            "cut it or leave it out"
+        )
+
+
+def cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
+    """Cut (height, width) out of the middle; a smaller picture is padded with `fill`."""
     box = _crop_box(image.size, crop)
     left, top, right, bottom = box
     if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):

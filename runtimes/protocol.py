@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+_NUMPY_DTYPES = frozenset(
+    ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -69,6 +73,38 @@ class Runtime(Protocol):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+class InputCheck:
+    """`check_inputs` for one model, in about a microsecond where the inputs are right: what it compares is prepared."""
+
+    __slots__ = ("_expected", "_specs")
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self._specs = specs
+        self._expected = tuple(
+            (
+                name,
+                np.dtype(spec.dtype) if spec.dtype in _NUMPY_DTYPES else None,
+                len(spec.shape),
+                tuple((axis, size) for axis, size in enumerate(spec.shape) if size is not None),
+            )
+            for name, spec in specs.items()
+        )
+
+    def __call__(self, inputs: Mapping[str, Array]) -> None:
+        """Raise what `check_inputs` raises."""
+        if len(inputs) == len(self._expected):
+            for name, dtype, rank, sizes in self._expected:
+                array = inputs.get(name)
+                if type(array) is not np.ndarray or array.dtype != dtype or array.ndim != rank or not array.size:
+                    break
+                shape = array.shape
+                if any(shape[axis] != size for axis, size in sizes):
+                    break
+            else:
+                return
+        check_inputs(self._specs, inputs)
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Array]) -> None:

@@ -127,11 +127,18 @@ def loadable_providers(*, timeout_s: float = PROBE_TIMEOUT_S) -> OnnxRuntimeInfo
     told = json.loads(answer.stdout)
     cuda_version = told["cuda"] or None
     with ThreadPoolExecutor(max_workers=len(told["providers"]) or 1) as pool:
-        providers = pool.map(lambda name: _probe_provider(name, cuda_version, timeout_s), told["providers"])
+        providers = pool.map(lambda name: probe_provider(name, cuda_version, timeout_s), told["providers"])
         return OnnxRuntimeInfo(told["version"], cuda_version, tuple(providers), "")
 
 
-def _probe_provider(name: str, cuda_version: str | None, timeout_s: float) -> ProviderInfo:
+def probe_provider(name: str, cuda_version: str | None, timeout_s: float = PROBE_TIMEOUT_S) -> ProviderInfo:
+    """Open a session on one provider, in children of its own, and tell whether it loads, or what is missing.
+
+    Args:
+        name: Such as "CUDAExecutionProvider".
+        cuda_version: The CUDA that the installed ONNX Runtime was built for; None where it was built without.
+        timeout_s: Time limit of one try.
+    """
     answer = Answer("", "", "")
     for setup in _SETUPS.get(name, ("",)):
         answer = ask_python(_OPEN_SESSION, name, setup, PROBE_MODEL.hex(), timeout_s=timeout_s)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from runtimes.errors import RuntimeAdapterError
+from runtimes.errors import ModelClosedError
 from runtimes.protocol import Array, TensorSpec, check_inputs
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class TorchRuntime:
         """Run the module once; see `Runtime.run`.
 
         Raises:
-            RuntimeAdapterError: After `close`.
+            ModelClosedError: After `close`.
             InputMismatchError: If the input has a wrong name, dtype or shape.
         """
         if self._module is None:
-            raise RuntimeAdapterError("this runtime is closed; open the model again")
+            raise ModelClosedError("this runtime is closed; open the model again")
         check_inputs(self._input_specs, inputs)
         parameter = next(self._module.parameters(), None)
         device = "cpu" if parameter is None else parameter.device

@@ -56,6 +56,20 @@ def resized_size(resize: int | tuple[int, int] | KeepRatio, size: tuple[int, int
     return int(resize * width / height), resize
 
 
+DRAFT_GAP = 2.0
+"""A JPEG is decoded at a reduced size with no side below this many times the resized one, so that the resize still
+averages. Source: Pillow 12, `Image.thumbnail`, `reducing_gap=2.0`."""
+
+
+def draft_size(resize: int | tuple[int, int] | KeepRatio) -> tuple[int, int]:
+    """Return the (width, height) below which no side of a picture may be decoded, whatever the picture's shape.
+
+    The longer side of a picture follows from its shorter one, so a square will do.
+    """
+    width, height = resized_size(resize, (1 << 12, 1 << 12))
+    return round(width * DRAFT_GAP), round(height * DRAFT_GAP)
+
+
 def json_from_resize(resize: Resize) -> dict[str, Any] | None:
     """Return what `resize_from_json` reads."""
     if isinstance(resize, KeepRatio):

@@ -35,7 +35,7 @@ from runtimes.engine_lane import (
     closed_error,
     run_in_pieces,
 )
-from runtimes.errors import InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
+from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec, check_inputs
 from runtimes.trt_library import TensorRtLibrary, load_library
 
@@ -142,11 +142,13 @@ class TrtRuntime:
         """Run the model once; see `Runtime.run`. Any number of threads may call it.
 
         Raises:
-            RuntimeAdapterError: After `close`, in a forked child, or when TensorRT or CUDA fails.
+            ModelClosedError: After `close`.
+        ForkedProcessError: In a forked child.
+        RuntimeAdapterError: When TensorRT or CUDA fails.
             InputMismatchError: If an input has a wrong name, dtype or shape, or is in GPU memory.
         """
         if os.getpid() != self._process:
-            raise RuntimeAdapterError(
+            raise ForkedProcessError(
                 f"this engine was opened in process {self._process} and CUDA does not outlive a fork; open it in this "
                 "process, or start processes with multiprocessing's 'spawn'"
             )

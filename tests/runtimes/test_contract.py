@@ -1,18 +1,36 @@
-"""The contract of `runtimes.protocol.Runtime`, on every adapter, with the same small network."""
+"""The contract of `runtimes.protocol.Runtime`, on every adapter that can run here, with the same small network.
+
+The TensorRT engine runs on a stand-in of TensorRT 10.3 and of CUDA; GPU providers are not here: they need a GPU.
+"""
 
 from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from graph_builder import GraphBuilder
 from onnx import numpy_helper
+from standins.cuda_standin import CudaStandin
+from standins.tensorrt_standin import make_tensorrt
 from torch import nn
 
-from runtimes.errors import InputMismatchError, RuntimeAdapterError
+from exporter.engine import BuildOptions, build_engine
+from runtimes import load
+from runtimes.any_batch import AnyBatch
+from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
+from runtimes.manifest import BatchRange
+from runtimes.model import Model
 from runtimes.ort import OrtRuntime
 from runtimes.protocol import TensorSpec
 from runtimes.pytorch import TorchRuntime
+from runtimes.trt import TrtRuntime
 
 SEED = 20260107
 CHANNELS, SIZE, CLASSES = 3, 8, 5
@@ -46,12 +64,50 @@ class InPlace(nn.Module):
         return x.add_(1.0).clone().sub_(1.0)
 
 
-RUNTIMES = {"onnxruntime": ort_runtime, "pytorch": torch_runtime}
+@contextmanager
+def fixed_batch(folder: Path) -> Iterator[AnyBatch]:
+    """The same network with a batch of 3 in the file."""
+    model = graph().model("logits")
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = 3
+    with AnyBatch(OrtRuntime(model), 3) as runtime:
+        yield runtime
+
+
+@contextmanager
+def loaded(folder: Path) -> Iterator[Model]:
+    path = folder / "contract.onnx"
+    path.write_bytes(graph().model("logits").SerializeToString())
+    with load(path, provider="cpu") as model:
+        yield model
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[TrtRuntime]:
+    """Profile 2 to 3: one image is padded, four are split."""
+    cuda = CudaStandin()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", make_tensorrt("10.3", cuda).module)
+        source, plan = folder / "contract.onnx", folder / "contract.engine"
+        source.write_bytes(graph().model("logits").SerializeToString())
+        plan.write_bytes(build_engine(source, options=BuildOptions(batch=BatchRange(2, 3, 3))))
+        with TrtRuntime(plan, flavour="tensorrt", check_sidecar=False, cuda=cuda) as runtime:
+            yield runtime
+        cuda.assert_no_leaks()
+
+
+RUNTIMES = {
+    "onnxruntime": lambda folder: ort_runtime(),
+    "pytorch": lambda folder: torch_runtime(),
+    "fixed batch": fixed_batch,
+    "load": loaded,
+    "engine on a stand-in": engine,
+}
 
 
 @pytest.fixture(params=RUNTIMES)
-def runtime(request):
-    with RUNTIMES[request.param]() as opened:
+def runtime(request, tmp_path):
+    with RUNTIMES[request.param](tmp_path) as opened:
         yield opened
 
 
@@ -181,3 +237,56 @@ def test_context_manager_closes_on_an_error_and_passes_it_on(runtime, images):
         raise ZeroDivisionError
     with pytest.raises(RuntimeAdapterError, match="closed"):
         runtime.run({"input": images})
+
+
+def test_use_after_close_has_a_type_of_its_own(runtime, images):
+    runtime.close()
+    with pytest.raises(ModelClosedError):
+        runtime.run({"input": images})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
+def test_any_batch(runtime, count):
+    batch = np.random.default_rng(count).normal(size=(count, CHANNELS, SIZE, SIZE)).astype(np.float32)
+    with ort_runtime() as reference:
+        expected = reference.run({"input": batch})["logits"]
+    logits = runtime.run({"input": batch})["logits"]
+    assert logits.shape == (count, CLASSES)
+    assert np.allclose(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_eight_threads_give_the_bits_that_one_gives(runtime):
+    random = np.random.default_rng(SEED)
+    batches = [random.normal(size=(1 + place % 4, CHANNELS, SIZE, SIZE)).astype(np.float32) for place in range(40)]
+    serial = [runtime.run({"input": batch})["logits"] for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        parallel = list(pool.map(lambda batch: runtime.run({"input": batch})["logits"], batches))
+    assert all(np.array_equal(one, other) for one, other in zip(serial, parallel, strict=True))
+
+
+def test_a_close_while_others_run_harms_nobody(runtime, images):
+    """Every call answers rightly or says that the runtime is closed."""
+    expected = runtime.run({"input": images})["logits"]
+    running, wrong, told = threading.Barrier(5), [], []
+
+    def work():
+        running.wait()
+        try:
+            for _ in range(2000):
+                if not np.array_equal(runtime.run({"input": images})["logits"], expected):
+                    wrong.append(1)
+        except ModelClosedError:
+            told.append(1)
+        except BaseException as err:
+            wrong.append(err)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    running.wait()
+    runtime.close()
+    runtime.close()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(told) == 4

@@ -1,0 +1,151 @@
+"""From a model's outputs to classes with probabilities, from logits, probabilities or the best K."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import NotAClassifierError, RuntimeAdapterError
+from runtimes.protocol import Array, TensorSpec
+
+PROBABILITIES, SCORES, INDICES = "probabilities", "scores", "indices"
+"""Output names of files with a softmax or a top K inside, as `resnet-export --softmax` and `--topk` write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredClass:
+    """One class of an answer.
+
+    Attributes:
+        label: Its name; its number in words where the model brings no labels.
+        index: Its number, from 0.
+        probability: 0-1; None where it cannot be known: a file that gives the best logits only.
+        score: What the model gave for it: a logit, or the probability.
+    """
+
+    label: str
+    index: int
+    probability: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer for one picture: its best classes, best first, at least one."""
+
+    top: tuple[ScoredClass, ...]
+
+    @property
+    def label(self) -> str:
+        """The best class's name."""
+        return self.top[0].label
+
+    @property
+    def index(self) -> int:
+        """The best class's number."""
+        return self.top[0].index
+
+    @property
+    def probability(self) -> float | None:
+        """The best class's probability, 0-1, or None where it cannot be known."""
+        return self.top[0].probability
+
+    def __str__(self) -> str:
+        """Return the form for people, `tabby cat 87.1%`."""
+        chance = "" if self.probability is None else f" {self.probability:.1%}"
+        return f"{self.label}{chance}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a model's outputs are read as classes.
+
+    Attributes:
+        scores: Name of the output float32 [N, C] (all classes) or [N, K] (the best).
+        indices: Name of the output int64 [N, K] with the best classes' numbers, or None.
+        are_probabilities: Whether the scores are probabilities; else they are logits.
+        labels: Name of class i at place i, or None.
+    """
+
+    scores: str
+    indices: str | None
+    are_probabilities: bool
+    labels: tuple[str, ...] | None
+
+    def classes(self, outputs: Mapping[str, Array], *, top: int = 5) -> list[Classification]:
+        """Return the answer for each row of the outputs.
+
+        Args:
+            outputs: As `run` returned them.
+            top: How many classes each answer names; fewer where the model gives fewer.
+
+        Raises:
+            RuntimeAdapterError: If a score is not finite: then the picture's preparation or the model is broken.
+            ValueError: If `top` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1")
+        scores = outputs[self.scores]
+        if not np.isfinite(scores).all():
+            row = int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])
+            raise RuntimeAdapterError(
+                f"the model's {self.scores} are not finite for picture {row}; check its input, or the file's FP16 range"
+            )
+        if self.indices is not None:
+            best, order = scores[:, :top], outputs[self.indices][:, :top]
+            chances: NDArray[np.float64] | None = best.astype(np.float64) if self.are_probabilities else None
+        else:
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+            best = np.take_along_axis(scores, order, axis=1)
+            every = scores.astype(np.float64) if self.are_probabilities else softmax(scores)
+            chances = np.take_along_axis(every, order, axis=1)
+        known = [None] * len(best) if chances is None else chances.tolist()
+        rows = zip(order.tolist(), best.tolist(), known, strict=True)
+        return [
+            Classification(
+                tuple(
+                    ScoredClass(self._label(index), index, None if chance is None else chance[place], score[place])
+                    for place, index in enumerate(indices)
+                )
+            )
+            for indices, score, chance in rows
+        ]
+
+    def _label(self, index: int) -> str:
+        return str(index) if self.labels is None or index >= len(self.labels) else self.labels[index]
+
+
+def softmax(logits: Array) -> NDArray[np.float64]:
+    """Return probabilities of logits [N, C], in float64; the largest is taken off first, so nothing overflows."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def head_from_outputs(specs: Mapping[str, TensorSpec], *, labels: Sequence[str] | None, has_softmax: bool) -> Head:
+    """Find out how a model's outputs are read.
+
+    Args:
+        specs: The model's outputs.
+        labels: Name of class i at place i, or None.
+        has_softmax: Whether the file computes probabilities, where the names of its outputs do not tell.
+
+    Raises:
+        NotAClassifierError: If there is no output [N, classes], or more than one.
+    """
+    names = None if labels is None else tuple(labels)
+    if {SCORES, INDICES} <= specs.keys():
+        return Head(SCORES, INDICES, has_softmax, names)
+    tables = [name for name, spec in specs.items() if len(spec.shape) == 2 and spec.dtype.startswith("float")]
+    if len(specs) != 1 or len(tables) != 1:
+        told = ", ".join(f"{name} {spec}" for name, spec in specs.items())
+        raise NotAClassifierError(
+            f"this model gives {told}: no one output [N, classes]; use run() instead of classify()"
+        )
+    num_classes = specs[tables[0]].shape[1]
+    if names is not None and num_classes is not None and num_classes != len(names):
+        raise NotAClassifierError(f"{len(names)} labels for {num_classes} classes: which is which is not known")
+    return Head(tables[0], None, has_softmax or tables[0] == PROBABILITIES, names)

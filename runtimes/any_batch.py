@@ -1,0 +1,99 @@
+"""A runtime of a fixed batch size that serves any: what exceeds it runs in pieces, what falls short of it is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runtimes.errors import InputMismatchError
+from runtimes.protocol import Array, InputCheck, Runtime, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def fixed_batch(runtime: Runtime) -> int | None:
+    """Return the one batch size that a runtime takes, or None where it takes any, or none can be told.
+
+    It can be told where every input and output has the same first axis.
+    """
+    firsts = {
+        spec.shape[0] if spec.shape else None
+        for spec in (*runtime.input_specs.values(), *runtime.output_specs.values())
+    }
+    return firsts.pop() if len(firsts) == 1 else None
+
+
+class AnyBatch:
+    """A runtime of a fixed batch size, taking any.
+
+    Args:
+        runtime: Whose inputs and outputs all have the first axis `size`; closed with this one.
+        size: Its batch size.
+    """
+
+    def __init__(self, runtime: Runtime, size: int) -> None:
+        self._runtime = runtime
+        self._size = size
+        self._input_specs = {name: _any(spec) for name, spec in runtime.input_specs.items()}
+        self._output_specs = {name: _any(spec) for name, spec in runtime.output_specs.items()}
+        self._check = InputCheck(self._input_specs)
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every input, its first axis dynamic."""
+        return self._input_specs
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every output, its first axis dynamic."""
+        return self._output_specs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run any number of rows; see `Runtime.run`.
+
+        Raises:
+            InputMismatchError: If an input has a wrong name, dtype or shape, or the inputs differ in their rows.
+        """
+        self._check(inputs)
+        rows = {name: len(array) for name, array in inputs.items()}
+        total = next(iter(rows.values()))
+        if set(rows.values()) != {total}:
+            raise InputMismatchError(f"the inputs have different batch sizes: {rows}; expected one")
+        if total == self._size:
+            return self._runtime.run(inputs)
+        pieces = [self._piece(inputs, start, total) for start in range(0, total, self._size)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._output_specs}
+
+    def close(self) -> None:
+        """Release the model; a second call does nothing."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _piece(self, inputs: Mapping[str, Array], start: int, total: int) -> dict[str, Array]:
+        count = min(self._size, total - start)
+        piece = {name: array[start : start + count] for name, array in inputs.items()}
+        if count == self._size:
+            return self._runtime.run(piece)
+        padded = {
+            # With a real row, not zeros: whatever a model makes of it, it is no worse than what it is for.
+            name: np.concatenate([array, np.broadcast_to(array[-1:], (self._size - count, *array.shape[1:]))])
+            for name, array in piece.items()
+        }
+        return {name: array[:count].copy() for name, array in self._runtime.run(padded).items()}
+
+
+def _any(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(spec.dtype, (None, *spec.shape[1:]))
