@@ -21,10 +21,13 @@ EXIT_INTERRUPTED = 130
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "build": ("exporter.cli.build_command", "run_build"),
+        "classify": ("exporter.cli.classify_command", "run_classify"),
+        "deepstream": ("exporter.cli.deepstream_command", "run_deepstream"),
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "lint": ("exporter.cli.lint_command", "run_lint"),
         "models": ("exporter.cli.models_command", "run_models"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
+        "triton": ("exporter.cli.triton_command", "run_triton"),
         "verify": ("exporter.cli.verify_command", "run_verify"),
     }
 )
