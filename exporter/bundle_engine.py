@@ -20,12 +20,10 @@ from exporter.version import __version__
 from runtimes.engine_layers import EngineLayers, layers_from_inspector
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.errors import BundleError, RuntimeAdapterError
-from runtimes.manifest import MODEL_FILES, Manifest, check_files, file_entry, load_manifest
+from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.precision import MODEL_FILES, is_int8, option_words
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
-
-ONNX_FILES = MODEL_FILES
-"""Precision to the bundle's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def engine_from_bundle(
 
     Args:
         bundle: A bundle folder; its files must be unchanged.
-        precision: A key of `ONNX_FILES`.
+        precision: A key of `MODEL_FILES`.
         flavour: "tensorrt" or "rtx".
         options: How to build; the bundle's batch range and TensorRT's defaults when None.
         output: Where the plan goes; beside the ONNX file when None.
@@ -102,13 +100,14 @@ def engine_from_bundle(
 
 
 def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
-    file = ONNX_FILES[precision]
+    file = MODEL_FILES[precision]
     if file not in manifest.files:
-        have = [name for name, other in ONNX_FILES.items() if other in manifest.files]
-        options = precision.replace("-", " --")
-        raise BundleError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{options}")
+        have = [name for name, other in MODEL_FILES.items() if other in manifest.files]
+        raise BundleError(
+            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
+        )
     target = TARGETS.get(manifest.target)
-    if precision.startswith("int8") and target is not None and target.dialect != "tensorrt":
+    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
         raise BundleError(
             f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
             "bias); export again with --target tensorrt or a jetpack"

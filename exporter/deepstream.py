@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bundle import FolderKind, bundle_folder, check_output
-from exporter.bundle_engine import ONNX_FILES
 from exporter.errors import ExportCheckError, ExportError
 from exporter.nvinfer_config import CALIBRATION, CONFIG, HEADER, LABELS, NvinferModel, NvinferSettings, config_text
 from exporter.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.target import TARGETS
 from runtimes.manifest import Manifest, check_files, load_manifest
+from runtimes.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.preprocessing import normalize
 from runtimes.protocol import Array, Runtime
 
@@ -54,7 +54,7 @@ class DeepStreamReport:
 
     Attributes:
         file: Name of the ONNX file.
-        precision: "fp32", "fp16" or "int8".
+        precision: A key of `MODEL_FILES`.
         normalized_by: "config" (nvinfer alone), "graph" (the file, from levels 0-255) or "single-scale" (nvinfer alone,
             with one factor for channels that have several).
         single_scale_deviation: How far one factor is off training's normalization, in normalized units.
@@ -89,7 +89,7 @@ def write_deepstream(
     Args:
         bundle: A bundle folder; its files must be unchanged.
         output: The folder to write.
-        precision: "fp32", "fp16" or "int8"; the lowest that the bundle holds when None.
+        precision: A key of `MODEL_FILES`; the lowest that the bundle holds when None.
         settings: How nvinfer runs it.
         single_scale: Leave the normalization to nvinfer although channels have several standard deviations.
         open_runtime: Opens a model for the check; INT8 as written, not by integer kernels.
@@ -108,7 +108,7 @@ def write_deepstream(
     settings = settings or NvinferSettings()
     manifest = load_manifest(bundle)
     check_files(bundle, manifest)
-    precision = precision or next(name for name in ("int8", "fp16", "fp32") if ONNX_FILES[name] in manifest.files)
+    precision = precision or next(name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files)
     _check_fits(bundle, manifest, precision, settings)
     check_output(output, force=force, kind=DEEPSTREAM_FOLDER)
     preprocessing = manifest.preprocessing
@@ -117,7 +117,7 @@ def write_deepstream(
     normalization = NOTHING if normalized_by == "graph" else best
     names = [entry.name for entry in manifest.outputs]
     is_classifier = _is_classes(manifest)
-    original = onnx.load(bundle / ONNX_FILES[precision])
+    original = onnx.load(bundle / MODEL_FILES[precision])
     written = graph_for_nvinfer(
         original,
         preprocessing,
@@ -134,7 +134,7 @@ def write_deepstream(
             "out --single-scale to have the normalization in the file"
         )
     model = NvinferModel(
-        file=ONNX_FILES[precision],
+        file=MODEL_FILES[precision],
         precision=precision,
         outputs=tuple(output.name for output in written.graph.output),
         is_classifier=is_classifier,
@@ -146,7 +146,7 @@ def write_deepstream(
         onnx.save_model(written, folder / model.file)
         if labels is not None:
             (folder / LABELS).write_text(labels, encoding="utf-8")
-        if precision == "int8" and not settings.strongly_typed:
+        if is_int8(precision) and not settings.strongly_typed:
             (folder / CALIBRATION).write_text("not read: the model holds its own scales (Q/DQ)\n", encoding="utf-8")
         (folder / CONFIG).write_text(config_text(model, preprocessing, settings), encoding="utf-8")
     return DeepStreamReport(
@@ -155,11 +155,13 @@ def write_deepstream(
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
-    if ONNX_FILES[precision] not in manifest.files:
-        have = [name for name, file in ONNX_FILES.items() if file in manifest.files]
-        raise ExportError(f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with --{precision}")
+    if MODEL_FILES[precision] not in manifest.files:
+        have = [name for name, file in MODEL_FILES.items() if file in manifest.files]
+        raise ExportError(
+            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
+        )
     target = TARGETS.get(manifest.target)
-    if precision == "int8" and target is not None and target.dialect != "tensorrt":
+    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
         raise ExportError(
             f"{bundle} was exported for {target.name}: TensorRT, and so nvinfer, does not read its INT8 model; export "
             "again with --target tensorrt or a jetpack, or take --precision fp32"
@@ -180,7 +182,7 @@ def _is_classes(manifest: Manifest) -> bool:
 
 def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
-    from exporter.finish_check import pixels_of
+    from runtimes.restore_pixels import pixels_of
 
     with np.load(bundle / "golden.npz", allow_pickle=False) as golden:
         images = golden["input"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from exporter.nvinfer_normalization import NvinferNormalization
+from runtimes.precision import is_int8
 from runtimes.preprocessing import Interpolation, Preprocessing
 from runtimes.resize import resized_size
 
@@ -20,7 +21,7 @@ HEADER = "# Written by resnet-export deepstream; a folder with a configuration t
 CONFIG, LABELS, CALIBRATION = "config_infer.txt", "labels.txt", "not-read.calib"
 
 # NvDsInferNetworkMode: 0 FP32, 1 INT8, 2 FP16.
-_NETWORK_MODE: Mapping[str, int] = MappingProxyType({"fp32": 0, "int8": 1, "fp16": 2})
+_NETWORK_MODE: Mapping[str, int] = MappingProxyType({"fp32": 0, "int8": 1, "int8-fp16": 1, "fp16": 2})
 _MODE_WORD: Mapping[int, str] = MappingProxyType({0: "fp32", 1: "int8", 2: "fp16"})
 
 _CLASSIFIER, _OTHER = 1, 100  # NvDsInferNetworkType
@@ -65,7 +66,7 @@ class NvinferModel:
 
     Attributes:
         file: Name of the ONNX file beside the configuration.
-        precision: "fp32", "fp16" or "int8".
+        precision: A key of `runtimes.precision.MODEL_FILES`.
         outputs: Names of its outputs.
         is_classifier: Whether the one output holds probabilities.
         has_labels: Whether a labels file lies beside it.
@@ -99,7 +100,7 @@ def config_text(model: NvinferModel, preprocessing: Preprocessing, settings: Nvi
     }
     if settings.strongly_typed:
         keys["strongly-typed"] = 1
-    elif model.precision == "int8":
+    elif is_int8(model.precision):
         keys["int8-calib-file"] = CALIBRATION
     keys |= {
         "batch-size": settings.batch,
@@ -196,7 +197,7 @@ def precision_notes(model: NvinferModel, settings: NvinferSettings) -> Sequence[
             "Precision: strongly-typed=1, the types in the file decide, so network-mode stays 0. A DeepStream that",
             "says 'Unknown or legacy key' needs the form without --strongly-typed.",
         )
-    if model.precision == "int8":
+    if is_int8(model.precision):
         return (
             "Precision: INT8 by the scales in the file (Q/DQ). nvinfer sets TensorRT's INT8 flag only where a",
             f"calibration file is given, so {CALIBRATION} is named; TensorRT does not read it for such a file.",

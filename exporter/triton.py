@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.bundle import FolderKind, bundle_folder, check_output
-from exporter.bundle_engine import ONNX_FILES
 from exporter.errors import ExportError
 from exporter.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
 from runtimes.engine_sidecar import load_sidecar
 from runtimes.errors import BundleError
 from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.precision import MODEL_FILES, option_words
 
 CONFIG = "config.pbtxt"
 
@@ -63,7 +63,7 @@ def write_triton_repository(
     Args:
         bundle: A bundle folder; its files must be unchanged.
         repository: The repository; made when missing, other models in it are left alone.
-        precisions: "fp32", "fp16", "int8"; all that the bundle holds when None.
+        precisions: Keys of `MODEL_FILES`; all that the bundle holds when None.
         name: Name of the models; the bundle's model id when None. With one precision the model is called so, with
             several `_fp32`, `_fp16`, `_int8` follows; an engine's model ends in `_trt`.
         serving: How Triton runs them.
@@ -105,7 +105,7 @@ def plan_triton_repository(
     for precision in chosen:
         called = base if precisions is not None and len(chosen) == 1 else f"{base}_{precision}"
         model = TritonModel(called, "onnxruntime", manifest.batch, labels)
-        onnx = bundle / ONNX_FILES[precision]
+        onnx = bundle / MODEL_FILES[precision]
         models.append((model, onnx))
         rtx = onnx.with_name(f"{onnx.stem}.rtx.engine")
         if rtx.exists():
@@ -117,10 +117,10 @@ def plan_triton_repository(
 
 
 def _chosen(bundle: Path, manifest: Manifest, precisions: Sequence[str] | None) -> list[str]:
-    present = [precision for precision, file in ONNX_FILES.items() if file in manifest.files]
+    present = [precision for precision, file in MODEL_FILES.items() if file in manifest.files]
     if missing := [precision for precision in precisions or () if precision not in present]:
         raise ExportError(
-            f"{bundle} holds no {missing[0]} model, it has {', '.join(present)}; export with --{missing[0]}"
+            f"{bundle} holds no {missing[0]} model, it has {', '.join(present)}; export with {option_words(missing[0])}"
         )
     return present if precisions is None else [precision for precision in present if precision in precisions]
 

@@ -19,19 +19,19 @@ from pathlib import Path
 from runtimes.engine_fit import check_plan, rebuild_command
 from runtimes.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.errors import BundleError, RuntimeAdapterError
-from runtimes.manifest import MODEL_FILES, Manifest
+from runtimes.manifest import Manifest
+from runtimes.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.trt_library import FLAVOURS
 
 ENGINE_PROVIDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 """Word of `load(provider=...)` to the flavour of the engines it opens."""
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
-PRECISIONS = ("int8", "fp16", "fp32")
 
 _PREFERRED = {
     "cuda": ("fp16", "fp32"),
-    "ort-tensorrt": ("int8", "fp16", "fp32"),
-    "ort-tensorrt-rtx": ("int8", "fp16", "fp32"),
+    "ort-tensorrt": LOWEST_FIRST,
+    "ort-tensorrt-rtx": LOWEST_FIRST,
 }
 _ONNXRUNTIME_TARGET = "onnxruntime"
 
@@ -43,7 +43,7 @@ class Choice:
     Attributes:
         path: The file.
         provider: A word of `PROVIDERS`, not "auto".
-        precision: "fp32", "fp16" or "int8", or None where nothing tells.
+        precision: A key of `MODEL_FILES`, or None where nothing tells.
         reason: Why, in words.
         sidecar: Of an engine.
     """
@@ -84,7 +84,9 @@ def choose(
     found = next((word for word in wanted if MODEL_FILES[word] in manifest.files), None)
     if found is None:
         have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
-        raise BundleError(f"{bundle} holds no {' or '.join(wanted)} model, it has {have}; export with --{wanted[0]}")
+        raise BundleError(
+            f"{bundle} holds no {' or '.join(wanted)} model, it has {have}; export with {option_words(wanted[0])}"
+        )
     _check_dialect(bundle, manifest, found, provider)
     return Choice(bundle / MODEL_FILES[found], provider, found, _why(provider, found, precision, manifest, here))
 
@@ -104,11 +106,11 @@ def _auto_provider(here: Here) -> str:
 def _preferred(provider: str, manifest: Manifest) -> Sequence[str]:
     if provider == "cpu":
         return ("int8", "fp32") if manifest.target == _ONNXRUNTIME_TARGET else ("fp32",)
-    return [word for word in _PREFERRED[provider] if word != "int8" or manifest.target != _ONNXRUNTIME_TARGET]
+    return [word for word in _PREFERRED[provider] if not is_int8(word) or manifest.target != _ONNXRUNTIME_TARGET]
 
 
 def _check_dialect(bundle: Path, manifest: Manifest, precision: str, provider: str) -> None:
-    if precision == "int8" and manifest.target == _ONNXRUNTIME_TARGET and "tensorrt" in provider:
+    if is_int8(precision) and manifest.target == _ONNXRUNTIME_TARGET and "tensorrt" in provider:
         raise BundleError(
             f"{bundle} was exported for ONNX Runtime: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
             "bias); export again with --target tensorrt or a jetpack"
@@ -171,10 +173,10 @@ def _engine(bundle: Path, manifest: Manifest, flavour: str, precision: str | Non
     ]
     if not candidates:
         rtx = " --rtx" if flavour == "rtx" else ""
-        named = precision or next(word for word in PRECISIONS if MODEL_FILES[word] in manifest.files)
+        named = precision or next(word for word in LOWEST_FIRST if MODEL_FILES[word] in manifest.files)
         raise BundleError(
             f"{bundle} holds no engine for {flavour}{f' in {precision}' if precision else ''} that was built from its "
-            f"files; build it here: resnet-export build {bundle} --{named}{rtx}"
+            f"files; build it here: resnet-export build {bundle} {option_words(named)}{rtx}"
         )
     return candidates[0]
 
@@ -206,4 +208,4 @@ def _engines(bundle: Path, manifest: Manifest) -> list[Choice]:
         if engine_belongs(bundle, manifest, sidecar) and facts.flavour in ENGINE_PROVIDERS.values():
             word = next(word for word, flavour in ENGINE_PROVIDERS.items() if flavour == facts.flavour)
             found.append(Choice(path, word, facts.precision, "an engine that was built from this bundle", sidecar))
-    return sorted(found, key=lambda choice: PRECISIONS.index(choice.precision or "fp32"))
+    return sorted(found, key=lambda choice: LOWEST_FIRST.index(choice.precision or "fp32"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from runtimes.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import file_entry
+from runtimes.precision import option_words
 from runtimes.trt_library import TensorRtLibrary
 
 _MODEL_FIELDS = frozenset(range(1, 27))
@@ -83,8 +84,7 @@ def rebuild_command(path: Path, sidecar: EngineSidecar | None = None, flavour: s
     rtx = flavour == "rtx" if flavour is not None else "rtx" in words
     if sidecar is not None:
         precision, rtx = sidecar.facts.precision, sidecar.facts.flavour == "rtx"
-    options = f"--{precision.replace('-', ' --')}{' --rtx' if rtx else ''}"
-    return f"build it here: resnet-export build {path.parent} {options}"
+    return f"build it here: resnet-export build {path.parent} {option_words(precision)}{' --rtx' if rtx else ''}"
 
 
 def check_plan(path: Path, sidecar: EngineSidecar, flavour: str, command: str) -> None:

@@ -93,6 +93,7 @@ def _reasons(what: str) -> Iterator[None]:
 
 
 def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
+    image: Image.Image
     with Image.open(file, formats=READ_FORMATS) as image:
         check_pixel_count(image)
         if draft is not None and image.mode == "RGB":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.answers import Head, head_from_outputs
-from runtimes.choose_file import ENGINE_PROVIDERS, PRECISIONS, PROVIDERS, Choice, Here, choose
+from runtimes.choose_file import ENGINE_PROVIDERS, PROVIDERS, Choice, Here, choose
 from runtimes.engine_fit import looks_like_onnx
 from runtimes.engine_sidecar import load_sidecar
 from runtimes.environment import gpu_info
@@ -25,13 +25,13 @@ from runtimes.errors import (
 from runtimes.manifest import (
     LABELS_NAME,
     MANIFEST_NAME,
-    MODEL_FILES,
     Manifest,
     check_files,
     load_manifest,
 )
 from runtimes.model import Model
 from runtimes.open_file import Opened, OpenOptions, open_file
+from runtimes.precision import MODEL_FILES
 from runtimes.preparation import Preparation
 from runtimes.preprocessing import Preprocessing
 
@@ -73,7 +73,7 @@ def load(
     Args:
         path: A bundle folder, whose files must be unchanged; or one of its files; or any ONNX file or engine.
         provider: See the table; ONNX Runtime's own names are understood too.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "int8" or "int8-fp16".
         file: Name of one file of the bundle.
         threads: Threads of one operator on the CPU; None lets the runtime choose.
         allow_fallback: Where `provider` does not load, or does not run every node, run on the CPU, or there in part,
@@ -92,8 +92,8 @@ def load(
     word = _ALIASES.get(provider, provider)
     if word not in PROVIDERS:
         raise ValueError(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision is not None and precision not in MODEL_FILES:
+        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1, or None")
     source = _source(Path(path), file)

@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LABELS_NAME = "labels.txt"
-MODEL_FILES = {
-    "fp32": "model.onnx",
-    "fp16": "model.fp16.onnx",
-    "int8": "model.int8.onnx",
-    "int8-fp16": "model.int8.fp16.onnx",
-}
-"""Precision to the bundle's ONNX file. "int8-fp16" is INT8 whose scales, and all that is not quantized, are FP16."""
 
 
 @dataclass(frozen=True, slots=True)

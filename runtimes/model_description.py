@@ -18,7 +18,7 @@ class ModelDescription:
 
     Attributes:
         file: Path of the file that was loaded.
-        precision: "fp32", "fp16" or "int8"; None for a file that no manifest or sidecar tells of.
+        precision: "fp32", "fp16", "int8" or "int8-fp16"; None for a file that no manifest or sidecar tells of.
         runtime: "ONNX Runtime", "TensorRT", "TensorRT-RTX" or "PyTorch".
         provider: What computes: ONNX Runtime's name of the provider, or of the engine's library.
         node_providers: Node to the provider that really runs it; empty where the runtime does not tell (an engine is

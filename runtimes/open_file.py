@@ -12,6 +12,7 @@ from runtimes.choose_file import ENGINE_PROVIDERS, Choice
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 from runtimes.manifest import DEFAULT_BATCH, Manifest, file_entry
 from runtimes.model_description import ModelDescription, library_versions
+from runtimes.precision import is_int8
 from runtimes.protocol import Runtime, TensorSpec
 
 if TYPE_CHECKING:
@@ -156,11 +157,11 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
 
 
 def _is_for_tensorrt(choice: Choice, manifest: Manifest | None) -> bool:
-    return choice.precision == "int8" and manifest is not None and manifest.target != "onnxruntime"
+    return is_int8(choice.precision) and manifest is not None and manifest.target != "onnxruntime"
 
 
 def _notes(choice: Choice, manifest: Manifest | None, *, exact: bool) -> tuple[str, ...]:
-    if choice.precision == "int8" and choice.provider == "cuda":
+    if is_int8(choice.precision) and choice.provider == "cuda":
         return (_IN_FLOAT,)
     if exact:
         return (_SLOW_INT8,)

@@ -17,6 +17,7 @@ from runtimes.environment import gpu_info
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 from runtimes.manifest import BatchRange
 from runtimes.ort_session import CPU_PROVIDER, PluginProvider
+from runtimes.precision import is_int8
 from runtimes.protocol import TensorSpec
 from runtimes.provider_probe import probe_provider
 from runtimes.user_cache import user_cache_folder
@@ -67,7 +68,7 @@ def provider_setup(
 
     Args:
         word: One of `PROVIDER_OF_WORD`.
-        precision: "fp32", "fp16", "int8", or None where it is not known.
+        precision: A key of `runtimes.precision.MODEL_FILES`, or None where it is not known.
         sha256: Of the file.
         inputs: The file's inputs, or None where they are not known before it is opened.
         batch: What TensorRT plans for.
@@ -93,8 +94,8 @@ def provider_setup(
         return ProviderSetup(name, {"use_tf32": "0", **options})
     if name == TENSORRT_PROVIDER:
         ours = {
-            "trt_fp16_enable": str(precision in ("fp16", "int8")),
-            "trt_int8_enable": str(precision == "int8"),
+            "trt_fp16_enable": str(precision is not None and precision != "fp32"),
+            "trt_int8_enable": str(is_int8(precision)),
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": str(_engine_folder("tensorrt", sha256)),
             **_profile("trt_profile", inputs, batch),

@@ -14,8 +14,9 @@ from calibration import calibrate, insert_qdq
 from exporter.finish import Finish
 from exporter.finish_graph import finish_graph, metadata_of
 from exporter.float16 import float16_from_float32
-from runtimes.manifest import DEFAULT_BATCH, MANIFEST_NAME, MODEL_FILES, Manifest, TensorEntry, file_entry
+from runtimes.manifest import DEFAULT_BATCH, MANIFEST_NAME, Manifest, TensorEntry, file_entry
 from runtimes.ort import OrtRuntime
+from runtimes.precision import MODEL_FILES
 from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 SIZE, CLASSES = 16, 5

@@ -83,7 +83,7 @@ class ExportOptions:
 
     @property
     def engine_precision(self) -> str:
-        """What `--engine` builds, a key of `exporter.bundle_engine.ONNX_FILES`."""
+        """What `--engine` builds, a key of `runtimes.precision.MODEL_FILES`."""
         return "int8-fp16" if self.has_int8_float16 else self.precision
 
     @property

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.bundle_engine import ONNX_FILES, EngineOutcome, engine_from_bundle
+from exporter.bundle_engine import EngineOutcome, engine_from_bundle
 from exporter.cli.option_types import batch_range, capabilities, positive
 from exporter.cli.terminal import Terminal
 from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
 from runtimes.manifest import Manifest, load_manifest
-
-LOWEST_FIRST = ("int8-fp16", "int8", "fp16", "fp32")
+from runtimes.precision import LOWEST_FIRST, MODEL_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +70,10 @@ def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
     """
     asked = "-".join(word for word in ("fp32", "int8", "fp16") if getattr(arguments, word))
     if not asked:
-        return next(name for name in LOWEST_FIRST if ONNX_FILES[name] in manifest.files)
-    if asked not in ONNX_FILES:
+        return next(name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files)
+    if asked not in MODEL_FILES:
         raise ExportError("--fp32 goes with neither --int8 nor --fp16")
-    if asked == "int8-fp16" and ONNX_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:
+    if asked == "int8-fp16" and MODEL_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:
         return "int8"  # TensorRT 8 is allowed FP16 by flag wherever the file is not quantized
     return asked
 
@@ -137,11 +136,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
-    parser.add_argument("--int8", action="store_true", help=f"from {ONNX_FILES['int8']}")
+    parser.add_argument("--int8", action="store_true", help=f"from {MODEL_FILES['int8']}")
     parser.add_argument(
-        "--fp16", action="store_true", help=f"from {ONNX_FILES['fp16']}; with --int8 {ONNX_FILES['int8-fp16']}"
+        "--fp16", action="store_true", help=f"from {MODEL_FILES['fp16']}; with --int8 {MODEL_FILES['int8-fp16']}"
     )
-    parser.add_argument("--fp32", action="store_true", help=f"from {ONNX_FILES['fp32']}")
+    parser.add_argument("--fp32", action="store_true", help=f"from {MODEL_FILES['fp32']}")
     parser.add_argument("--batch", type=batch_range, metavar="MIN,OPT,MAX", help="batch sizes (default: the bundle's)")
     parser.add_argument("--workspace", type=positive, metavar="MIB", help="limit of scratch memory in MiB")
     parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")

@@ -15,12 +15,13 @@ from pathlib import Path
 from exporter.cli.option_types import positive
 from exporter.cli.terminal import Terminal
 from runtimes import load
-from runtimes.choose_file import PRECISIONS, PROVIDERS
+from runtimes.choose_file import PROVIDERS
 from runtimes.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
 from runtimes.classify_on_ray import LOCAL, RayWork
 from runtimes.classify_run import LocalWork, RunReport, Work, check_output, report_path, run, run_plan
 from runtimes.image_list import list_images
 from runtimes.manifest import LABELS_NAME, Manifest, load_manifest
+from runtimes.precision import LOWEST_FIRST
 from runtimes.preparation import BACKENDS
 from runtimes.result_parts import parts_folder
 
@@ -186,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="images in a batch (default 32)")
     parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto; see load())")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, help="which file of the bundle (default: as fits the provider)"
+        "--precision", choices=LOWEST_FIRST, help="which file of the bundle (default: as fits the provider)"
     )
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what decodes (default pillow)")
     parser.add_argument(

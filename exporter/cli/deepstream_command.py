@@ -9,12 +9,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.option_types import positive
 from exporter.cli.terminal import Terminal
 from exporter.deepstream import DeepStreamReport, write_deepstream
 from exporter.nvinfer_config import CONFIG, NvinferSettings, resize_notes
 from runtimes.manifest import load_manifest
+from runtimes.precision import MODEL_FILES
 
 
 def run_deepstream(words: Sequence[str]) -> int:
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--precision", choices=tuple(ONNX_FILES), help="which file (default: the lowest there is)")
+    parser.add_argument("--precision", choices=tuple(MODEL_FILES), help="which file (default: the lowest there is)")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="frames at a time (default 1)")
     parser.add_argument(
         "--threshold", type=_probability, default=0.0, metavar="P", help="least probability of a class (default 0)"

@@ -31,7 +31,6 @@ from calibration.sample_images import (
     leave_out_copies,
     split_images,
 )
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.choose_images import MAX_BAD_FRACTION, ClassIndex, class_indices
 from exporter.cli.export_job import stream
 from exporter.cli.option_types import positive
@@ -42,6 +41,7 @@ from runtimes.errors import BundleError
 from runtimes.image_folder import find_images
 from runtimes.manifest import Manifest, check_files, load_manifest
 from runtimes.ort import OrtRuntime
+from runtimes.precision import MODEL_FILES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -123,7 +123,7 @@ def _recipe(bundle: Path) -> Recipe:
     import onnx
 
     manifest = load_manifest(bundle)
-    if manifest.quantization is None or ONNX_FILES["int8"] not in manifest.files:
+    if manifest.quantization is None or MODEL_FILES["int8"] not in manifest.files:
         raise ExportError(f"{bundle} holds no INT8 file; export with --int8 --calib DIR first")
     check_files(bundle, manifest)
     options = manifest.options
@@ -138,7 +138,7 @@ def _recipe(bundle: Path) -> Recipe:
         num_calib = int(options["num_calib"])
     except (KeyError, TypeError, ValueError) as err:
         raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err
-    return Recipe(manifest, onnx.load(bundle / ONNX_FILES["fp32"]), target, num_calib, held_out)
+    return Recipe(manifest, onnx.load(bundle / MODEL_FILES["fp32"]), target, num_calib, held_out)
 
 
 def _validation(

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.option_types import names, positive
 from exporter.cli.terminal import Terminal
 from exporter.triton import TritonPlan, write_triton_repository
 from exporter.triton_config import Serving, max_batch_size
 from runtimes.manifest import Manifest, load_manifest
+from runtimes.precision import MODEL_FILES
 
 
 def run_triton(words: Sequence[str]) -> int:
@@ -20,8 +20,8 @@ def run_triton(words: Sequence[str]) -> int:
     parser = _parser()
     arguments = parser.parse_args(words)
     precisions = arguments.precision
-    if unknown := [word for word in precisions or () if word not in ONNX_FILES]:
-        parser.error(f"--precision: got {unknown[0]!r}, expected some of {', '.join(ONNX_FILES)}")
+    if unknown := [word for word in precisions or () if word not in MODEL_FILES]:
+        parser.error(f"--precision: got {unknown[0]!r}, expected some of {', '.join(MODEL_FILES)}")
     try:
         serving = Serving(
             max_batch=arguments.max_batch,
@@ -57,7 +57,7 @@ def _tell(plan: TritonPlan, manifest: Manifest, serving: Serving, repository: Pa
         largest = max_batch_size(model, manifest, serving)
         batches = f"batches up to {largest}" if largest else "no batching by Triton: the file's batch is fixed"
         terminal.done(f"{repository / model.name}: {file.name}, backend {model.backend}, {batches}")
-        if model.backend == "onnxruntime" and file.name == ONNX_FILES["int8"] and serving.device != "cpu":
+        if model.backend == "onnxruntime" and ".int8." in file.name and serving.device != "cpu":
             terminal.warn(
                 f"{model.name}: ONNX Runtime's CUDA provider computes Q/DQ files in float; for INT8 kernels build the "
                 "engine (resnet-export build --int8, on the server) and run this again"

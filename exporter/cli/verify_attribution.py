@@ -29,7 +29,7 @@ def attribution(
         compared: What the images showed; the last set counts, which is --val where there is one.
         against: Whether PyTorch itself was the reference on it.
     """
-    lossy = [one for one in opened.candidates if one.candidate.precision in ("fp16", "int8")]
+    lossy = [one for one in opened.candidates if one.candidate.precision != "fp32"]
     if not lossy or not compared:
         return None
     candidate = lossy[-1].candidate

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.verify_sides import Reference, logits_of
 from exporter.cli.verify_subject import Golden, Subject
+from runtimes.precision import MODEL_FILES, is_int8
 from runtimes.preprocessing import Preprocessing, normalize
 from runtimes.protocol import Array, Runtime
 from runtimes.restore_pixels import pixels_of
@@ -144,8 +144,8 @@ def _calibration_checks(folder: Path, subject: Subject) -> Iterator[GateResult]:
         table = CalibrationTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, CalibrationError) as err:
         raise BundleError(f"{path}: cannot be read: {err}") from err
-    if any(candidate.precision == "int8" for candidate in subject.candidates):
-        yield _calibration_table(folder / ONNX_FILES["int8"], table)
+    if any(is_int8(candidate.precision) for candidate in subject.candidates):
+        yield _calibration_table(folder / MODEL_FILES["int8"], table)
         yield _calibration_images(table, subject.preprocessing)
 
 

@@ -14,6 +14,7 @@ from exporter.cli.verify_subject import Candidate, Subject
 from exporter.errors import ExportError
 from exporter.preprocessing_options import PreprocessingOptions
 from runtimes.errors import MissingDependencyError
+from runtimes.precision import is_int8
 from runtimes.preprocessing import Preprocessing
 from runtimes.protocol import Array, Runtime
 from runtimes.restore_pixels import pixels_of
@@ -131,7 +132,7 @@ def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> Ope
             )
         runtime: Runtime = TrtRuntime(candidate.path)
         return OpenCandidate(candidate, runtime, "tensorrt", None, _arithmetic(candidate, "TensorRT's kernels"))
-    exact = candidate.exact_qdq and candidate.precision == "int8" and provider != "tensorrt"
+    exact = candidate.exact_qdq and is_int8(candidate.precision) and provider != "tensorrt"
     opened = _open_onnx(candidate.path, subject, providers=PROVIDERS[provider], exact_qdq=exact)
     how = (
         "as written in the file (quantize, dequantize, float sums; exact_qdq), the way TensorRT computes it up to the "
@@ -143,7 +144,7 @@ def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> Ope
 
 
 def _arithmetic(candidate: Candidate, how: str) -> str | None:
-    return how if candidate.precision == "int8" else None
+    return how if is_int8(candidate.precision) else None
 
 
 def _saturation(runtime: Runtime) -> str:

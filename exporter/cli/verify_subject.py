@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.bundle_engine import ONNX_FILES
 from exporter.errors import ExportError
 from exporter.finish import Finish
 from exporter.target import target_from_name
 from runtimes.engine_sidecar import EngineSidecar
 from runtimes.errors import BundleError
 from runtimes.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
+from runtimes.precision import MODEL_FILES
 from runtimes.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PRECISIONS = tuple(ONNX_FILES)
+PRECISIONS = tuple(MODEL_FILES)
 ENGINE_SUFFIXES = (".engine", ".plan")
 ENGINE_ENDINGS = (".engine", ".rtx.engine", ".plan")
 """Behind the ONNX file's stem, where `resnet-export build` and trtexec's users put engines."""
@@ -37,7 +37,7 @@ class Candidate:
 
     Attributes:
         path: Where it is.
-        precision: "fp32", "fp16" or "int8".
+        precision: A key of `MODEL_FILES`.
         is_engine: Whether it is a TensorRT engine.
         exact_qdq: Whether its Q/DQ is in TensorRT's dialect, so that ONNX Runtime computes it as written.
         built_from: The ONNX file an engine was built from, where it lies there unchanged.
@@ -96,7 +96,7 @@ class Subject:
     @property
     def fp32(self) -> Path | None:
         """The bundle's FP32 file."""
-        return None if self.folder is None else self.folder / ONNX_FILES["fp32"]
+        return None if self.folder is None else self.folder / MODEL_FILES["fp32"]
 
     def to_json(self) -> dict[str, Any]:
         """Return `subject` of the report."""
@@ -122,7 +122,7 @@ def read_subject(path: Path, precisions: tuple[str, ...], *, engines: bool) -> S
             raise ExportError(f"{path}: got no such file, expected a bundle folder, a .onnx file or an engine")
         folder = path.parent
         if (folder / MANIFEST_NAME).is_file() and path.name in load_manifest(folder).files:
-            precision = next((name for name, file in ONNX_FILES.items() if file == path.name), None)
+            precision = next((name for name, file in MODEL_FILES.items() if file == path.name), None)
             if precision is not None:
                 return replace(_bundle(folder, (precision,), engines=engines), path=path)
         return _onnx_alone(path)
@@ -139,13 +139,13 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subj
             f"{folder} gives feature maps ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
             "answers, which need logits: report.json has the features' comparison"
         )
-    present = tuple(name for name in PRECISIONS if ONNX_FILES[name] in manifest.files)
+    present = tuple(name for name in PRECISIONS if MODEL_FILES[name] in manifest.files)
     if missing := [name for name in precisions if name not in present]:
         raise BundleError(f"{folder} holds no {missing[0]} model, it has {', '.join(present)}")
     chosen = tuple(name for name in present if not precisions or name in precisions)
     exact = target_from_name(manifest.target).exact_int8_simulation
     if engines:
-        beside = [_engine_beside(folder, ONNX_FILES[name], manifest, exact) for name in chosen]
+        beside = [_engine_beside(folder, MODEL_FILES[name], manifest, exact) for name in chosen]
         candidates = tuple(engine for engine in beside if engine is not None)
         if not candidates or (precisions and len(candidates) < len(chosen)):
             raise BundleError(
@@ -154,7 +154,7 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subj
             )
     else:
         candidates = tuple(
-            Candidate(folder / ONNX_FILES[name], name, False, exact, manifest.files[ONNX_FILES[name]].sha256)
+            Candidate(folder / MODEL_FILES[name], name, False, exact, manifest.files[MODEL_FILES[name]].sha256)
             for name in chosen
         )
     return Subject(
@@ -232,7 +232,7 @@ def _engine_alone(path: Path) -> Subject:
     folder = path.parent
     if (folder / MANIFEST_NAME).is_file():
         manifest = load_manifest(folder)
-        file = ONNX_FILES[sidecar.facts.precision]
+        file = MODEL_FILES[sidecar.facts.precision]
         if file in manifest.files and sidecar.facts.onnx_sha256 == manifest.files[file].sha256:
             bundle = _bundle(folder, (sidecar.facts.precision,), engines=False)
             (built_from,) = bundle.candidates
@@ -305,6 +305,8 @@ def _precision(model: ModelProto) -> tuple[str, bool]:
             node.op_type == "DequantizeLinear" and types.get(node.input[0]) == onnx.TensorProto.INT32
             for node in model.graph.node
         )
-        return "int8", signed and not whole_bias and "QLinearConv" not in ops
+        scales = {types.get(node.input[1]) for node in quantizers}
+        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in scales else "int8"
+        return name, signed and not whole_bias and "QLinearConv" not in ops
     half = onnx.TensorProto.FLOAT16 in types.values()
     return ("fp16" if half else "fp32"), True

@@ -15,7 +15,6 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.bundle import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.calibrate_images import calibration_report
 from exporter.cli.choose_images import ChosenImages
@@ -27,6 +26,7 @@ from exporter.loaded_model import LoadedModel
 from exporter.opset import BATCH_AXIS
 from exporter.version import __version__
 from runtimes.manifest import Manifest, TensorEntry
+from runtimes.precision import MODEL_FILES, option_words
 from runtimes.pytorch import TorchRuntime
 from runtimes.restore_pixels import pixels_of
 
@@ -121,10 +121,9 @@ def _int8_arithmetic(options: ExportOptions) -> str:
 def next_command(options: ExportOptions) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
     if options.target.name == "onnxruntime":
-        path = options.output / ONNX_FILES[options.engine_precision]
+        path = options.output / MODEL_FILES[options.engine_precision]
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
-    precision = options.engine_precision.replace("-", " --")
-    return f"resnet-export build {options.output} --{precision}   (on the device)"
+    return f"resnet-export build {options.output} {option_words(options.engine_precision)}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:

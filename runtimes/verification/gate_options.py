@@ -42,13 +42,14 @@ class GateChoice:
     asked: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     def gates_for(self, precision: str) -> tuple[Gate, ...]:
-        """Return the gates of a file of `precision` ("fp32", "fp16" or "int8").
+        """Return the gates of a file of `precision`; "int8-fp16" has those of "int8".
 
         Raises:
             GateOptionError: If all of them were taken away: then nothing could fail.
         """
-        asked = {**self.asked.get(ALL_PRECISIONS, {}), **self.asked.get(precision, {})}
-        defaults = DEFAULT_GATES[precision]
+        kind = precision.partition("-")[0]
+        asked = {**self.asked.get(ALL_PRECISIONS, {}), **self.asked.get(kind, {})}
+        defaults = DEFAULT_GATES[kind]
         thresholds: dict[str, float | None] = {**defaults, **asked}
         gates = tuple(Gate(name, value, name in asked) for name, value in thresholds.items() if value is not None)
         if not gates:

@@ -28,7 +28,7 @@ from runtimes.errors import (
     ProviderUnavailableError,
     RuntimeAdapterError,
 )
-from runtimes.manifest import MODEL_FILES
+from runtimes.precision import MODEL_FILES
 
 ROOT = Path(__file__).parents[2]
 
