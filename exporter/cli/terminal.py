@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -98,10 +99,13 @@ class Terminal:
         )
 
 
+LOG_WIDTH = 160
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], footer: Sequence[str]) -> None:
     """Print the result: one table, then lines of plain text."""
-    console = Console(highlight=False)
-    # Narrow enough for 80 columns: that is what a log in CI has.
+    # A log has no width; 80, which rich then takes, would cut cells off.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
