@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "bench": ("exporter.cli.bench_command", "run_bench"),
         "build": ("exporter.cli.build_command", "run_build"),
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "models": ("exporter.cli.models_command", "run_models"),
