@@ -111,8 +111,8 @@ def load(
         choice = source.choice(here, "cpu", precision)
         choice = replace(choice, reason=f"fell back from {word}: {err}")
         opened = open_file(choice, source.manifest, options)
-    for note in opened.notes:
-        _LOG.warning("%s: %s", choice.path, note)
+    for warning in opened.warnings:
+        _LOG.warning("%s: %s", choice.path, warning)
     return source.model(opened, backend=backend, draft=draft)
 
 

@@ -79,6 +79,11 @@ class Model:
         """Name of class i at place i, or None."""
         return self._head.labels if isinstance(self._head, Head) else None
 
+    @property
+    def is_classifier(self) -> bool:
+        """Whether `classes` reads the model's outputs."""
+        return isinstance(self._head, Head)
+
     def describe(self) -> ModelDescription:
         """Return which file runs, where each node of it runs, versions, batch sizes, and what to know about it."""
         return self._description

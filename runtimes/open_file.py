@@ -42,11 +42,11 @@ class OpenOptions:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file: what computes, what is told of it, what is worth a warning, and the file's own metadata."""
+    """An open file: what computes, what is told of it, what of that is worth a warning, and the file's own metadata."""
 
     runtime: Runtime
     description: ModelDescription
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     metadata: Mapping[str, str]
 
 
@@ -99,14 +99,16 @@ def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) 
 
     exact = choice.provider == "cpu" and _is_for_tensorrt(choice, manifest)
     runtime = _open_session(choice, manifest, options, exact=exact)
-    elsewhere = {provider for provider in runtime.node_providers.values() if provider != runtime.provider}
     notes = _notes(choice, manifest, exact=exact)
+    warnings = notes if choice.provider == "cuda" else ()
+    elsewhere = {provider for provider in runtime.node_providers.values() if provider != runtime.provider}
     if elsewhere:
         share = sum(provider in elsewhere for provider in runtime.node_providers.values())
-        notes += (
+        warnings += (
             f"{share} of {len(runtime.node_providers)} nodes run on {', '.join(sorted(elsewhere))}, not on "
             f"{runtime.provider}, as allow_fallback=True permits",
         )
+    notes = tuple(dict.fromkeys((*notes, *warnings)))
     size = fixed_batch(runtime)
     description = ModelDescription(
         file=str(choice.path),
@@ -124,7 +126,7 @@ def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) 
         notes=notes,
         versions={**library_versions(*_COMMON_LIBRARIES, *_ORT_LIBRARIES), "onnxruntime": onnxruntime.__version__},
     )
-    return Opened(runtime, description, notes, runtime.metadata)
+    return Opened(runtime, description, warnings, runtime.metadata)
 
 
 def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOptions, *, exact: bool) -> OrtRuntime:

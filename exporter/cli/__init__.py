@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 
 VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
+        "bench": ("exporter.cli.bench_command", "run_bench"),
         "build": ("exporter.cli.build_command", "run_build"),
         "classify": ("exporter.cli.classify_command", "run_classify"),
         "deepstream": ("exporter.cli.deepstream_command", "run_deepstream"),
