@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,30 @@ TOOL_NAME = "resnet-export"
 _TEMPORARY = f".{TOOL_NAME}-"
 
 
-def check_output(output: Path, *, force: bool) -> None:
-    """Raise unless a bundle may be written to `output`; called before any work.
+@dataclass(frozen=True, slots=True)
+class FolderKind:
+    """What kind of folder is written, and how an old one is told from somebody else's.
+
+    Attributes:
+        what: In words, without an article.
+        sign: In words, what a folder of this kind has inside.
+        is_ours: Tells whether a folder is one that this tool wrote, of whatever version.
+    """
+
+    what: str
+    sign: str
+    is_ours: Callable[[Path], bool]
+
+
+def check_output(output: Path, *, force: bool, kind: FolderKind | None = None) -> None:
+    """Raise unless a folder of `kind` (a bundle when None) may be written to `output`; called before any work.
 
     Raises:
-        OutputExistsError: If it exists, and `force` is off or it is no bundle.
+        OutputExistsError: If it exists, and `force` is off or it is of another kind.
         ExportError: If its parent folder cannot be written.
     """
     try:
-        _check_free(output, force=force)
+        _check_free(output, force=force, kind=kind or BUNDLE)
         parent = next(folder for folder in output.absolute().parents if folder.exists())
     except OSError as err:  # a folder that cannot be read, a name that is too long
         raise ExportError(f"{output} cannot be looked at: {err}; choose another -o/--output") from err
@@ -41,13 +57,13 @@ def check_output(output: Path, *, force: bool) -> None:
         raise ExportError(f"{parent} is not a folder that can be written to; choose another -o/--output")
 
 
-def _check_free(output: Path, *, force: bool) -> None:
+def _check_free(output: Path, *, force: bool, kind: FolderKind) -> None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise OutputExistsError(f"{output} exists and is not a folder; choose another -o/--output")
     if output.is_dir() and any(output.iterdir()):
-        if not _is_bundle(output):
+        if not kind.is_ours(output):
             raise OutputExistsError(
-                f"{output} exists and is not a bundle (no {MANIFEST_NAME} of {TOOL_NAME}); it is left alone even with "
+                f"{output} exists and is not a {kind.what} (no {kind.sign}); it is left alone even with "
                 "--force: choose another -o/--output"
             )
         if not force:
@@ -64,13 +80,16 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(tool, dict) and tool.get("name") == TOOL_NAME
 
 
+BUNDLE = FolderKind("bundle", f"{MANIFEST_NAME} of {TOOL_NAME}", _is_bundle)
+
+
 @contextmanager
-def bundle_folder(output: Path) -> Iterator[Path]:
+def bundle_folder(output: Path, *, kind: FolderKind = BUNDLE) -> Iterator[Path]:
     """Give an empty temporary folder beside `output`; on a clean exit it becomes `output`.
 
     Raises:
         ExportError: If the disk is full or cannot be written; no file is left behind.
-        OutputExistsError: If something that is no bundle has come to `output` meanwhile; it is left alone.
+        OutputExistsError: If something that is not of `kind` has come to `output` meanwhile; it is left alone.
     """
     output = output.absolute()
     folder: Path | None = None
@@ -79,9 +98,9 @@ def bundle_folder(output: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-", dir=output.parent))
         folder.chmod(0o777 & ~_umask())
         yield folder
-        _replace(output, folder)
+        _replace(output, folder, kind)
     except OSError as err:
-        raise ExportError(f"{output} cannot be written: {err}; the old bundle, if any, is unchanged") from err
+        raise ExportError(f"{output} cannot be written: {err}; the old {kind.what}, if any, is unchanged") from err
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,9 +112,9 @@ def _umask() -> int:
     return mask
 
 
-def _replace(output: Path, folder: Path) -> None:
-    """Rename `folder` to `output`; an old bundle steps aside first and comes back if that fails."""
-    _check_free(output, force=True)  # something else may have come there since the first check
+def _replace(output: Path, folder: Path, kind: FolderKind) -> None:
+    """Rename `folder` to `output`; an old one steps aside first and comes back if that fails."""
+    _check_free(output, force=True, kind=kind)  # something else may have come there since the first check
     if not output.exists():
         folder.rename(output)
         return

@@ -22,9 +22,12 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "bench": ("exporter.cli.bench_command", "run_bench"),
         "build": ("exporter.cli.build_command", "run_build"),
+        "classify": ("exporter.cli.classify_command", "run_classify"),
+        "deepstream": ("exporter.cli.deepstream_command", "run_deepstream"),
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "models": ("exporter.cli.models_command", "run_models"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
+        "triton": ("exporter.cli.triton_command", "run_triton"),
     }
 )
 """Verb to module and function; the function takes the words after the verb and returns an exit code."""
