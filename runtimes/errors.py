@@ -49,3 +49,7 @@ class QueueFullError(RuntimeAdapterError):
 
 class NotAClassifierError(RuntimeAdapterError):
     """`classify` was asked of a model that gives no classes, or whose preprocessing is not known."""
+
+
+class ResultsError(RuntimeAdapterError):
+    """Results of many images cannot be written, or an interrupted run's parts do not belong to this one."""
