@@ -235,7 +235,7 @@ def _label_line(bundle: Path, manifest: Manifest) -> tuple[str | None, list[str]
     """Return nvinfer's labels file: the classes of one output on one line, separated by semicolons."""
     if LABELS not in manifest.files:
         return None, []
-    labels = (bundle / LABELS).read_text(encoding="utf-8").splitlines()
+    labels = (bundle / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
     changed = [label for label in labels if ";" in label]
     warnings = [f"{len(changed)} labels hold a semicolon, which separates labels here; it became a comma"] * bool(
         changed

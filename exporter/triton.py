@@ -141,7 +141,7 @@ def _labels_fit(bundle: Path, manifest: Manifest) -> bool:
     """Tell whether place i of the one output is class i: not so of feature maps and of the K best scores."""
     if LABELS not in manifest.files or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2:
         return False
-    num_labels = len((bundle / LABELS).read_text(encoding="utf-8").splitlines())
+    num_labels = len((bundle / LABELS).read_text(encoding="utf-8").split("\n")[:-1])
     return manifest.outputs[0].shape[1] == num_labels
 
 
