@@ -19,19 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import BundleError, ImageReadError
-from runtimes.image_file import read_image
+from runtimes.answers import INDICES, SCORES, Classification, ScoredClass
+from runtimes.errors import ImageReadError, NotAClassifierError
 from runtimes.manifest import Manifest
-from runtimes.preprocessing import normalize, pixels
-from runtimes.protocol import Array, Runtime
+from runtimes.model import Model
+from runtimes.model_description import ModelDescription
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BATCHES_AHEAD = 2
-
-# Names that exporter.finish_graph gives the outputs of --topk and --softmax.
-_SCORES, _INDICES, _PROBABILITIES = "scores", "indices", "probabilities"
 
 _Decoding = tuple[int, str, "Future[NDArray[np.uint8]]"]
 
@@ -65,25 +62,23 @@ class Part:
 
 
 class ImageClassifier:
-    """A model with all that is needed to classify files.
+    """An open model with all that is needed to classify files.
 
     Args:
-        model: An open model; `close` closes it.
-        manifest: Of its bundle.
-        top_k: Classes in a row; at most as many as the model has are given.
+        model: As `runtimes.load` returns it; `close` closes it.
+        top_k: Classes in a row, fewer where the model has fewer.
         batch_size: Files in a batch.
         decoders: Decoding threads; one for each CPU when None.
         root: Where relative paths begin; the current folder when None.
 
     Raises:
-        BundleError: If the model's outputs are no classes, or it keeps fewer than `top_k` of them.
+        NotAClassifierError: If it is not known how the model's pictures are prepared.
         ValueError: If a number is smaller than 1.
     """
 
     def __init__(
         self,
-        model: Runtime,
-        manifest: Manifest,
+        model: Model,
         *,
         top_k: int = 5,
         batch_size: int = 32,
@@ -93,12 +88,17 @@ class ImageClassifier:
         self._decoders = usable_cpus() if decoders is None else decoders
         if min(top_k, batch_size, self._decoders) < 1:
             raise ValueError(f"got top_k {top_k}, batch_size {batch_size}, decoders {decoders}; expected at least 1")
-        check_outputs(manifest, top_k)
+        if model.preparation is None:
+            raise NotAClassifierError("how this model's pictures are prepared is not known; load a bundle")
         self._model = model
-        self._manifest = manifest
+        self._preparation = model.preparation
         self._top_k = top_k
         self._batch_size = batch_size
         self._root = root or Path()
+
+    def describe(self) -> ModelDescription:
+        """Return what runs."""
+        return self._model.describe()
 
     def rows(self, parts: Iterable[Part]) -> Iterator[Row]:
         """Yield one row for every file of every part, in order; batches end where a part ends.
@@ -132,11 +132,7 @@ class ImageClassifier:
 
     def _decode(self, path: str) -> NDArray[np.uint8]:
         """Return uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take."""
-        image = read_image(self._root / path)
-        try:
-            return pixels(self._manifest.preprocessing, image)
-        except ImageReadError as err:
-            raise ImageReadError(f"cannot read image {path!r}: {err}") from err
+        return self._preparation.pixels(self._root / path)
 
     def _answers(self, batch: list[_Decoding]) -> Iterator[Row]:
         decoded: list[NDArray[np.uint8]] = []
@@ -146,65 +142,44 @@ class ImageClassifier:
                 decoded.append(decoding.result())
             except ImageReadError as err:
                 errors[index] = str(err)
-        classes, scores = self._run(decoded) if decoded else (np.empty((0, 0)), np.empty((0, 0)))
-        best = iter(zip(classes.tolist(), scores.tolist(), strict=True))
+        answers = iter(self._classify(decoded) if decoded else ())
         for index, path, _ in batch:
             if index in errors:
                 yield Row(index, path, (), (), errors[index])
             else:
-                of_image, with_score = next(best)
-                yield Row(index, path, tuple(of_image), tuple(with_score))
+                best = next(answers).top
+                yield Row(index, path, tuple(one.index for one in best), tuple(map(_score, best)))
 
-    def _run(self, decoded: Sequence[NDArray[np.uint8]]) -> tuple[Array, Array]:
-        images: Array = np.stack(decoded)
-        entry = self._manifest.inputs[0]
-        if entry.dtype != "uint8":
-            images = normalize(self._manifest.preprocessing, images)
-        return best_classes(self._model.run({entry.name: images}), self._manifest, self._top_k)
+    def _classify(self, decoded: list[NDArray[np.uint8]]) -> list[Classification]:
+        (name,) = self._model.input_specs
+        outputs = self._model.run({name: self._preparation.batch(decoded)})
+        return self._model.classes(outputs, top=self._top_k)
 
 
-def best_classes(outputs: dict[str, Array], manifest: Manifest, top_k: int) -> tuple[Array, Array]:
-    """Return the best classes and their scores of one batch.
-
-    Args:
-        outputs: Of the model, by name.
-        manifest: Says what they are.
-        top_k: How many at most.
-
-    Returns:
-        int64 [n, k] and float32 [n, k], best first; of equal scores the lower class comes first. Logits become
-        probabilities (softmax, computed in float64).
-    """
-    if _INDICES in outputs:
-        return outputs[_INDICES][:, :top_k], outputs[_SCORES][:, :top_k]
-    (output,) = manifest.outputs
-    scores = outputs[output.name].astype(np.float64)
-    if output.name != _PROBABILITIES:
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores = powers / powers.sum(axis=1, keepdims=True)
-    classes = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    return classes, np.take_along_axis(scores, classes, axis=1).astype(np.float32)
+def _score(one: ScoredClass) -> float:
+    """Return the probability where it is known, else the logit, as the float32 that is nearest."""
+    return float(np.float32(one.score if one.probability is None else one.probability))
 
 
 def score_kind(manifest: Manifest) -> str:
     """Return what the scores of a row are: "probability" or "logit"."""
     names = [entry.name for entry in manifest.outputs]
-    return "logit" if _INDICES in names and not manifest.options.get("softmax") else "probability"
+    return "logit" if INDICES in names and not manifest.options.get("softmax") else "probability"
 
 
 def check_outputs(manifest: Manifest, top_k: int) -> None:
     """Raise unless the model's outputs are classes, and as many as are asked for.
 
     Raises:
-        BundleError: With what they are instead.
+        NotAClassifierError: With what they are instead.
     """
     names = [entry.name for entry in manifest.outputs]
-    if names == [_SCORES, _INDICES]:
+    if names == [SCORES, INDICES]:
         kept = manifest.outputs[0].shape[1]
         if isinstance(kept, int) and kept < top_k:
-            raise BundleError(f"the model gives the {kept} best classes only; ask for --top-k {kept} or fewer")
+            raise NotAClassifierError(f"the model gives the {kept} best classes only; ask for --top-k {kept} or fewer")
     elif len(names) != 1 or len(manifest.outputs[0].shape) != 2:
-        raise BundleError(
+        raise NotAClassifierError(
             f"the model's outputs are {', '.join(names)}, no classes; expected one output [batch, classes], as an "
             "export without --features gives"
         )

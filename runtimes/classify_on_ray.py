@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from runtimes.classify_images import ImageClassifier, Part, Row
+from runtimes.classify_run import model_facts
 from runtimes.errors import MissingDependencyError, ResultsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the run and stopped after it."""
@@ -25,18 +30,10 @@ MAX_RETRIES = 4
 _TASKS_PER_WORKER = 2  # one runs, one waits with its arguments at hand
 
 
-def rows_from_ray(
-    parts: Sequence[Part],
-    open_classifier: Callable[[], ImageClassifier],
-    *,
-    address: str = LOCAL,
-    workers: int | None = None,
-    gpus_per_worker: float = 0,
-) -> Iterator[tuple[Part, list[Row]]]:
-    """Yield every part with its rows, in the order in which they are done.
+class RayWork:
+    """Does parts as tasks of a Ray cluster; a context manager, which stops a cluster that it started.
 
     Args:
-        parts: What is to be done.
         open_classifier: Called in every worker; must be hashable and picklable.
         address: A cluster's address ("auto" finds the one of this machine), or "local".
         workers: Tasks at a time; one for each CPU of the cluster when None.
@@ -44,20 +41,54 @@ def rows_from_ray(
 
     Raises:
         MissingDependencyError: If Ray is not installed.
-        ResultsError: If the cluster does not answer, or a part's worker dies again and again.
-        RuntimeAdapterError: What the classifier raised in a worker.
+        ResultsError: If the cluster does not answer.
     """
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
-        _start(ray, address, workers)
-    try:
-        at_a_time = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        task = ray.remote(max_retries=MAX_RETRIES, num_gpus=gpus_per_worker)(_rows_of_part)
-        yield from _in_flight(ray, task, parts, open_classifier, limit=at_a_time * _TASKS_PER_WORKER)
-    finally:
-        if ours:
-            ray.shutdown()
+
+    def __init__(
+        self,
+        open_classifier: Callable[[], ImageClassifier],
+        *,
+        address: str = LOCAL,
+        workers: int | None = None,
+        gpus_per_worker: float = 0,
+    ) -> None:
+        self._ray = _ray()
+        self._open_classifier = open_classifier
+        self._workers = workers
+        self._options = {"max_retries": MAX_RETRIES, "num_gpus": gpus_per_worker}
+        self._started = not self._ray.is_initialized()
+        if self._started:
+            _start(self._ray, address, workers)
+
+    def facts(self) -> dict[str, Any]:
+        """Return which file runs on what, as a worker finds it: the driver may have no GPU."""
+        task = self._ray.remote(**self._options)(_facts)
+        facts: dict[str, Any] = _result(self._ray, task.remote(self._open_classifier), "the model")
+        return facts
+
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+        """Yield every part with its rows, in the order in which they are done.
+
+        Raises:
+            ResultsError: If a part's worker dies again and again.
+            RuntimeAdapterError: What the classifier raised in a worker.
+        """
+        at_a_time = self._workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        task = self._ray.remote(**self._options)(_rows_of_part)
+        return _in_flight(self._ray, task, parts, self._open_classifier, limit=at_a_time * _TASKS_PER_WORKER)
+
+    def close(self) -> None:
+        """Stop the cluster, if this started it."""
+        if self._started:
+            self._ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _in_flight(
@@ -73,24 +104,27 @@ def _in_flight(
                 return
             (done,), _ = ray.wait(list(running), num_returns=1)
             part = running.pop(done)
-            yield part, _result(ray, done, part)
+            last = part.start + len(part.paths) - 1
+            yield part, _result(ray, done, f"images {part.start} to {last}, {part.paths[0]!r} first")
     finally:
         for reference in running:
             ray.cancel(reference, force=False)
 
 
-def _result(ray: Any, reference: Any, part: Part) -> list[Row]:
+def _result(ray: Any, reference: Any, what: str) -> Any:
     try:
-        rows: list[Row] = ray.get(reference)
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as err:
         raise err.cause from err  # what the classifier raised
     except ray.exceptions.RayError as err:
         raise ResultsError(
-            f"images {part.start} to {part.start + len(part.paths) - 1}: their worker died {MAX_RETRIES + 1} times "
-            f"({type(err).__name__}); one of them may bring the decoder down: {part.paths[0]!r} is the first. "
-            "What is done is kept; go on with --resume"
+            f"{what}: its worker died {MAX_RETRIES + 1} times ({type(err).__name__}); one of the files may bring the "
+            "decoder down, or the memory is short. What is done is kept; go on with --resume"
         ) from err
-    return rows
+
+
+def _facts(open_classifier: Callable[[], ImageClassifier]) -> dict[str, Any]:
+    return model_facts(_opened(open_classifier))
 
 
 def _rows_of_part(open_classifier: Callable[[], ImageClassifier], part: Part) -> list[Row]:

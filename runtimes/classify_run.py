@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from runtimes.classify_images import ImageClassifier, Part, Row, cut_parts
 from runtimes.errors import ResultsError
+from runtimes.manifest import file_entry
 from runtimes.result_file import check_format, write_results
 from runtimes.result_parts import (
     open_parts,
     parts_folder,
     parts_to_do,
+    plan_differences,
     read_part,
     remove_parts,
     write_part,
@@ -28,8 +30,17 @@ _LARGEST_PART = 1024
 _NUM_PARTS = 64
 _NUM_EXAMPLES = 5  # errors that a report quotes; its count is complete
 
-DoneParts = Callable[[Sequence[Part]], Iterable["tuple[Part, list[Row]]"]]
-"""Parts to be done -> each with its rows, in any order."""
+
+class Work(Protocol):
+    """What does the parts: this process, or Ray."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return, as JSON values, which file runs on what: part of the plan."""
+        ...
+
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+        """Do parts; yield each with its rows, in any order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +95,31 @@ def report_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.json")
 
 
-def check_run(output: Path, plan: Mapping[str, Any], *, resume: bool, force: bool) -> RunReport | None:
-    """Look at what is at `output` before any work; return the report if this very run is finished already.
+def check_output(output: Path, *, resume: bool, force: bool) -> None:
+    """Look at what is at `output` before any work.
 
     Raises:
-        ResultsError: If something is there and neither `resume` nor `force` fits it, or the format is unknown.
+        ResultsError: If a result or an interrupted run's parts are there and neither `resume` nor `force` was given, or
+            the format is unknown.
         MissingDependencyError: If the format needs a library that is not installed.
     """
     check_format(output)
-    if force or not output.exists() or parts_folder(output).exists():
-        return None
-    if resume and (report := _finished(output, plan)) is not None:
-        return report
-    reason = "and is not of this run; --resume goes on with interrupted runs only" if resume else ""
-    raise ResultsError(f"{output} exists {reason}; --force replaces it".replace(" ;", ";"))
+    if output.is_dir():
+        raise ResultsError(f"{output} is a folder; expected the name of a file")
+    if output.exists() and not (resume or force):
+        raise ResultsError(f"{output} exists; --force replaces it")
 
 
-def _finished(output: Path, plan: Mapping[str, Any]) -> RunReport | None:
+def _finished(output: Path, plan: Mapping[str, Any]) -> RunReport:
+    """Return the report of a run that is finished already, if it is this one."""
+    path = report_path(output)
     try:
-        content = json.loads(report_path(output).read_text(encoding="utf-8"))
-        if content["plan"] != dict(plan):
-            return None
+        content = json.loads(path.read_text(encoding="utf-8"))
         report = RunReport(**{**content, "examples": tuple(content["examples"])}, resumed_images=content["num_images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ResultsError(f"{output} exists, and {path} does not tell of which run; --force replaces it") from err
+    if differences := plan_differences(report.plan, plan):
+        raise ResultsError(f"{output} is of another run ({differences}); --force replaces it")
     return report
 
 
@@ -115,7 +127,7 @@ def run(
     output: Path,
     paths: Sequence[str],
     plan: Mapping[str, Any],
-    done_parts: DoneParts,
+    work: Work,
     *,
     labels: Sequence[str] | None,
     top_k: int,
@@ -130,7 +142,7 @@ def run(
         output: The result; its ending decides the format.
         paths: The images; the rows come in this order.
         plan: Of `run_plan` for these paths.
-        done_parts: Does the work; see `local_parts` and `runtimes.classify_on_ray.rows_from_ray`.
+        work: Does the parts; see `LocalWork` and `runtimes.classify_on_ray.RayWork`.
         labels: Name of every class, or None.
         top_k: Classes in a row.
         score: What the scores are, for the report.
@@ -139,9 +151,12 @@ def run(
         progress: Called with the number of images done, once a part.
 
     Raises:
-        ResultsError: If nothing can be written, or parts are there that do not belong to this run.
+        ResultsError: If nothing can be written, or something is there that does not belong to this run.
         RuntimeAdapterError: If the model fails. Done parts stay.
     """
+    check_output(output, resume=resume, force=force)
+    if output.exists() and resume and not force and not parts_folder(output).exists():
+        return _finished(output, plan)
     parts = cut_parts(paths, plan["part_size"])
     with open_parts(output, plan, resume=resume, force=force) as folder:
         todo = parts_to_do(folder, parts)
@@ -149,7 +164,7 @@ def run(
         tell = progress or (lambda num_done: None)
         tell(resumed)
         num_done = resumed
-        for part, rows in done_parts(todo) if todo else ():
+        for part, rows in work.done(todo) if todo else ():
             write_part(folder, part, rows)
             num_done += len(rows)
             tell(num_done)
@@ -176,14 +191,35 @@ def _report(folder: Path, parts: Sequence[Part], plan: Mapping[str, Any], score:
     return RunReport(plan, num_images, num_errors, tuple(examples), score, resumed)
 
 
-def local_parts(classifier: ImageClassifier) -> DoneParts:
-    """Return a way to do parts in this process, one after the other without a pause between them."""
+class LocalWork:
+    """Does parts in this process, one after the other without a pause between them.
 
-    def done(parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
-        part_of = {part.start + place: part for part in parts for place in range(len(part.paths))}
-        for number, rows in groupby(classifier.rows(parts), key=lambda row: part_of[row.index].number):
-            collected = list(rows)
-            assert collected[0].index == part_of[collected[0].index].start, number
-            yield part_of[collected[0].index], collected
+    Args:
+        classifier: An open one; the caller closes it.
+    """
 
-    return done
+    def __init__(self, classifier: ImageClassifier) -> None:
+        self._classifier = classifier
+
+    def facts(self) -> dict[str, Any]:
+        """Return which file runs on what."""
+        return model_facts(self._classifier)
+
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+        """Do parts in order."""
+        rows = self._classifier.rows(parts)
+        for part in parts:
+            yield part, list(islice(rows, len(part.paths)))
+
+
+def model_facts(classifier: ImageClassifier) -> dict[str, Any]:
+    """Return what of a model decides its answers: the file, its hash, the precision and what computes it."""
+    description = classifier.describe()
+    path = Path(description.file)
+    return {
+        "file": path.name,
+        "file_sha256": file_entry(path).sha256,
+        "precision": description.precision,
+        "runtime": description.runtime,
+        "provider": description.provider,
+    }

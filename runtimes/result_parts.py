@@ -81,10 +81,15 @@ def _check_plan(folder: Path, plan: Mapping[str, Any], *, resume: bool, force: b
             old_plan = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as err:
             raise ResultsError(f"{path} cannot be read ({err}); --force begins anew") from err
-        if differences := [key for key in plan if old_plan.get(key) != plan[key]]:
-            told = "; ".join(f"{key}: {old_plan.get(key)} then, {plan[key]} now" for key in differences)
-            raise ResultsError(f"{folder} is of another run ({told}); run as before, or begin anew with --force")
+        if differences := plan_differences(old_plan, plan):
+            raise ResultsError(f"{folder} is of another run ({differences}); run as before, or begin anew with --force")
     write_whole(path, [json.dumps(plan, indent=2) + "\n"])
+
+
+def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return in words what two plans differ in; empty when they are the same."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key}: {old.get(key)} then, {new.get(key)} now" for key in keys)
 
 
 def remove_parts(output: Path) -> None:

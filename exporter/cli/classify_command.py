@@ -12,21 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.bundle_engine import ONNX_FILES
 from exporter.cli.option_types import positive
 from exporter.cli.terminal import Terminal
-from exporter.errors import ExportError
+from runtimes import load
+from runtimes.choose_file import PRECISIONS, PROVIDERS
 from runtimes.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
-from runtimes.classify_on_ray import LOCAL, rows_from_ray
-from runtimes.classify_run import DoneParts, RunReport, check_run, local_parts, report_path, run, run_plan
+from runtimes.classify_on_ray import LOCAL, RayWork
+from runtimes.classify_run import LocalWork, RunReport, Work, check_output, report_path, run, run_plan
 from runtimes.image_list import list_images
-from runtimes.manifest import Manifest, check_files, load_manifest
+from runtimes.manifest import LABELS_NAME, Manifest, load_manifest
+from runtimes.preparation import BACKENDS
 from runtimes.result_parts import parts_folder
 
 EXIT_ERRORS = 1
 EXIT_INTERRUPTED = 130
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +34,45 @@ class OpenClassifier:
 
     Attributes:
         bundle: Absolute path of the bundle folder.
-        precision: "fp32", "fp16" or "int8".
-        provider: "cpu", "cuda" or "tensorrt".
+        root: Where relative paths of images begin, on whatever machine.
+        provider: See `runtimes.load`.
+        precision: "fp32", "fp16", "int8", or None for `load`'s choice.
+        backend: "pillow" or "opencv".
+        draft: Whether huge JPEGs are decoded at a reduced size.
+        threads: Threads of one operator; None lets the runtime choose.
         top_k: Classes in a row.
         batch_size: Images in a batch.
         decoders: Decoding threads.
-        root: Where relative paths of images begin, on whatever machine.
-        num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
     """
 
     bundle: Path
-    precision: str
+    root: Path
     provider: str
+    precision: str | None
+    backend: str
+    draft: bool
+    threads: int | None
     top_k: int
     batch_size: int
     decoders: int
-    root: Path
-    num_threads: int = 0
 
     def __call__(self) -> ImageClassifier:
         """Return the open classifier."""
-        from runtimes import OrtRuntime
-
-        model = OrtRuntime(
-            self.bundle / ONNX_FILES[self.precision],
-            providers=(_PROVIDERS[self.provider],),
-            num_threads=self.num_threads,
+        model = load(
+            self.bundle,
+            provider=self.provider,
+            precision=self.precision,
+            threads=self.threads,
+            backend=self.backend,
+            draft=self.draft,
         )
-        manifest = load_manifest(self.bundle)
-        return ImageClassifier(
-            model,
-            manifest,
-            top_k=self.top_k,
-            batch_size=self.batch_size,
-            decoders=self.decoders,
-            root=self.root,
-        )
+        try:
+            return ImageClassifier(
+                model, top_k=self.top_k, batch_size=self.batch_size, decoders=self.decoders, root=self.root
+            )
+        except BaseException:  # an interrupt too: nothing may stay open that nobody holds
+            model.close()
+            raise
 
 
 def run_classify(words: Sequence[str]) -> int:
@@ -78,77 +80,67 @@ def run_classify(words: Sequence[str]) -> int:
     arguments = _parser().parse_args(words)
     terminal = Terminal(quiet=arguments.quiet)
     manifest = load_manifest(arguments.bundle)
-    check_files(arguments.bundle, manifest)
     check_outputs(manifest, arguments.top_k)
-    precision = arguments.precision or _precision(manifest)
-    if ONNX_FILES[precision] not in manifest.files:
-        raise ExportError(f"{arguments.bundle} holds no {precision} model; export with --{precision}")
     paths = list_images(arguments.input)
-    plan = run_plan(
-        paths,
-        batch_size=arguments.batch,
-        model_sha256=manifest.files[ONNX_FILES[precision]].sha256,
-        preprocessing=manifest.preprocessing.to_json(),
-        precision=precision,
+    check_output(arguments.output, resume=arguments.resume, force=arguments.force)
+    on_ray = arguments.ray is not None
+    opener = OpenClassifier(
+        bundle=arguments.bundle.absolute(),
+        root=Path.cwd(),
         provider=arguments.provider,
+        precision=arguments.precision,
+        backend=arguments.backend,
+        draft=arguments.draft,
+        threads=1 if on_ray else None,
         top_k=arguments.top_k,
+        batch_size=arguments.batch,
+        decoders=1 if on_ray else arguments.workers or usable_cpus(),
     )
-    report = check_run(arguments.output, plan, resume=arguments.resume, force=arguments.force)
-    if report is None:
-        try:
-            report = _classify(arguments, manifest, precision, paths, plan, terminal)
-        except KeyboardInterrupt:
-            folder = parts_folder(arguments.output)
-            print(f"\ninterrupted; what is done is in {folder}/, --resume goes on with it", file=sys.stderr)
-            return EXIT_INTERRUPTED
+    try:
+        if on_ray:
+            gpus = 0 if arguments.provider == "cpu" else 1
+            with RayWork(opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus) as work:
+                report = _classify(arguments, manifest, paths, work, terminal)
+        else:
+            with opener() as classifier:
+                report = _classify(arguments, manifest, paths, LocalWork(classifier), terminal)
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; what is done is in {parts_folder(arguments.output)}/, --resume goes on with it",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
     _tell(report, arguments.output, terminal, as_json=arguments.json)
     return EXIT_ERRORS if report.num_errors and not arguments.skip_errors else 0
 
 
-def _precision(manifest: Manifest) -> str:
-    """Return the file to run: FP32, unless the INT8 one was written for ONNX Runtime's integer kernels."""
-    return "int8" if manifest.target == "onnxruntime" and ONNX_FILES["int8"] in manifest.files else "fp32"
-
-
 def _classify(
-    arguments: argparse.Namespace,
-    manifest: Manifest,
-    precision: str,
-    paths: Sequence[str],
-    plan: dict[str, object],
-    terminal: Terminal,
+    arguments: argparse.Namespace, manifest: Manifest, paths: Sequence[str], work: Work, terminal: Terminal
 ) -> RunReport:
-    on_ray = arguments.ray is not None
-    opener = OpenClassifier(
-        arguments.bundle.absolute(),
-        precision,
-        arguments.provider,
-        arguments.top_k,
-        arguments.batch,
-        decoders=1 if on_ray else arguments.workers or usable_cpus(),
-        root=Path.cwd(),
-        num_threads=1 if on_ray else 0,
+    plan = run_plan(
+        paths,
+        batch_size=arguments.batch,
+        **work.facts(),
+        preprocessing=manifest.preprocessing.to_json(),
+        backend=arguments.backend,
+        draft=arguments.draft,
+        top_k=arguments.top_k,
     )
-    labels = arguments.bundle / "labels.txt"
-    names = labels.read_text(encoding="utf-8").splitlines() if labels.name in manifest.files else None
+    terminal.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
+    labels = arguments.bundle / LABELS_NAME
+    names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.name in manifest.files else None
     with terminal.steps("classifying") as move:
-        settings = {"labels": names, "top_k": arguments.top_k, "score": score_kind(manifest)}
-        again = {"resume": arguments.resume, "force": arguments.force}
-
-        def progress(num_done: int) -> None:
-            move(f"{num_done} of {len(paths)} images", num_done, len(paths))
-
-        def work(done_parts: DoneParts) -> RunReport:
-            return run(arguments.output, paths, plan, done_parts, **settings, **again, progress=progress)
-
-        if not on_ray:
-            with opener() as classifier:
-                return work(local_parts(classifier))
-        gpus = 0 if arguments.provider == "cpu" else 1
-        return work(
-            lambda parts: rows_from_ray(
-                parts, opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus
-            )
+        return run(
+            arguments.output,
+            paths,
+            plan,
+            work,
+            labels=names,
+            top_k=arguments.top_k,
+            score=score_kind(manifest),
+            resume=arguments.resume,
+            force=arguments.force,
+            progress=lambda num_done: move(f"{num_done} of {len(paths)} images", num_done, len(paths)),
         )
 
 
@@ -192,8 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="classes in a row (default 5)")
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="images in a batch (default 32)")
-    parser.add_argument("--precision", choices=tuple(ONNX_FILES), help="which file of the bundle (default: fp32)")
-    parser.add_argument("--provider", choices=tuple(_PROVIDERS), default="cpu", help="what runs it (default cpu)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto; see load())")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="which file of the bundle (default: as fits the provider)"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what decodes (default pillow)")
+    parser.add_argument(
+        "--draft", action="store_true", help="decode huge JPEGs at a reduced size, a little differently"
+    )
     parser.add_argument("--workers", type=positive, metavar="N", help="decoding threads; with --ray tasks at a time")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, if there is one")
     parser.add_argument("--force", action="store_true", help="begin anew and replace the output")
