@@ -85,7 +85,7 @@ def run_plan(paths: Sequence[str], *, batch_size: int, **facts: Any) -> dict[str
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(path) + b"\0")
-    part_size = min(_LARGEST_PART, max(batch_size, -(-len(paths) // _NUM_PARTS)))
+    part_size = max(batch_size, min(_LARGEST_PART, -(-len(paths) // _NUM_PARTS)))
     images = {"num_images": len(paths), "images_sha256": digest.hexdigest()}
     return {**images, "part_size": part_size, "batch_size": batch_size, **facts}
 
