@@ -27,6 +27,8 @@ from runtimes.protocol import Array, Runtime
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+GOLDEN = "golden.npz"
+
 MAX_PROBABILITY_DIFFERENCE = {"graph": 1e-5, "config": 1e-5, "single-scale": None}
 """Largest |difference| of a probability by how the normalization is done; None: told, not judged.
 float32 sums of 1000 exponentials differ by 1e-6."""
@@ -169,6 +171,10 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: Nvin
             "nvinfer's classifier takes the best of all probabilities itself and cannot read scores and indices; "
             "export again without --topk"
         )
+    if GOLDEN not in manifest.files:
+        raise ExportError(
+            f"{bundle} holds no {GOLDEN}, on whose pictures the file for nvinfer is checked; export again"
+        )
     batch = manifest.inputs[0].shape[0]
     if isinstance(batch, int) and batch != settings.batch:
         raise ExportError(f"--batch {settings.batch}: the file takes exactly {batch} images; give --batch {batch}")
@@ -182,7 +188,7 @@ def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
     from exporter.finish_check import pixels_of
 
-    with np.load(bundle / "golden.npz", allow_pickle=False) as golden:
+    with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
         images = golden["input"]
     return images if images.dtype == np.uint8 else pixels_of(manifest.preprocessing, images)
 

@@ -288,6 +288,14 @@ class TestRefusals:
         with pytest.raises(ExportError, match="holds no int8 model, it has fp32"):
             write_deepstream(bundle, tmp_path / "ds", precision="int8", open_runtime=exact)
 
+    def test_no_pictures_to_check_with(self, models, tmp_path):
+        bundle = write_bundle(tmp_path / "bundle", {"fp32": models["fp32"]}, preprocessing=ONE_STD)
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        del manifest["files"]["golden.npz"]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ExportError, match=r"holds no golden\.npz"):
+            write_deepstream(bundle, tmp_path / "ds", open_runtime=exact)
+
     def test_a_uint8_input_of_elsewhere(self, models):
         model = graph_for_nvinfer(models["fp32"], ONE_STD, normalize=False, softmax=False)
         model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
