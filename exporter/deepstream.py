@@ -6,7 +6,7 @@ like the bundle's file on pictures prepared as in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,24 +117,17 @@ def write_deepstream(
     best = nvinfer_normalization(preprocessing)
     normalized_by = "config" if best.is_exact else "single-scale" if single_scale else "graph"
     normalization = NOTHING if normalized_by == "graph" else best
-    names = [entry.name for entry in manifest.outputs]
     is_classifier = _is_classes(manifest)
     original = onnx.load(bundle / ONNX_FILES[precision])
-    written = graph_for_nvinfer(
-        original,
-        preprocessing,
-        normalize=normalized_by == "graph",
-        softmax=is_classifier and names != ["probabilities"],
-    )
+    softmax = is_classifier and [entry.name for entry in manifest.outputs] != ["probabilities"]
+    written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
     pixels = _pictures(bundle, manifest)
     diff, agreement = _compare(original, written, manifest, pixels, normalization, open_runtime)
     _judge(diff, agreement, is_classifier, normalized_by, precision)
     labels, warnings = _label_line(bundle, manifest) if is_classifier else (None, [])
     if normalized_by == "single-scale":
-        warnings.append(
-            f"one net-scale-factor for three stds: normalized levels are off by up to {best.max_deviation:.3g}; leave "
-            "out --single-scale to have the normalization in the file"
-        )
+        off = f"normalized levels are off by up to {best.max_deviation:.3g}"
+        warnings.append(f"one net-scale-factor for three stds: {off}; without --single-scale the model normalizes")
     model = NvinferModel(
         file=ONNX_FILES[precision],
         precision=precision,
@@ -144,16 +137,25 @@ def write_deepstream(
         normalization=normalization,
         notes=_notes(manifest, normalized_by, best, len(pixels), diff),
     )
-    with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:
-        onnx.save_model(written, folder / model.file)
-        if labels is not None:
-            (folder / LABELS).write_text(labels, encoding="utf-8")
-        if precision == "int8" and not settings.strongly_typed:
-            (folder / CALIBRATION).write_text("not read: the model holds its own scales (Q/DQ)\n", encoding="utf-8")
-        (folder / CONFIG).write_text(config_text(model, preprocessing, settings), encoding="utf-8")
+    texts = {CONFIG: config_text(model, preprocessing, settings)}
+    if labels is not None:
+        texts[LABELS] = labels
+    if precision == "int8" and not settings.strongly_typed:
+        texts[CALIBRATION] = "not read: the model holds its own scales (Q/DQ)\n"
+    _write(output, model.file, written, texts)
     return DeepStreamReport(
         model.file, precision, normalized_by, best.max_deviation, len(pixels), diff, agreement, tuple(warnings)
     )
+
+
+def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str]) -> None:
+    """Write the folder, whole or not at all."""
+    import onnx
+
+    with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:
+        onnx.save_model(model, folder / file)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
