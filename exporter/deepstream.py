@@ -6,7 +6,7 @@ like the bundle's file on pictures prepared as in training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ from runtimes.protocol import Array, Runtime
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+GOLDEN = "golden.npz"
 
 MAX_PROBABILITY_DIFFERENCE = {"graph": 1e-5, "config": 1e-5, "single-scale": None}
 """Largest |difference| of a probability by how the normalization is done; None: told, not judged.
@@ -115,24 +117,17 @@ def write_deepstream(
     best = nvinfer_normalization(preprocessing)
     normalized_by = "config" if best.is_exact else "single-scale" if single_scale else "graph"
     normalization = NOTHING if normalized_by == "graph" else best
-    names = [entry.name for entry in manifest.outputs]
     is_classifier = _is_classes(manifest)
     original = onnx.load(bundle / MODEL_FILES[precision])
-    written = graph_for_nvinfer(
-        original,
-        preprocessing,
-        normalize=normalized_by == "graph",
-        softmax=is_classifier and names != ["probabilities"],
-    )
+    softmax = is_classifier and [entry.name for entry in manifest.outputs] != ["probabilities"]
+    written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
     pixels = _pictures(bundle, manifest)
     diff, agreement = _compare(original, written, manifest, pixels, normalization, open_runtime)
     _judge(diff, agreement, is_classifier, normalized_by, precision)
     labels, warnings = _label_line(bundle, manifest) if is_classifier else (None, [])
     if normalized_by == "single-scale":
-        warnings.append(
-            f"one net-scale-factor for three stds: normalized levels are off by up to {best.max_deviation:.3g}; leave "
-            "out --single-scale to have the normalization in the file"
-        )
+        off = f"normalized levels are off by up to {best.max_deviation:.3g}"
+        warnings.append(f"one net-scale-factor for three stds: {off}; without --single-scale the model normalizes")
     model = NvinferModel(
         file=MODEL_FILES[precision],
         precision=precision,
@@ -142,16 +137,25 @@ def write_deepstream(
         normalization=normalization,
         notes=_notes(manifest, normalized_by, best, len(pixels), diff),
     )
-    with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:
-        onnx.save_model(written, folder / model.file)
-        if labels is not None:
-            (folder / LABELS).write_text(labels, encoding="utf-8")
-        if is_int8(precision) and not settings.strongly_typed:
-            (folder / CALIBRATION).write_text("not read: the model holds its own scales (Q/DQ)\n", encoding="utf-8")
-        (folder / CONFIG).write_text(config_text(model, preprocessing, settings), encoding="utf-8")
+    texts = {CONFIG: config_text(model, preprocessing, settings)}
+    if labels is not None:
+        texts[LABELS] = labels
+    if is_int8(precision) and not settings.strongly_typed:
+        texts[CALIBRATION] = "not read: the model holds its own scales (Q/DQ)\n"
+    _write(output, model.file, written, texts)
     return DeepStreamReport(
         model.file, precision, normalized_by, best.max_deviation, len(pixels), diff, agreement, tuple(warnings)
     )
+
+
+def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str]) -> None:
+    """Write the folder, whole or not at all."""
+    import onnx
+
+    with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:
+        onnx.save_model(model, folder / file)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
@@ -171,6 +175,10 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: Nvin
             "nvinfer's classifier takes the best of all probabilities itself and cannot read scores and indices; "
             "export again without --topk"
         )
+    if GOLDEN not in manifest.files:
+        raise ExportError(
+            f"{bundle} holds no {GOLDEN}, on whose pictures the file for nvinfer is checked; export again"
+        )
     batch = manifest.inputs[0].shape[0]
     if isinstance(batch, int) and batch != settings.batch:
         raise ExportError(f"--batch {settings.batch}: the file takes exactly {batch} images; give --batch {batch}")
@@ -184,7 +192,7 @@ def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
     from runtimes.restore_pixels import pixels_of
 
-    with np.load(bundle / "golden.npz", allow_pickle=False) as golden:
+    with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
         images = golden["input"]
     return images if images.dtype == np.uint8 else pixels_of(manifest.preprocessing, images)
 

@@ -162,7 +162,9 @@ def resize_notes(preprocessing: Preprocessing, frame: tuple[int, int]) -> tuple[
 
 
 def crop_of_frame(preprocessing: Preprocessing, frame: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return (left, top, width, height) of what the model sees of a frame, in the frame's pixels, rounded.
+    """Return (left, top, width, height) of what the model sees of a frame, in the frame's pixels, in even numbers.
+
+    NV12 has one colour for 2 x 2 pixels, so that odd numbers would move colours against brightness.
 
     Args:
         preprocessing: Its resize and crop.
@@ -171,9 +173,13 @@ def crop_of_frame(preprocessing: Preprocessing, frame: tuple[int, int]) -> tuple
     resize = preprocessing.resize
     resized = frame if resize is None else resized_size(resize, frame)
     crop_height, crop_width = preprocessing.input_size
-    width = round(frame[0] * crop_width / resized[0])
-    height = round(frame[1] * crop_height / resized[1])
-    return (frame[0] - width) // 2, (frame[1] - height) // 2, width, height
+    width = _even(frame[0] * crop_width / resized[0])
+    height = _even(frame[1] * crop_height / resized[1])
+    return _even((frame[0] - width) / 2), _even((frame[1] - height) / 2), width, height
+
+
+def _even(value: float) -> int:
+    return 2 * round(value / 2)
 
 
 def _words(preprocessing: Preprocessing) -> str:

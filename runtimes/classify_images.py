@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.answers import INDICES, SCORES, Classification, ScoredClass
-from runtimes.errors import ImageReadError, NotAClassifierError
+from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterError
 from runtimes.manifest import Manifest
 from runtimes.model import Model
 from runtimes.model_description import ModelDescription
@@ -142,7 +142,11 @@ class ImageClassifier:
                 decoded.append(decoding.result())
             except ImageReadError as err:
                 errors[index] = str(err)
-        answers = iter(self._classify(decoded) if decoded else ())
+        try:
+            answers = iter(self._classify(decoded) if decoded else ())
+        except RuntimeAdapterError as err:
+            told = f"images {batch[0][0]} to {batch[-1][0]}, {batch[0][1]!r} first"
+            raise RuntimeAdapterError(f"{told}: {err}") from err
         for index, path, _ in batch:
             if index in errors:
                 yield Row(index, path, (), (), errors[index])

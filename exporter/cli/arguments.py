@@ -121,7 +121,8 @@ or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported
 
 Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
 resnet-export sensitivity BUNDLE (which blocks cost INT8 its accuracy), resnet-export bench BUNDLE (its speed here),
-resnet-export doctor (what this machine can do).
+resnet-export doctor (what this machine can do);
+to serve: resnet-export triton BUNDLE, resnet-export deepstream BUNDLE, resnet-export classify (folders of images).
 """
 
 _EPILOG = """\

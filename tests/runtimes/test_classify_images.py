@@ -15,7 +15,7 @@ from PIL import Image
 from exporter.finish import Finish
 from runtimes import load
 from runtimes.classify_images import ImageClassifier, check_outputs, cut_parts, score_kind
-from runtimes.errors import ImageReadError, NotAClassifierError
+from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterError
 from runtimes.manifest import TensorEntry, load_manifest
 from runtimes.preprocessing import Interpolation, Preprocessing, preprocess
 
@@ -123,6 +123,16 @@ def test_another_error_of_a_file_is_no_row(bundle, images, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             list(classifier.rows(cut_parts(images, 4)))
     assert not issubclass(ZeroDivisionError, ImageReadError)
+
+
+def test_an_error_of_the_model_names_its_images(images, tmp_path):
+    """A NaN in the weights: no row can be right."""
+    model = small_classifier()
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "fc.bias")
+    bias.raw_data = np.full(10, np.nan, np.float32).tobytes()
+    broken = write_bundle(tmp_path / "bundle", {"fp32": model}, preprocessing=SMALL)
+    with pytest.raises(RuntimeAdapterError, match=r"^images 0 to 1, .*00\.png' first: .*not finite"):
+        classify(broken, images, batch_size=2)
 
 
 @pytest.mark.parametrize("wrong", [{"top_k": 0}, {"batch_size": 0}, {"decoders": 0}])
