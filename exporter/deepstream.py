@@ -110,7 +110,7 @@ def write_deepstream(
     settings = settings or NvinferSettings()
     manifest = load_manifest(bundle)
     check_files(bundle, manifest)
-    precision = precision or next(name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files)
+    precision = precision or _lowest(manifest, settings)
     _check_fits(bundle, manifest, precision, settings)
     check_output(output, force=force, kind=DEEPSTREAM_FOLDER)
     preprocessing = manifest.preprocessing
@@ -156,6 +156,12 @@ def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str])
         onnx.save_model(model, folder / file)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+
+
+def _lowest(manifest: Manifest, settings: NvinferSettings) -> str:
+    """Return the lowest precision of the bundle; INT8 with FP16 around it is for strongly typed networks."""
+    names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
+    return next(name for name in names if MODEL_FILES[name] in manifest.files)
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:

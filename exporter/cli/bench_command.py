@@ -19,13 +19,13 @@ from exporter.cli.bench_plot import check_can_plot, plot_rows
 from exporter.cli.bench_stages import Candidate, Row, bench
 from exporter.cli.option_types import names, positive
 from exporter.cli.terminal import Terminal, print_table
-from runtimes.choose_file import PRECISIONS, PROVIDERS
+from runtimes.choose_file import PROVIDERS
 from runtimes.environment import machine_info
 from runtimes.image_folder import find_images
 from runtimes.interleaved import MIN_ROUNDS
 from runtimes.load_model import load
-from runtimes.manifest import MODEL_FILES
 from runtimes.power_state import power_state, warnings_of
+from runtimes.precision import MODEL_FILES
 from runtimes.preparation import BACKENDS
 
 CHECK_PHOTOS = Path(__file__).parents[1] / "check_photos"
@@ -219,7 +219,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _precisions(text: str) -> tuple[str, ...]:
-    return _known(text, tuple(word for word in MODEL_FILES if word in PRECISIONS))
+    return _known(text, tuple(MODEL_FILES))
 
 
 def _scenarios(text: str) -> tuple[str, ...]:
