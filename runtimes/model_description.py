@@ -6,8 +6,9 @@ import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import metadata
 from typing import Any
+
+import numpy as np
 
 from runtimes.protocol import TensorSpec
 
@@ -80,12 +81,11 @@ class ModelDescription:
         return "\n".join(lines)
 
 
-def library_versions(*names: str) -> dict[str, str]:
-    """Return distribution name to version of those that are installed, and Python's."""
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def library_versions(**runtime: str) -> dict[str, str]:
+    """Return the versions of Python, NumPy, Pillow (where it is installed) and of what is given."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    try:
+        import PIL
+    except ImportError:
+        return {**versions, **runtime}
+    return {**versions, "pillow": PIL.__version__, **runtime}
