@@ -66,10 +66,10 @@ class ModelDescription:
 
     def __str__(self) -> str:
         """Return a few lines for people."""
-        counts = ", ".join(f"{count} on {name}" for name, count in self.nodes_per_provider.items())
+        counts = ", ".join(f"{count} nodes on {name}" for name, count in self.nodes_per_provider.items())
         lines = [
             f"file       {self.file} ({self.precision or 'precision not known'})",
-            f"runs on    {self.runtime}, {self.provider}{f' ({counts} nodes)' if counts else ''}",
+            f"runs on    {self.runtime}, {self.provider}{f' ({counts})' if counts else ''}",
             f"because    {self.reason}",
             f"batch      {self.batch}",
             *(f"input      {name} {spec}" for name, spec in self.inputs.items()),
