@@ -12,16 +12,19 @@ What the caller names (provider, precision, file) is not up for choice; what can
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.engine_fit import check_plan, rebuild_command
+from runtimes.engine_fit import check_gpu, check_plan, check_version, rebuild_command
 from runtimes.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import Manifest
 from runtimes.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
-from runtimes.trt_library import FLAVOURS
+from runtimes.trt_library import FLAVOURS, load_library
+
+_LOG = logging.getLogger(__name__)
 
 ENGINE_PROVIDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 """Word of `load(provider=...)` to the flavour of the engines it opens."""
@@ -57,10 +60,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What decides "auto": whether a GPU is usable, and whether the installed ONNX Runtime was built with CUDA."""
+    """What decides "auto".
 
-    has_gpu: bool
-    ort_has_cuda: bool
+    Attributes:
+        has_gpu: Whether a GPU is usable.
+        ort_has_cuda: Whether the installed ONNX Runtime was built with CUDA.
+        compute_capability: Of the first GPU, such as "8.7", or None.
+    """
+
+    has_gpu: bool = False
+    ort_has_cuda: bool = False
+    compute_capability: str | None = None
 
 
 def choose(
@@ -76,7 +86,7 @@ def choose(
     if provider in ENGINE_PROVIDERS:
         return _engine(bundle, manifest, ENGINE_PROVIDERS[provider], precision)
     if provider == "auto":
-        engine = _fitting_engine(bundle, manifest, precision) if here.has_gpu else None
+        engine = _fitting_engine(bundle, manifest, here, precision) if here.has_gpu else None
         if engine is not None:
             return engine
         provider = _auto_provider(here)
@@ -181,16 +191,21 @@ def _engine(bundle: Path, manifest: Manifest, flavour: str, precision: str | Non
     return candidates[0]
 
 
-def _fitting_engine(bundle: Path, manifest: Manifest, precision: str | None) -> Choice | None:
-    """Return the best engine whose library is installed and whose plan is unchanged and for this system, or None."""
+def _fitting_engine(bundle: Path, manifest: Manifest, here: Here, precision: str | None) -> Choice | None:
+    """Return the best engine that fits plan, system, library and GPU, or None; one that does not fit is logged."""
     for choice in _engines(bundle, manifest):
         assert choice.sidecar is not None
         flavour = choice.sidecar.facts.flavour
         if precision not in (None, choice.precision) or importlib.util.find_spec(FLAVOURS[flavour]) is None:
             continue
+        command = rebuild_command(choice.path, choice.sidecar)
         try:
-            check_plan(choice.path, choice.sidecar, flavour, "")
-        except RuntimeAdapterError:
+            check_plan(choice.path, choice.sidecar, flavour, command)
+            check_version(choice.path, choice.sidecar, load_library(flavour), command)
+            if here.compute_capability is not None:
+                check_gpu(choice.path, choice.sidecar, here.compute_capability, command)
+        except RuntimeAdapterError as err:
+            _LOG.warning("an engine of the bundle is left out: %s", err)
             continue
         return choice
     return None

@@ -6,7 +6,6 @@ One thread gathers and runs. It waits for more rows only while nothing computes 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -127,6 +126,8 @@ class DynamicBatcher:
             QueueFullError: If the queue is full: the event loop must not wait for a place.
             and whatever `run` raises.
         """
+        import asyncio  # whoever awaits has it already; for the others it is 4 MB
+
         return await asyncio.wrap_future(self.submit(inputs, timeout_s=0))
 
     def close(self) -> None:

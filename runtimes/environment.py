@@ -14,7 +14,6 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from runtimes.probe_child import ask_python, last_line, run_command
@@ -335,6 +334,8 @@ def library_versions() -> tuple[LibraryVersion, ...]:
 
 
 def _library_version(name: str) -> LibraryVersion:
+    from importlib import metadata  # here, because it brings the email package, 2 MB, into every app
+
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:

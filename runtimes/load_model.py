@@ -108,7 +108,7 @@ def load(
         if not allow_fallback:
             raise _with_way_out(err, source.has_onnx) from err
         _LOG.warning("%s: fell back to the CPU, as allow_fallback=True permits: %s", choice.path, err)
-        choice = source.choice(here, "cpu", precision)
+        choice = source.without_engine().choice(here, "cpu", precision)
         choice = replace(choice, reason=f"fell back from {word}: {err}")
         opened = open_file(choice, source.manifest, options)
     for warning in opened.warnings:
@@ -132,8 +132,7 @@ class _Source:
     def choice(self, here: Here, provider: str, precision: str | None) -> Choice:
         """Return what is to be opened."""
         if self.manifest is not None:
-            named = self.file if provider != "cpu" or self.file in MODEL_FILES.values() else None
-            return choose(self.path, self.manifest, here, provider=provider, precision=precision, file=named)
+            return choose(self.path, self.manifest, here, provider=provider, precision=precision, file=self.file)
         if _is_onnx(self.path):
             if provider in ENGINE_PROVIDERS:
                 raise BundleError(f"{self.path} is an ONNX model, {provider} runs engines; build one first")
@@ -144,6 +143,10 @@ class _Source:
         if provider not in ("auto", word):
             raise BundleError(f"{self.path} is an engine for {word}, asked for {provider}; leave the provider out")
         return Choice(self.path, word, sidecar.facts.precision, "one engine was given", sidecar)
+
+    def without_engine(self) -> _Source:
+        """Return the same without the name of a file that the CPU cannot run."""
+        return self if self.file in MODEL_FILES.values() else replace(self, file=None)
 
     def model(self, opened: Opened, *, backend: str, draft: bool) -> Model:
         """Return the model, with what is known of its pictures and classes."""
@@ -231,18 +234,19 @@ def _is_onnx(path: Path) -> bool:
 def _here(source: _Source, provider: str) -> Here:
     """Look at the machine as far as "auto" needs it; a GPU that ONNX Runtime was not built for is worth a word."""
     if provider != "auto":
-        return Here(has_gpu=False, ort_has_cuda=False)
-    has_gpu = gpu_info().is_usable
-    if not has_gpu:
-        return Here(has_gpu=False, ort_has_cuda=False)
+        return Here()
+    gpus = gpu_info()
+    if not gpus.is_usable:
+        return Here()
+    capability = gpus.devices[0].compute_capability
     try:
         import onnxruntime
     except ImportError:
-        return Here(has_gpu=True, ort_has_cuda=False)
+        return Here(has_gpu=True, compute_capability=capability)
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if not has_cuda:
         _LOG.warning("%s: there is a GPU, but the installed ONNX Runtime has no CUDA provider", source.path)
-    return Here(has_gpu=True, ort_has_cuda=has_cuda)
+    return Here(has_gpu=True, ort_has_cuda=has_cuda, compute_capability=capability)
 
 
 def _with_way_out(err: RuntimeAdapterError, has_onnx: bool) -> RuntimeAdapterError:

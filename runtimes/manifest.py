@@ -6,7 +6,6 @@ are refused before anything is loaded.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -208,6 +207,8 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
 
 def file_entry(path: Path) -> FileEntry:
     """Return hash and size of a file, read in pieces."""
+    import hashlib  # here, because it brings OpenSSL, 4 MB, into apps that open one file
+
     digest = hashlib.sha256()
     size = 0
     with path.open("rb") as file:

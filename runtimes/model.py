@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +14,14 @@ from runtimes.any_batch import AnyBatch, fixed_batch
 from runtimes.dynamic_batcher import DynamicBatcher
 from runtimes.errors import InputMismatchError, ModelClosedError, NotAClassifierError
 from runtimes.fork_guard import forked_error
-from runtimes.image_input import Channels, ImageInput
 from runtimes.model_description import ModelDescription
 from runtimes.preparation import Preparation
 from runtimes.protocol import Array, Runtime, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from runtimes.image_input import Channels, ImageInput
 
 _CHUNK = 16
 """Pictures of a list that are prepared and run at a time, so that a long list needs the memory of a few."""
@@ -210,6 +210,8 @@ class Model:
 
     async def _in_thread(self, call: Callable[[], _Result]) -> _Result:
         """Run `call` in a thread. It enters there, not here: `close` may be called by the thread of the event loop."""
+        import asyncio  # whoever awaits has it already; for the others it is 4 MB
+
         if os.getpid() != self._process:
             raise forked_error(self._process)
         with self._changed:

@@ -6,8 +6,9 @@ import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib import metadata
 from typing import Any
+
+import numpy as np
 
 from runtimes.protocol import TensorSpec
 
@@ -65,10 +66,10 @@ class ModelDescription:
 
     def __str__(self) -> str:
         """Return a few lines for people."""
-        counts = ", ".join(f"{count} on {name}" for name, count in self.nodes_per_provider.items())
+        counts = ", ".join(f"{count} nodes on {name}" for name, count in self.nodes_per_provider.items())
         lines = [
             f"file       {self.file} ({self.precision or 'precision not known'})",
-            f"runs on    {self.runtime}, {self.provider}{f' ({counts} nodes)' if counts else ''}",
+            f"runs on    {self.runtime}, {self.provider}{f' ({counts})' if counts else ''}",
             f"because    {self.reason}",
             f"batch      {self.batch}",
             *(f"input      {name} {spec}" for name, spec in self.inputs.items()),
@@ -80,12 +81,11 @@ class ModelDescription:
         return "\n".join(lines)
 
 
-def library_versions(*names: str) -> dict[str, str]:
-    """Return distribution name to version of those that are installed, and Python's."""
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def library_versions(**runtime: str) -> dict[str, str]:
+    """Return the versions of Python, NumPy, Pillow (where it is installed) and of what is given."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    try:
+        import PIL
+    except ImportError:
+        return {**versions, **runtime}
+    return {**versions, "pillow": PIL.__version__, **runtime}

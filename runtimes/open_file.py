@@ -14,12 +14,11 @@ from runtimes.manifest import DEFAULT_BATCH, Manifest, file_entry
 from runtimes.model_description import ModelDescription, library_versions
 from runtimes.precision import is_int8
 from runtimes.protocol import Runtime, TensorSpec
+from runtimes.trt_library import FLAVOURS
 
 if TYPE_CHECKING:
     from runtimes.ort import OrtRuntime
 
-_COMMON_LIBRARIES = ("numpy", "pillow")
-_ORT_LIBRARIES = ("onnxruntime-gpu", "onnxruntime")
 _IN_FLOAT = (
     "INT8 on ONNX Runtime's CUDA provider is computed in float: it has no INT8 convolutions, so that INT8 is no faster "
     "there than FP32; build an engine, or use ort-tensorrt"
@@ -82,7 +81,7 @@ def _open_engine(choice: Choice) -> Opened:
         exact=False,
         may_saturate=False,
         notes=(),
-        versions=library_versions("tensorrt", "tensorrt-rtx", "cuda-bindings", *_COMMON_LIBRARIES),
+        versions=library_versions(**{FLAVOURS[flavour]: choice.sidecar.facts.tensorrt_version}),
     )
     return Opened(runtime, description, (), {})
 
@@ -124,7 +123,7 @@ def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) 
         exact=exact,
         may_saturate=runtime.may_saturate and choice.precision != "fp32" and runtime.provider == CPU_PROVIDER,
         notes=notes,
-        versions={**library_versions(*_COMMON_LIBRARIES, *_ORT_LIBRARIES), "onnxruntime": onnxruntime.__version__},
+        versions=library_versions(onnxruntime=onnxruntime.__version__),
     )
     return Opened(runtime, description, warnings, runtime.metadata)
 
@@ -137,7 +136,7 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
     setup = provider_setup(
         choice.provider,
         precision=choice.precision,
-        sha256=_sha256(choice.path, manifest),
+        sha256=lambda: _sha256(choice.path, manifest),
         inputs=None if manifest is None else _specs(manifest),
         batch=DEFAULT_BATCH if manifest is None else manifest.batch,
         options=options.provider_options,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ def provider_setup(
     word: str,
     *,
     precision: str | None,
-    sha256: str,
+    sha256: Callable[[], str],
     inputs: Mapping[str, TensorSpec] | None,
     batch: BatchRange,
     options: Mapping[str, str],
@@ -69,7 +68,7 @@ def provider_setup(
     Args:
         word: One of `PROVIDER_OF_WORD`.
         precision: A key of `runtimes.precision.MODEL_FILES`, or None where it is not known.
-        sha256: Of the file.
+        sha256: Returns that of the file; asked where the provider has a cache.
         inputs: The file's inputs, or None where they are not known before it is opened.
         batch: What TensorRT plans for.
         options: Of the caller; they win.
@@ -81,7 +80,7 @@ def provider_setup(
     """
     name = PROVIDER_OF_WORD[word]
     if name == RTX_PROVIDER:
-        folder = _engine_folder("rtx", sha256)
+        folder = _engine_folder("rtx", sha256())
         chosen = {"nv_runtime_cache_path": str(folder), **_profile("nv_profile", inputs, batch), **options}
         return ProviderSetup(name, chosen, _rtx_plugin(chosen))
     if name not in onnxruntime.get_available_providers():
@@ -97,7 +96,7 @@ def provider_setup(
             "trt_fp16_enable": str(precision is not None and precision != "fp32"),
             "trt_int8_enable": str(is_int8(precision)),
             "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": str(_engine_folder("tensorrt", sha256)),
+            "trt_engine_cache_path": str(_engine_folder("tensorrt", sha256())),
             **_profile("trt_profile", inputs, batch),
         }
         return ProviderSetup(name, {**ours, **options})
@@ -164,6 +163,8 @@ def _profile(prefix: str, inputs: Mapping[str, TensorSpec] | None, batch: BatchR
 def _engine_folder(flavour: str, sha256: str) -> Path:
     gpus = gpu_info()
     gpu = f"{gpus.devices[0].name} {gpus.devices[0].compute_capability}" if gpus.devices else "none"
+    import hashlib
+
     facts = f"{sha256} {onnxruntime.__version__} {_tensorrt_version(flavour)} {gpu} {gpus.driver_version}"
     folder = user_cache_folder() / "engines" / f"{flavour}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)

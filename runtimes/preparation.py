@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.image_input import Channels, ImageInput, rgb_image
 from runtimes.preprocessing import Preprocessing, normalize, pixels
 from runtimes.resize import draft_size
+
+if TYPE_CHECKING:
+    from runtimes.image_input import Channels, ImageInput
 
 BACKENDS = ("pillow", "opencv")
 
@@ -54,6 +56,8 @@ class Preparation:
             from runtimes.opencv_pixels import opencv_pixels
 
             return opencv_pixels(self.preprocessing, image, channels=channels, draft=self.draft)
+        from runtimes.image_input import rgb_image  # here, so that an app that only runs arrays needs no Pillow
+
         return pixels(self.preprocessing, rgb_image(image, channels=channels, draft=self._draft_size()))
 
     def batch(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:

@@ -146,7 +146,7 @@ def test_a_device_needs_numpy_and_pillow_only():
 VERBS = {
     "exporter": ["ExportConfig", "ExportedModel", "build_engine", "export_resnet", "float16_from_float32"],
     "calibration": ["CalibrationTable", "Entropy", "Max", "MeanSquaredError", "Percentile", "calibrate", "insert_qdq"],
-    "runtimes": ["OrtRuntime", "TorchRuntime", "compare", "Preprocessing", "preprocess", "read_image"],
+    "runtimes": ["OrtRuntime", "TorchRuntime", "load", "compare", "Preprocessing", "preprocess", "read_image"],
 }
 
 

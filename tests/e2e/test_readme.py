@@ -49,6 +49,15 @@ def test_embedding_needs_neither_torch_nor_onnx(demo_folder: Path) -> None:
     assert len(re.findall(r"\.png is a 7", output)) == 3, output
 
 
+def test_the_page_of_the_runtimes(demo_folder: Path) -> None:
+    page = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    guard = "import sys\nsys.modules['torch'] = sys.modules['onnx'] = sys.modules['rich'] = None\n"
+    first, second = (run(guard + block, demo_folder) for block in blocks)
+    assert re.search(r"^7 0\.9", first, flags=re.MULTILINE), first
+    assert second.strip() == "(1, 10)"
+
+
 def test_every_option_named_in_the_readme_exists() -> None:
     command = "from exporter.cli import main; main(['--help'])"
     printed = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout

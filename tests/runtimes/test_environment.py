@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import onnx
@@ -270,7 +271,7 @@ def test_system_tensorrt_without_metadata_is_imported_in_a_child(monkeypatch, tm
     package.mkdir()
     (package / "__init__.py").write_text("__version__ = '8.6.2'\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(environment.metadata, "version", missing_distribution)
+    monkeypatch.setattr(metadata, "version", missing_distribution)
     found = {item.name: item for item in library_versions()}
     assert found["tensorrt"].version == "8.6.2"
     assert "without metadata" in found["tensorrt"].reason
@@ -279,11 +280,11 @@ def test_system_tensorrt_without_metadata_is_imported_in_a_child(monkeypatch, tm
 
 
 def missing_distribution(name):
-    raise environment.metadata.PackageNotFoundError(name)
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_broken_metadata_is_told(monkeypatch):
-    monkeypatch.setattr(environment.metadata, "version", lambda name: None)
+    monkeypatch.setattr(metadata, "version", lambda name: None)
     assert "broken" in library_versions()[0].reason
 
 

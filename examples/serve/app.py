@@ -1,0 +1,62 @@
+"""A bundle as a web service: pictures of many clients, gathered into batches.
+
+    pip install "resnet-export[serve]"
+    BUNDLE=resnet50-int8 uvicorn app:app --app-dir examples/serve
+    curl --data-binary @cat.jpg http://localhost:8000/classify
+
+Preparation runs in FastAPI's own threads, so that many pictures are decoded at once; one thread of the batcher runs the
+model. A full queue answers 503 at once: a client that waits for ever is worse than one that tries again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+
+from runtimes import load
+from runtimes.errors import ImageReadError, QueueFullError
+
+MAX_BYTES = 20_000_000
+
+
+@asynccontextmanager
+async def open_model(app: FastAPI) -> AsyncIterator[None]:
+    """Open the model in the process that serves, never before a fork; close it when the server stops."""
+    with (
+        load(os.environ["BUNDLE"], provider=os.environ.get("PROVIDER", "auto")) as model,
+        model.batcher(max_batch=8, max_wait_ms=2.0, max_queue=64) as batcher,
+    ):
+        app.state.model, app.state.batcher = model, batcher
+        yield
+
+
+app = FastAPI(lifespan=open_model)
+
+
+@app.get("/")
+def describe() -> dict[str, Any]:
+    """Say what really runs."""
+    return app.state.model.describe().to_json()
+
+
+@app.post("/classify")
+async def classify(request: Request) -> dict[str, Any]:
+    """Classify one picture, the body of the request."""
+    content = await request.body()
+    if len(content) > MAX_BYTES:
+        raise HTTPException(413, f"got {len(content)} bytes, expected at most {MAX_BYTES}")
+    model = app.state.model
+    try:
+        inputs = await run_in_threadpool(model.prepare, [content])
+        outputs = await app.state.batcher.run_async(inputs)
+    except ImageReadError as err:
+        raise HTTPException(400, str(err)) from err
+    except QueueFullError as err:
+        raise HTTPException(503, str(err), headers={"Retry-After": "1"}) from err
+    (answer,) = model.classes(outputs)
+    return {"top": [{"label": scored.label, "probability": scored.probability} for scored in answer.top]}
