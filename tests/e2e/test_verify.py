@@ -36,9 +36,17 @@ def load_story():
 
 @pytest.fixture(scope="module")
 def told(digits_folder, tmp_path_factory):
-    """The story, told once: (folder with its bundles and reports, breaks that were not caught)."""
+    """The story, told once: (folder with its bundles and reports, breaks that were not caught).
+
+    In short: the two breaks that export once more have tests of their own below, where the export is spared.
+    """
     folder = tmp_path_factory.mktemp("story")
-    return folder, load_story().story(folder, digits_folder, "--quiet")
+    story = load_story()
+    story.BREAKS = tuple(
+        one for one in story.BREAKS if one.make not in (story.wrong_normalization, story.noise_calibration)
+    )
+    assert len(story.BREAKS) == 3
+    return folder, story.story(folder, digits_folder, "--quiet")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +92,8 @@ def changed(bundle, folder, **changes):
 def test_every_break_of_the_story_is_caught_and_named(told):
     folder, not_caught = told
     assert not_caught == []
-    reports = [json.loads((folder / f"break{number}.json").read_text()) for number in range(1, 6)]
-    assert [report["verdict"] for report in reports] == ["fail"] * 5
+    reports = [json.loads((folder / f"break{number}.json").read_text()) for number in range(1, 4)]
+    assert [report["verdict"] for report in reports] == ["fail"] * 3
     assert json.loads((folder / "healthy.json").read_text())["verdict"] == "pass"
 
 
@@ -145,6 +153,28 @@ def test_a_manifest_of_other_normalization_is_told_without_any_reference(bundle,
     content = report_of(tmp_path, broken)
     assert content["verdict"] == "fail"
     assert "wrong normalization" in content["causes"][0]["sentence"]
+
+
+def test_a_reference_of_other_normalization_is_told(bundle, tmp_path):
+    content = report_of(tmp_path, bundle, *AGAINST, "--mean", "0.485,0.456,0.406", "--precision", "int8")
+    assert content["verdict"] == "fail"
+    assert "wrong normalization: mean [0.306, 0.306, 0.306], expected [0.485" in content["causes"][0]["sentence"]
+    assert gates_of(content, "bundle")["golden_outputs", "file"]["verdict"] == "fail"
+
+
+def test_calibration_on_noise_is_told(bundle, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(bundle, broken)
+    table = json.loads((broken / "calibration.json").read_text(encoding="utf-8"))
+    table["observed"]["input"]["autocorrelation"] = [0.0, 0.01, 0.02]
+    table["tensors"]["layer1.0.relu"]["scale"] *= 2
+    write_json(broken / "calibration.json", table)
+    write_manifest(broken, replace(load_manifest(broken), files=file_entries(broken)))
+    content = report_of(tmp_path, broken)
+    found = gates_of(content, "bundle")
+    assert "random noise" in found["calibration_images", "file"]["sentence"]
+    assert "layer1.0.relu has" in found["calibration_table", "file"]["sentence"]
+    assert content["verdict"] == "fail"
 
 
 def test_a_file_that_gives_nan_fails(bundle, tmp_path):
