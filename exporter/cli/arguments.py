@@ -109,8 +109,8 @@ torchvision:NAME or timm:NAME for any other of theirs, timm:hf-hub:ORG/NAME, you
 or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported elsewhere in float32.
 
 Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
-resnet-export verify BUNDLE (does it answer like its reference, and if not, what broke), resnet-export sensitivity BUNDLE
-(which blocks cost INT8 its accuracy), resnet-export doctor (what this machine can do).
+resnet-export verify BUNDLE (does it answer like its reference, and if not, what broke),
+resnet-export sensitivity BUNDLE (which blocks cost INT8 its accuracy), resnet-export doctor (what this machine can do).
 """
 
 _EPILOG = """\
