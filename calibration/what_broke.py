@@ -30,7 +30,7 @@ MAX_RATIO = 1.25
 MAX_SCALE_RATIO = 2.5
 """Ranges of few images differ from those of many: by up to 1.5 on the digits; 4 is two bits."""
 
-MIN_SCALE_RATIO = 0.6
+MIN_SCALE_RATIO = 0.75
 """Names the cause of a block that lost much; no cause for suspicion by itself: clipping may be right."""
 
 Tensor = NDArray[np.float64]

@@ -120,8 +120,9 @@ torchvision:NAME or timm:NAME for any other of theirs, timm:hf-hub:ORG/NAME, you
 or auto, which reads the architecture off --weights FILE; or FILE.onnx, exported elsewhere in float32.
 
 Other verbs: resnet-export models (names, sizes, accuracy), resnet-export build BUNDLE (TensorRT engine),
-resnet-export sensitivity BUNDLE (which blocks cost INT8 its accuracy), resnet-export bench BUNDLE (its speed here),
-resnet-export doctor (what this machine can do);
+resnet-export verify BUNDLE (does it answer like its reference, and if not, what broke), resnet-export lint FILE.onnx
+(what the target refuses or computes otherwise), resnet-export sensitivity BUNDLE (which blocks cost INT8 its accuracy),
+resnet-export bench BUNDLE (its speed here), resnet-export doctor (what this machine can do);
 to serve: resnet-export triton BUNDLE, resnet-export deepstream BUNDLE, resnet-export classify (folders of images).
 """
 

@@ -239,6 +239,11 @@ def _tell_subject(job: Job) -> None:
         job.terminal.done(f"{subject.path}: {len(subject.manifest.files)} files as the manifest says; judging {names}")
     else:
         job.terminal.done(f"{subject.path}: judging {names}")
+    if subject.finish.changes_output:
+        job.terminal.warn(
+            "the files end in a softmax or the best classes; the logits before that are compared, the end itself is not "
+            "(the export checked it)"
+        )
     if subject.preprocessing is None and job.reference is not None:
         job.terminal.warn(
             f"{subject.path} does not say how its images are prepared: as for {job.reference.name} is assumed"

@@ -56,7 +56,8 @@ def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
 def _write(path: Path, text: str, *, append: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
+        # A file name that is no UTF-8 becomes \udcXX, which JSON reads back.
+        with path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as err:
         raise ExportError(f"{path} cannot be written: {err}") from err

@@ -22,7 +22,8 @@ from runtimes import load
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, sidecar_path
 from runtimes.environment import GpuDevice, GpuInfo
 from runtimes.errors import BundleError
-from runtimes.manifest import MODEL_FILES, BatchRange, file_entry
+from runtimes.manifest import BatchRange, file_entry
+from runtimes.precision import MODEL_FILES
 
 BATCH = BatchRange(1, 2, 4)
 GPU = GpuInfo((GpuDevice(0, "Stand-in", "8.7", 8192),), "580.0", "13.0", "")
