@@ -22,6 +22,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "build": ("exporter.cli.build_command", "run_build"),
         "doctor": ("exporter.cli.doctor", "run_doctor"),
+        "lint": ("exporter.cli.lint_command", "run_lint"),
         "models": ("exporter.cli.models_command", "run_models"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
         "verify": ("exporter.cli.verify_command", "run_verify"),

@@ -1,0 +1,142 @@
+"""The file and its surface: batch and image size, weights in another file, constants that callers may replace."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, ValueInfoProto
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from calibration.lint.constants import num_bytes
+from calibration.lint.finding import Finding, Rule, Severity
+from calibration.lint.lint_target import LintTarget
+from calibration.lint.quantized_graph import QuantizedGraph
+
+MAX_CHECKED_BYTES = 512 << 20
+"""Files up to this size go through onnx.checker, which copies them once."""
+
+FIXED_BATCH = Rule(
+    "I001",
+    "fixed-batch",
+    Severity.NOTE,
+    "The batch is dynamic, unless one size is wanted",
+    "Export with a symbolic batch, or keep the one size: an engine for it needs no optimization profile",
+)
+DYNAMIC_SIZE = Rule(
+    "I002",
+    "dynamic-image-size",
+    Severity.NOTE,
+    "Only the batch is dynamic",
+    "Export with a fixed image size; TensorRT else needs a profile and cannot choose its kernels for one size",
+)
+EXTERNAL_DATA = Rule(
+    "I003",
+    "external-data",
+    Severity.NOTE,
+    "The weights are in the file",
+    "Save with external_data=False, or move both files together; both names must stay",
+)
+BROKEN_EXTERNAL_DATA = Rule(
+    "I004",
+    "external-data-missing",
+    Severity.ERROR,
+    "The files that hold the weights lie beside the ONNX file and are long enough",
+    "Copy the data file beside the ONNX file under its old name",
+)
+REPLACEABLE_WEIGHT = Rule(
+    "I005",
+    "weights-as-inputs",
+    Severity.WARNING,
+    "Weights are constants, not inputs with a default",
+    "Export with keep_initializers_as_inputs=False; runtimes fold and quantize only what no caller can replace",
+)
+INVALID_GRAPH = Rule(
+    "I006",
+    "invalid-graph",
+    Severity.ERROR,
+    "The graph passes onnx.checker",
+    "Report it to the tool that wrote the file",
+)
+RULES = (FIXED_BATCH, DYNAMIC_SIZE, EXTERNAL_DATA, BROKEN_EXTERNAL_DATA, REPLACEABLE_WEIGHT, INVALID_GRAPH)
+
+
+def inputs_of(graph: QuantizedGraph) -> list[ValueInfoProto]:
+    """Return the inputs that callers must give."""
+    constants = {tensor.name for tensor in graph.model.graph.initializer}
+    return [info for info in graph.model.graph.input if info.name not in constants]
+
+
+def sizes_of(info: ValueInfoProto) -> list[int | str]:
+    """Return an input's axes: a size, or the name of a dynamic axis, `?` where it has none."""
+    return [
+        int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param or "?")
+        for dim in info.type.tensor_type.shape.dim
+    ]
+
+
+def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
+    """Yield what is unusual about the file and its inputs."""
+    for info in inputs_of(graph):
+        sizes = sizes_of(info)
+        place = {"places": (str(info.name),), "nodes": (str(info.name),)}
+        if sizes and isinstance(sizes[0], int):
+            yield Finding(FIXED_BATCH, Severity.NOTE, f"the batch is fixed to {sizes[0]}", **place)
+        if open_axes := [str(size) for size in sizes[1:] if isinstance(size, str)]:
+            message = f"{len(open_axes)} axes besides the batch are dynamic: {', '.join(open_axes)}"
+            yield Finding(DYNAMIC_SIZE, Severity.NOTE, message, **place)
+    constants = {tensor.name for tensor in graph.model.graph.initializer}
+    if both := [str(info.name) for info in graph.model.graph.input if info.name in constants]:
+        message = f"{len(both)} constants are inputs too, which callers may replace"
+        yield Finding(REPLACEABLE_WEIGHT, Severity.WARNING, message, tuple(both), tuple(both))
+    broken = list(_external_data(graph))
+    yield from broken
+    if not any(finding.rule is BROKEN_EXTERNAL_DATA for finding in broken):
+        yield from _checked(graph)
+
+
+def _external_data(graph: QuantizedGraph) -> Iterator[Finding]:
+    outside: dict[str, list[TensorProto]] = defaultdict(list)
+    for tensor in graph.constants.tensors.values():
+        if uses_external_data(tensor):
+            outside[ExternalDataInfo(tensor).location].append(tensor)
+    for location, tensors in outside.items():
+        size = sum(num_bytes(tensor) for tensor in tensors)
+        names = tuple(str(tensor.name) for tensor in tensors)
+        problem = _why_not_readable(location, tensors, graph.folder)
+        if problem:
+            message = f"{len(tensors)} constants are in {location!r}, {problem}"
+            yield Finding(BROKEN_EXTERNAL_DATA, Severity.ERROR, message, names, names)
+        else:
+            message = f"{len(tensors)} constants ({size / 1e6:.1f} MB) are in {location!r} beside the file"
+            yield Finding(EXTERNAL_DATA, Severity.NOTE, message, names, names)
+
+
+def _why_not_readable(location: str, tensors: list[TensorProto], folder: Path | None) -> str:
+    if folder is None:
+        return "and the model has no folder"
+    path = Path(location)
+    if not location or path.is_absolute() or ".." in path.parts:
+        return "which is not a name inside the file's folder; runtimes refuse that"
+    data = folder / path
+    if not data.is_file():
+        return "which does not exist"
+    infos = [(tensor, ExternalDataInfo(tensor)) for tensor in tensors]
+    needed = max(int(info.offset or 0) + int(info.length or num_bytes(tensor)) for tensor, info in infos)
+    size = data.stat().st_size
+    return f"which has {size:,} bytes, expected {needed:,} at least" if size < needed else ""
+
+
+def _checked(graph: QuantizedGraph) -> Iterator[Finding]:
+    """Yield what onnx.checker says of a file that is not too large to be copied once."""
+    if graph.model.ByteSize() > MAX_CHECKED_BYTES or any(
+        uses_external_data(tensor) for tensor in graph.constants.tensors.values()
+    ):
+        return
+    try:
+        onnx.checker.check_model(graph.model)
+    except Exception as err:  # the checker raises unrelated types
+        reason = " ".join(str(err).split())
+        yield Finding(INVALID_GRAPH, Severity.ERROR, f"onnx.checker refuses the graph: {reason[:300]}")

@@ -1,0 +1,194 @@
+"""Read a file, run every rule, and say how it stands.
+
+Only the ONNX file itself is read whole (protobuf holds 2 GB at most); weights in other files stay there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from calibration.errors import LintInputError
+from calibration.lint import (
+    batchnorm_rules,
+    coverage_rules,
+    dialect_rules,
+    interface_rules,
+    residual_rules,
+    scale_rules,
+    target_rules,
+)
+from calibration.lint.batchnorm_rules import BatchNormFate
+from calibration.lint.finding import Finding, Rule, Severity
+from calibration.lint.lint_target import LintTarget
+from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph
+
+SCHEMA_VERSION = 1
+
+MAX_PROTOBUF_BYTES = 2**31 - 1
+"""Source: protobuf.dev, "Proto limits": any proto in serialized form must be less than 2 GiB."""
+
+RULES: tuple[Rule, ...] = (
+    *dialect_rules.RULES,
+    *residual_rules.RULES,
+    *coverage_rules.RULES,
+    *scale_rules.RULES,
+    *target_rules.RULES,
+    *interface_rules.RULES,
+    *batchnorm_rules.RULES,
+)
+"""Every rule, in the order in which findings are shown."""
+
+FoldCheck = Callable[[ModelProto, "Path | None"], BatchNormFate]
+"""A model, and the folder of its external data, to what folding would do with its BatchNormalization nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The file in figures.
+
+    Attributes:
+        producer: Who wrote it, as it says.
+        opset: Of ONNX's own operators.
+        ir_version: Its IR version.
+        dialect: "TensorRT", "ONNX Runtime", "mixed" or "none".
+        num_layers: Convolutions and linear layers with a constant weight.
+        num_quantized_layers: Those of them that compute in INT8.
+        num_residual_adds: Additions of a main path and a shortcut.
+        num_fusable_adds: Those that the target computes in INT8 with the layer before them (TensorRT) or on integers
+            (ONNX Runtime); 0 in a float file.
+        inputs: Name to sizes; a word for a dynamic axis.
+    """
+
+    producer: str
+    opset: int
+    ir_version: int
+    dialect: str
+    num_layers: int
+    num_quantized_layers: int
+    num_residual_adds: int
+    num_fusable_adds: int
+    inputs: dict[str, list[int | str]]
+
+
+@dataclass(frozen=True, slots=True)
+class LintReport:
+    """What is true of one file on one target.
+
+    Attributes:
+        path: The file, or None for a model in memory.
+        target: Where it shall run.
+        summary: The file in figures.
+        findings: Errors first, then as the rules are listed.
+    """
+
+    path: Path | None
+    target: LintTarget
+    summary: Summary
+    findings: tuple[Finding, ...]
+
+    def count(self, severity: Severity) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+    def fails(self, fail_on: Severity) -> bool:
+        """Tell whether there is a finding as bad as `fail_on`, or worse."""
+        return any(finding.severity.rank <= fail_on.rank for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        summary = {name: getattr(self.summary, name) for name in Summary.__slots__}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "file": None if self.path is None else self.path.as_posix(),
+            "target": self.target.name,
+            "summary": summary,
+            "counts": {severity.value: self.count(severity) for severity in Severity},
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def lint_file(path: Path, target: LintTarget, *, fold_check: FoldCheck | None = None) -> LintReport:
+    """Read an ONNX file and run every rule.
+
+    Args:
+        path: The file; its external data is looked for beside it.
+        target: Where it shall run.
+        fold_check: Tells which BatchNormalization nodes fold; asked only if there are any.
+
+    Raises:
+        LintInputError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
+    """
+    return lint_model(read_model(path), target, path=path, fold_check=fold_check)
+
+
+def lint_model(
+    model: ModelProto, target: LintTarget, *, path: Path | None = None, fold_check: FoldCheck | None = None
+) -> LintReport:
+    """Run every rule on a model in memory; see `lint_file`."""
+    folder = None if path is None else path.parent
+    graph = quantized_graph(model, folder)
+    has_batchnorm = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    fate = fold_check(model, folder) if fold_check is not None and has_batchnorm else None
+    findings = [
+        *dialect_rules.check(graph, target),
+        *residual_rules.check(graph, target),
+        *coverage_rules.check(graph, target),
+        *scale_rules.check(graph, target),
+        *target_rules.check(graph, target),
+        *interface_rules.check(graph, target),
+        *batchnorm_rules.check(graph, fate),
+    ]
+    findings.sort(key=lambda finding: finding.severity.rank)
+    return LintReport(path, target, _summary(graph, target), tuple(findings))
+
+
+def read_model(path: Path) -> ModelProto:
+    """Return the model of a file, its external data not loaded.
+
+    Raises:
+        LintInputError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise LintInputError(f"{path} is no file, expected an ONNX file")
+        if (size := path.stat().st_size) > MAX_PROTOBUF_BYTES:
+            raise LintInputError(f"{path} is no ONNX file: it has {size:,} bytes, and protobuf holds 2 GiB at most")
+        content = path.read_bytes()
+    except OSError as err:
+        reason = "no such file" if err.errno == errno.ENOENT else os.strerror(err.errno or 0).lower()
+        raise LintInputError(f"{path} cannot be read: {reason}; expected an ONNX file") from err
+    if not content:
+        raise LintInputError(f"{path} is empty, expected an ONNX file; write it again")
+    try:
+        model = ModelProto.FromString(content)
+    except Exception as err:  # protobuf's DecodeError, whose module has no types
+        raise LintInputError(
+            f"{path} is no ONNX file, or is truncated ({len(content):,} bytes do not parse); write it again"
+        ) from err
+    if not model.graph.node or not model.ir_version:
+        raise LintInputError(f"{path} is no ONNX file: its {len(content):,} bytes hold no graph")
+    return model
+
+
+def _summary(graph: QuantizedGraph, target: LintTarget) -> Summary:
+    num_layers, num_quantized = coverage_rules.layer_counts(graph)
+    adds = residual_rules.add_states(graph)
+    fusable = [add.is_fusable if target.is_tensorrt else add.is_integer for add in adds]
+    return Summary(
+        producer=" ".join(filter(None, (graph.model.producer_name, graph.model.producer_version))),
+        opset=target_rules.opset_of(graph),
+        ir_version=int(graph.model.ir_version),
+        dialect=dialect_rules.dialect_of(graph).name,
+        num_layers=num_layers,
+        num_quantized_layers=num_quantized,
+        num_residual_adds=len(adds),
+        num_fusable_adds=sum(fusable),
+        inputs={str(info.name): interface_rules.sizes_of(info) for info in interface_rules.inputs_of(graph)},
+    )

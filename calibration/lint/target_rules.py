@@ -1,0 +1,91 @@
+"""What the target reads: opset, IR version, operators that it takes for something else.
+
+TensorRT's parser does not check the opset: it reads a newer operator as if it were old and answers wrongly in silence.
+TensorRT 8.6 passes no axes to ReduceMean, so that axes given as an input (opset 18) become all axes.
+
+Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from calibration.lint.finding import Finding, Rule, Severity
+from calibration.lint.grouping import Grouped
+from calibration.lint.lint_target import LintTarget
+from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
+
+MIN_OPSET_PER_CHANNEL = 13
+"""QuantizeLinear and DequantizeLinear have an axis since. Source: ONNX operator specification, QuantizeLinear-13."""
+
+OPSET_TOO_NEW = Rule(
+    "T001",
+    "opset-too-new",
+    Severity.ERROR,
+    "The opset is one that the target reads",
+    "Export with an older opset, or choose a newer target",
+)
+OPSET_TOO_OLD = Rule(
+    "T002",
+    "opset-too-old",
+    Severity.WARNING,
+    "The opset has the operators that quantization needs",
+    "Export anew with opset 17 or 20",
+)
+IR_VERSION = Rule(
+    "T003",
+    "ir-version-too-new",
+    Severity.WARNING,
+    "The IR version is one that the target loads",
+    "Set ir_version to the one that was released with the opset before saving",
+)
+REDUCE_AXES = Rule(
+    "T004",
+    "reduce-axes-ignored",
+    Severity.ERROR,
+    "No reduction gets its axes as an input on TensorRT 8",
+    "Export with opset 17, where axes are an attribute",
+)
+RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES)
+
+_AXES_AS_ATTRIBUTE = frozenset(
+    ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
+)
+"""Reductions whose axes input TensorRT 8.6 does not read; only ReduceSum's it does."""
+
+
+def opset_of(graph: QuantizedGraph) -> int:
+    """Return the opset of ONNX's own operators, 0 where the file declares none."""
+    return next((int(e.version) for e in graph.model.opset_import if e.domain in STANDARD_DOMAINS), 0)
+
+
+def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
+    """Yield what the target does not read as written."""
+    opset = opset_of(graph)
+    if opset > target.max_opset:
+        yield Finding(
+            OPSET_TOO_NEW,
+            Severity.ERROR,
+            f"opset {opset}; {target.reads} reads up to {target.max_opset}, newer operators as if they were old",
+        )
+    elif opset < MIN_OPSET_PER_CHANNEL and graph.is_quantized:
+        yield Finding(OPSET_TOO_OLD, Severity.WARNING, f"opset {opset}: Q/DQ has scales per channel only since 13")
+    elif opset < target.min_opset:
+        yield Finding(
+            OPSET_TOO_OLD,
+            Severity.NOTE,
+            f"opset {opset}, older than {target.min_opset}, the oldest that is tested here",
+        )
+    ir_version = int(graph.model.ir_version)
+    if ir_version > target.max_ir_version:
+        effect = "TensorRT only logs that" if target.is_tensorrt else "older releases of ONNX Runtime refuse the file"
+        severity = Severity.NOTE if target.is_tensorrt else Severity.WARNING
+        message = f"IR version {ir_version}; opset {target.max_opset} came with {target.max_ir_version}: {effect}"
+        yield Finding(IR_VERSION, severity, message)
+    if target.is_tensorrt_8:
+        grouped = Grouped()
+        for node in graph.model.graph.node:
+            if node.op_type in _AXES_AS_ATTRIBUTE and len(node.input) > 1 and node.input[1]:
+                message = f"{node.op_type} with its axes as an input: TensorRT 8 takes all axes"
+                grouped.add(REDUCE_AXES, message, graph.where(node))
+        yield from grouped.findings()
