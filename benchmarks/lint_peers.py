@@ -35,7 +35,7 @@ from exporter.cli.lint_command import fold_check, lint_target
 from exporter.cli.option_types import positive, resize
 from exporter.target import target_from_name
 
-ROWS = "resnet-export max,onnxruntime MinMax,modelopt max,nncf default,nncf signed symmetric"
+ROWS = "resnet-export max,onnxruntime MinMax,modelopt max,nncf default"
 """One row per way to place Q/DQ; ranges do not matter here."""
 
 BOTH, ONE = "both sides", "one side"

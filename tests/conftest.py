@@ -95,6 +95,17 @@ def digits_network(digits_folder: Path) -> TrainedNetwork:
 
 
 @pytest.fixture(scope="session")
+def digits_bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's network as a bundle of FP32 and INT8 files, calibrated on a few images; not to be changed."""
+    from cli_runs import export_digits
+
+    output = tmp_path_factory.mktemp("bundles") / "digits-int8"
+    options = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100, "--quiet")
+    assert export_digits(digits_folder, output, *options) == 0
+    return output
+
+
+@pytest.fixture(scope="session")
 def bottleneck_network() -> TrainedNetwork:
     """Grouped bottlenecks with a strided projection at 8 x 8, trained here in seconds on scikit-learn's digits."""
     import torch

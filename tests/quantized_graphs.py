@@ -21,6 +21,7 @@ class Style:
     weights: "dq" stores INT8, "qdq" keeps the float constant behind Q and DQ, "float" leaves it alone.
     integer_bias: biases as INT32 behind DQ.
     relu: whether ReLUs are nodes, or left to the clipping of Q.
+    unsigned_behind_relu: what cannot be negative is UINT8 with zero point 0.
     """
 
     main: bool = False
@@ -29,6 +30,7 @@ class Style:
     weights: str = "dq"
     integer_bias: bool = False
     relu: bool = True
+    unsigned_behind_relu: bool = False
 
 
 OURS = Style()
@@ -39,7 +41,8 @@ ONNXRUNTIME_SYMMETRIC = Style(main=True)
 """quantize_static with ActivationSymmetric and without QuantizeBias."""
 ONNXRUNTIME = Style(main=True, zero=np.uint8(7), integer_bias=True, relu=False)
 """quantize_static as it is: the ReLUs go into the clipping of Q."""
-NNCF = Style(main=True, zero=np.uint8(7), weights="qdq")
+NNCF = Style(main=True, unsigned_behind_relu=True)
+"""As nncf 3.4.0 wrote ResNet-50 in `benchmarks/lint_peers.py`."""
 
 
 class QuantizedBuilder(GraphBuilder):
@@ -55,7 +58,10 @@ class QuantizedBuilder(GraphBuilder):
         if data not in self.pairs:
             inputs = [self.constant(f"{data}.scale", scale)]
             if self.style.zero is not None:
-                inputs.append(self.constant(f"{data}.zero", self.style.zero))
+                positive = (
+                    self.style.unsigned_behind_relu and self.nodes and self.nodes[-1].op_type in ("Relu", "Flatten")
+                )
+                inputs.append(self.constant(f"{data}.zero", np.uint8(0) if positive else self.style.zero))
             quantized = self.node("QuantizeLinear", f"{data}.quantized", data, *inputs)
             self.pairs[data] = self.node("DequantizeLinear", f"{data}.dequantized", quantized, *inputs)
         return self.pairs[data]

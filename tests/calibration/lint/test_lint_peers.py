@@ -62,8 +62,9 @@ def test_onnxruntime_s_default_dialect():
 
 def test_nncf_s_dialect():
     report = lint_model(residual_network(NNCF), TENSORRT)
-    assert rule_ids(report) == ["S005", "S006", "D001", "R001"]
-    assert report.summary.dialect == "ONNX Runtime"
+    assert rule_ids(report) == ["S005", "D001", "R001"]
+    assert report.summary.dialect == "mixed"
+    assert the_finding(report, "R001").places == BLOCKS
 
 
 def test_a_float_file_is_clean():
