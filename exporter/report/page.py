@@ -24,6 +24,9 @@ TEMPLATE = "page.html.jinja"
 MAX_FLIPS = 24
 """Answers that differ shown per file and set of images, the surest first."""
 
+MAX_OPEN_FLIPS = 9
+"""Of these, shown at once; the others are folded away."""
+
 MAX_HISTOGRAMS = 12
 """Histograms shown at once; the others are folded away."""
 
@@ -65,6 +68,7 @@ def html_report(report: Report, *, evidence: Evidence | None = None) -> str:
         report=report,
         words=VERDICT_WORDS,
         title=report["subject"]["model"] or Path(report["subject"]["path"]).name,
+        gates=_gates(report),
         rows=[_row(file, part) for file in report["files"] for part in file["comparisons"]],
         exported={row["file"]: row for row in seen.rows},
         bisects=[(file, _plot(Markup, block_plot, file["bisect"]["blocks"])) for file in _bisected(report)],
@@ -73,6 +77,7 @@ def html_report(report: Report, *, evidence: Evidence | None = None) -> str:
         label=lambda index: _label(labels, index),
         classes=list(_classes(report)),
         histograms=_histograms(Markup, seen),
+        max_open_flips=MAX_OPEN_FLIPS,
         max_histograms=MAX_HISTOGRAMS,
         evidence=seen,
         convergence=_convergence(Markup, seen),
@@ -89,6 +94,13 @@ def _plot(markup: type[Markup], draw: Callable[..., str], *data: Any) -> Markup 
 def _row(file: Report, part: Report) -> dict[str, Any]:
     """Return a line of the table of figures."""
     return {"file": file, "part": part, "metrics": part["metrics"]}
+
+
+def _gates(report: Report) -> list[tuple[Report, Report]]:
+    """Return every gate with its file: what failed first, then what shows nothing, then what passed."""
+    order = ("fail", "inconclusive", "pass", "skipped")
+    gates = [(file, gate) for file in report["files"] for gate in file["gates"]]
+    return sorted(gates, key=lambda pair: order.index(pair[1]["verdict"]))
 
 
 def _bisected(report: Report) -> list[Report]:

@@ -386,3 +386,14 @@ def test_tensorrt_rtx_builds_what_has_no_error(model, clean):
     parses = parser.parse(onnx.version_converter.convert_version(model, 20).SerializeToString())
     assert parses == clean
     assert (lint_model(model, TENSORRT).count(Severity.ERROR) == 0) == clean
+
+
+# Documentation
+
+
+def test_every_rule_is_documented():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[3] / "docs" / "lint.md").read_text()
+    for rule in RULES:
+        assert f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.summary} | {rule.remedy} |" in text
