@@ -55,10 +55,10 @@ def test_gates_on_labelled_images_beside_ordinary_tests(run, pytester, digits_bu
         "--resnet-export-val",
         digits_folder / "val",
         "--resnet-export-gate",
-        "top1_drop_pp=off",
+        "int8.top1_drop_pp=3",
         ".",
     )
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=6)
 
 
 def test_items_are_chosen_by_name(run, digits_bundle):
@@ -99,7 +99,7 @@ def test_the_fixture(run, pytester, digits_bundle, digits_folder):
         from runtimes import OrtRuntime
 
         def test_it_answers_like_pytorch(assert_parity):
-            gates = {{"int8.top1_drop_pp": "off"}}
+            gates = {{"int8.top1_drop_pp": 3}}
             report = assert_parity(
                 {str(digits_bundle)!r}, val={str(digits_folder / "val")!r}, precision="int8", gates=gates
             )
