@@ -64,9 +64,7 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="FP32 .onnx file; none: ResNet-50 with random weights")
-    parser.add_argument(
-        "--resize", type=resize, default=(224, 224), metavar="HxW", help="of the photographs (default 224x224)"
-    )
+    parser.add_argument("--resize", type=resize, default=(224, 224), metavar="HxW", help="default 224x224")
     parser.add_argument("--photographs", type=positive, default=8, metavar="N", help="calibration images (default 8)")
     homes = parser.add_mutually_exclusive_group()
     homes.add_argument("--environments", type=Path, metavar="DIR", help="the peers' environments, as made before")

@@ -26,7 +26,7 @@ from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputCollector
 from calibration.method import MeanSquaredError, Method, describe
-from calibration.observed import ActivationSummary, Observed, typical_abs
+from calibration.observed import ActivationSummary, Observed, coarse_histogram, typical_abs
 from calibration.probes import FIRST_IMAGE, Observation, add_probes, observe
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
@@ -192,8 +192,9 @@ class RangeCollector:
         dead = tuple(int(channel) for channel in np.flatnonzero(largest <= 0))
         sizes = np.maximum(largest, minus_least)
         quartile = float(np.percentile(sizes[sizes > 0], 25)) if sizes.any() else 0.0
-        typical = typical_abs(self.histograms[name])
-        return ActivationSummary(*self.extremes[name], typical, len(sizes), dead, quartile)
+        histogram = self.histograms[name]
+        coarse = coarse_histogram(histogram)
+        return ActivationSummary(*self.extremes[name], typical_abs(histogram), len(sizes), dead, quartile, coarse)
 
 
 def _raise_if_not_finite(

@@ -16,6 +16,37 @@ TYPICAL_PERCENTILE = 99.0
 """The typical large value of a tensor: |x| that 99 % of its values that are not zero stay below."""
 
 
+NUM_COARSE_BINS = 128
+"""Bins of what is kept of a histogram, half of them or more below the largest value: enough to look at, about 800 bytes
+per tensor in calibration.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoarseHistogram:
+    """Counts of |x| from 0 upwards, for people to look at; ranges come from the fine one.
+
+    Attributes:
+        bin_width: In tensor units, > 0.
+        counts: Sampled values per bin, at most `NUM_COARSE_BINS`; zeros behind the last value are left out.
+    """
+
+    bin_width: float
+    counts: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the histogram for `calibration.json`, its counts as one line of text."""
+        return {"bin_width": self.bin_width, "counts": " ".join(map(str, self.counts))}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CoarseHistogram:
+        """Return what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is something else.
+        """
+        return cls(float(content["bin_width"]), tuple(int(count) for count in content["counts"].split()))
+
+
 @dataclass(frozen=True, slots=True)
 class ActivationSummary:
     """One tensor over all images.
@@ -28,6 +59,7 @@ class ActivationSummary:
         dead_channels: Those that never were above 0, ascending.
         quartile_channel: Largest |x| of the channel that a quarter of the others stay below, among those that are not 0
             throughout; 0 if all are.
+        histogram: How |x| is distributed; None in older tables.
     """
 
     low: float
@@ -36,6 +68,7 @@ class ActivationSummary:
     num_channels: int
     dead_channels: tuple[int, ...]
     quartile_channel: float
+    histogram: CoarseHistogram | None = None
 
     @property
     def max_abs(self) -> float:
@@ -70,6 +103,7 @@ class Observed:
                     "num_channels": seen.num_channels,
                     "dead_channels": list(seen.dead_channels),
                     "quartile_channel": seen.quartile_channel,
+                    **({} if seen.histogram is None else {"histogram": seen.histogram.to_json()}),
                 }
                 for name, seen in self.activations.items()
             },
@@ -93,6 +127,7 @@ class Observed:
                     seen["num_channels"],
                     tuple(seen["dead_channels"]),
                     seen["quartile_channel"],
+                    None if (kept := seen.get("histogram")) is None else CoarseHistogram.from_json(kept),
                 )
                 for name, seen in content["activations"].items()
             },
@@ -108,3 +143,11 @@ def typical_abs(histogram: Histogram) -> float:
         return 0.0
     place = int(np.searchsorted(np.cumsum(counts), TYPICAL_PERCENTILE / 100 * total))
     return min((place + 1) * histogram.bin_width, histogram.max_abs)
+
+
+def coarse_histogram(histogram: Histogram) -> CoarseHistogram:
+    """Return the histogram in `NUM_COARSE_BINS` bins over the same range; its number of bins is a multiple of that."""
+    merged = histogram.counts.reshape(NUM_COARSE_BINS, -1).sum(axis=1)
+    used = int(np.flatnonzero(merged)[-1]) + 1 if merged.any() else 0
+    width = histogram.bin_width * (histogram.num_bins // NUM_COARSE_BINS)
+    return CoarseHistogram(width, tuple(int(count) for count in merged[:used]))

@@ -61,7 +61,7 @@ class Constants:
                 return None
         try:
             return array_from_initializer(tensor)
-        except (ValueError, TypeError):  # fewer bytes than the shape wants; onnx.checker tells, rule I006
+        except (ValueError, TypeError, KeyError):  # too few bytes, no such type; onnx.checker tells, rule I006
             return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from calibration.lint.constants import num_bytes
@@ -91,10 +91,24 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     if both := [str(info.name) for info in graph.model.graph.input if info.name in constants]:
         message = f"{len(both)} constants are inputs too, which callers may replace"
         yield Finding(REPLACEABLE_WEIGHT, Severity.WARNING, message, tuple(both), tuple(both))
-    broken = list(_external_data(graph))
-    yield from broken
-    if not any(finding.rule is BROKEN_EXTERNAL_DATA for finding in broken):
-        yield from _checked(graph)
+    yield from _external_data(graph)
+
+
+def invalid_graph(problem: str) -> Finding:
+    """Return the finding about a graph that no runtime takes."""
+    return Finding(INVALID_GRAPH, Severity.ERROR, problem)
+
+
+def checker_problem(model: ModelProto, path: Path | None) -> str:
+    """Return what onnx.checker says against a model, or an empty string; too large a file is not asked about."""
+    outside = any(uses_external_data(tensor) for tensor in model.graph.initializer)
+    if model.ByteSize() > MAX_CHECKED_BYTES or (outside and path is None):
+        return ""
+    try:
+        onnx.checker.check_model(str(path) if outside else model)
+    except Exception as err:  # the checker raises unrelated types
+        return f"onnx.checker refuses the graph: {' '.join(str(err).split())[:300]}"
+    return ""
 
 
 def _external_data(graph: QuantizedGraph) -> Iterator[Finding]:
@@ -127,16 +141,3 @@ def _why_not_readable(location: str, tensors: list[TensorProto], folder: Path | 
     needed = max(int(info.offset or 0) + int(info.length or num_bytes(tensor)) for tensor, info in infos)
     size = data.stat().st_size
     return f"which has {size:,} bytes, expected {needed:,} at least" if size < needed else ""
-
-
-def _checked(graph: QuantizedGraph) -> Iterator[Finding]:
-    """Yield what onnx.checker says of a file that is not too large to be copied once."""
-    if graph.model.ByteSize() > MAX_CHECKED_BYTES or any(
-        uses_external_data(tensor) for tensor in graph.constants.tensors.values()
-    ):
-        return
-    try:
-        onnx.checker.check_model(graph.model)
-    except Exception as err:  # the checker raises unrelated types
-        reason = " ".join(str(err).split())
-        yield Finding(INVALID_GRAPH, Severity.ERROR, f"onnx.checker refuses the graph: {reason[:300]}")

@@ -27,7 +27,7 @@ from calibration.lint import (
 from calibration.lint.batchnorm_rules import BatchNormFate
 from calibration.lint.finding import Finding, Rule, Severity
 from calibration.lint.lint_target import LintTarget
-from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph
+from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph, why_not_walkable
 
 SCHEMA_VERSION = 1
 
@@ -132,21 +132,56 @@ def lint_model(
     model: ModelProto, target: LintTarget, *, path: Path | None = None, fold_check: FoldCheck | None = None
 ) -> LintReport:
     """Run every rule on a model in memory; see `lint_file`."""
+    if problem := why_not_walkable(model.graph):
+        return _unreadable(model, target, path, problem)
+    problem = interface_rules.checker_problem(model, path)
+    try:
+        return _run_rules(model, target, path, fold_check, problem)
+    except Exception:  # what the checker refuses may break any rule in any way; what it accepts must not
+        if not problem:
+            raise
+        return _unreadable(model, target, path, problem)
+
+
+def _names_are_text(model: ModelProto) -> bool:
+    """Tell whether every name is UTF-8, which protobuf only looks at when a name is asked for."""
+    graph = model.graph
+    try:
+        named = [item.name for items in (graph.node, graph.initializer, graph.input, graph.output) for item in items]
+        tensors = [name for node in graph.node for name in (*node.input, *node.output, node.op_type, node.domain)]
+    except UnicodeDecodeError:
+        return False
+    return all(isinstance(name, str) for name in (*named, *tensors))
+
+
+def _run_rules(
+    model: ModelProto, target: LintTarget, path: Path | None, fold_check: FoldCheck | None, problem: str
+) -> LintReport:
     folder = None if path is None else path.parent
     graph = quantized_graph(model, folder)
     has_batchnorm = any(node.op_type == "BatchNormalization" for node in model.graph.node)
     fate = fold_check(model, folder) if fold_check is not None and has_batchnorm else None
+    interface = list(interface_rules.check(graph, target))
+    missing_data = any(finding.rule is interface_rules.BROKEN_EXTERNAL_DATA for finding in interface)
     findings = [
         *dialect_rules.check(graph, target),
         *residual_rules.check(graph, target),
         *coverage_rules.check(graph, target),
         *scale_rules.check(graph, target),
         *target_rules.check(graph, target),
-        *interface_rules.check(graph, target),
+        *interface,
+        *([interface_rules.invalid_graph(problem)] if problem and not missing_data else []),
         *batchnorm_rules.check(graph, fate),
     ]
     findings.sort(key=lambda finding: finding.severity.rank)
     return LintReport(path, target, _summary(graph, target), tuple(findings))
+
+
+def _unreadable(model: ModelProto, target: LintTarget, path: Path | None, problem: str) -> LintReport:
+    """Return the report of a graph that cannot be followed."""
+    nothing = Summary("", 0, int(model.ir_version), dialect_rules.NONE, 0, 0, 0, 0, {})
+    finding = interface_rules.invalid_graph(f"{problem}; nothing else was looked at")
+    return LintReport(path, target, nothing, (finding,))
 
 
 def read_model(path: Path) -> ModelProto:
@@ -174,6 +209,8 @@ def read_model(path: Path) -> ModelProto:
         ) from err
     if not model.graph.node or not model.ir_version:
         raise LintInputError(f"{path} is no ONNX file: its {len(content):,} bytes hold no graph")
+    if not _names_are_text(model):
+        raise LintInputError(f"{path} is damaged: a name in it is no text; write it again")
     return model
 
 

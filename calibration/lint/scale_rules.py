@@ -96,6 +96,13 @@ NO_ZERO_POINT = Rule(
     "TensorRT 8 gets a zero point with every Q and DQ",
     "Write an INT8 zero point of 0 as third input",
 )
+UNREADABLE_SCALE = Rule(
+    "S011",
+    "unreadable-scale",
+    Severity.ERROR,
+    "A scale's bytes are those of its type and shape",
+    "Write the file again; it is damaged",
+)
 RULES = (
     SCALE_NOT_POSITIVE,
     SCALE_NOT_FINITE,
@@ -107,6 +114,7 @@ RULES = (
     SCALES_DIFFER,
     FLOAT16_SCALE,
     NO_ZERO_POINT,
+    UNREADABLE_SCALE,
 )
 
 _UNSIGNED = frozenset(
@@ -149,9 +157,11 @@ def _check_values(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped,
     what = _ONE[quantizer.role]
     scale = quantizer.scale
     if scale is None:
-        known = quantizer.node.input[1] in graph.constants
-        if not known:
+        constant = graph.constants.tensors.get(quantizer.node.input[1])
+        if constant is None:
             grouped.add(COMPUTED_SCALE, f"the scale of {what} is computed at run time", place)
+        elif not constant.external_data:  # of a missing file rule I004 tells
+            grouped.add(UNREADABLE_SCALE, f"the scale of {what} cannot be read", place)
         return
     values = np.asarray(scale, np.float64)
     if not np.isfinite(values).all():

@@ -39,6 +39,7 @@ from exporter.cli.verify_sides import PROVIDERS, Reference, load_reference, logi
 from exporter.cli.verify_subject import PRECISIONS, Subject, read_subject
 from exporter.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing_options import PreprocessingOptions
+from exporter.report import check_libraries
 from exporter.version import __version__
 from runtimes.preprocessing import Preprocessing
 from runtimes.protocol import Runtime
@@ -78,6 +79,8 @@ class Job:
 def run_verify(words: Sequence[str]) -> int:
     """Judge; print and write the report; return the exit code."""
     arguments = _parse(words)
+    if arguments.html is not None:
+        check_libraries()  # before the work
     choice = read_gates(arguments.gate)
     terminal = Terminal(quiet=arguments.quiet)
     subject = read_subject(arguments.subject, tuple(arguments.precision), engines=arguments.runtime == "tensorrt")
@@ -241,8 +244,8 @@ def _tell_subject(job: Job) -> None:
         job.terminal.done(f"{subject.path}: judging {names}")
     if subject.finish.changes_output:
         job.terminal.warn(
-            "the files end in a softmax or the best classes; the logits before that are compared, the end itself is not "
-            "(the export checked it)"
+            "the files end in a softmax or the best classes; the logits before that are compared, the end itself "
+            "is not (the export checked it)"
         )
     if subject.preprocessing is None and job.reference is not None:
         job.terminal.warn(
@@ -299,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         ("json", "the whole report"),
         ("junit", "JUnit XML for test viewers"),
         ("markdown", "a summary, appended, as for $GITHUB_STEP_SUMMARY"),
+        ("html", "a page to look at, in one file"),
     ):
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
     group.add_argument("--quiet", action="store_true", help="print warnings and errors only")

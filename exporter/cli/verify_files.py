@@ -27,10 +27,18 @@ MAX_FLIPS = 5
 
 Report = Mapping[str, Any]
 
+
+def _html(report: Report) -> str:
+    from exporter.report import html_report
+
+    return html_report(report)
+
+
 WRITERS: Mapping[str, Callable[[Report], str]] = {
     "json": lambda report: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     "junit": junit_xml,
     "markdown": markdown_summary,
+    "html": _html,
 }
 """Option to what makes the file's text of the report."""
 

@@ -138,6 +138,13 @@ def test_bad_file(folder, capsys, content, word):
     assert word in error
 
 
+def test_a_name_that_is_no_text(folder, capsys):
+    content = residual_network(OURS).SerializeToString()
+    (folder / "bad.onnx").write_bytes(content.replace(b"layer1.0.conv2", b"layer1.0.con\xff2"))
+    assert main(["lint", "bad.onnx"]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
 def test_missing_file_folder_and_file_that_cannot_be_written(folder, capsys):
     assert main(["lint", "nowhere.onnx"]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from broken_bundles import with_scaled_activations
 
 pytest_plugins = ["pytester"]
 
@@ -27,24 +26,7 @@ def run(pytester):
 
 
 def broken_copy(bundle: Path, folder: Path) -> Path:
-    """Return a copy whose INT8 file answers otherwise, its hashes made to fit."""
-    import onnx
-    from onnx import numpy_helper
-
-    from runtimes.manifest import file_entry
-
-    copy = folder / "broken"
-    shutil.copytree(bundle, copy)
-    path = copy / "model.int8.onnx"
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith(".scale") and not tensor.dims:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 40, tensor.name))
-    onnx.save(model, path)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"][path.name] = asdict(file_entry(path))
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    return copy
+    return with_scaled_activations(bundle, folder / "broken", 40)
 
 
 def test_one_item_per_file_and_gate(run, pytester, digits_bundle):
@@ -73,10 +55,10 @@ def test_gates_on_labelled_images_beside_ordinary_tests(run, pytester, digits_bu
         "--resnet-export-val",
         digits_folder / "val",
         "--resnet-export-gate",
-        "top1_drop_pp=off",
+        "int8.top1_drop_pp=3",
         ".",
     )
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=6)
 
 
 def test_items_are_chosen_by_name(run, digits_bundle):
@@ -117,7 +99,7 @@ def test_the_fixture(run, pytester, digits_bundle, digits_folder):
         from runtimes import OrtRuntime
 
         def test_it_answers_like_pytorch(assert_parity):
-            gates = {{"int8.top1_drop_pp": "off"}}
+            gates = {{"int8.top1_drop_pp": 3}}
             report = assert_parity(
                 {str(digits_bundle)!r}, val={str(digits_folder / "val")!r}, precision="int8", gates=gates
             )

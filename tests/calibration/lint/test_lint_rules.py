@@ -69,6 +69,14 @@ def test_one_dead_channel_of_a_weight():
     assert report.findings[0].message == "a scale of a weight is 0"
 
 
+def test_a_scale_whose_bytes_are_damaged():
+    model = residual_network(OURS)
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == "input.scale")
+    scale.data_type = 99  # no type of ONNX; its checker takes it
+    report = lint_model(model, TENSORRT)
+    assert the_finding(report, "S011").places == ("input",)
+
+
 def test_float16_scales_below_the_least_normal_number():
     model = residual_network(OURS, opset=20)
     for name in ("conv1.weight.scale", "input.scale"):
@@ -273,6 +281,37 @@ def test_what_the_checker_says():
     assert "NoSuchOperator" in the_finding(report, "I006").message
 
 
+def loop(model):
+    model.graph.node[0].input[0] = "fc"
+
+
+def two_makers(model):
+    model.graph.node[1].output[0] = model.graph.node[0].output[0]
+
+
+def no_output(model):
+    del model.graph.node[3].output[:]
+
+
+def no_inputs(model):
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            del node.input[:]
+
+
+def negative_size(model):
+    model.graph.initializer[0].dims[:] = [-1]
+
+
+@pytest.mark.parametrize("damage", [loop, two_makers, no_output, no_inputs, negative_size])
+def test_a_graph_that_breaks_the_rules_of_onnx_is_told_not_followed(damage):
+    model = residual_network(OURS)
+    damage(model)
+    report = lint_model(model, TENSORRT)
+    assert "I006" in rule_ids(report)
+    assert report.count(Severity.ERROR) >= 1
+
+
 def test_operators_that_only_one_runtime_knows():
     model = residual_network(OURS)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -386,3 +425,14 @@ def test_tensorrt_rtx_builds_what_has_no_error(model, clean):
     parses = parser.parse(onnx.version_converter.convert_version(model, 20).SerializeToString())
     assert parses == clean
     assert (lint_model(model, TENSORRT).count(Severity.ERROR) == 0) == clean
+
+
+# Documentation
+
+
+def test_every_rule_is_documented():
+    from pathlib import Path
+
+    text = (Path(__file__).parents[3] / "docs" / "lint.md").read_text()
+    for rule in RULES:
+        assert f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.summary} | {rule.remedy} |" in text
