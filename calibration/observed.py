@@ -11,6 +11,7 @@ import numpy as np
 from calibration.convergence import Convergence
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputStatistics
+from runtimes.json_kinds import check_kinds, finite
 
 TYPICAL_PERCENTILE = 99.0
 """The typical large value of a tensor: |x| that 99 % of its values that are not zero stay below."""
@@ -80,23 +81,21 @@ class Observed:
         """Return what `to_json` wrote.
 
         Raises:
-            CalibrationError, KeyError, TypeError: If it is something else.
+            CalibrationError, KeyError, TypeError, ValueError, AttributeError: If it is something else.
         """
         return cls(
             Convergence.from_json(content["convergence"]),
             InputStatistics.from_json(content["input"]),
-            {
-                name: ActivationSummary(
-                    seen["low"],
-                    seen["high"],
-                    seen["typical"],
-                    seen["num_channels"],
-                    tuple(seen["dead_channels"]),
-                    seen["quartile_channel"],
-                )
-                for name, seen in content["activations"].items()
-            },
+            {name: _activation_from_json(seen) for name, seen in content["activations"].items()},
         )
+
+
+def _activation_from_json(seen: Mapping[str, Any]) -> ActivationSummary:
+    check_kinds(seen, {"num_channels": int, "dead_channels": list})
+    for channel in seen["dead_channels"]:
+        check_kinds({"dead_channels": channel}, {"dead_channels": int})
+    low, high, typical, quartile = (finite(name, seen[name]) for name in ("low", "high", "typical", "quartile_channel"))
+    return ActivationSummary(low, high, typical, seen["num_channels"], tuple(seen["dead_channels"]), quartile)
 
 
 def typical_abs(histogram: Histogram) -> float:
