@@ -98,6 +98,7 @@ def read_onnx(path: Path) -> OnnxSource:
     """
     model, sha256 = _read(path)
     opset = _check_opset(model, path)
+    _check_constants(model, path)
     _check_nodes(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
@@ -153,6 +154,20 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
             f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: {err}; "
             "copy that file beside it under its old name"
         ) from err
+
+
+def _check_constants(model: ModelProto, path: Path) -> None:
+    """Read every constant once: the checker accepts data that does not fill its shape."""
+    attributes = [entry for node in model.graph.node for entry in node.attribute]
+    inner = [tensor for entry in attributes for tensor in (*entry.tensors, *([entry.t] if entry.HasField("t") else []))]
+    for tensor in (*model.graph.initializer, *inner):
+        try:
+            array_from_initializer(tensor)
+        except Exception as err:  # to_array raises unrelated types, by what does not fit
+            raise OnnxFileError(
+                f"{path}: constant {tensor.name!r} of shape {list(tensor.dims)} cannot be read: {err}; the file is "
+                "damaged, copy it again or export it anew"
+            ) from err
 
 
 def _check_opset(model: ModelProto, path: Path) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 MAX_JSON_BYTES = 64 << 20
 """Far above every JSON file of ours (a calibration table has 20 to 500 kB), far below what would fill a device."""
 
+_PIECE = 1 << 20
+
 
 def read_plain_file(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file.
@@ -23,10 +25,12 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(0, "it is a folder, pipe or device", str(path))
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(0, f"it is larger than {max_bytes:,} bytes", str(path))
-    return content
+        content = bytearray()
+        while piece := file.read(_PIECE):  # read(max_bytes) would allocate as much at once
+            content += piece
+            if len(content) > max_bytes:
+                raise OSError(0, f"it is larger than {max_bytes:,} bytes", str(path))
+    return bytes(content)
 
 
 def read_json_file(path: Path) -> Any:

@@ -135,7 +135,7 @@ def _recipe(bundle: Path) -> Recipe:
         method_from_name(options["method"]["name"])
         target = target_from_name(manifest.target)
         num_calib = int(options["num_calib"])
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err
     return Recipe(manifest, _float_model(bundle), target, num_calib, held_out)
 

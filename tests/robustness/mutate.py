@@ -92,7 +92,7 @@ def _other_value(value: Any, generator: random.Random) -> Any:
 
 
 def _other_text(text: str, generator: random.Random) -> str:
-    others = ["", "../" + text, "/" + text, text + "\0", "../../../../etc/passwd", "\ud800", "x" * 5000, "\n", "..", "é"]
+    others = ["", "../" + text, "/" + text, text + "\0", "../../../../etc/passwd", "\ud800", "x" * 5000, "\n", ".."]
     return generator.choice([*others, text.upper(), text[::-1], text + "x"])
 
 
