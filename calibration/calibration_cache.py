@@ -13,6 +13,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from calibration.collect_ranges import SAMPLES_PER_IMAGE
 from calibration.errors import CalibrationError
 from calibration.histogram import DEFAULT_NUM_BINS
 from calibration.method import Method, describe
+from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_json_file, read_plain_file
 from runtimes.preprocessing import Preprocessing
 from runtimes.user_cache import write_cache_file
 
@@ -120,14 +122,14 @@ class CalibrationCache:
         """
         path = self._path(model_name, key)
         try:
-            content = path.read_bytes()
+            content = read_plain_file(path, MAX_JSON_BYTES)
         except FileNotFoundError:
             return Miss(self._what_changed(model_name, key))
         except OSError as err:
             return Miss(f"{path} cannot be read ({err})", is_corrupt=True)
         try:
             return Hit(_table_from_entry(content, key), path)
-        except (CalibrationError, ValueError, KeyError, TypeError, AttributeError) as err:
+        except (CalibrationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
             return Miss(f"{path} is damaged ({err}); it is replaced", is_corrupt=True)
 
     def store(self, model_name: str, key: CacheKey, table: CalibrationTable) -> Path:
@@ -148,16 +150,19 @@ class CalibrationCache:
         return self.folder / f"{_file_name(model_name)}.{key.digest[:16]}.calibration.json"
 
     def _entries(self, model_name: str) -> list[Path]:
-        """Return this model's entries, the newest first."""
-        found = self.folder.glob(f"{_file_name(model_name)}.*.calibration.json")
-        return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+        """Return this model's entries, the newest first; another process may remove some at any time."""
+        found = []
+        for path in self.folder.glob(f"{_file_name(model_name)}.*.calibration.json"):
+            with suppress(OSError):
+                found.append((path.stat().st_mtime_ns, path.name, path))
+        return [path for _, _, path in sorted(found, reverse=True)]
 
     def _what_changed(self, model_name: str, key: CacheKey) -> str:
         entries = self._entries(model_name)
         if not entries:
             return f"nothing is stored for {model_name}"
         try:
-            stored = json.loads(entries[0].read_bytes())["key"]
+            stored = read_json_file(entries[0])["key"]
             changed = key.changed_from(stored)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return f"nothing fits, and the newest entry of {model_name} cannot be read"
@@ -165,7 +170,7 @@ class CalibrationCache:
 
 
 def _table_from_entry(content: bytes, key: CacheKey) -> CalibrationTable:
-    entry = json.loads(content)
+    entry = json_from_bytes(content)
     if entry["key"] != dict(key.parts):
         raise CalibrationError("its key is not that of its name")
     if entry["sha256"] != _sha256(_canonical(entry["table"])):

@@ -12,6 +12,7 @@ import numpy as np
 from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
 from calibration.observed import Observed
+from runtimes.json_kinds import check_kinds, finite
 
 SCHEMA_VERSION = 2
 """2 added the dialect and unsigned ranges; 1, without them, is read as the TensorRT dialect."""
@@ -120,6 +121,7 @@ class CalibrationTable:
                 f"calibration table: got schema {content.get('schema_version')}, expected 1 or {SCHEMA_VERSION}"
             )
         try:
+            _check_kinds(content)
             return cls(
                 ranges={name: _range_from_json(entry) for name, entry in content["tensors"].items()},
                 method=dict(content["method"]),
@@ -131,17 +133,36 @@ class CalibrationTable:
                 dialect=Dialect("tensorrt" if content["schema_version"] == 1 else content["dialect"]),
                 observed=None if (seen := content.get("observed")) is None else Observed.from_json(seen),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err
 
 
 def _range_from_json(entry: Mapping[str, Any]) -> TensorRange:
+    zero_point, dtype = entry.get("zero_point", 0), entry.get("dtype", "int8")
+    check_kinds({"zero_point": zero_point, "dtype": dtype}, {"zero_point": int, "dtype": str})
+    low, high = entry.get("min_value"), entry.get("max_value")
     return TensorRange(
-        entry["amax"],
-        entry["scale"],
-        entry["max_abs"],
-        entry.get("zero_point", 0),
-        entry.get("dtype", "int8"),
-        entry.get("min_value"),
-        entry.get("max_value"),
+        _number(entry, "amax"),
+        _number(entry, "scale"),
+        _number(entry, "max_abs"),
+        zero_point,
+        dtype,
+        None if low is None else finite("min_value", low),
+        None if high is None else finite("max_value", high),
     )
+
+
+def _number(entry: Mapping[str, Any], name: str) -> float:
+    """Return a number as it is: `TensorRange` says what is wrong with NaN or Inf."""
+    value = entry[name]
+    return value if isinstance(value, float) else finite(name, value)
+
+
+def _check_kinds(content: Mapping[str, Any]) -> None:
+    """Raise TypeError or ValueError unless the values outside "tensors" are of the kinds they are annotated with."""
+    kinds = {"method": dict, "num_images": int, "image_list_sha256": str, "input_mean": list, "input_std": list}
+    check_kinds(content, {**kinds, "seed": (int, type(None)), "tensors": dict})
+    check_kinds(content["method"], {"name": str})
+    for name in ("input_mean", "input_std"):
+        for value in content[name]:
+            finite(name, value)

@@ -14,6 +14,7 @@ from typing import Any
 
 from calibration.errors import CalibrationError
 from calibration.histogram import Histogram
+from runtimes.json_kinds import check_kinds, finite
 
 MOVED = 0.10
 """A scale that moves by this much has moved. The step follows the scale and the rounding noise the step squared, so
@@ -64,7 +65,11 @@ class Convergence:
             CalibrationError: If the curves do not belong together.
             KeyError, TypeError: If a key is missing or of a wrong type.
         """
-        return cls(tuple(content["num_images"]), {name: tuple(curve) for name, curve in content["amax"].items()})
+        num_images = tuple(content["num_images"])
+        for count in num_images:
+            check_kinds({"num_images": count}, {"num_images": int})
+        amax = {name: tuple(finite(name, value) for value in curve) for name, curve in content["amax"].items()}
+        return cls(num_images, amax)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtimes.json_kinds import check_kinds, finite
 
 CONSTANT_SHARE_OF_RANGE = 0.01
 """An image whose standard deviation is below this share of the whole set's range (2.5 of 255 levels) shows nothing."""
@@ -65,12 +68,33 @@ class InputStatistics:
         """Return what `to_json` wrote.
 
         Raises:
-            KeyError: If a figure is missing.
+            KeyError, TypeError, ValueError: If a figure is missing or of a wrong kind.
         """
         values: dict[str, Any] = {entry.name: content[entry.name] for entry in fields(cls)}
+        counts = ("num_images", "num_constant", "num_compared", "num_copies")
+        kinds: dict[str, type | tuple[type, ...]] = {**dict.fromkeys(values, list), **dict.fromkeys(counts, int)}
+        check_kinds(values, {**kinds, "autocorrelation": (list, type(None))})
         values["half_covariance"] = [tuple(row) for row in values["half_covariance"]]
+        rows = [values[name] or () for name in values if name not in (*counts, "half_covariance")]
+        for value in itertools.chain(*rows, *values["half_covariance"]):
+            finite("input statistics", value)
+        _check_lengths(values)
         values.update({name: tuple(value) for name, value in values.items() if isinstance(value, list)})
         return cls(**values)
+
+
+def _check_lengths(values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless every figure per channel has as many values as the others."""
+    channels = len(values["mean"])
+    lengths = dict.fromkeys(("low", "high", "mean", "std"), channels)
+    lengths.update(half_mean=2 * channels, half_covariance=2 * channels)
+    if values["autocorrelation"] is not None:
+        lengths["autocorrelation"] = 3
+    for name, length in lengths.items():
+        if len(values[name]) != length or not length:
+            raise ValueError(f"{name}: got {len(values[name])} values, expected {length}")
+    if any(len(row) != 2 * channels for row in values["half_covariance"]):
+        raise ValueError(f"half_covariance: expected {2 * channels} rows of as many values")
 
 
 @dataclass(slots=True)

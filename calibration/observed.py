@@ -11,6 +11,7 @@ import numpy as np
 from calibration.convergence import Convergence
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputStatistics
+from runtimes.json_kinds import check_kinds, finite
 
 TYPICAL_PERCENTILE = 99.0
 """The typical large value of a tensor: |x| that 99 % of its values that are not zero stay below."""
@@ -44,7 +45,15 @@ class CoarseHistogram:
         Raises:
             KeyError, TypeError, ValueError: If it is something else.
         """
-        return cls(float(content["bin_width"]), tuple(int(count) for count in content["counts"].split()))
+        check_kinds({"histogram": content}, {"histogram": dict})
+        check_kinds(content, {"counts": str})
+        counts = tuple(int(count) for count in content["counts"].split())
+        bin_width = finite("bin_width", content["bin_width"])
+        if bin_width <= 0 or len(counts) > NUM_COARSE_BINS or any(count < 0 for count in counts):
+            raise ValueError(
+                f"histogram: got bins of {bin_width:g} and {len(counts)} counts, expected widths and counts"
+            )
+        return cls(bin_width, counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +123,25 @@ class Observed:
         """Return what `to_json` wrote.
 
         Raises:
-            CalibrationError, KeyError, TypeError: If it is something else.
+            CalibrationError, KeyError, TypeError, ValueError, AttributeError: If it is something else.
         """
         return cls(
             Convergence.from_json(content["convergence"]),
             InputStatistics.from_json(content["input"]),
-            {
-                name: ActivationSummary(
-                    seen["low"],
-                    seen["high"],
-                    seen["typical"],
-                    seen["num_channels"],
-                    tuple(seen["dead_channels"]),
-                    seen["quartile_channel"],
-                    None if (kept := seen.get("histogram")) is None else CoarseHistogram.from_json(kept),
-                )
-                for name, seen in content["activations"].items()
-            },
+            {name: _activation_from_json(seen) for name, seen in content["activations"].items()},
         )
+
+
+def _activation_from_json(seen: Mapping[str, Any]) -> ActivationSummary:
+    check_kinds(seen, {"num_channels": int, "dead_channels": list})
+    for channel in seen["dead_channels"]:
+        check_kinds({"dead_channels": channel}, {"dead_channels": int})
+    low, high, typical, quartile = (finite(name, seen[name]) for name in ("low", "high", "typical", "quartile_channel"))
+    kept = seen.get("histogram")
+    histogram = None if kept is None else CoarseHistogram.from_json(kept)
+    return ActivationSummary(
+        low, high, typical, seen["num_channels"], tuple(seen["dead_channels"]), quartile, histogram
+    )
 
 
 def typical_abs(histogram: Histogram) -> float:

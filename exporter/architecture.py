@@ -194,7 +194,7 @@ def _read_header(metadata: Mapping[str, str], weights: str, model_id: str) -> _H
             labels=None if labels is None else _labels_from_json(labels),
             preprocessing=None if stored is None else Preprocessing.from_json(stored),
         )
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, RecursionError) as err:
         raise WeightsError(f"{weights}: its header cannot be read: {err}") from err
 
 

@@ -1,29 +1,35 @@
 """Write a bundle folder whole or not at all.
 
-Files go to a hidden sibling folder; at the end that folder is renamed into place. A run that fails or is interrupted
-leaves the old bundle, or none. `--force` replaces a bundle only: a folder that is something else is never deleted,
-and many things have a `manifest.json`, so that its content decides.
+Files go to a hidden sibling folder; at the end that folder changes places with the old bundle in one step of the file
+system, so that a run that fails, is interrupted or is killed at any moment leaves the old bundle, or none, or the new
+one. Where the file system cannot do that, the old bundle steps aside first, and a run that was killed between the two
+renames is put right by the next one. `--force` replaces a bundle only: a folder that is something else is never
+deleted, and many things have a `manifest.json`, so that its content decides.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError, OutputExistsError
 from runtimes.manifest import MANIFEST_NAME, FileEntry, Manifest, file_entry
+from runtimes.plain_file import read_json_file
+from runtimes.whole_file import ASIDE, leftovers, sync, unfinished_folder
 
 TOOL_NAME = "resnet-export"
 """What the manifest's `tool` says; a folder whose manifest says otherwise is not ours."""
 
-_TEMPORARY = f".{TOOL_NAME}-"
+_OLD = "old"
+"""Name of the old bundle in the folder where it steps aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ def check_output(output: Path, *, force: bool, kind: FolderKind | None = None) -
         OutputExistsError: If it exists, and `force` is off or it is of another kind.
         ExportError: If its parent folder cannot be written.
     """
+    put_right(output, kind=kind or BUNDLE)
     try:
         _check_free(output, force=force, kind=kind or BUNDLE)
         parent = next(folder for folder in output.absolute().parents if folder.exists())
@@ -73,7 +80,7 @@ def _check_free(output: Path, *, force: bool, kind: FolderKind) -> None:
 def _is_bundle(folder: Path) -> bool:
     """Tell whether `folder` has a manifest that this tool wrote, of whatever schema."""
     try:
-        content = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        content = read_json_file(folder / MANIFEST_NAME)
     except (OSError, ValueError):
         return False
     tool = content.get("tool") if isinstance(content, dict) else None
@@ -83,27 +90,45 @@ def _is_bundle(folder: Path) -> bool:
 BUNDLE = FolderKind("bundle", f"{MANIFEST_NAME} of {TOOL_NAME}", _is_bundle)
 
 
+def put_right(output: Path, *, kind: FolderKind = BUNDLE) -> None:
+    """Bring back a folder that a killed run had moved aside, and remove what killed runs left behind."""
+    output = output.absolute()
+    for path in leftovers(output.parent, [output.name]):
+        old = path / _OLD
+        if kind.is_ours(old) and not output.exists():
+            with suppress(OSError):
+                old.rename(output)
+        if not old.exists() or output.exists():  # never the only copy
+            shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
-def bundle_folder(output: Path, *, kind: FolderKind = BUNDLE) -> Iterator[Path]:
+def bundle_folder(output: Path, *, force: bool = True, kind: FolderKind = BUNDLE) -> Iterator[Path]:
     """Give an empty temporary folder beside `output`; on a clean exit it becomes `output`.
+
+    Args:
+        output: Where it goes.
+        force: Whether an old one that is there is replaced; one may have come since `check_output`.
+        kind: What is written.
 
     Raises:
         ExportError: If the disk is full or cannot be written; no file is left behind.
-        OutputExistsError: If something that is not of `kind` has come to `output` meanwhile; it is left alone.
+        OutputExistsError: If one is there and `force` is off, or something that is not of `kind` has come meanwhile;
+            it is left alone.
     """
     output = output.absolute()
-    folder: Path | None = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-", dir=output.parent))
-        folder.chmod(0o777 & ~_umask())
-        yield folder
-        _replace(output, folder, kind)
+        with unfinished_folder(output) as folder:
+            folder.chmod(0o777 & ~_umask())
+            yield folder
+            for path in (*sorted(folder.rglob("*")), folder):
+                if path.is_file() or path.is_dir():
+                    sync(path)  # a name must not outlive a power cut that its content did not
+            _replace(output, folder, kind, force=force)
+            sync(output.parent)
     except OSError as err:
         raise ExportError(f"{output} cannot be written: {err}; the old {kind.what}, if any, is unchanged") from err
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -112,24 +137,50 @@ def _umask() -> int:
     return mask
 
 
-def _replace(output: Path, folder: Path, kind: FolderKind) -> None:
-    """Rename `folder` to `output`; an old one steps aside first and comes back if that fails."""
-    _check_free(output, force=True, kind=kind)  # something else may have come there since the first check
-    if not output.exists():
-        folder.rename(output)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{output.name}-old-", dir=output.parent))
-    old = aside / "old"
+def _replace(output: Path, folder: Path, kind: FolderKind, *, force: bool) -> None:
+    """Make `folder` the folder `output`; an old one is then at `folder`, or gone."""
+    _check_free(output, force=force, kind=kind)  # something else may have come there since the first check
+    if not output.exists() or not any(output.iterdir()):
+        folder.rename(output)  # fails where another run has put its own in this very moment
+    elif not exchange(output, folder):
+        _replace_in_two_steps(output, folder)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places in one step; False where the system or the file system cannot.
+
+    Raises:
+        OSError: If a path is missing or may not be written.
+    Source: Linux manual, renameat2(2), RENAME_EXCHANGE (Linux 3.15; ext4, XFS, Btrfs, tmpfs and others; not NFS).
+    """
     try:
-        output.rename(old)
-        folder.rename(output)
-    except BaseException:  # Ctrl-C between the two renames too: the old bundle goes back
-        if folder.exists() and old.exists():  # the new bundle is not in place, the old one no longer
-            _put_back(old, output)
-        raise
-    finally:
-        if not (folder.exists() and old.exists()):  # never the only copy
-            shutil.rmtree(aside, ignore_errors=True)
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # no Linux, or a C library without it
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one))
+
+
+def _replace_in_two_steps(output: Path, folder: Path) -> None:
+    """Rename `folder` to `output`; an old bundle steps aside first and comes back if that fails."""
+
+    def is_no_only_copy() -> bool:
+        return not (folder.exists() and (aside / _OLD).exists())
+
+    with unfinished_folder(output, ASIDE, may_remove=is_no_only_copy) as aside:
+        old = aside / _OLD
+        try:
+            output.rename(old)
+            folder.rename(output)
+        except BaseException:  # Ctrl-C between the two renames too: the old bundle goes back
+            if folder.exists() and old.exists():  # the new bundle is not in place, the old one no longer
+                _put_back(old, output)
+            raise
 
 
 def _put_back(old: Path, output: Path) -> None:

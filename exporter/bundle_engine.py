@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.precision import MODEL_FILES, is_int8, option_words
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
+from runtimes.whole_file import remove_leftovers, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ def engine_from_bundle(
     chosen = options or BuildOptions(batch=manifest.batch)
     facts = _facts(model, precision, flavour, chosen)
     path = output or model.with_name(f"{model.stem}.{'rtx.' if flavour == 'rtx' else ''}engine")
+    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name])
     reason = _why_rebuild(path, facts)
     if reason is None:
         layers, why_no_layers = _saved_layers(path)
@@ -150,27 +151,25 @@ def _why_rebuild(path: Path, facts: EngineFacts) -> str | None:
 
 
 def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: float) -> EngineSidecar:
-    """Write plan and sidecar, each by a rename; the sidecar last, so that it never speaks of another plan."""
+    """Write plan and sidecar, both or none; the sidecar's hash tells which plan it speaks of, whenever it is killed."""
+    sidecar = EngineSidecar(
+        facts=facts,
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        engine_size_bytes=len(plan),
+        onnx_file=model.name,
+        warnings=load_library(facts.flavour).log.warnings(),
+        tool={
+            "name": TOOL_NAME,
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        build_seconds=round(seconds, 3),
+    )
+    content = (json.dumps(sidecar.to_json(), indent=2) + "\n").encode()
     try:
-        sidecar_path(path).unlink(missing_ok=True)
-        _write_whole(path, plan)
-        entry = file_entry(path)
-        sidecar = EngineSidecar(
-            facts=facts,
-            engine_sha256=entry.sha256,
-            engine_size_bytes=entry.size_bytes,
-            onnx_file=model.name,
-            warnings=load_library(facts.flavour).log.warnings(),
-            tool={
-                "name": TOOL_NAME,
-                "version": __version__,
-                "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            },
-            build_seconds=round(seconds, 3),
-        )
-        _write_whole(sidecar_path(path), (json.dumps(sidecar.to_json(), indent=2) + "\n").encode())
+        write_whole([(path, plan), (sidecar_path(path), content)])
     except OSError as err:
-        raise EngineBuildError(f"{path} cannot be written: {err}") from err
+        raise EngineBuildError(f"{path} cannot be written: {err}; the old engine, if any, is unchanged") from err
     return sidecar
 
 
@@ -187,7 +186,7 @@ def _inspected_layers(path: Path, plan: bytes, flavour: str) -> tuple[EngineLaye
     try:
         text = inspect_engine(load_library(flavour), plan)
         layers = layers_from_inspector(text)
-        _write_whole(layers_path(path), text.encode())
+        write_whole([(layers_path(path), text.encode())])
     except (EngineBuildError, RuntimeAdapterError, OSError) as err:
         return None, str(err)
     return layers, ""
@@ -198,15 +197,3 @@ def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
         return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
     except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
         return None, f"not kept from its build ({err})"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -90,6 +90,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not state_dict:
         raise WeightsError(f"{path}: got no tensors, expected a state dict; save model.state_dict()")
     _check_are_plain(state_dict, path)
+    _check_tensor_bytes(state_dict, path)
     state_dict, prefix_notes = _strip_prefixes(state_dict)
     notes += [*prefix_notes, *_precision_notes(state_dict)]
     return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict))
@@ -216,6 +217,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> object:
     """Return what a `torch.save` file holds, if it can be had without running code."""
+    _check_unpacked_size(path)
     if _is_torchscript(path):
         raise UnsafeCheckpointError(
             f"{path}: got a TorchScript archive, which holds a program and would run it; "
@@ -243,6 +245,37 @@ _RESAVE = (
     'safetensors.torch.save_file(model.state_dict(), "weights.safetensors") or '
     'torch.save(model.state_dict(), "weights.pth")'
 )
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse a zip that claims to unpack to far more than its size; `torch.save` does not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
+        return  # torch.load will say what is wrong with it
+    if unpacked > _most_bytes(path):
+        raise WeightsError(
+            f"{path}: {path.stat().st_size:,} bytes that unpack to {unpacked:,}, expected an archive that is not "
+            f"compressed, as torch.save writes it: this one is made to fill the memory; {_RESAVE}"
+        )
+
+
+def _check_tensor_bytes(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that show few stored numbers many times over: copied, they would fill the memory."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
+    if total > _most_bytes(path):
+        raise WeightsError(
+            f"{path}: {path.stat().st_size:,} bytes whose tensors claim {total:,}, expected about as many of both: "
+            f"this file is made to fill the memory; {_RESAVE}"
+        )
+
+
+def _most_bytes(path: Path) -> int:
+    """Return what the content of an honest file has at most: tied weights count more than once."""
+    return 4 * path.stat().st_size + (16 << 20)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -11,12 +11,13 @@ the file grow by more than `MAX_GROWTH_BYTES` (an Expand of one number, say).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from exporter.graph import (
@@ -32,6 +33,9 @@ from exporter.graph import (
 
 MAX_GROWTH_BYTES = 1 << 20
 """How much larger than its inputs a computed constant may be."""
+
+_MAX_SIZES = 64
+"""Constants of so many numbers may be shapes; larger ones are weights, of which only the shape counts."""
 
 _NOT_DETERMINISTIC = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -83,12 +87,42 @@ def _evaluated(
     if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
         return None
     inputs = {name: array_from_initializer(constants[name]) for name in node.input if name}
+    most = MAX_GROWTH_BYTES + sum(value.nbytes for value in inputs.values())
+    if (predicted := _predicted_bytes(node, inputs, opsets)) > most:
+        skipped.append(f"{node.name}: its constant result would have {predicted:,} bytes")
+        return None
     values = [np.asarray(value) for value in ReferenceEvaluator(node, opsets=opsets).run(None, inputs)]
     growth = sum(value.nbytes for value in values) - sum(value.nbytes for value in inputs.values())
     if growth > MAX_GROWTH_BYTES:
         skipped.append(f"{node.name}: its constant result would add {growth:,} bytes to the file")
         return None
     return values
+
+
+def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets: dict[str, int]) -> int:
+    """Return the size of the node's outputs without computing them, 0 where the shapes do not tell.
+
+    A dozen bytes can ask for terabytes (ConstantOfShape, Expand, Tile, Range): to be known before they are allocated.
+    """
+    infos = [helper.make_tensor_value_info(name, _element_type(value), value.shape) for name, value in inputs.items()]
+    small = [numpy_helper.from_array(value, name) for name, value in inputs.items() if value.size <= _MAX_SIZES]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = helper.make_graph([node], "one", infos, outputs, small)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    try:
+        typed = shape_inference.infer_shapes(helper.make_model(graph, opset_imports=imports), data_prop=True)
+    except Exception:  # inference raises unrelated types; what contradicts itself is told when it is evaluated
+        return 0
+    kinds = [info.type.tensor_type for info in typed.graph.output]
+    return sum(
+        math.prod(dim.dim_value for dim in kind.shape.dim) * helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        for kind in kinds
+        if kind.elem_type and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+    )
+
+
+def _element_type(value: NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(value.dtype))
 
 
 def _constant_value(node: NodeProto) -> list[NDArray[Any]] | None:

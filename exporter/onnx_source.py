@@ -8,6 +8,7 @@ comparison is then the file itself, run by ONNX Runtime as it came.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,17 @@ from exporter.graph import (
 )
 from exporter.opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.tidy_graph import tidy_graph
+from runtimes.plain_file import read_plain_file
 
 MIN_SOURCE_OPSET = 11
 """Older files lack the operators that exporters of the last years write, and onnx converts them only in part."""
+
+MAX_FILE_BYTES = 2**31 - 1
+"""What a protobuf message can have. Source: protobuf.dev, Proto Limits."""
+
+MAX_TENSOR_BYTES = 1 << 30
+"""Of one tensor, at batch 1: sixteen times the largest one of a ResNet-152 at 1024 pixels. Shapes in a file are data
+from outside, and what they ask for must not decide how much memory is taken."""
 
 _QUANTIZED = frozenset(
     {
@@ -47,6 +56,7 @@ _QUANTIZED = frozenset(
         "QuantizeLinear",
     }
 )
+_KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
@@ -88,6 +98,7 @@ def read_onnx(path: Path) -> OnnxSource:
     """
     model, sha256 = _read(path)
     opset = _check_opset(model, path)
+    _check_constants(model, path)
     _check_nodes(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
@@ -112,7 +123,7 @@ def read_onnx(path: Path) -> OnnxSource:
 
 def _read(path: Path) -> tuple[ModelProto, str]:
     try:
-        content = path.read_bytes()
+        content = read_plain_file(path, MAX_FILE_BYTES)
     except OSError as err:
         raise OnnxFileError(f"{path} cannot be read: {err.strerror}") from err
     try:
@@ -143,6 +154,20 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
             f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: {err}; "
             "copy that file beside it under its old name"
         ) from err
+
+
+def _check_constants(model: ModelProto, path: Path) -> None:
+    """Read every constant once: the checker accepts data that does not fill its shape."""
+    attributes = [entry for node in model.graph.node for entry in node.attribute]
+    inner = [tensor for entry in attributes for tensor in (*entry.tensors, *([entry.t] if entry.HasField("t") else []))]
+    for tensor in (*model.graph.initializer, *inner):
+        try:
+            array_from_initializer(tensor)
+        except Exception as err:  # to_array raises unrelated types, by what does not fit
+            raise OnnxFileError(
+                f"{path}: constant {tensor.name!r} of shape {list(tensor.dims)} cannot be read: {err}; the file is "
+                "damaged, copy it again or export it anew"
+            ) from err
 
 
 def _check_opset(model: ModelProto, path: Path) -> int:
@@ -209,15 +234,31 @@ def _check_output(model: ModelProto, path: Path) -> tuple[str, int]:
         raise OnnxFileError(f"{path}: got {len(model.graph.output)} outputs ({names}), expected one, the logits")
     (info,) = model.graph.output
     try:
-        typed = onnx.shape_inference.infer_shapes(model)
+        typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as err:  # inference raises unrelated types
         raise OnnxFileError(f"{path}: shapes contradict each other: {err}") from err
+    _check_sizes(typed, path)
     kind = typed.graph.output[0].type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT or len(dims) != 2 or not dims[1]:
         shown = [size or "N" for size in dims]
         raise OnnxFileError(f"{path}: output {info.name!r} has shape {shown}, expected float32 [N, classes]")
     return info.name, dims[1]
+
+
+def _check_sizes(typed: ModelProto, path: Path) -> None:
+    """Refuse tensors that are larger than any of a network for images; unknown axes count as 1."""
+    for info in (*typed.graph.input, *typed.graph.value_info, *typed.graph.output):
+        kind = info.type.tensor_type
+        if kind.elem_type not in _KNOWN_TYPES:
+            continue
+        sizes = [dim.dim_value if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
+        num_bytes = math.prod(sizes) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        if num_bytes > MAX_TENSOR_BYTES or min(sizes, default=1) < 0:
+            raise OnnxFileError(
+                f"{path}: tensor {info.name!r} would have shape {sizes}, {num_bytes:,} bytes, expected at most "
+                f"{MAX_TENSOR_BYTES:,}; no network for images needs that"
+            )
 
 
 def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) -> tuple[ModelProto, FoldReport]:

@@ -22,6 +22,8 @@ _MODEL_FIELDS = frozenset(range(1, 27))
 def check_is_no_onnx(path: Path) -> None:
     """Raise when a file is missing, empty, or an ONNX model."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe would wait forever
+            raise RuntimeAdapterError(f"{path}: got a pipe or device, expected a TensorRT engine")
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except OSError as err:

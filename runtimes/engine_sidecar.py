@@ -7,7 +7,6 @@ same facts are the cache key: a second build with equal facts reuses the engine.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from runtimes.errors import BundleError
-from runtimes.manifest import BatchRange
+from runtimes.json_kinds import check_kinds, finite
+from runtimes.manifest import BatchRange, FileEntry
+from runtimes.plain_file import read_json_file
+from runtimes.trt_library import FLAVOURS
 
 SCHEMA_VERSION = 1
 
@@ -50,6 +52,14 @@ class EngineFacts:
     batch: BatchRange
     flags: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Refuse facts of a wrong kind."""
+        text = dict.fromkeys(("onnx_sha256", "precision", "tensorrt_version", "system"), str)
+        maybe = dict.fromkeys(("gpu", "compute_capability", "cuda", "jetpack"), (str, type(None)))
+        check_kinds({item.name: getattr(self, item.name) for item in fields(self)}, {**text, **maybe})
+        if self.flavour not in FLAVOURS:
+            raise ValueError(f"flavour: got {self.flavour!r}, expected one of {', '.join(FLAVOURS)}")
+
     def differences(self, other: EngineFacts) -> tuple[str, ...]:
         """Return what differs, as "tensorrt_version: 10.3.0, not 10.7.0" (own value first)."""
         mine, theirs = asdict_plain(self), asdict_plain(other)
@@ -78,6 +88,12 @@ class EngineSidecar:
     tool: Mapping[str, str]
     build_seconds: float
 
+    def __post_init__(self) -> None:
+        """Refuse values of a wrong kind."""
+        FileEntry(self.engine_sha256, self.engine_size_bytes)  # raises what is wrong with either
+        finite("build_seconds", self.build_seconds)
+        check_kinds({"onnx_file": self.onnx_file, **self.tool}, {"onnx_file": str, **dict.fromkeys(self.tool, str)})
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         content = {name.name: getattr(self, name.name) for name in fields(self)}
@@ -102,7 +118,7 @@ class EngineSidecar:
             rest["warnings"] = tuple(map(str, rest["warnings"]))
             rest["tool"] = dict(rest["tool"])
             return cls(facts=EngineFacts(**facts), **rest)
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
             raise BundleError(f"engine sidecar: cannot be read: {err!r}") from err
 
 
@@ -125,9 +141,9 @@ def load_sidecar(engine: Path) -> EngineSidecar:
     """
     path = sidecar_path(engine)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path)
     except OSError as err:
         raise BundleError(f"{path} cannot be read ({err.strerror}); build the engine again") from err
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         raise BundleError(f"{path}: not JSON ({err}); build the engine again") from err
     return EngineSidecar.from_json(content)

@@ -6,7 +6,7 @@ are refused before anything is loaded.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import BundleError
+from runtimes.json_kinds import check_kinds
+from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_plain_file
 from runtimes.preprocessing import Preprocessing, pixels, preprocess
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LABELS_NAME = "labels.txt"
+_MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,13 @@ class TensorEntry:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse what names no tensor."""
+        check_kinds({"name": self.name, "dtype": self.dtype}, {"name": str, "dtype": str})
+        for size in self.shape:
+            if not (isinstance(size, str) or (type(size) is int and 0 <= size <= _MAX_SIZE)):
+                raise ValueError(f"shape of {self.name!r}: got {size!r}, expected sizes and names of axes")
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRange:
@@ -59,7 +69,10 @@ class BatchRange:
 
     def __post_init__(self) -> None:
         """Refuse a range that is not one; TensorRT-RTX builds for a batch of 0 without a word."""
-        if not 1 <= self.min <= self.opt <= self.max:
+        sizes = (self.min, self.opt, self.max)
+        if any(type(size) is not int for size in sizes):
+            raise TypeError(f"batch: got {self.min!r},{self.opt!r},{self.max!r}, expected whole numbers")
+        if not 1 <= self.min <= self.opt <= self.max <= _MAX_SIZE:
             raise ValueError(f"batch: got {self.min},{self.opt},{self.max}, expected 1 <= MIN <= OPT <= MAX")
 
 
@@ -139,8 +152,10 @@ class Manifest:
         """
         if not isinstance(content, Mapping):
             raise BundleError(f"{MANIFEST_NAME}: got {type(content).__name__}, expected an object")
-        if (schema := content.get("schema_version")) != SCHEMA_VERSION:
-            raise BundleError(f"{MANIFEST_NAME}: got schema {schema!r}, this version reads {SCHEMA_VERSION}")
+        if (schema := content.get("schema_version")) != SCHEMA_VERSION or type(schema) is not int:
+            raise BundleError(
+                f"{MANIFEST_NAME}: got schema {schema!r}, this version reads {SCHEMA_VERSION}{_what_reads(content)}"
+            )
         try:
             fields = {name: content[name] for name in cls.__slots__}
             _check_kinds(fields)
@@ -149,8 +164,10 @@ class Manifest:
                 fields[ends] = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[ends])
             fields["batch"] = BatchRange(**fields["batch"])
             fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             raise BundleError(f"{MANIFEST_NAME}: cannot be read: {err!r}") from err
+        if not fields["inputs"] or not fields["outputs"]:
+            raise BundleError(f"{MANIFEST_NAME}: got no inputs or no outputs, expected at least one of each")
         for name in fields["files"]:
             if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
                 raise BundleError(f"{MANIFEST_NAME}: file name {name!r} leaves the bundle")
@@ -159,13 +176,22 @@ class Manifest:
 
 def _check_kinds(fields: Mapping[str, Any]) -> None:
     """Raise TypeError unless the values that are kept as they are have the JSON kind they are annotated with."""
-    kinds = {"target": str, "opset": int, "ir_version": int}
-    kinds |= dict.fromkeys(("model", "tool", "libraries", "options", "folding", "parity", "files"), Mapping)
-    if fields["quantization"] is not None:
-        kinds["quantization"] = Mapping
-    for name, kind in kinds.items():
-        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
-            raise TypeError(f"{name}: got {type(fields[name]).__name__}, expected {kind.__name__}")
+    kinds: dict[str, type | tuple[type, ...]] = {"target": str, "opset": int, "ir_version": int}
+    kinds |= dict.fromkeys(("model", "tool", "libraries", "options", "folding", "parity", "files"), dict)
+    check_kinds(fields, {**kinds, "inputs": list, "outputs": list, "quantization": (dict, type(None))})
+    check_kinds(fields["model"], {"id": str})
+    for name in ("tool", "libraries"):
+        check_kinds(fields[name], dict.fromkeys(fields[name], str))
+
+
+def _what_reads(content: Mapping[str, Any]) -> str:
+    """Return what to do about a bundle of another schema."""
+    schema, tool = content.get("schema_version"), content.get("tool")
+    if type(schema) is int and schema > SCHEMA_VERSION:
+        version = tool.get("version") if isinstance(tool, dict) else None
+        newer = f"resnet-export {version}, which wrote it," if isinstance(version, str) else "a newer resnet-export"
+        return f"; install {newer} or newer: pip install --upgrade resnet-export"
+    return "; export it anew"
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -176,10 +202,10 @@ def load_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_from_bytes(read_plain_file(path, MAX_JSON_BYTES))
     except OSError as err:
         raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
-    except (ValueError, RecursionError) as err:  # a bracket repeated 100 000 times exhausts the parser's stack
+    except ValueError as err:
         raise BundleError(f"{path}: not JSON ({err})") from err
     return Manifest.from_json(content)
 
@@ -192,11 +218,11 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
     """
     for name, expected in manifest.files.items():
         path = bundle / name
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
         try:
+            if path.is_symlink() or not path.is_file():
+                raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
             got = file_entry(path)
-        except OSError as err:
+        except OSError as err:  # a name that is too long, a folder that may not be searched
             raise BundleError(f"{path}: cannot be read ({err.strerror})") from err
         if got != expected:
             raise BundleError(
@@ -207,8 +233,6 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
 
 def file_entry(path: Path) -> FileEntry:
     """Return hash and size of a file, read in pieces."""
-    import hashlib  # here, because it brings OpenSSL, 4 MB, into apps that open one file
-
     digest = hashlib.sha256()
     size = 0
     with path.open("rb") as file:

@@ -7,7 +7,6 @@ float32 values follow their order of operations, `((x / 255) - mean) / std`, eac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +42,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # device's memory.
 # Source: Pillow's MAX_IMAGE_PIXELS, a quarter of a GiB at three bytes.
 _MAX_RESIZED_PIXELS = 1024**3 // 4 // 3
+
+# 4096 x 4096, a hundred times what most networks take; prepared it is 200 MB, three channels of float32. A manifest is
+# data from outside: what it asks for must not decide how much memory is taken.
+_MAX_INPUT_PIXELS = 4096 * 4096
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -105,6 +108,12 @@ class Preprocessing:
             raise ValueError(
                 f"got resize {self.resize!r} without a crop: images would differ in size and could not be "
                 "batched; give a crop (height, width) or an exact resize (height, width)"
+            )
+        height, width = self.input_size
+        if height * width > _MAX_INPUT_PIXELS:
+            raise ValueError(
+                f"got inputs of {height} x {width} pixels, expected at most {_MAX_INPUT_PIXELS}: prepared, one image "
+                "would fill a device's memory"
             )
         if not isinstance(self.interpolation, Interpolation):
             raise TypeError(f"interpolation: got {self.interpolation!r}, expected one of {list(Interpolation)}")
@@ -279,7 +288,7 @@ def _is_rgb_floats(value: object) -> bool:
     """Tell whether `value` is three numbers that are finite in float32 too."""
     if not isinstance(value, tuple) or len(value) != 3 or not all(_is_number(number) for number in value):
         return False
-    return all(math.isfinite(number) and abs(number) <= _MAX_FLOAT32 for number in value)
+    return all(abs(number) <= _MAX_FLOAT32 for number in value)  # not so of NaN; of a huge whole number isfinite fails
 
 
 def _is_color(value: object) -> bool:

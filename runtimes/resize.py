@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MAX_SIDE = 65_535
+"""Pixels; what a JPEG can have. Source: ITU T.81, table B.2 (sizes in 16 bits)."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeepRatio:
@@ -115,8 +118,8 @@ def size_from_json(what: str, value: object) -> tuple[int, int] | None:
 
 
 def is_side(value: object) -> bool:
-    """Tell whether `value` is a whole number of pixels > 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Tell whether `value` is a whole number of pixels > 0, at most `MAX_SIDE`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIDE
 
 
 def is_size(value: object) -> bool:

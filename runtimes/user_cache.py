@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
+
+from runtimes.whole_file import remove_leftovers, write_whole
 
 CACHE_VARIABLE = "RESNET_EXPORT_CACHE"
 """Environment variable that names the folder itself."""
@@ -33,17 +34,11 @@ def user_cache_folder() -> Path:
 
 
 def write_cache_file(path: Path, content: bytes) -> None:
-    """Write `path` through a hidden sibling that is renamed; its folder is made when missing.
+    """Write `path` whole or not at all; its folder is made when missing, and what killed writers left there removed.
 
     Raises:
         OSError: If the disk refuses; the old file, if any, is unchanged and nothing else is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    remove_leftovers(path.parent)
+    write_whole([(path, content)], mode=0o600)

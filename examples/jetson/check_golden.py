@@ -17,6 +17,7 @@ from open_runtime import add_model_options, bundle_of, open_runtime
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.manifest import check_files, load_manifest
+from runtimes.npz_file import load_npz
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
         bundle = bundle_of(options)
         manifest = load_manifest(bundle)
         check_files(bundle, manifest)
-        with np.load(bundle / "golden.npz") as golden, open_runtime(options) as model:
+        golden = load_npz(bundle / "golden.npz")
+        with open_runtime(options) as model:
             images, expected = golden["input"], golden["logits"]
             name, output = manifest.inputs[0].name, manifest.outputs[0].name
             got = np.concatenate([model.run({name: image[np.newaxis]})[output] for image in images])

@@ -18,6 +18,7 @@ from exporter.cli.terminal import Terminal
 from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
+from runtimes.errors import BundleError
 from runtimes.manifest import Manifest, load_manifest
 from runtimes.precision import LOWEST_FIRST, MODEL_FILES
 
@@ -70,7 +71,10 @@ def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
     """
     asked = "-".join(word for word in ("fp32", "int8", "fp16") if getattr(arguments, word))
     if not asked:
-        return next(name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files)
+        held = [name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files]
+        if not held:
+            raise BundleError(f"{arguments.bundle} holds no {MODEL_FILES['fp32']}; export it anew")
+        return held[0]
     if asked not in MODEL_FILES:
         raise ExportError("--fp32 goes with neither --int8 nor --fp16")
     if asked == "int8-fp16" and MODEL_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:

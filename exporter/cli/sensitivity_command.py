@@ -41,6 +41,7 @@ from runtimes.errors import BundleError
 from runtimes.image_folder import find_images
 from runtimes.manifest import Manifest, check_files, load_manifest
 from runtimes.ort import OrtRuntime
+from runtimes.plain_file import MAX_JSON_BYTES, read_json_file, read_plain_file
 from runtimes.precision import MODEL_FILES
 
 if TYPE_CHECKING:
@@ -120,8 +121,6 @@ def _recipe(bundle: Path) -> Recipe:
         BundleError: If the bundle is damaged, or does not say.
         ExportError: If it has no INT8 file.
     """
-    import onnx
-
     manifest = load_manifest(bundle)
     if manifest.quantization is None or MODEL_FILES["int8"] not in manifest.files:
         raise ExportError(f"{bundle} holds no INT8 file; export with --int8 --calib DIR first")
@@ -136,9 +135,21 @@ def _recipe(bundle: Path) -> Recipe:
         method_from_name(options["method"]["name"])
         target = target_from_name(manifest.target)
         num_calib = int(options["num_calib"])
-    except (KeyError, TypeError, ValueError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err
-    return Recipe(manifest, onnx.load(bundle / MODEL_FILES["fp32"]), target, num_calib, held_out)
+    return Recipe(manifest, _float_model(bundle), target, num_calib, held_out)
+
+
+def _float_model(bundle: Path) -> ModelProto:
+    import onnx
+
+    path = bundle / MODEL_FILES["fp32"]
+    try:
+        model = onnx.load(path, load_external_data=False)  # a bundle's files are whole: the manifest knows no others
+        onnx.checker.check_model(model)
+    except Exception as err:  # protobuf's DecodeError has no types, and the checker raises unrelated ones
+        raise BundleError(f"{path} cannot be read: {err}; export the bundle anew") from err
+    return model
 
 
 def _validation(
@@ -149,7 +160,11 @@ def _validation(
         return (), None
     apart = leave_out_copies(calibration, find_images(arguments.val))
     paths = tuple(evenly_ordered(arguments.val, apart.validation))
-    labels = tuple((arguments.bundle / "labels.txt").read_text(encoding="utf-8").splitlines())
+    path = arguments.bundle / "labels.txt"
+    try:
+        labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
+    except (OSError, ValueError) as err:
+        raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
     numbered = labels == tuple(map(str, range(len(labels))))  # what is written where the weights named no classes
     return paths, class_indices(arguments.val, paths, None if numbered else labels, len(labels))
 
@@ -175,7 +190,11 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal
 
 def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Terminal) -> bool:
     """Tell whether these images gave the ranges that the bundle's INT8 file has."""
-    kept = CalibrationTable.from_json(json.loads((bundle / "calibration.json").read_text(encoding="utf-8")))
+    path = bundle / "calibration.json"
+    try:
+        kept = CalibrationTable.from_json(read_json_file(path))
+    except (OSError, ValueError) as err:
+        raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
     same = dict(kept.ranges) == dict(calibrated.table.ranges)
     if same:
         terminal.done(f"{calibrated.table.num_images} images gave the ranges of the bundle's INT8 file")

@@ -48,7 +48,7 @@ def write_bundle(
     """
     loaded = artefacts.exported.loaded
     arrays = _golden_arrays(artefacts, golden)
-    with bundle_folder(options.output) as folder:
+    with bundle_folder(options.output, force=options.force) as folder:
         for file, model in artefacts.finished.items():
             onnx.save_model(model, folder / file)
         if artefacts.table is not None:

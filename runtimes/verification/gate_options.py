@@ -102,7 +102,7 @@ def _threshold(word: str, name: str, value: Any) -> float | None:
         return None
     try:
         return Gate(name, float("true" if value is True else value)).threshold
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         problem = str(err) if "expected" in str(err) else f"gate {name}: got {value!r}, expected a number or off"
         raise GateOptionError(f"--gate {word}: {problem}") from err
 
@@ -118,7 +118,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     loads = _toml_loads()
     try:
         parsed: dict[str, Any] = loads(content.decode("utf-8"))
-    except ValueError as err:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except (ValueError, RecursionError) as err:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise GateOptionError(f"--gate {path}: not TOML: {err}") from err
     return parsed
 

@@ -1,14 +1,19 @@
 import errno
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from exporter.bundle import bundle_folder, check_output, file_entries, write_json
+import exporter.bundle
+from exporter.bundle import bundle_folder, check_output, exchange, file_entries, put_right, write_json
 from exporter.errors import ExportError, OutputExistsError
 
+ROOT = Path(__file__).parents[2]
 OLD = {"tool": {"name": "resnet-export", "version": "0"}, "schema_version": 0}
 
 
@@ -228,6 +233,12 @@ def test_parent_that_cannot_be_made(tmp_path):
     assert_only(tmp_path, "file")
 
 
+@pytest.fixture
+def two_steps(monkeypatch):
+    """A file system where two folders cannot change places in one step."""
+    monkeypatch.setattr(exporter.bundle, "exchange", lambda one, other: False)
+
+
 def failing_rename(monkeypatch, fails, error):
     """Let the renames whose place, from 0, is in `fails` raise `error` instead; return what was asked for."""
     asked, real = [], Path.rename
@@ -244,7 +255,7 @@ def failing_rename(monkeypatch, fails, error):
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("place", [0, 1])
-def test_failing_rename_brings_the_old_bundle_back(tmp_path, monkeypatch, place, error):
+def test_failing_rename_brings_the_old_bundle_back(tmp_path, two_steps, monkeypatch, place, error):
     output = old_bundle(tmp_path / "bundle")
     asked = failing_rename(monkeypatch, {place}, error)
     with pytest.raises(ExportError if isinstance(error, OSError) else KeyboardInterrupt):
@@ -255,7 +266,7 @@ def test_failing_rename_brings_the_old_bundle_back(tmp_path, monkeypatch, place,
     assert_only(tmp_path, "bundle")
 
 
-def test_old_bundle_that_cannot_be_moved_back_is_not_deleted(tmp_path, monkeypatch):
+def test_old_bundle_that_cannot_be_moved_back_is_not_deleted(tmp_path, two_steps, monkeypatch):
     output = old_bundle(tmp_path / "bundle")
     failing_rename(monkeypatch, {1, 2}, OSError(errno.EIO, "I/O error"))
     with pytest.raises(ExportError, match=r"old bundle cannot be moved back .*: it is now ") as caught:
@@ -265,7 +276,7 @@ def test_old_bundle_that_cannot_be_moved_back_is_not_deleted(tmp_path, monkeypat
     assert str(aside / "old") in str(caught.value)
 
 
-def test_interrupt_between_the_two_renames_brings_the_old_bundle_back(tmp_path, monkeypatch):
+def test_interrupt_between_the_two_renames_brings_the_old_bundle_back(tmp_path, two_steps, monkeypatch):
     output, real = old_bundle(tmp_path / "bundle"), Path.rename
 
     def rename(self, target):
@@ -280,7 +291,7 @@ def test_interrupt_between_the_two_renames_brings_the_old_bundle_back(tmp_path, 
     assert_only(tmp_path, "bundle")
 
 
-def test_interrupt_after_the_second_rename_leaves_the_new_bundle(tmp_path, monkeypatch):
+def test_interrupt_after_the_second_rename_leaves_the_new_bundle(tmp_path, two_steps, monkeypatch):
     output, real = old_bundle(tmp_path / "bundle"), Path.rename
 
     def rename(self, target):
@@ -292,6 +303,80 @@ def test_interrupt_after_the_second_rename_leaves_the_new_bundle(tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         write(output)
     assert content(output) == {"model.onnx": b"new"}
+    assert_only(tmp_path, "bundle")
+
+
+def test_two_folders_change_places_in_one_step(tmp_path, monkeypatch):
+    output = old_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("a rename leaves a moment without a bundle"))
+    write(output)
+    assert content(output) == {"model.onnx": b"new"}
+    assert_only(tmp_path, "bundle")
+
+
+def test_exchange_says_where_it_cannot(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    assert not exchange(tmp_path / "a", tmp_path / "b")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import exporter.bundle
+from exporter.bundle import bundle_folder
+step, output = sys.argv[1], Path(sys.argv[2])
+real = Path.rename
+def rename(self, target):
+    real(self, target)
+    if Path(target).name == "old":
+        os.kill(os.getpid(), signal.SIGKILL)
+if step == "between":
+    exporter.bundle.exchange = lambda *_: False
+    Path.rename = rename
+if step == "exchanged":
+    exporter.bundle.sync = lambda path: path == output.parent and os.kill(os.getpid(), signal.SIGKILL)
+with bundle_folder(output) as folder:
+    (folder / "model.onnx").write_bytes(b"new")
+    if step == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("step", "kept"), [("writing", b"old"), ("between", b"old"), ("exchanged", b"new")])
+def test_killed_at_any_step_one_whole_bundle_is_there_after_the_next_look(tmp_path, step, kept):
+    output = old_bundle(tmp_path / "bundle")
+    done = subprocess.run([sys.executable, "-c", KILLED, step, output], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) > 1
+    assert (step == "between") != output.exists()
+    put_right(output)
+    assert content(output)["model.onnx"] == kept
+    assert_only(tmp_path, "bundle")
+
+
+def test_another_bundle_that_stepped_aside_is_not_taken(tmp_path):
+    aside = tmp_path / ".resnet-export-bundle-b-old-abcdefgh"
+    old_bundle(aside / "old")
+    put_right(tmp_path / "bundle")
+    assert_only(tmp_path, aside.name)
+    put_right(tmp_path / "bundle-b")
+    assert_only(tmp_path, "bundle-b")
+
+
+def test_a_bundle_that_came_meanwhile_is_replaced_with_force_only(tmp_path):
+    def run(force):
+        with bundle_folder(tmp_path / "bundle", force=force) as folder:
+            (folder / "model.onnx").write_bytes(b"late")
+            if not (tmp_path / "bundle").exists():
+                old_bundle(tmp_path / "bundle")
+
+    with pytest.raises(OutputExistsError, match="--force replaces it"):
+        run(force=False)
+    assert content(tmp_path / "bundle")["model.onnx"] == b"old"
+    run(force=True)
+    assert content(tmp_path / "bundle") == {"model.onnx": b"late"}
     assert_only(tmp_path, "bundle")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from runtimes import user_cache
 from runtimes.user_cache import user_cache_folder, write_cache_file
 
 
@@ -50,8 +49,9 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(user_cache.os, "fdopen", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_cache_file(path, b"two")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_cache_file(path, b"two")
     assert path.read_bytes() == b"one"
     assert os.listdir(tmp_path) == ["entry"]
