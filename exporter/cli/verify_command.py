@@ -244,8 +244,8 @@ def _tell_subject(job: Job) -> None:
         job.terminal.done(f"{subject.path}: judging {names}")
     if subject.finish.changes_output:
         job.terminal.warn(
-            "the files end in a softmax or the best classes; the logits before that are compared, the end itself "
-            "is not (the export checked it)"
+            "the files end in a softmax or the best classes; the logits before that are compared, the end itself is "
+            "not (the export checked it)"
         )
     if subject.preprocessing is None and job.reference is not None:
         job.terminal.warn(

@@ -2,9 +2,10 @@
 
     LogitMeter      adds up batches of reference and candidate logits
     judge           metrics and gates -> a verdict each, with a sentence
-    build_report    everything as one JSON dictionary (its shape: `runtimes.verification.report`)
-    compare_baseline  that dictionary against a stored one: what moved beyond noise
-    junit_xml, markdown_summary   the dictionary for test viewers and for a CI's summary page
+    .gate_options   thresholds from words and TOML files
+    .report         everything as one JSON dictionary; its shape stands there
+    .baseline       that dictionary against a stored one: what moved beyond noise
+    .junit, .markdown   the dictionary for test viewers and for a CI's summary page
 
 NumPy only: a device checks itself with the code that a workstation uses.
 """

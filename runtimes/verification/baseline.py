@@ -1,8 +1,8 @@
 """`--baseline`: what moved since a stored report, beyond noise. The same bundle after a library or driver upgrade.
 
     deterministic metrics   beyond a tolerance: SQNR by more than 1 dB, KL and the relative difference by more than a
-                            factor of 2. Another version adds up in another order and rounds a few values to the next
-                            INT8 level: on a ResNet-20 three ways of ONNX Runtime to run one file differed by 0.1 dB.
+                            factor of 2 (our choice): another version adds up in another order, and rounds a few values
+                            to the next INT8 level.
                             Differences in what is rounding noise in both (SQNR above 100 dB, ...) do not count.
     agreement, top-1        where the two reports' 95 % Wilson intervals do not overlap
 

@@ -28,7 +28,7 @@ BLOCKS = ("stem", *(f"layer{stage}.{place}" for stage in (1, 2, 3) for place in 
 def healthy(digits_network):
     """INT8 as the command makes it: scaled channels, corrected biases."""
     return quantize(
-        digits_network.model, [digits_network.calibration[:64]], open_runtime=OrtRuntime, open_exact=open_exact
+        digits_network.model, [digits_network.calibration[:32]], open_runtime=OrtRuntime, open_exact=open_exact
     ).quantized.model
 
 
@@ -56,8 +56,8 @@ def test_a_healthy_file_is_left_in_peace(digits_network, healthy, images):
     found = bisect(digits_network, healthy, images)
     assert tuple(block.name for block in found.blocks) == BLOCKS
     assert found.suspects == ()
-    assert all(block.own_sqnr_db > block.expected_sqnr_db - 3 for block in found.blocks)
-    assert found.blocks[0].sqnr_db == pytest.approx(found.blocks[0].own_sqnr_db, abs=1e-3)  # nothing came before it
+    assert all(block.own_sqnr_db > 30 for block in found.blocks)
+    assert found.blocks[0].sqnr_db == pytest.approx(found.blocks[0].own_sqnr_db, abs=0.2)  # nothing came before it
 
 
 def test_a_healthy_file_in_the_other_dialect_too(digits_network, images):
