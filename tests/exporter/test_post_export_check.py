@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +23,7 @@ from exporter.post_export_check import (
 from exporter.torchvision_models import IMAGENET_PREPROCESSING
 from exporter.trace import trace
 from runtimes.ort import OrtRuntime
-from runtimes.pytorch import TorchRuntime
+from runtimes.pytorch import TorchRuntime, float64_outputs
 
 
 def with_statistics(module):
@@ -264,3 +266,35 @@ def test_check_images():
 
 def test_onnx_is_checked_as_a_user_gets_it(model):
     onnx.checker.check_model(model, full_check=True)
+
+
+# Rounding
+
+
+def test_where_float32_rounds_more_than_allowed_float64_decides(module, model, images, monkeypatch):
+    monkeypatch.setattr("exporter.post_export_check.MAX_RELATIVE_DIFFERENCE", 1e-12)
+    with TorchRuntime(module) as reference:
+        report = check_against_pytorch(
+            reference, model, images, open_runtime=OrtRuntime, exact=partial(float64_outputs, module)
+        )
+    assert report.max_rounding is not None
+    assert 0 < report.max_rounding < 1e-5 * report.max_abs_logit
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_float64_excuses_no_damage(module, model, images, damage):
+    name, change = damages()[damage]
+    with TorchRuntime(module) as reference, pytest.raises(ExportCheckError, match="does not answer like PyTorch"):
+        check_against_pytorch(
+            reference,
+            edited(model, name, change),
+            images,
+            open_runtime=OrtRuntime,
+            exact=partial(float64_outputs, module),
+        )
+
+
+def test_the_copy_in_float64_leaves_the_module_alone(module, images):
+    (logits,) = float64_outputs(module, images)
+    assert logits.dtype == np.float64
+    assert next(module.parameters()).dtype == torch.float32
