@@ -319,7 +319,7 @@ def test_an_interrupted_run_leaves_nothing(digits_folder: Path, tmp_path: Path, 
     assert process.stderr.readline()  # the first step is done: torch is loaded, the job is in the middle
     time.sleep(0.5)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors

@@ -108,7 +108,7 @@ def test_memory_is_that_of_three_batches(bundle, images, monkeypatch):
     rows = classifier.rows(cut_parts(images[:1] * 100, 100))
     next(rows)
     for _ in range(6):
-        assert waiting.acquire(timeout=30)
+        assert waiting.acquire(timeout=120)
     assert not waiting.acquire(timeout=0.05)
     assert len(decoded) == 6
     rows.close()  # leaving early drops the rest

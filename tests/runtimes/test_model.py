@@ -179,7 +179,7 @@ else:
     print("parent goes on", code)
 """
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -362,7 +362,7 @@ def test_a_call_that_waits_for_a_context_hears_of_close(machine_10):
             waiting.result(timeout=0.1)
         closing = pool.submit(runtime.close)
         with pytest.raises(RuntimeAdapterError, match="closed"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=120)
         go_on.set()
         running.result(10)
         closing.result(10)
