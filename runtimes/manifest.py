@@ -189,8 +189,8 @@ def _what_reads(content: Mapping[str, Any]) -> str:
     schema, tool = content.get("schema_version"), content.get("tool")
     if type(schema) is int and schema > SCHEMA_VERSION:
         version = tool.get("version") if isinstance(tool, dict) else None
-        newer = f"resnet-export {version}, which wrote it," if isinstance(version, str) else "a newer resnet-export"
-        return f"; install {newer} or newer: pip install --upgrade resnet-export"
+        wrote = f"{version}, which wrote it, or newer" if isinstance(version, str) else "of a newer version"
+        return f"; install resnet-export {wrote}: pip install --upgrade resnet-export"
     return "; export it anew"
 
 

@@ -8,6 +8,8 @@ program; 130 interrupted. Whatever the code, an unfinished file or bundle is nev
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -53,8 +55,12 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     from runtimes.errors import RuntimeAdapterError
 
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return command(words)
+        code = command(words)
+        sys.stdout.flush()  # a full disk is told here, not after the exit code is decided
+        return code
     except ExportCheckError as err:
         return _fail(err, EXIT_CHECK_FAILED, words)
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
@@ -62,9 +68,21 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     except KeyboardInterrupt:
         print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as err:  # a disk, pipe or permission that nobody looked after: the system's refusal, not a defect
+        _let_go_of_stdout()
+        return _fail(OSError(f"the system refused: {err}").with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
         return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
+
+
+def _let_go_of_stdout() -> None:
+    """Send what standard output still holds nowhere: Python would try to write it again at exit, and fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -513,3 +513,33 @@ def test_value_too_large_for_float32_is_found():
 
 def test_finite_module_passes():
     check_finite(small_model())
+
+
+# Bombs
+
+
+def test_tensors_that_show_one_number_many_times(tmp_path):
+    """`as_strided` with strides of 0 is four terabytes in four bytes; the hash and the copy would write them out."""
+    bomb = {"conv1.weight": torch.as_strided(torch.zeros(1), (10**6, 10**6), (0, 0))}
+    torch.save(bomb, tmp_path / "bomb.pth")
+    with pytest.raises(WeightsError, match="made to fill the memory"):
+        load_checkpoint(tmp_path / "bomb.pth")
+
+
+def test_a_checkpoint_that_unpacks_to_far_more_than_it_is(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(8 << 20)}, tmp_path / "good.pth")
+    assert load_checkpoint(tmp_path / "good.pth").state_dict["conv1.weight"].numel() == 8 << 20
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as good,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb,
+    ):
+        for member in good.infolist():
+            bomb.writestr(member.filename, good.read(member))
+    with pytest.raises(WeightsError, match=r"not compressed, as torch\.save writes it"):
+        load_checkpoint(tmp_path / "bomb.pth")
+
+
+def test_tied_weights_are_no_bomb(tmp_path):
+    shared = torch.zeros(1 << 20)
+    torch.save({f"layer{place}.weight": shared for place in range(4)}, tmp_path / "tied.pth")
+    assert len(load_checkpoint(tmp_path / "tied.pth").state_dict) == 4
