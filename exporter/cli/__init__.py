@@ -29,6 +29,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "lint": ("exporter.cli.lint_command", "run_lint"),
         "models": ("exporter.cli.models_command", "run_models"),
+        "verify-signature": ("exporter.cli.signature_command", "run_verify_signature"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
         "triton": ("exporter.cli.triton_command", "run_triton"),
         "verify": ("exporter.cli.verify_command", "run_verify"),

@@ -155,10 +155,8 @@ def check_classify(work: Path) -> list[str]:
     folder = work / "classify"
     good = next((work / "digits" / "val").rglob("*.png"))
     readable, unreadable = write_hostile(folder, good)
-    code = main(
-        ["classify", "--bundle", str(work / "out"), "--input", str(folder), "--output", str(work / "rows.csv")]
-        + ["--skip-errors"]
-    )
+    words = ["classify", "--bundle", work / "out", "--input", folder, "--output", work / "rows.csv", "--skip-errors"]
+    code = main([str(word) for word in words])
     if code != 0:
         return [f"classify: exit code {code}"]
     with (work / "rows.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -193,7 +191,7 @@ def check_many(work: Path, count: int) -> list[str]:
     return failures + ([f"links: {more:.0f} s"] if more > 30 else [])
 
 
-def timed(call):  # noqa: ANN001, ANN201 - a stopwatch of anything
+def timed(call):
     """Return what `call` returns, and how long it took in seconds."""
     start = time.monotonic()
     return call(), time.monotonic() - start
