@@ -59,9 +59,7 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = command(words)
-        sys.stdout.flush()  # a full disk is told here, not after the exit code is decided
-        return code
+        return _flushed(command(words))
     except ExportCheckError as err:
         return _fail(err, EXIT_CHECK_FAILED, words)
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
@@ -75,6 +73,12 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
         return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
+
+
+def _flushed(code: int) -> int:
+    """Return an exit code once standard output is written: a full disk is told before the code is decided."""
+    sys.stdout.flush()
+    return code
 
 
 def _let_go_of_stdout() -> None:
