@@ -21,32 +21,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-WEIGHTS = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
-
-
-def fork_run(words: Sequence[object], log: Path, before: Callable[[], object] = lambda: None) -> int:
-    """Start the command in a fork; return its process id. What it prints goes to `log`."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        before()
-        from exporter.cli import main
-
-        os._exit(main([str(word) for word in words]))
-    except BaseException:
-        os._exit(99)
+sys.path.insert(0, str(Path(__file__).parent))
+from forked_runs import WEIGHTS, few_digits, import_everything, start, wait
 
 
 def run(words: Sequence[object], log: Path, before: Callable[[], object] = lambda: None) -> int:
     """Run the command to its end; return its exit code."""
-    _, status = os.waitpid(fork_run(words, log, before), 0)
-    return os.waitstatus_to_exitcode(status)
+    return wait(start(words, log, before))
 
 
 def mount(folder: Path, kilobytes: int) -> bool:
@@ -177,23 +158,21 @@ def vanishing_folder(cases: Cases, words: list[object], log: Path) -> None:
     """The unfinished bundle is removed by somebody while it is written; and the images while they are read."""
     parent = cases.work / "vanishing"
     parent.mkdir()
-    process = fork_run([*words, "-o", parent / "bundle"], log)
+    process = start([*words, "-o", parent / "bundle"], log)
     while not any(parent.iterdir()):
         time.sleep(0.001)
     shutil.rmtree(parent, ignore_errors=True)
-    _, status = os.waitpid(process, 0)
-    code = os.waitstatus_to_exitcode(status)
+    code = wait(process)
     if code == 0 and (parent / "bundle" / "manifest.json").exists():  # it was written before the folder went
         code = 2
     cases.check("vanishing output", code, 2, "", None)
     images = cases.work / "images"
     shutil.copytree(cases.work / "digits" / "calib", images)
     short = [word if word != cases.work / "digits" / "calib" else images for word in words]
-    process = fork_run([*short, "-o", cases.work / "elsewhere"], log)
+    process = start([*short, "-o", cases.work / "elsewhere"], log)
     time.sleep(0.3)
     shutil.rmtree(images, ignore_errors=True)
-    _, status = os.waitpid(process, 0)
-    cases.check("vanishing images", os.waitstatus_to_exitcode(status), 2, "", None)
+    cases.check("vanishing images", wait(process), 2, "", None)
 
 
 def full_output(cases: Cases, words: list[object], log: Path) -> None:
@@ -212,22 +191,13 @@ def full_output(cases: Cases, words: list[object], log: Path) -> None:
 
 def main() -> int:
     """Run all cases; print the count."""
-    sys.path[:0] = [str(ROOT / "examples" / "digits"), str(ROOT)]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import onnxruntime  # noqa: F401 - imported once, before the forks
-    from write_images import write_images
-
-    import exporter.cli.export_job
-    import exporter.cli.write_bundle  # noqa: F401
-    from exporter import export_resnet
-
-    export_resnet("cifar_resnet20", weights=str(WEIGHTS))
-    start = time.monotonic()
+    import_everything()
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        write_images(work / "digits")
+        few_digits(work / "digits")
         cases = run_cases(work)
-    print(f"bad disks: {cases.count} cases, {len(cases.failures)} failures, {time.monotonic() - start:.0f} s")
+    print(f"bad disks: {cases.count} cases, {len(cases.failures)} failures, {time.monotonic() - begin:.0f} s")
     for failure in cases.failures:
         print(f"  {failure}")
     return 1 if cases.failures else 0

@@ -25,33 +25,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-WEIGHTS = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
+sys.path.insert(0, str(Path(__file__).parent))
+from forked_runs import WEIGHTS, few_digits, import_everything, start, wait
+
 UNFINISHED = ".resnet-export-"
-
-
-def fork_run(words: Sequence[object]) -> int:
-    """Start the command in a fork of this process; return its process id."""
-    process = os.fork()
-    if process:
-        return process
-    try:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
-            os.dup2(silent, stream)
-        from exporter.cli import main
-
-        os._exit(main([str(word) for word in words]))
-    except BaseException:
-        os._exit(99)
 
 
 def whole_run(words: Sequence[object]) -> tuple[int, float]:
     """Run the command to its end; return exit code and seconds."""
-    start = time.monotonic()
-    _, status = os.waitpid(fork_run(words), 0)
-    return os.waitstatus_to_exitcode(status), time.monotonic() - start
+    begin = time.monotonic()
+    code = wait(start(words))
+    return code, time.monotonic() - begin
 
 
 def unfinished(folders: Sequence[Path]) -> list[str]:
@@ -61,7 +45,7 @@ def unfinished(folders: Sequence[Path]) -> list[str]:
 
 def killed_run(words: Sequence[object], seconds: float, watched: Sequence[Path], generator: random.Random) -> bool:
     """Run the command and kill it at a random moment; tell whether it was still running."""
-    process = fork_run(words)
+    process = start(words)
     if generator.random() < 0.5:
         time.sleep(generator.uniform(0, seconds))
     else:
@@ -200,32 +184,20 @@ def main() -> int:
     parser.add_argument("--build", type=int, default=80, help="kills of build")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "examples" / "digits"), str(ROOT)]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import onnxruntime  # noqa: F401 - imported once, before the forks
-    from write_images import write_images
-
-    import exporter.cli.export_job
-    import exporter.cli.write_bundle  # noqa: F401
-    from exporter import export_resnet
-
-    export_resnet("cifar_resnet20", weights=str(WEIGHTS))  # torch.export imports much when it is first used
+    import_everything()
     generator = random.Random(options.seed)
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        write_images(work / "digits")
-        for place, path in enumerate(sorted((work / "digits" / "calib").rglob("*.png"))):
-            if place % 4:
-                path.unlink()  # fewer images, shorter runs
+        few_digits(work / "digits")
         for what, kill, count in (("main job", kill_main_job, options.job), ("build", kill_build, options.build)):
             if not count:
                 continue
-            start = time.monotonic()
+            begin = time.monotonic()
             states, failures = kill(work, count, generator)
             failed += len(failures)
             told = ", ".join(f"{number} {state}" for state, number in states.most_common())
-            print(f"killed {what}: {count} times, {len(failures)} failures, {time.monotonic() - start:.0f} s: {told}")
+            print(f"killed {what}: {count} times, {len(failures)} failures, {time.monotonic() - begin:.0f} s: {told}")
             for failure in failures[:20]:
                 print(f"  {failure}")
             sys.stdout.flush()
