@@ -543,3 +543,25 @@ def test_tied_weights_are_no_bomb(tmp_path):
     shared = torch.zeros(1 << 20)
     torch.save({f"layer{place}.weight": shared for place in range(4)}, tmp_path / "tied.pth")
     assert len(load_checkpoint(tmp_path / "tied.pth").state_dict) == 4
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_memory_by_the_gigabyte(tmp_path, zipped):
+    """`bytearray(n)` is allowed by torch.load(weights_only=True); here n is 2 ** 36."""
+    program = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R."
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(program)
+    if zipped:
+        torch.save({"x": torch.zeros(1)}, tmp_path / "good.pth")
+        with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(path, "w") as bomb:
+            for member in good.infolist():
+                is_pickle = member.filename.endswith("data.pkl")
+                bomb.writestr(member.filename, program if is_pickle else good.read(member))
+    with pytest.raises(UnsafeCheckpointError, match="bytearray"):
+        load_checkpoint(path)
+
+
+def test_a_string_that_claims_to_be_longer_than_any_file(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fx.")
+    with pytest.raises(WeightsError):
+        load_checkpoint(tmp_path / "x.pth")

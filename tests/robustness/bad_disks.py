@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from forked_runs import WEIGHTS, few_digits, import_everything, start, wait
+from forked_runs import MODEL, few_digits, import_everything, start, wait
 
 
 def run(words: Sequence[object], log: Path, before: Callable[[], object] = lambda: None) -> int:
@@ -60,7 +60,7 @@ class Cases:
         self.failures: list[str] = []
         self.count = 0
         self.mounted: list[Path] = []
-        export = ["cifar_resnet20", "--weights", WEIGHTS, "--int8", "--calib", work / "digits" / "calib"]
+        export = [*MODEL, "--int8", "--calib", work / "digits" / "calib"]
         self.export = [*export, "--effort", "0", "--num-calib", "32", "--quiet", "--force"]
 
     def check(

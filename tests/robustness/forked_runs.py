@@ -10,6 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
 
+MODEL: list[object] = ["cifar_resnet20", "--weights", WEIGHTS]
+"""The words that name the network of the runs."""
+
+
+def use_small_model() -> None:
+    """Let the runs export a network of two convolutions, given as an ONNX file: a second instead of three."""
+    MODEL[:] = [ROOT / "tests" / "data" / "bundle-schema-1" / "model.onnx"]
+
 
 def import_everything() -> None:
     """Import what a run imports, and let torch.export import what it does when it is first used."""
@@ -21,7 +29,8 @@ def import_everything() -> None:
     import exporter.cli.write_bundle  # noqa: F401
     from exporter import export_resnet
 
-    export_resnet("cifar_resnet20", weights=str(WEIGHTS))
+    if MODEL[0] == "cifar_resnet20":
+        export_resnet("cifar_resnet20", weights=str(WEIGHTS))
 
 
 def few_digits(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from forked_runs import WEIGHTS, few_digits, import_everything, start, wait
+from forked_runs import MODEL, few_digits, import_everything, start, wait
 
 UNFINISHED = ".resnet-export-"
 
@@ -117,7 +117,7 @@ def kill_main_job(work: Path, count: int, generator: random.Random) -> tuple[Cou
     from exporter.bundle import check_output
 
     output, cache = work / "out" / "bundle", work / "cache"
-    words = ["cifar_resnet20", "--weights", WEIGHTS, "--int8", "--fp16", "--calib", work / "digits" / "calib"]
+    words = [*MODEL, "--int8", "--fp16", "--calib", work / "digits" / "calib"]
     words += ["--effort", "0", "--calib-cache", cache, "--quiet", "--force", "-o", output]
     code, seconds = whole_run([*words, "--num-calib", 32])
     states: Counter[str] = Counter()

@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,13 +56,13 @@ def measure(step: Callable[[], None], steps: int) -> tuple[list[int], list[str]]
     return memory, failures
 
 
-def infer(model: Path, inferences: int, threads: int) -> tuple[list[int], list[str]]:
+def infer(model: Path, inferences: int, threads: int, size: int = 32) -> tuple[list[int], list[str]]:
     """Run one open model from many threads."""
     import numpy as np
 
     from runtimes.ort import OrtRuntime
 
-    images = np.random.default_rng(1).normal(size=(threads, 1, 3, 32, 32)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(threads, 1, 3, size, size)).astype(np.float32)
     wrong: list[int] = []
     with OrtRuntime(model, num_threads=1) as runtime:
         expected = [runtime.run({"input": image})["logits"] for image in images]
@@ -72,6 +73,8 @@ def infer(model: Path, inferences: int, threads: int) -> tuple[list[int], list[s
                     wrong.append(place)
 
         with ThreadPoolExecutor(threads) as pool:  # the same threads all along
+            together = threading.Barrier(threads)
+            list(pool.map(lambda _: together.wait(), range(threads)))  # the pool starts threads only when it needs them
 
             def step() -> None:
                 list(pool.map(work, range(threads), [inferences // 11 // threads] * threads))
@@ -80,13 +83,13 @@ def infer(model: Path, inferences: int, threads: int) -> tuple[list[int], list[s
     return memory, failures + ([f"{len(wrong)} answers differ"] if wrong else [])
 
 
-def open_and_close(model: Path, cycles: int) -> tuple[list[int], list[str]]:
+def open_and_close(model: Path, cycles: int, size: int = 32) -> tuple[list[int], list[str]]:
     """Open the model, run it once and close it, again and again."""
     import numpy as np
 
     from runtimes.ort import OrtRuntime
 
-    image = np.zeros((1, 3, 32, 32), np.float32)
+    image = np.zeros((1, 3, size, size), np.float32)
 
     def step() -> None:
         for _ in range(cycles // 11):

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from forked_runs import WEIGHTS, few_digits, import_everything, start, wait
+from forked_runs import MODEL, few_digits, import_everything, start, wait
 from kill_anytime import bundle_state, cache_failures, engine_state, unfinished
 
 
@@ -26,7 +26,7 @@ def main_jobs(work: Path, rounds: int) -> list[str]:
     """Run several main jobs at once; return failures."""
     failures = []
     output, cache = work / "out" / "bundle", work / "cache"
-    words = ["cifar_resnet20", "--weights", WEIGHTS, "--int8", "--calib", work / "digits" / "calib", "--effort", "0"]
+    words = [*MODEL, "--int8", "--calib", work / "digits" / "calib", "--effort", "0"]
     words += ["--calib-cache", cache, "--quiet", "-o", output]
     for place in range(rounds):
         forced = place % 2 == 0
