@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint benchmark model-table sweep clean help
+.PHONY: demo test lint benchmark model-table sweep clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
@@ -12,6 +12,7 @@ help:
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/model_table.json, which resnet-export models prints"
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
+	@echo "make robustness kill, fill, flood and fuzz it for half an hour; writes docs/robustness.md"
 	@echo "make clean      remove .venv and $(DEMO)/"
 
 # pip's progress is kept: the first installation brings PyTorch (about 6 GB with its CUDA libraries).
@@ -47,6 +48,9 @@ model-table: $(VENV)/.dev
 
 sweep: $(VENV)/.dev
 	$(BIN)/python benchmarks/sweep.py
+
+robustness: $(VENV)/.dev
+	$(BIN)/python tests/robustness/run_all.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -30,6 +30,8 @@ images come: with n values of an exponential tail, that of twice as many is larg
 than that is not chance. Source: extreme value theory, the difference of two Gumbel variables is logistic. Measured:
 of 22 scales of a ResNet-20 on digits, 2 with max and 0 with mse moved so from 64 to 128 images."""
 
+_MAX_LOG = 700.0  # the exponential of more is beyond float64, as where a range went from 1e-300 to 1e300
+
 TOLERANCES = (0.01, 0.05)
 """What `report.json` counts the images for."""
 
@@ -48,7 +50,7 @@ class Convergence:
 
     def __post_init__(self) -> None:
         """Refuse curves that do not belong together."""
-        if not self.num_images or list(self.num_images) != sorted(set(self.num_images)):
+        if not self.num_images or self.num_images[0] < 1 or list(self.num_images) != sorted(set(self.num_images)):
             raise CalibrationError(f"convergence: got image counts {self.num_images}, expected them ascending")
         if any(len(curve) != len(self.num_images) or min(curve) <= 0 for curve in self.amax.values()):
             raise CalibrationError(f"convergence: expected {len(self.num_images)} values > 0 of every tensor")
@@ -161,7 +163,7 @@ def still_moving(convergence: Convergence) -> StillMoving | None:
     start = earlier[-1]
     doublings = math.log2(counts[-1] / counts[start])
     moves = {
-        name: math.expm1(abs(math.log(curve[-1] / curve[start])) / doublings)
+        name: math.expm1(min(abs(math.log(curve[-1]) - math.log(curve[start])) / doublings, _MAX_LOG))
         for name, curve in convergence.amax.items()
     }
     moved = dict(sorted(((name, move) for name, move in moves.items() if move > MOVED), key=lambda item: -item[1]))

@@ -194,7 +194,9 @@ def _put_back(old: Path, output: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write readable JSON; NaN and Inf are refused because other languages cannot read them."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates; written as \\udcff they are what JSON has for them.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:

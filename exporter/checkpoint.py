@@ -223,6 +223,11 @@ def _read_pickle(path: Path) -> object:
             f"{path}: got a TorchScript archive, which holds a program and would run it; "
             f"expected tensors in plain containers; {_RESAVE}"
         )
+    if bombs := _BOMBS.intersection(names_imported_by_pickle(path)):
+        raise UnsafeCheckpointError(
+            f"{path}: it calls {', '.join(sorted(bombs))}, which no weights need and which can fill the memory; "
+            f"{_RESAVE}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is raised below
@@ -239,6 +244,11 @@ def _read_pickle(path: Path) -> object:
             "expected a whole file written by torch.save; copy or download it again"
         ) from err
 
+
+_BOMBS = frozenset({"builtins.bytearray", "__builtin__.bytearray"})
+"""What torch.load allows with `weights_only=True` and what takes as much memory as the file says.
+
+Source: torch/_weights_only_unpickler.py, _get_allowed_globals (PyTorch 2.15)."""
 
 _RESAVE = (
     "where you trust its author, load it there with its own code and save only the weights: "

@@ -33,7 +33,7 @@ def names_imported_by_pickle(path: Path) -> list[str]:
             member = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
             with archive.open(member) as file:
                 return _imported_names(file)
-    except (zipfile.BadZipFile, StopIteration):
+    except Exception:  # a member that is encrypted, packed in an unknown way, missing: torch.load tells what is wrong
         return []
 
 
@@ -44,7 +44,7 @@ def _imported_names(file: IO[bytes]) -> list[str]:
         while True:  # an older torch.save file is several pickles, then raw data
             for name in _global_names(file):
                 names[name] = None
-    except (ValueError, zipfile.BadZipFile):  # the end of the file, raw data, or damage
+    except Exception:  # the end of the file, raw data, or damage, which raises a dozen types; what was read counts
         pass
     return [name for name in names if not name.startswith(_TENSOR_IMPORTS) and not name.endswith("Storage")]
 

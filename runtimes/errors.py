@@ -35,6 +35,10 @@ class BundleError(RuntimeAdapterError):
     """A bundle is incomplete, changed, or of a schema this version does not know."""
 
 
+class SignatureError(BundleError):
+    """A bundle is not signed by the key that was given, or a key cannot be read; nothing of it was used."""
+
+
 class ModelClosedError(RuntimeAdapterError):
     """A model, runtime or batcher was used after `close`."""
 

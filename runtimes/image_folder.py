@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 from collections import deque
 from collections.abc import Iterable
@@ -93,7 +94,7 @@ class _Walk:
     images: list[Path] = field(default_factory=list)
     num_others: int = 0
     folders: deque[Path] = field(default_factory=deque)
-    links: list[Path] = field(default_factory=list)
+    links: list[tuple[tuple[str, ...], Path]] = field(default_factory=list)  # a heap
     visited: set[tuple[int, int]] = field(default_factory=set)
 
     def enter(self, folder: Path) -> None:
@@ -108,9 +109,7 @@ class _Walk:
 
     def next_link(self) -> Path:
         """Remove and return the first link by path, for the same result on every platform."""
-        link = min(self.links, key=lambda path: path.parts)
-        self.links.remove(link)
-        return link
+        return heapq.heappop(self.links)[1]
 
 
 def _list_folder(folder: Path, walk: _Walk) -> None:
@@ -122,7 +121,7 @@ def _list_folder(folder: Path, walk: _Walk) -> None:
             if not _is_folder(entry):
                 _add_file(path, walk)
             elif entry.is_symlink():
-                walk.links.append(path)
+                heapq.heappush(walk.links, (path.parts, path))
             else:
                 walk.enter(path)
     except OSError as err:

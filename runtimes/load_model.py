@@ -21,6 +21,7 @@ from runtimes.errors import (
     NotAClassifierError,
     ProviderUnavailableError,
     RuntimeAdapterError,
+    SignatureError,
 )
 from runtimes.manifest import (
     LABELS_NAME,
@@ -56,6 +57,7 @@ def load(
     backend: str = "pillow",
     draft: bool = False,
     provider_options: Mapping[str, str] | None = None,
+    public_key: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a model. What runs is what was asked for, or nothing.
 
@@ -81,9 +83,12 @@ def load(
         backend: "pillow" prepares pictures bit for bit as in training, "opencv" faster and a little differently.
         draft: Decode huge JPEGs at a reduced size; faster, and a little different (docs/runtimes.md has the bounds).
         provider_options: Further options of ONNX Runtime's provider.
+        public_key: Ed25519 in PEM: the bundle must be signed by its owner (`--sign`). Engines that were built from it
+            here are not covered by the signature.
 
     Raises:
         BundleError: If the bundle is incomplete or changed, or lacks what was asked for.
+        SignatureError: If a public key is given, and the bundle is not signed by its owner.
         ProviderUnavailableError: If the provider does not load or does not run every node; says what is missing.
         MissingDependencyError: If a library is not installed.
         RuntimeAdapterError: If the file does not load.
@@ -96,7 +101,7 @@ def load(
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1, or None")
-    source = _source(Path(path), file)
+    source = _source(Path(path), file, None if public_key is None else Path(public_key))
     options = OpenOptions(threads=threads, provider_options=dict(provider_options or {}), strict=not allow_fallback)
     here = _here(source, word)
     choice = source.choice(here, word, precision)
@@ -198,9 +203,9 @@ def _told_by_metadata(path: Path, metadata: Mapping[str, str]) -> _Told:
     return _Told(preprocessing, labels, has_softmax=False)
 
 
-def _source(path: Path, file: str | None) -> _Source:
+def _source(path: Path, file: str | None, public_key: Path | None) -> _Source:
     if path.is_dir():
-        manifest = load_manifest(path)
+        manifest = load_manifest(path, public_key=public_key)
         check_files(path, manifest)
         return _Source(path, manifest, file)
     if file is not None:
@@ -209,7 +214,9 @@ def _source(path: Path, file: str | None) -> _Source:
         raise RuntimeAdapterError(f"{path} does not exist; expected a bundle folder, an ONNX file or an engine")
     folder = path.parent
     if (folder / MANIFEST_NAME).is_file() and _is_of_bundle(path, load_manifest(folder)):
-        return _source(folder, path.name)
+        return _source(folder, path.name, public_key)
+    if public_key is not None:
+        raise SignatureError(f"{path}: got a public key and a file of no bundle; only bundles are signed")
     return _Source(path, None, None)
 
 

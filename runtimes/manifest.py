@@ -17,6 +17,7 @@ from runtimes.errors import BundleError
 from runtimes.json_kinds import check_kinds
 from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_plain_file
 from runtimes.preprocessing import Preprocessing, pixels, preprocess
+from runtimes.signature import check_signature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,22 +190,33 @@ def _what_reads(content: Mapping[str, Any]) -> str:
     schema, tool = content.get("schema_version"), content.get("tool")
     if type(schema) is int and schema > SCHEMA_VERSION:
         version = tool.get("version") if isinstance(tool, dict) else None
-        newer = f"resnet-export {version}, which wrote it," if isinstance(version, str) else "a newer resnet-export"
-        return f"; install {newer} or newer: pip install --upgrade resnet-export"
+        wrote = f"{version}, which wrote it, or newer" if isinstance(version, str) else "of a newer version"
+        return f"; install resnet-export {wrote}: pip install --upgrade resnet-export"
     return "; export it anew"
 
 
-def load_manifest(bundle: Path) -> Manifest:
+def load_manifest(bundle: Path, *, public_key: Path | None = None) -> Manifest:
     """Read the manifest of the bundle folder `bundle`.
+
+    Args:
+        bundle: The folder.
+        public_key: Ed25519 in PEM: the bundle must be signed by its owner, see `runtimes.signature`. `check_files` then
+            vouches for the other files.
 
     Raises:
         BundleError: If it is missing or cannot be read.
+        SignatureError: If a public key is given and the signature is missing or does not fit.
+        MissingDependencyError: If a public key is given and the package `cryptography` is not installed.
     """
     path = bundle / MANIFEST_NAME
     try:
-        content = json_from_bytes(read_plain_file(path, MAX_JSON_BYTES))
+        written = read_plain_file(path, MAX_JSON_BYTES)
     except OSError as err:
         raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
+    if public_key is not None:
+        check_signature(bundle, written, public_key)
+    try:
+        content = json_from_bytes(written)
     except ValueError as err:
         raise BundleError(f"{path}: not JSON ({err})") from err
     return Manifest.from_json(content)

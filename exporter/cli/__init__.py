@@ -8,6 +8,8 @@ program; 130 interrupted. Whatever the code, an unfinished file or bundle is nev
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,7 @@ VERBS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "doctor": ("exporter.cli.doctor", "run_doctor"),
         "lint": ("exporter.cli.lint_command", "run_lint"),
         "models": ("exporter.cli.models_command", "run_models"),
+        "verify-signature": ("exporter.cli.signature_command", "run_verify_signature"),
         "sensitivity": ("exporter.cli.sensitivity_command", "run_sensitivity"),
         "triton": ("exporter.cli.triton_command", "run_triton"),
         "verify": ("exporter.cli.verify_command", "run_verify"),
@@ -53,8 +56,10 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     from runtimes.errors import RuntimeAdapterError
 
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return command(words)
+        return _flushed(command(words))
     except ExportCheckError as err:
         return _fail(err, EXIT_CHECK_FAILED, words)
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
@@ -62,9 +67,27 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     except KeyboardInterrupt:
         print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as err:  # a disk, pipe or permission that nobody looked after: the system's refusal, not a defect
+        _let_go_of_stdout()
+        return _fail(OSError(f"the system refused: {err}").with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
         return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
+
+
+def _flushed(code: int) -> int:
+    """Return an exit code once standard output is written: a full disk is told before the code is decided."""
+    sys.stdout.flush()
+    return code
+
+
+def _let_go_of_stdout() -> None:
+    """Send what standard output still holds nowhere: Python would try to write it again at exit, and fail again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

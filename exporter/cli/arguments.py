@@ -65,6 +65,7 @@ class ExportOptions:
     max_top1_drop: float | None
     min_agreement: float | None
     output: Path
+    sign: Path | None
     force: bool
     json: bool
     quiet: bool
@@ -109,7 +110,7 @@ class ExportOptions:
         return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
 
 
-_PRINTING = frozenset({"json", "quiet", "verbose", "force", "calib_cache"})
+_PRINTING = frozenset({"json", "quiet", "verbose", "force", "calib_cache", "sign"})
 
 _DESCRIPTION = """\
 Export a ResNet from PyTorch to a bundle of ONNX files (FP32, FP16, INT8) with proof that they answer the same.
@@ -308,6 +309,9 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("-o", "--output", type=Path, metavar="DIR", help="bundle folder (default ./MODEL-PRECISION/)")
+    group.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign the bundle with this private key (Ed25519, PEM): manifest.sig"
+    )
     group.add_argument("--force", action="store_true", help="replace an existing bundle; accept fewer than 32 images")
     group.add_argument("--json", action="store_true", help="print the report as JSON instead of text")
     group.add_argument("--quiet", action="store_true", help="print warnings and errors only")

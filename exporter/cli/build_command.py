@@ -41,7 +41,7 @@ def run_build(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.compute_capability and not arguments.rtx:
         parser.error("--compute-capability needs --rtx: TensorRT builds for the GPU at hand")
-    manifest = load_manifest(arguments.bundle)
+    manifest = load_manifest(arguments.bundle, public_key=arguments.public_key)
     try:
         options = BuildOptions(
             batch=arguments.batch or manifest.batch,
@@ -163,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compute-capability", type=capabilities, metavar="8.6,8.9", help="with --rtx: GPUs to build for"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
+    parser.add_argument("--public-key", type=Path, metavar="FILE", help="the bundle must be signed by its owner")
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from exporter.cli.licenses import bill_of_materials, installed_components, print_licenses
 from runtimes.environment import (
     TENSORRT_MODULES,
     GpuInfo,
@@ -107,7 +108,19 @@ def run_doctor(argv: Sequence[str]) -> int:
         description="Tell what this machine has, what is in conflict, and what you can do here.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument(
+        "--licenses",
+        action="store_true",
+        help="list the packages that are installed for this tool, with their licences; with --json as CycloneDX",
+    )
     options = parser.parse_args(argv)
+    if options.licenses:
+        components = installed_components()
+        if options.json:
+            print(json.dumps(bill_of_materials(components), indent=2))
+        else:
+            print_licenses(components)
+        return 0
     facts = gather_facts()
     if options.json:
         print(json.dumps(report(facts), indent=2))

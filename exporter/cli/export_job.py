@@ -28,6 +28,7 @@ from exporter.model_names import check_model_name
 from exporter.target import check_opset
 from runtimes.image_batches import Batch, ImageErrors, image_batches
 from runtimes.preprocessing import Preprocessing
+from runtimes.signature import load_private_key
 from runtimes.trt_library import load_library
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def run_export(options: ExportOptions) -> None:
     check_model_name(options.model)
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
     check_output(options.output, force=options.force)
+    if options.sign is not None:
+        load_private_key(options.sign)  # a wrong key is told now, not after an hour
     if options.engine:
         load_library("rtx" if options.rtx else "tensorrt")
     labels = _read_labels(options.labels)

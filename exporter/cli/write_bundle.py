@@ -25,10 +25,11 @@ from exporter.finish_check import expected_outputs
 from exporter.loaded_model import LoadedModel
 from exporter.opset import BATCH_AXIS
 from exporter.version import __version__
-from runtimes.manifest import Manifest, TensorEntry
+from runtimes.manifest import MANIFEST_NAME, Manifest, TensorEntry
 from runtimes.precision import MODEL_FILES, option_words
 from runtimes.pytorch import TorchRuntime
 from runtimes.restore_pixels import pixels_of
+from runtimes.signature import SIGNATURE_NAME, load_private_key, sign
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
@@ -60,6 +61,9 @@ def write_bundle(
         report = _report(options, artefacts, rows, sizes, images, terminal)
         write_json(folder / "report.json", report)
         write_manifest(folder, _manifest(options, artefacts, report, folder))
+        if options.sign is not None:
+            content = (folder / MANIFEST_NAME).read_bytes()
+            (folder / SIGNATURE_NAME).write_bytes(sign(content, load_private_key(options.sign)))
     return report
 
 

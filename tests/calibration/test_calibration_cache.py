@@ -11,7 +11,7 @@ import pytest
 from graph_builder import GraphBuilder
 
 from calibration import calibration_cache
-from calibration.calibration_cache import MAX_ENTRIES, CalibrationCache, Hit, Miss, calibration_key
+from calibration.calibration_cache import MAX_ENTRIES, CacheKey, CalibrationCache, Hit, Miss, calibration_key
 from calibration.collect_ranges import calibrate
 from calibration.method import Entropy, MeanSquaredError, Percentile
 from runtimes.ort import OrtRuntime
@@ -19,6 +19,7 @@ from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, P
 
 PREPROCESSING = Preprocessing(None, (8, 8), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 IMAGES = "a" * 64
+KEY = CacheKey({"model": "one"})
 
 
 def model(seed=0):
@@ -170,3 +171,28 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, table):
 def test_a_models_name_is_no_path(cache, table):
     path = cache.store("../../etc/x y", key(), table)
     assert path.parent == cache.folder
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5000, b'{"key": {}}', b"null", b"\xff"])
+def test_an_entry_that_breaks_the_parser_is_a_miss(tmp_path, content):
+    cache = CalibrationCache(tmp_path)
+    path = cache._path("net", KEY)
+    path.write_bytes(content)
+    found = cache.look_up("net", KEY)
+    assert isinstance(found, Miss)
+    assert found.is_corrupt
+    assert isinstance(cache.look_up("net", CacheKey({"model": "other"})), Miss)
+
+
+def test_a_pipe_under_the_name_of_an_entry_is_a_miss(tmp_path):
+    cache = CalibrationCache(tmp_path)
+    os.mkfifo(cache._path("net", KEY))
+    found = cache.look_up("net", KEY)
+    assert isinstance(found, Miss)
+    assert found.is_corrupt
+
+
+def test_an_entry_that_another_run_removes_while_we_look_is_no_error(tmp_path, monkeypatch):
+    cache = CalibrationCache(tmp_path)
+    (tmp_path / "net.0123.calibration.json").symlink_to("gone")
+    assert isinstance(cache.look_up("net", KEY), Miss)

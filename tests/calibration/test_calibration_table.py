@@ -184,3 +184,39 @@ def test_ranges_that_are_fine():
     TensorRange(1e-10, 1e-12, 0.0)  # a dead tensor
     TensorRange(1.0, 1 / 127, 5.0)  # clipped
     TensorRange(3e38, 2.4e36, 3e38)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_images", "4"),
+        ("num_images", True),
+        ("method", {}),
+        ("method", {"name": 1}),
+        ("input_mean", [10**400]),
+        ("input_std", ["1"]),
+        ("seed", 1.5),
+        ("image_list_sha256", None),
+        ("tensors", {"x": {"amax": 10**400, "scale": 1.0, "max_abs": 1.0}}),
+        ("tensors", {"x": {"amax": 1.0, "scale": 10**400, "max_abs": 1.0}}),
+        ("tensors", {"x": {"amax": 1.0, "scale": 1.0, "max_abs": 1.0, "zero_point": 0.0}}),
+        ("tensors", {"x": {"amax": 1.0, "scale": 1.0, "max_abs": 1.0, "min_value": "low"}}),
+        ("tensors", {"x": {"amax": True, "scale": 1.0, "max_abs": 1.0}}),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_when_read(key, value):
+    """Found by mutated files: they were read, and failed later with an error of Python's."""
+    good = {
+        "schema_version": 2,
+        "dialect": "tensorrt",
+        "method": {"name": "max"},
+        "num_images": 4,
+        "image_list_sha256": "",
+        "seed": None,
+        "input_mean": [0.0],
+        "input_std": [1.0],
+        "tensors": {"x": {"amax": 1.0, "scale": 1.0, "max_abs": 1.0}},
+    }
+    assert CalibrationTable.from_json(good).num_images == 4
+    with pytest.raises(CalibrationError, match=r"calibration table: .*wrong type"):
+        CalibrationTable.from_json({**good, key: value})

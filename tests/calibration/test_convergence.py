@@ -144,3 +144,25 @@ def test_the_reports_summary():
         "still_moving": {},
     }
     assert summary(curves((32, 64), a=(1.0, 2.0)))["still_moving"] == {"a": pytest.approx(1.0)}
+
+
+def test_a_range_that_went_from_nothing_to_the_end_of_float64_is_told():
+    warning = still_moving(curves((1, 2, 4), a=(1e-320, 1e-320, 1e308)))
+    assert warning is not None
+    assert np.isfinite(warning.moved["a"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_images": [0, 1], "amax": {}},
+        {"num_images": [1, 2.0], "amax": {}},
+        {"num_images": [True, 2], "amax": {}},
+        {"num_images": [1], "amax": {"x": [10**400]}},
+        {"num_images": [1], "amax": {"x": [float("inf")]}},
+        {"num_images": [1], "amax": {"x": ["1"]}},
+    ],
+)
+def test_curves_of_a_wrong_kind(content):
+    with pytest.raises((CalibrationError, TypeError, ValueError)):
+        Convergence.from_json(content)

@@ -428,3 +428,10 @@ def test_entries_of_every_file_but_the_manifest(tmp_path):
     assert (
         entries["b"].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )  # FIPS 180-2, "abc"
+
+
+def test_json_with_a_file_name_that_is_not_utf8(tmp_path):
+    """The name of a folder given with --calib goes into the manifest; it used to end the run with an internal error."""
+    name = os.fsdecode(b"\xe9\xff")
+    write_json(tmp_path / "report.json", {"calib": name})
+    assert json.loads((tmp_path / "report.json").read_bytes().decode("utf-8")) == {"calib": name}

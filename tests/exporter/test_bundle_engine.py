@@ -226,3 +226,62 @@ def test_the_precision_words_choose_the_file(bundle, words, file, monkeypatch):
 def test_fp32_goes_with_no_other_precision(bundle, capsys):
     assert main(["build", str(bundle), "--rtx", "--fp32", "--int8"]) == 2
     assert "--fp32 goes with neither" in capsys.readouterr().err
+
+
+# Full disks, killed builds
+
+
+def test_a_full_disk_leaves_the_old_engine_usable(bundle, monkeypatch):
+    """The sidecar used to be removed first, so that the old engine could no longer be opened."""
+    engine = bundle / "model.int8.fp16.rtx.engine"
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+
+    def full(files):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporter.bundle_engine, "write_whole", full)
+    monkeypatch.setattr(exporter.bundle_engine, "build_engine", lambda *_, **__: b"new plan")
+    with pytest.raises(EngineBuildError, match="No space left on device; the old engine, if any, is unchanged"):
+        engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx", options=BuildOptions(workspace_mib=64))
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert load_sidecar(engine).engine_sha256 == file_entry(engine).sha256
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(bundle):
+    (bundle / ".resnet-export-model.int8.fp16.rtx.engine-abcdefgh").write_bytes(b"half")
+    assert engine_from_bundle(bundle, precision="int8-fp16", flavour="rtx").reused
+    assert not [path for path in bundle.iterdir() if path.name.startswith(".")]
+
+
+def test_a_bundle_without_any_model_is_told(tmp_path, bundle, capsys):
+    content = json.loads((bundle / "manifest.json").read_text())
+    content["files"] = {name: entry for name, entry in content["files"].items() if not name.startswith("model")}
+    (bundle / "manifest.json").write_text(json.dumps(content))
+    assert main(["build", str(bundle), "--rtx"]) == 2
+    assert "holds no model.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("facts", "flavour"), "evil"),
+        (("facts", "precision"), 1),
+        (("facts", "tensorrt_version"), None),
+        (("facts", "gpu"), 5),
+        (("facts", "batch"), {"min": 1, "opt": 1, "max": 10**400}),
+        (("engine_size_bytes",), "12"),
+        (("engine_sha256",), "../"),
+        (("build_seconds",), 10**400),
+        (("tool",), {"version": 1}),
+        (("onnx_file",), None),
+    ],
+)
+def test_a_sidecar_of_a_wrong_kind_is_refused_when_read(shared_bundle, tmp_path, place, value):
+    """Found by mutated files: the precision was no text, the flavour no library, and Python's errors came through."""
+    engine = tmp_path / "x.engine"
+    content = json.loads(sidecar_path(shared_bundle / "model.int8.fp16.rtx.engine").read_text())
+    holder = content if len(place) == 1 else content[place[0]]
+    holder[place[-1]] = value
+    sidecar_path(engine).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_sidecar(engine)

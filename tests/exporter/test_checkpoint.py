@@ -513,3 +513,55 @@ def test_value_too_large_for_float32_is_found():
 
 def test_finite_module_passes():
     check_finite(small_model())
+
+
+# Bombs
+
+
+def test_tensors_that_show_one_number_many_times(tmp_path):
+    """`as_strided` with strides of 0 is four terabytes in four bytes; the hash and the copy would write them out."""
+    bomb = {"conv1.weight": torch.as_strided(torch.zeros(1), (10**6, 10**6), (0, 0))}
+    torch.save(bomb, tmp_path / "bomb.pth")
+    with pytest.raises(WeightsError, match="made to fill the memory"):
+        load_checkpoint(tmp_path / "bomb.pth")
+
+
+def test_a_checkpoint_that_unpacks_to_far_more_than_it_is(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(8 << 20)}, tmp_path / "good.pth")
+    assert load_checkpoint(tmp_path / "good.pth").state_dict["conv1.weight"].numel() == 8 << 20
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as good,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb,
+    ):
+        for member in good.infolist():
+            bomb.writestr(member.filename, good.read(member))
+    with pytest.raises(WeightsError, match=r"not compressed, as torch\.save writes it"):
+        load_checkpoint(tmp_path / "bomb.pth")
+
+
+def test_tied_weights_are_no_bomb(tmp_path):
+    shared = torch.zeros(1 << 20)
+    torch.save({f"layer{place}.weight": shared for place in range(4)}, tmp_path / "tied.pth")
+    assert len(load_checkpoint(tmp_path / "tied.pth").state_dict) == 4
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_memory_by_the_gigabyte(tmp_path, zipped):
+    """`bytearray(n)` is allowed by torch.load(weights_only=True); here n is 2 ** 36."""
+    program = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R."
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(program)
+    if zipped:
+        torch.save({"x": torch.zeros(1)}, tmp_path / "good.pth")
+        with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(path, "w") as bomb:
+            for member in good.infolist():
+                is_pickle = member.filename.endswith("data.pkl")
+                bomb.writestr(member.filename, program if is_pickle else good.read(member))
+    with pytest.raises(UnsafeCheckpointError, match="bytearray"):
+        load_checkpoint(path)
+
+
+def test_a_string_that_claims_to_be_longer_than_any_file(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fx.")
+    with pytest.raises(WeightsError):
+        load_checkpoint(tmp_path / "x.pth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from graph_builder import GraphBuilder
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -84,3 +85,22 @@ def test_a_constant_that_would_blow_up_the_file_stays_and_is_told():
     assert result.num_changes == 0
     assert result.skipped[0].startswith("wide: ")
     assert MAX_GROWTH_BYTES < 2 * 512 * 1024 * 4
+
+
+@pytest.mark.parametrize(
+    ("op", "constants"),
+    [
+        ("ConstantOfShape", {"shape": [1 << 20, 1 << 20]}),
+        ("Expand", {"value": [1], "shape": [1 << 40]}),
+        ("Tile", {"value": [1], "repeats": [1 << 40]}),
+    ],
+)
+def test_a_dozen_bytes_that_ask_for_terabytes_are_not_computed(op, constants):
+    """Each would end in MemoryError, or in the kernel killing the process, if it were tried."""
+    graph = GraphBuilder()
+    names = [graph.constant(name, np.asarray(values, np.int64)) for name, values in constants.items()]
+    cast = graph.node("Cast", "cast", graph.node(op, "big", *names), to=1)
+    graph.node("Add", "sum", "input", graph.node("ReduceMax", "largest", cast, keepdims=0))
+    result = fold_constants(graph.model("sum"))
+    assert "big" in {node.name for node in result.model.graph.node}
+    assert any(words.startswith("big: its constant result would have") for words in result.skipped)

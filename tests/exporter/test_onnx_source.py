@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -257,3 +258,46 @@ def test_a_batch_that_cannot_be_freed_is_told(tmp_path):
 def test_names_of_files():
     assert parse_model("a/My Net.ONNX").source == ONNX_FILE
     assert parse_model("a/My Net.ONNX").model_id == "My_Net"
+
+
+def test_a_constant_whose_data_does_not_fill_its_shape(tmp_path):
+    """Found by mutated files: the checker accepts it, and reading it raised an error of NumPy's."""
+    weight = onnx.helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], [0.0] * 12)
+    del weight.dims[1]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["input", "w"], ["logits"])],
+        "damaged",
+        [onnx.helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4, 8, 8])],
+        [weight],
+    )
+    path = tmp_path / "damaged.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(OnnxFileError, match="constant 'w' of shape"):
+        read_onnx(path)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match="pipe or device"):
+        read_onnx(tmp_path / "model.onnx")
+
+
+def test_a_tensor_of_terabytes_is_refused_by_its_shape(tmp_path):
+    shape = onnx.helper.make_tensor("shape", TensorProto.INT64, [2], [1 << 20, 1 << 20])
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["input"], ["flat"]),
+            onnx.helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+            onnx.helper.make_node("ReduceMax", ["big"], ["one"], keepdims=0),
+            onnx.helper.make_node("Add", ["flat", "one"], ["logits"]),
+        ],
+        "bomb",
+        [onnx.helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 192])],
+        [shape],
+    )
+    path = tmp_path / "bomb.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(OnnxFileError, match="tensor 'big' would have shape"):
+        read_onnx(path)

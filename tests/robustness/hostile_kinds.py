@@ -41,7 +41,7 @@ class Kind:
     name: str
     file: str
     good: bytes
-    hand_made: tuple[bytes, ...]
+    hand_made: tuple[bytes | Callable[[], bytes], ...]  # a function where making it takes seconds
     mutate: Callable[[bytes, random.Random], bytes]
     read: Callable[[Path], None]
     wrap: Callable[[Path, bytes], None] = lambda path, content: path.write_bytes(content) and None
@@ -51,7 +51,8 @@ def hostile(kind: Kind, folder: Path, number: int, seed: int) -> Path:
     """Write hostile file `number` and return its path."""
     path = folder / kind.file
     if number < len(kind.hand_made):
-        content = kind.hand_made[number]
+        made = kind.hand_made[number]
+        content = made() if callable(made) else made
     else:
         content = kind.mutate(kind.good, random.Random(f"{seed} {kind.name} {number}"))
     kind.wrap(path, content)
@@ -215,7 +216,7 @@ def golden_kind(bundle: Path, folder: Path) -> Kind:
         objects.getvalue(),
         zipped({"input.npy": pickle.dumps(RunsCode(str(folder / CANARY)))}),
         zipped({"input.npy": header((10**6, 10**6)) + b"1234"}),
-        zipped({"input.npy": header((1 << 28,)) + bytes(1 << 30)}),
+        lambda: zipped({"input.npy": header((1 << 28,)) + bytes(1 << 30)}),
         zipped({"input.npy": header((3,), "|O")}),
         zipped({"../../input.npy": header((1,)) + b"1234"}),
     )
@@ -286,7 +287,7 @@ def pth_kind(bundle: Path, folder: Path) -> Kind:
         pickle.dumps({"state_dict": RunsCode(canary)}, protocol=0),
         _saved(torch.nn.Linear(2, 2)),
         _saved({**state, "conv1.weight": stretched}),
-        _zip_bomb(good),
+        lambda: _zip_bomb(good),
         b"\x80\x02c__builtin__\nbytearray\nq\x00\x8a\x06\x00\x00\x00\x00\x10\x00\x85R.",
         _with_pickle(good, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x10\x00\x85R."),
         _with_pickle(good, b"\x80\x02" + b"]" * 50_000 + b"."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,16 @@ def test_group_by_class_without_classes():
 def test_group_by_class_refuses_a_mixture():
     with pytest.raises(ImageFolderError, match=r"1 images lie directly in 'data'.*'preview\.png'.*1 class folders"):
         group_by_class(Path("data"), [Path("data/cat/1.jpg"), Path("data/preview.png")])
+
+
+def test_thousands_of_links_are_followed_in_order_and_in_time(tmp_path):
+    """Looking for the first link by going through all of them took 85 seconds for 20,000."""
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "x.png").touch()
+    links = tmp_path / "links"
+    links.mkdir()
+    for place in range(4000):
+        (links / f"{place:04}").symlink_to(tmp_path / "z", target_is_directory=True)
+    start = time.process_time()
+    assert find_images(links) == (links / "0000" / "x.png",)
+    assert time.process_time() - start < 2.0, "linear: a tenth of that"

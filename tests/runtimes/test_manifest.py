@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -324,3 +325,75 @@ def test_prepare_gives_what_the_input_takes(manifest):
     frame = replace(manifest, inputs=(pixels_in,)).prepare(picture)
     assert (frame.dtype, frame.shape) == (np.uint8, (height, width, 3))
     assert np.array_equal(normalize(manifest.preprocessing, frame), prepared)
+
+
+# Found by mutated files: they were read, and failed later with an error of Python's
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inputs", []),
+        ("outputs", []),
+        ("inputs", [{"name": 1, "dtype": "float32", "shape": []}]),
+        ("inputs", [{"name": "x", "dtype": None, "shape": []}]),
+        ("inputs", [{"name": "x", "dtype": "float32", "shape": [1.5]}]),
+        ("inputs", [{"name": "x", "dtype": "float32", "shape": [10**400]}]),
+        ("inputs", {"x": 1}),
+        ("batch", {"min": 1.0, "opt": 2, "max": 3}),
+        ("batch", {"min": True, "opt": 2, "max": 3}),
+        ("batch", {"min": 1, "opt": 2, "max": 10**400}),
+        ("model", {}),
+        ("model", {"id": ["x"]}),
+        ("tool", {"version": 1}),
+        ("libraries", {"numpy": None}),
+        ("schema_version", True),
+        ("schema_version", 1.0),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused_when_read(manifest, key, value):
+    with pytest.raises(BundleError):
+        Manifest.from_json({**content_of(manifest), key: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": [10**400, 0, 0]},
+        {"std": [1, 1, float("inf")]},
+        {"crop": {"height": 60_000, "width": 60_000}},
+        {"crop": None, "resize": {"height": 60_000, "width": 60_000}},
+        {"resize": {"shorter_side": 10**400}},
+        {"resize": {"inside": {"height": 10**400, "width": 1}}},
+    ],
+)
+def test_preprocessing_that_would_fill_the_memory_or_no_float_holds(manifest, change):
+    content = content_of(manifest)
+    with pytest.raises(BundleError, match="cannot be read"):
+        Manifest.from_json({**content, "preprocessing": {**content["preprocessing"], **change}})
+
+
+def test_a_newer_schema_names_the_version_to_install(manifest):
+    newer = {**content_of(manifest), "schema_version": SCHEMA_VERSION + 1, "tool": {"version": "7.1"}}
+    with pytest.raises(BundleError, match=r"install resnet-export 7\.1, which wrote it, or newer: pip install"):
+        Manifest.from_json(newer)
+    with pytest.raises(BundleError, match="install resnet-export of a newer version"):
+        Manifest.from_json({**newer, "tool": 1})
+    with pytest.raises(BundleError, match="export it anew"):
+        Manifest.from_json({**newer, "schema_version": 0})
+
+
+def test_a_manifest_that_would_block_or_never_end(tmp_path):
+    os.mkfifo(tmp_path / MANIFEST_NAME)
+    with pytest.raises(BundleError, match="pipe or device"):
+        load_manifest(tmp_path)
+    (tmp_path / MANIFEST_NAME).unlink()
+    (tmp_path / MANIFEST_NAME).symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match="pipe or device"):
+        load_manifest(tmp_path)
+
+
+def test_a_file_whose_name_is_too_long_for_the_disk(bundle, manifest):
+    files = {**manifest.files, "x" * 300: FileEntry("0" * 64, 1)}
+    with pytest.raises(BundleError, match="cannot be read"):
+        check_files(bundle, replace(manifest, files=files))
