@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from block_models import BLOCKS, SIZE, loaded, photographs, trained
 
 from calibration.collect_ranges import calibrate
+from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.placement import ATTENTION, GATE
 from calibration.qdq import QuantizedModel, insert_qdq
 from calibration.quantize_model import quantize
@@ -19,6 +20,7 @@ from calibration.residual import LAYER_NORM, NO_CONV
 from exporter.engine import build_engine
 from exporter.exported_model import ExportConfig, ExportedModel, export_loaded
 from exporter.float16 import float16_from_float32
+from exporter.float16_qdq import float16_qdq_from_float32
 from exporter.graph import index_graph, tensor_shapes
 from exporter.opset import convert_opset
 from exporter.post_export_check import check_against_pytorch
@@ -35,6 +37,14 @@ def exported(name: str) -> ExportedModel:
 def quantized(name: str) -> QuantizedModel:
     model = exported(name).onnx
     return insert_qdq(model, calibrate(model, [photographs(16)], open_runtime=OrtRuntime))
+
+
+@cache
+def refined(name: str, effort: int) -> QuantizedModel:
+    exact = partial(OrtRuntime, exact_qdq=True)
+    batches = [photographs(16)]
+    model = exported(name).onnx
+    return quantize(model, batches, open_runtime=OrtRuntime, open_exact=exact, effort=EFFORTS[effort]).quantized
 
 
 def logits(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
@@ -85,15 +95,9 @@ def test_int8_is_close_and_complete(name):
 def test_the_default_effort_takes_every_block(name):
     """Equalization and bias correction find their way through every block and lose nothing that counts (1 dB)."""
     model, images = exported(name).onnx, photographs(16, seed=1)
-    refined = quantize(
-        model,
-        [photographs(16)],
-        open_runtime=OrtRuntime,
-        open_exact=lambda opened: OrtRuntime(opened, exact_qdq=True),
-    )
     expected = logits(model, images)
     plain = sqnr_db(expected, logits(quantized(name).model, images))
-    assert sqnr_db(expected, logits(refined.quantized.model, images)) > plain - 1
+    assert sqnr_db(expected, logits(refined(name, DEFAULT_EFFORT).model, images)) > plain - 1
 
 
 @pytest.mark.tensorrt
@@ -105,6 +109,18 @@ def test_tensorrt_rtx_builds_all_three(name, tmp_path: Path):
         path = tmp_path / f"{precision}.onnx"
         onnx.save_model(model, path)
         assert len(build_engine(path, flavour="rtx")) > 10_000
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(("name", "effort"), [*((name, 1) for name in BLOCKS), ("bottleneck", 2), ("dense", 2)])
+def test_tensorrt_rtx_builds_every_effort(name, effort, tmp_path: Path):
+    """No step moves a Q or DQ; INT8 with FP16 scales is what strongly typed engines are built from."""
+    found = refined(name, effort)
+    assert found.placement == quantized(name).placement
+    half = float16_qdq_from_float32(found.model).model
+    assert np.isfinite(logits(half, photographs(2))).all()
+    onnx.save_model(half, tmp_path / "model.onnx")
+    assert len(build_engine(tmp_path / "model.onnx", flavour="rtx")) > 10_000
 
 
 @pytest.mark.parametrize("name", ["preactivation", "dense", "option-a", "convnext"])
