@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from exporter.checkpoint_bombs import RESAVE, check_is_no_bomb, check_tensor_bytes
 from exporter.errors import UnsafeCheckpointError, WeightsError
 from exporter.pickle_imports import names_imported_by_pickle
 
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not state_dict:
         raise WeightsError(f"{path}: got no tensors, expected a state dict; save model.state_dict()")
     _check_are_plain(state_dict, path)
-    _check_tensor_bytes(state_dict, path)
+    check_tensor_bytes(state_dict, path)
     state_dict, prefix_notes = _strip_prefixes(state_dict)
     notes += [*prefix_notes, *_precision_notes(state_dict)]
     return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict))
@@ -217,16 +218,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> object:
     """Return what a `torch.save` file holds, if it can be had without running code."""
-    _check_unpacked_size(path)
+    check_is_no_bomb(path)
     if _is_torchscript(path):
         raise UnsafeCheckpointError(
             f"{path}: got a TorchScript archive, which holds a program and would run it; "
-            f"expected tensors in plain containers; {_RESAVE}"
-        )
-    if bombs := _BOMBS.intersection(names_imported_by_pickle(path)):
-        raise UnsafeCheckpointError(
-            f"{path}: it calls {', '.join(sorted(bombs))}, which no weights need and which can fill the memory; "
-            f"{_RESAVE}"
+            f"expected tensors in plain containers; {RESAVE}"
         )
     try:
         with warnings.catch_warnings():
@@ -237,55 +233,12 @@ def _read_pickle(path: Path) -> object:
         if names:
             raise UnsafeCheckpointError(
                 f"{path}: loading it would run code ({_listed('it imports', names)}), so it was not loaded; "
-                f"expected tensors in plain containers; {_RESAVE}"
+                f"expected tensors in plain containers; {RESAVE}"
             ) from err
         raise WeightsError(
             f"{path}: got bytes that torch.load cannot read ({_reason(err)}), "
             "expected a whole file written by torch.save; copy or download it again"
         ) from err
-
-
-_BOMBS = frozenset({"builtins.bytearray", "__builtin__.bytearray"})
-"""What torch.load allows with `weights_only=True` and what takes as much memory as the file says.
-
-Source: torch/_weights_only_unpickler.py, _get_allowed_globals (PyTorch 2.15)."""
-
-_RESAVE = (
-    "where you trust its author, load it there with its own code and save only the weights: "
-    'safetensors.torch.save_file(model.state_dict(), "weights.safetensors") or '
-    'torch.save(model.state_dict(), "weights.pth")'
-)
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """Refuse a zip that claims to unpack to far more than its size; `torch.save` does not compress."""
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):
-        return  # torch.load will say what is wrong with it
-    if unpacked > _most_bytes(path):
-        raise WeightsError(
-            f"{path}: {path.stat().st_size:,} bytes that unpack to {unpacked:,}, expected an archive that is not "
-            f"compressed, as torch.save writes it: this one is made to fill the memory; {_RESAVE}"
-        )
-
-
-def _check_tensor_bytes(state_dict: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that show few stored numbers many times over: copied, they would fill the memory."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
-    if total > _most_bytes(path):
-        raise WeightsError(
-            f"{path}: {path.stat().st_size:,} bytes whose tensors claim {total:,}, expected about as many of both: "
-            f"this file is made to fill the memory; {_RESAVE}"
-        )
-
-
-def _most_bytes(path: Path) -> int:
-    """Return what the content of an honest file has at most: tied weights count more than once."""
-    return 4 * path.stat().st_size + (16 << 20)
 
 
 def _is_torchscript(path: Path) -> bool:

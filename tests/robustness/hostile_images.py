@@ -203,14 +203,16 @@ def main() -> int:
     parser.add_argument("--many", type=int, default=0, help="files of the large folder (long form: 100000)")
     options = parser.parse_args()
     sys.path[:0] = [str(HERE), str(ROOT)]
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         failures = check_calibration(work)
         failures += check_classify(work)
         failures += check_many(work, options.many) if options.many else []
+    seconds = time.monotonic() - begin
+    print(f"hostile images: {28 + options.many} files, {len(failures)} failures, {seconds:.0f} s")
     for failure in failures:
         print(f"  {failure}")
-    print(f"hostile images: {28 + options.many} files, {len(failures)} failures")
     return 1 if failures else 0
 
 

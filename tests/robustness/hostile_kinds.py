@@ -216,7 +216,7 @@ def golden_kind(bundle: Path, folder: Path) -> Kind:
         objects.getvalue(),
         zipped({"input.npy": pickle.dumps(RunsCode(str(folder / CANARY)))}),
         zipped({"input.npy": header((10**6, 10**6)) + b"1234"}),
-        lambda: zipped({"input.npy": header((1 << 28,)) + bytes(1 << 30)}),
+        lambda: zeros_in_zip({"input.npy": header((1 << 28,))}, "input.npy"),
         zipped({"input.npy": header((3,), "|O")}),
         zipped({"../../input.npy": header((1,)) + b"1234"}),
     )
@@ -323,10 +323,19 @@ def _with_pickle(content: bytes, program: bytes) -> bytes:
 
 
 def _zip_bomb(content: bytes) -> bytes:
+    members = dict(_members(content))
+    return zeros_in_zip(members, next(name for name in members if name.endswith("/0")))
+
+
+def zeros_in_zip(members: dict[str, bytes], grown: str) -> bytes:
+    """Return an archive of a few megabytes in which one member has a gigabyte of zeros after its own bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, data in _members(content):
-            archive.writestr(name, bytes(1 << 30) if name.endswith("/0") else data)
+        for name, data in members.items():
+            with archive.open(name, "w", force_zip64=True) as file:
+                file.write(data)
+                for _ in range(64 if name == grown else 0):
+                    file.write(bytes(16 << 20))
     return out.getvalue()
 
 
