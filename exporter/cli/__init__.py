@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -52,10 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
     """Run one command; turn what it raises into a message and an exit code."""
     from calibration.errors import CalibrationError
+    from exporter.cli import interrupt
     from exporter.errors import ExportCheckError, ExportError
     from runtimes.errors import RuntimeAdapterError
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.listen()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -65,14 +65,20 @@ def _guarded(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> i
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
         return _fail(err, EXIT_BAD_INPUT, words)
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted()
     except OSError as err:  # a disk, pipe or permission that nobody looked after: the system's refusal, not a defect
         _let_go_of_stdout()
         return _fail(OSError(f"the system refused: {err}").with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
+        if interrupt.was_requested():  # a library made something else of it
+            return _interrupted()
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
         return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
+
+
+def _interrupted() -> int:
+    print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _flushed(code: int) -> int:
@@ -88,11 +94,6 @@ def _let_go_of_stdout() -> None:
     except OSError:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Let SIGTERM clean up as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def _fail(err: Exception, code: int, words: Sequence[str]) -> int:

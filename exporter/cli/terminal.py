@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from exporter.cli.interrupt import raise_if_requested
+
 Item = TypeVar("Item")
 
 
@@ -39,6 +41,7 @@ class Terminal:
 
     def done(self, message: str) -> None:
         """Tell that a step ended, and what came out."""
+        raise_if_requested()
         self.messages.append(message)
         if not self._quiet:
             self._errors.print(f"[green]✓[/green] {escape(message)}")
@@ -53,6 +56,7 @@ class Terminal:
         """Show a spinner while something of unknown length runs."""
         with self._progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
             progress.add_task(what, total=None)
+            raise_if_requested()
             yield
 
     @contextmanager
@@ -87,6 +91,7 @@ class Terminal:
         with self._progress(*columns) as progress:
             task = progress.add_task(what, total=total)
             for item in items:
+                raise_if_requested()
                 yield item
                 progress.advance(task, 1 if sizes is None else sizes(item))
 
