@@ -20,6 +20,7 @@ from exporter.nvinfer_config import CALIBRATION, CONFIG, HEADER, LABELS, Nvinfer
 from exporter.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.target import TARGETS
 from runtimes.manifest import Manifest, check_files, load_manifest
+from runtimes.npz_file import load_npz
 from runtimes.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.preprocessing import normalize
 from runtimes.protocol import Array, Runtime
@@ -198,8 +199,7 @@ def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
     from runtimes.restore_pixels import pixels_of
 
-    with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
-        images = golden["input"]
+    images = load_npz(bundle / GOLDEN)["input"]
     return images if images.dtype == np.uint8 else pixels_of(manifest.preprocessing, images)
 
 

@@ -38,12 +38,12 @@ class PluginProvider:
 
     Attributes:
         name: Of the provider.
-        library: Path of the shared library.
+        shared_object: Path of the shared library.
         options: The provider's options.
     """
 
     name: str
-    library: str
+    shared_object: str
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -150,7 +150,7 @@ def _plugin_arguments(options: Any, plugin: PluginProvider) -> dict[str, Any]:
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.name]
     if not devices:
         try:
-            onnxruntime.register_execution_provider_library(plugin.name, plugin.library)
+            onnxruntime.register_execution_provider_library(plugin.name, plugin.shared_object)
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
             raise ProviderUnavailableError(f"{plugin.name} does not load: {err}") from err
         devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.name]

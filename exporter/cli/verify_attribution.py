@@ -15,6 +15,7 @@ from typing import Any
 
 from exporter.cli.verify_compare import Compared, Opened
 from exporter.cli.verify_subject import ENGINE_ENDINGS, Candidate, Subject
+from runtimes.precision import option_words
 from runtimes.verification.logit_comparison import LogitComparison
 
 
@@ -108,7 +109,11 @@ def _why_no_engine(subject: Subject, candidate: Candidate) -> str:
     for ending in ENGINE_ENDINGS:
         if (path := candidate.path.with_name(f"{stem}{ending}")).is_file():
             return f"{path.name} was not asked for; --runtime tensorrt runs it"
-    where = f"; resnet-export build {subject.folder} --{candidate.precision} makes one" if subject.folder else ""
+    where = (
+        f"; resnet-export build {subject.folder} {option_words(candidate.precision)} makes one"
+        if subject.folder
+        else ""
+    )
     return f"no engine of {candidate.name} lies beside it{where}"
 
 

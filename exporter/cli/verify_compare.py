@@ -247,7 +247,7 @@ def file_reports(opened: Opened, compared: Sequence[Compared], choice: GateChoic
     for one in opened.candidates:
         candidate = one.candidate
         report = FileReport(
-            candidate.name, candidate.precision, one.library, one.provider, one.arithmetic, candidate.sha256
+            candidate.name, candidate.precision, one.inference_library, one.provider, one.arithmetic, candidate.sha256
         )
         gates = choice.gates_for(candidate.precision)
         for part in compared:

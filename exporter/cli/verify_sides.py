@@ -103,14 +103,14 @@ class OpenCandidate:
     Attributes:
         candidate: The file.
         runtime: Open; gives logits.
-        library: "onnxruntime" or "tensorrt".
+        inference_library: "onnxruntime" or "tensorrt".
         provider: ONNX Runtime's provider, or None.
         arithmetic: How INT8 is computed, or None for other precisions.
     """
 
     candidate: Candidate
     runtime: Runtime
-    library: str
+    inference_library: str
     provider: str | None
     arithmetic: str | None
 

@@ -19,7 +19,8 @@ from exporter.target import target_from_name
 from runtimes.engine_sidecar import EngineSidecar
 from runtimes.errors import BundleError
 from runtimes.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
-from runtimes.precision import MODEL_FILES
+from runtimes.npz_file import load_npz
+from runtimes.precision import MODEL_FILES, option_words
 from runtimes.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -186,11 +187,10 @@ def _golden(folder: Path, manifest: Manifest) -> Golden:
     path = folder / "golden.npz"
     if path.name not in manifest.files:
         raise BundleError(f"{folder} has no golden.npz; export it anew")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            inputs, logits = arrays["input"], arrays["logits"]
-    except (OSError, ValueError, KeyError) as err:
-        raise BundleError(f"{path}: cannot be read ({err}); export the bundle anew") from err
+    arrays = load_npz(path)
+    if missing := {"input", "logits"} - arrays.keys():
+        raise BundleError(f"{path} holds no {' and no '.join(sorted(missing))}; export the bundle anew")
+    inputs, logits = arrays["input"], arrays["logits"]
     if logits.ndim != 2 or len(inputs) != len(logits) or not len(logits):
         raise BundleError(
             f"{path}: got inputs {list(inputs.shape)} and logits {list(logits.shape)}, expected as many of both"
@@ -208,7 +208,7 @@ def _engine_beside(folder: Path, file: str, manifest: Manifest, exact: bool) -> 
     if sidecar.facts.onnx_sha256 != manifest.files[file].sha256:
         raise BundleError(
             f"{path} was built from another file than {file} is now; resnet-export build {folder} "
-            f"--{sidecar.facts.precision} builds it anew"
+            f"{option_words(sidecar.facts.precision)} builds it anew"
         )
     return Candidate(path, sidecar.facts.precision, True, exact, sidecar.engine_sha256, folder / file)
 

@@ -20,6 +20,7 @@ from PIL import Image
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.image_file import read_image
 from runtimes.manifest import MANIFEST_NAME, load_manifest
+from runtimes.npz_file import load_npz
 from runtimes.restore_pixels import pixels_of
 
 THUMBNAIL_PIXELS = 160
@@ -133,8 +134,7 @@ def _tensors(calibration: Report) -> tuple[tuple[TensorRange, ...], tuple[int, .
 
 def _golden(folder: Path) -> NDArray[np.uint8] | None:
     try:
-        with np.load(folder / "golden.npz", allow_pickle=False) as arrays:
-            inputs = arrays["input"]
+        inputs = load_npz(folder / "golden.npz")["input"]
         if inputs.dtype == np.uint8:
             return inputs if inputs.ndim == 4 else None
         return pixels_of(load_manifest(folder).preprocessing, inputs)
