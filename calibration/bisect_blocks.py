@@ -46,6 +46,7 @@ from calibration.what_broke import (
     without_correction,
 )
 from runtimes.parity import TensorMeter
+from runtimes.precision import is_int8
 from runtimes.protocol import Runtime
 
 HARMLESS_DB = 30.0
@@ -150,7 +151,7 @@ def bisect_blocks(
         reference: The trusted folded float32 file.
         candidate: The tested one: node and tensor names as in the reference, Q/DQ or casts between.
         images: Batches, normalized, float32 [n, 3, H, W]; also for files that take pixels.
-        precision: The candidate's: "fp32", "fp16" or "int8".
+        precision: The candidate's: "fp32", "fp16", "int8" or "int8-fp16".
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
 
     Raises:
@@ -163,7 +164,7 @@ def bisect_blocks(
     layers = layer_constants(plain, tested, open_exact)
     if not layers:
         raise CalibrationError("no layer has the same name and shape in both files; blocks cannot be matched")
-    quantized = precision == "int8"
+    quantized = is_int8(precision)
     if quantized:
         plain = scale_channels(plain, recover_factors(plain, layers)).model
         layers = layer_constants(plain, tested, open_exact)
@@ -219,9 +220,9 @@ def _judge(
     precision: str,
 ) -> BlockError:
     arrived, own = (_sqnr(meters[kind]) for kind in ("arrived", "own"))
-    expected = _sqnr(meters["expected"]) if precision == "int8" else None
+    expected = _sqnr(meters["expected"]) if is_int8(precision) else None
     usual = np.inf if expected is None else expected
-    least = LEAST_SQNR_DB[precision] if precision != "int8" else min(HARMLESS_DB, usual - MARGIN_DB)
+    least = LEAST_SQNR_DB[precision] if not is_int8(precision) else min(HARMLESS_DB, usual - MARGIN_DB)
     suspect = (own is not None and own < least) or any(scale.ratio > MAX_SCALE_RATIO for scale in scales)
     causes: tuple[str, ...] = ()
     if suspect:

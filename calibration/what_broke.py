@@ -8,13 +8,13 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from calibration.block_pieces import Border
 from calibration.channel_factors import LayerConstants
 from calibration.dialect import Dialect
 from calibration.graph_pieces import constant_nodes, nodes_between
-from exporter.graph import array_from_initializer, copy_model, initializer_from_array
+from exporter.graph import all_tensor_types, array_from_initializer, copy_model, initializer_from_array
 
 MIN_COSINE = 0.99
 """Of a weight and its INT8 form: 8 bits per channel leave 0.9999."""
@@ -150,6 +150,7 @@ def without_correction(candidate: ModelProto, layers: Mapping[str, LayerConstant
         layers: Constants of both sides; the reference's scaled like the candidate's.
     """
     result = copy_model(candidate)
+    types = all_tensor_types(candidate)
     for node in result.graph.node:
         layer = layers.get(node.name)
         if layer is None or len(node.input) < 3 or not 0.0 < _bias_error(layer) <= MAX_BIAS_ERROR:
@@ -157,7 +158,8 @@ def without_correction(candidate: ModelProto, layers: Mapping[str, LayerConstant
         bias = layer.reference[1]
         assert bias is not None  # it has an error
         name = f"{node.name}.bias.uncorrected"
-        result.graph.initializer.append(initializer_from_array(name, bias.astype(np.float32)))
+        dtype = helper.tensor_dtype_to_np_dtype(types[node.output[0]].tensor_type.elem_type)  # a bias has that of y
+        result.graph.initializer.append(initializer_from_array(name, bias.astype(dtype)))
         node.input[2] = name
     return result
 

@@ -195,5 +195,7 @@ def _inspected_layers(path: Path, plan: bytes, flavour: str) -> tuple[EngineLaye
 def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
     try:
         return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not counted when it was built (an engine tells its layers on a GPU only)"
     except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
         return None, f"not kept from its build ({err})"

@@ -16,6 +16,7 @@ from calibration.qdq import insert_qdq
 from exporter.finish import Finish
 from exporter.finish_graph import finish_graph
 from exporter.float16 import float16_from_float32
+from exporter.float16_qdq import float16_qdq_from_float32
 from exporter.graph import array_from_initializer, initializer_from_array
 from runtimes.ort import OrtRuntime
 from runtimes.preprocessing import Interpolation, Preprocessing
@@ -60,6 +61,13 @@ def test_a_healthy_file_is_left_in_peace(digits_network, healthy, images):
     assert found.blocks[0].sqnr_db == pytest.approx(found.blocks[0].own_sqnr_db, abs=0.2)  # nothing came before it
 
 
+def test_a_healthy_file_of_float16_scales_is_left_in_peace(digits_network, healthy, images):
+    candidate = float16_qdq_from_float32(healthy).model
+    found = bisect(digits_network, candidate, images, "int8-fp16")
+    assert tuple(block.name for block in found.blocks) == BLOCKS
+    assert found.suspects == ()
+
+
 def test_a_healthy_file_in_the_other_dialect_too(digits_network, images):
     table = calibrate(
         digits_network.model,
@@ -91,12 +99,15 @@ BREAKS = (
 """Block to (constant, what is done to it, what has to be said); all of them at once in one file."""
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
 @pytest.mark.parametrize("breaks", BREAKS)
-def test_every_break_is_found_where_it_is_whatever_else_is_broken(digits_network, healthy, images, breaks):
+def test_every_break_is_found_where_it_is_whatever_else_is_broken(digits_network, healthy, images, breaks, precision):
     broken = healthy
     for constant, edit, _ in breaks.values():
         broken = edited(broken, constant, edit)
-    found = bisect(digits_network, broken, images)
+    if precision == "int8-fp16":
+        broken = float16_qdq_from_float32(broken).model
+    found = bisect(digits_network, broken, images, precision)
     assert [suspect.name for suspect in found.suspects] == list(breaks)
     for suspect in found.suspects:
         assert breaks[suspect.name][2] in "; ".join(suspect.causes)
