@@ -157,11 +157,11 @@ def still_moving(convergence: Convergence) -> StillMoving | None:
     moved is shared out evenly over the doublings.
     """
     counts = convergence.num_images
-    earlier = [place for place, count in enumerate(counts) if count <= counts[-1] / 2]
+    earlier = [place for place, count in enumerate(counts) if 2 * count <= counts[-1]]
     if not earlier:
         return None
     start = earlier[-1]
-    doublings = math.log2(counts[-1] / counts[start])
+    doublings = math.log2(counts[-1]) - math.log2(counts[start])  # of the counts: their quotient may leave float
     moves = {
         name: math.expm1(min(abs(math.log(curve[-1]) - math.log(curve[start])) / doublings, _MAX_LOG))
         for name, curve in convergence.amax.items()

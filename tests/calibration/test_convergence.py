@@ -166,3 +166,8 @@ def test_a_range_that_went_from_nothing_to_the_end_of_float64_is_told():
 def test_curves_of_a_wrong_kind(content):
     with pytest.raises((CalibrationError, TypeError, ValueError)):
         Convergence.from_json(content)
+
+
+def test_counts_beyond_float_from_a_damaged_file_are_judged_too():
+    huge = curves((1, 10**400), a=(1.0, 3.0))
+    assert still_moving(huge) is None
