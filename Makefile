@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint benchmark model-table sweep clean help robustness
+.PHONY: demo test test-matrix lint benchmark model-table sweep clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
+	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/model_table.json, which resnet-export models prints"
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
@@ -40,6 +41,9 @@ lint: $(VENV)/.dev
 # Two processes of one thread each: on two cores that is half the time of one process whose libraries use both.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-matrix:
+	$(PYTHON) tests/matrix.py
 
 benchmark: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py

@@ -7,6 +7,10 @@ class ExportError(Exception):
     """Base class of what `exporter` raises; the message says got, expected, what to do."""
 
 
+class KnownBadLibrariesError(ExportError):
+    """Versions of libraries are installed that are known to fail or to answer wrongly; the message names them."""
+
+
 class UnknownModelError(ExportError):
     """No model of that name; the message suggests near names."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from exporter.cli.arguments import parse_arguments
+from exporter.known_bad import refuse_known_bad
 
 
 def run_export_command(words: Sequence[str]) -> int:
     """Run the main job; return 0, or raise what it raises."""
     options = parse_arguments(words)
+    refuse_known_bad()  # before anything of it is imported: some combinations end there
     from exporter.cli.export_job import run_export
 
     run_export(options)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli import doctor
-from exporter.cli.doctor import Facts, find_conflicts, judge_abilities, run_doctor
+from exporter.cli import doctor, doctor_abilities
+from exporter.cli.doctor import run_doctor
+from exporter.cli.doctor_abilities import judge_abilities
+from exporter.cli.doctor_conflicts import find_conflicts
+from exporter.cli.doctor_facts import Facts
 from runtimes.environment import (
     GpuDevice,
     GpuInfo,
@@ -155,13 +158,15 @@ def test_installed_copy_is_completed_from_where_it_came(monkeypatch, tmp_path):
         def read_text(self, name):
             return self.record
 
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "site-packages" / "exporter" / "cli" / "doctor.py"))
+    monkeypatch.setattr(
+        doctor_abilities, "__file__", str(tmp_path / "site-packages" / "exporter" / "cli" / "doctor_abilities.py")
+    )
     for record, command in (
         ('{"url": "file:///home/me/my%20clone", "dir_info": {}}', 'pip install "/home/me/my clone[export]"'),
         ('{"url": "file:///tmp/resnet_export.whl", "archive_info": {}}', 'pip install "resnet-export[export]"'),
         (None, 'pip install "resnet-export[export]"'),
     ):
-        monkeypatch.setattr(doctor.metadata, "distribution", lambda name, record=record: Installed(record))
+        monkeypatch.setattr(doctor_abilities.metadata, "distribution", lambda name, record=record: Installed(record))
         assert abilities(make_facts(libraries={}))["export to ONNX"].command == command
 
 
@@ -181,6 +186,12 @@ def test_two_onnxruntimes():
     (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "onnxruntime": "1.31.1"}))
     assert "both installed" in conflict.what
     assert conflict.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+def test_what_the_main_job_refuses_is_told_too():
+    (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "torch": "2.9.0"}))
+    assert conflict.what.startswith("torch 2.9: ")
+    assert conflict.remedy == "pip install -U torch torchvision"
 
 
 def test_tensorrt_11_does_not_serve_onnxruntime():
