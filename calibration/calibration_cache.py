@@ -22,10 +22,10 @@ from typing import Any
 from onnx import ModelProto
 
 from calibration.calibration_table import SCHEMA_VERSION, CalibrationTable
-from calibration.collect_ranges import SAMPLES_PER_IMAGE
 from calibration.errors import CalibrationError
 from calibration.histogram import DEFAULT_NUM_BINS
 from calibration.method import Method, describe
+from calibration.observe_batches import SAMPLES_PER_IMAGE
 from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_json_file, read_plain_file
 from runtimes.preprocessing import Preprocessing
 from runtimes.user_cache import write_cache_file

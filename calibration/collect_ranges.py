@@ -1,17 +1,18 @@
 """Run images through the model once and keep, for every tensor that will be quantized, its range.
 
-What leaves the session is small (see `calibration.probes`): of each tensor the exact extremes of every channel, over
-all values, and an evenly strided sample of about `SAMPLES_PER_IMAGE` values per image for a histogram of |x|. So memory
-is one batch of activations inside the session plus a fixed histogram per tensor, whatever the number of images, and the
-result does not depend on how the images are batched. While one batch runs, a thread counts the one before.
+What leaves the session is small (see `calibration.observe_batches`), so memory is one batch of activations inside the
+session plus a fixed histogram of |x| per tensor, whatever the number of images, and the result does not depend on how
+the images are batched. While one batch runs, a thread counts the one before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +23,15 @@ from calibration.calibration_table import CalibrationTable, TensorRange
 from calibration.convergence import ConvergenceTracker, noted_counts
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
-from calibration.errors import CalibrationError, NonFiniteActivationError
+from calibration.errors import CalibrationError
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputCollector
 from calibration.method import MeanSquaredError, Method, describe
+from calibration.observe_batches import SeenBatch, observe_batches
 from calibration.observed import ActivationSummary, Observed, coarse_histogram, typical_abs
-from calibration.probes import FIRST_IMAGE, Observation, add_probes, observe
-from exporter.graph import with_outputs
+from calibration.placement import Placement
+from calibration.probes import Observation
 from runtimes.protocol import Runtime
-
-SAMPLES_PER_IMAGE = 16_384
-"""Values per image and tensor that enter the histogram; 512 images give 8 million, 800 of them above the 99.99th
-percentile. On 85 crops of photographs the amax moves by 2 % (percentile), 5 % (mse) and 10 % (entropy) at most
-against full histograms, measured in tests/calibration/test_collect_ranges.py."""
 
 Images = NDArray[np.float32]
 
@@ -43,19 +40,21 @@ def calibrate(
     model: ModelProto,
     batches: Iterable[Images],
     *,
-    open_runtime: Callable[[ModelProto], Runtime],
+    open_runtime: Callable[[ModelProto | bytes], Runtime],
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
+    seen: list[SeenBatch] | None = None,
 ) -> CalibrationTable:
     """Return the range of every tensor that the dialect wants quantized.
 
     Args:
         model: Folded float32 model with one input.
         batches: Preprocessed images, float32 [n, C, H, W]; n may differ between batches. Consumed once.
-        open_runtime: Opens a model, such as `runtimes.OrtRuntime`; called once, and closed at the end. Only to say
-            which values are NaN or Inf it is called once more.
+        open_runtime: Opens a model, such as `runtimes.OrtRuntime`; closed at the end.
         method: How to get from histogram to amax; mean squared error by default.
         dialect: Who the file is for; the table carries it to `insert_qdq`.
+        seen: Batches before those of `batches`, with what is known of `tensors_to_observe` already; the list is
+            emptied on the way, because it is large.
 
     Returns:
         The table, in graph order.
@@ -66,37 +65,18 @@ def calibrate(
     """
     chosen = MeanSquaredError() if method is None else method
     placement = place(model, dialect)
-    source_of = {name: placement.same_range.get(name, name) for name in placement.activations}
-    tensors = tuple(dict.fromkeys(source_of.values()))
-    if not tensors:
-        raise CalibrationError(
-            "the model has no Conv, Gemm or MatMul with a constant weight; there is nothing to quantize"
-        )
+    tensors = tensors_to_observe(placement)
     collector = RangeCollector(tensors, partial(activation_range, dialect, chosen), placement.shared_scales)
-    probed = add_probes(model, tensors, samples_per_image=SAMPLES_PER_IMAGE)
-    probes, needs_first_image = probed.probes, probed.needs_first_image
-    with open_runtime(probed.model) as runtime, ThreadPoolExecutor(1, "count") as counter:
-        del probed  # a copy of all weights
-        input_name = next(name for name in runtime.input_specs if name != FIRST_IMAGE)
+    earlier = [] if seen is None else seen
+    num_seen = sum(len(batch.images) for batch in earlier)
+    new = observe_batches(model, tensors, batches, open_runtime=open_runtime, first_image=num_seen)
+    with closing(new), ThreadPoolExecutor(1, "count") as counter:
         counting: Future[None] | None = None
-        first = 0
-        for images in batches:
-            if not len(images):
-                raise ValueError("got an empty array of images, expected at least one in each batch")
-            inputs = {input_name: images}
-            if needs_first_image:
-                inputs[FIRST_IMAGE] = np.array([first], np.int64)
-            outputs = runtime.run(inputs)
+        for batch in chain(_taken(earlier), new):
             if counting is not None:
                 counting.result()  # raises what went wrong there
-            outputs[input_name] = images
-            observations = {probe.tensor: observe(probe, outputs, first) for probe in probes}
-            del outputs  # the session's memory is free again when the next batch runs; observations are copies
-            if suspects := [name for name, seen in observations.items() if not seen.is_finite]:
-                _raise_if_not_finite(model, {input_name: images}, suspects, first, open_runtime)
-            counting = counter.submit(collector.add, images.copy(), observations)
-            del observations  # else they would live through the next run
-            first += len(images)
+            counting = counter.submit(collector.add, batch.images.copy(), batch.observations)
+            del batch  # else it would live through the next run
         if counting is not None:
             counting.result()
     if not collector.num_images:
@@ -104,7 +84,7 @@ def calibrate(
     observed = collector.observed()
     ranges = {name: collector.range_of(name) for name in tensors}
     return CalibrationTable(
-        ranges={name: ranges[source] for name, source in source_of.items()},
+        ranges={name: ranges[source] for name, source in _sources(placement).items()},
         method=describe(chosen),
         num_images=collector.num_images,
         input_mean=observed.input.mean,
@@ -112,6 +92,30 @@ def calibrate(
         observed=observed,
         dialect=dialect,
     )
+
+
+def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
+    while batches:
+        yield batches.pop(0)
+
+
+def tensors_to_observe(placement: Placement) -> tuple[str, ...]:
+    """Return the tensors whose ranges have to be known, in graph order.
+
+    Raises:
+        CalibrationError: If there is none.
+    """
+    tensors = tuple(dict.fromkeys(_sources(placement).values()))
+    if not tensors:
+        raise CalibrationError(
+            "the model has no Conv, Gemm or MatMul with a constant weight; there is nothing to quantize"
+        )
+    return tensors
+
+
+def _sources(placement: Placement) -> dict[str, str]:
+    """Return quantized tensor to the one whose range it takes."""
+    return {name: placement.same_range.get(name, name) for name in placement.activations}
 
 
 @dataclass(slots=True)
@@ -148,7 +152,7 @@ class RangeCollector:
         """Return the range of a tensor, from what was added so far."""
         return self.range_from(self.histograms[name], *self.extremes[name])
 
-    def add(self, images: Images, observations: dict[str, Observation]) -> None:
+    def add(self, images: Images, observations: Mapping[str, Observation]) -> None:
         """Add one batch, all of it finite.
 
         Args:
@@ -195,29 +199,3 @@ class RangeCollector:
         histogram = self.histograms[name]
         coarse = coarse_histogram(histogram)
         return ActivationSummary(*self.extremes[name], typical_abs(histogram), len(sizes), dead, quartile, coarse)
-
-
-def _raise_if_not_finite(
-    model: ModelProto,
-    inputs: dict[str, Images],
-    suspects: Sequence[str],
-    first_image: int,
-    open_runtime: Callable[[ModelProto], Runtime],
-) -> None:
-    """Look at every value of the suspects; a sum that overflows alone is no harm.
-
-    Raises:
-        NonFiniteActivationError: Naming the first tensor that holds NaN or Inf, how many, and on which images.
-    """
-    with open_runtime(with_outputs(model, suspects)) as runtime:
-        values = {**inputs, **runtime.run(inputs)}
-    for name in suspects:
-        is_bad = ~np.isfinite(values[name])
-        if not is_bad.any():
-            continue
-        images = first_image + np.flatnonzero(is_bad.reshape(len(is_bad), -1).any(axis=1))
-        named = ", ".join(map(str, images[:5])) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
-        raise NonFiniteActivationError(
-            f"tensor {name!r} holds {np.count_nonzero(is_bad)} NaN or Inf on calibration images {named} (the first is "
-            "0); check the weights and that the preprocessing is the one of training"
-        )

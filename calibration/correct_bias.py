@@ -4,7 +4,7 @@ Rounding and clipping shift the mean of a layer's output, most of all where larg
 pixel there is off by the same amount. Such errors do not average out; they add up from layer to layer. The shift,
 measured on images, goes into the bias, where it costs nothing.
 
-    d[n, c] = mean over the positions of image n of (reference - quantized)
+    d[n, c] = mean over the positions of image n of the reference - that of the quantized output
     m[c]    = mean over n of d[n, c],     v[c] = variance over n of d[n, c] / num_images
     correction[c] = m[c] max(0, 1 - v[c] / m[c]^2)
 
@@ -17,7 +17,6 @@ Source: Nagel et al. 2019, arXiv:1906.04721, section 4.2 and appendix D (empiric
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,49 +24,16 @@ from numpy.typing import NDArray
 Tensor = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerDifference:
-    """What a layer's float output has and its quantized output lacks, over some images.
+def channel_means(batches: Sequence[Tensor], channel_axis: int = 1) -> NDArray[np.float64]:
+    """Return the mean over positions of each channel of each image, float64 [num_images, C].
 
-    Attributes:
-        means: Mean of reference - quantized per image and channel, float64 [num_images, C].
-        num_positions: Values per image and channel.
-        signal: Sum of the squared reference.
-        noise: Sum of the squared difference.
+    Args:
+        batches: A layer's outputs, float32 [n, ...] with C on `channel_axis`, any n per batch.
+        channel_axis: Where the channels are.
     """
-
-    means: NDArray[np.float64]
-    num_positions: int
-    signal: float
-    noise: float
-
-    def sqnr_db(self, added: NDArray[np.float64] | float = 0.0) -> float | None:
-        """Return signal to noise in dB, None where there is no noise or no signal.
-
-        Args:
-            added: What is added to each channel of the quantized output, float64 [C].
-        """
-        num_images, num_channels = self.means.shape
-        shift = np.broadcast_to(added, num_channels)
-        change = num_images * np.square(shift).sum() - 2.0 * np.vdot(self.means.sum(axis=0), shift)
-        noise = self.noise + self.num_positions * float(change)
-        return 10.0 * float(np.log10(self.signal / noise)) if self.signal > 0 and noise > 0 else None
-
-
-def layer_difference(
-    reference: Sequence[Tensor], quantized: Sequence[Tensor], channel_axis: int = 1
-) -> LayerDifference:
-    """Compare a layer's outputs, batch by batch: float32 [n, ...] with C on `channel_axis`, any n per batch."""
-    means, signal, noise = [], 0.0, 0.0
-    axis = channel_axis % reference[0].ndim
-    others = tuple(place for place in range(1, reference[0].ndim) if place != axis)
-    for true, test in zip(reference, quantized, strict=True):
-        difference = true - test
-        means.append(difference.mean(axis=others, dtype=np.float64))
-        signal += float(np.vdot(true, true))
-        noise += float(np.vdot(difference, difference))
-    first = reference[0]
-    return LayerDifference(np.concatenate(means), first[0].size // first.shape[axis], signal, noise)
+    axis = channel_axis % batches[0].ndim
+    others = tuple(place for place in range(1, batches[0].ndim) if place != axis)
+    return np.concatenate([batch.mean(axis=others, dtype=np.float64) for batch in batches])
 
 
 def bias_correction(means: NDArray[np.float64]) -> NDArray[np.float64]:

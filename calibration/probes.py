@@ -18,13 +18,13 @@ hand anyway; NumPy does the same with those.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from exporter.graph import (
     GraphIndex,
@@ -90,9 +90,12 @@ class Observation:
     Attributes:
         maximum: Exact, of each channel of each image, float32 [n, C].
         minimum: Likewise; zeros where the tensor cannot be negative.
-        sample: Values of image i are `sample[ends[i - 1] : ends[i]]`.
+        sample: Values of image i are `sample[ends[i - 1] : ends[i]]`; every `stride`-th of all values from `start` on.
         ends: int64 [n].
         is_finite: Whether all sums are finite: False for NaN and Inf, and where a sum overflows.
+        size: Number of values of one image.
+        start: Place of the first sampled value among all of the batch, laid end to end.
+        stride: Distance of sampled values.
     """
 
     maximum: Array
@@ -100,6 +103,21 @@ class Observation:
     sample: Array
     ends: NDArray[np.int64]
     is_finite: bool
+    size: int
+    start: int
+    stride: int
+
+    def largest(self) -> Array:
+        """Return the largest |x| of each channel, float32 [C]."""
+        largest: Array = np.maximum(self.maximum.max(axis=0), -self.minimum.min(axis=0))
+        return largest
+
+    def scaled(self, factors: NDArray[np.float64]) -> Observation:
+        """Return what would have been seen had channel c been `factors[c]` times what it was; float64 [C], > 0."""
+        small = factors.astype(np.float32)
+        places = (self.start + self.stride * np.arange(len(self.sample))) % self.size
+        of_sample = small[places // (self.size // len(small))]
+        return replace(self, maximum=self.maximum * small, minimum=self.minimum * small, sample=self.sample * of_sample)
 
 
 def sample_stride(shape: tuple[int, ...], samples_per_image: int) -> int:
@@ -133,10 +151,9 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
     result = copy_model(model)
     inputs = {info.name for info in model.graph.input}
     _add_constants(result.graph)
-    opset = opset_of(model)
     for probe in probes:
         if probe.shape is not None:
-            _add_reductions(result.graph, probe, len(probe.shape) + 1, opset)
+            _add_reductions(result, probe, len(probe.shape) + 1)
             _add_sample(result.graph, probe.tensor, probe.shape, probe.samples_per_image)
         elif probe.tensor not in inputs and probe.tensor not in index.outputs:
             result.graph.output.append(onnx.ValueInfoProto(name=probe.tensor, type=types[probe.tensor]))
@@ -144,6 +161,39 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
     if sampled:
         result.graph.input.append(helper.make_tensor_value_info(FIRST_IMAGE, TensorProto.INT64, [1]))
     return ProbedModel(result, probes, sampled)
+
+
+def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str]:
+    """Let a model give the mean of each channel of layers' outputs too, in place.
+
+    Args:
+        model: Any float32 model.
+        layers: Names of Conv, Gemm and MatMul nodes.
+
+    Returns:
+        Layer to the name of the model's output that holds its means, float32 [n, C].
+    """
+    types = tensor_types(model)
+    nodes = [node for node in model.graph.node if node.name in set(layers)]
+    if not all(node.output[0] in types for node in nodes):
+        types = tensor_types(infer_shapes(model))
+    outputs = {info.name for info in model.graph.output}
+    mean_of = {}
+    for node in nodes:
+        kind = types[node.output[0]]
+        axes = position_axes(node, len(kind.tensor_type.shape.dim))
+        if axes:
+            mean_of[node.name] = _add_reduction(model, "ReduceMean", node.output[0], "mean", axes)
+        else:
+            mean_of[node.name] = node.output[0]
+            if node.output[0] not in outputs:
+                model.graph.output.append(onnx.ValueInfoProto(name=node.output[0], type=kind))
+    return mean_of
+
+
+def position_axes(node: NodeProto, rank: int) -> tuple[int, ...]:
+    """Return the axes of a layer's output along which one channel of one image lies."""
+    return tuple(range(1, rank - 1) if node.op_type == "MatMul" else range(2, rank))
 
 
 def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Observation:
@@ -160,9 +210,10 @@ def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Obs
     maximum = parts["maximum"]
     minimum = np.zeros_like(maximum) if probe.is_nonnegative else outputs[f"{_PREFIX}{probe.tensor}.minimum"]
     is_finite = all(bool(np.isfinite(array).all()) for array in (maximum, minimum, parts["total"]))
-    stride = sample_stride(probe.shape, probe.samples_per_image)
-    ends = _sample_ends(first_image, len(maximum), math.prod(probe.shape), stride)
-    return Observation(maximum.copy(), minimum.copy(), parts["sample"].copy(), ends, is_finite)
+    size, stride = math.prod(probe.shape), sample_stride(probe.shape, probe.samples_per_image)
+    ends = _sample_ends(first_image, len(maximum), size, stride)
+    start = -first_image * size % stride
+    return Observation(maximum.copy(), minimum.copy(), parts["sample"].copy(), ends, is_finite, size, start, stride)
 
 
 def _observe_whole(probe: Probe, array: Array, first_image: int) -> Observation:
@@ -172,8 +223,10 @@ def _observe_whole(probe: Probe, array: Array, first_image: int) -> Observation:
     is_finite = bool(np.isfinite(maximum).all() and np.isfinite(minimum).all())  # NumPy hands NaN on
     size = channels[0].size
     stride = sample_stride(array.shape[1:], probe.samples_per_image)
-    sample = array.reshape(-1)[-first_image * size % stride :: stride].copy()
-    return Observation(maximum, minimum, sample, _sample_ends(first_image, len(array), size, stride), is_finite)
+    start = -first_image * size % stride
+    sample = array.reshape(-1)[start::stride].copy()
+    ends = _sample_ends(first_image, len(array), size, stride)
+    return Observation(maximum, minimum, sample, ends, is_finite, size, start, stride)
 
 
 def _sample_ends(first_image: int, num_images: int, size: int, stride: int) -> NDArray[np.int64]:
@@ -228,18 +281,23 @@ def _constant(graph: GraphProto, name: str, values: list[int]) -> str:
     return full
 
 
-def _add_reductions(graph: GraphProto, probe: Probe, rank: int, opset: int) -> None:
-    axes = list(range(2, rank))
+def _add_reductions(model: ModelProto, probe: Probe, rank: int) -> None:
     parts = {"maximum": "ReduceMax", "total": "ReduceSum"} | ({} if probe.is_nonnegative else {"minimum": "ReduceMin"})
     for part, operator in parts.items():
-        output = f"{_PREFIX}{probe.tensor}.{part}"
-        # Axes became an input with opset 13 (ReduceSum) and 18 (ReduceMax, ReduceMin).
-        if opset >= (13 if operator == "ReduceSum" else 18):
-            inputs = [probe.tensor, _constant(graph, f"axes{rank}", axes)]
-            graph.node.append(helper.make_node(operator, inputs, [output], keepdims=0, name=output))
-        else:
-            graph.node.append(helper.make_node(operator, [probe.tensor], [output], axes=axes, keepdims=0, name=output))
-        graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
+        _add_reduction(model, operator, probe.tensor, part, range(2, rank))
+
+
+def _add_reduction(model: ModelProto, operator: str, tensor: str, part: str, axes: Sequence[int]) -> str:
+    """Reduce a tensor to [n, C]; return the name of the new output."""
+    graph, output = model.graph, f"{_PREFIX}{tensor}.{part}"
+    # Axes became an input with opset 13 (ReduceSum) and 18 (the others).
+    if opset_of(model) >= (13 if operator == "ReduceSum" else 18):
+        inputs = [tensor, _constant(graph, f"axes{'.'.join(map(str, axes))}", list(axes))]
+        graph.node.append(helper.make_node(operator, inputs, [output], keepdims=0, name=output))
+    else:
+        graph.node.append(helper.make_node(operator, [tensor], [output], axes=list(axes), keepdims=0, name=output))
+    graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
+    return output
 
 
 def _add_sample(graph: GraphProto, tensor: str, shape: tuple[int, ...], samples_per_image: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.calibration_table import CalibrationTable, TensorRange
 from calibration.dialect import Dialect
@@ -29,7 +29,7 @@ from calibration.quantize_bias import bias_scale, least_weight_scale, quantize_b
 from calibration.quantize_weight import quantize_weight
 from exporter.graph import (
     array_from_initializer,
-    copy_model,
+    copy_without_constants,
     infer_shapes,
     initializer_from_array,
     remove_unused_initializers,
@@ -77,11 +77,13 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
             raise PlacementError(f"the table gives {group[0]!r} and {group[1]!r} different scales; they must share one")
     _check_names_are_free(model.graph, placement)
     ranges = {name: table.ranges[placement.same_range.get(name, name)] for name in placement.activations}
-    result = copy_model(model)
+    result = copy_without_constants(model, {weight.name for weight in placement.weights})
     graph = result.graph
     least = _least_weight_scales(graph, placement, ranges)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
     constants = [
-        _quantize_initializer(graph, weight, table.dialect, least.get(weight.name)) for weight in placement.weights
+        _add_quantized(graph, weight, weights[weight.name], table.dialect, least.get(weight.name))
+        for weight in placement.weights
     ]
     constants.extend(_quantize_bias(graph, bias, ranges[bias.data].scale) for bias in placement.biases)
     _rewire_activations(graph, placement)
@@ -103,7 +105,7 @@ def _check_dtypes(table: CalibrationTable) -> None:
 
 
 def _check_names_are_free(graph: GraphProto, placement: Placement) -> None:
-    """Raise if a tensor already has a name that `_pair`, `_quantize_initializer`, ... will give."""
+    """Raise if a tensor already has a name that `_pair`, `_add_quantized`, ... will give."""
     sources = [*placement.activations, *(weight.name for weight in placement.weights)]
     sources.extend(bias.name for bias in placement.biases)
     new = {f"{name}.{suffix}" for name in sources for suffix in ("scale", "quantized", "dequantized")}
@@ -131,16 +133,19 @@ def _least_weight_scales(
     return least
 
 
-def _quantize_initializer(
-    graph: GraphProto, weight: QuantizedWeight, dialect: Dialect, least_scale: NDArray[np.float64] | None
+def _add_quantized(
+    graph: GraphProto,
+    weight: QuantizedWeight,
+    tensor: TensorProto,
+    dialect: Dialect,
+    least_scale: NDArray[np.float64] | None,
 ) -> NodeProto:
-    """Replace a float weight by INT8 values and scales, in place; return the DQ node that restores it."""
-    tensor = next(tensor for tensor in graph.initializer if tensor.name == weight.name)
+    """Add a float weight's INT8 values and scales, in place; return the DQ node that restores it."""
     try:
         quantized = quantize_weight(array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale)
     except CalibrationError as err:
         raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
-    tensor.CopyFrom(initializer_from_array(weight.name, quantized.values))
+    graph.initializer.append(initializer_from_array(weight.name, quantized.values))
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == weight.name:

@@ -9,10 +9,8 @@ Each step is measured alone and together with the others in docs/int8.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,28 +18,31 @@ from onnx import ModelProto
 
 from calibration.calibration_table import CalibrationTable
 from calibration.channel_groups import ChannelGroup, find_channel_groups
-from calibration.channel_maxima import collect_channel_maxima
-from calibration.collect_ranges import calibrate
+from calibration.collect_ranges import calibrate, tensors_to_observe
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.equalize import Factors, equalizing_factors, scale_channels
 from calibration.errors import CalibrationError
 from calibration.method import Method
-from calibration.paired_walk import live_bytes_per_image
+from calibration.observe_batches import SeenBatch, observe_batches
 from calibration.qdq import QuantizedModel, insert_qdq
+from calibration.quantized_walk import WEIGHTED_OPS
 from calibration.refine import LayerRefinement, TrackLayers, refine
+from calibration.tensor_bytes import live_bytes_per_image
 from runtimes.protocol import Runtime
 
-MAX_LIVE_BYTES = 256 * 2**20
-"""Activations kept while both models are walked: 13 images of a ResNet-50 at 224 x 224, all 64 at 96 x 96."""
+MAX_LIVE_BYTES = 128 * 2**20
+"""Activations kept while a model is walked: 13 images of a ResNet-50 at 224 x 224, all 64 at 96 x 96."""
 
 MIN_SAMPLE, MAX_SAMPLE = 8, 64
 """Images that equalization and refinement look at."""
 
 Images = NDArray[np.float32]
-OpenRuntime = Callable[[ModelProto], Runtime]
-Calibrator = Callable[[ModelProto, Iterable[Images]], CalibrationTable]
+Means = NDArray[np.float32]
+OpenRuntime = Callable[[ModelProto | bytes], Runtime]
+Calibrator = Callable[[ModelProto, Iterable[Images], list[SeenBatch]], CalibrationTable]
+"""Model, batches and the batches before them, which are known already, to ranges: see `calibrate`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +55,7 @@ class CalibratedModel:
         effort: What was done so far, and what `insert_and_refine` will do.
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement looks at, float32 [n, C, H, W]; empty at effort 0.
+        means: Layer to the means of its output over the sample, float32 [n, C]; empty at effort 0.
     """
 
     model: ModelProto
@@ -61,6 +63,7 @@ class CalibratedModel:
     effort: Effort
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
+    means: Mapping[str, Means] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,13 +146,19 @@ def scale_and_calibrate(
     """
     stream = iter(batches)
     sample = _first_images(stream, sample_size(model)) if effort != EFFORTS[0] else []
-    factors = _factors(model, sample, dialect, open_runtime) if effort.equalize else {}
+    seen = _look_first(model, sample, dialect, open_runtime) if sample else []
+    factors = _factors(model, seen, dialect) if effort.equalize else {}
     equalized = scale_channels(model, factors).model if factors else model
-    plain = partial(calibrate, open_runtime=open_runtime, method=method, dialect=dialect)
-    table = (calibrator or plain)(equalized, chain(sample, stream))
+    for number, batch in enumerate(seen if factors else ()):
+        seen[number] = _scaled(batch, factors)  # one at a time: they are large
+    means = {name: np.concatenate([batch.means[name] for batch in seen]) for name in (seen[0].means if seen else ())}
+    if calibrator is None:
+        table = calibrate(equalized, stream, open_runtime=open_runtime, method=method, dialect=dialect, seen=seen)
+    else:
+        table = calibrator(equalized, stream, seen)
     if isinstance(stream, Generator):
         stream.close()  # a calibrator that knew the answer leaves images in it
-    return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample))
+    return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample), means=means)
 
 
 def insert_and_refine(
@@ -181,6 +190,7 @@ def insert_and_refine(
         calibrated.model,
         plain.model,
         calibrated.sample,
+        calibrated.means,
         open_runtime=open_exact,
         effort=effort,
         track=track_layers,
@@ -194,7 +204,7 @@ def insert_and_refine(
 
 
 def sample_size(model: ModelProto) -> int:
-    """Return how many images fit into `MAX_LIVE_BYTES` while both models are walked, within the limits above.
+    """Return how many images fit into `MAX_LIVE_BYTES` while a model is walked, within the limits above.
 
     Where the size of a tensor is not known, as in windowed attention, the least number.
     """
@@ -213,16 +223,34 @@ def _first_images(batches: Iterator[Images], count: int) -> list[Images]:
     return taken
 
 
-def _factors(
+def _look_first(
     model: ModelProto, sample: list[Images], dialect: Dialect, open_runtime: OpenRuntime
-) -> dict[ChannelGroup, Factors]:
-    """Return the factors of every group that holds a quantized tensor."""
+) -> list[SeenBatch]:
+    """Run the sample through the float model."""
+    tensors = tensors_to_observe(place(model, dialect))
+    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
+    return list(observe_batches(model, tensors, sample, open_runtime=open_runtime, layers=layers))
+
+
+def _factors(model: ModelProto, seen: Sequence[SeenBatch], dialect: Dialect) -> dict[ChannelGroup, Factors]:
+    """Return the factors of every group that holds a quantized tensor with a range of its own."""
+    if not seen:
+        return {}
     groups = find_channel_groups(model)
     grouped = {name for group in groups for name in group.tensors}
-    tensors = [name for name in place(model, dialect).activations if name in grouped]
-    if not tensors or not sample:
-        return {}
-    largest = collect_channel_maxima(model, tensors, sample, open_runtime=open_runtime)
+    largest = {
+        name: np.max([batch.observations[name].largest() for batch in seen], axis=0).astype(np.float64)
+        for name in tensors_to_observe(place(model, dialect))
+        if name in grouped
+    }
     return {
         group: equalizing_factors(group, largest) for group in groups if any(name in largest for name in group.tensors)
     }
+
+
+def _scaled(batch: SeenBatch, factors: Mapping[ChannelGroup, Factors]) -> SeenBatch:
+    """Return what the model with scaled channels makes of a batch."""
+    return batch.scaled(
+        {name: values for group, values in factors.items() for name in group.tensors},
+        {name: values for group, values in factors.items() for name in group.producers},
+    )

@@ -1,26 +1,28 @@
-"""Refine a quantized model on images: what one pass beside the float model can win back, at no cost when it runs.
+"""Refine a quantized model on images: what knowing the float model's answers can win back, at no cost when it runs.
 
     bias correction        every layer keeps the mean it has in float        (calibration.correct_bias)
     second-order rounding  weights are rounded for the layer's output        (calibration.round_weights)
 
-Layer by layer in graph order, each seeing what the corrected layers before it give (`calibration.paired_walk`). Only
+Layer by layer in graph order, each seeing what the corrected layers before it give (`calibration.quantized_walk`). Only
 constants change: levels of weights by a step or two, biases by a fraction of a step; no node is added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from calibration.correct_bias import LayerDifference, bias_correction, layer_difference
+from calibration.correct_bias import bias_correction, channel_means
 from calibration.effort import Effort
+from calibration.errors import CalibrationError
 from calibration.layer_constants import LayerConstants
 from calibration.layer_reads import has_rows, hessians, weight_from_rows, weight_rows
-from calibration.paired_walk import Layer, OpenRuntime, PairedWalk, Tensor
+from calibration.quantized_walk import WEIGHTED_OPS, Layer, OpenRuntime, QuantizedWalk, Tensor
 from calibration.round_weights import round_by_hessian
 from exporter.graph import array_from_initializer, copy_model
 
@@ -33,16 +35,11 @@ class LayerRefinement:
 
     Attributes:
         name: The layer's node.
-        sqnr_before_db: Signal to noise of its output over the images, in dB, all earlier layers refined and this one
-            as it was; None where there was no noise.
-        sqnr_after_db: The same with this layer refined.
         largest_correction: Largest |change of the bias|, in units of the layer's output; 0 where it has none.
         num_rounded: Weights whose level second-order rounding changed.
     """
 
     name: str
-    sqnr_before_db: float | None
-    sqnr_after_db: float | None
     largest_correction: float
     num_rounded: int
 
@@ -60,6 +57,7 @@ def refine(
     reference: ModelProto,
     quantized: ModelProto,
     images: Sequence[Tensor],
+    means: Mapping[str, NDArray[np.floating[Any]]],
     *,
     open_runtime: OpenRuntime,
     effort: Effort,
@@ -71,6 +69,7 @@ def refine(
         reference: The float32 model it was made from.
         quantized: Q/DQ model of either dialect.
         images: Batches of preprocessed images, float32 [n, C, H, W].
+        means: Name of every quantized layer to the means of the reference's output over the same images, [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         effort: Whether to correct biases, and whether to round weights by second-order information.
         track: Wraps the iteration over the layers, given their number.
@@ -80,35 +79,41 @@ def refine(
     """
     result = copy_model(quantized)
     constants = LayerConstants(result.graph)
-    float_weights = {tensor.name: tensor for tensor in reference.graph.initializer}
-    walk = PairedWalk(reference, result, images, open_runtime=open_runtime)
+    float_weights = _weights(reference)
+    walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=effort.round_weights)
     done: list[LayerRefinement] = []
     for layer in walk if track is None else track(walk, len(walk)):
-        axis = -1 if layer.node.op_type == "MatMul" else 1
-        difference = layer_difference(layer.reference, layer.outputs, axis)
-        before, num_rounded, largest = difference.sqnr_db(), 0, 0.0
+        name = layer.node.name
+        if name not in means or (effort.round_weights and name not in float_weights):
+            raise CalibrationError(f"quantized layer {name!r} is not in the float model; the models differ")
+        num_rounded, largest = 0, 0.0
         if effort.round_weights:
-            weight = array_from_initializer(float_weights[layer.float_node.input[1]])
-            num_rounded = _round(layer, weight, constants)
+            num_rounded = _round(layer, array_from_initializer(float_weights[name]), constants)
             if num_rounded:
                 layer.outputs = walk.rerun(layer)
-                difference = layer_difference(layer.reference, layer.outputs, axis)
         if effort.correct_biases:
-            largest, after = _correct(layer, difference, constants, axis)
-        else:
-            after = difference.sqnr_db()
-        done.append(LayerRefinement(layer.node.name, before, after, largest, num_rounded))
+            largest = _correct(layer, means[name], constants)
+        done.append(LayerRefinement(name, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
 
-def _correct(
-    layer: Layer, difference: LayerDifference, constants: LayerConstants, axis: int
-) -> tuple[float, float | None]:
-    """Correct the layer's bias, in place; return the largest |change| and the SQNR behind it in dB."""
-    applied = constants.add_to_bias(layer.node, bias_correction(difference.means))
+def _weights(model: ModelProto) -> dict[str, TensorProto]:
+    """Return layer name to its weight."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        node.name: tensors[node.input[1]]
+        for node in model.graph.node
+        if node.op_type in WEIGHTED_OPS and node.input[1] in tensors
+    }
+
+
+def _correct(layer: Layer, expected: NDArray[np.floating[Any]], constants: LayerConstants) -> float:
+    """Correct the layer's bias, in place; return the largest |change|."""
+    axis = -1 if layer.node.op_type == "MatMul" else 1
+    applied = constants.add_to_bias(layer.node, bias_correction(expected - channel_means(layer.outputs, axis)))
     if applied.in_layer:
         _add(layer.outputs, applied.values, axis)
-    return float(np.abs(applied.values).max()), difference.sqnr_db(applied.values if applied.in_layer else 0.0)
+    return float(np.abs(applied.values).max())
 
 
 def _add(batches: Sequence[Tensor], values: NDArray[np.float64], axis: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -85,6 +85,28 @@ def index_graph(graph: GraphProto) -> GraphIndex:
 def copy_model(model: ModelProto) -> ModelProto:
     """Return a copy that shares nothing with `model`."""
     return copy.deepcopy(model)
+
+
+def copy_without_constants(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """Return a copy that lacks the constants called `names`, without copying them on the way."""
+    result = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _copy_field(result, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name == "initializer":
+            value = [tensor for tensor in value if tensor.name not in names]
+        _copy_field(result.graph, field.name, value)
+    return result
+
+
+def _copy_field(message: Any, name: str, value: Any) -> None:
+    if isinstance(value, (str, bytes, int, float)):
+        setattr(message, name, value)
+    elif hasattr(value, "ListFields"):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)
 
 
 def array_from_initializer(tensor: TensorProto) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from calibration.collect_ranges import calibrate
 from calibration.convergence import TOLERANCES, images_until_settled, still_moving, summary
 from calibration.dialect import Dialect
 from calibration.judge_input import judge_input
+from calibration.observe_batches import SeenBatch
 from calibration.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
 from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
@@ -58,15 +59,17 @@ class CachedCalibration:
         self._used = used
         self._terminal = terminal
 
-    def __call__(self, model: ModelProto, batches: Iterable[NDArray[np.float32]]) -> CalibrationTable:
-        """Return the ranges of `model`.
+    def __call__(
+        self, model: ModelProto, batches: Iterable[NDArray[np.float32]], seen: list[SeenBatch]
+    ) -> CalibrationTable:
+        """Return the ranges of `model`; see `calibration.collect_ranges.calibrate`.
 
         Raises:
             CalibrationError: If nothing can be quantized or a tensor holds NaN or Inf.
         """
         cache = _cache(self._options)
         if cache is None:
-            return self._calibrate(model, batches)
+            return self._calibrate(model, batches, seen)
         key = calibration_key(
             model,
             self._preprocessing,
@@ -85,17 +88,20 @@ class CachedCalibration:
             self._terminal.warn(f"calibration cache: {found.reason}")
         else:
             self._terminal.done(f"calibration cache: miss, {found.reason}")
-        table = self._calibrate(model, batches)
+        table = self._calibrate(model, batches, seen)
         _store(cache, self._options.model, key, table, self._terminal)
         return table
 
-    def _calibrate(self, model: ModelProto, batches: Iterable[NDArray[np.float32]]) -> CalibrationTable:
+    def _calibrate(
+        self, model: ModelProto, batches: Iterable[NDArray[np.float32]], seen: list[SeenBatch]
+    ) -> CalibrationTable:
         measured = calibrate(
             model,
             batches,
             open_runtime=OrtRuntime,
             method=self._options.method,
             dialect=Dialect(self._options.target.dialect),
+            seen=seen,
         )
         return replace(measured, image_list_sha256=image_list_sha256(self._folder, self._used), seed=SEED)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graph_builder import GraphBuilder, export_random
 
-from calibration import collect_ranges
+from calibration import observe_batches
 from calibration.collect_ranges import calibrate
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.method import Entropy, Max, MeanSquaredError, Percentile
@@ -197,7 +197,7 @@ class TestErrors:
         watched = Watched()
         with pytest.raises(CalibrationError, match="no calibration image was given"):
             calibrate(resnet8, iter(()), open_runtime=watched)
-        assert watched.closed == 1
+        assert (watched.opened, watched.closed) == ([], 0)
 
     def test_one_nan_of_a_large_tensor_is_found_inside_the_session(self):
         """ReduceMax forgets NaN; at 160 x 160 the tensor is reduced in the session and sampled."""
@@ -281,7 +281,7 @@ def test_sampled_histograms_give_nearly_the_amax_of_full_ones(
     batches = [photographs[first : first + 8] for first in range(0, len(photographs), 8)]
     assert len(photographs) == 85
     sampled = calibrate(resnet8_at_96, batches, open_runtime=OrtRuntime, method=method)
-    monkeypatch.setattr(collect_ranges, "SAMPLES_PER_IMAGE", 10**9)
+    monkeypatch.setattr(observe_batches, "SAMPLES_PER_IMAGE", 10**9)
     full = calibrate(resnet8_at_96, batches, open_runtime=OrtRuntime, method=method)
     ratios = {name: sampled.ranges[name].amax / full.ranges[name].amax for name in full.ranges}
     assert {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > tolerance} == {}

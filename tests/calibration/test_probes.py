@@ -10,7 +10,7 @@ import pytest
 from graph_builder import GraphBuilder
 from onnx.reference import ReferenceEvaluator
 
-from calibration.collect_ranges import SAMPLES_PER_IMAGE
+from calibration.observe_batches import SAMPLES_PER_IMAGE
 from calibration.probes import FIRST_IMAGE, add_probes, observe, sample_stride
 from exporter.graph import with_outputs
 from runtimes.ort import OrtRuntime

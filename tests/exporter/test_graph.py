@@ -8,6 +8,7 @@ from exporter.graph import (
     array_from_initializer,
     attribute,
     copy_model,
+    copy_without_constants,
     index_graph,
     infer_shapes,
     initializer_from_array,
@@ -123,3 +124,14 @@ def test_inner_tensors_become_outputs_once_and_in_order(model):
 def test_unknown_tensor_is_refused(model):
     with pytest.raises(KeyError, match="other"):
         with_outputs(model, ["other"])
+
+
+def test_a_copy_without_constants_has_all_else(model):
+    model.metadata_props.add(key="labels", value="a,b")
+    model.producer_name, model.domain, model.model_version, model.doc_string = "p", "d", 3, "text"
+    model.graph.doc_string = "graph"
+    before = model.SerializeToString(deterministic=True)
+    bare = copy_without_constants(model, {"w"})
+    assert [tensor.name for tensor in bare.graph.initializer] == ["top"]
+    bare.graph.initializer.insert(0, model.graph.initializer[0])
+    assert bare.SerializeToString(deterministic=True) == before == model.SerializeToString(deterministic=True)

@@ -1,4 +1,4 @@
-"""PairedWalk: its pieces compute what the whole models compute, and keep no more than they need."""
+"""QuantizedWalk: its pieces compute what the whole model computes, and keep no more than they need."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from onnx import ModelProto, numpy_helper
 from calibration.collect_ranges import calibrate
 from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
-from calibration.paired_walk import Layer, PairedWalk, live_bytes_per_image, quantized_layers
 from calibration.qdq import insert_qdq
+from calibration.quantized_walk import Layer, QuantizedWalk, quantized_layers
 from exporter.cifar_resnet import CifarResNet
 from exporter.graph import with_outputs
 from runtimes.ort import OrtRuntime
@@ -49,42 +49,50 @@ def images() -> np.ndarray:
     return np.random.default_rng(SEED).normal(size=(7, 3, 32, 32)).astype(np.float32)
 
 
+def walk_of(model: ModelProto, images: list[np.ndarray], *, with_inputs: bool = True) -> QuantizedWalk:
+    return QuantizedWalk(model, images, open_runtime=open_exact, with_inputs=with_inputs)
+
+
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_every_layer_of_both_sides_is_as_in_the_whole_model(network, images, dialect) -> None:
+def test_every_layer_is_as_in_the_whole_model(network, images, dialect) -> None:
     quantized = quantized_from(network, images, dialect)
     batches = [images[:3], images[3:4], images[4:]]
-    walk = PairedWalk(network, quantized, batches, open_runtime=open_exact)
+    walk = walk_of(quantized, batches)
     layers = quantized_layers(quantized)
     assert len(walk) == len(layers) == sum(node.op_type in ("Conv", "Gemm") for node in network.graph.node)
     nodes = {node.name: node for node in quantized.graph.node}
     taps = [nodes[name].output[0] for name in layers]
     reads = [nodes[name].input[0] for name in layers]
-    with open_exact(with_outputs(network, taps)) as runtime:
-        expected_reference = runtime.run({"input": images})
     with open_exact(with_outputs(quantized, dict.fromkeys([*taps, *reads]))) as runtime:
         expected = runtime.run({"input": images})
     walked = []
     for layer in walk:
-        name = layer.node.output[0]
         walked.append(layer.node.name)
-        assert layer.float_node.name == layer.node.name
         assert [len(batch) for batch in layer.outputs] == [3, 1, 3]
-        for got, whole in (
-            (layer.reference, expected_reference[name]),
-            (layer.outputs, expected[name]),
-            (layer.inputs, expected[layer.node.input[0]]),
-        ):
+        for got, name in ((layer.outputs, layer.node.output[0]), (layer.inputs, layer.node.input[0])):
             # The pieces' graphs are optimized alone: sums differ in float32's last bits, and a value that lies
             # between two levels may fall on either.
+            whole = expected[name]
             step = np.abs(whole).max() / 64
             assert_allclose(np.concatenate(got), whole, atol=step, rtol=0)
             assert np.mean(np.abs(np.concatenate(got) - whole) > 1e-4 * np.abs(whole).max()) < 0.02
     assert tuple(walked) == layers
 
 
+def test_inputs_come_only_where_they_are_asked_for(network, images) -> None:
+    quantized = quantized_from(network, images)
+    with_inputs = [layer.outputs[0] for layer in walk_of(quantized, [images])]
+    without = []
+    for layer in walk_of(quantized, [images], with_inputs=False):
+        assert layer.inputs == []
+        without.append(layer.outputs[0])
+    for one, other in zip(with_inputs, without, strict=True):
+        assert_allclose(one, other, atol=np.abs(one).max() / 64)
+
+
 def test_an_edit_reaches_the_layers_behind_it(network, images) -> None:
     quantized = quantized_from(network, images)
-    walk = PairedWalk(network, quantized, [images], open_runtime=open_exact)
+    walk = walk_of(quantized, [images])
     seen = []
     for layer in walk:
         if not seen:
@@ -95,7 +103,7 @@ def test_an_edit_reaches_the_layers_behind_it(network, images) -> None:
 
 def test_rerun_computes_the_layer_with_its_constants_as_they_are(network, images) -> None:
     quantized = quantized_from(network, images)
-    walk = PairedWalk(network, quantized, [images[:4], images[4:]], open_runtime=open_exact)
+    walk = walk_of(quantized, [images[:4], images[4:]])
     tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
     for layer in walk:
         for again, before in zip(walk.rerun(layer), layer.outputs, strict=True):
@@ -109,7 +117,7 @@ def test_rerun_computes_the_layer_with_its_constants_as_they_are(network, images
 
 
 def test_a_walk_is_gone_once(network, images) -> None:
-    walk = PairedWalk(network, quantized_from(network, images), [images], open_runtime=open_exact)
+    walk = walk_of(quantized_from(network, images), [images])
     next(iter(walk))
     with pytest.raises(CalibrationError, match="gone already"):
         next(iter(walk))
@@ -127,55 +135,24 @@ def chain() -> ModelProto:
 def test_nothing_that_is_not_read_again_stays_in_memory() -> None:
     images = np.zeros((2, 2, 8, 8), np.float32)
     model = chain()
-    walk = PairedWalk(model, quantized_from(model, images + 1), [images], open_runtime=open_exact)
+    walk = walk_of(quantized_from(model, images + 1), [images])
     earlier: list[weakref.ref] = []
     for layer in walk:
         gc.collect()
         left = [array for array in earlier if array() is not None]
         assert not left, f"{len(left)} arrays of layers before {layer.node.name} are alive"
-        made = [*layer.reference, *layer.outputs, *(layer.inputs if layer.node.name != "a" else ())]
+        made = [*layer.outputs, *(layer.inputs if layer.node.name != "a" else ())]
         earlier.extend(weakref.ref(batch) for batch in made)
         del made
-    assert len(earlier) == 3 + 3 + 2
+    assert len(earlier) == 3 + 2
 
 
 def test_a_layer_that_is_kept_keeps_no_tensors() -> None:
     images = np.ones((2, 2, 8, 8), np.float32)
     model = chain()
-    layers: list[Layer] = list(PairedWalk(model, quantized_from(model, images), [images], open_runtime=open_exact))
+    layers: list[Layer] = list(walk_of(quantized_from(model, images), [images]))
     assert [layer.node.name for layer in layers] == ["a", "b", "c"]
-    assert not any(layer.inputs or layer.reference or layer.outputs for layer in layers)
-
-
-def test_live_bytes_by_hand() -> None:
-    """The largest pair of neighbours: a and a.relu, 4 channels each, 64 positions, 4 bytes; two models."""
-    assert live_bytes_per_image(chain()) == 2 * (4 + 4) * 64 * 4
-    assert live_bytes_per_image(onnx.shape_inference.infer_shapes(chain())) == 2 * (4 + 4) * 64 * 4
-
-
-def test_live_bytes_hold_a_shortcut_until_it_is_added() -> None:
-    build = GraphBuilder(channels=4)
-    build.conv("b", build.conv("a", "input", 4), 6)
-    build.node("Add", "add", build.conv("c", "b", 4), "input")
-    # While b and c are alive the input waits for the Add: 4 + 6 + 4 channels.
-    assert live_bytes_per_image(build.model("add")) == 2 * (4 + 6 + 4) * 64 * 4
-
-
-def test_live_bytes_count_tensors_of_other_types() -> None:
-    build = GraphBuilder()
-    build.node("Shape", "shape", build.conv("a", "input", 4))
-    build.node("Reshape", "same", "a", "shape")
-    build.channels["same"] = 4
-    build.conv("b", "same", 1)
-    # a, the four int64 of its shape, and its copy
-    assert live_bytes_per_image(build.model("b")) == 2 * (2 * 4 * 64 * 4 + 4 * 8)
-
-
-def test_a_size_that_is_not_known_is_refused() -> None:
-    model = chain()
-    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    with pytest.raises(CalibrationError, match="size of tensor 'input' is not known"):
-        live_bytes_per_image(model)
+    assert not any(layer.inputs or layer.outputs for layer in layers)
 
 
 class Watched(OrtRuntime):
@@ -200,42 +177,27 @@ class Watched(OrtRuntime):
         super().close()
 
 
-@pytest.mark.parametrize("fail_at", [0, 1, 3, 5])
+@pytest.mark.parametrize("fail_at", [0, 1, 2])
 def test_runtimes_are_closed_when_one_fails(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
     images = np.ones((2, 2, 8, 8), np.float32)
     model = chain()
     quantized = quantized_from(model, images)
     for name, value in (("opened", 0), ("runs", 0), ("fail_at", fail_at)):
         monkeypatch.setattr(Watched, name, value)
-    walk = PairedWalk(model, quantized, [images], open_runtime=Watched)
+    walk = QuantizedWalk(quantized, [images], open_runtime=Watched, with_inputs=True)
     with pytest.raises(ValueError, match="stop here"):
         list(walk)
     assert Watched.runs == fail_at + 1
     assert Watched.opened == 0
 
 
-def test_models_that_differ_are_refused() -> None:
-    images = np.ones((2, 2, 8, 8), np.float32)
-    model = chain()
-    quantized = quantized_from(model, images)
-    renamed = chain()
-    renamed.graph.node[2].name = "other"
-    with pytest.raises(CalibrationError, match="got 2 of 3 quantized layers in the float model"):
-        PairedWalk(renamed, quantized, [images], open_runtime=open_exact)
-    build = GraphBuilder()
-    for name, channels in (("b", 4), ("a", 4), ("c", 2)):
-        build.conv(name, {"b": "input", "a": "b", "c": "a"}[name], channels)
-    with pytest.raises(CalibrationError, match="got layer 'b' where 'a' was expected: the models differ in order"):
-        list(PairedWalk(build.model("c"), quantized, [images], open_runtime=open_exact))
-
-
 def test_no_images_and_no_quantized_layer_are_refused() -> None:
     model = chain()
     images = np.ones((2, 2, 8, 8), np.float32)
     with pytest.raises(CalibrationError, match="got 0 batches and 3 quantized layers"):
-        PairedWalk(model, quantized_from(model, images), [], open_runtime=open_exact)
+        walk_of(quantized_from(model, images), [])
     with pytest.raises(CalibrationError, match="got 1 batches and 0 quantized layers"):
-        PairedWalk(model, model, [images], open_runtime=open_exact)
+        walk_of(model, [images])
 
 
 def test_two_inputs_are_refused() -> None:
@@ -243,6 +205,6 @@ def test_two_inputs_are_refused() -> None:
     images = np.ones((2, 2, 8, 8), np.float32)
     quantized = quantized_from(model, images)
     extra = onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, [1])
-    model.graph.input.append(extra)
+    quantized.graph.input.append(extra)
     with pytest.raises(CalibrationError, match="a model of 2 inputs, expected 1"):
-        PairedWalk(model, quantized, [images], open_runtime=open_exact)
+        walk_of(quantized, [images])
