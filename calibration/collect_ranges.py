@@ -72,7 +72,47 @@ def calibrate(
         raise CalibrationError(
             "the model has no Conv, Gemm or MatMul with a constant weight; there is nothing to quantize"
         )
-    collector = RangeCollector(tensors, partial(activation_range, dialect, chosen), placement.shared_scales)
+    collector = collect_ranges(
+        model,
+        tensors,
+        batches,
+        open_runtime=open_runtime,
+        range_from=partial(activation_range, dialect, chosen),
+        shared_scales=placement.shared_scales,
+    )
+    observed = collector.observed()
+    ranges = {name: collector.range_of(name) for name in tensors}
+    return CalibrationTable(
+        ranges={name: ranges[source] for name, source in source_of.items()},
+        method=describe(chosen),
+        num_images=collector.num_images,
+        input_mean=observed.input.mean,
+        input_std=observed.input.std,
+        observed=observed,
+        dialect=dialect,
+    )
+
+
+def collect_ranges(
+    model: ModelProto,
+    tensors: Sequence[str],
+    batches: Iterable[Images],
+    *,
+    open_runtime: Callable[[ModelProto], Runtime],
+    range_from: Callable[[Histogram, float, float], TensorRange],
+    shared_scales: tuple[tuple[str, ...], ...] = (),
+) -> RangeCollector:
+    """Return what was seen of `tensors`, of whichever the caller wants; the rest as for `calibrate`.
+
+    Args:
+        model: As for `calibrate`, and so `batches` and `open_runtime`.
+        tensors: Names, at least one.
+        batches: Likewise.
+        open_runtime: Likewise.
+        range_from: Histogram, least and largest value to a range.
+        shared_scales: Groups of tensors that have one range.
+    """
+    collector = RangeCollector(tuple(tensors), range_from, shared_scales)
     probed = add_probes(model, tensors, samples_per_image=SAMPLES_PER_IMAGE)
     probes, needs_first_image = probed.probes, probed.needs_first_image
     with open_runtime(probed.model) as runtime, ThreadPoolExecutor(1, "count") as counter:
@@ -101,17 +141,7 @@ def calibrate(
             counting.result()
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
-    observed = collector.observed()
-    ranges = {name: collector.range_of(name) for name in tensors}
-    return CalibrationTable(
-        ranges={name: ranges[source] for name, source in source_of.items()},
-        method=describe(chosen),
-        num_images=collector.num_images,
-        input_mean=observed.input.mean,
-        input_std=observed.input.std,
-        observed=observed,
-        dialect=dialect,
-    )
+    return collector
 
 
 @dataclass(slots=True)

@@ -80,6 +80,7 @@ class TrtRuntime:
         max_contexts: How many calls of `run` may compute at the same time; each needs memory for the largest batch.
             TensorRT 8.6 gives an engine with one profile one context, so there the calls take turns.
         cuda_graphs: Capture each batch size once and replay it. Worth it for small batches that come again.
+        dla_core: The DLA core that runs an engine for a DLA; None takes the one it was built for.
 
     Raises:
         RuntimeAdapterError: If the file is missing or no engine, or does not fit this TensorRT or GPU.
@@ -98,6 +99,7 @@ class TrtRuntime:
         cuda: CudaRuntime | None = None,
         max_contexts: int = 2,
         cuda_graphs: bool = False,
+        dla_core: int | None = None,
     ) -> None:
         if type(max_contexts) is not int or max_contexts < 1:
             raise ValueError(f"max_contexts: got {max_contexts!r}, expected a whole number >= 1")
@@ -124,7 +126,9 @@ class TrtRuntime:
             raise ProviderUnavailableError(f"{path} needs an NVIDIA GPU; CUDA finds none on this machine")
         if sidecar is not None and check_sidecar:
             check_gpu(path, sidecar, self._cuda.compute_capability(), command)
-        self._model: LoadedEngine | None = _load(path, library, command)
+        if dla_core is None and sidecar is not None:
+            dla_core = sidecar.facts.flags.get("dla_core")
+        self._model: LoadedEngine | None = _load(path, library, command, dla_core)
         self._input_specs, self._output_specs = self._model.inputs, self._model.outputs
         self._free.append(self._new_lane())
 
@@ -226,12 +230,14 @@ class TrtRuntime:
         return lane
 
 
-def _load(path: Path, library: TensorRtLibrary, command: str) -> LoadedEngine:
+def _load(path: Path, library: TensorRtLibrary, command: str, dla_core: int | None) -> LoadedEngine:
     trt = library.module
     library.log.clear()
     plan = path.read_bytes()
     runtime = trt.Runtime(library.logger)
     _check_validity(path, library, runtime, plan, command)
+    if dla_core is not None:
+        _choose_dla(path, runtime, dla_core)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeAdapterError(
@@ -246,6 +252,17 @@ def _load(path: Path, library: TensorRtLibrary, command: str) -> LoadedEngine:
         (inputs if is_input else outputs)[name] = _spec(trt, engine, name)
     batch = _batch_range(engine, inputs, outputs)
     return LoadedEngine(library, runtime, engine, MappingProxyType(inputs), MappingProxyType(outputs), batch)
+
+
+def _choose_dla(path: Path, runtime: Any, core: int) -> None:
+    """Name the DLA core before the engine is loaded, as TensorRT wants it."""
+    cores = int(getattr(runtime, "num_DLA_cores", 0))
+    if not 0 <= core < cores:
+        raise ProviderUnavailableError(
+            f"{path} runs on DLA core {core}; got {cores} DLA cores on this machine, expected more than {core}; "
+            + ("give dla_core=0" if cores else "build an engine for the GPU: resnet-export build without --dla")
+        )
+    runtime.DLA_core = core
 
 
 def _check_validity(path: Path, library: TensorRtLibrary, runtime: Any, plan: bytes, command: str) -> None:

@@ -51,6 +51,8 @@ def run_build(words: Sequence[str]) -> int:
             version_compat=arguments.version_compat,
             strip_weights=arguments.strip_weights,
             compute_capabilities=arguments.compute_capability or (),
+            dla_core=arguments.dla,
+            gpu_fallback=arguments.gpu_fallback,
         )
     except ValueError as err:
         parser.error(str(err))
@@ -103,8 +105,20 @@ def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
         terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
         for warning in sidecar.warnings:
             terminal.warn(f"{sidecar.facts.flavour}: {warning}")
+    _tell_placement(outcome, terminal)
     _tell_layers(outcome, terminal)
     return outcome
+
+
+def _tell_placement(outcome: EngineOutcome, terminal: Terminal) -> None:
+    """Tell what a DLA computes, and what falls back to the GPU, by name."""
+    if outcome.placement is None:
+        return
+    core = outcome.sidecar.facts.flags["dla_core"]
+    on_dla, on_gpu = outcome.placement.on_dla, outcome.placement.on_gpu
+    terminal.done(f"DLA core {core}: {len(on_dla)} of {len(on_dla) + len(on_gpu)} layers, as TensorRT foresaw it")
+    if on_gpu:
+        terminal.warn(f"{len(on_gpu)} layers on the GPU instead of the DLA: {', '.join(on_gpu)}")
 
 
 def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
@@ -128,6 +142,9 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "reused": outcome.reused,
         "reason": outcome.reason,
         "sidecar": outcome.sidecar.to_json(),
+        "dla": None
+        if outcome.placement is None
+        else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
         "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
     }
 
@@ -145,7 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fp16", action="store_true", help=f"from {MODEL_FILES['fp16']}; with --int8 {MODEL_FILES['int8-fp16']}"
     )
     parser.add_argument("--fp32", action="store_true", help=f"from {MODEL_FILES['fp32']}")
-    parser.add_argument("--batch", type=batch_range, metavar="MIN,OPT,MAX", help="batch sizes (default: the bundle's)")
+    parser.add_argument(
+        "--batch", type=batch_range, metavar="MIN,OPT,MAX|N", help="batch sizes (default: the bundle's)"
+    )
     parser.add_argument("--workspace", type=positive, metavar="MIB", help="limit of scratch memory in MiB")
     parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")
     parser.add_argument("--hardware-compat", choices=tuple(HARDWARE_COMPATIBILITY), help="let other GPUs load it too")
@@ -161,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rtx", action="store_true", help="TensorRT-RTX, which needs no GPU to build")
     parser.add_argument(
         "--compute-capability", type=capabilities, metavar="8.6,8.9", help="with --rtx: GPUs to build for"
+    )
+    parser.add_argument(
+        "--dla", type=int, metavar="CORE", help="for this DLA core of an Orin (TensorRT 8.5 to 10.7); needs one --batch"
+    )
+    parser.add_argument(
+        "--gpu-fallback", action="store_true", help="with --dla: layers that the DLA cannot run may run on the GPU"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="the bundle must be signed by its owner")

@@ -5,7 +5,6 @@ import json
 import sys
 
 import pytest
-from cli_runs import export_digits
 from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
 
@@ -16,18 +15,11 @@ from runtimes.engine_layers import CONVOLUTION
 from runtimes.this_machine import machine_facts
 
 
-@pytest.fixture(scope="module")
-def shared_bundle(digits_folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("layers") / "digits-int8"
-    assert export_digits(digits_folder, output, "--int8", "--fp16", "--target", "jetpack6", "--quiet") == 0
-    return output
-
-
 @pytest.fixture
-def bundle(shared_bundle, tmp_path):
+def bundle(engine_bundle, tmp_path):
     import shutil
 
-    return shutil.copytree(shared_bundle, tmp_path / "bundle")
+    return shutil.copytree(engine_bundle, tmp_path / "bundle")
 
 
 @pytest.fixture

@@ -719,7 +719,7 @@ def test_a_missing_int8_flag_on_86_would_show(machine_of, monkeypatch):
 
 
 def test_missing_explicit_batch_on_86_would_show(machine_of, monkeypatch):
-    monkeypatch.setattr(exporter.engine, "_creation_flags", lambda trt: 0)
+    monkeypatch.setattr(exporter.engine, "_creation_flags", lambda trt, **_: 0)
     with pytest.raises(EngineBuildError, match="explicit batch dimension"):
         machine_of("8.6").build()
 

@@ -4,7 +4,7 @@
 those that the project may use, and no others; a missing one is an AttributeError, as with the library. Its plan holds
 the ONNX file, which ONNX Runtime computes on what lies in the stand-in's device memory.
 
-Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 (NVIDIA/TensorRT
+Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 and 4 (NVIDIA/TensorRT
 python/src/infer/pyCore.cpp and pyGraph.cpp at v8.6.1, v10.3.0, v10.13.3, v11.1; names of 11.4's bindings).
 `active_optimization_profile` and profile sharing: the same files, and NvInfer.h (PreviewFeature).
 """
@@ -54,7 +54,7 @@ _LAYERS = {
     "Add": "ELEMENTWISE",
     "MaxPool": "POOLING",
     "AveragePool": "POOLING",
-    "GlobalAveragePool": "POOLING",
+    "GlobalAveragePool": "REDUCE",
     "Gemm": "MATRIX_MULTIPLY",
     "MatMul": "MATRIX_MULTIPLY",
     "Flatten": "SHUFFLE",
@@ -64,6 +64,9 @@ _LAYERS = {
     "DequantizeLinear": "DEQUANTIZE",
     "Cast": "CAST",
 }
+
+DLA_LAYERS = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING", "MATRIX_MULTIPLY", "SHUFFLE")
+"""Of those above, what a DLA runs: a reduction it does not. Source: the facts reference, 4.5."""
 
 
 @dataclass
@@ -100,6 +103,12 @@ class TensorRtStandin:
     contexts_made: int = 0
     refuse: set[str] = field(default_factory=set)
     """Names of methods that report failure from now on."""
+    dla_cores: int = 0
+    """How many DLA cores builder and runtime find."""
+    calibration_cache: bytes | None = None
+    """What the last build for a DLA read from its calibrator."""
+    loaded_on_dla: list[int] = field(default_factory=list)
+    """The core of each engine for a DLA that was deserialized."""
 
 
 class PybindEnum(enum.Enum):
@@ -138,6 +147,8 @@ def make_tensorrt(version: str, cuda: CudaStandin) -> TensorRtStandin:
     _add_enums(trt, version)
     _add_logging(trt)
     _add_progress_monitor(trt, version)
+    if not _at_least(version, 11):
+        _add_calibrator(trt)
     _add_build(trt, standin)
     _add_runtime(trt, standin)
     return standin
@@ -182,6 +193,7 @@ def _add_enums(trt: Any, version: str) -> None:
     trt.LayerInformationFormat = _enum("LayerInformationFormat", "ONELINE", "JSON")
     levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
     trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
+    trt.DeviceType = _enum("DeviceType", "GPU", "DLA")
 
 
 def _add_logging(trt: Any) -> None:
@@ -205,6 +217,14 @@ def _add_progress_monitor(trt: Any, version: str) -> None:
                 pass
 
         trt.IProgressMonitor = IProgressMonitor
+
+
+def _add_calibrator(trt: Any) -> None:
+    class IInt8EntropyCalibrator2:
+        def __init__(self) -> None:
+            self._constructed = True
+
+    trt.IInt8EntropyCalibrator2 = IInt8EntropyCalibrator2
 
 
 def _check_logger(trt: Any, logger: Any) -> None:
@@ -240,6 +260,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
         def __init__(self, kind: Any, name: str, outputs: list[Tensor]) -> None:
             self._values = (kind, name, outputs)
 
+        _window: tuple[int, ...] = ()
         type = property(lambda self: self._values[0])
         name = property(lambda self: self._values[1])
         num_outputs = property(lambda self: len(self._values[2]))
@@ -334,6 +355,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 )
                 for node in model.graph.node
             ]
+            for layer, node in zip(network._layers, model.graph.node, strict=True):
+                found = [entry for entry in node.attribute if entry.name == "kernel_shape" and "Pool" in node.op_type]
+                layer._window = tuple(size for entry in found for size in entry.ints)
 
     class OptimizationProfile(Sealed):
         def __init__(self) -> None:
@@ -347,7 +371,10 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             "builder_optimization_level",
             "hardware_compatibility_level",
             "profiling_verbosity",
+            "default_device_type",
+            "DLA_core",
             *(["progress_monitor"] if hasattr(trt, "IProgressMonitor") else []),
+            *(["int8_calibrator"] if hasattr(trt, "IInt8EntropyCalibrator2") else []),
         )
 
         def __init__(self) -> None:
@@ -374,6 +401,17 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             self._profiles.append(profile)
             return len(self._profiles) - 1
 
+        def can_run_on_DLA(self, layer: Layer) -> bool:
+            return layer.type.name in DLA_LAYERS and max(layer._window, default=1) <= 8
+
+    if not always_strong:  # with the calibrators it went
+
+        def set_calibration_profile(self: BuilderConfig, profile: OptimizationProfile) -> bool:
+            self._calibration_profile = profile
+            return True
+
+        BuilderConfig.set_calibration_profile = set_calibration_profile
+
     class Builder(Sealed):
         def __init__(self, logger: Any) -> None:
             _check_logger(trt, logger)
@@ -381,6 +419,8 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 100")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
+
+        num_DLA_cores = property(lambda self: standin.dla_cores)
 
         def create_network(self, flags: int = 0) -> NetworkDefinition:
             names = {flag.name for flag in trt.NetworkDefinitionCreationFlag if flags >> int(flag) & 1}
@@ -407,11 +447,14 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 if not all(monitor.step_complete("Building engine", step) for step in range(2)):
                     return None
                 monitor.phase_finish("Building engine")
-            return HostMemory(_plan(trt, network, profile, attributes.get("profiling_verbosity")))
+            on_dla = attributes.get("default_device_type") == trt.DeviceType.DLA
+            return HostMemory(_plan(trt, network, profile, attributes.get("profiling_verbosity"), on_dla=on_dla))
 
         def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
             if network._onnx is None:
                 return "Network must have at least one output"
+            if getattr(config, "default_device_type", None) == trt.DeviceType.DLA:
+                return _dla_refusal(trt, standin, network, config, profile)
             if "STRONGLY_TYPED" in network._flags and knows_strong_typing:
                 for name in PRECISION_FLAGS:
                     if name in config._flags:
@@ -441,8 +484,41 @@ def _constant(model: onnx.ModelProto, name: str) -> Any:
     return found[0] if found else 0
 
 
-def _plan(trt: Any, network: Any, profile: dict, verbosity: Any) -> bytes:
+def _dla_refusal(trt: Any, standin: TensorRtStandin, network: Any, config: Any, profile: dict) -> str | None:
+    """Return why TensorRT 8.6 to 10.7 would not build this for a DLA."""
+    if "STRONGLY_TYPED" in network._flags:
+        return "DLA does not support strongly typed networks"
+    if any(layer.type.name in ("QUANTIZE", "DEQUANTIZE") for layer in network._layers):
+        return "DLA does not support explicit quantization"
+    if any(len(set(shapes)) > 1 for shapes in profile.values()) or any(
+        -1 in tensor.shape and tensor.name not in profile for tensor in network._inputs
+    ):
+        return "DLA does not support dynamic shapes: min, opt and max must be equal"
+    if not {"FP16", "INT8"} & config._flags:
+        return "Default DLA is enabled but layers can only run in FP16 or INT8"
+    if "GPU_FALLBACK" not in config._flags and not all(config.can_run_on_DLA(layer) for layer in network._layers):
+        return "a layer is not supported on DLA and GPU fallback is not enabled"
+    if "INT8" not in config._flags:
+        return None
+    calibrator = getattr(config, "int8_calibrator", None)
+    if not hasattr(calibrator, "_constructed"):
+        return "INT8 without a calibrator whose __init__ was called"
+    if profile and getattr(config, "_calibration_profile", None) is None:
+        return "Calibration Profile is not defined"
+    assert calibrator.get_batch_size() == 1
+    cache = calibrator.read_calibration_cache()
+    major, minor, patch = map(int, trt.__version__.split(".")[:3])
+    number = (major * 10 + minor) * 100 + patch if major < 10 else major * 10_000 + minor * 100 + patch
+    if not cache.startswith(f"TRT-{number}-EntropyCalibration2\n".encode()):
+        calibrator.get_batch([tensor.name for tensor in network._inputs])
+        return "Calibration failure occurred with no scaling factors detected"
+    standin.calibration_cache = cache
+    return None
+
+
+def _plan(trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool) -> bytes:
     head = {
+        "on_dla": on_dla,
         "verbosity": "LAYER_NAMES_ONLY" if verbosity is None else verbosity.name,
         "version": trt.__version__,
         "profile": profile,
@@ -674,7 +750,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             return cuda.device_bytes(address, size).copy().view(kind).reshape(shape)
 
     class Runtime(Sealed):
-        settable = ("engine_host_code_allowed",)
+        settable = ("engine_host_code_allowed", "DLA_core")
+        num_DLA_cores = property(lambda self: standin.dla_cores)
 
         def __init__(self, logger: Any) -> None:
             _check_logger(trt, logger)
@@ -690,6 +767,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 self._logger.log(trt.ILogger.Severity.ERROR, error)
                 return None
             head, _, model = content[len(MAGIC) :].partition(b"\n")
+            if json.loads(head)["on_dla"]:
+                standin.loaded_on_dla.append(self.DLA_core)
             return CudaEngine(json.loads(head), model, self._logger)
 
         def _refusal(self, content: bytes) -> str | None:
@@ -707,6 +786,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 )
             if hashlib.sha256(model).hexdigest() != facts["sha256"]:
                 return "Serialization assertion stdArchiveReader failed. Size specified in header does not match"
+            if facts["on_dla"] and not 0 <= getattr(self, "DLA_core", -1) < standin.dla_cores:
+                return "Cannot deserialize engine with DLA layers: no DLA core was set"
             return None
 
     trt.Runtime, trt.ICudaEngine, trt.IExecutionContext = Runtime, CudaEngine, ExecutionContext
