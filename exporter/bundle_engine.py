@@ -19,6 +19,7 @@ from exporter.timing_cache import default_timing_cache
 from exporter.version import __version__
 from runtimes.engine_layers import EngineLayers, layers_from_inspector
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
+from runtimes.engine_times import EngineTimes, times_from_json
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int8, option_words
@@ -38,6 +39,8 @@ class EngineOutcome:
         reason: Why it was reused or built, in words.
         layers: What it computes in which precision, or None where it could not be asked.
         why_no_layers: Why it could not.
+        times: How long each of them takes, or None where that was not measured.
+        why_no_times: Why it was not.
         placement: Of one just built for a DLA, which layers run there.
     """
 
@@ -47,6 +50,8 @@ class EngineOutcome:
     reason: str
     layers: EngineLayers | None = None
     why_no_layers: str = ""
+    times: EngineTimes | None = None
+    why_no_times: str = ""
     placement: DlaPlacement | None = None
 
 
@@ -85,7 +90,7 @@ def engine_from_bundle(
     scales = bundle / DLA_SCALES if file == DLA_FILES["int8"] else None
     facts = _facts(model, precision, flavour, chosen, scales)
     path = output or model.with_name(f"{model.stem}.{'rtx.' if flavour == 'rtx' else ''}engine")
-    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name])
+    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name, times_path(path).name])
     reason = _why_rebuild(path, facts)
     if reason is None:
         return _reused(path)
@@ -104,6 +109,7 @@ def engine_from_bundle(
     )
     sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
     layers, why_no_layers = _inspected_layers(path, plan, facts)
+    times, why_no_times = (None, why_no_layers) if layers is None else _timed_layers(path, facts)
     return EngineOutcome(
         path,
         sidecar,
@@ -111,12 +117,15 @@ def engine_from_bundle(
         reason=reason,
         layers=layers,
         why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
         placement=placements[0] if placements else None,
     )
 
 
 def _reused(path: Path) -> EngineOutcome:
     layers, why_no_layers = _saved_layers(path)
+    times, why_no_times = _saved_times(path)
     return EngineOutcome(
         path,
         load_sidecar(path),
@@ -124,6 +133,8 @@ def _reused(path: Path) -> EngineOutcome:
         reason="built from the same file, for the same machine, with the same options",
         layers=layers,
         why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
     )
 
 
@@ -235,6 +246,34 @@ def _inspected_layers(path: Path, plan: bytes, facts: EngineFacts) -> tuple[Engi
     except (EngineBuildError, RuntimeAdapterError, OSError) as err:
         return None, str(err)
     return layers, ""
+
+
+def times_path(engine: Path) -> Path:
+    """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
+    return engine.with_name(f"{engine.name}.times.json")
+
+
+def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
+    """Run the engine just built at its best batch and keep its layers' times; it is good whatever becomes of that."""
+    from runtimes.trt import TrtRuntime
+
+    times_path(path).unlink(missing_ok=True)
+    try:
+        with TrtRuntime(path, max_contexts=1) as runtime:
+            times = runtime.layer_times(batch=facts.batch.opt)
+        write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
+    except (RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return times, ""
+
+
+def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
+    try:
+        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not timed when it was built (an engine runs on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
 
 
 def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:

@@ -18,6 +18,9 @@ from runtimes.trt_library import TensorRtLibrary
 _GRAPHS_PER_LANE = 4
 """Each graph keeps an execution context, and with it activation memory, of its own: so only the last few stay."""
 
+_WARM_UP_RUNS = 3
+"""Before layers are timed: the first runs make TensorRT and the GPU do once what they do not do again."""
+
 PROFILE = 0
 """The builder adds one optimization profile."""
 
@@ -123,6 +126,25 @@ class Lane:
             cuda.copy_to_host(self._host[name].address, self._device[name].address, view.nbytes, stream)
         cuda.synchronize(stream)
         return {name: view[:rows].copy() for name, view in views.items()}
+
+    def profile(self, inputs: Mapping[str, Array], num_runs: int) -> list[list[tuple[str, float]]]:
+        """Return, of each run, TensorRT's layers and their milliseconds. The lane is of no use afterwards but to close.
+
+        Raises:
+            RuntimeAdapterError: If this lane makes graphs, whose layers no profiler hears of.
+        """
+        if self._graphs:
+            raise RuntimeAdapterError("layers cannot be timed in CUDA graphs; open the engine with cuda_graphs=False")
+        for _ in range(_WARM_UP_RUNS):
+            self.run(inputs)
+        profiler = _make_profiler(self.model.loaded_by.module)
+        self._context.profiler = profiler
+        runs: list[list[tuple[str, float]]] = []
+        for _ in range(num_runs):
+            self.run(inputs)
+            runs.append(list(profiler.heard))
+            profiler.heard.clear()
+        return runs
 
     def close(self) -> None:
         """Wait for the stream and release everything, even if a part of it fails; a second call does nothing."""
@@ -261,6 +283,26 @@ class Lane:
 
     def _addresses(self) -> dict[str, int]:
         return {name: buffer.address for name, buffer in self._device.items()}
+
+
+def noise(dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return an input to time an engine with: the same random numbers each time, of standard normal size."""
+    values = np.random.default_rng(0).normal(size=shape)
+    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (np.abs(values) * 60).astype(dtype)
+
+
+def _make_profiler(trt: Any) -> Any:
+    class LayerProfiler(trt.IProfiler):  # type: ignore[misc]
+        """Keeps what TensorRT reports."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.heard: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.heard.append((str(layer_name), float(ms)))
+
+    return LayerProfiler()
 
 
 class _Captured:

@@ -33,8 +33,10 @@ from runtimes.engine_lane import (
     ProfileInUseError,
     close_all,
     closed_error,
+    noise,
     run_in_pieces,
 )
+from runtimes.engine_times import EngineTimes, times_from_runs
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec, check_inputs
 from runtimes.trt_library import TensorRtLibrary, load_library
@@ -173,6 +175,35 @@ class TrtRuntime:
             raise
         self._return_lane(lane, usable=True)
         return outputs
+
+    def layer_times(self, *, batch: int, num_runs: int = 20) -> EngineTimes:
+        """Time every layer, on noise, one run after the other; other calls may compute meanwhile and disturb it.
+
+        Args:
+            batch: Images per run, within the profile.
+            num_runs: How many runs to take the median of.
+
+        Raises:
+            ValueError: If the batch is outside the profile, or there is no run.
+            RuntimeAdapterError: When TensorRT or CUDA fails.
+            ModelClosedError: After `close`.
+        """
+        model = self._model
+        if model is None:
+            raise closed_error()
+        smallest, largest = model.batch or (batch, batch)
+        if not smallest <= batch <= largest or num_runs < 1:
+            raise ValueError(
+                f"layer times: got batch {batch} and {num_runs} runs, expected a batch from {smallest} to {largest} "
+                "and at least one run"
+            )
+        inputs = {name: noise(spec.dtype, model.shape(spec, batch)) for name, spec in model.inputs.items()}
+        lane = self._take_lane()
+        try:
+            runs = lane.profile(inputs, num_runs)
+        finally:
+            self._return_lane(lane, usable=False)  # a context with a profiler waits after every layer
+        return times_from_runs(batch, runs)
 
     def close(self) -> None:
         """Wait for the calls of `run` that compute, then release everything; a second call does nothing."""

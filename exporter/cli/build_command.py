@@ -18,9 +18,14 @@ from exporter.cli.terminal import Terminal
 from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
+from runtimes.engine_layers import REFORMAT, EngineLayers
+from runtimes.engine_times import EngineTimes
 from runtimes.errors import BundleError
 from runtimes.manifest import Manifest, load_manifest
 from runtimes.precision import LOWEST_FIRST, MODEL_FILES
+
+NUM_SLOWEST = 5
+"""How many of the slowest layers are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,29 @@ def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
         named = ", ".join(f"{' + '.join(layer.nodes)} ({layer.precision})" for layer in fallen[:8])
         more = f" and {len(fallen) - 8} more" if len(fallen) > 8 else ""
         terminal.warn(f"{len(fallen)} convolutions or matrix products are not in {precision}: {named}{more}")
+    _tell_times(outcome, outcome.layers, terminal)
+
+
+def _tell_times(outcome: EngineOutcome, layers: EngineLayers, terminal: Terminal) -> None:
+    """Tell how much of the time goes where, and which layers are slowest."""
+    times = outcome.times
+    if times is None:
+        terminal.done(f"layers not timed: {outcome.why_no_times}")
+        return
+    total = times.total_ms or 1.0
+    shares = ", ".join(
+        f"{spent / total:.0%} {'reformats' if word == REFORMAT else f'in {word}'}"
+        for word, spent in times.by_precision(layers).items()
+    )
+    terminal.done(
+        f"time in the layers at batch {times.batch}: {shares} of {total:.3g} ms (layer by layer, median of "
+        f"{times.num_runs} runs; the engine alone is faster)"
+    )
+    slowest = ", ".join(
+        f"{' + '.join(layer.nodes)} {spent:.3g} ms ({layer.precision})"
+        for layer, spent in times.slowest(layers, NUM_SLOWEST)
+    )
+    terminal.done(f"slowest: {slowest}")
 
 
 def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
@@ -145,8 +173,14 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "dla": None
         if outcome.placement is None
         else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
+        "times": outcome.why_no_times if outcome.times is None else _times_report(outcome.times, outcome.layers),
         "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
     }
+
+
+def _times_report(times: EngineTimes, layers: EngineLayers | None) -> dict[str, Any]:
+    content = times.to_json()
+    return content if layers is None else {**content, "ms_by_precision": times.by_precision(layers)}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -437,6 +437,33 @@ def test_context_manager_closes_on_an_error(machine):
     machine.cuda.assert_no_leaks()
 
 
+def test_layers_are_timed_and_the_engine_stays_usable(machine):
+    with machine.open(machine.build(), max_contexts=1) as runtime:
+        before = runtime.run({"input": images(3)})["logits"]
+        times = runtime.layer_times(batch=3, num_runs=4)
+        assert (times.batch, times.num_runs, list(times.layer_ms)[1:]) == (3, 4, ["conv + relu", "logits + relu"])
+        executed = len(machine.standin.executions)
+        np.testing.assert_array_equal(runtime.run({"input": images(3)})["logits"], before)
+        assert machine.standin.profiled_runs == 4, "what comes after is not profiled"
+        assert len(machine.standin.executions) == executed + 1
+    machine.cuda.assert_no_leaks()
+
+
+@pytest.mark.parametrize("options", [{"batch": 1}, {"batch": 5}, {"batch": 3, "num_runs": 0}])
+def test_layer_times_outside_the_profile(machine_10, options):
+    with machine_10.open(machine_10.build()) as runtime, pytest.raises(ValueError, match="a batch from 2 to 4"):
+        runtime.layer_times(**options)
+
+
+def test_layers_in_graphs_cannot_be_timed(machine_10):
+    with machine_10.open(machine_10.build(), cuda_graphs=True) as runtime:
+        with pytest.raises(RuntimeAdapterError, match="cuda_graphs=False"):
+            runtime.layer_times(batch=3)
+        assert runtime.run({"input": images(3)})["logits"].shape == (3, CLASSES)
+    with pytest.raises(RuntimeAdapterError, match="closed"):
+        runtime.layer_times(batch=3)
+
+
 def test_a_forked_child_is_told(machine_10):
     runtime = machine_10.open(machine_10.build())
     read, write = os.pipe()
