@@ -143,6 +143,7 @@ def build_engine(
     parser = _parse(library, network, model)
     config = builder.create_builder_config()
     _configure(library, config, chosen)
+    _share_profiles(library.module, config)
     calibrator: Any = None
     if core is None:
         _allow_precisions(library.module, network, config)
@@ -206,6 +207,16 @@ def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> 
         for place, words in enumerate(options.compute_capabilities):
             capability = _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
             config.set_compute_capability(capability, place)
+
+
+def _share_profiles(trt: Any, config: Any) -> None:
+    """Let several contexts of the engine use its one profile at the same time, where that is not so anyway.
+
+    Off by default in 8.6; always on in 10, later without the name. Source: NvInfer.h 8.6 and 10.3, PreviewFeature.
+    """
+    sharing = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+    if sharing is not None and not config.get_preview_feature(sharing):
+        config.set_preview_feature(sharing, True)
 
 
 def _offered(library: TensorRtLibrary, choices: Any, member: str, option: str) -> Any:

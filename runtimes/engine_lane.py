@@ -26,7 +26,7 @@ PROFILE = 0
 
 
 class ProfileInUseError(RuntimeAdapterError):
-    """TensorRT 8.6 lets only one context at a time use an optimization profile."""
+    """TensorRT 8.6 lets one context at a time use a profile, unless the engine was built to share it, as ours are."""
 
 
 def closed_error() -> ModelClosedError:

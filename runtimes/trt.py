@@ -80,7 +80,7 @@ class TrtRuntime:
         check_sidecar: Compare the plan and this machine with `<engine>.json` before TensorRT sees the plan.
         cuda: CUDA; what is installed when None.
         max_contexts: How many calls of `run` may compute at the same time; each needs memory for the largest batch.
-            TensorRT 8.6 gives an engine with one profile one context, so there the calls take turns.
+            An engine that other tools built with TensorRT 8.6 may share no profile: then the calls take turns.
         cuda_graphs: Capture each batch size once and replay it. Worth it for small batches that come again.
         dla_core: The DLA core that runs an engine for a DLA; None takes the one it was built for.
 
@@ -239,7 +239,7 @@ class TrtRuntime:
                     except ProfileInUseError:
                         if self._num_lanes == 0:
                             raise
-                        self._max_lanes = self._num_lanes  # TensorRT 8.6: the calls take turns
+                        self._max_lanes = self._num_lanes  # TensorRT 8.6 without profile sharing: the calls take turns
                         continue
                 self._changed.wait()
 

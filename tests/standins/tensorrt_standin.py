@@ -197,6 +197,9 @@ def _add_enums(trt: Any, version: str) -> None:
     levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
     trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
     trt.DeviceType = _enum("DeviceType", "GPU", "DLA")
+    features = ["FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"] * (not v9_1)
+    features += ["PROFILE_SHARING_0806"] * (not v11) + ["ALIASED_PLUGIN_IO_10_03"] * v10_3
+    trt.PreviewFeature = _enum("PreviewFeature", *features, *["RUNTIME_ACTIVATION_RESIZE_10_10"] * v10_13)
 
 
 def _add_logging(trt: Any) -> None:
@@ -393,6 +396,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
 
         def __init__(self) -> None:
             self._flags: set[str] = {"TF32"}
+            self._features = {"PROFILE_SHARING_0806"} if _at_least(version, 10) else set()
             self._pools: dict[str, int] = {}
             self._profiles: list[OptimizationProfile] = []
 
@@ -404,6 +408,14 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
 
         def get_flag(self, flag: Any) -> bool:
             return trt.BuilderFlag(flag).name in self._flags
+
+        def get_preview_feature(self, feature: Any) -> bool:
+            return trt.PreviewFeature(feature).name in self._features
+
+        def set_preview_feature(self, feature: Any, enable: bool) -> None:
+            assert feature.name != "PROFILE_SHARING_0806" or not _at_least(version, 10), "it cannot be changed there"
+            assert enable
+            self._features.add(trt.PreviewFeature(feature).name)
 
         def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
             self._pools[trt.MemoryPoolType(pool).name] = pool_size
@@ -462,7 +474,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                     return None
                 monitor.phase_finish("Building engine")
             on_dla = attributes.get("default_device_type") == trt.DeviceType.DLA
-            return HostMemory(_plan(trt, network, profile, attributes.get("profiling_verbosity"), on_dla=on_dla))
+            shares = "PROFILE_SHARING_0806" in config._features
+            verbosity = attributes.get("profiling_verbosity")
+            return HostMemory(_plan(trt, network, profile, verbosity, on_dla=on_dla, shares_profile=shares))
 
         def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
             if network._onnx is None:
@@ -530,8 +544,9 @@ def _dla_refusal(trt: Any, standin: TensorRtStandin, network: Any, config: Any, 
     return None
 
 
-def _plan(trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool) -> bytes:
+def _plan(trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool, shares_profile: bool) -> bytes:
     head = {
+        "shares_profile": shares_profile,
         "on_dla": on_dla,
         "verbosity": "LAYER_NAMES_ONLY" if verbosity is None else verbosity.name,
         "version": trt.__version__,
@@ -582,7 +597,6 @@ def _inspected(model: onnx.ModelProto, *, separate_types: bool) -> list[dict[str
 
 def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
     version, cuda = standin.version, standin.cuda
-    shares_profiles = _at_least(version, 10)  # before, only with PreviewFeature.PROFILE_SHARING_0806
 
     def refused(method: str, logger: Any) -> bool:
         if method in standin.refuse:
@@ -607,7 +621,9 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             return self._profile
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-            if profile_index != 0 or (not shares_profiles and self._engine._contexts_with_profile()):
+            if profile_index != 0 or (
+                not self._engine._head["shares_profile"] and self._engine._contexts_with_profile()
+            ):
                 text = f"Optimization profile {profile_index} is already in use by another execution context"
                 self._engine._logger.log(trt.ILogger.Severity.ERROR, text)
                 return False
@@ -755,7 +771,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             if refused("create_execution_context", self._logger):
                 return None
             standin.contexts_made += 1
-            taken = self._dynamic() and not shares_profiles and self._contexts_with_profile()
+            taken = self._dynamic() and not self._head["shares_profile"] and self._contexts_with_profile()
             context = ExecutionContext(self, -1 if taken else 0)
             self._contexts.append(weakref.ref(context))
             return context
