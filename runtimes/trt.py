@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runtimes.cuda_memory import CudaRuntime, load_cuda
+from runtimes.device_array import is_on_device, read_inputs
 from runtimes.engine_fit import (
     check_gpu,
     check_is_no_onnx,
@@ -144,14 +143,19 @@ class TrtRuntime:
         """Name to specification of every output, in the model's order."""
         return self._output_specs
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`. Any number of threads may call it.
+
+        Args:
+            inputs: Name to NumPy array; or to an array of another library in the memory of GPU 0, C-contiguous, with
+                `__dlpack__` or `__cuda_array_interface__`. That is read where it is, after what its stream still does
+                to it, and may be changed again when `run` returns.
 
         Raises:
             ModelClosedError: After `close`.
-        ForkedProcessError: In a forked child.
-        RuntimeAdapterError: When TensorRT or CUDA fails.
-            InputMismatchError: If an input has a wrong name, dtype or shape, or is in GPU memory.
+            ForkedProcessError: In a forked child.
+            RuntimeAdapterError: When TensorRT or CUDA fails.
+            InputMismatchError: If an input has a wrong name, dtype, shape or layout, or is on another device.
         """
         if os.getpid() != self._process:
             raise ForkedProcessError(
@@ -160,16 +164,17 @@ class TrtRuntime:
             )
         if self._closed:
             raise closed_error()
-        for name, array in inputs.items():
-            if not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__"):
-                raise InputMismatchError(
-                    f"input {name!r}: got {type(array).__name__} in GPU memory, expected a NumPy array; copy it to the "
-                    "host before run()"
-                )
-        check_inputs(self._input_specs, inputs)
+        on_device = any(is_on_device(array) for array in inputs.values())
+        if not on_device:
+            inputs = check_inputs(self._input_specs, inputs)
         lane = self._take_lane()
         try:
+            if on_device:
+                inputs = read_inputs(self._input_specs, inputs, lane.stream)
             outputs = run_in_pieces(lane, inputs)
+        except InputMismatchError:  # before anything was enqueued
+            self._return_lane(lane, usable=True)
+            raise
         except BaseException:  # an interrupt too: what the lane's stream still does is unknown
             self._return_lane(lane, usable=False)
             raise
