@@ -203,9 +203,12 @@ def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> 
         config.hardware_compatibility_level = _offered(library, levels, member, "--hardware-compat")
     if options.compute_capabilities:
         kinds = getattr(trt, "ComputeCapability", None)
-        config.num_compute_capabilities = len(options.compute_capabilities)
-        for place, words in enumerate(options.compute_capabilities):
-            capability = _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
+        capabilities = [
+            _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
+            for words in options.compute_capabilities
+        ]
+        config.num_compute_capabilities = len(capabilities)
+        for place, capability in enumerate(capabilities):
             config.set_compute_capability(capability, place)
 
 

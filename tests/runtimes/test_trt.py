@@ -789,6 +789,42 @@ def test_the_standin_has_no_more_than_the_version(machine_of, version, lacks):
         assert not hasattr(getattr(module, owner) if owner else module, name), path
 
 
+def surface_of(module):
+    """Return class name to the public names of a stand-in's classes, enum members among them."""
+    found = {}
+    for name, value in vars(module).items():
+        if isinstance(value, type):
+            names = {word for kind in value.__mro__[:-1] for word in vars(kind)} | set(getattr(value, "settable", ()))
+            members = set(getattr(value, "__members__", ()))
+            found[name] = {word for word in members or names if not word.startswith("_")} - {"settable"}
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+def test_the_standin_of_11_has_no_more_than_the_library_from_the_same_sources():
+    """TensorRT-RTX 1.7 is built from TensorRT 11's sources, and its Python module is here to be asked."""
+    import tensorrt_rtx
+
+    surface = surface_of(make_tensorrt("11.4", CudaStandin()).module)
+    assert {"Builder", "Runtime", "IBuilderConfig", "IExecutionContext", "IProfiler", "DeviceType"} <= surface.keys()
+    assert sum(map(len, surface.values())) > 100
+    more = {
+        f"{name}.{word}"
+        for name, words in surface.items()
+        for word in words
+        if not hasattr(getattr(tensorrt_rtx, name), word)
+    }
+    # Plugins written in Python, which RTX leaves out and nobody here uses.
+    assert more == {f"NetworkDefinitionCreationFlag.PREFER_{kind}_PYTHON_PLUGINS" for kind in ("AOT", "JIT")}
+
+
+def test_compute_capabilities_are_refused_where_tensorrt_builds_for_its_gpu(machine):
+    source = machine.folder / "model.onnx"
+    source.write_bytes(float32_model().SerializeToString())
+    with pytest.raises(EngineBuildError, match=r"--compute-capability 8\.6 is not offered by tensorrt"):
+        build_engine(source, options=BuildOptions(compute_capabilities=("8.6",)))
+
+
 def test_a_missing_synchronize_would_show(machine_of, monkeypatch):
     machine = machine_of("10.3")
     runtime = machine.open(machine.build())
