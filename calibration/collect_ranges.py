@@ -7,7 +7,7 @@ the images are batched. While one batch runs, a thread counts the one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -66,7 +66,50 @@ def calibrate(
     chosen = MeanSquaredError() if method is None else method
     placement = place(model, dialect)
     tensors = tensors_to_observe(placement)
-    collector = RangeCollector(tensors, partial(activation_range, dialect, chosen), placement.shared_scales)
+    collector = collect_ranges(
+        model,
+        tensors,
+        batches,
+        open_runtime=open_runtime,
+        range_from=partial(activation_range, dialect, chosen),
+        shared_scales=placement.shared_scales,
+        seen=seen,
+    )
+    observed = collector.observed()
+    ranges = {name: collector.range_of(name) for name in tensors}
+    return CalibrationTable(
+        ranges={name: ranges[source] for name, source in _sources(placement).items()},
+        method=describe(chosen),
+        num_images=collector.num_images,
+        input_mean=observed.input.mean,
+        input_std=observed.input.std,
+        observed=observed,
+        dialect=dialect,
+    )
+
+
+def collect_ranges(
+    model: ModelProto,
+    tensors: Sequence[str],
+    batches: Iterable[Images],
+    *,
+    open_runtime: Callable[[ModelProto | bytes], Runtime],
+    range_from: Callable[[Histogram, float, float], TensorRange],
+    shared_scales: tuple[tuple[str, ...], ...] = (),
+    seen: list[SeenBatch] | None = None,
+) -> RangeCollector:
+    """Return what was seen of `tensors`, of whichever the caller wants; the rest as for `calibrate`.
+
+    Args:
+        model: As for `calibrate`, and so `batches`, `open_runtime` and `seen`.
+        tensors: Names, at least one.
+        batches: Likewise.
+        open_runtime: Likewise.
+        range_from: Histogram, least and largest value to a range.
+        shared_scales: Groups of tensors that have one range.
+        seen: Likewise.
+    """
+    collector = RangeCollector(tuple(tensors), range_from, shared_scales)
     earlier = [] if seen is None else seen
     num_seen = sum(len(batch.images) for batch in earlier)
     new = observe_batches(model, tensors, batches, open_runtime=open_runtime, first_image=num_seen)
@@ -81,17 +124,7 @@ def calibrate(
             counting.result()
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
-    observed = collector.observed()
-    ranges = {name: collector.range_of(name) for name in tensors}
-    return CalibrationTable(
-        ranges={name: ranges[source] for name, source in _sources(placement).items()},
-        method=describe(chosen),
-        num_images=collector.num_images,
-        input_mean=observed.input.mean,
-        input_std=observed.input.std,
-        observed=observed,
-        dialect=dialect,
-    )
+    return collector
 
 
 def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from exporter.build_for_dla import DlaPlacement
 from exporter.bundle import TOOL_NAME
 from exporter.engine import BuildOptions, Progress, build_engine
 from exporter.errors import EngineBuildError
@@ -18,9 +19,10 @@ from exporter.timing_cache import default_timing_cache
 from exporter.version import __version__
 from runtimes.engine_layers import EngineLayers, layers_from_inspector
 from runtimes.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
+from runtimes.engine_times import EngineTimes, times_from_json
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import Manifest, check_files, file_entry, load_manifest
-from runtimes.precision import MODEL_FILES, is_int8, option_words
+from runtimes.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int8, option_words
 from runtimes.this_machine import machine_facts
 from runtimes.trt_library import load_library
 from runtimes.whole_file import remove_leftovers, write_whole
@@ -37,6 +39,9 @@ class EngineOutcome:
         reason: Why it was reused or built, in words.
         layers: What it computes in which precision, or None where it could not be asked.
         why_no_layers: Why it could not.
+        times: How long each of them takes, or None where that was not measured.
+        why_no_times: Why it was not.
+        placement: Of one just built for a DLA, which layers run there.
     """
 
     path: Path
@@ -45,6 +50,9 @@ class EngineOutcome:
     reason: str
     layers: EngineLayers | None = None
     why_no_layers: str = ""
+    times: EngineTimes | None = None
+    why_no_times: str = ""
+    placement: DlaPlacement | None = None
 
 
 def engine_from_bundle(
@@ -75,32 +83,63 @@ def engine_from_bundle(
     """
     manifest = load_manifest(bundle)
     check_files(bundle, manifest)
-    model = bundle / _onnx_file(manifest, bundle, precision)
     chosen = options or BuildOptions(batch=manifest.batch)
-    facts = _facts(model, precision, flavour, chosen)
+    find = _onnx_file if chosen.dla_core is None else _dla_file
+    precision, file = find(manifest, bundle, precision)
+    model = bundle / file
+    scales = bundle / DLA_SCALES if file == DLA_FILES["int8"] else None
+    facts = _facts(model, precision, flavour, chosen, scales)
     path = output or model.with_name(f"{model.stem}.{'rtx.' if flavour == 'rtx' else ''}engine")
-    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name])
+    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name, times_path(path).name])
     reason = _why_rebuild(path, facts)
     if reason is None:
-        layers, why_no_layers = _saved_layers(path)
-        return EngineOutcome(
-            path,
-            load_sidecar(path),
-            reused=True,
-            reason="built from the same file, for the same machine, with the same options",
-            layers=layers,
-            why_no_layers=why_no_layers,
-        )
+        return _reused(path)
     start = time.perf_counter()
     if timing_cache is True:
         timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
-    plan = build_engine(model, flavour=flavour, options=chosen, progress=progress, timing_cache=timing_cache or None)
+    placements: list[DlaPlacement] = []
+    plan = build_engine(
+        model,
+        flavour=flavour,
+        options=chosen,
+        progress=progress,
+        timing_cache=timing_cache or None,
+        scales=scales,
+        on_placement=placements.append,
+    )
     sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
-    layers, why_no_layers = _inspected_layers(path, plan, flavour)
-    return EngineOutcome(path, sidecar, reused=False, reason=reason, layers=layers, why_no_layers=why_no_layers)
+    layers, why_no_layers = _inspected_layers(path, plan, facts)
+    times, why_no_times = (None, why_no_layers) if layers is None else _timed_layers(path, facts)
+    return EngineOutcome(
+        path,
+        sidecar,
+        reused=False,
+        reason=reason,
+        layers=layers,
+        why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
+        placement=placements[0] if placements else None,
+    )
 
 
-def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
+def _reused(path: Path) -> EngineOutcome:
+    layers, why_no_layers = _saved_layers(path)
+    times, why_no_times = _saved_times(path)
+    return EngineOutcome(
+        path,
+        load_sidecar(path),
+        reused=True,
+        reason="built from the same file, for the same machine, with the same options",
+        layers=layers,
+        why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
+    )
+
+
+def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
+    """Return the precision and the bundle's file of it."""
     file = MODEL_FILES[precision]
     if file not in manifest.files:
         have = [name for name, other in MODEL_FILES.items() if other in manifest.files]
@@ -113,10 +152,27 @@ def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> str:
             f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
             "bias); export again with --target tensorrt or a jetpack"
         )
-    return file
+    return precision, file
 
 
-def _facts(model: Path, precision: str, flavour: str, options: BuildOptions) -> EngineFacts:
+def _dla_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
+    """Return the precision on the DLA, where INT8 takes FP16 along, and the file that is built in it."""
+    wanted = "int8" if is_int8(precision) else precision
+    if wanted not in DLA_FILES:
+        raise EngineBuildError(f"--dla: a DLA computes in INT8 and FP16, not in {precision}; give --int8 or --fp16")
+    files = {DLA_FILES[wanted], *([DLA_SCALES] if wanted == "int8" else [])}
+    if missing := sorted(files - manifest.files.keys()):
+        raise BundleError(
+            f"{bundle} holds no {missing[0]}, which is written where torch and the calibration images are: export "
+            f"again with {option_words(wanted)} --dla"
+        )
+    return wanted, DLA_FILES[wanted]
+
+
+def _facts(model: Path, precision: str, flavour: str, options: BuildOptions, scales: Path | None) -> EngineFacts:
+    flags = options.flags()
+    if scales is not None:
+        flags["scales_sha256"] = file_entry(scales).sha256
     machine = machine_facts()
     portable = flavour == "rtx"  # TensorRT-RTX builds for compute capabilities, not for the GPU and driver at hand
     return EngineFacts(
@@ -130,7 +186,7 @@ def _facts(model: Path, precision: str, flavour: str, options: BuildOptions) -> 
         system=machine.system,
         jetpack=machine.jetpack,
         batch=options.batch,
-        flags=options.flags(),
+        flags=flags,
     )
 
 
@@ -178,18 +234,46 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.layers.json")
 
 
-def _inspected_layers(path: Path, plan: bytes, flavour: str) -> tuple[EngineLayers | None, str]:
+def _inspected_layers(path: Path, plan: bytes, facts: EngineFacts) -> tuple[EngineLayers | None, str]:
     """Ask the engine just built for its layers and keep the answer; whatever becomes of that, the engine is good."""
     layers_path(path).unlink(missing_ok=True)
     if machine_facts().gpu is None:
         return None, "an engine tells its layers on a GPU only, and here is none"
     try:
-        text = inspect_engine(load_library(flavour), plan)
+        text = inspect_engine(load_library(facts.flavour), plan, dla_core=facts.flags.get("dla_core"))
         layers = layers_from_inspector(text)
         write_whole([(layers_path(path), text.encode())])
     except (EngineBuildError, RuntimeAdapterError, OSError) as err:
         return None, str(err)
     return layers, ""
+
+
+def times_path(engine: Path) -> Path:
+    """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
+    return engine.with_name(f"{engine.name}.times.json")
+
+
+def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
+    """Run the engine just built at its best batch and keep its layers' times; it is good whatever becomes of that."""
+    from runtimes.trt import TrtRuntime
+
+    times_path(path).unlink(missing_ok=True)
+    try:
+        with TrtRuntime(path, max_contexts=1) as runtime:
+            times = runtime.layer_times(batch=facts.batch.opt)
+        write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
+    except (RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return times, ""
+
+
+def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
+    try:
+        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not timed when it was built (an engine runs on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
 
 
 def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:

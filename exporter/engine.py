@@ -3,7 +3,7 @@
 The types in the file decide the precision, on every version. What the library offers for that is probed, never read
 off its version: strong typing where that flag exists (TensorRT 9.1 and newer, TensorRT-RTX); where it does not
 (TensorRT 8.x), explicit batch, and the precision flags that the types in the file call for: none for a float32 file.
-TensorRT-RTX builds without a GPU; TensorRT needs one.
+For a DLA the flags decide instead (`exporter.build_for_dla`). TensorRT-RTX builds without a GPU; TensorRT needs one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from exporter.build_for_dla import (
+    DlaPlacement,
+    attach_scales,
+    check_batch,
+    check_offered,
+    check_placement,
+    choose_dla,
+)
 from exporter.errors import EngineBuildError
 from exporter.timing_cache import attach_timing_cache, save_timing_cache
 from runtimes.manifest import DEFAULT_BATCH, BatchRange
@@ -56,6 +64,8 @@ class BuildOptions:
         version_compat: Whether later TensorRT versions may load the engine.
         strip_weights: Whether the plan is written without weights, to be refitted from the ONNX file.
         compute_capabilities: TensorRT-RTX only: what to build for, such as ("8.6", "8.9"); empty leaves its default.
+        dla_core: The DLA core to build for, from 0; None builds for the GPU.
+        gpu_fallback: Whether layers that the DLA cannot run may run on the GPU.
     """
 
     batch: BatchRange = DEFAULT_BATCH
@@ -65,6 +75,8 @@ class BuildOptions:
     version_compat: bool = False
     strip_weights: bool = False
     compute_capabilities: tuple[str, ...] = ()
+    dla_core: int | None = None
+    gpu_fallback: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no version takes."""
@@ -76,6 +88,10 @@ class BuildOptions:
             raise ValueError(
                 f"hardware compatibility: got {self.hardware_compat!r}, expected {', '.join(HARDWARE_COMPATIBILITY)}"
             )
+        if self.dla_core is not None and self.dla_core < 0:
+            raise ValueError(f"DLA core: got {self.dla_core}, expected 0 or more")
+        if self.gpu_fallback and self.dla_core is None:
+            raise ValueError("GPU fallback is for layers that a DLA cannot run; give --dla CORE too")
 
     def flags(self) -> dict[str, Any]:
         """Return every option that is not its default, but the batch: part of an engine's cache key."""
@@ -91,6 +107,8 @@ def build_engine(
     options: BuildOptions | None = None,
     progress: Progress | None = None,
     timing_cache: Path | None = None,
+    scales: Path | None = None,
+    on_placement: Callable[[DlaPlacement], None] | None = None,
 ) -> bytes:
     """Parse and build one ONNX file.
 
@@ -100,6 +118,8 @@ def build_engine(
         options: How to build; batch 1, 8, 32 and TensorRT's defaults when None.
         progress: Hears of every step of the build, where the library reports them (9.1 and newer).
         timing_cache: File of kernel timings to read and to add to; see `exporter.timing_cache`.
+        scales: For a DLA in INT8, the calibration cache with the scale of every tensor; FP16 without.
+        on_placement: For a DLA, hears which layers run there and which on the GPU.
 
     Returns:
         The plan.
@@ -113,26 +133,44 @@ def build_engine(
     chosen = options or BuildOptions()
     library = load_library(flavour)
     library.log.clear()
+    core = chosen.dla_core
+    if core is not None:
+        check_batch(chosen.batch)
     builder = library.module.Builder(library.logger)
-    network = builder.create_network(_creation_flags(library.module))
+    if core is not None:
+        check_offered(library, builder, core)
+    network = builder.create_network(_creation_flags(library.module, typed=core is None))
     parser = _parse(library, network, model)
     config = builder.create_builder_config()
     _configure(library, config, chosen)
-    _allow_precisions(library.module, network, config)
-    _add_profile(library, builder, network, config, chosen.batch)
+    _share_profiles(library.module, config)
+    calibrator: Any = None
+    if core is None:
+        _allow_precisions(library.module, network, config)
+    else:
+        choose_dla(library, config, core, gpu_fallback=chosen.gpu_fallback)
+        calibrator = None if scales is None else attach_scales(library, config, scales)
+    profile = _add_profile(library, builder, network, config, chosen.batch)
+    if calibrator is not None and profile is not None:
+        config.set_calibration_profile(profile)
+    if core is not None:
+        placement = check_placement(library, network, config, gpu_fallback=chosen.gpu_fallback)
+        if on_placement is not None:
+            on_placement(placement)
     monitor = _attach_progress(library.module, config, progress)
     timings = attach_timing_cache(library, config, timing_cache)
     plan = builder.build_serialized_network(network, config)
-    del parser, monitor  # both must outlive the build: the network reads the parser's weights
+    del parser, monitor, calibrator  # all must outlive the build: the network reads the parser's weights
     if plan is None:
         raise EngineBuildError(f"{flavour} could not build {model}: {_explained(library.log.last_words())}")
     save_timing_cache(library, config, timings, timing_cache)
     return bytes(plan)
 
 
-def _creation_flags(trt: Any) -> int:
+def _creation_flags(trt: Any, *, typed: bool) -> int:
     offered = trt.NetworkDefinitionCreationFlag
-    wanted = (getattr(offered, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+    names = ("EXPLICIT_BATCH", "STRONGLY_TYPED") if typed else ("EXPLICIT_BATCH",)
+    wanted = (getattr(offered, name, None) for name in names)
     return sum(1 << int(flag) for flag in wanted if flag is not None)
 
 
@@ -165,10 +203,23 @@ def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> 
         config.hardware_compatibility_level = _offered(library, levels, member, "--hardware-compat")
     if options.compute_capabilities:
         kinds = getattr(trt, "ComputeCapability", None)
-        config.num_compute_capabilities = len(options.compute_capabilities)
-        for place, words in enumerate(options.compute_capabilities):
-            capability = _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
+        capabilities = [
+            _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
+            for words in options.compute_capabilities
+        ]
+        config.num_compute_capabilities = len(capabilities)
+        for place, capability in enumerate(capabilities):
             config.set_compute_capability(capability, place)
+
+
+def _share_profiles(trt: Any, config: Any) -> None:
+    """Let several contexts of the engine use its one profile at the same time, where that is not so anyway.
+
+    Off by default in 8.6; always on in 10, later without the name. Source: NvInfer.h 8.6 and 10.3, PreviewFeature.
+    """
+    sharing = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+    if sharing is not None and not config.get_preview_feature(sharing):
+        config.set_preview_feature(sharing, True)
 
 
 def _offered(library: TensorRtLibrary, choices: Any, member: str, option: str) -> Any:
@@ -193,7 +244,8 @@ def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
         config.set_flag(trt.BuilderFlag.FP16)
 
 
-def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: Any, batch: BatchRange) -> None:
+def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: Any, batch: BatchRange) -> Any:
+    """Add the profile and return it; None where no axis is dynamic."""
     profile = builder.create_optimization_profile()
     dynamic = False
     for place in range(network.num_inputs):
@@ -208,6 +260,7 @@ def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: A
     if dynamic and config.add_optimization_profile(profile) < 0:
         words = library.log.last_words()
         raise EngineBuildError(f"batch profile {batch.min},{batch.opt},{batch.max} was refused: {_explained(words)}")
+    return profile if dynamic else None
 
 
 def _attach_progress(trt: Any, config: Any, progress: Progress | None) -> Any:

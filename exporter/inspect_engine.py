@@ -6,8 +6,13 @@ from exporter.errors import EngineBuildError
 from runtimes.trt_library import TensorRtLibrary
 
 
-def inspect_engine(library: TensorRtLibrary, plan: bytes) -> str:
+def inspect_engine(library: TensorRtLibrary, plan: bytes, *, dla_core: int | None = None) -> str:
     """Return the engine inspector's JSON; `runtimes.engine_layers` reads it.
+
+    Args:
+        library: The library that built the engine.
+        plan: The engine.
+        dla_core: The DLA core that it was built for, if any.
 
     Raises:
         EngineBuildError: If the engine does not load here, in TensorRT's words.
@@ -22,6 +27,8 @@ def inspect_engine(library: TensorRtLibrary, plan: bytes) -> str:
         runtime, "engine_host_code_allowed"
     ):  # a version-compatible plan holds its own runtime; it was built here
         runtime.engine_host_code_allowed = True
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineBuildError(f"{library.flavour} does not load the engine: {library.log.last_words()}")

@@ -37,6 +37,8 @@ class Target:
         dialect: How INT8 is written for it, the value of a `calibration.dialect.Dialect`: "tensorrt" or "onnxruntime".
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
+        has_dla: Whether a Jetson with a DLA can be there, and a TensorRT that builds for it from float32 files (8.5 to
+            10.7).
     """
 
     name: str
@@ -45,6 +47,7 @@ class Target:
     reads: str
     dialect: str = "tensorrt"
     exact_int8_simulation: bool = True
+    has_dla: bool = True
 
 
 # Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24 (onnx-tensorrt docs/operators.md at those
@@ -56,7 +59,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             Target("tensorrt", 20, 20, "TensorRT 10.0 or newer, 11 included, and TensorRT-RTX"),
             Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)"),
             Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
-            Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)"),
+            Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)", has_dla=False),
             Target(
                 "onnxruntime",
                 20,
@@ -64,6 +67,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "ONNX Runtime 1.17 or newer",
                 dialect="onnxruntime",
                 exact_int8_simulation=False,
+                has_dla=False,
             ),
         )
     }

@@ -58,7 +58,7 @@ class AnyBatch:
         Raises:
             InputMismatchError: If an input has a wrong name, dtype or shape, or the inputs differ in their rows.
         """
-        self._check(inputs)
+        inputs = self._check(inputs)
         rows = {name: len(array) for name, array in inputs.items()}
         total = next(iter(rows.values()))
         if set(rows.values()) != {total}:

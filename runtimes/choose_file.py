@@ -21,7 +21,7 @@ from runtimes.engine_fit import check_gpu, check_plan, check_version, rebuild_co
 from runtimes.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.manifest import Manifest
-from runtimes.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
+from runtimes.precision import DLA_FILES, LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.trt_library import FLAVOURS, load_library
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> 
     """Tell whether an engine was built from one of the bundle's files, as they are now."""
     return any(
         name in manifest.files and manifest.files[name].sha256 == sidecar.facts.onnx_sha256
-        for name in MODEL_FILES.values()
+        for name in (*MODEL_FILES.values(), *DLA_FILES.values())
     )
 
 
@@ -220,6 +220,8 @@ def _engines(bundle: Path, manifest: Manifest) -> list[Choice]:
         except BundleError:
             continue  # an engine of someone else
         facts = sidecar.facts
+        if "dla_core" in facts.flags:
+            continue  # slower than the GPU, to keep that free: only where it is named
         if engine_belongs(bundle, manifest, sidecar) and facts.flavour in ENGINE_PROVIDERS.values():
             word = next(word for word, flavour in ENGINE_PROVIDERS.items() if flavour == facts.flavour)
             found.append(Choice(path, word, facts.precision, "an engine that was built from this bundle", sidecar))

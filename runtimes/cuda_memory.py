@@ -12,17 +12,18 @@ import importlib
 import os
 import weakref
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.ctypes_cudart import CtypesCudart
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError, RuntimeAdapterError
 
 _PYTHON_MODULES = ("cuda.bindings.runtime", "cuda.cudart")
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
+_DISABLE_TIMING = 2  # cudaEventDisableTiming
 _OUT_OF_MEMORY = 2
 
 _UNAVAILABLE = {
@@ -75,8 +76,16 @@ class CudaRuntime(Protocol):
         """Enqueue a copy from the device to pinned host memory; it is there after `synchronize`."""
         ...
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy from device memory to device memory."""
+        ...
+
     def create_stream(self) -> int:
         """Create a stream that does not wait for the default stream."""
+        ...
+
+    def wait_for_stream(self, stream: int, other: int) -> None:
+        """Let what is enqueued in `stream` from now on wait for what has been enqueued in `other`."""
         ...
 
     def synchronize(self, stream: int) -> None:
@@ -176,6 +185,20 @@ class LibraryCuda:
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target, source, size, kind, stream, what=f"copy of {size} bytes from the GPU")
 
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy from device memory to device memory."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, stream, what=f"copy of {size} bytes on the GPU")
+
+    def wait_for_stream(self, stream: int, other: int) -> None:
+        """Let what is enqueued in `stream` from now on wait for what has been enqueued in `other`."""
+        event = int(self._call("cudaEventCreateWithFlags", _DISABLE_TIMING))
+        try:
+            self._call("cudaEventRecord", event, other)
+            self._call("cudaStreamWaitEvent", stream, event, 0)
+        finally:
+            self._call("cudaEventDestroy", event)  # CUDA keeps it until nobody waits any more
+
     def create_stream(self) -> int:
         """Create a stream that does not wait for the default stream."""
         return int(self._call("cudaStreamCreateWithFlags", _NON_BLOCKING))
@@ -240,93 +263,6 @@ class LibraryCuda:
 def _text(answer: Any) -> str:
     text = answer[1] if len(answer) > 1 else None
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-class _MemcpyKind(IntEnum):
-    cudaMemcpyHostToDevice = 1  # noqa: N815 - CUDA's name
-    cudaMemcpyDeviceToHost = 2  # noqa: N815
-
-
-class _DeviceAttr(IntEnum):
-    cudaDevAttrComputeCapabilityMajor = 75  # noqa: N815
-    cudaDevAttrComputeCapabilityMinor = 76  # noqa: N815
-
-
-class _CaptureMode(IntEnum):
-    cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
-
-
-class CtypesCudart:
-    """`libcudart.so` with cuda-python's calling convention: functions return (status, *results).
-
-    Source: CUDA Runtime API, cuda_runtime_api.h; signatures are the same in CUDA 11.4 to 13.
-    """
-
-    cudaMemcpyKind = _MemcpyKind  # noqa: N815
-    cudaDeviceAttr = _DeviceAttr  # noqa: N815
-    cudaStreamCaptureMode = _CaptureMode  # noqa: N815
-
-    _SIGNATURES: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
-        # name, type of the result that is written through the first argument, types of the other arguments
-        ("cudaGetDeviceCount", ctypes.c_int, ()),
-        ("cudaDeviceGetAttribute", ctypes.c_int, (ctypes.c_int, ctypes.c_int)),
-        ("cudaMalloc", ctypes.c_void_p, (ctypes.c_size_t,)),
-        ("cudaMallocHost", ctypes.c_void_p, (ctypes.c_size_t,)),
-        ("cudaFree", None, (ctypes.c_void_p,)),
-        ("cudaFreeHost", None, (ctypes.c_void_p,)),
-        (
-            "cudaMemcpyAsync",
-            None,
-            (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
-        ),
-        ("cudaStreamCreateWithFlags", ctypes.c_void_p, (ctypes.c_uint,)),
-        ("cudaStreamSynchronize", None, (ctypes.c_void_p,)),
-        ("cudaStreamDestroy", None, (ctypes.c_void_p,)),
-        ("cudaStreamBeginCapture", None, (ctypes.c_void_p, ctypes.c_int)),
-        ("cudaGraphInstantiateWithFlags", ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_ulonglong)),
-        ("cudaGraphLaunch", None, (ctypes.c_void_p, ctypes.c_void_p)),
-        ("cudaGraphDestroy", None, (ctypes.c_void_p,)),
-        ("cudaGraphExecDestroy", None, (ctypes.c_void_p,)),
-    )
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        for name, result, arguments in self._SIGNATURES:
-            setattr(self, name, _wrap(getattr(library, name), result, arguments))
-        end_capture = library.cudaStreamEndCapture  # the one that writes its result through the last argument
-        end_capture.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p))
-        self._end_capture = end_capture
-        self._texts = {}
-        for name in ("cudaGetErrorName", "cudaGetErrorString"):
-            function = getattr(library, name)
-            function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_char_p
-            self._texts[name] = function
-
-    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:  # noqa: N802 - CUDA's name
-        """Return (status, graph)."""
-        graph = ctypes.c_void_p()
-        return self._end_capture(stream, ctypes.byref(graph)), graph.value or 0
-
-    def cudaGetErrorName(self, status: int) -> tuple[int, Any]:  # noqa: N802
-        """Return (0, name)."""
-        return 0, self._texts["cudaGetErrorName"](status)
-
-    def cudaGetErrorString(self, status: int) -> tuple[int, Any]:  # noqa: N802
-        """Return (0, text)."""
-        return 0, self._texts["cudaGetErrorString"](status)
-
-
-def _wrap(function: Any, result: Any, arguments: tuple[Any, ...]) -> Callable[..., tuple[int, ...]]:
-    function.restype = ctypes.c_int
-    function.argtypes = arguments if result is None else (ctypes.POINTER(result), *arguments)
-
-    def call(*values: int) -> tuple[int, ...]:
-        if result is None:
-            return (function(*values),)
-        written = result()
-        status = function(ctypes.byref(written), *values)
-        return status, written.value or 0
-
-    return call
 
 
 class DeviceBuffer:

@@ -96,7 +96,7 @@ class DynamicBatcher:
         """
         if os.getpid() != self._process:
             raise forked_error(self._process)
-        self._check(inputs)
+        inputs = self._check(inputs)
         rows = {len(array) for array in inputs.values()}
         if len(rows) != 1:
             raise InputMismatchError(f"the inputs have different batch sizes: {sorted(rows)}; expected one")

@@ -86,7 +86,16 @@ def rebuild_command(path: Path, sidecar: EngineSidecar | None = None, flavour: s
     rtx = flavour == "rtx" if flavour is not None else "rtx" in words
     if sidecar is not None:
         precision, rtx = sidecar.facts.precision, sidecar.facts.flavour == "rtx"
-    return f"build it here: resnet-export build {path.parent} {option_words(precision)}{' --rtx' if rtx else ''}"
+    options = f"{option_words(precision)}{' --rtx' if rtx else ''}{_dla(sidecar)}"
+    return f"build it here: resnet-export build {path.parent} {options}"
+
+
+def _dla(sidecar: EngineSidecar | None) -> str:
+    """Return the options that build for a DLA again."""
+    if sidecar is None or (core := sidecar.facts.flags.get("dla_core")) is None:
+        return ""
+    fallback = " --gpu-fallback" if sidecar.facts.flags.get("gpu_fallback") else ""
+    return f" --dla {core}{fallback} --batch {sidecar.facts.batch.max}"
 
 
 def check_plan(path: Path, sidecar: EngineSidecar, flavour: str, command: str) -> None:

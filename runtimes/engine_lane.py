@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.cuda_memory import CudaRuntime, DeviceBuffer, PinnedBuffer
+from runtimes.device_array import DeviceArray
 from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
 from runtimes.trt_library import TensorRtLibrary
@@ -18,12 +19,18 @@ from runtimes.trt_library import TensorRtLibrary
 _GRAPHS_PER_LANE = 4
 """Each graph keeps an execution context, and with it activation memory, of its own: so only the last few stay."""
 
+_WARM_UP_RUNS = 3
+"""Before layers are timed: the first runs make TensorRT and the GPU do once what they do not do again."""
+
+_ALIGNMENT = 256
+"""Of an address that TensorRT takes, in bytes; cudaMalloc's are. Source: TensorRT API, setTensorAddress."""
+
 PROFILE = 0
 """The builder adds one optimization profile."""
 
 
 class ProfileInUseError(RuntimeAdapterError):
-    """TensorRT 8.6 lets only one context at a time use an optimization profile."""
+    """TensorRT 8.6 lets one context at a time use a profile, unless the engine was built to share it, as ours are."""
 
 
 def closed_error() -> ModelClosedError:
@@ -62,7 +69,7 @@ class LoadedEngine:
         return RuntimeAdapterError(f"{self.loaded_by.flavour}: {what} failed: {self.loaded_by.log.last_words()}")
 
 
-def run_in_pieces(lane: Lane, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_in_pieces(lane: Lane, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
     """Run any number of rows, in pieces of the profile's largest batch."""
     model = lane.model
     if model.batch is None:
@@ -93,6 +100,7 @@ class Lane:
         self._captured: dict[int, _Captured] = {}
         self._context: Any = None
         self._shaped_for = 0
+        self._addressed: dict[str, int] = {}
         self._stream: int | None = cuda.create_stream()
         try:
             self._context = self._new_context()
@@ -106,23 +114,56 @@ class Lane:
                 self.close()
             raise
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run at most the profile's largest batch; less than the smallest is padded with the last row."""
+    @property
+    def stream(self) -> int:
+        """Where it computes."""
+        return self._open_stream()
+
+    def run(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
+        """Run at most the profile's largest batch; less than the smallest is padded with the last row.
+
+        What is in GPU memory is read there. It is copied, on the GPU, only where it must be padded, where TensorRT
+        would refuse its address, or where a graph was recorded with our own.
+        """
         model, cuda, stream = self.model, self._cuda, self._open_stream()
         rows = None if model.batch is None else len(next(iter(inputs.values())))
         batch = 1 if rows is None or model.batch is None else max(rows, model.batch[0])
+        addresses = self._addresses()
         for name, spec in model.inputs.items():
+            given = inputs[name]
+            if isinstance(given, DeviceArray):
+                addresses[name] = self._place(name, given, batch if rows is not None else None, stream)
+                continue
             view = self._view(name, spec, batch)
-            view[:rows] = inputs[name]
+            view[:rows] = given
             if rows is not None:
                 view[rows:] = view[rows - 1]
-            cuda.copy_to_device(self._device[name].address, self._host[name].address, view.nbytes, stream)
-        self._execute(batch, stream)
+            cuda.copy_to_device(addresses[name], self._host[name].address, view.nbytes, stream)
+        self._execute(batch, stream, addresses)
         views = {name: self._view(name, spec, batch) for name, spec in model.outputs.items()}
         for name, view in views.items():
             cuda.copy_to_host(self._host[name].address, self._device[name].address, view.nbytes, stream)
         cuda.synchronize(stream)
         return {name: view[:rows].copy() for name, view in views.items()}
+
+    def profile(self, inputs: Mapping[str, Array], num_runs: int) -> list[list[tuple[str, float]]]:
+        """Return, of each run, TensorRT's layers and their milliseconds. The lane is of no use afterwards but to close.
+
+        Raises:
+            RuntimeAdapterError: If this lane makes graphs, whose layers no profiler hears of.
+        """
+        if self._graphs:
+            raise RuntimeAdapterError("layers cannot be timed in CUDA graphs; open the engine with cuda_graphs=False")
+        for _ in range(_WARM_UP_RUNS):
+            self.run(inputs)
+        profiler = _make_profiler(self.model.loaded_by.module)
+        self._context.profiler = profiler
+        runs: list[list[tuple[str, float]]] = []
+        for _ in range(num_runs):
+            self.run(inputs)
+            runs.append(list(profiler.heard))
+            profiler.heard.clear()
+        return runs
 
     def close(self) -> None:
         """Wait for the stream and release everything, even if a part of it fails; a second call does nothing."""
@@ -156,15 +197,33 @@ class Lane:
             raise closed_error()
         return self._stream
 
+    def _place(self, name: str, given: DeviceArray, batch: int | None, stream: int) -> int:
+        """Return where TensorRT may read an array that is in GPU memory."""
+        if given.wait_for is not None:
+            self._cuda.wait_for_stream(stream, given.wait_for)
+        padded = batch is not None and len(given) < batch
+        if not padded and not self._graphs and given.address % _ALIGNMENT == 0:
+            return given.address
+        own = self._device[name].address
+        self._cuda.copy_on_device(own, given.address, given.nbytes, stream)
+        if padded and batch is not None:
+            row = given.nbytes // len(given)
+            for place in range(len(given), batch):
+                self._cuda.copy_on_device(own + place * row, given.address + given.nbytes - row, row, stream)
+        return own
+
     def _view(self, name: str, spec: TensorSpec, batch: int) -> Array:
         shape = self.model.shape(spec, batch)
         return self._host[name].array[: _num_bytes(spec, shape)].view(spec.dtype).reshape(shape)
 
-    def _execute(self, batch: int, stream: int) -> None:
+    def _execute(self, batch: int, stream: int, addresses: dict[str, int]) -> None:
         if not self._graphs:
             if self._shaped_for != batch:
-                self._prepare(self._context, batch)
-                self._shaped_for = batch
+                self._prepare(self._context, batch, addresses)
+                self._shaped_for, self._addressed = batch, addresses
+            elif self._addressed != addresses:
+                self._set_addresses(self._context, addresses)
+                self._addressed = addresses
             self._enqueue(self._context, stream)
             return
         captured = self._captured.pop(batch, None)
@@ -184,7 +243,7 @@ class Lane:
         Source: TensorRT developer guide, CUDA graphs.
         """
         context = self._context_for_graph()
-        self._prepare(context, batch)
+        self._prepare(context, batch, self._addresses())
         self._enqueue(context, stream)
         self._cuda.synchronize(stream)
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
@@ -236,7 +295,7 @@ class Lane:
                 self._cuda.synchronize(stream)
         return context
 
-    def _prepare(self, context: Any, batch: int) -> None:
+    def _prepare(self, context: Any, batch: int, addresses: Mapping[str, int]) -> None:
         """Tell a context the shapes and where the tensors are."""
         model = self.model
         for name, spec in model.inputs.items():
@@ -251,9 +310,12 @@ class Lane:
                     f"output {name!r} has shape {list(shape)} at batch {batch}, expected "
                     f"{list(model.shape(spec, batch))}; its first axis must be the batch"
                 )
-        for name, address in self._addresses().items():
+        self._set_addresses(context, addresses)
+
+    def _set_addresses(self, context: Any, addresses: Mapping[str, int]) -> None:
+        for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise model.failed(f"setting the address of {name!r}")
+                raise self.model.failed(f"setting the address of {name!r}")
 
     def _enqueue(self, context: Any, stream: int) -> None:
         if not context.execute_async_v3(stream):
@@ -261,6 +323,26 @@ class Lane:
 
     def _addresses(self) -> dict[str, int]:
         return {name: buffer.address for name, buffer in self._device.items()}
+
+
+def noise(dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return an input to time an engine with: the same random numbers each time, of standard normal size."""
+    values = np.random.default_rng(0).normal(size=shape)
+    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (np.abs(values) * 60).astype(dtype)
+
+
+def _make_profiler(trt: Any) -> Any:
+    class LayerProfiler(trt.IProfiler):  # type: ignore[misc]
+        """Keeps what TensorRT reports."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.heard: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.heard.append((str(layer_name), float(ms)))
+
+    return LayerProfiler()
 
 
 class _Captured:

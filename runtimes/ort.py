@@ -146,7 +146,7 @@ class OrtRuntime:
             InputMismatchError: If an input has a wrong name, dtype or shape.
         """
         session = self._open_session()  # held here, so that a `close` meanwhile destroys nothing that computes
-        self._check(inputs)
+        inputs = self._check(inputs)
         try:
             outputs = session.run(self._output_names, inputs if type(inputs) is dict else dict(inputs))
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base

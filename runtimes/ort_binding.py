@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from runtimes.device_array import CUDA_ARRAY, read_cuda_array
 from runtimes.errors import InputMismatchError
 from runtimes.protocol import TensorSpec
-
-_CUDA = "__cuda_array_interface__"
 
 
 class _Memory(NamedTuple):
@@ -56,34 +55,16 @@ def _memory(what: str, name: str, spec: TensorSpec, array: Any) -> _Memory:
         memory = _Memory(
             "cpu", array.dtype, array.shape, array.ctypes.data, array.flags.c_contiguous, array.flags.writeable
         )
-    elif hasattr(array, _CUDA):
-        told = array.__cuda_array_interface__
-        address, read_only = told["data"]
-        dtype, shape = np.dtype(told["typestr"]), tuple(told["shape"])
-        dense = _dense_strides(dtype, shape)
-        contiguous = told.get("strides") is None or tuple(told["strides"]) == dense
-        memory = _Memory("cuda", dtype, shape, int(address), contiguous, not read_only)
+    elif hasattr(array, CUDA_ARRAY):
+        told = read_cuda_array(array)
+        memory = _Memory("cuda", told.dtype, told.shape, told.address, told.is_contiguous, told.is_writeable)
     else:
         raise InputMismatchError(
-            f"{what} {name!r}: got {type(array).__name__}, expected a NumPy array or one with {_CUDA}, {spec}"
+            f"{what} {name!r}: got {type(array).__name__}, expected a NumPy array or one with {CUDA_ARRAY}, {spec}"
         )
-    fits = (
-        memory.dtype == np.dtype(spec.dtype)
-        and len(memory.shape) == len(spec.shape)
-        and all(want is None or want == got for want, got in zip(spec.shape, memory.shape, strict=True))
-        and 0 not in memory.shape
-    )
-    if not fits:
+    if not spec.fits(memory.dtype, memory.shape) or 0 in memory.shape:
         got = TensorSpec(memory.dtype.name, memory.shape)
         raise InputMismatchError(f"{what} {name!r}: got {got}, expected {spec}")
     if not memory.is_contiguous:
         raise InputMismatchError(f"{what} {name!r}: got an array with gaps or turned axes, expected C-contiguous")
     return memory
-
-
-def _dense_strides(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], dtype.itemsize
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))

@@ -40,10 +40,14 @@ class TensorSpec:
 
     def admits(self, array: Array) -> bool:
         """Tell whether `array` has this dtype and fits this shape."""
+        return self.fits(array.dtype, array.shape)
+
+    def fits(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+        """Tell whether an array of `dtype` and `shape`, wherever it is, may be given."""
         return (
-            array.dtype == np.dtype(self.dtype)
-            and array.ndim == len(self.shape)
-            and all(want is None or want == got for want, got in zip(self.shape, array.shape, strict=True))
+            dtype == np.dtype(self.dtype)
+            and len(shape) == len(self.shape)
+            and all(want is None or want == got for want, got in zip(self.shape, shape, strict=True))
         )
 
 
@@ -92,8 +96,8 @@ class InputCheck:
             for name, spec in specs.items()
         )
 
-    def __call__(self, inputs: Mapping[str, Array]) -> None:
-        """Raise what `check_inputs` raises."""
+    def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Return what `check_inputs` returns, or raise what it raises."""
         if len(inputs) == len(self._expected):
             for name, dtype, rank, sizes in self._expected:
                 array = inputs.get(name)
@@ -103,26 +107,55 @@ class InputCheck:
                 if any(shape[axis] != size for axis, size in sizes):
                     break
             else:
-                return
-        check_inputs(self._specs, inputs)
+                return inputs
+        return check_inputs(self._specs, inputs)
 
 
-def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Array]) -> None:
-    """Raise unless `inputs` has exactly the names, dtypes and shapes of `specs`.
+def check_names(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> None:
+    """Raise unless `inputs` has exactly the names of `specs`.
 
     Raises:
-        InputMismatchError: Naming the input, what was got and what was expected.
+        InputMismatchError: Naming the input.
     """
     if missing := sorted(specs.keys() - inputs.keys()):
         raise InputMismatchError(f"input {missing[0]!r} is missing; got {sorted(inputs)}, expected {sorted(specs)}")
     if unknown := sorted(inputs.keys() - specs.keys()):
         raise InputMismatchError(f"input {unknown[0]!r} is not one of the model's: {sorted(specs)}")
+
+
+def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> Mapping[str, Array]:
+    """Return the inputs as NumPy arrays, without a copy, if they have exactly the names, dtypes and shapes of `specs`.
+
+    Args:
+        specs: What is expected.
+        inputs: Name to NumPy array, or to anything with `__dlpack__` in main memory.
+
+    Raises:
+        InputMismatchError: Naming the input, what was got and what was expected.
+    """
+    check_names(specs, inputs)
+    arrays = {name: _host_array(name, inputs[name], spec) for name, spec in specs.items()}
     for name, spec in specs.items():
-        array = inputs[name]
-        if not isinstance(array, np.ndarray):
-            raise InputMismatchError(f"input {name!r}: got {type(array).__name__}, expected a NumPy array, {spec}")
+        array = arrays[name]
         if not spec.admits(array):
             got = TensorSpec(array.dtype.name, array.shape)
             raise InputMismatchError(f"input {name!r}: got {got}, expected {spec}; resize and cast before run()")
         if 0 in array.shape:
             raise InputMismatchError(f"input {name!r}: got an empty array {list(array.shape)}, expected {spec}")
+    return arrays
+
+
+def _host_array(name: str, value: Any, spec: TensorSpec) -> Array:
+    """Return a value as NumPy's array, without a copy."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not hasattr(value, "__dlpack__"):
+        raise InputMismatchError(f"input {name!r}: got {type(value).__name__}, expected a NumPy array, {spec}")
+    try:
+        array: Array = np.from_dlpack(value)
+    except Exception as err:  # what another library's conversion raises is its own choice
+        raise InputMismatchError(
+            f"input {name!r}: got {type(value).__name__} that NumPy cannot read by DLPack ({err}), expected an array "
+            f"in main memory, {spec}"
+        ) from err
+    return array

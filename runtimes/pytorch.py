@@ -70,7 +70,7 @@ class TorchRuntime:
         """
         if self._module is None:
             raise ModelClosedError("this runtime is closed; open the model again")
-        check_inputs(self._input_specs, inputs)
+        inputs = check_inputs(self._input_specs, inputs)
         parameter = next(self._module.parameters(), None)
         device = "cpu" if parameter is None else parameter.device
         with torch.inference_mode():

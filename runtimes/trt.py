@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from runtimes.cuda_memory import CudaRuntime, load_cuda
+from runtimes.device_array import is_on_device, read_inputs
 from runtimes.engine_fit import (
     check_gpu,
     check_is_no_onnx,
@@ -33,8 +32,10 @@ from runtimes.engine_lane import (
     ProfileInUseError,
     close_all,
     closed_error,
+    noise,
     run_in_pieces,
 )
+from runtimes.engine_times import EngineTimes, times_from_runs
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec, check_inputs
 from runtimes.trt_library import TensorRtLibrary, load_library
@@ -78,8 +79,9 @@ class TrtRuntime:
         check_sidecar: Compare the plan and this machine with `<engine>.json` before TensorRT sees the plan.
         cuda: CUDA; what is installed when None.
         max_contexts: How many calls of `run` may compute at the same time; each needs memory for the largest batch.
-            TensorRT 8.6 gives an engine with one profile one context, so there the calls take turns.
+            An engine that other tools built with TensorRT 8.6 may share no profile: then the calls take turns.
         cuda_graphs: Capture each batch size once and replay it. Worth it for small batches that come again.
+        dla_core: The DLA core that runs an engine for a DLA; None takes the one it was built for.
 
     Raises:
         RuntimeAdapterError: If the file is missing or no engine, or does not fit this TensorRT or GPU.
@@ -98,6 +100,7 @@ class TrtRuntime:
         cuda: CudaRuntime | None = None,
         max_contexts: int = 2,
         cuda_graphs: bool = False,
+        dla_core: int | None = None,
     ) -> None:
         if type(max_contexts) is not int or max_contexts < 1:
             raise ValueError(f"max_contexts: got {max_contexts!r}, expected a whole number >= 1")
@@ -124,7 +127,9 @@ class TrtRuntime:
             raise ProviderUnavailableError(f"{path} needs an NVIDIA GPU; CUDA finds none on this machine")
         if sidecar is not None and check_sidecar:
             check_gpu(path, sidecar, self._cuda.compute_capability(), command)
-        self._model: LoadedEngine | None = _load(path, library, command)
+        if dla_core is None and sidecar is not None:
+            dla_core = sidecar.facts.flags.get("dla_core")
+        self._model: LoadedEngine | None = _load(path, library, command, dla_core)
         self._input_specs, self._output_specs = self._model.inputs, self._model.outputs
         self._free.append(self._new_lane())
 
@@ -138,14 +143,19 @@ class TrtRuntime:
         """Name to specification of every output, in the model's order."""
         return self._output_specs
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`. Any number of threads may call it.
+
+        Args:
+            inputs: Name to NumPy array; or to an array of another library in the memory of GPU 0, C-contiguous, with
+                `__dlpack__` or `__cuda_array_interface__`. That is read where it is, after what its stream still does
+                to it, and may be changed again when `run` returns.
 
         Raises:
             ModelClosedError: After `close`.
-        ForkedProcessError: In a forked child.
-        RuntimeAdapterError: When TensorRT or CUDA fails.
-            InputMismatchError: If an input has a wrong name, dtype or shape, or is in GPU memory.
+            ForkedProcessError: In a forked child.
+            RuntimeAdapterError: When TensorRT or CUDA fails.
+            InputMismatchError: If an input has a wrong name, dtype, shape or layout, or is on another device.
         """
         if os.getpid() != self._process:
             raise ForkedProcessError(
@@ -154,21 +164,51 @@ class TrtRuntime:
             )
         if self._closed:
             raise closed_error()
-        for name, array in inputs.items():
-            if not isinstance(array, np.ndarray) and hasattr(array, "__cuda_array_interface__"):
-                raise InputMismatchError(
-                    f"input {name!r}: got {type(array).__name__} in GPU memory, expected a NumPy array; copy it to the "
-                    "host before run()"
-                )
-        check_inputs(self._input_specs, inputs)
+        on_device = any(is_on_device(array) for array in inputs.values())
+        if not on_device:
+            inputs = check_inputs(self._input_specs, inputs)
         lane = self._take_lane()
         try:
+            if on_device:
+                inputs = read_inputs(self._input_specs, inputs, lane.stream)
             outputs = run_in_pieces(lane, inputs)
+        except InputMismatchError:  # before anything was enqueued
+            self._return_lane(lane, usable=True)
+            raise
         except BaseException:  # an interrupt too: what the lane's stream still does is unknown
             self._return_lane(lane, usable=False)
             raise
         self._return_lane(lane, usable=True)
         return outputs
+
+    def layer_times(self, *, batch: int, num_runs: int = 20) -> EngineTimes:
+        """Time every layer, on noise, one run after the other; other calls may compute meanwhile and disturb it.
+
+        Args:
+            batch: Images per run, within the profile.
+            num_runs: How many runs to take the median of.
+
+        Raises:
+            ValueError: If the batch is outside the profile, or there is no run.
+            RuntimeAdapterError: When TensorRT or CUDA fails.
+            ModelClosedError: After `close`.
+        """
+        model = self._model
+        if model is None:
+            raise closed_error()
+        smallest, largest = model.batch or (batch, batch)
+        if not smallest <= batch <= largest or num_runs < 1:
+            raise ValueError(
+                f"layer times: got batch {batch} and {num_runs} runs, expected a batch from {smallest} to {largest} "
+                "and at least one run"
+            )
+        inputs = {name: noise(spec.dtype, model.shape(spec, batch)) for name, spec in model.inputs.items()}
+        lane = self._take_lane()
+        try:
+            runs = lane.profile(inputs, num_runs)
+        finally:
+            self._return_lane(lane, usable=False)  # a context with a profiler waits after every layer
+        return times_from_runs(batch, runs)
 
     def close(self) -> None:
         """Wait for the calls of `run` that compute, then release everything; a second call does nothing."""
@@ -204,7 +244,7 @@ class TrtRuntime:
                     except ProfileInUseError:
                         if self._num_lanes == 0:
                             raise
-                        self._max_lanes = self._num_lanes  # TensorRT 8.6: the calls take turns
+                        self._max_lanes = self._num_lanes  # TensorRT 8.6 without profile sharing: the calls take turns
                         continue
                 self._changed.wait()
 
@@ -226,12 +266,14 @@ class TrtRuntime:
         return lane
 
 
-def _load(path: Path, library: TensorRtLibrary, command: str) -> LoadedEngine:
+def _load(path: Path, library: TensorRtLibrary, command: str, dla_core: int | None) -> LoadedEngine:
     trt = library.module
     library.log.clear()
     plan = path.read_bytes()
     runtime = trt.Runtime(library.logger)
     _check_validity(path, library, runtime, plan, command)
+    if dla_core is not None:
+        _choose_dla(path, runtime, dla_core)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeAdapterError(
@@ -246,6 +288,17 @@ def _load(path: Path, library: TensorRtLibrary, command: str) -> LoadedEngine:
         (inputs if is_input else outputs)[name] = _spec(trt, engine, name)
     batch = _batch_range(engine, inputs, outputs)
     return LoadedEngine(library, runtime, engine, MappingProxyType(inputs), MappingProxyType(outputs), batch)
+
+
+def _choose_dla(path: Path, runtime: Any, core: int) -> None:
+    """Name the DLA core before the engine is loaded, as TensorRT wants it."""
+    cores = int(getattr(runtime, "num_DLA_cores", 0))
+    if not 0 <= core < cores:
+        raise ProviderUnavailableError(
+            f"{path} runs on DLA core {core}; got {cores} DLA cores on this machine, expected more than {core}; "
+            + ("give dla_core=0" if cores else "build an engine for the GPU: resnet-export build without --dla")
+        )
+    runtime.DLA_core = core
 
 
 def _check_validity(path: Path, library: TensorRtLibrary, runtime: Any, plan: bytes, command: str) -> None:

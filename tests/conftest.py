@@ -106,6 +106,17 @@ def digits_bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def engine_bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's network in every precision, for TensorRT 8 and its DLA; not to be changed."""
+    from cli_runs import export_digits
+
+    output = tmp_path_factory.mktemp("bundles") / "digits-engines"
+    words = ("--int8", "--fp16", "--dla", "--target", "jetpack5", "--effort", 0, "--num-calib", 64, "--quiet")
+    assert export_digits(digits_folder, output, *words) == 0
+    return output
+
+
+@pytest.fixture(scope="session")
 def bottleneck_network() -> TrainedNetwork:
     """Grouped bottlenecks with a strided projection at 8 x 8, trained here in seconds on scikit-learn's digits."""
     import torch

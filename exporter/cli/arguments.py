@@ -60,6 +60,7 @@ class ExportOptions:
     batch: BatchRange
     engine: bool
     rtx: bool
+    dla: bool
     val: Path | None
     num_val: int | None
     max_top1_drop: float | None
@@ -154,6 +155,13 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
             f"--target {arguments.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
             "bias); leave out --engine, or choose a TensorRT target"
         )
+    if arguments.dla and not arguments.target.has_dla:
+        parser.error(
+            f"--target {arguments.target.name} has no DLA that this tool builds for (TensorRT 8.5 to 10.7 on Orin and "
+            "Xavier do); leave out --dla, or choose --target jetpack6"
+        )
+    if arguments.dla and not (arguments.int8 or arguments.fp16):
+        parser.error("--dla needs --int8 or --fp16: a DLA computes in nothing else")
     if arguments.features and (arguments.softmax or arguments.topk is not None):
         parser.error("--features gives feature maps instead of logits; --softmax and --topk need logits")
     if arguments.features and (arguments.max_top1_drop, arguments.min_agreement) != (None, None):
@@ -288,6 +296,9 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--engine", action="store_true", help="then build the TensorRT engine of the lowest precision")
     group.add_argument("--rtx", action="store_true", help="with --engine: TensorRT-RTX, which needs no GPU to build")
+    group.add_argument(
+        "--dla", action="store_true", help="also write what build --dla needs: for the DLA of Orin, to TensorRT 10.7"
+    )
     group.add_argument(
         "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
     )

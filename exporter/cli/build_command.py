@@ -18,9 +18,14 @@ from exporter.cli.terminal import Terminal
 from exporter.engine import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
+from runtimes.engine_layers import REFORMAT, EngineLayers
+from runtimes.engine_times import EngineTimes
 from runtimes.errors import BundleError
 from runtimes.manifest import Manifest, load_manifest
 from runtimes.precision import LOWEST_FIRST, MODEL_FILES
+
+NUM_SLOWEST = 5
+"""How many of the slowest layers are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ def run_build(words: Sequence[str]) -> int:
             version_compat=arguments.version_compat,
             strip_weights=arguments.strip_weights,
             compute_capabilities=arguments.compute_capability or (),
+            dla_core=arguments.dla,
+            gpu_fallback=arguments.gpu_fallback,
         )
     except ValueError as err:
         parser.error(str(err))
@@ -103,8 +110,20 @@ def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
         terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
         for warning in sidecar.warnings:
             terminal.warn(f"{sidecar.facts.flavour}: {warning}")
+    _tell_placement(outcome, terminal)
     _tell_layers(outcome, terminal)
     return outcome
+
+
+def _tell_placement(outcome: EngineOutcome, terminal: Terminal) -> None:
+    """Tell what a DLA computes, and what falls back to the GPU, by name."""
+    if outcome.placement is None:
+        return
+    core = outcome.sidecar.facts.flags["dla_core"]
+    on_dla, on_gpu = outcome.placement.on_dla, outcome.placement.on_gpu
+    terminal.done(f"DLA core {core}: {len(on_dla)} of {len(on_dla) + len(on_gpu)} layers, as TensorRT foresaw it")
+    if on_gpu:
+        terminal.warn(f"{len(on_gpu)} layers on the GPU instead of the DLA: {', '.join(on_gpu)}")
 
 
 def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
@@ -119,6 +138,29 @@ def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
         named = ", ".join(f"{' + '.join(layer.nodes)} ({layer.precision})" for layer in fallen[:8])
         more = f" and {len(fallen) - 8} more" if len(fallen) > 8 else ""
         terminal.warn(f"{len(fallen)} convolutions or matrix products are not in {precision}: {named}{more}")
+    _tell_times(outcome, outcome.layers, terminal)
+
+
+def _tell_times(outcome: EngineOutcome, layers: EngineLayers, terminal: Terminal) -> None:
+    """Tell how much of the time goes where, and which layers are slowest."""
+    times = outcome.times
+    if times is None:
+        terminal.done(f"layers not timed: {outcome.why_no_times}")
+        return
+    total = times.total_ms or 1.0
+    shares = ", ".join(
+        f"{spent / total:.0%} {'reformats' if word == REFORMAT else f'in {word}'}"
+        for word, spent in times.by_precision(layers).items()
+    )
+    terminal.done(
+        f"time in the layers at batch {times.batch}: {shares} of {total:.3g} ms (layer by layer, median of "
+        f"{times.num_runs} runs; the engine alone is faster)"
+    )
+    slowest = ", ".join(
+        f"{' + '.join(layer.nodes)} {spent:.3g} ms ({layer.precision})"
+        for layer, spent in times.slowest(layers, NUM_SLOWEST)
+    )
+    terminal.done(f"slowest: {slowest}")
 
 
 def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
@@ -128,8 +170,17 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "reused": outcome.reused,
         "reason": outcome.reason,
         "sidecar": outcome.sidecar.to_json(),
+        "dla": None
+        if outcome.placement is None
+        else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
+        "times": outcome.why_no_times if outcome.times is None else _times_report(outcome.times, outcome.layers),
         "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
     }
+
+
+def _times_report(times: EngineTimes, layers: EngineLayers | None) -> dict[str, Any]:
+    content = times.to_json()
+    return content if layers is None else {**content, "ms_by_precision": times.by_precision(layers)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fp16", action="store_true", help=f"from {MODEL_FILES['fp16']}; with --int8 {MODEL_FILES['int8-fp16']}"
     )
     parser.add_argument("--fp32", action="store_true", help=f"from {MODEL_FILES['fp32']}")
-    parser.add_argument("--batch", type=batch_range, metavar="MIN,OPT,MAX", help="batch sizes (default: the bundle's)")
+    parser.add_argument(
+        "--batch", type=batch_range, metavar="MIN,OPT,MAX|N", help="batch sizes (default: the bundle's)"
+    )
     parser.add_argument("--workspace", type=positive, metavar="MIB", help="limit of scratch memory in MiB")
     parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")
     parser.add_argument("--hardware-compat", choices=tuple(HARDWARE_COMPATIBILITY), help="let other GPUs load it too")
@@ -161,6 +214,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rtx", action="store_true", help="TensorRT-RTX, which needs no GPU to build")
     parser.add_argument(
         "--compute-capability", type=capabilities, metavar="8.6,8.9", help="with --rtx: GPUs to build for"
+    )
+    parser.add_argument(
+        "--dla", type=int, metavar="CORE", help="for this DLA core of an Orin (TensorRT 8.5 to 10.7); needs one --batch"
+    )
+    parser.add_argument(
+        "--gpu-fallback", action="store_true", help="with --dla: layers that the DLA cannot run may run on the GPU"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="the bundle must be signed by its owner")

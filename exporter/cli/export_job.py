@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from calibration.qdq import QuantizedModel
     from calibration.quantize_model import QuantizationResult
     from exporter.cli.accuracy_budget import BudgetOutcome
+    from exporter.cli.dla_files import DlaFiles
     from exporter.exported_model import ExportedModel
     from exporter.post_export_check import CheckReport
 
@@ -56,6 +57,7 @@ class Artefacts:
 
     `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
     for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
+    `dla` is what `--dla` adds to the bundle.
     """
 
     exported: ExportedModel
@@ -66,6 +68,7 @@ class Artefacts:
     finish: Finish
     budget: BudgetOutcome | None = None
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
+    dla: DlaFiles | None = None
 
     @property
     def table(self) -> CalibrationTable | None:
@@ -248,6 +251,7 @@ def _export(
     terminal: Terminal,
 ) -> Artefacts:
     """Compute every file of the bundle, and the check that lets them be written."""
+    from exporter.cli.dla_files import dla_files
     from exporter.cli.finish_files import finish_files
     from exporter.cli.quantize_images import quantize_images
     from exporter.exported_model import ExportConfig, export_loaded
@@ -290,7 +294,8 @@ def _export(
         int8_float16 = _int8_float16(int8.quantized.model, golden, terminal)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
     artefacts = Artefacts(exported, check, float16, int8, int8_float16, finish, budget)
-    return replace(artefacts, finished=finish_files(options, artefacts, golden, terminal))
+    artefacts = replace(artefacts, finished=finish_files(options, artefacts, golden, terminal))
+    return replace(artefacts, dla=dla_files(options, artefacts, images, golden, terminal)) if options.dla else artefacts
 
 
 def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:

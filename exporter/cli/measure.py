@@ -15,6 +15,7 @@ from exporter.cli.terminal import Terminal
 from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.latency import Latency, measure_latency
 from runtimes.parity import ParityMeter, ParityReport, TensorMeter, TensorParity, first_output
+from runtimes.precision import DLA_FILES
 from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ POOR_AGREEMENT = 0.9
 
 SATURATING_ROW = "INT8 default"
 """Target onnxruntime on a CPU without VNNI: the INT8 file as a session without options runs it."""
+
+DLA_ROW = "INT8 for DLA (simulated)"
+"""With `--dla`: every tensor in INT8, computed by ONNX Runtime as implicit quantization computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def measure(
     rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
     for file, (name, _) in model_files(artefacts).items():
         rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
+    if artefacts.dla is not None and artefacts.dla.simulation is not None:
+        rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
     if SATURATING_ROW in latency:
         rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
     if not images.measured:
@@ -170,6 +176,8 @@ def _opened(options: ExportOptions, artefacts: Artefacts, stack: ExitStack) -> t
     candidates: dict[str, Runtime] = {
         name: stack.enter_context(OrtRuntime(model, exact_qdq=exact)) for name, model in model_files(artefacts).values()
     }
+    if artefacts.dla is not None and artefacts.dla.simulation is not None:
+        candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artefacts.dla.simulation, exact_qdq=True))
     if artefacts.quantized is not None and _has_saturating_row(options, artefacts):
         saturating = OrtRuntime(artefacts.quantized.model, allow_saturation=True)
         candidates[SATURATING_ROW] = stack.enter_context(saturating)

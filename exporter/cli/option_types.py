@@ -43,11 +43,13 @@ def _number(text: str) -> float | None:
 
 
 def batch_range(text: str) -> BatchRange:
-    """Return MIN,OPT,MAX."""
+    """Return MIN,OPT,MAX; N is N,N,N."""
     try:
         sizes = [int(word) for word in text.split(",")]
+        if len(sizes) == 1:
+            sizes *= 3
         if len(sizes) != 3:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32")
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32, or one size")
         return BatchRange(*sizes)
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX") from err

@@ -52,6 +52,8 @@ def write_bundle(
     with bundle_folder(options.output, force=options.force) as folder:
         for file, model in artefacts.finished.items():
             onnx.save_model(model, folder / file)
+        if artefacts.dla is not None:
+            artefacts.dla.write(folder)
         if artefacts.table is not None:
             write_json(folder / "calibration.json", artefacts.table.to_json())
         if not options.features:
@@ -110,6 +112,7 @@ def _report(
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
         "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,
+        "dla": None if artefacts.dla is None else dict(artefacts.dla.report),
         "accuracy_budget": None if artefacts.budget is None else artefacts.budget.report,
         "machine": f"{platform.machine()}, {platform.system()}",
         "next": next_command(options),

@@ -5,29 +5,23 @@ import json
 import sys
 
 import pytest
-from cli_runs import export_digits
 from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
 
 import exporter.bundle_engine
-from exporter.bundle_engine import engine_from_bundle, layers_path
+import runtimes.trt
+from exporter.bundle_engine import engine_from_bundle, layers_path, times_path
 from exporter.cli import main
-from runtimes.engine_layers import CONVOLUTION
+from runtimes.engine_layers import CONVOLUTION, REFORMAT
+from runtimes.errors import MissingDependencyError
 from runtimes.this_machine import machine_facts
 
 
-@pytest.fixture(scope="module")
-def shared_bundle(digits_folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("layers") / "digits-int8"
-    assert export_digits(digits_folder, output, "--int8", "--fp16", "--target", "jetpack6", "--quiet") == 0
-    return output
-
-
 @pytest.fixture
-def bundle(shared_bundle, tmp_path):
+def bundle(engine_bundle, tmp_path):
     import shutil
 
-    return shutil.copytree(shared_bundle, tmp_path / "bundle")
+    return shutil.copytree(engine_bundle, tmp_path / "bundle")
 
 
 @pytest.fixture
@@ -37,7 +31,9 @@ def on_a_gpu(monkeypatch):
     def make(version):
         facts = dataclasses.replace(machine_facts(), gpu="Stand-in", compute_capability="8.7", cuda="12.6")
         monkeypatch.setattr(exporter.bundle_engine, "machine_facts", lambda: facts)
-        standin = make_tensorrt(version, CudaStandin())
+        cuda = CudaStandin()
+        standin = make_tensorrt(version, cuda)
+        monkeypatch.setattr(runtimes.trt, "load_cuda", lambda: cuda)
         monkeypatch.setitem(sys.modules, "tensorrt", standin.module)
         return standin
 
@@ -55,6 +51,59 @@ def test_layers_are_counted_and_kept(version, bundle, on_a_gpu):
     again = engine_from_bundle(bundle, precision="int8", timing_cache=False)
     assert again.reused
     assert again.layers == outcome.layers
+    assert again.times == outcome.times
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_layers_are_timed_and_kept(version, bundle, on_a_gpu):
+    standin = on_a_gpu(version)
+    outcome = engine_from_bundle(bundle, precision="int8", timing_cache=False)
+    times = outcome.times
+    assert (times.batch, times.num_runs, standin.profiled_runs) == (8, 20, 20)
+    assert len(times.layer_ms) == 23
+    microseconds = [1000 * spent for spent in times.layer_ms.values()]
+    assert microseconds == pytest.approx([2 * place for place in range(1, 24)])  # the median of n, 2n and 3n
+    by_precision = times.by_precision(outcome.layers)
+    assert by_precision == pytest.approx({"INT8": 0.002 * sum(range(2, 24)), REFORMAT: 0.002})
+    assert set(standin.executions[-23:]) == {8}
+    assert standin.cuda.leaks() == []
+
+
+def test_times_are_told(bundle, on_a_gpu, capsys):
+    on_a_gpu("10.3")
+    words = ["build", str(bundle), "--int8", "--timing-cache", "off"]
+    for told in ("engine built", "engine reused"):
+        assert main([*words, "--json"]) == 0
+        captured = capsys.readouterr()
+        printed = " ".join(captured.err.split())
+        assert told in printed
+        assert "time in the layers at batch 8: 100% in INT8, 0% reformats of 0.552 ms" in printed
+        assert "slowest: fc 0.046 ms (INT8), layer3.2.conv2 0.044 ms (INT8)" in printed
+        report = json.loads(captured.out)["times"]
+        assert report["ms_by_precision"]["INT8"] == pytest.approx(0.55)
+        assert report["layer_ms"]["conv1 + relu"] == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("what", ["load_cuda", "profiler"])
+def test_an_engine_that_cannot_be_timed_is_still_an_engine(what, bundle, on_a_gpu, monkeypatch, capsys):
+    standin = on_a_gpu("10.3")
+    if what == "load_cuda":
+        monkeypatch.setattr(runtimes.trt, "load_cuda", raising(MissingDependencyError("no CUDA runtime")))
+    else:
+        monkeypatch.setattr(standin.module.IProfiler, "__init__", lambda self: None)
+        monkeypatch.setattr(standin.module.IExecutionContext, "execute_async_v3", lambda *_: False)
+    assert main(["build", str(bundle), "--fp32", "--timing-cache", "off"]) == 0
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "layers not timed: " + ("no CUDA runtime" if what == "load_cuda" else "tensorrt: executing") in printed
+    assert not times_path(bundle / "model.engine").exists()
+    assert standin.cuda.leaks() == []
+
+
+def raising(error):
+    def fail(*_args, **_options):
+        raise error
+
+    return fail
 
 
 def test_convolutions_that_fell_back_are_named(bundle, on_a_gpu, capsys):

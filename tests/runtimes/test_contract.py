@@ -159,7 +159,8 @@ def test_images_do_not_influence_each_other(runtime, images):
         (lambda x: {"input": x[0]}, r"got float32 \[3, 8, 8\]"),
         (lambda x: {"input": x[:0]}, r"got an empty array \[0, 3, 8, 8\]"),
         (lambda x: {"input": x.tolist()}, "got list, expected a NumPy array"),
-        (lambda x: {"input": torch.from_numpy(x)}, "got Tensor, expected a NumPy array"),
+        (lambda x: {"input": torch.from_numpy(x).double()}, r"got float64 \[4, 3, 8, 8\]"),
+        (lambda x: {"input": torch.from_numpy(x).requires_grad_()}, "got Tensor that NumPy cannot read by DLPack"),
         (lambda x: {"input": None}, "got NoneType"),
     ],
 )
@@ -167,6 +168,11 @@ def test_wrong_inputs_are_refused_before_anything_runs(runtime, images, change, 
     with pytest.raises(InputMismatchError, match=message):
         runtime.run(change(images))
     assert runtime.run({"input": images})["logits"].shape == (4, CLASSES), "the runtime still works"
+
+
+def test_dlpack_in_main_memory_is_read_in_place(runtime, images):
+    expected = runtime.run({"input": images})["logits"]
+    np.testing.assert_array_equal(runtime.run({"input": torch.from_numpy(images)})["logits"], expected)
 
 
 @pytest.mark.parametrize(

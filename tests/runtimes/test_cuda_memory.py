@@ -16,7 +16,8 @@ import pytest
 from standins.cuda_standin import CudaStandin
 
 from runtimes import cuda_memory
-from runtimes.cuda_memory import CtypesCudart, DeviceBuffer, LibraryCuda, PinnedBuffer, load_cuda
+from runtimes.ctypes_cudart import CtypesCudart
+from runtimes.cuda_memory import DeviceBuffer, LibraryCuda, PinnedBuffer, load_cuda
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError, RuntimeAdapterError
 
 LIBC = ctypes.CDLL(None)
@@ -39,6 +40,7 @@ class FakeCudart:
     class cudaMemcpyKind(IntEnum):
         cudaMemcpyHostToDevice = 1
         cudaMemcpyDeviceToHost = 2
+        cudaMemcpyDeviceToDevice = 3
 
     class cudaDeviceAttr(IntEnum):
         cudaDevAttrComputeCapabilityMajor = 75
@@ -55,6 +57,7 @@ class FakeCudart:
         "cudaStreamEndCapture": 8,
         "cudaGraphInstantiateWithFlags": 9,
         "cudaDeviceGetAttribute": 8,
+        "cudaEventCreateWithFlags": 10,
     }
     NO_RESULT = (
         "cudaFree",
@@ -66,6 +69,9 @@ class FakeCudart:
         "cudaGraphLaunch",
         "cudaGraphDestroy",
         "cudaGraphExecDestroy",
+        "cudaEventRecord",
+        "cudaStreamWaitEvent",
+        "cudaEventDestroy",
     )
 
     def __init__(self, status=0):
@@ -99,6 +105,8 @@ USES = {
     "cudaFreeHost": lambda cuda: cuda.free_host(5),
     "copy of 64 bytes to the GPU": lambda cuda: cuda.copy_to_device(1, 2, 64, 3),
     "copy of 64 bytes from the GPU": lambda cuda: cuda.copy_to_host(1, 2, 64, 3),
+    "copy of 64 bytes on the GPU": lambda cuda: cuda.copy_on_device(1, 2, 64, 3),
+    "cudaEventCreateWithFlags": lambda cuda: cuda.wait_for_stream(3, 6),
     "cudaStreamCreateWithFlags": lambda cuda: cuda.create_stream(),
     "cudaStreamSynchronize": lambda cuda: cuda.synchronize(3),
     "cudaStreamDestroy": lambda cuda: cuda.destroy_stream(3),
@@ -121,6 +129,11 @@ RAW = [
     ("cudaFreeHost", 5),
     ("cudaMemcpyAsync", 1, 2, 64, 1, 3),
     ("cudaMemcpyAsync", 1, 2, 64, 2, 3),
+    ("cudaMemcpyAsync", 1, 2, 64, 3, 3),
+    ("cudaEventCreateWithFlags", 2),
+    ("cudaEventRecord", 10, 6),
+    ("cudaStreamWaitEvent", 3, 10, 0),
+    ("cudaEventDestroy", 10),
     ("cudaStreamCreateWithFlags", 1),
     ("cudaStreamSynchronize", 3),
     ("cudaStreamDestroy", 3),
@@ -131,7 +144,7 @@ RAW = [
     ("cudaGraphDestroy", 4),
     ("cudaGraphExecDestroy", 4),
 ]
-RESULTS = [2, "8.8", 0x1000, None, 0x2000, None, None, None, 7, None, None, None, 8, 9, None, None, None]
+RESULTS = [2, "8.8", 0x1000, None, 0x2000, None, None, None, None, None, 7, None, None, None, 8, 9, None, None, None]
 
 
 def fake_library(calls, status=0):

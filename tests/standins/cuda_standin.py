@@ -58,6 +58,8 @@ class CudaStandin:
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, Block] = {}
         self.streams: dict[int, Stream] = {}
+        self.default_streams = {1: Stream(), 2: Stream()}
+        """The legacy default stream and this thread's, which always are."""
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.executables: dict[int, list[Callable[[], None]]] = {}
         self.destroyed: set[int] = set()
@@ -109,6 +111,26 @@ class CudaStandin:
 
     def copy_to_host(self, target: int, source: int, size: int, stream: int) -> None:
         self._copy("copy_to_host", "host", target, "device", source, size, stream)
+
+    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        self._copy("copy_on_device", "device", target, "device", source, size, stream)
+
+    def wait_for_stream(self, stream: int, other: int) -> None:
+        with self._lock:
+            self._enter("wait_for_stream")
+            waited_for = self._stream(other)
+            until = list(waited_for.pending)
+            if waited_for.capture is not None or self.is_capturing(stream):
+                raise CudaMisuse("waiting for another stream during a capture")
+
+        def work() -> None:
+            with self._lock:
+                due = [pending for pending in until if pending in waited_for.pending]
+                waited_for.pending = [pending for pending in waited_for.pending if pending not in due]
+            for pending in due:
+                pending()
+
+        self.enqueue(stream, work)
 
     def create_stream(self) -> int:
         with self._lock:
@@ -254,6 +276,8 @@ class CudaStandin:
             self.enqueue(stream, work)
 
     def _stream(self, stream: int) -> Stream:
+        if stream in self.default_streams:
+            return self.default_streams[stream]
         return self._known(self.streams, stream, "stream")
 
     def _handle(self, table: dict, value: object) -> int:

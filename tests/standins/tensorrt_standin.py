@@ -4,7 +4,7 @@
 those that the project may use, and no others; a missing one is an AttributeError, as with the library. Its plan holds
 the ONNX file, which ONNX Runtime computes on what lies in the stand-in's device memory.
 
-Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 (NVIDIA/TensorRT
+Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 and 4 (NVIDIA/TensorRT
 python/src/infer/pyCore.cpp and pyGraph.cpp at v8.6.1, v10.3.0, v10.13.3, v11.1; names of 11.4's bindings).
 `active_optimization_profile` and profile sharing: the same files, and NvInfer.h (PreviewFeature).
 """
@@ -54,7 +54,7 @@ _LAYERS = {
     "Add": "ELEMENTWISE",
     "MaxPool": "POOLING",
     "AveragePool": "POOLING",
-    "GlobalAveragePool": "POOLING",
+    "GlobalAveragePool": "REDUCE",
     "Gemm": "MATRIX_MULTIPLY",
     "MatMul": "MATRIX_MULTIPLY",
     "Flatten": "SHUFFLE",
@@ -64,6 +64,9 @@ _LAYERS = {
     "DequantizeLinear": "DEQUANTIZE",
     "Cast": "CAST",
 }
+
+DLA_LAYERS = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "POOLING", "MATRIX_MULTIPLY", "SHUFFLE")
+"""Of those above, what a DLA runs: a reduction it does not. Source: the facts reference, 4.5."""
 
 
 @dataclass
@@ -98,8 +101,16 @@ class TensorRtStandin:
     executions: list[int] = field(default_factory=list)
     """Batch size of each execution that was enqueued or captured."""
     contexts_made: int = 0
+    profiled_runs: int = 0
+    """Executions with a profiler: layer n, from 1, takes n, 2n or 3n microseconds in turn."""
     refuse: set[str] = field(default_factory=set)
     """Names of methods that report failure from now on."""
+    dla_cores: int = 0
+    """How many DLA cores builder and runtime find."""
+    calibration_cache: bytes | None = None
+    """What the last build for a DLA read from its calibrator."""
+    loaded_on_dla: list[int] = field(default_factory=list)
+    """The core of each engine for a DLA that was deserialized."""
 
 
 class PybindEnum(enum.Enum):
@@ -138,6 +149,9 @@ def make_tensorrt(version: str, cuda: CudaStandin) -> TensorRtStandin:
     _add_enums(trt, version)
     _add_logging(trt)
     _add_progress_monitor(trt, version)
+    _add_profiler(trt)
+    if not _at_least(version, 11):
+        _add_calibrator(trt)
     _add_build(trt, standin)
     _add_runtime(trt, standin)
     return standin
@@ -182,6 +196,10 @@ def _add_enums(trt: Any, version: str) -> None:
     trt.LayerInformationFormat = _enum("LayerInformationFormat", "ONELINE", "JSON")
     levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
     trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
+    trt.DeviceType = _enum("DeviceType", "GPU", "DLA")
+    features = ["FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"] * (not v9_1)
+    features += ["PROFILE_SHARING_0806"] * (not v11) + ["ALIASED_PLUGIN_IO_10_03"] * v10_3
+    trt.PreviewFeature = _enum("PreviewFeature", *features, *["RUNTIME_ACTIVATION_RESIZE_10_10"] * v10_13)
 
 
 def _add_logging(trt: Any) -> None:
@@ -205,6 +223,25 @@ def _add_progress_monitor(trt: Any, version: str) -> None:
                 pass
 
         trt.IProgressMonitor = IProgressMonitor
+
+
+def _add_profiler(trt: Any) -> None:
+    class IProfiler:
+        def __init__(self) -> None:
+            self._constructed = True
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
+
+    trt.IProfiler = IProfiler
+
+
+def _add_calibrator(trt: Any) -> None:
+    class IInt8EntropyCalibrator2:
+        def __init__(self) -> None:
+            self._constructed = True
+
+    trt.IInt8EntropyCalibrator2 = IInt8EntropyCalibrator2
 
 
 def _check_logger(trt: Any, logger: Any) -> None:
@@ -240,6 +277,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
         def __init__(self, kind: Any, name: str, outputs: list[Tensor]) -> None:
             self._values = (kind, name, outputs)
 
+        _window: tuple[int, ...] = ()
         type = property(lambda self: self._values[0])
         name = property(lambda self: self._values[1])
         num_outputs = property(lambda self: len(self._values[2]))
@@ -334,6 +372,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 )
                 for node in model.graph.node
             ]
+            for layer, node in zip(network._layers, model.graph.node, strict=True):
+                found = [entry for entry in node.attribute if entry.name == "kernel_shape" and "Pool" in node.op_type]
+                layer._window = tuple(size for entry in found for size in entry.ints)
 
     class OptimizationProfile(Sealed):
         def __init__(self) -> None:
@@ -347,11 +388,15 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             "builder_optimization_level",
             "hardware_compatibility_level",
             "profiling_verbosity",
+            "default_device_type",
+            "DLA_core",
             *(["progress_monitor"] if hasattr(trt, "IProgressMonitor") else []),
+            *(["int8_calibrator"] if hasattr(trt, "IInt8EntropyCalibrator2") else []),
         )
 
         def __init__(self) -> None:
             self._flags: set[str] = {"TF32"}
+            self._features = {"PROFILE_SHARING_0806"} if _at_least(version, 10) else set()
             self._pools: dict[str, int] = {}
             self._profiles: list[OptimizationProfile] = []
 
@@ -364,6 +409,14 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
         def get_flag(self, flag: Any) -> bool:
             return trt.BuilderFlag(flag).name in self._flags
 
+        def get_preview_feature(self, feature: Any) -> bool:
+            return trt.PreviewFeature(feature).name in self._features
+
+        def set_preview_feature(self, feature: Any, enable: bool) -> None:
+            assert feature.name != "PROFILE_SHARING_0806" or not _at_least(version, 10), "it cannot be changed there"
+            assert enable
+            self._features.add(trt.PreviewFeature(feature).name)
+
         def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
             self._pools[trt.MemoryPoolType(pool).name] = pool_size
 
@@ -374,6 +427,17 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             self._profiles.append(profile)
             return len(self._profiles) - 1
 
+        def can_run_on_DLA(self, layer: Layer) -> bool:
+            return layer.type.name in DLA_LAYERS and max(layer._window, default=1) <= 8
+
+    if not always_strong:  # with the calibrators it went
+
+        def set_calibration_profile(self: BuilderConfig, profile: OptimizationProfile) -> bool:
+            self._calibration_profile = profile
+            return True
+
+        BuilderConfig.set_calibration_profile = set_calibration_profile
+
     class Builder(Sealed):
         def __init__(self, logger: Any) -> None:
             _check_logger(trt, logger)
@@ -381,6 +445,8 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 100")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
+
+        num_DLA_cores = property(lambda self: standin.dla_cores)
 
         def create_network(self, flags: int = 0) -> NetworkDefinition:
             names = {flag.name for flag in trt.NetworkDefinitionCreationFlag if flags >> int(flag) & 1}
@@ -407,11 +473,16 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 if not all(monitor.step_complete("Building engine", step) for step in range(2)):
                     return None
                 monitor.phase_finish("Building engine")
-            return HostMemory(_plan(trt, network, profile, attributes.get("profiling_verbosity")))
+            on_dla = attributes.get("default_device_type") == trt.DeviceType.DLA
+            shares = "PROFILE_SHARING_0806" in config._features
+            verbosity = attributes.get("profiling_verbosity")
+            return HostMemory(_plan(trt, network, profile, verbosity, on_dla=on_dla, shares_profile=shares))
 
         def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
             if network._onnx is None:
                 return "Network must have at least one output"
+            if getattr(config, "default_device_type", None) == trt.DeviceType.DLA:
+                return _dla_refusal(trt, standin, network, config, profile)
             if "STRONGLY_TYPED" in network._flags and knows_strong_typing:
                 for name in PRECISION_FLAGS:
                     if name in config._flags:
@@ -441,8 +512,42 @@ def _constant(model: onnx.ModelProto, name: str) -> Any:
     return found[0] if found else 0
 
 
-def _plan(trt: Any, network: Any, profile: dict, verbosity: Any) -> bytes:
+def _dla_refusal(trt: Any, standin: TensorRtStandin, network: Any, config: Any, profile: dict) -> str | None:
+    """Return why TensorRT 8.6 to 10.7 would not build this for a DLA."""
+    if "STRONGLY_TYPED" in network._flags:
+        return "DLA does not support strongly typed networks"
+    if any(layer.type.name in ("QUANTIZE", "DEQUANTIZE") for layer in network._layers):
+        return "DLA does not support explicit quantization"
+    if any(len(set(shapes)) > 1 for shapes in profile.values()) or any(
+        -1 in tensor.shape and tensor.name not in profile for tensor in network._inputs
+    ):
+        return "DLA does not support dynamic shapes: min, opt and max must be equal"
+    if not {"FP16", "INT8"} & config._flags:
+        return "Default DLA is enabled but layers can only run in FP16 or INT8"
+    if "GPU_FALLBACK" not in config._flags and not all(config.can_run_on_DLA(layer) for layer in network._layers):
+        return "a layer is not supported on DLA and GPU fallback is not enabled"
+    if "INT8" not in config._flags:
+        return None
+    calibrator = getattr(config, "int8_calibrator", None)
+    if not hasattr(calibrator, "_constructed"):
+        return "INT8 without a calibrator whose __init__ was called"
+    if profile and getattr(config, "_calibration_profile", None) is None:
+        return "Calibration Profile is not defined"
+    assert calibrator.get_batch_size() == 1
+    cache = calibrator.read_calibration_cache()
+    major, minor, patch = map(int, trt.__version__.split(".")[:3])
+    number = (major * 10 + minor) * 100 + patch if major < 10 else major * 10_000 + minor * 100 + patch
+    if not cache.startswith(f"TRT-{number}-EntropyCalibration2\n".encode()):
+        calibrator.get_batch([tensor.name for tensor in network._inputs])
+        return "Calibration failure occurred with no scaling factors detected"
+    standin.calibration_cache = cache
+    return None
+
+
+def _plan(trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool, shares_profile: bool) -> bytes:
     head = {
+        "shares_profile": shares_profile,
+        "on_dla": on_dla,
         "verbosity": "LAYER_NAMES_ONLY" if verbosity is None else verbosity.name,
         "version": trt.__version__,
         "profile": profile,
@@ -492,7 +597,6 @@ def _inspected(model: onnx.ModelProto, *, separate_types: bool) -> list[dict[str
 
 def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
     version, cuda = standin.version, standin.cuda
-    shares_profiles = _at_least(version, 10)  # before, only with PreviewFeature.PROFILE_SHARING_0806
 
     def refused(method: str, logger: Any) -> bool:
         if method in standin.refuse:
@@ -502,6 +606,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
         return False
 
     class ExecutionContext(Sealed):
+        settable = ("profiler",)
+
         def __init__(self, engine: CudaEngine, profile: int) -> None:
             self._engine = engine
             self._profile = profile
@@ -515,7 +621,9 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             return self._profile
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-            if profile_index != 0 or (not shares_profiles and self._engine._contexts_with_profile()):
+            if profile_index != 0 or (
+                not self._engine._head["shares_profile"] and self._engine._contexts_with_profile()
+            ):
                 text = f"Optimization profile {profile_index} is already in use by another execution context"
                 self._engine._logger.log(trt.ILogger.Severity.ERROR, text)
                 return False
@@ -587,6 +695,13 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                     cuda.device_bytes(addresses[name], size)[:] = np.frombuffer(result.tobytes(), np.uint8)
 
             cuda.enqueue(stream_handle, work)
+            profiler = getattr(self, "profiler", None)
+            if profiler is not None:  # enqueue_emits_profile is on unless turned off: it waits and reports
+                assert hasattr(profiler, "_constructed"), "IProfiler.__init__ was not called"
+                cuda.synchronize(stream_handle)
+                standin.profiled_runs += 1
+                for place, name in enumerate(engine._layer_names()):
+                    profiler.report_layer_time(name, 0.001 * (place + 1) * (1 + standin.profiled_runs % 3))
             return True
 
     class EngineInspector(Sealed):
@@ -646,6 +761,9 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 raise ValueError(f"{name} is no input; TensorRT answers with -1 dimensions")
             return self._range(name)
 
+        def _layer_names(self) -> list[str]:
+            return [layer["Name"] for layer in _inspected(onnx.load_from_string(self._model), separate_types=True)]
+
         def create_engine_inspector(self) -> EngineInspector:
             return EngineInspector(self)
 
@@ -653,7 +771,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             if refused("create_execution_context", self._logger):
                 return None
             standin.contexts_made += 1
-            taken = self._dynamic() and not shares_profiles and self._contexts_with_profile()
+            taken = self._dynamic() and not self._head["shares_profile"] and self._contexts_with_profile()
             context = ExecutionContext(self, -1 if taken else 0)
             self._contexts.append(weakref.ref(context))
             return context
@@ -674,7 +792,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             return cuda.device_bytes(address, size).copy().view(kind).reshape(shape)
 
     class Runtime(Sealed):
-        settable = ("engine_host_code_allowed",)
+        settable = ("engine_host_code_allowed", "DLA_core")
+        num_DLA_cores = property(lambda self: standin.dla_cores)
 
         def __init__(self, logger: Any) -> None:
             _check_logger(trt, logger)
@@ -690,6 +809,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 self._logger.log(trt.ILogger.Severity.ERROR, error)
                 return None
             head, _, model = content[len(MAGIC) :].partition(b"\n")
+            if json.loads(head)["on_dla"]:
+                standin.loaded_on_dla.append(self.DLA_core)
             return CudaEngine(json.loads(head), model, self._logger)
 
         def _refusal(self, content: bytes) -> str | None:
@@ -707,6 +828,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 )
             if hashlib.sha256(model).hexdigest() != facts["sha256"]:
                 return "Serialization assertion stdArchiveReader failed. Size specified in header does not match"
+            if facts["on_dla"] and not 0 <= getattr(self, "DLA_core", -1) < standin.dla_cores:
+                return "Cannot deserialize engine with DLA layers: no DLA core was set"
             return None
 
     trt.Runtime, trt.ICudaEngine, trt.IExecutionContext = Runtime, CudaEngine, ExecutionContext
