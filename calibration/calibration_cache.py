@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.calibration_table import SCHEMA_VERSION, CalibrationTable
@@ -26,11 +28,12 @@ from calibration.errors import CalibrationError
 from calibration.histogram import DEFAULT_NUM_BINS
 from calibration.method import Method, describe
 from calibration.observe_batches import SAMPLES_PER_IMAGE
+from exporter.graph import copy_without_constants
 from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_json_file, read_plain_file
 from runtimes.preprocessing import Preprocessing
 from runtimes.user_cache import write_cache_file
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when the same inputs give another table: another method, sample or rule."""
 
 MAX_ENTRIES = 20
@@ -78,12 +81,18 @@ class Miss:
 
 
 def calibration_key(
-    model: ModelProto, preprocessing: Preprocessing, image_list_sha256: str, method: Method, dialect: str
+    model: ModelProto,
+    factors: Mapping[str, NDArray[np.float64]],
+    preprocessing: Preprocessing,
+    image_list_sha256: str,
+    method: Method,
+    dialect: str,
 ) -> CacheKey:
     """Return the key of one calibration.
 
     Args:
         model: The folded float32 model: graph and weights.
+        factors: Tensor name to what its channels are scaled by, float64 [C].
         preprocessing: How images are prepared.
         image_list_sha256: As `calibration.sample_images.image_list_sha256` gives it, of the images in order.
         method: How ranges are chosen.
@@ -91,7 +100,8 @@ def calibration_key(
     """
     return CacheKey(
         {
-            "model": hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+            "model": _model_sha256(model),
+            "channel factors": _factors_sha256(factors),
             "preprocessing": _canonical(preprocessing.to_json()),
             "images": image_list_sha256,
             "method": _canonical(describe(method)),
@@ -101,6 +111,23 @@ def calibration_key(
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",
         }
     )
+
+
+def _model_sha256(model: ModelProto) -> str:
+    """Hash graph and weights, one constant at a time: the whole serialized would be another copy of the weights."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    found = hashlib.sha256(copy_without_constants(model, names).SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        found.update(tensor.SerializeToString(deterministic=True))
+    return found.hexdigest()
+
+
+def _factors_sha256(factors: Mapping[str, NDArray[np.float64]]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(factors):
+        found.update(f"{name}\0{len(factors[name])}\0".encode())
+        found.update(np.ascontiguousarray(factors[name], np.float64).tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

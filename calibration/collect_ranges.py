@@ -7,12 +7,11 @@ the images are batched. While one batch runs, a thread counts the one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,6 @@ def calibrate(
     open_runtime: Callable[[ModelProto | bytes], Runtime],
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
-    seen: list[SeenBatch] | None = None,
 ) -> CalibrationTable:
     """Return the range of every tensor that the dialect wants quantized.
 
@@ -53,8 +51,6 @@ def calibrate(
         open_runtime: Opens a model, such as `runtimes.OrtRuntime`; closed at the end.
         method: How to get from histogram to amax; mean squared error by default.
         dialect: Who the file is for; the table carries it to `insert_qdq`.
-        seen: Batches before those of `batches`, with what is known of `tensors_to_observe` already; the list is
-            emptied on the way, because it is large.
 
     Returns:
         The table, in graph order.
@@ -63,18 +59,27 @@ def calibrate(
         CalibrationError: If there was no image or nothing in the model can be quantized.
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
     """
+    tensors = tensors_to_observe(place(model, dialect))
+    with closing(observe_batches(model, tensors, batches, open_runtime=open_runtime)) as seen:
+        return table_of(model, seen, method=method, dialect=dialect)
+
+
+def table_of(
+    model: ModelProto, seen: Iterable[SeenBatch], *, method: Method | None = None, dialect: Dialect = Dialect.TENSORRT
+) -> CalibrationTable:
+    """Return the table of a model whose tensors are being observed: the part of `calibrate` that needs no session.
+
+    Args:
+        model: As for `calibrate`, and so the others but this one:
+        seen: Every batch with what was seen of `tensors_to_observe`. Consumed once.
+        method: Likewise.
+        dialect: Likewise.
+    """
     chosen = MeanSquaredError() if method is None else method
     placement = place(model, dialect)
     tensors = tensors_to_observe(placement)
-    collector = collect_ranges(
-        model,
-        tensors,
-        batches,
-        open_runtime=open_runtime,
-        range_from=partial(activation_range, dialect, chosen),
-        shared_scales=placement.shared_scales,
-        seen=seen,
-    )
+    range_from = partial(activation_range, dialect, chosen)
+    collector = collect_ranges(tensors, seen, range_from=range_from, shared_scales=placement.shared_scales)
     observed = collector.observed()
     ranges = {name: collector.range_of(name) for name in tensors}
     return CalibrationTable(
@@ -89,33 +94,27 @@ def calibrate(
 
 
 def collect_ranges(
-    model: ModelProto,
     tensors: Sequence[str],
-    batches: Iterable[Images],
+    seen: Iterable[SeenBatch],
     *,
-    open_runtime: Callable[[ModelProto | bytes], Runtime],
     range_from: Callable[[Histogram, float, float], TensorRange],
     shared_scales: tuple[tuple[str, ...], ...] = (),
-    seen: list[SeenBatch] | None = None,
 ) -> RangeCollector:
-    """Return what was seen of `tensors`, of whichever the caller wants; the rest as for `calibrate`.
+    """Count what was seen of some tensors; while a thread counts one batch, the next one is run.
 
     Args:
-        model: As for `calibrate`, and so `batches`, `open_runtime` and `seen`.
         tensors: Names, at least one.
-        batches: Likewise.
-        open_runtime: Likewise.
+        seen: Batches in which they were observed. Consumed once.
         range_from: Histogram, least and largest value to a range.
         shared_scales: Groups of tensors that have one range.
-        seen: Likewise.
+
+    Raises:
+        CalibrationError: If there was no image.
     """
     collector = RangeCollector(tuple(tensors), range_from, shared_scales)
-    earlier = [] if seen is None else seen
-    num_seen = sum(len(batch.images) for batch in earlier)
-    new = observe_batches(model, tensors, batches, open_runtime=open_runtime, first_image=num_seen)
-    with closing(new), ThreadPoolExecutor(1, "count") as counter:
+    with ThreadPoolExecutor(1, "count") as counter:
         counting: Future[None] | None = None
-        for batch in chain(_taken(earlier), new):
+        for batch in seen:
             if counting is not None:
                 counting.result()  # raises what went wrong there
             counting = counter.submit(collector.add, batch.images.copy(), batch.observations)
@@ -125,11 +124,6 @@ def collect_ranges(
     if not collector.num_images:
         raise CalibrationError("no calibration image was given; there is no default data set")
     return collector
-
-
-def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
-    while batches:
-        yield batches.pop(0)
 
 
 def tensors_to_observe(placement: Placement) -> tuple[str, ...]:

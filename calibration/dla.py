@@ -24,6 +24,7 @@ elementwise: equal ranges; with a calibrator the larger is used).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +38,7 @@ from calibration.collect_ranges import Images, collect_ranges
 from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
 from calibration.method import MeanSquaredError, Method
+from calibration.observe_batches import observe_batches
 from exporter.graph import (
     GraphIndex,
     array_from_initializer,
@@ -165,7 +167,7 @@ def complete_scales(
     stripped: StrippedModel,
     batches: Iterable[Images],
     *,
-    open_runtime: Callable[[ModelProto], Runtime],
+    open_runtime: Callable[[ModelProto | bytes], Runtime],
     method: Method | None = None,
 ) -> dict[str, float]:
     """Return the scale of every tensor that implicit quantization wants one for, in graph order.
@@ -185,7 +187,8 @@ def complete_scales(
     missing = _without_scale(stripped, scales)
     if missing:
         range_from = partial(activation_range, Dialect.TENSORRT, method or MeanSquaredError())
-        collector = collect_ranges(stripped.model, missing, batches, open_runtime=open_runtime, range_from=range_from)
+        with closing(observe_batches(stripped.model, missing, batches, open_runtime=open_runtime)) as seen:
+            collector = collect_ranges(missing, seen, range_from=range_from)
         scales = _backwards(stripped.model, {**scales, **{name: collector.range_of(name).scale for name in missing}})
     for node in stripped.model.graph.node:
         if node.op_type in _POOLS_BY_MEAN and node.input[0] in scales:

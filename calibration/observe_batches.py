@@ -7,7 +7,7 @@ evenly strided sample of about `SAMPLES_PER_IMAGE` values per image; of each lay
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -47,21 +47,16 @@ class SeenBatch:
     observations: Mapping[str, Observation]
     means: Mapping[str, NDArray[np.float32]]
 
-    def scaled(self, tensors: Mapping[str, Factors], layers: Mapping[str, Factors]) -> SeenBatch:
-        """Return what the model with scaled channels makes of the same images, up to float32 rounding.
+    def scaled(self, factors: Mapping[str, Factors]) -> SeenBatch:
+        """Return what would be seen of the model with scaled channels, up to float32 rounding; not its means.
 
         Args:
-            tensors: Tensor name to the factor of each channel, float64 [C], > 0; others stay as they are.
-            layers: Layer name likewise.
+            factors: Tensor name to the factor of each channel, float64 [C], > 0; others stay as they are.
         """
         observations = {
-            name: seen.scaled(tensors[name]) if name in tensors else seen for name, seen in self.observations.items()
+            name: seen.scaled(factors[name]) if name in factors else seen for name, seen in self.observations.items()
         }
-        means = {
-            name: (mean * layers[name]).astype(np.float32) if name in layers else mean
-            for name, mean in self.means.items()
-        }
-        return replace(self, observations=observations, means=means)
+        return SeenBatch(self.images, observations, {})
 
 
 def observe_batches(
@@ -71,7 +66,6 @@ def observe_batches(
     *,
     open_runtime: Callable[[ModelProto | bytes], Runtime],
     layers: Sequence[str] = (),
-    first_image: int = 0,
 ) -> Generator[SeenBatch]:
     """Yield all images with their observations, in order, at most `MAX_RUN_BYTES` at a time.
 
@@ -84,12 +78,12 @@ def observe_batches(
         open_runtime: Opens a model, here a serialized one; called once, and closed at the end. Without images it is not
             called, and to say which values are NaN or Inf it is called once more.
         layers: Names of Conv, Gemm and MatMul nodes whose channel means are wanted.
-        first_image: How many images came before the first batch.
 
     Raises:
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
         ValueError: If a batch is empty.
     """
+    first_image = 0
     stream = _pieces(batches, _images_per_run(model))
     images = next(stream, None)
     if images is None:

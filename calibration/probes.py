@@ -115,8 +115,10 @@ class Observation:
     def scaled(self, factors: NDArray[np.float64]) -> Observation:
         """Return what would have been seen had channel c been `factors[c]` times what it was; float64 [C], > 0."""
         small = factors.astype(np.float32)
-        places = (self.start + self.stride * np.arange(len(self.sample))) % self.size
-        of_sample = small[places // (self.size // len(small))]
+        rows = np.tile(small, len(self.maximum))  # one per channel of each image, as they lie end to end
+        inner = self.size // len(small)
+        ends = -(-(np.arange(len(rows) + 1) * inner - self.start) // self.stride)  # ceil: places below each row's end
+        of_sample = np.repeat(rows, np.diff(np.maximum(ends, 0)))
         return replace(self, maximum=self.maximum * small, minimum=self.minimum * small, sample=self.sample * of_sample)
 
 

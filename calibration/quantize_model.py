@@ -10,7 +10,9 @@ Each step is measured alone and together with the others in docs/int8.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from onnx import ModelProto
 
 from calibration.calibration_table import CalibrationTable
 from calibration.channel_groups import ChannelGroup, find_channel_groups
-from calibration.collect_ranges import calibrate, tensors_to_observe
+from calibration.collect_ranges import table_of, tensors_to_observe
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
@@ -39,10 +41,9 @@ MIN_SAMPLE, MAX_SAMPLE = 8, 64
 """Images that equalization and refinement look at."""
 
 Images = NDArray[np.float32]
-Means = NDArray[np.float32]
 OpenRuntime = Callable[[ModelProto | bytes], Runtime]
-Calibrator = Callable[[ModelProto, Iterable[Images], list[SeenBatch]], CalibrationTable]
-"""Model, batches and the batches before them, which are known already, to ranges: see `calibrate`."""
+Calibrator = Callable[[ModelProto, Mapping[str, Factors], Iterable[SeenBatch]], CalibrationTable]
+"""Model, what the channels of its tensors are scaled by, and what is seen of the scaled tensors to ranges."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +56,7 @@ class CalibratedModel:
         effort: What was done so far, and what `insert_and_refine` will do.
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement looks at, float32 [n, C, H, W]; empty at effort 0.
-        means: Layer to the means of its output over the sample, float32 [n, C]; empty at effort 0.
+        means: Layer to the means of its output over the sample, float64 [n, C]; empty at effort 0.
     """
 
     model: ModelProto
@@ -63,7 +64,7 @@ class CalibratedModel:
     effort: Effort
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
-    means: Mapping[str, Means] = field(default_factory=dict)
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,25 +140,29 @@ def scale_and_calibrate(
         model: As for `quantize`, and so the others but this one:
         batches: Likewise.
         open_runtime: Likewise.
-        calibrator: Gives the ranges, such as from a cache; it need not take all images. `calibrate` by default.
+        calibrator: Gives the ranges, such as from a cache; it need not take all batches. `table_of` by default.
         method: Likewise; not read when a calibrator is given.
         dialect: Likewise.
         effort: Likewise.
     """
-    stream = iter(batches)
-    sample = _first_images(stream, sample_size(model)) if effort != EFFORTS[0] else []
-    seen = _look_first(model, sample, dialect, open_runtime) if sample else []
-    factors = _factors(model, seen, dialect) if effort.equalize else {}
-    equalized = scale_channels(model, factors).model if factors else model
-    for number, batch in enumerate(seen if factors else ()):
-        seen[number] = _scaled(batch, factors)  # one at a time: they are large
-    means = {name: np.concatenate([batch.means[name] for batch in seen]) for name in (seen[0].means if seen else ())}
-    if calibrator is None:
-        table = calibrate(equalized, stream, open_runtime=open_runtime, method=method, dialect=dialect, seen=seen)
-    else:
-        table = calibrator(equalized, stream, seen)
-    if isinstance(stream, Generator):
-        stream.close()  # a calibrator that knew the answer leaves images in it
+    tensors = tensors_to_observe(place(model, dialect))
+    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
+    sample, rest = ([], iter(batches)) if effort == EFFORTS[0] else _split(batches, sample_size(model))
+    with closing(
+        observe_batches(model, tensors, chain(sample, rest), open_runtime=open_runtime, layers=layers if sample else ())
+    ) as observed:
+        first = _first_images(observed, sum(map(len, sample)))
+        factors = _factors(model, tensors, first) if effort.equalize and sample else {}
+        means = _means(first, factors)
+        of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
+        seen = (batch.scaled(of_tensors) for batch in chain(_taken(first), observed))
+        if calibrator is None:
+            table = table_of(model, seen, method=method, dialect=dialect)
+        else:
+            table = calibrator(model, of_tensors, seen)
+    equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
+    if isinstance(batches, Generator):
+        batches.close()  # a calibrator that knew the answer leaves images in it
     return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample), means=means)
 
 
@@ -215,32 +220,38 @@ def sample_size(model: ModelProto) -> int:
     return min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes))
 
 
-def _first_images(batches: Iterator[Images], count: int) -> list[Images]:
-    """Take whole batches from the stream until `count` images are there."""
+def _split(batches: Iterable[Images], count: int) -> tuple[list[Images], Iterator[Images]]:
+    """Take the first `count` images, fewer where there are no more; return them and what is left."""
+    stream = iter(batches)
     taken: list[Images] = []
-    while sum(map(len, taken)) < count and (batch := next(batches, None)) is not None:
-        taken.append(batch)
+    while (missing := count - sum(map(len, taken))) and (batch := next(stream, None)) is not None:
+        taken.append(batch[:missing])
+        if len(batch) > missing:
+            return taken, chain([batch[missing:]], stream)
+    return taken, stream
+
+
+def _first_images(batches: Iterator[SeenBatch], count: int) -> list[SeenBatch]:
+    """Take the batches of the first `count` images."""
+    taken: list[SeenBatch] = []
+    while sum(len(batch.images) for batch in taken) < count:
+        taken.append(next(batches))
     return taken
 
 
-def _look_first(
-    model: ModelProto, sample: list[Images], dialect: Dialect, open_runtime: OpenRuntime
-) -> list[SeenBatch]:
-    """Run the sample through the float model."""
-    tensors = tensors_to_observe(place(model, dialect))
-    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    return list(observe_batches(model, tensors, sample, open_runtime=open_runtime, layers=layers))
+def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
+    """Empty a list from its front: what was counted need not be kept."""
+    while batches:
+        yield batches.pop(0)
 
 
-def _factors(model: ModelProto, seen: Sequence[SeenBatch], dialect: Dialect) -> dict[ChannelGroup, Factors]:
-    """Return the factors of every group that holds a quantized tensor with a range of its own."""
-    if not seen:
-        return {}
+def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch]) -> dict[ChannelGroup, Factors]:
+    """Return the factors of every group that holds a tensor with a range of its own."""
     groups = find_channel_groups(model)
     grouped = {name for group in groups for name in group.tensors}
     largest = {
         name: np.max([batch.observations[name].largest() for batch in seen], axis=0).astype(np.float64)
-        for name in tensors_to_observe(place(model, dialect))
+        for name in tensors
         if name in grouped
     }
     return {
@@ -248,9 +259,10 @@ def _factors(model: ModelProto, seen: Sequence[SeenBatch], dialect: Dialect) -> 
     }
 
 
-def _scaled(batch: SeenBatch, factors: Mapping[ChannelGroup, Factors]) -> SeenBatch:
-    """Return what the model with scaled channels makes of a batch."""
-    return batch.scaled(
-        {name: values for group, values in factors.items() for name in group.tensors},
-        {name: values for group, values in factors.items() for name in group.producers},
-    )
+def _means(seen: Sequence[SeenBatch], factors: Mapping[ChannelGroup, Factors]) -> dict[str, NDArray[np.float64]]:
+    """Return the means of every layer of the model with scaled channels, over all images seen."""
+    factors_of = {layer: values for group, values in factors.items() for layer in group.producers}
+    return {
+        layer: np.concatenate([batch.means[layer] for batch in seen]) * factors_of.get(layer, np.float64(1.0))
+        for layer in (seen[0].means if seen else ())
+    }

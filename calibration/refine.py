@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ def refine(
     reference: ModelProto,
     quantized: ModelProto,
     images: Sequence[Tensor],
-    means: Mapping[str, NDArray[np.floating[Any]]],
+    means: Mapping[str, NDArray[np.float64]],
     *,
     open_runtime: OpenRuntime,
     effort: Effort,
@@ -107,7 +106,7 @@ def _weights(model: ModelProto) -> dict[str, TensorProto]:
     }
 
 
-def _correct(layer: Layer, expected: NDArray[np.floating[Any]], constants: LayerConstants) -> float:
+def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants) -> float:
     """Correct the layer's bias, in place; return the largest |change|."""
     axis = -1 if layer.node.op_type == "MatMul" else 1
     applied = constants.add_to_bias(layer.node, bias_correction(expected - channel_means(layer.outputs, axis)))

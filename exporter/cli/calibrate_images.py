@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from calibration.calibration_cache import CacheKey, CalibrationCache, Hit, calibration_key
 from calibration.calibration_table import CalibrationTable
-from calibration.collect_ranges import calibrate
+from calibration.collect_ranges import table_of
 from calibration.convergence import TOLERANCES, images_until_settled, still_moving, summary
 from calibration.dialect import Dialect
 from calibration.judge_input import judge_input
@@ -24,7 +24,6 @@ from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.terminal import Terminal
 from exporter.exported_model import ExportedModel
-from runtimes.ort import OrtRuntime
 from runtimes.preprocessing import Preprocessing
 from runtimes.user_cache import user_cache_folder
 
@@ -60,18 +59,19 @@ class CachedCalibration:
         self._terminal = terminal
 
     def __call__(
-        self, model: ModelProto, batches: Iterable[NDArray[np.float32]], seen: list[SeenBatch]
+        self, model: ModelProto, factors: Mapping[str, NDArray[np.float64]], seen: Iterable[SeenBatch]
     ) -> CalibrationTable:
-        """Return the ranges of `model`; see `calibration.collect_ranges.calibrate`.
+        """Return the ranges of `model`, its channels scaled by `factors`; see `calibration.quantize_model.Calibrator`.
 
         Raises:
             CalibrationError: If nothing can be quantized or a tensor holds NaN or Inf.
         """
         cache = _cache(self._options)
         if cache is None:
-            return self._calibrate(model, batches, seen)
+            return self._calibrate(model, seen)
         key = calibration_key(
             model,
+            factors,
             self._preprocessing,
             image_list_sha256(self._folder, self._images.calibration),
             self._options.method,
@@ -88,21 +88,13 @@ class CachedCalibration:
             self._terminal.warn(f"calibration cache: {found.reason}")
         else:
             self._terminal.done(f"calibration cache: miss, {found.reason}")
-        table = self._calibrate(model, batches, seen)
+        table = self._calibrate(model, seen)
         _store(cache, self._options.model, key, table, self._terminal)
         return table
 
-    def _calibrate(
-        self, model: ModelProto, batches: Iterable[NDArray[np.float32]], seen: list[SeenBatch]
-    ) -> CalibrationTable:
-        measured = calibrate(
-            model,
-            batches,
-            open_runtime=OrtRuntime,
-            method=self._options.method,
-            dialect=Dialect(self._options.target.dialect),
-            seen=seen,
-        )
+    def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:
+        dialect = Dialect(self._options.target.dialect)
+        measured = table_of(model, seen, method=self._options.method, dialect=dialect)
         return replace(measured, image_list_sha256=image_list_sha256(self._folder, self._used), seed=SEED)
 
 

@@ -30,6 +30,7 @@ def model(seed=0):
 def key(**changes):
     parts = {
         "model": model(),
+        "factors": {"relu": np.array([1.0, 2.0, 4.0])},
         "preprocessing": PREPROCESSING,
         "image_list_sha256": IMAGES,
         "method": MeanSquaredError(),
@@ -65,6 +66,9 @@ def test_a_hit_is_the_table_byte_for_byte(cache, table):
     ("part", "changes"),
     [
         ("model", {"model": model(seed=1)}),
+        ("channel factors", {"factors": {}}),
+        ("channel factors", {"factors": {"relu": np.array([1.0, 2.0, 4.0 + 1e-12])}}),
+        ("channel factors", {"factors": {"other": np.array([1.0, 2.0, 4.0])}}),
         ("preprocessing", {"preprocessing": dataclasses.replace(PREPROCESSING, crop=(9, 8))}),
         ("images", {"image_list_sha256": "b" * 64}),
         ("method", {"method": Entropy()}),

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import ModelProto
 
 from calibration.channel_groups import find_channel_groups
-from calibration.collect_ranges import calibrate, tensors_to_observe
+from calibration.collect_ranges import calibrate, table_of, tensors_to_observe
 from calibration.correct_bias import channel_means
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
@@ -69,7 +69,7 @@ def test_means_of_a_matmul_are_along_its_last_axis(shape: list[int]) -> None:
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_what_was_seen_can_be_scaled_afterwards(network, images, dialect) -> None:
-    """Against the model whose channels were scaled: extremes, samples, means, and the table made of them."""
+    """Against the model whose channels were scaled: extremes, samples, and the table made of them."""
     random = np.random.default_rng(SEED)
     factors = {
         group: 2.0 ** random.integers(-3, 6, group.num_channels).astype(np.float64)
@@ -77,15 +77,12 @@ def test_what_was_seen_can_be_scaled_afterwards(network, images, dialect) -> Non
     }
     scaled = scale_channels(network, factors).model
     tensors = tensors_to_observe(place(network, dialect))
-    layers = [node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm")]
     of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
-    of_layers = {name: values for group, values in factors.items() for name in group.producers}
     assert of_tensors.keys() & set(tensors)
     found = [
-        batch.scaled(of_tensors, of_layers)
-        for batch in observe_batches(network, tensors, cut(images), open_runtime=OrtRuntime, layers=layers)
+        batch.scaled(of_tensors) for batch in observe_batches(network, tensors, cut(images), open_runtime=OrtRuntime)
     ]
-    expected = list(observe_batches(scaled, tensors, cut(images), open_runtime=OrtRuntime, layers=layers))
+    expected = list(observe_batches(scaled, tensors, cut(images), open_runtime=OrtRuntime))
     for one, other in zip(found, expected, strict=True):
         for name in tensors:
             ours, theirs = one.observations[name], other.observations[name]
@@ -93,11 +90,8 @@ def test_what_was_seen_can_be_scaled_afterwards(network, images, dialect) -> Non
             assert_array_equal(ours.ends, theirs.ends)
             for part in ("maximum", "minimum", "sample"):
                 assert_allclose(getattr(ours, part), getattr(theirs, part), atol=step, rtol=0)
-        for name in layers:
-            assert_allclose(one.means[name], other.means[name], atol=1e-5 * np.abs(other.means[name]).max() + 1e-6)
-    options = {"open_runtime": OrtRuntime, "method": Max(), "dialect": dialect}
-    ours = calibrate(scaled, [images[5:]], seen=found[:2], **options)
-    theirs = calibrate(scaled, [images], **options)
+    ours = table_of(scaled, found, method=Max(), dialect=dialect)
+    theirs = calibrate(scaled, [images], open_runtime=OrtRuntime, method=Max(), dialect=dialect)
     assert ours.num_images == theirs.num_images == 11
     for name, kept in theirs.ranges.items():
         assert ours.ranges[name].amax == pytest.approx(kept.amax, rel=1e-5)
