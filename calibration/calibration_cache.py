@@ -27,7 +27,7 @@ from calibration.calibration_table import SCHEMA_VERSION, CalibrationTable
 from calibration.errors import CalibrationError
 from calibration.histogram import DEFAULT_NUM_BINS
 from calibration.method import Method, describe
-from calibration.observe_batches import SAMPLES_PER_IMAGE
+from calibration.observe_batches import samples_per_image
 from exporter.graph import copy_without_constants
 from runtimes.plain_file import MAX_JSON_BYTES, json_from_bytes, read_json_file, read_plain_file
 from runtimes.preprocessing import Preprocessing
@@ -105,7 +105,7 @@ def calibration_key(
             "preprocessing": _canonical(preprocessing.to_json()),
             "images": image_list_sha256,
             "method": _canonical(describe(method)),
-            "sampling": f"{SAMPLES_PER_IMAGE} values per image, {DEFAULT_NUM_BINS} bins",
+            "sampling": f"{samples_per_image(method)} values per image, {DEFAULT_NUM_BINS} bins",
             "dialect": dialect,
             "libraries": _versions(),
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",

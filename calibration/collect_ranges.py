@@ -60,7 +60,7 @@ def calibrate(
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
     """
     tensors = tensors_to_observe(place(model, dialect))
-    with closing(observe_batches(model, tensors, batches, open_runtime=open_runtime)) as seen:
+    with closing(observe_batches(model, tensors, batches, open_runtime=open_runtime, method=method)) as seen:
         return table_of(model, seen, method=method, dialect=dialect)
 
 

@@ -187,7 +187,9 @@ def complete_scales(
     missing = _without_scale(stripped, scales)
     if missing:
         range_from = partial(activation_range, Dialect.TENSORRT, method or MeanSquaredError())
-        with closing(observe_batches(stripped.model, missing, batches, open_runtime=open_runtime)) as seen:
+        with closing(
+            observe_batches(stripped.model, missing, batches, open_runtime=open_runtime, method=method)
+        ) as seen:
             collector = collect_ranges(missing, seen, range_from=range_from)
         scales = _backwards(stripped.model, {**scales, **{name: collector.range_of(name).scale for name in missing}})
     for node in stripped.model.graph.node:

@@ -141,7 +141,7 @@ def scale_and_calibrate(
         batches: Likewise.
         open_runtime: Likewise.
         calibrator: Gives the ranges, such as from a cache; it need not take all batches. `table_of` by default.
-        method: Likewise; not read when a calibrator is given.
+        method: Likewise; when a calibrator is given, the one that it will choose ranges by.
         dialect: Likewise.
         effort: Likewise.
     """

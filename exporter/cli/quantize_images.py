@@ -51,6 +51,7 @@ def quantize_images(
         arrays(),
         open_runtime=OrtRuntime,
         calibrator=CachedCalibration(options, exported, images, used, terminal),
+        method=options.method,
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
     )

@@ -84,7 +84,7 @@ def test_every_part_of_the_key_counts_and_is_named(cache, table, part, changes):
 @pytest.mark.parametrize(
     ("constant", "value", "part"),
     [
-        ("SAMPLES_PER_IMAGE", 99, "sampling"),
+        ("samples_per_image", lambda method: 99, "sampling"),
         ("DEFAULT_NUM_BINS", 512, "sampling"),
         ("SCHEMA_VERSION", 99, "code"),
         ("CODE_VERSION", 99, "code"),

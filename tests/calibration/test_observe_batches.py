@@ -114,3 +114,14 @@ def test_large_batches_are_run_in_pieces(network, images, monkeypatch) -> None:
     for name in tensors:
         sample = np.concatenate([piece.observations[name].sample for piece in pieces])
         assert_allclose(sample, whole.observations[name].sample, atol=1e-5)
+
+
+def test_where_extremes_decide_fewer_values_are_sampled(network, images) -> None:
+    tensors = tensors_to_observe(place(network, Dialect.TENSORRT))
+    few, many = (
+        next(observe_batches(network, tensors, [images], open_runtime=OrtRuntime, method=method))
+        for method in (Max(), None)
+    )
+    for name in tensors:
+        assert_array_equal(few.observations[name].maximum, many.observations[name].maximum)
+    assert any(len(few.observations[name].sample) < len(many.observations[name].sample) for name in tensors)
