@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +151,7 @@ def _scales(
         for batch in stream("ranges for the DLA", images.calibration, preprocessing, images.allowed_bad, terminal):
             yield batch.images
 
-    return complete_scales(stripped, arrays(), open_runtime=partial(OrtRuntime), method=options.method)
+    return complete_scales(stripped, arrays(), open_runtime=OrtRuntime, method=options.method)
 
 
 def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], terminal: Terminal) -> dict[str, Any]:
