@@ -130,7 +130,10 @@ def next_command(options: ExportOptions) -> str:
     if options.target.name == "onnxruntime":
         path = options.output / MODEL_FILES[options.engine_precision]
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
-    return f"resnet-export build {options.output} {option_words(options.engine_precision)}   (on the device)"
+    precision = option_words(options.engine_precision)
+    if options.dla:  # one batch size, and no file of INT8 with FP16
+        precision = f"{'--int8' if options.int8 else '--fp16'} --dla 0 --batch {options.batch.opt}"
+    return f"resnet-export build {options.output} {precision}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artefacts: Artefacts, report: dict[str, Any], folder: Path) -> Manifest:
