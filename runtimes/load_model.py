@@ -95,12 +95,7 @@ def load(
         ValueError: If an argument is unknown.
     """
     word = _ALIASES.get(provider, provider)
-    if word not in PROVIDERS:
-        raise ValueError(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
-    if precision is not None and precision not in MODEL_FILES:
-        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: got {threads}, expected at least 1, or None")
+    _check_words(word, provider, precision, threads)
     source = _source(Path(path), file, None if public_key is None else Path(public_key))
     options = OpenOptions(threads=threads, provider_options=dict(provider_options or {}), strict=not allow_fallback)
     here = _here(source, word)
@@ -119,6 +114,15 @@ def load(
     for warning in opened.warnings:
         _LOG.warning("%s: %s", choice.path, warning)
     return source.model(opened, backend=backend, draft=draft)
+
+
+def _check_words(word: str, provider: str, precision: str | None, threads: int | None) -> None:
+    if word not in PROVIDERS:
+        raise ValueError(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
+    if precision is not None and precision not in MODEL_FILES:
+        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: got {threads}, expected at least 1, or None")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,238 @@
+"""The steps of `benchmarks/gpu.py`, each run in a process of its own: what crashes or hangs there is one row.
+
+Every function takes `folder`, where files are kept between steps, and returns what can be written as JSON.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FILES = {
+    "fp32": "model.onnx",
+    "fp16": "model.fp16.onnx",
+    "int8": "model.int8.onnx",
+    "int8-fp16": "model.int8.fp16.onnx",
+}
+FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+BATCHES = (1, 8)
+INT8_NOTE = "computed in float: quantize, dequantize, float convolution"
+
+
+def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict[str, Any]:
+    """Export FP32, FP16, INT8 and INT8 with FP16, and keep the PyTorch module, inputs and its logits on the CPU."""
+    import numpy as np
+    import onnx
+    import torch
+
+    from calibration import calibrate, insert_qdq
+    from exporter import ExportConfig, export_resnet, float16_from_float32
+    from exporter.check_images import load_check_images
+    from exporter.float16_qdq import float16_qdq_from_float32
+    from exporter.graph import opset_of
+    from exporter.target import MIN_FLOAT16_SCALE_OPSET, target_from_name
+    from runtimes import OrtRuntime, TorchRuntime
+
+    home = Path(folder)
+    exported = export_resnet(model, ExportConfig(target_from_name(target)), weights=weights)
+    images = load_check_images(exported.preprocessing)
+    onnx.save_model(exported.onnx, home / FILES["fp32"])
+    onnx.save_model(float16_from_float32(exported.onnx).model, home / FILES["fp16"])
+    table = calibrate(exported.onnx, np.array_split(images, 4), open_runtime=OrtRuntime)
+    quantized = insert_qdq(exported.onnx, table).model
+    onnx.save_model(quantized, home / FILES["int8"])
+    if opset_of(quantized) >= MIN_FLOAT16_SCALE_OPSET:
+        onnx.save_model(float16_qdq_from_float32(quantized).model, home / FILES["int8-fp16"])
+    torch.save(exported.module, home / "module.pt")
+    with TorchRuntime(exported.module) as runtime:
+        save_reference(home, images, next(iter(runtime.run({"input": images}).values())))
+    weights_note = " (random weights: latency and SQNR mean something, agreement little)" * (weights == "random")
+    return {
+        "note": f"{model}, weights {weights}{weights_note}; {len(images)} photographs {list(images.shape[1:])}, "
+        "which also calibrated the INT8 file.",
+        "reference": "PyTorch FP32 on the CPU",
+    }
+
+
+def take_bundle(folder: str, bundle: str, **_: Any) -> dict[str, Any]:
+    """Copy a bundle's models and golden answers."""
+    import numpy as np
+
+    from runtimes.manifest import check_files, load_manifest
+
+    manifest = load_manifest(Path(bundle))
+    check_files(Path(bundle), manifest)
+    for file in FILES.values():
+        if file in manifest.files:
+            shutil.copy(Path(bundle) / file, folder)
+    with np.load(Path(bundle) / "golden.npz") as golden:
+        save_reference(Path(folder), golden["input"], golden["logits"])
+    return {
+        "note": f"Bundle `{bundle}`: {manifest.model.get('id')}, written by {dict(manifest.tool)}.",
+        "reference": "the bundle's golden logits, PyTorch FP32 where it was exported",
+    }
+
+
+def on_gpu(folder: str, *, quick: bool) -> dict[str, Any]:
+    """Run the PyTorch module on the GPU without TF32; its logits become the reference."""
+    import torch
+
+    from runtimes import TorchRuntime
+
+    if not torch.cuda.is_available():
+        return {"error": "torch.cuda.is_available() is False: " + torch_reason(torch)}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    module = torch.load(Path(folder) / "module.pt", weights_only=False).cuda()
+    with TorchRuntime(module) as runtime:
+        row = compare_and_time(Path(folder), runtime, quick=quick)
+        images = load_images(Path(folder))
+        save_reference(Path(folder), images, next(iter(runtime.run({"input": images}).values())))
+    return {**row, "note": "compared with PyTorch on the CPU or the bundle"}
+
+
+def torch_reason(torch: Any) -> str:
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as err:  # torch raises RuntimeError, AssertionError and others here
+        return str(err).splitlines()[0]
+    return "no GPU is visible"
+
+
+def ort(folder: str, provider: str, *, quick: bool, precision: str = "fp32") -> dict[str, Any]:
+    """Run one file in ONNX Runtime; on CUDA without TF32, so that FP32 is FP32."""
+    import onnxruntime
+
+    from runtimes import OrtRuntime
+
+    if hasattr(onnxruntime, "preload_dlls") and provider != "CPUExecutionProvider":
+        onnxruntime.preload_dlls()
+    options = [{"use_tf32": "0"}] if provider == "CUDAExecutionProvider" else None
+    with OrtRuntime(Path(folder) / FILES[precision], providers=(provider,), provider_options=options) as runtime:
+        return compare_and_time(Path(folder), runtime, quick=quick)
+
+
+def build(folder: str, flavour: str, precision: str, **_: Any) -> dict[str, Any]:
+    """Build one engine with the project's builder."""
+    from exporter.engine import build_engine
+
+    start = time.perf_counter()
+    plan = build_engine(Path(folder) / FILES[precision], flavour=flavour)
+    seconds = time.perf_counter() - start
+    engine_path(Path(folder), flavour, precision).write_bytes(plan)
+    return {"seconds": seconds, "size_mb": len(plan) / 1e6, "note": ""}
+
+
+def trt(folder: str, flavour: str, precision: str, *, quick: bool, cuda_graphs: bool = False) -> dict[str, Any]:
+    """Run one engine with the project's TensorRT adapter."""
+    from runtimes.trt import TrtRuntime
+
+    path = engine_path(Path(folder), flavour, precision)
+    # No sidecar: the engine was built by this very run.
+    with TrtRuntime(path, flavour=flavour, check_sidecar=False, cuda_graphs=cuda_graphs) as runtime:
+        row = compare_and_time(Path(folder), runtime, quick=quick)
+    return {**row, "note": "TF32 allowed, as TensorRT does by default" if precision == "fp32" else ""}
+
+
+def trtexec(folder: str, program: str, flavour: str, precision: str, batch: int, **_: Any) -> dict[str, Any]:
+    """Time one engine with trtexec and read its medians."""
+    size = "x".join(str(axis) for axis in load_images(Path(folder)).shape[1:])
+    engine = engine_path(Path(folder), flavour, precision)
+    command = [program, f"--loadEngine={engine}", f"--shapes=input:{batch}x{size}"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    answer = trtexec_medians(done.stdout)
+    if "latency_ms" not in answer:
+        words = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
+        answer["error"] = words[-1] if words else f"exit code {done.returncode}, no median in its output"
+    return answer
+
+
+def trtexec_medians(output: str) -> dict[str, Any]:
+    """Return the medians in milliseconds that trtexec printed."""
+    answer: dict[str, Any] = {}
+    for key, label in (("latency_ms", "Latency"), ("compute_ms", "GPU Compute Time")):
+        found = re.search(rf"\] {label}: .*?median = ([\d.]+) ms", output)
+        if found:
+            answer[key] = float(found[1])
+    return answer
+
+
+WORKERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "export": export,
+    "take_bundle": take_bundle,
+    "torch": on_gpu,
+    "ort": ort,
+    "build": build,
+    "trt": trt,
+    "trtexec": trtexec,
+}
+
+
+class Answers:
+    """As much of `runtimes.protocol.Runtime` as comparing needs, around a function."""
+
+    def __init__(
+        self, inputs: Sequence[str], outputs: Sequence[str], run: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        self.input_specs = dict.fromkeys(inputs)
+        self.output_specs = dict.fromkeys(outputs)
+        self.run = run
+
+
+def compare_and_time(folder: Path, runtime: Any, *, quick: bool) -> dict[str, Any]:
+    """Compare a runtime with the saved logits and time it at every batch size."""
+    import numpy as np
+
+    from runtimes import compare
+    from runtimes.latency import measure_latency
+
+    images = load_images(folder)
+    logits = np.load(folder / "logits.npy")
+
+    pieces = np.array_split(images, max(1, len(images) // 8))
+    recorded = iter(np.array_split(logits, len(pieces)))
+    reference: Any = Answers(["input"], ["logits"], lambda _: {"logits": next(recorded)})
+    parity = compare(reference, runtime, pieces)
+    name = next(iter(runtime.input_specs))
+    latency = {}
+    for size in BATCHES:
+        batch = np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+        # Clocks rise, and TensorRT-RTX compiles kernels, during the first calls.
+        timed = measure_latency(
+            lambda batch=batch: runtime.run({name: batch}),
+            warm_up=3 if quick else 50,
+            min_runs=10,
+            max_runs=100 if quick else 1000,
+            budget_s=1.0 if quick else 5.0,
+        )
+        latency[str(size)] = f"{timed.p50_ms:.2f} ({timed.p10_ms:.2f} to {timed.p90_ms:.2f})"
+    return {**parity.to_json(), "latency": latency}
+
+
+def save_reference(folder: Path, images: Any, logits: Any) -> None:
+    import numpy as np
+
+    np.save(folder / "images.npy", images)
+    np.save(folder / "logits.npy", logits)
+
+
+def load_images(folder: Path) -> Any:
+    import numpy as np
+
+    return np.load(folder / "images.npy")
+
+
+def engine_path(folder: Path, flavour: str, precision: str) -> Path:
+    return folder / f"{FILES[precision].removesuffix('.onnx')}.{flavour}.engine"
+
+
+def find_trtexec(program: str) -> str | None:
+    """Return the program's path: on PATH, or where JetPack puts it."""
+    return shutil.which(program) or shutil.which(program, path="/usr/src/tensorrt/bin")
