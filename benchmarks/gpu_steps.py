@@ -119,6 +119,27 @@ def ort(folder: str, provider: str, *, quick: bool, precision: str = "fp32") -> 
         return compare_and_time(Path(folder), runtime, quick=quick)
 
 
+def calibration(folder: str, **_: Any) -> dict[str, Any]:
+    """Calibrate on the CPU and on CUDA; tell how far the scales are apart."""
+    import numpy as np
+    import onnx
+
+    from calibration import calibrate
+    from exporter.cli.calibrate_images import calibration_runtime
+
+    model, images = onnx.load(Path(folder) / "model.onnx"), load_images(Path(folder))
+    pieces = np.array_split(images, max(1, len(images) // 8))
+    tables, seconds = [], []
+    for provider in ("cpu", "cuda"):
+        open_runtime = calibration_runtime(provider)
+        start = time.perf_counter()
+        tables.append(calibrate(model, iter(pieces), open_runtime=open_runtime).ranges)
+        seconds.append(time.perf_counter() - start)
+    ratios = {name: tables[1][name].scale / kept.scale for name, kept in tables[0].items()}
+    worst = max(ratios, key=lambda name: abs(ratios[name] - 1))
+    return {"largest": abs(ratios[worst] - 1), "tensor": worst, "seconds": seconds, "num_images": len(images)}
+
+
 def build(folder: str, flavour: str, precision: str, **_: Any) -> dict[str, Any]:
     """Build one engine with the project's builder."""
     from exporter.engine import build_engine
@@ -169,6 +190,7 @@ WORKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "take_bundle": take_bundle,
     "torch": on_gpu,
     "ort": ort,
+    "calibration": calibration,
     "build": build,
     "trt": trt,
     "trtexec": trtexec,

@@ -87,6 +87,7 @@ def calibration_key(
     image_list_sha256: str,
     method: Method,
     dialect: str,
+    provider: str,
 ) -> CacheKey:
     """Return the key of one calibration.
 
@@ -97,6 +98,7 @@ def calibration_key(
         image_list_sha256: As `calibration.sample_images.image_list_sha256` gives it, of the images in order.
         method: How ranges are chosen.
         dialect: Which tensors get ranges, such as "tensorrt".
+        provider: Where the model ran, such as "cpu": sums are rounded in another order elsewhere.
     """
     return CacheKey(
         {
@@ -107,6 +109,7 @@ def calibration_key(
             "method": _canonical(describe(method)),
             "sampling": f"{samples_per_image(method)} values per image, {DEFAULT_NUM_BINS} bins",
             "dialect": dialect,
+            "provider": provider,
             "libraries": _versions(),
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",
         }

@@ -53,6 +53,7 @@ class ExportOptions:
     calib: Path | None
     num_calib: int
     calib_cache: str | None
+    calib_provider: str
     method: Method
     effort: int
     target: Target
@@ -160,6 +161,8 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
             f"--target {arguments.target.name} has no DLA that this tool builds for (TensorRT 8.5 to 10.7 on Orin and "
             "Xavier do); leave out --dla, or choose --target jetpack6"
         )
+    if arguments.calib_provider != "cpu" and not arguments.int8:
+        parser.error("--calib-provider says where INT8 is calibrated; give --int8 --calib DIR too")
     if arguments.dla and not (arguments.int8 or arguments.fp16):
         parser.error("--dla needs --int8 or --fp16: a DLA computes in nothing else")
     if arguments.features and (arguments.softmax or arguments.topk is not None):
@@ -264,6 +267,12 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--calib-cache",
         metavar="DIR|off",
         help="where calibrations are kept, by content (default: the user's cache folder, or $RESNET_EXPORT_CACHE)",
+    )
+    group.add_argument(
+        "--calib-provider",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the float model runs to calibrate; what is measured is reduced there too (default cpu)",
     )
     group.add_argument(
         "--method",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,33 @@ from exporter.cli.arguments import ExportOptions
 from exporter.cli.choose_images import ChosenImages
 from exporter.cli.terminal import Terminal
 from exporter.exported_model import ExportedModel
+from runtimes.ort import OrtRuntime
+from runtimes.ort_providers import CUDA_PROVIDER, check_machine, prepare_libraries
+from runtimes.ort_session import CPU_PROVIDER
 from runtimes.preprocessing import Preprocessing
 from runtimes.user_cache import user_cache_folder
 
 SETTLED = max(TOLERANCES)
 """The tolerance that the command tells; `report.json` has them all."""
+
+
+def calibration_runtime(provider: str) -> Callable[[ModelProto | bytes], OrtRuntime]:
+    """Return what opens the float model for calibration.
+
+    On "cuda" without TF32, whose 10 bits would move the ranges. The few nodes on integers that place the sample may run
+    on the CPU; the provider itself must load.
+
+    Args:
+        provider: "cpu" or "cuda".
+
+    Raises:
+        ProviderUnavailableError: If there is no usable GPU.
+    """
+    if provider == "cpu":
+        return OrtRuntime
+    check_machine(provider)
+    prepare_libraries(provider)
+    return partial(OrtRuntime, providers=(CUDA_PROVIDER, CPU_PROVIDER), provider_options=({"use_tf32": "0"}, {}))
 
 
 class CachedCalibration:
@@ -76,6 +99,7 @@ class CachedCalibration:
             image_list_sha256(self._folder, self._images.calibration),
             self._options.method,
             self._options.target.dialect,
+            self._options.calib_provider,
         )
         found = cache.look_up(self._options.model, key)
         if isinstance(found, Hit):

@@ -27,6 +27,7 @@ from exporter.loaded_model import LoadedModel, ModelRequest, check_labels
 from exporter.model_names import check_model_name
 from exporter.target import check_opset
 from runtimes.image_batches import Batch, ImageErrors, image_batches
+from runtimes.ort_providers import check_machine
 from runtimes.preprocessing import Preprocessing
 from runtimes.signature import load_private_key
 from runtimes.trt_library import load_library
@@ -96,6 +97,7 @@ def run_export(options: ExportOptions) -> None:
         load_private_key(options.sign)  # a wrong key is told now, not after an hour
     if options.engine:
         load_library("rtx" if options.rtx else "tensorrt")
+    check_machine(options.calib_provider)
     labels = _read_labels(options.labels)
     images = choose_images(options)
     terminal = Terminal(quiet=options.quiet)

@@ -16,7 +16,7 @@ from calibration.placement import Placement
 from calibration.quantize_model import QuantizationResult, insert_and_refine, scale_and_calibrate
 from exporter.cli.accuracy_budget import BudgetJob, BudgetOutcome
 from exporter.cli.arguments import ExportOptions
-from exporter.cli.calibrate_images import CachedCalibration, tell_calibration, tell_weights
+from exporter.cli.calibrate_images import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
 from exporter.cli.choose_images import ChosenImages, ClassIndex
 from exporter.cli.export_job import stream
 from exporter.cli.terminal import Terminal
@@ -49,7 +49,7 @@ def quantize_images(
     calibrated = scale_and_calibrate(
         exported.onnx,
         arrays(),
-        open_runtime=OrtRuntime,
+        open_runtime=calibration_runtime(options.calib_provider),
         calibrator=CachedCalibration(options, exported, images, used, terminal),
         method=options.method,
         dialect=Dialect(options.target.dialect),

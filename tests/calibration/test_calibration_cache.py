@@ -35,6 +35,7 @@ def key(**changes):
         "image_list_sha256": IMAGES,
         "method": MeanSquaredError(),
         "dialect": "tensorrt",
+        "provider": "cpu",
     }
     return calibration_key(**{**parts, **changes})
 
@@ -74,6 +75,7 @@ def test_a_hit_is_the_table_byte_for_byte(cache, table):
         ("method", {"method": Entropy()}),
         ("method", {"method": Percentile(99.9)}),
         ("dialect", {"dialect": "onnxruntime"}),
+        ("provider", {"provider": "cuda"}),
     ],
 )
 def test_every_part_of_the_key_counts_and_is_named(cache, table, part, changes):
