@@ -28,9 +28,11 @@ ROOT = Path(__file__).parents[2]
 def test_importing_and_probing_loads_no_framework():
     script = """
 import sys
+before = set(sys.modules)  # cuda-bindings 12 hooks itself into every start of Python
 from runtimes import environment as e, provider_probe as p
 e.machine_info(), e.gpu_info(), e.jetpack_version(), e.library_versions(), p.loadable_providers()
-print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda") if name in sys.modules])
+frameworks = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}
+print(sorted(frameworks.intersection(sys.modules).difference(before)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
