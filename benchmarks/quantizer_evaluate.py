@@ -92,7 +92,7 @@ def latency(folder: Path) -> dict[str, Any]:
         try:
             session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
             results[name] = {"p50_ms": _median_ms(session, image)}
-        except Exception as err:  # as above
+        except Exception as err:  # a file that ONNX Runtime refuses is a row that says so
             results[name] = {"error": f"{type(err).__name__}: {err}"}
     return results
 

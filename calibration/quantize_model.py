@@ -148,9 +148,15 @@ def scale_and_calibrate(
     tensors = tensors_to_observe(place(model, dialect))
     layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     sample, rest = ([], iter(batches)) if effort == EFFORTS[0] else _split(batches, sample_size(model))
-    with closing(
-        observe_batches(model, tensors, chain(sample, rest), open_runtime=open_runtime, layers=layers if sample else ())
-    ) as observed:
+    observed = observe_batches(
+        model,
+        tensors,
+        chain(sample, rest),
+        open_runtime=open_runtime,
+        layers=layers if sample else (),
+        method=method,
+    )
+    with closing(observed):
         first = _first_images(observed, sum(map(len, sample)))
         factors = _factors(model, tensors, first) if effort.equalize and sample else {}
         means = _means(first, factors)

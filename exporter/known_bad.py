@@ -105,31 +105,31 @@ KNOWN_BAD: Sequence[KnownBad] = (
     KnownBad(
         "torchvision made for another torch",
         _torchvision_of_another_torch,
-        "torchvision's operators are compiled for one minor version of torch and do not load in another",
+        "torchvision's compiled operators are made for exactly one version of torch",
         _TORCH,
-        "torchvision's own requirement",
+        "its own metadata asks for that one; what another does was not tried",
     ),
     KnownBad(
         "onnx below 1.22",
         _below("onnx", 1, 22),
-        "its version converter loses the axes of ReduceMean and ReduceSum: a head written as x.mean((2, 3)) does not "
-        "pass the checker, one with x.sum((2, 3)) answers wrongly",
+        "its version converter loses the axes of ReduceMean, ReduceMax, ReduceMin and ReduceL2: a head written as "
+        "x.mean((2, 3)) becomes one number over the whole batch",
         'pip install "onnx>=1.22"',
-        "seen with onnx 1.20.0 and 1.21.0: tests/exporter/test_trace.py",
+        "seen with onnx 1.20.0 and 1.21.0, right in 1.22.0: tests/exporter/test_trace.py",
     ),
     KnownBad(
         "onnxruntime and onnxruntime-gpu in different versions",
         _two_onnxruntimes,
         "both write into one folder, which now holds files of either",
         "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
-        "both packages' file lists",
+        "each wheel's list of files: onnxruntime/ in both",
     ),
     KnownBad(
         "NumPy 2 with onnxruntime below 1.19",
         _numpy_2_with_onnxruntime_for_numpy_1,
         "`import onnxruntime` ends with: a module that was compiled using NumPy 1.x cannot be run in NumPy 2",
         "pip install -U onnxruntime",
-        "onnxruntime 1.19's release notes",
+        "seen with onnxruntime 1.18.0 and NumPy 2.2.0",
     ),
     KnownBad(
         "onnxruntime below 1.30",

@@ -123,9 +123,8 @@ def _described(name: str) -> tuple[nn.Module, dict[str, Any]]:
         _check_name(name)
     try:
         module: Any = without_values(lambda _: _build(name, None, None), 0)
-    except Exception as err:
-        # Of a name that was checked nothing fails here; a hub or folder raises what httpx, huggingface_hub, json and
-        # timm raise, without a common base.
+    except Exception as err:  # what httpx, huggingface_hub, json and timm raise has no common base
+        # Of a name that was checked nothing fails here; a hub or folder does.
         raise _unreachable(name, err) from err
     config = dict(module.pretrained_cfg) if isinstance(getattr(module, "pretrained_cfg", None), dict) else {}
     if not config.get("num_classes", 1000):
@@ -159,9 +158,8 @@ def _load_published(name: str, request: ModelRequest) -> LoadedModel:
         )
     try:
         module = _build(name, _fixed_side(config, request), None, pretrained=True).eval()
-    except Exception as err:
-        # No network, a damaged cache, a missing file: httpx, huggingface_hub, safetensors, pickle and timm raise
-        # unrelated types; all mean that these weights cannot be had.
+    except Exception as err:  # httpx, huggingface_hub, safetensors, pickle and timm raise unrelated types
+        # No network, a damaged cache, a missing file: all mean that these weights cannot be had.
         raise _unreachable(_full_name(name, config), err) from err
     check_finite(module)
     data_config = timm.data.resolve_model_data_config(module)

@@ -23,7 +23,8 @@ _WARM_UP_RUNS = 3
 """Before layers are timed: the first runs make TensorRT and the GPU do once what they do not do again."""
 
 _ALIGNMENT = 256
-"""Of an address that TensorRT takes, in bytes; cudaMalloc's are. Source: TensorRT API, setTensorAddress."""
+"""Of an address that TensorRT takes, in bytes; cudaMalloc's are. Source: NvInferRuntime.h, setTensorAddress: "The
+pointer must have at least 256-byte alignment"."""
 
 PROFILE = 0
 """The builder adds one optimization profile."""

@@ -86,9 +86,8 @@ def _reasons(what: str) -> Iterator[None]:
         yield
     except ImageReadError as err:
         raise ImageReadError(f"cannot read image {what}: {err}") from err
-    # Pillow's decoders raise nearly every built-in error on damaged bytes (OSError, SyntaxError, ValueError,
-    # struct.error, IndexError, ...): any of them is the file's fault, and none may end a run over many files.
-    except Exception as err:
+    except Exception as err:  # Pillow's decoders raise nearly every built-in error on damaged bytes
+        # (OSError, SyntaxError, ValueError, struct.error, IndexError, ...): none may end a run over many files.
         raise ImageReadError(f"cannot read image {what}: {_plain_reason(err)}") from err
 
 

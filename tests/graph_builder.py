@@ -65,6 +65,15 @@ class GraphBuilder:
         return model
 
 
+def three_convolutions() -> ModelProto:
+    """Three convolutions in a row, 2 -> 4 -> 3 -> 2 channels at 8 x 8."""
+    build = GraphBuilder()
+    build.node("Relu", "a.relu", build.conv("a", "input", 4))
+    build.node("Relu", "b.relu", build.conv("b", "a.relu", 3))
+    build.conv("c", "b.relu", 2)
+    return build.model("c")
+
+
 def export_random(module, *, size: int, opset: int | None = None, seed: int = 0) -> ModelProto:
     """Fold and export a PyTorch ResNet, its BatchNorms filled at random first: a zero bias would not be exported."""
     import torch

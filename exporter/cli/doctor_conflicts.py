@@ -34,7 +34,9 @@ def find_conflicts(facts: Facts) -> tuple[Conflict, ...]:
 
 
 def _two_onnxruntimes(facts: Facts) -> Conflict | None:
-    if not (facts.version("onnxruntime") and facts.version("onnxruntime-gpu")):
+    """Of one version; what `exporter.known_bad` refuses is two versions."""
+    plain, gpu = facts.version("onnxruntime"), facts.version("onnxruntime-gpu")
+    if plain is None or plain != gpu:
         return None
     return Conflict(
         "onnxruntime and onnxruntime-gpu are both installed; they share one folder, and the last one installed wins",
@@ -64,29 +66,37 @@ def _old_driver(facts: Facts) -> Conflict | None:
 
 def _tensorrt_provider_version(facts: Facts) -> Conflict | None:
     """ONNX Runtime's TensorRT provider is bound to one major version: onnxruntime-gpu 1.31 to libnvinfer.so.10."""
-    provider = next((item for item in facts.onnxruntime.providers if item.name == TENSORRT), None)
-    library = provider.missing_library if provider else None
+    missing = _missing_library(facts, TENSORRT, "libnvinfer.so.")
     installed = facts.flavour("tensorrt").version or facts.version("tensorrt")
-    if provider is None or library is None or not library.startswith("libnvinfer.so.") or installed is None:
+    if missing is None or installed is None:
         return None
+    library, package = missing
     wanted = library.rpartition(".")[2]
     if version_numbers(installed)[0] == int(wanted):
         return None
     return Conflict(
         f"ONNX Runtime's TensorRT provider wants TensorRT {wanted} ({library}); TensorRT {installed} does not serve it",
-        f"run engines with TensorRT {installed} itself, or: pip install {provider.package}",
+        f"run engines with TensorRT {installed} itself, or: pip install {package}",
     )
 
 
 def _torch_without_curand(facts: Facts) -> Conflict | None:
-    provider = next((item for item in facts.onnxruntime.providers if item.name == CUDA), None)
-    library = provider.missing_library if provider else None
-    if provider is None or library is None or not library.startswith("libcurand") or not facts.version("torch"):
+    missing = _missing_library(facts, CUDA, "libcurand")
+    if missing is None or not facts.version("torch"):
         return None
+    library, package = missing
     return Conflict(
         f"torch {facts.version('torch')} does not bring {library}, which ONNX Runtime's CUDA provider needs",
-        f"pip install {provider.package}",
+        f"pip install {package}",
     )
+
+
+def _missing_library(facts: Facts, provider: str, beginning: str) -> tuple[str, str | None] | None:
+    """Return the library of such a name that an execution provider lacks, and the package that has it."""
+    for item in facts.onnxruntime.providers:
+        if item.name == provider and item.missing_library and item.missing_library.startswith(beginning):
+            return item.missing_library, item.package
+    return None
 
 
 def _rtx_without_this_gpu(facts: Facts) -> Conflict | None:

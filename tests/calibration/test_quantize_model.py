@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, partial
 
 import numpy as np
@@ -11,13 +12,16 @@ from conftest import TrainedNetwork
 from graph_builder import GraphBuilder
 from onnx import ModelProto
 
+from calibration.calibration_table import CalibrationTable
 from calibration.channel_groups import find_channel_groups
+from calibration.collect_ranges import table_of
 from calibration.dialect import Dialect
 from calibration.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.equalize import scale_channels
 from calibration.errors import CalibrationError, NonFiniteActivationError
-from calibration.method import Max
-from calibration.quantize_model import MAX_SAMPLE, MIN_SAMPLE, QuantizationResult, quantize
+from calibration.method import Max, MeanSquaredError, Method
+from calibration.observe_batches import FEW_SAMPLES_PER_IMAGE, SAMPLES_PER_IMAGE, SeenBatch
+from calibration.quantize_model import MAX_SAMPLE, MIN_SAMPLE, QuantizationResult, quantize, scale_and_calibrate
 from runtimes.ort import OrtRuntime
 from runtimes.parity import ParityMeter, ParityReport
 
@@ -187,6 +191,25 @@ def test_a_stream_is_consumed_once_and_in_order() -> None:
 
     assert quantized(two_layers(), stream()).table.num_images == 200
     assert taken == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("method", "largest_sample"), [(Max(), FEW_SAMPLES_PER_IMAGE), (MeanSquaredError(), SAMPLES_PER_IMAGE)]
+)
+def test_max_samples_few_values(method: Method, largest_sample: int) -> None:
+    """It reads the exact extremes; what the cache's key says of the sample is what is taken."""
+    model = two_layers(size=128)  # its input has 2 channels of 128 x 128, 32768 values
+    images = np.random.default_rng(SEED).normal(size=(2, 2, 128, 128)).astype(np.float32)
+    sizes = []
+
+    def calibrator(model: ModelProto, factors: object, seen: Iterable[SeenBatch]) -> CalibrationTable:
+        batches = list(seen)
+        sizes.extend(len(batch.observations["input"].sample) // len(batch.images) for batch in batches)
+        return table_of(model, batches, method=method)
+
+    scale_and_calibrate(model, [images], open_runtime=OrtRuntime, calibrator=calibrator, method=method)
+    assert all(largest_sample / 2 < size <= largest_sample for size in sizes)
+    assert sizes
 
 
 @pytest.mark.parametrize("effort", EFFORTS)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import export_random, three_convolutions
 from numpy.testing import assert_allclose
 from onnx import ModelProto, numpy_helper
 
@@ -123,18 +123,9 @@ def test_a_walk_is_gone_once(network, images) -> None:
         next(iter(walk))
 
 
-def chain() -> ModelProto:
-    """Three convolutions in a row, 2 -> 4 -> 3 -> 2 channels at 8 x 8."""
-    build = GraphBuilder()
-    build.node("Relu", "a.relu", build.conv("a", "input", 4))
-    build.node("Relu", "b.relu", build.conv("b", "a.relu", 3))
-    build.conv("c", "b.relu", 2)
-    return build.model("c")
-
-
 def test_nothing_that_is_not_read_again_stays_in_memory() -> None:
     images = np.zeros((2, 2, 8, 8), np.float32)
-    model = chain()
+    model = three_convolutions()
     walk = walk_of(quantized_from(model, images + 1), [images])
     earlier: list[weakref.ref] = []
     for layer in walk:
@@ -149,7 +140,7 @@ def test_nothing_that_is_not_read_again_stays_in_memory() -> None:
 
 def test_a_layer_that_is_kept_keeps_no_tensors() -> None:
     images = np.ones((2, 2, 8, 8), np.float32)
-    model = chain()
+    model = three_convolutions()
     layers: list[Layer] = list(walk_of(quantized_from(model, images), [images]))
     assert [layer.node.name for layer in layers] == ["a", "b", "c"]
     assert not any(layer.inputs or layer.outputs for layer in layers)
@@ -180,7 +171,7 @@ class Watched(OrtRuntime):
 @pytest.mark.parametrize("fail_at", [0, 1, 2])
 def test_runtimes_are_closed_when_one_fails(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
     images = np.ones((2, 2, 8, 8), np.float32)
-    model = chain()
+    model = three_convolutions()
     quantized = quantized_from(model, images)
     for name, value in (("opened", 0), ("runs", 0), ("fail_at", fail_at)):
         monkeypatch.setattr(Watched, name, value)
@@ -192,7 +183,7 @@ def test_runtimes_are_closed_when_one_fails(monkeypatch: pytest.MonkeyPatch, fai
 
 
 def test_no_images_and_no_quantized_layer_are_refused() -> None:
-    model = chain()
+    model = three_convolutions()
     images = np.ones((2, 2, 8, 8), np.float32)
     with pytest.raises(CalibrationError, match="got 0 batches and 3 quantized layers"):
         walk_of(quantized_from(model, images), [])
@@ -201,7 +192,7 @@ def test_no_images_and_no_quantized_layer_are_refused() -> None:
 
 
 def test_two_inputs_are_refused() -> None:
-    model = chain()
+    model = three_convolutions()
     images = np.ones((2, 2, 8, 8), np.float32)
     quantized = quantized_from(model, images)
     extra = onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, [1])

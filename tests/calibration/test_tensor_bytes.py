@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from graph_builder import GraphBuilder
-from onnx import ModelProto
+from graph_builder import GraphBuilder, three_convolutions
 
 from calibration.errors import CalibrationError
 from calibration.tensor_bytes import live_bytes_per_image, made_bytes_per_image
 
 
-def chain() -> ModelProto:
-    """Three convolutions in a row, 2 -> 4 -> 3 -> 2 channels at 8 x 8."""
-    build = GraphBuilder()
-    build.node("Relu", "a.relu", build.conv("a", "input", 4))
-    build.node("Relu", "b.relu", build.conv("b", "a.relu", 3))
-    build.conv("c", "b.relu", 2)
-    return build.model("c")
-
-
 def test_made_bytes_by_hand() -> None:
     """4 + 4 + 3 + 3 + 2 channels of 64 positions and 4 bytes."""
-    assert made_bytes_per_image(chain()) == (4 + 4 + 3 + 3 + 2) * 64 * 4
+    assert made_bytes_per_image(three_convolutions()) == (4 + 4 + 3 + 3 + 2) * 64 * 4
 
 
 def test_live_bytes_by_hand() -> None:
     """The largest pair of neighbours: a and a.relu, 4 channels each, 64 positions, 4 bytes."""
-    assert live_bytes_per_image(chain()) == (4 + 4) * 64 * 4
-    assert live_bytes_per_image(onnx.shape_inference.infer_shapes(chain())) == (4 + 4) * 64 * 4
+    assert live_bytes_per_image(three_convolutions()) == (4 + 4) * 64 * 4
+    assert live_bytes_per_image(onnx.shape_inference.infer_shapes(three_convolutions())) == (4 + 4) * 64 * 4
 
 
 def test_live_bytes_hold_a_shortcut_until_it_is_added() -> None:
@@ -50,7 +40,7 @@ def test_live_bytes_count_tensors_of_other_types() -> None:
 
 
 def test_a_size_that_is_not_known_is_refused() -> None:
-    model = chain()
+    model = three_convolutions()
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     with pytest.raises(CalibrationError, match="size of tensor 'input' is not known"):
         live_bytes_per_image(model)

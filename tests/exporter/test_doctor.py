@@ -188,6 +188,11 @@ def test_two_onnxruntimes():
     assert conflict.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
+def test_two_onnxruntimes_of_two_versions_are_one_conflict():
+    (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "onnxruntime": "1.30.0"}))
+    assert conflict.what.startswith("onnxruntime and onnxruntime-gpu in different versions: ")
+
+
 def test_what_the_main_job_refuses_is_told_too():
     (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "torch": "2.9.0"}))
     assert conflict.what.startswith("torch 2.9: ")

@@ -63,7 +63,7 @@ def start(words: Sequence[object], log: Path | None = None, before: Callable[[],
         from exporter.cli import main
 
         os._exit(main([str(word) for word in words]))
-    except BaseException:
+    except BaseException:  # a fork must end here, whatever it meets: above it is the test's own process
         os._exit(99)
 
 

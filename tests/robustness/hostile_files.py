@@ -66,7 +66,7 @@ def run_child(kind: str, bundle: Path, seed: int, first: int, count: int, report
                 outcome = "read"
             except (CalibrationError, ExportError, RuntimeAdapterError) as err:
                 outcome = type(err).__name__
-            except BaseException as err:
+            except BaseException as err:  # any other end, even SystemExit, is what this looks for
                 outcome = f"FAILED: {type(err).__name__}: {str(err)[:200]}"
             if (folder / CANARY).exists():
                 outcome = "FAILED: code of the file ran"

@@ -118,7 +118,7 @@ def read_each(folder: Path, readable: set[str], unreadable: set[str]) -> list[st
             outcome = True
         except ImageReadError:
             outcome = False
-        except Exception as err:
+        except Exception as err:  # any other end is what this looks for
             failures.append(f"{name!r}: {type(err).__name__}: {err}")
             continue
         if outcome != (name in readable):

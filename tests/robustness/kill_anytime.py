@@ -107,7 +107,7 @@ def cache_failures(cache: Path) -> list[str]:
     for path in cache.glob("*.calibration.json"):
         try:
             _table_from_entry(path.read_bytes(), CacheKey(json.loads(path.read_bytes())["key"]))
-        except Exception as err:
+        except Exception as err:  # an entry that cannot be read, for whatever reason, is a failure of the cache
             failures.append(f"{path.name}: {err!r}")
     return failures
 

@@ -283,7 +283,7 @@ def test_a_close_while_others_run_harms_nobody(runtime, images):
                     wrong.append(1)
         except ModelClosedError:
             told.append(1)
-        except BaseException as err:
+        except BaseException as err:  # else it would end the thread unseen
             wrong.append(err)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
