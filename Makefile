@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test test-matrix lint benchmark model-table sweep clean help robustness
+.PHONY: demo test test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
@@ -13,6 +13,7 @@ help:
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/model_table.json, which resnet-export models prints"
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
+	@echo "make sweep-efforts  quantize every variant at efforts 0, 1, 2 and write docs/variants_efforts.md; likewise"
 	@echo "make robustness kill, fill, flood and fuzz it for half an hour; writes docs/robustness.md"
 	@echo "make clean      remove .venv and $(DEMO)/"
 
@@ -53,6 +54,9 @@ model-table: $(VENV)/.dev
 
 sweep: $(VENV)/.dev
 	$(BIN)/python benchmarks/sweep.py
+
+sweep-efforts: $(VENV)/.dev
+	$(BIN)/python benchmarks/sweep_efforts.py
 
 robustness: $(VENV)/.dev
 	$(BIN)/python tests/robustness/run_all.py

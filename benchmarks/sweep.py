@@ -13,33 +13,27 @@ every FP16 activation is finite, INT8 holds every layer that the placement names
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
-import tempfile
-import time
-import traceback
 from collections import Counter
-from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from sweep_rows import (
+    ROOT,
+    Row,
+    Stage,
+    Sweep,
+    conditions,
+    engine_bytes,
+    logits,
+    photographs,
+    run_all,
+    sqnr_db,
+    told_error,
+)
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-# Python puts this script's folder first, where `calibration` would be a file of it and not the package.
-sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != HERE)]
-
-DOCUMENT = ROOT / "docs" / "variants.md"
-TIMEOUT_S = 1800
-NUM_CALIBRATION, NUM_COMPARED = 16, 8
 PUBLISHED_PARAMETERS = {
     # He et al. 2015, as torchvision counts them, and table 6 for CIFAR-10 (in millions, as printed there).
     "resnet18": 11_689_512,
@@ -56,85 +50,8 @@ PUBLISHED_PARAMETERS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="names separated by commas")
-    parser.add_argument("--family", help="as resnet-export models --family")
-    parser.add_argument("--size", type=int, help="side of the images in pixels (default: the model's own)")
-    parser.add_argument("--again", action="store_true", help="run variants that have a result too")
-    parser.add_argument("--results", type=Path, default=ROOT / "build" / "sweep", help="folder of the JSON files")
-    parser.add_argument("--document", type=Path, default=DOCUMENT)
-    parser.add_argument("--worker", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        name, file = options.worker
-        write_row(Path(file), examine(name, options.size))
-        return 0
-    options.results.mkdir(parents=True, exist_ok=True)
-    for name in chosen(options.only, options.family):
-        file = options.results / f"{name}.json"
-        if file.exists() and not options.again:
-            continue
-        print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
-        run(name, file, options.size)
-        print(verdict(json.loads(file.read_text(encoding="utf-8"))), file=sys.stderr)
-    rows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in options.results.glob("*.json")}
-    options.document.write_text(document(rows), encoding="utf-8")
-    return 0
-
-
-def chosen(only: str | None, family: str | None) -> list[str]:
-    from exporter.model_names import FAMILIES, MODEL_NAMES, check_family, check_model_name
-
-    if only is not None:
-        names = [name.strip() for name in only.split(",")]
-        for name in names:
-            check_model_name(name)
-        return names
-    if family is not None:
-        check_family(family)
-        return [name for one in FAMILIES if one.name == family for name in one.models]
-    return list(MODEL_NAMES)
-
-
-def run(name: str, file: Path, size: int | None) -> None:
-    """Examine one variant in a process of its own; whatever becomes of it, `file` says so."""
-    command = [sys.executable, __file__, "--worker", name, str(file)]
-    command += [] if size is None else ["--size", str(size)]
-    started = time.perf_counter()
-    try:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
-        failure = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-    except subprocess.TimeoutExpired:
-        failure = f"no result within {TIMEOUT_S} s"
-    if failure:
-        write_row(file, {"name": name, "error": failure, "seconds": {"all": time.perf_counter() - started}})
-
-
-def write_row(file: Path, row: dict[str, Any]) -> None:
-    """Write beside and rename: an interrupted run leaves no half row."""
-    temporary = file.with_suffix(".part")
-    temporary.write_text(json.dumps(row, indent=1), encoding="utf-8")
-    os.replace(temporary, file)
-
-
-# One variant
-
-
-def examine(name: str, size: int | None) -> dict[str, Any]:
-    """Return one row; a stage that fails ends it with its reason."""
-    row: dict[str, Any] = {"name": name, "seconds": {}, "versions": versions(), "date": date.today().isoformat()}
-    started = time.perf_counter()
-    try:
-        _examine(row, name, size)
-    except Exception as err:  # the row says what happened, of whatever type
-        row["error"] = f"{type(err).__name__}: {err}"
-        traceback.print_exc()
-    row["seconds"]["all"] = time.perf_counter() - started
-    return row
-
-
-def _examine(row: dict[str, Any], name: str, size: int | None) -> None:
+def fill(row: Row, name: str, size: int | None) -> None:
+    """Fill one row."""
     from calibration.quantize_model import quantize
     from exporter.exported_model import ExportConfig, export_loaded
     from exporter.float16 import float16_from_float32
@@ -187,20 +104,6 @@ def _examine(row: dict[str, Any], name: str, size: int | None) -> None:
             row["engines"][precision] = engine_bytes(model)
 
 
-class Stage:
-    """Notes how long a stage took, also where it fails, and which it was."""
-
-    def __init__(self, row: dict[str, Any], name: str) -> None:
-        self._row, self._name = row, name
-
-    def __enter__(self) -> None:
-        self._row["stage"] = self._name
-        self._started = time.perf_counter()
-
-    def __exit__(self, *unused: object) -> None:
-        self._row["seconds"][self._name] = time.perf_counter() - self._started
-
-
 def general(reason: str) -> str:
     """Return a reason without the names in it, so that equal ones can be counted."""
     return " ".join("..." if word.startswith(("'", "max_", "relu", "add_")) else word for word in reason.split())
@@ -215,74 +118,19 @@ def macs_of(module: Any, input_size: tuple[int, int]) -> int:
     return int(counter.get_total_flops()) // 2  # a MAC is two floating-point operations
 
 
-def photographs(preprocessing: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return prepared crops of photographs to calibrate on, and others to compare on."""
-    import skimage.data
-    from PIL import Image
-
-    from runtimes.preprocessing import preprocess
-
-    random = np.random.default_rng(0)
-    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in ("astronaut", "coffee", "chelsea", "rocket")]
-    crops = []
-    for number in range(NUM_CALIBRATION + NUM_COMPARED):
-        photo = photos[number % len(photos)]
-        side = min(photo.size) // 2
-        left, top = (int(random.integers(0, extent - side)) for extent in photo.size)
-        crops.append(preprocess(preprocessing, photo.crop((left, top, left + side, top + side))))
-    prepared = np.stack(crops)
-    return prepared[:NUM_CALIBRATION], prepared[NUM_CALIBRATION:]
-
-
-def logits(model: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    from runtimes.ort import OrtRuntime
-
-    with OrtRuntime(model, exact_qdq=True) as runtime:
-        return runtime.run({"input": images})["logits"]
-
-
-def sqnr_db(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float | None:
-    noise = float(np.square(reference.astype(np.float64) - candidate).sum())
-    if not np.isfinite(noise) or noise == 0.0:
-        return None
-    return 10 * float(np.log10(np.square(reference.astype(np.float64)).sum() / noise))
-
-
-def engine_bytes(model: Any) -> int:
-    import onnx
-
-    from exporter.engine import build_engine
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save_model(model, path)
-        return len(build_engine(path, flavour="rtx"))
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "tensorrt-rtx")
-    found = {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 # The table
 
 
-def verdict(row: dict[str, Any]) -> str:
+def verdict(row: Row) -> str:
     """Return "green", or in a few words why not."""
     if "error" in row:
-        return f"{row.get('stage', 'start')}: {row['error']}".replace("\n", " ").replace("|", "/")[:300]
+        return told_error(row)
     if row["fp16_nonfinite"] is not None:
         return f"FP16 overflows in {row['fp16_nonfinite']}"
     return "green"
 
 
-def document(rows: dict[str, dict[str, Any]]) -> str:
+def page(rows: dict[str, Row]) -> str:
     from exporter.model_names import FAMILIES
 
     lines = [
@@ -314,7 +162,7 @@ HEADER = (
 )
 
 
-def cells(row: dict[str, Any]) -> str:
+def cells(row: Row) -> str:
     if "error" in row:
         return " | ".join([verdict(row), *["-"] * 10, f"{row['seconds']['all']:.0f}"])
     int8 = row["int8"]
@@ -339,7 +187,7 @@ def cells(row: dict[str, Any]) -> str:
     )
 
 
-def parameters(row: dict[str, Any]) -> str:
+def parameters(row: Row) -> str:
     published = PUBLISHED_PARAMETERS.get(row["name"])
     if published is None:
         return f"{row['parameters']:,}"
@@ -358,7 +206,7 @@ def decibel(value: float | None) -> str:
     return "exact" if value is None else f"{value:.0f} dB"
 
 
-def notes_of(row: dict[str, Any]) -> list[str]:
+def notes_of(row: Row) -> list[str]:
     if "error" in row:
         return []
     notes = [f"BatchNorm kept as one affine operation: {reason}" for reason in row["kept"]]
@@ -367,17 +215,15 @@ def notes_of(row: dict[str, Any]) -> list[str]:
     return notes + [f"In float: {reason}" for reason in row["int8"]["skipped"]]
 
 
-def conditions(rows: dict[str, dict[str, Any]]) -> str:
-    made = sorted(
-        {(row["date"], json.dumps(row["versions"], sort_keys=True)) for row in rows.values() if "date" in row}
-    )
-    if not made:
-        return ""
-    day, found = made[-1]
-    known = json.loads(found)
-    libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in ("machine", "cores"))
-    return f"{day}, {known['cores']} cores ({known['machine']}); {libraries}."
-
+SWEEP = Sweep(
+    script=Path(__file__),
+    description=__doc__ or "",
+    document=ROOT / "docs" / "variants.md",
+    results=ROOT / "build" / "sweep",
+    fill=fill,
+    verdict=verdict,
+    page=page,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_all(SWEEP))

@@ -1,0 +1,158 @@
+"""Quantize every variant at every `--effort` and write whether TensorRT-RTX builds it: docs/variants_efforts.md.
+
+    python benchmarks/sweep_efforts.py [--only resnet18,densenet121] [--family cifar_resnet] [--size 64] [--again]
+
+`benchmarks/py` checks the variants themselves; this looks at the INT8 files of one export, weights, images and
+processes as there. What a file must be is read from the file, not from what was planned. A row is green when at each
+effort every layer of the placement multiplies INT8 by INT8 with zero point 0 and a positive, finite scale, each
+residual Add has Q/DQ on exactly one side, the nodes are those of the other efforts, and TensorRT-RTX builds the file.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+from quantizer_dialect import TENSORRT, dialect_of
+from sweep_rows import (
+    ROOT,
+    Row,
+    Stage,
+    Sweep,
+    conditions,
+    engine_bytes,
+    logits,
+    photographs,
+    run_all,
+    sqnr_db,
+    told_error,
+)
+
+
+def fill(row: Row, name: str, size: int | None) -> None:
+    """Fill one row."""
+    from calibration.effort import EFFORTS
+    from calibration.quantize_model import quantize
+    from exporter.exported_model import ExportConfig, export_loaded
+    from exporter.load_model import load_model
+    from exporter.loaded_model import RANDOM_WEIGHTS, ModelRequest
+    from exporter.preprocessing_options import PreprocessingOptions
+    from runtimes.ort import OrtRuntime
+
+    loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
+    row["input_size"] = list(loaded.preprocessing.input_size)
+    calibration, compared = photographs(loaded.preprocessing)
+    with Stage(row, "export"):
+        model = export_loaded(loaded, ExportConfig()).onnx
+    expected = logits(model, compared)
+    exact = partial(OrtRuntime, exact_qdq=True)
+    row["efforts"], nodes = {}, []
+    for effort, steps in EFFORTS.items():
+        found = row["efforts"][str(effort)] = {}
+        with Stage(row, f"effort {effort}"):
+            batches = np.split(calibration, 4)
+            result = quantize(model, batches, open_runtime=OrtRuntime, open_exact=exact, effort=steps)
+        quantized = result.quantized.model
+        found["wrong"] = what_is_wrong(quantized, result.quantized.placement)
+        found["sqnr_db"] = sqnr_db(expected, logits(quantized, compared))
+        nodes.append([(node.op_type, *node.input, *node.output) for node in quantized.graph.node])
+        with Stage(row, f"build {effort}"):
+            found["engine"] = engine_bytes(quantized)
+    row["same_nodes"] = all(each == nodes[0] for each in nodes)
+    placement = result.quantized.placement
+    row["layers"], row["adds"] = len(placement.weights), len(placement.residual_adds)
+
+
+def what_is_wrong(model: ModelProto, placement: Any) -> list[str]:
+    """Read a quantized file; return what it should not be, nothing where it is well."""
+    wrong = []
+    dialect = dialect_of(model)
+    if dialect.name != TENSORRT:
+        wrong.append(f"its dialect is {dialect.name}: {', '.join(dialect.reasons)}")
+    if dialect.num_integer != len(placement.weights):
+        wrong.append(f"{dialect.num_integer} layers multiply INT8, {len(placement.weights)} were planned")
+    producer = {output: node for node in model.graph.node for output in node.output}
+    adds = {add.name for add in placement.residual_adds}
+    for node in model.graph.node:
+        if node.name in adds:
+            sides = [producer[name].op_type == "DequantizeLinear" for name in node.input if name in producer]
+            if sides.count(True) != 1:
+                wrong.append(f"{node.name} has Q/DQ on {sides.count(True)} sides")
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}:
+        scale = numpy_helper.to_array(constants[name])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            wrong.append(f"scale {name} is not positive and finite")
+    return wrong
+
+
+def verdict(row: Row) -> str:
+    """Return "green", or in a few words why not."""
+    if "error" in row:
+        return told_error(row)
+    wrong = [f"effort {effort}: {one}" for effort, found in row["efforts"].items() for one in found["wrong"]]
+    if not row["same_nodes"]:
+        wrong.append("the nodes differ between efforts")
+    return "; ".join(wrong) or "green"
+
+
+def page(rows: dict[str, Row]) -> str:
+    from exporter.model_names import FAMILIES
+
+    lines = [
+        "# Variants at every effort",
+        "",
+        "Written by `make sweep-efforts` (`benchmarks/sweep_efforts.py`), which says what is checked and what makes a",
+        "row green. Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy;",
+        f"seconds are for orientation. {conditions(rows)}",
+        "",
+    ]
+    for family in FAMILIES:
+        lines += [f"## {family.title}", "", *HEADER]
+        for name in family.models:
+            lines.append(f"| {name} | {cells(rows[name]) if name in rows else 'not run yet'} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+HEADER = (
+    "| model | verdict | input | layers in INT8 | Adds with Q/DQ on one side | SQNR at effort 0 / 1 / 2 "
+    "| RTX plan at 0 / 1 / 2 | seconds to quantize at 0 / 1 / 2 |",
+    "|---|---|---|---|---|---|---|---|",
+)
+
+
+def cells(row: Row) -> str:
+    if "error" in row:
+        return " | ".join([verdict(row), *["-"] * 6])
+    efforts = row["efforts"]
+    return " | ".join(
+        [
+            verdict(row),
+            f"{row['input_size'][0]} x {row['input_size'][1]}",
+            str(row["layers"]),
+            str(row["adds"]) if row["adds"] else "none",
+            " / ".join("exact" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f}" for one in efforts.values())
+            + " dB",
+            " / ".join(f"{one['engine'] / 1e6:.1f}" for one in efforts.values()) + " MB",
+            " / ".join(f"{row['seconds'][f'effort {effort}']:.0f}" for effort in efforts),
+        ]
+    )
+
+
+SWEEP = Sweep(
+    script=Path(__file__),
+    description=__doc__ or "",
+    document=ROOT / "docs" / "variants_efforts.md",
+    results=ROOT / "build" / "sweep_efforts",
+    fill=fill,
+    verdict=verdict,
+    page=page,
+)
+
+if __name__ == "__main__":
+    sys.exit(run_all(SWEEP))

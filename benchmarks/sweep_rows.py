@@ -1,0 +1,222 @@
+"""What the sweeps over all variants share: one process per variant, resumable rows, photographs, and how long it took.
+
+A sweep hands `run_all` two functions: one fills the row of one variant, one makes the document of all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# Python puts the script's folder first, where `calibration` would be a file of it and not the package.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != HERE), str(HERE)]
+
+TIMEOUT_S = 1800
+NUM_CALIBRATION, NUM_COMPARED = 16, 8
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One sweep.
+
+    Attributes:
+        script: Its file; a process of its own runs it for each variant.
+        description: What `--help` says.
+        document: The page it writes.
+        results: Folder of its rows, one JSON file per variant.
+        fill: Fills the row of a variant: row, name, side of the images in pixels or None.
+        verdict: Row to "green", or why not.
+        page: All rows, by name, to the page's text.
+    """
+
+    script: Path
+    description: str
+    document: Path
+    results: Path
+    fill: Callable[[Row, str, int | None], None]
+    verdict: Callable[[Row], str]
+    page: Callable[[dict[str, Row]], str]
+
+
+def run_all(sweep: Sweep) -> int:
+    """Run what the command line asks for and write the page; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=sweep.description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", help="names separated by commas")
+    parser.add_argument("--family", help="as resnet-export models --family")
+    parser.add_argument("--size", type=int, help="side of the images in pixels (default: the model's own)")
+    parser.add_argument("--again", action="store_true", help="run variants that have a result too")
+    parser.add_argument("--results", type=Path, default=sweep.results, help="folder of the JSON files")
+    parser.add_argument("--document", type=Path, default=sweep.document)
+    parser.add_argument("--worker", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        name, file = options.worker
+        write_row(Path(file), examine(sweep, name, options.size))
+        return 0
+    options.results.mkdir(parents=True, exist_ok=True)
+    for name in chosen(options.only, options.family):
+        file = options.results / f"{name}.json"
+        if file.exists() and not options.again:
+            continue
+        print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
+        run(sweep.script, name, file, options.size)
+        print(sweep.verdict(json.loads(file.read_text(encoding="utf-8"))), file=sys.stderr)
+    rows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in options.results.glob("*.json")}
+    options.document.write_text(sweep.page(rows), encoding="utf-8")
+    return 0
+
+
+def chosen(only: str | None, family: str | None) -> list[str]:
+    from exporter.model_names import FAMILIES, MODEL_NAMES, check_family, check_model_name
+
+    if only is not None:
+        names = [name.strip() for name in only.split(",")]
+        for name in names:
+            check_model_name(name)
+        return names
+    if family is not None:
+        check_family(family)
+        return [name for one in FAMILIES if one.name == family for name in one.models]
+    return list(MODEL_NAMES)
+
+
+def run(script: Path, name: str, file: Path, size: int | None) -> None:
+    """Examine one variant in a process of its own; whatever becomes of it, `file` says so."""
+    command = [sys.executable, str(script), "--worker", name, str(file)]
+    command += [] if size is None else ["--size", str(size)]
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+        failure = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        failure = f"no result within {TIMEOUT_S} s"
+    if failure:
+        write_row(file, {"name": name, "error": failure, "seconds": {"all": time.perf_counter() - started}})
+
+
+def write_row(file: Path, row: Row) -> None:
+    """Write beside and rename: an interrupted run leaves no half row."""
+    temporary = file.with_suffix(".part")
+    temporary.write_text(json.dumps(row, indent=1), encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def examine(sweep: Sweep, name: str, size: int | None) -> Row:
+    """Return one row; a stage that fails ends it with its reason."""
+    row: Row = {"name": name, "seconds": {}, "versions": versions(), "date": date.today().isoformat()}
+    started = time.perf_counter()
+    try:
+        sweep.fill(row, name, size)
+    except Exception as err:  # the row says what happened, of whatever type
+        row["error"] = f"{type(err).__name__}: {err}"
+        traceback.print_exc()
+    row["seconds"]["all"] = time.perf_counter() - started
+    return row
+
+
+def told_error(row: Row) -> str:
+    """Return in a few words where a row ended, for a cell of a table."""
+    return f"{row.get('stage', 'start')}: {row['error']}".replace("\n", " ").replace("|", "/")[:300]
+
+
+class Stage:
+    """Notes how long a stage took, also where it fails, and which it was."""
+
+    def __init__(self, row: Row, name: str) -> None:
+        self._row, self._name = row, name
+
+    def __enter__(self) -> None:
+        self._row["stage"] = self._name
+        self._started = time.perf_counter()
+
+    def __exit__(self, *unused: object) -> None:
+        self._row["seconds"][self._name] = time.perf_counter() - self._started
+
+
+def photographs(preprocessing: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return prepared crops of photographs to calibrate on, and others to compare on."""
+    import skimage.data
+    from PIL import Image
+
+    from runtimes.preprocessing import preprocess
+
+    random = np.random.default_rng(0)
+    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    crops = []
+    for number in range(NUM_CALIBRATION + NUM_COMPARED):
+        photo = photos[number % len(photos)]
+        side = min(photo.size) // 2
+        left, top = (int(random.integers(0, extent - side)) for extent in photo.size)
+        crops.append(preprocess(preprocessing, photo.crop((left, top, left + side, top + side))))
+    prepared = np.stack(crops)
+    return prepared[:NUM_CALIBRATION], prepared[NUM_CALIBRATION:]
+
+
+def logits(model: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    from runtimes.ort import OrtRuntime
+
+    with OrtRuntime(model, exact_qdq=True) as runtime:
+        return runtime.run({"input": images})["logits"]
+
+
+def sqnr_db(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float | None:
+    noise = float(np.square(reference.astype(np.float64) - candidate).sum())
+    if not np.isfinite(noise) or noise == 0.0:
+        return None
+    return 10 * float(np.log10(np.square(reference.astype(np.float64)).sum() / noise))
+
+
+def engine_bytes(model: Any) -> int:
+    import onnx
+
+    from exporter.engine import build_engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, path)
+        return len(build_engine(path, flavour="rtx"))
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "tensorrt-rtx")
+    found = {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def conditions(rows: dict[str, Row]) -> str:
+    made = sorted(
+        {(row["date"], json.dumps(row["versions"], sort_keys=True)) for row in rows.values() if "date" in row}
+    )
+    if not made:
+        return ""
+    day, found = made[-1]
+    known = json.loads(found)
+    libraries = ", ".join(f"{name} {known[name]}" for name in known if name not in ("machine", "cores"))
+    return f"{day}, {known['cores']} cores ({known['machine']}); {libraries}."
