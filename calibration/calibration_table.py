@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,8 @@ class CalibrationTable:
         seed: Seed of the sample, None when nothing was sampled.
         dialect: Which tensors have ranges, and of which kind.
         observed: How the ranges settled and what the images and activations looked like; None in older tables.
+        candidates: Method's command-line word to the range it gives every tensor; `calibration.choose_ranges` reads it.
+        chosen: Tensor name to the method that its range is from, where that is not `method`.
     """
 
     ranges: Mapping[str, TensorRange]
@@ -91,9 +93,15 @@ class CalibrationTable:
     seed: int | None = None
     dialect: Dialect = Dialect.TENSORRT
     observed: Observed | None = None
+    candidates: Mapping[str, Mapping[str, TensorRange]] = field(default_factory=dict)
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `calibration.json`."""
+        method = self.method["name"]
+        candidates = {
+            word: {name: kept.to_json() for name, kept in ranges.items()} for word, ranges in self.candidates.items()
+        }
         return {
             "schema_version": SCHEMA_VERSION,
             "dialect": self.dialect.value,
@@ -103,7 +111,10 @@ class CalibrationTable:
             "seed": self.seed,
             "input_mean": list(self.input_mean),
             "input_std": list(self.input_std),
-            "tensors": {name: {**kept.to_json(), "method": self.method["name"]} for name, kept in self.ranges.items()},
+            "tensors": {
+                name: {**kept.to_json(), "method": self.chosen.get(name, method)} for name, kept in self.ranges.items()
+            },
+            **({"candidates": candidates} if candidates else {}),
             "observed": None if self.observed is None else self.observed.to_json(),
         }
 
@@ -122,8 +133,10 @@ class CalibrationTable:
             )
         try:
             _check_kinds(content)
+            method = content["method"]["name"]
+            candidates = content.get("candidates", {})
             return cls(
-                ranges={name: _range_from_json(entry) for name, entry in content["tensors"].items()},
+                ranges=_ranges_from_json(content["tensors"]),
                 method=dict(content["method"]),
                 num_images=content["num_images"],
                 input_mean=tuple(content["input_mean"]),
@@ -132,9 +145,19 @@ class CalibrationTable:
                 seed=content["seed"],
                 dialect=Dialect("tensorrt" if content["schema_version"] == 1 else content["dialect"]),
                 observed=None if (seen := content.get("observed")) is None else Observed.from_json(seen),
+                candidates={word: _ranges_from_json(entries) for word, entries in candidates.items()},
+                chosen={
+                    name: str(word)
+                    for name, entry in content["tensors"].items()
+                    if (word := entry.get("method", method)) != method
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             raise CalibrationError(f"calibration table: a key is missing or of a wrong type: {err!r}") from err
+
+
+def _ranges_from_json(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorRange]:
+    return {name: _range_from_json(entry) for name, entry in entries.items()}
 
 
 def _range_from_json(entry: Mapping[str, Any]) -> TensorRange:

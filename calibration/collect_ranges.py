@@ -25,7 +25,7 @@ from calibration.dialect_placement import place
 from calibration.errors import CalibrationError
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputCollector
-from calibration.method import MeanSquaredError, Method, describe
+from calibration.method import CANDIDATES, Auto, MeanSquaredError, Method, describe
 from calibration.observe_batches import SeenBatch, observe_batches
 from calibration.observed import ActivationSummary, Observed, coarse_histogram, typical_abs
 from calibration.placement import Placement
@@ -81,15 +81,22 @@ def table_of(
     range_from = partial(activation_range, dialect, chosen)
     collector = collect_ranges(tensors, seen, range_from=range_from, shared_scales=placement.shared_scales)
     observed = collector.observed()
+    sources = _sources(placement)
     ranges = {name: collector.range_of(name) for name in tensors}
+    candidates = {}
+    for other in CANDIDATES[1:] if isinstance(chosen, Auto) else ():
+        collector.range_from = partial(activation_range, dialect, other)
+        of_other = {name: collector.range_of(name) for name in tensors}
+        candidates[str(describe(other)["name"])] = {name: of_other[source] for name, source in sources.items()}
     return CalibrationTable(
-        ranges={name: ranges[source] for name, source in _sources(placement).items()},
+        ranges={name: ranges[source] for name, source in sources.items()},
         method=describe(chosen),
         num_images=collector.num_images,
         input_mean=observed.input.mean,
         input_std=observed.input.std,
         observed=observed,
         dialect=dialect,
+        candidates=candidates,
     )
 
 

@@ -1,4 +1,4 @@
-"""The ways from histogram to amax, as values: `Max()`, `Percentile(99.9)`, `Entropy()`, `MeanSquaredError()`.
+"""The ways from histogram to amax, as values: `Max()`, `Percentile(99.9)`, `Entropy()`, `MeanSquaredError()`, `Auto()`.
 
 `amax(method, histogram)` is the one place that tells them apart.
 """
@@ -61,23 +61,35 @@ class MeanSquaredError:
     """The amax of least squared quantization error."""
 
 
-Method: TypeAlias = Max | Percentile | Entropy | MeanSquaredError
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Mean squared error, but for tensors where another of `CANDIDATES` brings the logits nearer to the float ones.
 
-_KINDS: dict[str, type[Max] | type[Percentile] | type[Entropy] | type[MeanSquaredError]] = {
+    A histogram alone gives the start; `calibration.choose_ranges` goes on from there.
+    """
+
+
+Method: TypeAlias = Max | Percentile | Entropy | MeanSquaredError | Auto
+
+_KINDS: dict[str, type[Max] | type[Percentile] | type[Entropy] | type[MeanSquaredError] | type[Auto]] = {
     "max": Max,
     "percentile": Percentile,
     "entropy": Entropy,
     "mse": MeanSquaredError,
+    "auto": Auto,
 }
 METHOD_NAMES = tuple(_KINDS)
 """The command-line words."""
+
+CANDIDATES: tuple[Method, ...] = (MeanSquaredError(), Max(), Percentile(), Entropy())
+"""What `Auto` chooses from; the first is where it starts."""
 
 
 def method_from_name(name: str) -> Method:
     """Return the method a command-line word stands for, with its default options.
 
     Args:
-        name: "max", "percentile", "entropy" or "mse".
+        name: "max", "percentile", "entropy", "mse" or "auto".
 
     Raises:
         ValueError: If it is another word; the message lists these.
@@ -106,7 +118,7 @@ def amax(method: Method, histogram: Histogram, levels: Levels = INT8) -> float:
 
     Raises:
         EmptyHistogramError: If the histogram holds no value.
-        TypeError: If `method` is none of the four, such as a command-line word.
+        TypeError: If `method` is none of the five, such as a command-line word.
         ValueError: If the histogram has too few bins for `Entropy`.
     """
     match method:
@@ -116,7 +128,7 @@ def amax(method: Method, histogram: Histogram, levels: Levels = INT8) -> float:
             return percentile_amax(histogram, percentile)
         case Entropy(num_bins):
             return entropy_amax(histogram, num_bins=num_bins, num_levels=levels.num_up_to(histogram.max_abs))
-        case MeanSquaredError():
+        case MeanSquaredError() | Auto():
             return mse_amax(histogram, levels)
         case _:
             raise TypeError(f"got {method!r}, expected a calibration method; see method_from_name()")

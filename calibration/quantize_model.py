@@ -20,13 +20,14 @@ from onnx import ModelProto
 
 from calibration.calibration_table import CalibrationTable
 from calibration.channel_groups import ChannelGroup, find_channel_groups
+from calibration.choose_ranges import TrackTensors, choose_ranges
 from calibration.collect_ranges import table_of, tensors_to_observe
 from calibration.dialect import Dialect
 from calibration.dialect_placement import place
 from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.equalize import Factors, equalizing_factors, scale_channels
 from calibration.errors import CalibrationError
-from calibration.method import Method
+from calibration.method import Auto, Method
 from calibration.observe_batches import SeenBatch, observe_batches
 from calibration.qdq import QuantizedModel, insert_qdq
 from calibration.quantized_walk import WEIGHTED_OPS
@@ -55,7 +56,7 @@ class CalibratedModel:
         table: Its ranges.
         effort: What was done so far, and what `insert_and_refine` will do.
         num_groups: Groups of tensors whose channels were scaled.
-        sample: Batches that refinement looks at, float32 [n, C, H, W]; empty at effort 0.
+        sample: Batches that refinement and `settle_ranges` look at, float32 [n, C, H, W]; else empty.
         means: Layer to the means of its output over the sample, float64 [n, C]; empty at effort 0.
     """
 
@@ -100,7 +101,7 @@ def quantize(
     track_layers: TrackLayers | None = None,
     keep_float: Collection[str] = (),
 ) -> QuantizationResult:
-    """Return the INT8 model: `scale_and_calibrate`, then `insert_and_refine`.
+    """Return the INT8 model: `scale_and_calibrate`, `settle_ranges`, then `insert_and_refine`.
 
     Args:
         model: Folded float32 model with one input.
@@ -121,6 +122,7 @@ def quantize(
     calibrated = scale_and_calibrate(
         model, batches, open_runtime=open_runtime, method=method, dialect=dialect, effort=effort
     )
+    calibrated = settle_ranges(calibrated, open_exact=open_exact)
     return insert_and_refine(calibrated, open_exact=open_exact, track_layers=track_layers, keep_float=keep_float)
 
 
@@ -147,13 +149,15 @@ def scale_and_calibrate(
     """
     tensors = tensors_to_observe(place(model, dialect))
     layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    sample, rest = ([], iter(batches)) if effort == EFFORTS[0] else _split(batches, sample_size(model))
+    refines = effort != EFFORTS[0]
+    needs_sample = refines or isinstance(method, Auto)
+    sample, rest = _split(batches, sample_size(model)) if needs_sample else ([], iter(batches))
     observed = observe_batches(
         model,
         tensors,
         chain(sample, rest),
         open_runtime=open_runtime,
-        layers=layers if sample else (),
+        layers=layers if refines else (),
         method=method,
     )
     with closing(observed):
@@ -170,6 +174,29 @@ def scale_and_calibrate(
     if isinstance(batches, Generator):
         batches.close()  # a calibrator that knew the answer leaves images in it
     return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample), means=means)
+
+
+def settle_ranges(
+    calibrated: CalibratedModel, *, open_exact: OpenRuntime, track_tensors: TrackTensors | None = None
+) -> CalibratedModel:
+    """Return the model with its ranges settled where its table has candidates for them (method `Auto`), else as it is.
+
+    Args:
+        calibrated: What `scale_and_calibrate` returned; unchanged.
+        open_exact: Opens a model so that Q/DQ is computed as written.
+        track_tensors: Wraps the walk through the tensors, to show how far it is.
+    """
+    if not calibrated.table.candidates:
+        return calibrated
+    table = choose_ranges(
+        calibrated.model,
+        calibrated.table,
+        calibrated.sample,
+        open_exact=open_exact,
+        corrects_biases=calibrated.effort.correct_biases,
+        track=track_tensors,
+    )
+    return replace(calibrated, table=table)
 
 
 def insert_and_refine(

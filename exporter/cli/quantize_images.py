@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from calibration.dialect import Dialect
 from calibration.effort import EFFORTS
 from calibration.placement import Placement
-from calibration.quantize_model import QuantizationResult, insert_and_refine, scale_and_calibrate
+from calibration.quantize_model import QuantizationResult, insert_and_refine, scale_and_calibrate, settle_ranges
 from exporter.cli.accuracy_budget import BudgetJob, BudgetOutcome
 from exporter.cli.arguments import ExportOptions
 from exporter.cli.calibrate_images import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
@@ -55,9 +56,15 @@ def quantize_images(
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
     )
+    open_exact = partial(OrtRuntime, exact_qdq=True)
+    calibrated = settle_ranges(
+        calibrated,
+        open_exact=open_exact,
+        track_tensors=lambda tensors, total: terminal.track("choosing ranges", tensors, total=total),
+    )
     result = insert_and_refine(
         calibrated,
-        open_exact=partial(OrtRuntime, exact_qdq=True),
+        open_exact=open_exact,
         track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
     )
     tell_calibration(result.table, exported, terminal)
@@ -75,6 +82,9 @@ def _tell(result: QuantizationResult, terminal: Terminal) -> None:
         f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
         f"{len(placement.weights)} weights in INT8"
     )
+    if table.chosen:
+        by_method = ", ".join(f"{count} by {word}" for word, count in Counter(table.chosen.values()).most_common())
+        terminal.done(f"ranges chosen by what reaches the logits: {by_method}")
     if result.num_groups or result.refinement:
         rounded = sum(layer.num_rounded for layer in result.refinement)
         terminal.done(

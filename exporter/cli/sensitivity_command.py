@@ -171,14 +171,14 @@ def _validation(
 
 def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal: Terminal) -> CalibratedModel:
     """Run the INT8 step again, up to the ranges."""
-    from calibration.quantize_model import scale_and_calibrate
+    from calibration.quantize_model import scale_and_calibrate, settle_ranges
 
     def arrays() -> Iterator[NDArray[np.float32]]:
         for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, terminal):
             yield batch.images
 
     options: Mapping[str, Any] = recipe.manifest.options
-    return scale_and_calibrate(
+    calibrated = scale_and_calibrate(
         recipe.model,
         arrays(),
         open_runtime=OrtRuntime,
@@ -186,6 +186,7 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal
         dialect=Dialect(recipe.target.dialect),
         effort=EFFORTS[options["effort"]],
     )
+    return settle_ranges(calibrated, open_exact=partial(OrtRuntime, exact_qdq=True))
 
 
 def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Terminal) -> bool:

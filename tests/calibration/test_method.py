@@ -8,7 +8,17 @@ import pytest
 
 from calibration.amax import entropy_amax, max_amax, mse_amax, percentile_amax
 from calibration.histogram import Histogram
-from calibration.method import Entropy, Max, MeanSquaredError, Percentile, amax, describe, method_from_name
+from calibration.method import (
+    CANDIDATES,
+    Auto,
+    Entropy,
+    Max,
+    MeanSquaredError,
+    Percentile,
+    amax,
+    describe,
+    method_from_name,
+)
 
 SEED = 20260103
 
@@ -17,6 +27,7 @@ NAMES = {
     "percentile": Percentile(99.99),
     "entropy": Entropy(2048),
     "mse": MeanSquaredError(),
+    "auto": Auto(),
 }
 
 
@@ -34,7 +45,7 @@ def test_names(name, method):
 
 @pytest.mark.parametrize("name", ["minmax", "MSE", ""])
 def test_an_unknown_name_lists_the_known(name):
-    with pytest.raises(ValueError, match=f"got '{name}', expected one of max, percentile, entropy, mse"):
+    with pytest.raises(ValueError, match=f"got '{name}', expected one of max, percentile, entropy, mse, auto"):
         method_from_name(name)
 
 
@@ -45,6 +56,7 @@ def test_an_unknown_name_lists_the_known(name):
         (Percentile(99.0), lambda histogram: percentile_amax(histogram, 99.0)),
         (Entropy(512), lambda histogram: entropy_amax(histogram, num_bins=512)),
         (MeanSquaredError(), mse_amax),
+        (Auto(), mse_amax),
     ],
 )
 def test_amax_dispatches(histogram, method, expected):
@@ -52,7 +64,7 @@ def test_amax_dispatches(histogram, method, expected):
 
 
 def test_the_four_methods_differ(histogram):
-    assert len({amax(method, histogram) for method in NAMES.values()}) == 4
+    assert len({amax(method, histogram) for method in CANDIDATES}) == 4
 
 
 def test_a_name_is_not_a_method(histogram):
@@ -85,4 +97,5 @@ def test_describe_survives_json():
         {"name": "percentile", "percentile": 99.99},
         {"name": "entropy", "num_bins": 2048},
         {"name": "mse"},
+        {"name": "auto"},
     ]

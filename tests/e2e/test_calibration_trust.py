@@ -50,6 +50,21 @@ def test_a_hit_writes_the_same_bytes_and_another_method_is_a_miss(first, digits_
     ]
 
 
+def test_auto_says_what_it_chose_and_a_hit_chooses_the_same(digits_folder, tmp_path):
+    """What is stored are the candidates: the choice is made anew, and comes out the same."""
+    for name in ("first", "again"):
+        options = ("--int8", "--calib-cache", tmp_path / "cache", "--method", "auto", "--quiet")
+        assert export_digits(digits_folder, tmp_path / name, *options) == 0
+    reports = [report_of(tmp_path / name) for name in ("first", "again")]
+    assert ["hit" in cache_lines(report)[0] for report in reports] == [False, True]
+    tables = [(tmp_path / name / "calibration.json").read_bytes() for name in ("first", "again")]
+    assert tables[0] == tables[1]
+    assert "candidates" not in json.loads(tables[0])
+    for report in reports:
+        (line,) = (line for line in report["steps"] if line.startswith("ranges chosen by what reaches the logits: "))
+        assert " by mse" in line
+
+
 def test_a_damaged_entry_is_told_and_the_result_is_the_same(first, digits_folder, tmp_path, capsys):
     cache, bundle = first
     damaged = tmp_path / "cache"
