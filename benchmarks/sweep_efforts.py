@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_efforts.py [--only resnet18,densenet121] [--family cifar_resnet] [--size 64] [--again]
 
-`benchmarks/py` checks the variants themselves; this looks at the INT8 files of one export, weights, images and
+`benchmarks/sweep.py` checks the variants themselves; this looks at the INT8 files of one export, weights, images and
 processes as there. What a file must be is read from the file, not from what was planned. A row is green when at each
 effort every layer of the placement multiplies INT8 by INT8 with zero point 0 and a positive, finite scale, each
 residual Add has Q/DQ on exactly one side, the nodes but for added biases are those of the other efforts, and
