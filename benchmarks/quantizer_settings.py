@@ -30,7 +30,7 @@ class Setting:
         environment: `OURS` or a key of `REQUIREMENTS`.
         script: File in `quantizer_peers/`.
         options: Keyword arguments of that script's `quantize`.
-        second_order: Whether it optimizes layer by layer or tensor by tensor, which takes many forward passes.
+        second_order: Whether it optimizes weights layer by layer, which takes many forward passes.
         role: What the targets look for: "max", "activations", "default", "best" or "onnxruntime" on one row of ours
             each, else "".
     """
@@ -71,8 +71,8 @@ SETTINGS: tuple[Setting, ...] = (
     ours("mse + equalization", equalize=True),
     ours("mse + bias correction", correct_biases=True),
     ours("effort 1 (default)", equalize=True, correct_biases=True, role="default"),
-    ours("auto, effort 0", method="auto", second_order=True),
-    ours("auto, effort 1", method="auto", equalize=True, correct_biases=True, second_order=True),
+    ours("auto, effort 0", method="auto"),
+    ours("auto, effort 1", method="auto", equalize=True, correct_biases=True),
     ours("mse + second-order rounding", round_weights=True, second_order=True),
     ours("effort 2", equalize=True, correct_biases=True, round_weights=True, second_order=True, role="best"),
     ours("onnxruntime, effort 0", dialect="onnxruntime"),

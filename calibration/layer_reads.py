@@ -29,16 +29,21 @@ def has_rows(node: NodeProto, weight_ndim: int) -> bool:
     return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
-def hessians(node: NodeProto, inputs: Sequence[Tensor], kernel_shape: Sequence[int]) -> NDArray[np.float64]:
+def hessians(
+    node: NodeProto, inputs: Sequence[Tensor], kernel_shape: Sequence[int], columns: slice = slice(None)
+) -> NDArray[np.float64]:
     """Return x x^T summed over sampled rows, float64 [groups, K, K].
 
     Args:
         node: Conv, Gemm or MatMul.
         inputs: What it reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else; at least one image.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
+        columns: Which of the K values; all by default.
     """
     per_image = max(1, MAX_ROWS // sum(len(batch) for batch in inputs))
-    products = (_product(_rows(node, image, kernel_shape, per_image)) for batch in inputs for image in batch)
+    products = (
+        _product(_rows(node, image, kernel_shape, per_image)[:, :, columns]) for batch in inputs for image in batch
+    )
     total = next(products).astype(np.float64)
     for product in products:
         total += product

@@ -22,7 +22,7 @@ from calibration.errors import CalibrationError
 from calibration.layer_constants import LayerConstants
 from calibration.layer_reads import has_rows, hessians, weight_from_rows, weight_rows
 from calibration.quantized_walk import WEIGHTED_OPS, Layer, OpenRuntime, QuantizedWalk, Tensor
-from calibration.round_weights import round_by_hessian
+from calibration.round_weights import column_parts, round_by_hessian
 from exporter.graph import array_from_initializer, copy_model
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
@@ -130,8 +130,11 @@ def _round(layer: Layer, weight: NDArray[np.float32], constants: LayerConstants)
         return 0
     rows = weight_rows(layer.node, weight)
     steps = old.scale.reshape(rows.shape[:2])
-    per_group = hessians(layer.node, layer.inputs, old.levels.shape[2:])
-    rounded = np.stack([round_by_hessian(*group) for group in zip(rows, steps, per_group, strict=True)])
+    rounded = np.empty(rows.shape, np.int8)
+    for part in column_parts(rows.shape[2]):
+        per_group = hessians(layer.node, layer.inputs, old.levels.shape[2:], part)
+        for place, hessian in enumerate(per_group):
+            rounded[place, :, part] = round_by_hessian(rows[place, :, part], steps[place], hessian)
     levels = weight_from_rows(layer.node, rounded, old.levels.shape)
     constants.set_levels(old.name, levels)
     return int(np.count_nonzero(levels != old.levels))

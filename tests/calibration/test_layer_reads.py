@@ -57,6 +57,15 @@ def test_hessians_are_those_of_unfold(random: np.random.Generator, kind: str, ke
     assert_allclose(found, np.matmul(rows.transpose(0, 2, 1), rows), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["all", "depthwise"])
+def test_hessian_of_some_columns_is_a_block_of_the_whole(random: np.random.Generator, kind: str) -> None:
+    images = random.normal(size=(3, 4, 11, 9)).astype(np.float32)
+    node = conv_node(**CONVOLUTIONS[kind])
+    whole = hessians(node, [images], (3, 3))
+    for columns in (slice(0, 4), slice(4, 9)):
+        assert_allclose(hessians(node, [images], (3, 3), columns), whole[:, columns, columns], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_rows_times_weight_rows_is_the_convolution(random: np.random.Generator, kind: str) -> None:
     attributes = CONVOLUTIONS[kind]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from calibration.round_weights import BLOCK, round_by_hessian
+from calibration.round_weights import BLOCK, MAX_COLUMNS, column_parts, round_by_hessian
 
 SEED = 20261130
 
@@ -94,6 +94,16 @@ def test_blocks_give_what_one_block_gives(monkeypatch: pytest.MonkeyPatch) -> No
     whole = round_by_hessian(weight, scale, hessian)
     monkeypatch.setattr("calibration.round_weights.BLOCK", 1000)
     assert np.mean(round_by_hessian(weight, scale, hessian) == whole) > 0.999, "but for ties in float64's last bits"
+
+
+@pytest.mark.parametrize(("columns", "count"), [(1, 1), (MAX_COLUMNS, 1), (MAX_COLUMNS + 1, 2), (25088, 3)])
+def test_parts_cover_all_columns_once(columns: int, count: int) -> None:
+    parts = column_parts(columns)
+    sizes = [part.stop - part.start for part in parts]
+    assert (len(parts), sum(sizes)) == (count, columns)
+    assert max(sizes) <= MAX_COLUMNS
+    assert max(sizes) - min(sizes) <= 1
+    assert [place for part in parts for place in range(columns)[part]] == list(range(columns))
 
 
 def gptq(weight: np.ndarray, scale: np.ndarray, hessian: np.ndarray) -> np.ndarray:
