@@ -23,6 +23,7 @@ from calibration.calibration_table import CalibrationTable, TensorRange
 from calibration.method import CANDIDATES, describe
 from calibration.placement import Placement
 from calibration.qdq import ZERO_POINT, QuantizedModel, insert_qdq
+from calibration.quantized_walk import OpenRuntime
 from exporter.graph import array_from_initializer, copy_model, initializer_from_array, replace_nodes
 from runtimes.protocol import Runtime
 
@@ -43,7 +44,7 @@ def choose_ranges(
     table: CalibrationTable,
     sample: Sequence[Images],
     *,
-    open_exact: Callable[[ModelProto | bytes], Runtime],
+    open_exact: OpenRuntime,
     corrects_biases: bool = False,
     track: TrackTensors | None = None,
 ) -> CalibrationTable:

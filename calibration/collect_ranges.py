@@ -26,11 +26,10 @@ from calibration.errors import CalibrationError
 from calibration.histogram import Histogram
 from calibration.input_statistics import InputCollector
 from calibration.method import CANDIDATES, Auto, MeanSquaredError, Method, describe
-from calibration.observe_batches import SeenBatch, observe_batches
+from calibration.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.observed import ActivationSummary, Observed, coarse_histogram, typical_abs
 from calibration.placement import Placement
 from calibration.probes import Observation
-from runtimes.protocol import Runtime
 
 Images = NDArray[np.float32]
 
@@ -39,7 +38,7 @@ def calibrate(
     model: ModelProto,
     batches: Iterable[Images],
     *,
-    open_runtime: Callable[[ModelProto | bytes], Runtime],
+    open_runtime: OpenRuntime,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
 ) -> CalibrationTable:

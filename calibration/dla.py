@@ -23,7 +23,7 @@ elementwise: equal ranges; with a calibrator the larger is used).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ from calibration.collect_ranges import Images, collect_ranges
 from calibration.dialect import Dialect
 from calibration.errors import CalibrationError
 from calibration.method import MeanSquaredError, Method
-from calibration.observe_batches import observe_batches
+from calibration.observe_batches import OpenRuntime, observe_batches
 from exporter.graph import (
     GraphIndex,
     array_from_initializer,
@@ -49,7 +49,6 @@ from exporter.graph import (
     remove_unused_initializers,
     replace_nodes,
 )
-from runtimes.protocol import Runtime
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _KEEPS_ORDER = ("Relu", "MaxPool", "Flatten", "Reshape", "Identity")
@@ -167,7 +166,7 @@ def complete_scales(
     stripped: StrippedModel,
     batches: Iterable[Images],
     *,
-    open_runtime: Callable[[ModelProto | bytes], Runtime],
+    open_runtime: OpenRuntime,
     method: Method | None = None,
 ) -> dict[str, float]:
     """Return the scale of every tensor that implicit quantization wants one for, in graph order.

@@ -7,7 +7,7 @@ evenly strided sample of about `SAMPLES_PER_IMAGE` values per image; of each lay
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx import ModelProto
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.method import Max, Method
 from calibration.probes import FIRST_IMAGE, Observation, add_channel_means, add_probes, observe
+from calibration.split_model import SplitModel, split_model
 from calibration.tensor_bytes import made_bytes_per_image
 from exporter.graph import with_outputs
 from runtimes.protocol import Runtime
@@ -35,6 +36,7 @@ order is asked for: a ResNet-50 at 224 x 224 takes 88 MB per image with its laye
 
 Images = NDArray[np.float32]
 Factors = NDArray[np.float64]
+OpenRuntime = Callable[[ModelProto | bytes | SplitModel], Runtime]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +70,7 @@ def observe_batches(
     tensors: Iterable[str],
     batches: Iterable[Images],
     *,
-    open_runtime: Callable[[ModelProto | bytes], Runtime],
+    open_runtime: OpenRuntime,
     layers: Sequence[str] = (),
     method: Method | None = None,
 ) -> Generator[SeenBatch]:
@@ -80,8 +82,8 @@ def observe_batches(
         model: Float32 model with one input.
         tensors: Names of tensors to observe.
         batches: Preprocessed images, float32 [n, C, H, W]; n may differ between batches. Consumed once.
-        open_runtime: Opens a model, here a serialized one; called once, and closed at the end. Without images it is not
-            called, and to say which values are NaN or Inf it is called once more.
+        open_runtime: Opens a model, here one with its weights beside it; called once, and closed at the end. Without
+            images it is not called, and to say which values are NaN or Inf it is called once more.
         layers: Names of Conv, Gemm and MatMul nodes whose channel means are wanted.
         method: What the ranges will be chosen by: it decides how many values are sampled.
 
@@ -94,14 +96,11 @@ def observe_batches(
     images = next(stream, None)
     if images is None:
         return
-    probed = add_probes(model, tensors, samples_per_image=samples_per_image(method))
+    split = split_model(model)
+    probed = add_probes(split.skeleton, tensors, samples_per_image=samples_per_image(method))
     mean_of = add_channel_means(probed.model, layers)
     probes, needs_first_image = probed.probes, probed.needs_first_image
-    source = probed.model.SerializeToString()
-    del probed  # a copy of all weights, as `source` is: while a session opens it makes two more
-    runtime = open_runtime(source)
-    del source
-    with runtime:
+    with open_runtime(replace(split, skeleton=probed.model)) as runtime:
         input_name = next(name for name in runtime.input_specs if name != FIRST_IMAGE)
         for batch in chain((images,), stream):
             inputs = {input_name: batch}
@@ -153,7 +152,7 @@ def _raise_if_not_finite(
     inputs: dict[str, Images],
     suspects: Sequence[str],
     first_image: int,
-    open_runtime: Callable[[ModelProto | bytes], Runtime],
+    open_runtime: OpenRuntime,
 ) -> None:
     """Look at every value of the suspects; a sum that overflows alone is no harm.
 

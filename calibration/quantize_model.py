@@ -28,12 +28,11 @@ from calibration.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.equalize import Factors, equalizing_factors, scale_channels
 from calibration.errors import CalibrationError
 from calibration.method import Auto, Method
-from calibration.observe_batches import SeenBatch, observe_batches
+from calibration.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.qdq import QuantizedModel, insert_qdq
 from calibration.quantized_walk import WEIGHTED_OPS
 from calibration.refine import LayerRefinement, TrackLayers, refine
 from calibration.tensor_bytes import live_bytes_per_image
-from runtimes.protocol import Runtime
 
 MAX_LIVE_BYTES = 128 * 2**20
 """Activations kept while a model is walked: 13 images of a ResNet-50 at 224 x 224, all 64 at 96 x 96."""
@@ -42,7 +41,6 @@ MIN_SAMPLE, MAX_SAMPLE = 8, 64
 """Images that equalization and refinement look at."""
 
 Images = NDArray[np.float32]
-OpenRuntime = Callable[[ModelProto | bytes], Runtime]
 Calibrator = Callable[[ModelProto, Mapping[str, Factors], Iterable[SeenBatch]], CalibrationTable]
 """Model, what the channels of its tensors are scaled by, and what is seen of the scaled tensors to ranges."""
 

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from calibration.blocks import Block, find_blocks, multiply_adds
 from calibration.dialect_placement import place
 from calibration.errors import CalibrationError
+from calibration.observe_batches import OpenRuntime
 from calibration.output_error import OutputError, output_error
-from calibration.quantize_model import CalibratedModel, OpenRuntime, insert_and_refine
+from calibration.quantize_model import CalibratedModel, insert_and_refine
 from runtimes.parity import first_output
 
 NUM_IMAGES = 64

@@ -12,9 +12,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import onnxruntime
+from numpy.typing import NDArray
 
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 
@@ -29,6 +30,21 @@ class SerializableModel(Protocol):
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
         """Return the file's bytes."""
+        ...
+
+
+@runtime_checkable
+class WeightsBesideModel(Protocol):
+    """A model whose large weights are arrays beside it, such as an `calibration.split_model.SplitModel`."""
+
+    @property
+    def skeleton(self) -> SerializableModel:
+        """The model, in which these weights are external data."""
+        ...
+
+    @property
+    def weights(self) -> Mapping[str, NDArray[Any]]:
+        """Name to values; a session reads them where they lie, so they must outlive it unchanged."""
         ...
 
 
@@ -80,9 +96,7 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
         RuntimeAdapterError: If the model does not load.
         ValueError: If no provider is wanted.
     """
-    source = os.fspath(model) if isinstance(model, (str, Path)) else model
-    if not isinstance(source, (str, bytes)):
-        source = source.SerializeToString()
+    source = _source(model, options)
     if wanted.records_nodes:
         options.add_session_config_entry(*_RECORD)
     elif wanted.is_strict and wanted.names:
@@ -97,6 +111,8 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
             ) from err
         named = source if isinstance(source, str) else "the model"
         raise RuntimeAdapterError(f"ONNX Runtime does not load {named}: {err}") from err
+    if isinstance(model, WeightsBesideModel):
+        session.weights_beside = model.weights  # it reads them: they must live as long as it does
     if wanted.names[0] not in session.get_providers():
         raise ProviderUnavailableError(
             f"asked for {wanted.names[0]}, ONNX Runtime loaded {session.get_providers()}; nothing was run"
@@ -104,6 +120,19 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
     if wanted.records_nodes:
         _check_placement(node_providers(session), wanted)
     return session
+
+
+def _source(model: str | Path | bytes | SerializableModel, options: Any) -> str | bytes:
+    """Return what ONNX Runtime opens; weights that lie beside it are given to the options."""
+    if isinstance(model, bytes):
+        return model
+    if isinstance(model, (str, Path)):
+        return os.fspath(model)
+    if isinstance(model, WeightsBesideModel):
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+        options.add_external_initializers(list(model.weights), values)
+        return model.skeleton.SerializeToString()
+    return model.SerializeToString()
 
 
 def node_providers(session: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from calibration.collect_ranges import table_of
 from calibration.convergence import TOLERANCES, images_until_settled, still_moving, summary
 from calibration.dialect import Dialect
 from calibration.judge_input import judge_input
-from calibration.observe_batches import SeenBatch
+from calibration.observe_batches import OpenRuntime, SeenBatch
 from calibration.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
 from calibration.sample_images import SEED, image_list_sha256
 from exporter.cli.arguments import ExportOptions
@@ -35,7 +35,7 @@ SETTLED = max(TOLERANCES)
 """The tolerance that the command tells; `report.json` has them all."""
 
 
-def calibration_runtime(provider: str) -> Callable[[ModelProto | bytes], OrtRuntime]:
+def calibration_runtime(provider: str) -> OpenRuntime:
     """Return what opens the float model for calibration.
 
     On "cuda" without TF32, whose 10 bits would move the ranges. The few nodes on integers that place the sample may run
