@@ -1,7 +1,7 @@
 """A model whose large weights lie beside it, so that a session can be opened without copying them.
 
-Serialized with its weights, a model is copied twice and parsed once while a session opens. ONNX Runtime takes weights as
-arrays instead (`SessionOptions.add_external_initializers`); the model then names them as external data.
+Serialized with its weights, a model is copied twice and parsed once while a session opens. ONNX Runtime takes weights
+as arrays instead (`SessionOptions.add_external_initializers`); the model then names them as external data.
 """
 
 from __future__ import annotations
