@@ -115,7 +115,8 @@ def page(rows: dict[str, Row]) -> str:
         "",
         "Written by `make sweep-efforts` (`benchmarks/sweep_efforts.py`), which says what is checked and what makes a",
         "row green. Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy;",
-        f"seconds are for orientation. `--size` makes the images smaller; the column tells what was run. {conditions(rows)}",
+        "seconds are for orientation. `--size` makes the images smaller; the column tells what was run.",
+        conditions(rows),
         "",
     ]
     for family in FAMILIES:
