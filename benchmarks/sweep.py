@@ -19,16 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sweep_rows import (
     ROOT,
     Row,
     Stage,
     Sweep,
     conditions,
+    decibel,
     engine_bytes,
+    load_variant,
     logits,
-    photographs,
+    megabytes,
+    pixels,
+    quantize_variant,
     run_all,
     sqnr_db,
     told_error,
@@ -52,21 +55,17 @@ PUBLISHED_PARAMETERS = {
 
 def fill(row: Row, name: str, size: int | None) -> None:
     """Fill one row."""
-    from calibration.quantize_model import quantize
+    from calibration.effort import DEFAULT_EFFORT, EFFORTS
     from exporter.exported_model import ExportConfig, export_loaded
     from exporter.float16 import float16_from_float32
-    from exporter.load_model import load_model
-    from exporter.loaded_model import RANDOM_WEIGHTS, ModelRequest
     from exporter.post_export_check import check_against_pytorch, first_nonfinite_tensor
-    from exporter.preprocessing_options import PreprocessingOptions
     from runtimes.ort import OrtRuntime
     from runtimes.pytorch import TorchRuntime, float64_outputs
 
-    loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
-    row["input_size"] = list(loaded.preprocessing.input_size)
+    variant = load_variant(row, name, size)
+    loaded, compared = variant.loaded, variant.compared
     row["parameters"] = sum(parameter.numel() for parameter in loaded.module.parameters())
     row["macs"] = macs_of(loaded.module, loaded.preprocessing.input_size)
-    calibration, compared = photographs(loaded.preprocessing)
 
     with Stage(row, "export"):
         exported = export_loaded(loaded, ExportConfig())
@@ -84,9 +83,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
         row["fp16_nonfinite"] = first_nonfinite_tensor(half, compared[:2], open_runtime=OrtRuntime)
     row["fp16_sqnr_db"] = sqnr_db(expected, logits(half, compared))
     with Stage(row, "int8"):
-        exact = partial(OrtRuntime, exact_qdq=True)
-        batches = np.split(calibration, 4)
-        quantized = quantize(exported.onnx, batches, open_runtime=OrtRuntime, open_exact=exact).quantized
+        quantized = quantize_variant(exported.onnx, variant, EFFORTS[DEFAULT_EFFORT]).quantized
     row["int8_sqnr_db"] = sqnr_db(expected, logits(quantized.model, compared))
     placement = quantized.placement
     row["int8"] = {
@@ -174,14 +171,14 @@ def cells(row: Row) -> str:
             verdict(row),
             parameters(row),
             f"{row['macs'] / 1e9:.2f} G" if row["macs"] >= 1e8 else f"{row['macs'] / 1e6:.1f} M",
-            f"{row['input_size'][0]} x {row['input_size'][1]}",
+            pixels(row),
             f"{row['parity']:.1e}",
             f"{row['folded']} / {sum(row['kept'].values())}",
             decibel(row["fp16_sqnr_db"]),
             decibel(row["int8_sqnr_db"]),
             f"{int8['layers']}" + (f", {layers} in float" if layers else ""),
             adds,
-            " / ".join(f"{row['engines'][key] / 1e6:.1f} MB" for key in ("fp32", "fp16", "int8")),
+            megabytes(row["engines"][key] for key in ("fp32", "fp16", "int8")),
             f"{row['seconds']['all']:.0f}",
         ]
     )
@@ -200,10 +197,6 @@ def is_layer(reason: str) -> bool:
     from calibration.residual import LAYER_NORM, NO_CONV
 
     return reason not in (LAYER_NORM, NO_CONV)
-
-
-def decibel(value: float | None) -> str:
-    return "exact" if value is None else f"{value:.0f} dB"
 
 
 def notes_of(row: Row) -> list[str]:

@@ -12,7 +12,6 @@ TensorRT-RTX builds the file.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,13 @@ from sweep_rows import (
     Stage,
     Sweep,
     conditions,
+    decibel,
     engine_bytes,
+    load_variant,
     logits,
-    photographs,
+    megabytes,
+    pixels,
+    quantize_variant,
     run_all,
     sqnr_db,
     told_error,
@@ -37,29 +40,20 @@ from sweep_rows import (
 def fill(row: Row, name: str, size: int | None) -> None:
     """Fill one row."""
     from calibration.effort import EFFORTS
-    from calibration.quantize_model import quantize
     from exporter.exported_model import ExportConfig, export_loaded
-    from exporter.load_model import load_model
-    from exporter.loaded_model import RANDOM_WEIGHTS, ModelRequest
-    from exporter.preprocessing_options import PreprocessingOptions
-    from runtimes.ort import OrtRuntime
 
-    loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
-    row["input_size"] = list(loaded.preprocessing.input_size)
-    calibration, compared = photographs(loaded.preprocessing)
+    variant = load_variant(row, name, size)
     with Stage(row, "export"):
-        model = export_loaded(loaded, ExportConfig()).onnx
-    expected = logits(model, compared)
-    exact = partial(OrtRuntime, exact_qdq=True)
+        model = export_loaded(variant.loaded, ExportConfig()).onnx
+    expected = logits(model, variant.compared)
     row["efforts"], nodes = {}, []
     for effort, steps in EFFORTS.items():
         found = row["efforts"][str(effort)] = {}
         with Stage(row, f"effort {effort}"):
-            batches = np.split(calibration, 4)
-            result = quantize(model, batches, open_runtime=OrtRuntime, open_exact=exact, effort=steps)
+            result = quantize_variant(model, variant, steps)
         quantized = result.quantized.model
         found["wrong"] = what_is_wrong(quantized, result.quantized.placement)
-        found["sqnr_db"] = sqnr_db(expected, logits(quantized, compared))
+        found["sqnr_db"] = sqnr_db(expected, logits(quantized, variant.compared))
         nodes.append([_without_bias(node) for node in quantized.graph.node])
         with Stage(row, f"build {effort}"):
             found["engine"] = engine_bytes(quantized)
@@ -141,12 +135,11 @@ def cells(row: Row) -> str:
     return " | ".join(
         [
             verdict(row),
-            f"{row['input_size'][0]} x {row['input_size'][1]}",
+            pixels(row),
             str(row["layers"]),
             str(row["adds"]) if row["adds"] else "none",
-            " / ".join("exact" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f}" for one in efforts.values())
-            + " dB",
-            " / ".join(f"{one['engine'] / 1e6:.1f}" for one in efforts.values()) + " MB",
+            " / ".join(decibel(found["sqnr_db"], 1) for found in efforts.values()),
+            megabytes(found["engine"] for found in efforts.values()),
             " / ".join(f"{row['seconds'][f'effort {effort}']:.0f}" for effort in efforts),
         ]
     )

@@ -14,15 +14,23 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.effort import Effort
+    from calibration.quantize_model import QuantizationResult
+    from exporter.loaded_model import LoadedModel
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -30,7 +38,7 @@ ROOT = HERE.parent
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != HERE), str(HERE)]
 
 TIMEOUT_S = 1800
-NUM_CALIBRATION, NUM_COMPARED = 16, 8
+NUM_CALIBRATION, NUM_COMPARED, NUM_BATCHES = 16, 8, 4
 
 Row = dict[str, Any]
 
@@ -155,6 +163,36 @@ class Stage:
         self._row["seconds"][self._name] = time.perf_counter() - self._started
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A variant with random weights, and photographs to calibrate on and to compare on, float32 [n, 3, H, W]."""
+
+    loaded: LoadedModel
+    calibration: NDArray[np.float32]
+    compared: NDArray[np.float32]
+
+
+def load_variant(row: Row, name: str, size: int | None) -> Variant:
+    """Load a variant at a size in pixels, or its own; the row says at which."""
+    from exporter.load_model import load_model
+    from exporter.loaded_model import RANDOM_WEIGHTS, ModelRequest
+    from exporter.preprocessing_options import PreprocessingOptions
+
+    loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
+    row["input_size"] = list(loaded.preprocessing.input_size)
+    return Variant(loaded, *photographs(loaded.preprocessing))
+
+
+def quantize_variant(model: ModelProto, variant: Variant, effort: Effort) -> QuantizationResult:
+    """Quantize as a user would, with Q/DQ computed as written."""
+    from calibration.quantize_model import quantize
+    from runtimes.ort import OrtRuntime
+
+    exact = partial(OrtRuntime, exact_qdq=True)
+    batches = np.split(variant.calibration, NUM_BATCHES)
+    return quantize(model, batches, open_runtime=OrtRuntime, open_exact=exact, effort=effort)
+
+
 def photographs(preprocessing: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return prepared crops of photographs to calibrate on, and others to compare on."""
     import skimage.data
@@ -186,6 +224,19 @@ def sqnr_db(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> f
     if not np.isfinite(noise) or noise == 0.0:
         return None
     return 10 * float(np.log10(np.square(reference.astype(np.float64)).sum() / noise))
+
+
+def decibel(value: float | None, digits: int = 0) -> str:
+    """Return a level for a cell of a table; None is no noise at all."""
+    return "exact" if value is None else f"{value:.{digits}f} dB"
+
+
+def pixels(row: Row) -> str:
+    return "{} x {}".format(*row["input_size"])
+
+
+def megabytes(sizes: Iterable[int]) -> str:
+    return " / ".join(f"{size / 1e6:.1f}" for size in sizes) + " MB"
 
 
 def engine_bytes(model: Any) -> int:
