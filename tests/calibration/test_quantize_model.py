@@ -128,17 +128,6 @@ def test_two_runs_give_the_same_bytes(network, result_of) -> None:
     assert (again.table, again.refinement) == (first.table, first.refinement)
 
 
-def test_layers_of_many_columns_are_rounded_in_parts(network, result_of, monkeypatch) -> None:
-    """As VGG's dense layers are, whose Hessian fits into no memory; still better than nearest rounding."""
-    whole, nearest = (result_of(effort, Dialect.TENSORRT) for effort in (2, 1))
-    monkeypatch.setattr("calibration.round_weights.MAX_COLUMNS", 50)
-    parts = quantized(network.model, batches(network.calibration), effort=2)
-    found = [parity(network.model, each.quantized.model, network.held_out).sqnr_db for each in (parts, whole, nearest)]
-    print("in parts {:.2f} dB, whole {:.2f} dB, nearest {:.2f} dB".format(*found))
-    assert parts.refinement != whole.refinement
-    assert found[0] > found[2]
-
-
 def crippled(model: ModelProto, largest: float) -> ModelProto:
     """The same function with the ranges of channels up to `largest` times apart, as careless training leaves them."""
     random = np.random.default_rng(SEED)

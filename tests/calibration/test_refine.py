@@ -18,6 +18,7 @@ from calibration.errors import CalibrationError
 from calibration.method import Max
 from calibration.qdq import insert_qdq
 from calibration.refine import RefinedModel, refine
+from calibration.round_weights import column_parts, round_by_hessian
 from exporter.graph import copy_model, with_outputs
 from runtimes.ort import OrtRuntime
 
@@ -205,6 +206,30 @@ def test_second_order_rounding_brings_the_layers_closer(images: np.ndarray, dial
     print("dB per layer:", [f"{gain:.2f}" for gain in gains])
     assert gains[0] > 0.3
     assert min(gains) > -0.3
+
+
+def test_a_layer_of_many_columns_is_rounded_in_parts(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As VGG's first dense layer is, whose Hessian fits into no memory: each part by its own block of the Hessian."""
+    smooth = images.cumsum(axis=2).cumsum(axis=3) / 8
+    build = GraphBuilder()
+    build.node("Flatten", "flat", "input")
+    weight = build.random.normal(size=(128, 16)).astype(np.float32)
+    build.constant("w", weight)
+    build.node("MatMul", "layer", "flat", "w")
+    model = build.model("layer")
+    quantized = quantized_from(model, smooth)
+    monkeypatch.setattr("calibration.round_weights.MAX_COLUMNS", 50)
+    result = refined(model, quantized, smooth, round_weights=True).model
+    (dequantized,) = (node.input[0] for node in result.graph.node if node.op_type == "MatMul")
+    with open_exact(with_outputs(quantized, [dequantized])) as runtime:
+        read = runtime.run({"input": smooth})[dequantized].reshape(48, 128).astype(np.float64)
+    levels, scale = (next(v for v in constants(result).values() if v.shape == each) for each in ((128, 16), (16,)))
+    expected = [
+        round_by_hessian(weight.T[:, part], scale, read[:, part].T @ read[:, part]) for part in column_parts(128)
+    ]
+    assert len(expected) == 3
+    assert np.mean(np.concatenate(expected, axis=1) == levels.T) > 0.995, "but for ties in the last bits"
+    assert np.mean(levels == np.rint(weight / scale)) < 0.9, "nearest rounding gives others"
 
 
 def test_a_convolution_along_one_axis_is_corrected_but_not_rounded_again() -> None:

@@ -130,6 +130,21 @@ def test_the_levels_are_those_of_gptq(columns: int) -> None:
     assert agreement > 0.999, "but for ties in float64's last bits"
 
 
+def test_parts_have_less_loss_than_nearest_rounding_and_more_than_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(SEED)
+    weight, scale = problem(random, 16, 200)
+    hessian = correlated(random, 200)
+    monkeypatch.setattr("calibration.round_weights.MAX_COLUMNS", 50)
+    parts = [round_by_hessian(weight[:, part], scale, hessian[part, part]) for part in column_parts(200)]
+    whole = round_by_hessian(weight, scale, hessian)
+    assert len(parts) == 4
+    losses = [
+        loss(weight, scale, levels, hessian).sum()
+        for levels in (whole, np.concatenate(parts, axis=1), nearest(weight, scale))
+    ]
+    assert losses[0] < losses[1] < 0.8 * losses[2]
+
+
 def test_a_row_of_zeros_stays_zero() -> None:
     random = np.random.default_rng(SEED)
     weight, scale = problem(random, 3, 8)
