@@ -37,7 +37,7 @@ ROOT = HERE.parent
 # Python puts the script's folder first, where `calibration` would be a file of it and not the package.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() != HERE), str(HERE)]
 
-TIMEOUT_S = 1800
+TIMEOUT_S = 3600
 NUM_CALIBRATION, NUM_COMPARED, NUM_BATCHES = 16, 8, 4
 
 Row = dict[str, Any]
