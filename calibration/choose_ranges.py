@@ -7,7 +7,8 @@ the error without its mean over the images. Images decide by chance too: a candi
 more than `MIN_GAIN`. What was gained on three networks, and that it is not the default: docs/int8.md.
 
 Tensor by tensor in graph order, each with the ranges chosen before it: one round of a coordinate search that starts at
-the least error of each tensor, as in Nahshan et al. 2019, arXiv:1911.07190, with the logits' error as the loss.
+the least error of each tensor. That ranges be settled by the network's loss is from Nahshan et al. 2019,
+arXiv:1911.07190; the loss here is the logits' error, and the search is simpler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A model whose large weights lie beside it, so that a session can be opened without copying them.
+"""A model whose large weights lie beside it, so that a session opens with fewer copies of them.
 
-Serialized with its weights, a model is copied twice and parsed once while a session opens. ONNX Runtime takes weights
-as arrays instead (`SessionOptions.add_external_initializers`); the model then names them as external data.
+Serialized with its weights, a model is written to bytes and parsed again before a session copies the weights. ONNX
+Runtime takes them as arrays too (`SessionOptions.add_external_initializers`); the model then names them as external
+data.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ MIN_BYTES = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitModel:
-    """What `runtimes.OrtRuntime` opens without a copy of the weights.
+    """What `runtimes.OrtRuntime` opens without serializing the weights.
 
     Attributes:
         skeleton: The model; its large weights are external data that no file holds.
-        weights: Their values by name; not to be changed while a session is open.
+        weights: Their values by name; not to be changed while a session opens.
     """
 
     skeleton: ModelProto

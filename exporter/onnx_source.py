@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[ModelProto, str]:
         raise OnnxFileError(f"{path} cannot be read: {err.strerror}") from err
     try:
         model = ModelProto.FromString(content)
-    except Exception as err:  # protobuf's DecodeError, whose module has no types
+    except Exception as err:  # DecodeError of protobuf, which is onnx's dependency, not ours
         raise OnnxFileError(f"{path} is not an ONNX file, or is truncated ({len(content):,} bytes): {err}") from err
     if not model.graph.node or not model.ir_version:
         raise OnnxFileError(f"{path} is not an ONNX file: it holds no graph ({len(content):,} bytes)")

@@ -35,7 +35,7 @@ class SerializableModel(Protocol):
 
 @runtime_checkable
 class WeightsBesideModel(Protocol):
-    """A model whose large weights are arrays beside it, such as an `calibration.split_model.SplitModel`."""
+    """A model whose large weights are arrays beside it, such as a `calibration.split_model.SplitModel`."""
 
     @property
     def skeleton(self) -> SerializableModel:
@@ -44,7 +44,7 @@ class WeightsBesideModel(Protocol):
 
     @property
     def weights(self) -> Mapping[str, NDArray[Any]]:
-        """Name to values; a session reads them where they lie, so they must outlive it unchanged."""
+        """Name to values; not to be changed while a session opens, which keeps them."""
         ...
 
 
@@ -112,7 +112,7 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
         named = source if isinstance(source, str) else "the model"
         raise RuntimeAdapterError(f"ONNX Runtime does not load {named}: {err}") from err
     if isinstance(model, WeightsBesideModel):
-        session.weights_beside = model.weights  # it reads them: they must live as long as it does
+        session.weights_beside = model.weights  # 1.31 copies them, as tried; nothing promises that others do
     if wanted.names[0] not in session.get_providers():
         raise ProviderUnavailableError(
             f"asked for {wanted.names[0]}, ONNX Runtime loaded {session.get_providers()}; nothing was run"

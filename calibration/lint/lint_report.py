@@ -203,7 +203,7 @@ def read_model(path: Path) -> ModelProto:
         raise LintInputError(f"{path} is empty, expected an ONNX file; write it again")
     try:
         model = ModelProto.FromString(content)
-    except Exception as err:  # protobuf's DecodeError, whose module has no types
+    except Exception as err:  # DecodeError of protobuf, which is onnx's dependency, not ours
         raise LintInputError(
             f"{path} is no ONNX file, or is truncated ({len(content):,} bytes do not parse); write it again"
         ) from err

@@ -147,7 +147,7 @@ def _float_model(bundle: Path) -> ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)  # a bundle's files are whole: the manifest knows no others
         onnx.checker.check_model(model)
-    except Exception as err:  # protobuf's DecodeError has no types, and the checker raises unrelated ones
+    except Exception as err:  # protobuf and the checker raise unrelated types
         raise BundleError(f"{path} cannot be read: {err}; export the bundle anew") from err
     return model
 

@@ -254,7 +254,7 @@ def _onnx_alone(path: Path) -> Subject:
 
     try:
         model = onnx.load(path)
-    except Exception as err:  # protobuf's DecodeError has no types, a missing external file is another
+    except Exception as err:  # protobuf, and onnx where an external file is missing, raise unrelated types
         raise ExportError(f"{path} is not an ONNX file, or is truncated: {err}") from err
     if not model.graph.node:
         raise ExportError(f"{path} is not an ONNX file: it holds no graph")
