@@ -104,6 +104,10 @@ def parse_options() -> argparse.Namespace:
         parser.error("give --calib DIR or --photographs N")
     if (options.write is None) != (options.table is None):
         parser.error("--write and --table go together")
+    try:
+        chosen(options.only, second_order=options.second_order)
+    except ValueError as err:
+        parser.error(str(err))
     return options
 
 
