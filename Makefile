@@ -11,7 +11,7 @@ help:
 	@echo "make test       linters and tests"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
-	@echo "make model-table  recount exporter/model_table.json, which resnet-export models prints"
+	@echo "make model-table  recount exporter/models/model_table.json, which resnet-export models prints"
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
 	@echo "make sweep-efforts  quantize every variant at efforts 0, 1, 2 and write docs/variants_efforts.md; likewise"
 	@echo "make robustness kill, fill, flood and fuzz it for half an hour; writes docs/robustness.md"
@@ -50,7 +50,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py
 
 model-table: $(VENV)/.dev
-	$(BIN)/python -m exporter.model_facts
+	$(BIN)/python -m exporter.models.model_facts
 
 sweep: $(VENV)/.dev
 	$(BIN)/python benchmarks/sweep.py

@@ -129,7 +129,7 @@ def ours(method: str) -> Callable[[Path], tuple[float, float]]:
         import onnx
 
         from calibration import calibrate, insert_qdq
-        from calibration.method import method_from_name
+        from calibration.methods.method import method_from_name
         from runtimes import OrtRuntime
 
         start = clock()

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from runtimes import load
-from runtimes.classify_images import ImageClassifier, cut_parts
-from runtimes.image_list import list_images
-from runtimes.model import Model
+from runtimes.batch_inference.classify_images import ImageClassifier, cut_parts
+from runtimes.inference.model import Model
+from runtimes.preprocessing.image_list import list_images
 
 PART_SIZE = 1024
 

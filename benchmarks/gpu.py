@@ -109,11 +109,11 @@ def section(run: Run, title: str) -> Iterator[None]:
 
 def environment_section(run: Run) -> dict[str, Any]:
     """Report the machine; return the provider and TensorRT probes for later sections."""
-    from runtimes import environment, provider_probe
+    from runtimes.machine import environment, provider_probe
 
     machine, gpu, jetpack = environment.machine_info(), environment.gpu_info(), environment.jetpack_version()
     providers = provider_probe.loadable_providers(timeout_s=120)
-    flavours = {name: environment.tensorrt_info(module) for name, module in FLAVOURS.items()}
+    flavors = {name: environment.tensorrt_info(module) for name, module in FLAVOURS.items()}
     run.add(
         f"- {machine.os}, {machine.kernel}, {machine.architecture}, Python {machine.python}",
         f"- CPU: {machine.cpu}, {machine.num_cores} cores ({' '.join(machine.cpu_flags)})",
@@ -129,14 +129,14 @@ def environment_section(run: Run) -> dict[str, Any]:
         "| library | version |",
         "|---|---|",
         *(f"| {item.name} | {item.version or cell(item.reason)} |" for item in environment.library_versions()),
-        *(f"| {info.module} (imported) | {info.version or cell(info.reason)} |" for info in flavours.values()),
+        *(f"| {info.module} (imported) | {info.version or cell(info.reason)} |" for info in flavors.values()),
         "",
         "| ONNX Runtime provider | |",
         "|---|---|",
         *(f"| {item.name} | {provider_text(item)} |" for item in providers.providers),
         "",
     )
-    return {"providers": {item.name: item for item in providers.providers}, "flavours": flavours}
+    return {"providers": {item.name: item for item in providers.providers}, "flavors": flavors}
 
 
 def model_section(run: Run, model: str, environment: dict[str, Any]) -> None:
@@ -158,8 +158,8 @@ def model_section(run: Run, model: str, environment: dict[str, Any]) -> None:
     rows: list[tuple[str, dict[str, Any]]] = [("PyTorch FP32, GPU", torch_row)]
     rows.append(("ONNX Runtime CPU, FP32", step(run, "ort", folder=folder, provider="CPUExecutionProvider")))
     rows += [(f"ONNX Runtime CUDA, {name.upper()}", cuda_row(run, folder, name, environment)) for name in precisions]
-    for flavour, name in engines:
-        rows += trt_rows(run, folder, flavour, name)
+    for flavor, name in engines:
+        rows += trt_rows(run, folder, flavor, name)
     run.add("### Answers and latency", "", *rows_table(rows), "")
     run.add(
         "Latency: wall time of one call from NumPy array to NumPy array, copies to and from the GPU included, "
@@ -211,33 +211,33 @@ def cuda_row(run: Run, folder: Path, precision: str, environment: dict[str, Any]
     return row
 
 
-def trt_rows(run: Run, folder: Path, flavour: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
+def trt_rows(run: Run, folder: Path, flavor: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
     """Run one engine call by call, and replayed as a CUDA graph."""
-    title = f"{FLAVOURS[flavour]}, {precision.upper()}"
-    plain = step(run, "trt", folder=folder, flavour=flavour, precision=precision)
+    title = f"{FLAVOURS[flavor]}, {precision.upper()}"
+    plain = step(run, "trt", folder=folder, flavor=flavor, precision=precision)
     if "error" in plain:
         return [(title, plain)]
-    graph = step(run, "trt", folder=folder, flavour=flavour, precision=precision, cuda_graphs=True)
+    graph = step(run, "trt", folder=folder, flavor=flavor, precision=precision, cuda_graphs=True)
     return [(title, plain), (f"{title}, CUDA graph", graph)]
 
 
 def build_section(
     run: Run, folder: Path, precisions: Sequence[str], environment: dict[str, Any]
 ) -> list[tuple[str, str]]:
-    """Build every engine; return (flavour, precision) of those there are."""
+    """Build every engine; return (flavor, precision) of those there are."""
     built = []
     run.add("### Engines", "", "| library | precision | seconds | MB | |", "|---|---|---|---|---|")
-    for flavour, module in FLAVOURS.items():
-        info = environment.get("flavours", {}).get(flavour)
+    for flavor, module in FLAVOURS.items():
+        info = environment.get("flavors", {}).get(flavor)
         if info is not None and info.version is None:
             run.add(f"| {module} | - | - | - | {cell(info.reason)} |")
             continue
         for precision in precisions:
-            row = step(run, "build", folder=folder, flavour=flavour, precision=precision)
+            row = step(run, "build", folder=folder, flavor=flavor, precision=precision)
             if "error" in row:
                 run.add(f"| {module} | {precision} | - | - | {cell(row['error'])} |")
                 continue
-            built.append((flavour, precision))
+            built.append((flavor, precision))
             run.add(f"| {module} | {precision} | {row['seconds']:.1f} | {row['size_mb']:.1f} | {cell(row['note'])} |")
     run.add("")
     return built
@@ -247,25 +247,25 @@ def trtexec_section(run: Run, folder: Path, engines: Sequence[tuple[str, str]]) 
     """Time the same engines with NVIDIA's own tool."""
     run.add("### trtexec", "")
     programs = {"tensorrt": find_trtexec("trtexec"), "rtx": find_trtexec("tensorrt_rtx")}
-    todo = [(flavour, precision) for flavour, precision in engines if programs[flavour]]
+    todo = [(flavor, precision) for flavor, precision in engines if programs[flavor]]
     if not todo:
         absent = "there is no engine" if not engines else "neither trtexec nor tensorrt_rtx is on PATH"
         run.add(f"Not run: {absent}.", "")
         return
     run.add("| engine | batch | latency, median ms | GPU compute, median ms | |", "|---|---|---|---|---|")
-    for flavour, precision in todo:
+    for flavor, precision in todo:
         for batch in BATCHES:
             row = step(
                 run,
                 "trtexec",
                 folder=folder,
-                program=programs[flavour],
-                flavour=flavour,
+                program=programs[flavor],
+                flavor=flavor,
                 precision=precision,
                 batch=batch,
             )
             run.add(
-                f"| {FLAVOURS[flavour]}, {precision} | {batch} | {row.get('latency_ms', '-')} "
+                f"| {FLAVOURS[flavor]}, {precision} | {batch} | {row.get('latency_ms', '-')} "
                 f"| {row.get('compute_ms', '-')} | {cell(row.get('error', ''))} |"
             )
     run.add("")

@@ -91,7 +91,7 @@ def parity(module: torch.nn.Module, files: dict[str, Path], inputs: np.ndarray, 
 
 def times(module: torch.nn.Module, files: dict[str, Path], inputs: np.ndarray, options: argparse.Namespace) -> str:
     from runtimes import load
-    from runtimes.interleaved import compare_timings, time_in_turns
+    from runtimes.metrics.interleaved_timing import compare_timings, time_in_turns
 
     lines = ["| fp32, batch | way | p50 ms | beside raw with I/O binding |", "|---|---|---|---|"]
     for batch in map(int, options.batch.split(",")):

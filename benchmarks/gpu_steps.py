@@ -32,9 +32,9 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
 
     from calibration import calibrate, insert_qdq
     from exporter import ExportConfig, export_resnet, float16_from_float32
-    from exporter.check_images import load_check_images
-    from exporter.float16_qdq import float16_qdq_from_float32
-    from exporter.graph import opset_of
+    from exporter.graph.onnx_graph import opset_of
+    from exporter.models.check_images import load_check_images
+    from exporter.passes.float16_qdq import float16_qdq_from_float32
     from exporter.target import MIN_FLOAT16_SCALE_OPSET, target_from_name
     from runtimes import OrtRuntime, TorchRuntime
 
@@ -63,7 +63,7 @@ def take_bundle(folder: str, bundle: str, **_: Any) -> dict[str, Any]:
     """Copy a bundle's models and golden answers."""
     import numpy as np
 
-    from runtimes.manifest import check_files, load_manifest
+    from runtimes.bundle.manifest import check_files, load_manifest
 
     manifest = load_manifest(Path(bundle))
     check_files(Path(bundle), manifest)
@@ -125,7 +125,7 @@ def calibration(folder: str, **_: Any) -> dict[str, Any]:
     import onnx
 
     from calibration import calibrate
-    from exporter.cli.calibrate_images import calibration_runtime
+    from resnet_export.export_job.calibrate import calibration_runtime
 
     model, images = onnx.load(Path(folder) / "model.onnx"), load_images(Path(folder))
     pieces = np.array_split(images, max(1, len(images) // 8))
@@ -140,32 +140,32 @@ def calibration(folder: str, **_: Any) -> dict[str, Any]:
     return {"largest": abs(ratios[worst] - 1), "tensor": worst, "seconds": seconds, "num_images": len(images)}
 
 
-def build(folder: str, flavour: str, precision: str, **_: Any) -> dict[str, Any]:
+def build(folder: str, flavor: str, precision: str, **_: Any) -> dict[str, Any]:
     """Build one engine with the project's builder."""
-    from exporter.engine import build_engine
+    from exporter.engines.build import build_engine
 
     start = time.perf_counter()
-    plan = build_engine(Path(folder) / FILES[precision], flavour=flavour)
+    plan = build_engine(Path(folder) / FILES[precision], flavor=flavor)
     seconds = time.perf_counter() - start
-    engine_path(Path(folder), flavour, precision).write_bytes(plan)
+    engine_path(Path(folder), flavor, precision).write_bytes(plan)
     return {"seconds": seconds, "size_mb": len(plan) / 1e6, "note": ""}
 
 
-def trt(folder: str, flavour: str, precision: str, *, quick: bool, cuda_graphs: bool = False) -> dict[str, Any]:
+def trt(folder: str, flavor: str, precision: str, *, quick: bool, cuda_graphs: bool = False) -> dict[str, Any]:
     """Run one engine with the project's TensorRT adapter."""
-    from runtimes.trt import TrtRuntime
+    from runtimes.trt.adapter import TrtRuntime
 
-    path = engine_path(Path(folder), flavour, precision)
+    path = engine_path(Path(folder), flavor, precision)
     # No sidecar: the engine was built by this very run.
-    with TrtRuntime(path, flavour=flavour, check_sidecar=False, cuda_graphs=cuda_graphs) as runtime:
+    with TrtRuntime(path, flavor=flavor, check_sidecar=False, cuda_graphs=cuda_graphs) as runtime:
         row = compare_and_time(Path(folder), runtime, quick=quick)
     return {**row, "note": "TF32 allowed, as TensorRT does by default" if precision == "fp32" else ""}
 
 
-def trtexec(folder: str, program: str, flavour: str, precision: str, batch: int, **_: Any) -> dict[str, Any]:
+def trtexec(folder: str, program: str, flavor: str, precision: str, batch: int, **_: Any) -> dict[str, Any]:
     """Time one engine with trtexec and read its medians."""
     size = "x".join(str(axis) for axis in load_images(Path(folder)).shape[1:])
-    engine = engine_path(Path(folder), flavour, precision)
+    engine = engine_path(Path(folder), flavor, precision)
     command = [program, f"--loadEngine={engine}", f"--shapes=input:{batch}x{size}"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     answer = trtexec_medians(done.stdout)
@@ -213,7 +213,7 @@ def compare_and_time(folder: Path, runtime: Any, *, quick: bool) -> dict[str, An
     import numpy as np
 
     from runtimes import compare
-    from runtimes.latency import measure_latency
+    from runtimes.metrics.latency import measure_latency
 
     images = load_images(folder)
     logits = np.load(folder / "logits.npy")
@@ -251,8 +251,8 @@ def load_images(folder: Path) -> Any:
     return np.load(folder / "images.npy")
 
 
-def engine_path(folder: Path, flavour: str, precision: str) -> Path:
-    return folder / f"{FILES[precision].removesuffix('.onnx')}.{flavour}.engine"
+def engine_path(folder: Path, flavor: str, precision: str) -> Path:
+    return folder / f"{FILES[precision].removesuffix('.onnx')}.{flavor}.engine"
 
 
 def find_trtexec(program: str) -> str | None:

@@ -31,9 +31,9 @@ from benchmarks.quantizer_images import network_from, prepare_photographs, prepr
 from benchmarks.quantizer_settings import OURS, chosen
 from benchmarks.quantizers import file_of, run_row
 from calibration.lint import LintReport, lint_file
-from exporter.cli.lint_command import fold_check, lint_target
-from exporter.cli.option_types import positive, resize
 from exporter.target import target_from_name
+from resnet_export.commands.lint import fold_check, lint_target
+from resnet_export.console.option_types import positive, resize
 
 ROWS = "resnet-export max,onnxruntime MinMax,modelopt max,nncf default"
 """One row per way to place Q/DQ; ranges do not matter here."""

@@ -20,8 +20,8 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from runtimes.preparation import Preparation
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from runtimes.preprocessing.model_input import Preparation
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "runtimes.md"
 BEGIN, END = "<!-- benchmarks/preprocessing.py begins -->", "<!-- benchmarks/preprocessing.py ends -->"

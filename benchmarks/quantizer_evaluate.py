@@ -28,7 +28,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.quantizer_statistics import compare_logits
-from runtimes.latency import measure_latency
+from runtimes.metrics.latency import measure_latency
 
 EXACT = "exact"
 MODES: dict[str, dict[str, str]] = {

@@ -14,13 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.sample_images import evenly_ordered, leave_out_copies, split_images
-from exporter.cli.choose_images import class_indices
+from calibration.observers.sample_images import evenly_ordered, leave_out_copies, split_images
+from resnet_export.images.class_index import class_indices
 from runtimes import preprocess
-from runtimes.image_batches import ImageErrors, image_batches
-from runtimes.image_folder import find_images, group_by_class
-from runtimes.manifest import MANIFEST_NAME, check_files, load_manifest
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from runtimes.bundle.manifest import MANIFEST_NAME, check_files, load_manifest
+from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.image_folder import find_images, group_by_class
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
 

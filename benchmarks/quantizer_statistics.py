@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.parity import ParityMeter
+from runtimes.metrics.parity import ParityMeter
 
 Logits = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ class Accuracy:
 
     Attributes:
         num_images: Images compared.
-        sqnr_db: As `runtimes.parity` defines it; None when the logits are equal.
+        sqnr_db: As `runtimes.metrics.parity` defines it; None when the logits are equal.
         agreement: Share of images with equal argmax, 0 to 1.
         kl_softmax: Mean over the images of KL(softmax(FP32) || softmax(quantized)), in nats.
         top1_float: Share of images FP32 gets right, None without labels.

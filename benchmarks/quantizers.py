@@ -42,9 +42,9 @@ from benchmarks.quantizer_images import (
 from benchmarks.quantizer_result import RowResult, RunResult, merged
 from benchmarks.quantizer_settings import OURS, SETTINGS, Setting, chosen
 from benchmarks.quantizer_table import markdown, write_between_markers
-from exporter.cli.option_types import positive, resize, rgb
 from exporter.version import __version__
-from runtimes.environment import machine_info
+from resnet_export.console.option_types import positive, resize, rgb
+from runtimes.machine.environment import machine_info
 
 FORWARD = Setting("FP32 forward", OURS, "forward.py")
 EVALUATORS = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy")

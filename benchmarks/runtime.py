@@ -3,7 +3,7 @@
     python benchmarks/runtime.py --write      # on an idle machine; ten minutes
     python benchmarks/runtime.py --quick      # does it work? its figures are noise
 
-Raw and ours have the same session options and take turns (`runtimes.interleaved`); memory and import time are those of
+Raw and ours have the same session options and take turns (`interleaved_timing`); memory and import time are those of
 processes of their own. Networks: ResNet-50 and ResNet-18 with random weights, which compute as long as trained ones,
 and the digits network. The JPEG is a photograph of scikit-image enlarged to 12 megapixels, quality 92.
 """
@@ -35,13 +35,13 @@ from PIL import Image
 
 from exporter import export_resnet
 from runtimes import load
-from runtimes.environment import machine_info
-from runtimes.int8_kernels import PRECISE_OPTION, why_int8_saturates
-from runtimes.interleaved import MIN_ROUNDS, compare_timings, time_in_turns
-from runtimes.model import Model
-from runtimes.power_state import power_state, warnings_of
-from runtimes.preparation import Preparation
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from runtimes.inference.model import Model
+from runtimes.machine.environment import machine_info
+from runtimes.machine.power_state import power_state, warnings_of
+from runtimes.metrics.interleaved_timing import MIN_ROUNDS, compare_timings, time_in_turns
+from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
+from runtimes.preprocessing.model_input import Preparation
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "runtimes.md"

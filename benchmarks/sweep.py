@@ -55,11 +55,11 @@ PUBLISHED_PARAMETERS = {
 
 def fill(row: Row, name: str, size: int | None) -> None:
     """Fill one row."""
-    from calibration.effort import DEFAULT_EFFORT, EFFORTS
-    from exporter.exported_model import ExportConfig, export_loaded
-    from exporter.float16 import float16_from_float32
-    from exporter.post_export_check import check_against_pytorch, first_nonfinite_tensor
-    from runtimes.ort import OrtRuntime
+    from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+    from exporter.passes.float16 import float16_from_float32
+    from exporter.tracing.check_export import check_against_pytorch, first_nonfinite_tensor
+    from exporter.tracing.export import ExportConfig, export_loaded
+    from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime, float64_outputs
 
     variant = load_variant(row, name, size)
@@ -128,7 +128,7 @@ def verdict(row: Row) -> str:
 
 
 def page(rows: dict[str, Row]) -> str:
-    from exporter.model_names import FAMILIES
+    from exporter.models.model_names import FAMILIES
 
     lines = [
         "# Variants",
@@ -194,7 +194,7 @@ def parameters(row: Row) -> str:
 
 
 def is_layer(reason: str) -> bool:
-    from calibration.residual import LAYER_NORM, NO_CONV
+    from calibration.placement.residual_adds import LAYER_NORM, NO_CONV
 
     return reason not in (LAYER_NORM, NO_CONV)
 

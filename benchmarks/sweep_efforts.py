@@ -39,8 +39,8 @@ from sweep_rows import (
 
 def fill(row: Row, name: str, size: int | None) -> None:
     """Fill one row."""
-    from calibration.effort import EFFORTS
-    from exporter.exported_model import ExportConfig, export_loaded
+    from calibration.methods.effort import EFFORTS
+    from exporter.tracing.export import ExportConfig, export_loaded
 
     variant = load_variant(row, name, size)
     with Stage(row, "export"):
@@ -102,7 +102,7 @@ def verdict(row: Row) -> str:
 
 
 def page(rows: dict[str, Row]) -> str:
-    from exporter.model_names import FAMILIES
+    from exporter.models.model_names import FAMILIES
 
     lines = [
         "# Variants at every effort",

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from calibration.effort import Effort
-    from calibration.quantize_model import QuantizationResult
-    from exporter.loaded_model import LoadedModel
+    from calibration.methods.effort import Effort
+    from calibration.pipeline.quantize_model import QuantizationResult
+    from exporter.models.loaded_model import LoadedModel
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -97,7 +97,7 @@ def run_all(sweep: Sweep) -> int:
 
 
 def chosen(only: str | None, family: str | None) -> list[str]:
-    from exporter.model_names import FAMILIES, MODEL_NAMES, check_family, check_model_name
+    from exporter.models.model_names import FAMILIES, MODEL_NAMES, check_family, check_model_name
 
     if only is not None:
         names = [name.strip() for name in only.split(",")]
@@ -174,9 +174,9 @@ class Variant:
 
 def load_variant(row: Row, name: str, size: int | None) -> Variant:
     """Load a variant at a size in pixels, or its own; the row says at which."""
-    from exporter.load_model import load_model
-    from exporter.loaded_model import RANDOM_WEIGHTS, ModelRequest
-    from exporter.preprocessing_options import PreprocessingOptions
+    from exporter.models.load_model import load_model
+    from exporter.models.loaded_model import RANDOM_WEIGHTS, ModelRequest
+    from exporter.models.preprocessing_options import PreprocessingOptions
 
     loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
     row["input_size"] = list(loaded.preprocessing.input_size)
@@ -185,8 +185,8 @@ def load_variant(row: Row, name: str, size: int | None) -> Variant:
 
 def quantize_variant(model: ModelProto, variant: Variant, effort: Effort) -> QuantizationResult:
     """Quantize as a user would, with Q/DQ computed as written."""
-    from calibration.quantize_model import quantize
-    from runtimes.ort import OrtRuntime
+    from calibration.pipeline.quantize_model import quantize
+    from runtimes.ort.adapter import OrtRuntime
 
     exact = partial(OrtRuntime, exact_qdq=True)
     batches = np.split(variant.calibration, NUM_BATCHES)
@@ -198,7 +198,7 @@ def photographs(preprocessing: Any) -> tuple[NDArray[np.float32], NDArray[np.flo
     import skimage.data
     from PIL import Image
 
-    from runtimes.preprocessing import preprocess
+    from runtimes.preprocessing.transform import preprocess
 
     random = np.random.default_rng(0)
     photos = [Image.fromarray(getattr(skimage.data, name)()) for name in ("astronaut", "coffee", "chelsea", "rocket")]
@@ -213,7 +213,7 @@ def photographs(preprocessing: Any) -> tuple[NDArray[np.float32], NDArray[np.flo
 
 
 def logits(model: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    from runtimes.ort import OrtRuntime
+    from runtimes.ort.adapter import OrtRuntime
 
     with OrtRuntime(model, exact_qdq=True) as runtime:
         return runtime.run({"input": images})["logits"]
@@ -242,12 +242,12 @@ def megabytes(sizes: Iterable[int]) -> str:
 def engine_bytes(model: Any) -> int:
     import onnx
 
-    from exporter.engine import build_engine
+    from exporter.engines.build import build_engine
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(model, path)
-        return len(build_engine(path, flavour="rtx"))
+        return len(build_engine(path, flavor="rtx"))
 
 
 def versions() -> dict[str, str]:

@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck, conv1x1
 from train import PREPROCESSING, images_tensor, shifted, top1
 
-from exporter.exported_model import ExportConfig, export_loaded
-from exporter.loaded_model import LoadedModel
+from exporter.models.loaded_model import LoadedModel
+from exporter.tracing.export import ExportConfig, export_loaded
 
 PLANES = (16, 32, 64)
 """Width of each stage before the bottleneck's expansion by 4."""

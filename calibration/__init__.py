@@ -14,15 +14,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from calibration.calibration_table import CalibrationTable
-from calibration.dialect import Dialect
-from calibration.effort import EFFORTS, Effort
-from calibration.method import Entropy, Max, MeanSquaredError, Percentile
+from calibration.methods.dialect import Dialect
+from calibration.methods.effort import EFFORTS, Effort
+from calibration.methods.method import Entropy, Max, MeanSquaredError, Percentile
+from calibration.ranges.calibration_table import CalibrationTable
 
 if TYPE_CHECKING:
-    from calibration.collect_ranges import calibrate
-    from calibration.qdq import insert_qdq
-    from calibration.quantize_model import quantize
+    from calibration.pipeline.quantize_model import quantize
+    from calibration.qdq.insert_qdq import insert_qdq
+    from calibration.ranges.collect_ranges import calibrate
 
 __all__ = [
     "EFFORTS",
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 _NEED_ONNX = {
-    "calibrate": "calibration.collect_ranges",
-    "insert_qdq": "calibration.qdq",
-    "quantize": "calibration.quantize_model",
+    "calibrate": "calibration.ranges.collect_ranges",
+    "insert_qdq": "calibration.qdq.insert_qdq",
+    "quantize": "calibration.pipeline.quantize_model",
 }
 
 

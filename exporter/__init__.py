@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from exporter.version import __version__
 
 if TYPE_CHECKING:
-    from exporter.engine import build_engine
-    from exporter.exported_model import ExportConfig, ExportedModel, export_resnet
-    from exporter.float16 import float16_from_float32
+    from exporter.engines.build import build_engine
+    from exporter.passes.float16 import float16_from_float32
+    from exporter.tracing.export import ExportConfig, ExportedModel, export_resnet
 
 __all__ = [
     "ExportConfig",
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ExportConfig": "exporter.exported_model",
-    "ExportedModel": "exporter.exported_model",
-    "build_engine": "exporter.engine",
-    "export_resnet": "exporter.exported_model",
-    "float16_from_float32": "exporter.float16",
+    "ExportConfig": "exporter.tracing.export",
+    "ExportedModel": "exporter.tracing.export",
+    "build_engine": "exporter.engines.build",
+    "export_resnet": "exporter.tracing.export",
+    "float16_from_float32": "exporter.passes.float16",
 }
 
 

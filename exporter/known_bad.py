@@ -115,7 +115,7 @@ KNOWN_BAD: Sequence[KnownBad] = (
         "its version converter loses the axes of ReduceMean, ReduceMax, ReduceMin and ReduceL2: a head written as "
         "x.mean((2, 3)) becomes one number over the whole batch",
         'pip install "onnx>=1.22"',
-        "seen with onnx 1.20.0 and 1.21.0, right in 1.22.0: tests/exporter/test_trace.py",
+        "seen with onnx 1.20.0 and 1.21.0, right in 1.22.0: tests/exporter/tracing/test_trace.py",
     ),
     KnownBad(
         "onnxruntime and onnxruntime-gpu in different versions",
@@ -137,7 +137,7 @@ KNOWN_BAD: Sequence[KnownBad] = (
         "on the CPU it rounds QuantizeLinear with FP16 scales down (1.2 / 0.01 gives 119), so that INT8 with FP16 is "
         "measured wrongly",
         'pip install "onnxruntime>=1.30"',
-        "seen with 1.24.1, 1.26.0, 1.28.0 and 1.29.0: tests/exporter/test_float16_qdq.py",
+        "seen with 1.24.1, 1.26.0, 1.28.0 and 1.29.0: tests/exporter/passes/test_float16_qdq.py",
     ),
 )
 

@@ -15,7 +15,7 @@ from exporter.errors import UnsupportedOpsetError
 
 MIN_OPSET = 15
 """The oldest that can be written: onnx's version converter takes no BatchNormalization below 15 and no Relu below 14
-(measured with onnx 1.23 in tests/exporter/test_trace.py). Q/DQ would need 13, for scales per channel."""
+(measured with onnx 1.23 in tests/exporter/tracing/test_trace.py). Q/DQ would need 13, for scales per channel."""
 
 IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
@@ -34,7 +34,7 @@ class Target:
         opset: The opset written unless asked otherwise.
         max_opset: The newest opset that this target reads correctly.
         reads: What the limit was taken from, for messages and the manifest.
-        dialect: How INT8 is written for it, the value of a `calibration.dialect.Dialect`: "tensorrt" or "onnxruntime".
+        dialect: How INT8 is written for it, the value of a `methods.dialect.Dialect`: "tensorrt" or "onnxruntime".
         exact_int8_simulation: Whether parity runs the Q/DQ model with its arithmetic spelled out (as TensorRT
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
         has_dla: Whether a Jetson with a DLA can be there, and a TensorRT that builds for it from float32 files (8.5 to

@@ -16,17 +16,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtimes.answers import Classification
-    from runtimes.image_batches import load_batches
-    from runtimes.image_file import read_image
-    from runtimes.load_model import load
-    from runtimes.model import Model
-    from runtimes.ort import OrtRuntime
-    from runtimes.parity import ParityReport, compare
-    from runtimes.preprocessing import Preprocessing, preprocess
+    from runtimes.inference.classification import Classification
+    from runtimes.inference.load import load
+    from runtimes.inference.model import Model
+    from runtimes.metrics.parity import ParityReport, compare
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.preprocessing.decode import read_image
+    from runtimes.preprocessing.image_batches import load_batches
+    from runtimes.preprocessing.transform import Preprocessing, preprocess
     from runtimes.protocol import Runtime, TensorSpec
     from runtimes.pytorch import TorchRuntime
-    from runtimes.trt import TrtRuntime
+    from runtimes.trt.adapter import TrtRuntime
 
 __all__ = [
     "Classification",
@@ -46,20 +46,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classification": "runtimes.answers",
-    "Model": "runtimes.model",
-    "OrtRuntime": "runtimes.ort",
-    "ParityReport": "runtimes.parity",
-    "Preprocessing": "runtimes.preprocessing",
+    "Classification": "runtimes.inference.classification",
+    "Model": "runtimes.inference.model",
+    "OrtRuntime": "runtimes.ort.adapter",
+    "ParityReport": "runtimes.metrics.parity",
+    "Preprocessing": "runtimes.preprocessing.transform",
     "Runtime": "runtimes.protocol",
     "TensorSpec": "runtimes.protocol",
     "TorchRuntime": "runtimes.pytorch",
-    "TrtRuntime": "runtimes.trt",
-    "compare": "runtimes.parity",
-    "load": "runtimes.load_model",
-    "load_batches": "runtimes.image_batches",
-    "preprocess": "runtimes.preprocessing",
-    "read_image": "runtimes.image_file",
+    "TrtRuntime": "runtimes.trt.adapter",
+    "compare": "runtimes.metrics.parity",
+    "load": "runtimes.inference.load",
+    "load_batches": "runtimes.preprocessing.image_batches",
+    "preprocess": "runtimes.preprocessing.transform",
+    "read_image": "runtimes.preprocessing.decode",
 }
 
 

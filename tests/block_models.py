@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.googlenet import BasicConv2d, Inception
 
-from exporter.loaded_model import LoadedModel
-from exporter.torchvision_models import IMAGENET_PREPROCESSING
+from exporter.models.loaded_model import LoadedModel
+from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
 
 SIZE = 64
 CHANNELS = (16, 32, 32, 32)
@@ -170,7 +170,7 @@ def photographs(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
     """Return crops of photographs, prepared, float32 [count, 3, size, size]."""
     import skimage.data
 
-    from runtimes.preprocessing import normalize
+    from runtimes.preprocessing.transform import normalize
 
     random = np.random.default_rng(seed)
     photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]

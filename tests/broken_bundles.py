@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from runtimes.manifest import file_entry
+from runtimes.bundle.manifest import file_entry
 
 
 def with_scaled_activations(bundle: Path, copy: Path, factor: float, of: Callable[[str], bool] = bool) -> Path:

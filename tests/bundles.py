@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from exporter.bundle import TOOL_NAME, file_entries, write_manifest
-from exporter.finish import Finish
-from exporter.finish_graph import finish_graph
-from runtimes.manifest import BatchRange, Manifest, TensorEntry
-from runtimes.preprocessing import Interpolation, Preprocessing, normalize
+from exporter.bundle.write_folder import TOOL_NAME, file_entries, write_manifest
+from exporter.passes.add_pre_post import finish_graph
+from exporter.passes.pre_post_options import Finish
+from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry
+from runtimes.preprocessing.transform import Interpolation, Preprocessing, normalize
 
 FILES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 DIGITS = Preprocessing((32, 32), None, Interpolation.BILINEAR, (0.306, 0.306, 0.306), (0.324, 0.324, 0.324))

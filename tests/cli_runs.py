@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.cli import main
+from resnet_export.main import main
 
 ROOT = Path(__file__).parents[1]
 DIGITS_WEIGHTS = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"

@@ -79,7 +79,7 @@ class TrainedNetwork:
 @pytest.fixture(scope="session")
 def digits_network(digits_folder: Path) -> TrainedNetwork:
     """The demo's ResNet-20 and its images: 256 and 360, evenly mixed over the classes."""
-    from calibration.sample_images import evenly_ordered
+    from calibration.observers.sample_images import evenly_ordered
     from exporter import export_resnet
     from runtimes import preprocess, read_image
 

@@ -89,9 +89,9 @@ def export_random(module, *, size: int, opset: int | None = None, seed: int = 0)
 
 def export_loaded_module(module, *, size: int, opset: int | None = None) -> ModelProto:
     """Fold and export a PyTorch module of 10 classes as it is."""
-    from exporter.exported_model import ExportConfig, export_loaded
-    from exporter.loaded_model import LoadedModel
-    from exporter.torchvision_models import IMAGENET_PREPROCESSING
+    from exporter.models.loaded_model import LoadedModel
+    from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
+    from exporter.tracing.export import ExportConfig, export_loaded
 
     loaded = LoadedModel(
         module=module.eval(),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from calibration.lint import Finding, LintReport
-from exporter.cli.lint_command import lint_target
 from exporter.target import target_from_name
+from resnet_export.commands.lint import lint_target
 
 TENSORRT = lint_target(target_from_name("tensorrt"))
 JETPACK5 = lint_target(target_from_name("jetpack5"))

@@ -11,13 +11,13 @@ from graph_builder import GraphBuilder
 from onnx import ModelProto
 
 from calibration import calibrate, insert_qdq
-from exporter.finish import Finish
-from exporter.finish_graph import finish_graph, metadata_of
-from exporter.float16 import float16_from_float32
-from runtimes.manifest import DEFAULT_BATCH, MANIFEST_NAME, Manifest, TensorEntry, file_entry
-from runtimes.ort import OrtRuntime
-from runtimes.precision import MODEL_FILES
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from exporter.passes.add_pre_post import finish_graph, metadata_of
+from exporter.passes.float16 import float16_from_float32
+from exporter.passes.pre_post_options import Finish
+from runtimes.bundle.manifest import DEFAULT_BATCH, MANIFEST_NAME, Manifest, TensorEntry, file_entry
+from runtimes.bundle.precision import MODEL_FILES
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 SIZE, CLASSES = 16, 5
 PLAIN = Finish()

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.verification import Gate, GateResult, LogitMeter, Verdict, judge
 from runtimes.verification.gates import DEFAULT_GATES
-from runtimes.verification.logit_comparison import LogitComparison
 from runtimes.verification.report import FileComparison, FileReport, Setting, build_report
 
 NAMES = ("9|<b>.png", "a*b_c.png", "plain.png")

@@ -13,7 +13,7 @@ import onnx
 from measured import CalibrationImages, main
 
 from calibration import Dialect, Effort, quantize
-from calibration.method import method_from_name
+from calibration.methods.method import method_from_name
 from runtimes import OrtRuntime
 
 
@@ -36,7 +36,7 @@ def write_quantized(
         images: Calibration images.
         output: The file to write.
         method: Word of `--method`.
-        equalize: See `calibration.effort.Effort`, as for the next two.
+        equalize: See `calibration.methods.effort.Effort`, as for the next two.
         correct_biases: Likewise.
         round_weights: Likewise.
         dialect: Value of a `calibration.Dialect`.

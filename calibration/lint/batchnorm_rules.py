@@ -1,6 +1,6 @@
 """BatchNormalization that is left: folded into the layer before it, it costs nothing and quantizes with the weights.
 
-Which ones fold is decided by the code that folds (`exporter.fold_affine`); its answer is handed in.
+Which ones fold is decided by the code that folds (`exporter.passes.fold_affine`); its answer is handed in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from calibration.lint.finding import Finding, Rule, Severity
 from calibration.lint.grouping import Grouped
 from calibration.lint.quantized_graph import QuantizedGraph
-from exporter.graph import attribute
+from exporter.graph.onnx_graph import attribute
 
 FOLDABLE = Rule(
     "B001",

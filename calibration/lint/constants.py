@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from exporter.graph import array_from_initializer, attribute
+from exporter.graph.onnx_graph import array_from_initializer, attribute
 
 MAX_BYTES = 1 << 20
 """Largest constant that is read from another file: scales per channel take 4 bytes each."""

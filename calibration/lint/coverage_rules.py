@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from onnx import NodeProto
 
-from calibration.gates import find_gates
 from calibration.lint.finding import Finding, Rule, Severity
 from calibration.lint.grouping import Grouped
 from calibration.lint.lint_target import LintTarget
@@ -28,8 +27,9 @@ from calibration.lint.quantized_graph import (
     constant_behind,
     is_integer,
 )
-from calibration.placement import ATTENTION, GATE, output_channel_axis, why_not_quantized
-from exporter.graph import attribute, index_graph
+from calibration.placement.channel_gates import find_gates
+from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
+from exporter.graph.onnx_graph import attribute, index_graph
 
 FLOAT_LAYER = Rule(
     "L001",

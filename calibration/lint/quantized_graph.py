@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.lint.constants import Constants, find_constants, num_bytes
 from calibration.lint.module_names import is_readable, module_names
-from exporter.graph import GraphIndex, attribute, index_graph, initializer_from_array
+from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))

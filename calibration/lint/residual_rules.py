@@ -1,7 +1,7 @@
 """Whether the additions of residual blocks are as fast as they can be.
 
 TensorRT makes one INT8 kernel of Conv + Add + ReLU when the convolution's own output carries no Q/DQ and the other
-operand of the Add does (see `calibration.residual`, which finds both in the graph without Q/DQ). ONNX Runtime wants
+operand of the Add does (see `placement.residual_adds`, which finds both in the graph without Q/DQ). ONNX Runtime wants
 the opposite: its integer Add takes Q/DQ on both sides.
 
 Source: NVIDIA, tensorflow-quantization toolkit, "add custom Q/DQ cases"; ONNX Runtime, QLinearAdd in its QDQ selectors.
@@ -16,7 +16,7 @@ from calibration.lint.finding import Finding, Rule, Severity
 from calibration.lint.grouping import Grouped
 from calibration.lint.lint_target import LintTarget
 from calibration.lint.quantized_graph import WEIGHTED, QuantizedGraph, node_name
-from calibration.residual import Residuals, find_residual_adds
+from calibration.placement.residual_adds import Residuals, find_residual_adds
 
 BOTH_SIDES = Rule(
     "R001",

@@ -24,10 +24,10 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from exporter.bundle import file_entries, write_manifest
-from exporter.cli import main as resnet_export
-from exporter.graph import array_from_initializer, initializer_from_array
-from runtimes.manifest import load_manifest
+from exporter.bundle.write_folder import file_entries, write_manifest
+from exporter.graph.onnx_graph import array_from_initializer, initializer_from_array
+from resnet_export.main import main as resnet_export
+from runtimes.bundle.manifest import load_manifest
 
 DIGITS = Path(__file__).parents[1] / "digits"
 WEIGHTS = DIGITS / "resnet20_digits.safetensors"

@@ -24,9 +24,9 @@ from split import load_pictures, split_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.cifar_resnet import CifarResNet
-from runtimes.image_file import rgb_from_image
-from runtimes.preprocessing import Interpolation, Preprocessing, preprocess
+from exporter.networks.cifar_resnet import CifarResNet
+from runtimes.preprocessing.decode import rgb_from_image
+from runtimes.preprocessing.transform import Interpolation, Preprocessing, preprocess
 
 CHECKPOINT = Path(__file__).with_name("resnet20_digits.safetensors")
 

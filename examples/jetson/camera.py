@@ -22,9 +22,9 @@ from open_runtime import add_model_options, bundle_of, open_runtime
 from PIL import Image
 
 from runtimes import preprocess
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.errors import MissingDependencyError, RuntimeAdapterError
-from runtimes.image_file import read_image
-from runtimes.manifest import Manifest, check_files, load_manifest
+from runtimes.preprocessing.decode import read_image
 
 
 class SourceError(RuntimeAdapterError):

@@ -15,9 +15,9 @@ import sys
 import numpy as np
 from open_runtime import add_model_options, bundle_of, open_runtime
 
+from runtimes.bundle.manifest import check_files, load_manifest
 from runtimes.errors import RuntimeAdapterError
-from runtimes.manifest import check_files, load_manifest
-from runtimes.npz_file import load_npz
+from runtimes.io.npz import load_npz
 
 
 def main() -> int:

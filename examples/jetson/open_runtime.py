@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from runtimes.engine_sidecar import sidecar_path
 from runtimes.errors import MissingDependencyError
 from runtimes.protocol import Runtime
+from runtimes.trt.engine_sidecar import sidecar_path
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def open_runtime(options: argparse.Namespace) -> Runtime:
 
         return OrtRuntime(options.model)
     try:
-        from runtimes.trt import TrtRuntime
+        from runtimes.trt.adapter import TrtRuntime
     except ImportError as err:
         raise MissingDependencyError(
             f"--runtime tensorrt needs JetPack's tensorrt ({err}); apt install python3-libnvinfer, and make the "

@@ -12,8 +12,8 @@ NumPy only: a device checks itself with the code that a workstation uses.
 
 from __future__ import annotations
 
+from runtimes.metrics.logit_comparison import ClassResult, Flip, LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.verification.gates import Gate, GateResult, Verdict, judge
-from runtimes.verification.logit_comparison import ClassResult, Flip, LogitComparison
-from runtimes.verification.logit_meter import LogitMeter
 
 __all__ = ["ClassResult", "Flip", "Gate", "GateResult", "LogitComparison", "LogitMeter", "Verdict", "judge"]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtimes.confidence_interval import wilson_interval
 from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.confidence_interval import wilson_interval
 from runtimes.verification.report import SCHEMA_VERSION
 
 

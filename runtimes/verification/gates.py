@@ -7,14 +7,14 @@ images (`agreement`, `top1_drop_pp`) is a claim about images that were not seen,
     fail          it is refuted: the interval's better end does not meet it
     inconclusive  neither: too few images, or too close; a result of its own, never a pass
 
-The claim is about one end only, at 95 % confidence: the end of the 90 % interval (`runtimes.confidence_interval`).
+The claim is about one end only, at 95 % confidence: the end of the 90 % interval (`metrics.confidence_interval`).
 A threshold at its limit (agreement 1, drop 0) no number of images can show; it is taken as one about these images only.
 
 NaN, Inf and an empty set fail every gate.
 
 Defaults, per precision of the file:
 
-    fp32   relative_max_diff <= 1e-4    what an export must meet too (`exporter.post_export_check`)
+    fp32   relative_max_diff <= 1e-4    what an export must meet too (`exporter.tracing.check_export`)
     fp16   sqnr_db >= 40                FP16 keeps 11 bits; ResNet-18 and ResNet-20 measure 60 and 61 dB
            agreement >= 0.99
     int8   sqnr_db >= 20                the good INT8 files of docs/int8.md measure 24 to 35 dB, those that lost
@@ -32,8 +32,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
-from runtimes.confidence_interval import images_to_show
-from runtimes.verification.logit_comparison import LogitComparison
+from runtimes.metrics.confidence_interval import images_to_show
+from runtimes.metrics.logit_comparison import LogitComparison
 
 ONE_SIDED_CONFIDENCE = 0.95
 INTERVAL_CONFIDENCE = 2 * ONE_SIDED_CONFIDENCE - 1

@@ -61,8 +61,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.verification.gates import GateResult, Verdict, overall
-from runtimes.verification.logit_comparison import LogitComparison
 
 SCHEMA_VERSION = 1
 

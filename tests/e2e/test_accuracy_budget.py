@@ -13,9 +13,9 @@ from onnx import TensorProto
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exporter.cli import main
-from exporter.cli.accuracy_budget import MIN_TO_SPLIT
-from runtimes.manifest import load_manifest
+from resnet_export.export_job.accuracy_budget import MIN_TO_SPLIT
+from resnet_export.main import main
+from runtimes.bundle.manifest import load_manifest
 
 BROKEN = "layer2.1"
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]

@@ -16,7 +16,7 @@ from cli_runs import DIGITS_WEIGHTS, export_digits
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from exporter.cli import main
+from resnet_export.main import main
 
 Capture = pytest.CaptureFixture[str]
 
@@ -312,7 +312,7 @@ def test_verbose_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(digits_folder: Path, tmp_path: Path, signum: signal.Signals) -> None:
     output = tmp_path / "bundle"
-    command = [sys.executable, "-c", "import sys; from exporter.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from resnet_export.main import main; sys.exit(main())"]
     arguments = [*digits(calib=digits_folder / "calib"), "--int8", "--output", output]
     process = subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -11,20 +11,20 @@ import onnx
 import pytest
 from block_models import BLOCKS, SIZE, loaded, photographs, trained
 
-from calibration.collect_ranges import calibrate
-from calibration.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.placement import ATTENTION, GATE
-from calibration.qdq import QuantizedModel, insert_qdq
-from calibration.quantize_model import quantize
-from calibration.residual import LAYER_NORM, NO_CONV
-from exporter.engine import BuildOptions, build_engine
-from exporter.exported_model import ExportConfig, ExportedModel, export_loaded
-from exporter.float16 import float16_from_float32
-from exporter.float16_qdq import float16_qdq_from_float32
-from exporter.graph import index_graph, tensor_shapes
-from exporter.opset import convert_opset
-from exporter.post_export_check import check_against_pytorch
-from runtimes.ort import OrtRuntime
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.pipeline.quantize_model import quantize
+from calibration.placement.for_tensorrt import ATTENTION, GATE
+from calibration.placement.residual_adds import LAYER_NORM, NO_CONV
+from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
+from calibration.ranges.collect_ranges import calibrate
+from exporter.engines.build import BuildOptions, build_engine
+from exporter.graph.onnx_graph import index_graph, tensor_shapes
+from exporter.passes.convert_opset import convert_opset
+from exporter.passes.float16 import float16_from_float32
+from exporter.passes.float16_qdq import float16_qdq_from_float32
+from exporter.tracing.check_export import check_against_pytorch
+from exporter.tracing.export import ExportConfig, ExportedModel, export_loaded
+from runtimes.ort.adapter import OrtRuntime
 from runtimes.pytorch import TorchRuntime
 
 
@@ -110,7 +110,7 @@ def test_tensorrt_rtx_builds_all_three(name, tmp_path: Path):
         path = tmp_path / f"{precision}.onnx"
         onnx.save_model(model, path)
         chosen = ("8.6", "8.9") if precision == "int8" else ()
-        plan = build_engine(path, flavour="rtx", options=BuildOptions(compute_capabilities=chosen))
+        plan = build_engine(path, flavor="rtx", options=BuildOptions(compute_capabilities=chosen))
         assert len(plan) > 10_000
 
 
@@ -123,7 +123,7 @@ def test_tensorrt_rtx_builds_every_effort(name, effort, tmp_path: Path):
     half = float16_qdq_from_float32(found.model).model
     assert np.isfinite(logits(half, photographs(2))).all()
     onnx.save_model(half, tmp_path / "model.onnx")
-    assert len(build_engine(tmp_path / "model.onnx", flavour="rtx")) > 10_000
+    assert len(build_engine(tmp_path / "model.onnx", flavor="rtx")) > 10_000
 
 
 @pytest.mark.parametrize("name", ["preactivation", "dense", "option-a", "convnext"])

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from bundles import small_classifier, write_bundle
 
-from exporter.cli import main
+from resnet_export.main import main
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "import sys; from exporter.cli import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from resnet_export.main import main; sys.exit(main(sys.argv[1:]))"
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
@@ -171,7 +171,7 @@ class TestRefusals:
 
 def test_interrupted(bundle, digits_folder, tmp_path, monkeypatch, capsys):
     """Ctrl-C keeps what is done, and says how to go on."""
-    from runtimes import classify_run
+    from runtimes.batch_inference import run as classify_run
 
     def interrupt(folder, part, rows):
         if part.number == 2:

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from graph_builder import export_random
 
-from exporter.cifar_resnet import CifarResNet
+from exporter.networks.cifar_resnet import CifarResNet
 
 MAX_GROWTH = 1.05
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.checkpoint import infer_num_classes, load_checkpoint, load_into
-from exporter.cifar_resnet import CifarResNet
-from runtimes.image_file import read_image
-from runtimes.preprocessing import Preprocessing, preprocess
+from exporter.checkpoints.checkpoint import infer_num_classes, load_checkpoint, load_into
+from exporter.networks.cifar_resnet import CifarResNet
+from runtimes.preprocessing.decode import read_image
+from runtimes.preprocessing.transform import Preprocessing, preprocess
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 

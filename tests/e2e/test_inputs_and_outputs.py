@@ -13,9 +13,9 @@ import torch
 from block_models import trained
 from PIL import Image
 
-from exporter.cli import main
-from runtimes.manifest import check_files, load_manifest
-from runtimes.ort import OrtRuntime
+from resnet_export.main import main
+from runtimes.bundle.manifest import check_files, load_manifest
+from runtimes.ort.adapter import OrtRuntime
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from cli_runs import ROOT, export_digits
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtimes.image_file import read_image
-from runtimes.manifest import load_manifest
-from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
+from runtimes.bundle.manifest import load_manifest
+from runtimes.preprocessing.decode import read_image
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
 
 CPP = ROOT / "examples" / "jetson" / "cpp"
 CAMERA = ROOT / "examples" / "jetson" / "camera.py"

@@ -11,9 +11,9 @@ import pytest
 from cli_runs import DIGITS_WEIGHTS, export_digits
 from numpy.testing import assert_allclose
 
-from exporter.cli import main
+from resnet_export.main import main
 from runtimes import OrtRuntime
-from runtimes.manifest import MANIFEST_NAME, check_files, load_manifest
+from runtimes.bundle.manifest import MANIFEST_NAME, check_files, load_manifest
 
 BUNDLE_FILES = {
     "manifest.json",
@@ -210,4 +210,4 @@ def test_resnet50_on_photographs_builds_with_tensorrt_rtx(photo_folder: Path, tm
     sizes = {file.name: file.stat().st_size for file in output.glob("*.onnx")}
     assert sizes["model.int8.onnx"] < 0.26 * sizes["model.onnx"]
     for file in ("model.fp16.onnx", "model.int8.onnx", "model.int8.fp16.onnx"):
-        assert len(build_engine(output / file, flavour="rtx")) > 1_000_000
+        assert len(build_engine(output / file, flavor="rtx")) > 1_000_000

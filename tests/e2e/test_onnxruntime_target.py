@@ -9,13 +9,13 @@ import onnx
 import pytest
 from cli_runs import DIGITS_WEIGHTS, export_digits
 
-from calibration.calibration_table import CalibrationTable
-from calibration.dialect import Dialect
-from exporter.cli import main
-from exporter.cli import measure as measuring
-from exporter.cli.result_table import print_result
-from runtimes.int8_kernels import why_int8_saturates
-from runtimes.manifest import load_manifest
+from calibration.methods.dialect import Dialect
+from calibration.ranges.calibration_table import CalibrationTable
+from resnet_export.export_job import measure as measuring
+from resnet_export.export_job.result_table import print_result
+from resnet_export.main import main
+from runtimes.bundle.manifest import load_manifest
+from runtimes.ort.int8_kernels import why_int8_saturates
 
 ROW = measuring.SATURATING_ROW
 

@@ -60,7 +60,7 @@ def test_the_page_of_the_runtimes(demo_folder: Path) -> None:
 
 def test_every_option_named_in_the_readme_exists() -> None:
     command = (
-        "from exporter.cli import VERBS, main\n"
+        "from resnet_export.main import VERBS, main\n"
         "for words in ([], *([verb] for verb in VERBS)):\n"
         "    try: main([*words, '--help'])\n"
         "    except SystemExit: pass"

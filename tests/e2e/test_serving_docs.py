@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli import main
+from resnet_export.main import main
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 OF_THE_EXPORT = {"--topk", "--softmax", "--features", "--input", "--int8"}

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from cli_runs import export_digits
 
-from exporter.cli import main
+from resnet_export.main import main
 
 
 @pytest.fixture

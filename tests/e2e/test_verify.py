@@ -14,13 +14,13 @@ import onnx
 import pytest
 from cli_runs import DIGITS_WEIGHTS
 
-from exporter.bundle import file_entries, write_json, write_manifest
-from exporter.cli import main
-from exporter.cli.verify_attribution import attribution
-from exporter.cli.verify_compare import compare, golden_set, open_all
-from exporter.cli.verify_sides import OpenCandidate
-from exporter.cli.verify_subject import read_subject
-from runtimes.manifest import load_manifest
+from exporter.bundle.write_folder import file_entries, write_json, write_manifest
+from resnet_export.main import main
+from resnet_export.verify_job.attribution import attribution
+from resnet_export.verify_job.compare import compare, golden_set, open_all
+from resnet_export.verify_job.sides import OpenCandidate
+from resnet_export.verify_job.subject import read_subject
+from runtimes.bundle.manifest import load_manifest
 
 ROOT = Path(__file__).parents[2]
 AGAINST = ("--against", "cifar_resnet20", "--weights", DIGITS_WEIGHTS)
@@ -268,7 +268,7 @@ def test_the_engines_share_of_the_loss_is_told_apart(bundle):
     """No GPU here: the file with ONNX Runtime's own INT8 kernels stands in for the engine."""
     from contextlib import ExitStack
 
-    from runtimes.ort import OrtRuntime
+    from runtimes.ort.adapter import OrtRuntime
 
     subject = read_subject(bundle, ("int8",), engines=False)
     with ExitStack() as stack:
@@ -306,7 +306,7 @@ def test_the_action_runs_the_command(bundle, tmp_path):
     command = tmp_path / "bin" / "resnet-export"
     command.parent.mkdir()
     command.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom exporter.cli import main\nsys.exit(main())\n", encoding="utf-8"
+        f"#!{sys.executable}\nimport sys\nfrom resnet_export.main import main\nsys.exit(main())\n", encoding="utf-8"
     )
     command.chmod(0o755)
     environment |= {

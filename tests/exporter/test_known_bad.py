@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from exporter import known_bad
-from exporter.cli import main
 from exporter.known_bad import (
     KNOWN_BAD,
     TORCH_OF_TORCHVISION,
@@ -16,6 +15,7 @@ from exporter.known_bad import (
     refuse_known_bad,
     version_numbers,
 )
+from resnet_export.main import main
 
 GOOD = {"torch": "2.15.0", "torchvision": "0.29.2", "onnx": "1.23.2", "onnxruntime-gpu": "1.31.1", "numpy": "2.4.6"}
 CASES = {

@@ -2,10 +2,10 @@ import dataclasses
 
 import pytest
 
-from calibration.dialect import Dialect
+from calibration.methods.dialect import Dialect
 from exporter.errors import ExportError, UnsupportedOpsetError
-from exporter.exported_model import ExportConfig
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, check_opset, target_from_name
+from exporter.tracing.export import ExportConfig
 
 # What TensorRT reads: 8.5/8.6 <= 17, 10.0-10.3 <= 20. Source: onnx-tensorrt, docs/operators.md at those releases.
 EXPECTED = {

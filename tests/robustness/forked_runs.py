@@ -25,8 +25,8 @@ def import_everything() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import onnxruntime  # noqa: F401
 
-    import exporter.cli.export_job
-    import exporter.cli.write_bundle  # noqa: F401
+    import resnet_export.export_job.job
+    import resnet_export.export_job.write_bundle  # noqa: F401
     from exporter import export_resnet
 
     if MODEL[0] == "cifar_resnet20":
@@ -60,7 +60,7 @@ def start(words: Sequence[object], log: Path | None = None, before: Callable[[],
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         before()
-        from exporter.cli import main
+        from resnet_export.main import main
 
         os._exit(main([str(word) for word in words]))
     except BaseException:  # a fork must end here, whatever it meets: above it is the test's own process

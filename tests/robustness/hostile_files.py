@@ -146,7 +146,7 @@ def make_bundle(folder: Path) -> Path:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     images, bundle = folder / "digits", folder / "bundle"
     subprocess.run([sys.executable, "examples/digits/write_images.py", images], cwd=ROOT, env=env, check=True)
-    main = "import sys; from exporter.cli import main; sys.exit(main(sys.argv[1:]))"
+    main = "import sys; from resnet_export.main import main; sys.exit(main(sys.argv[1:]))"
     weights = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
     words = ["cifar_resnet20", "--weights", weights, "--int8", "--fp16", "--calib", images / "calib", "--effort", "0"]
     words += ["--num-calib", "32", "--quiet", "--calib-cache", "off", "-o", bundle]

@@ -96,7 +96,7 @@ def good_images(folder: Path) -> Path:
 
 def calibrate(work: Path, calib: Path, *options: str) -> int:
     """Run the main job on a folder; return the exit code."""
-    from exporter.cli import main
+    from resnet_export.main import main
 
     words = ["cifar_resnet20", "--weights", str(WEIGHTS), "--int8", "--calib", str(calib), "--effort", "0", "--force"]
     return main(
@@ -107,8 +107,8 @@ def calibrate(work: Path, calib: Path, *options: str) -> int:
 def read_each(folder: Path, readable: set[str], unreadable: set[str]) -> list[str]:
     """Read every picture on its own; return what went otherwise than it should."""
     from runtimes.errors import ImageReadError
-    from runtimes.image_file import read_image
-    from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
+    from runtimes.preprocessing.decode import read_image
+    from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
 
     preprocessing = Preprocessing(36, (32, 32), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
     failures = []
@@ -150,7 +150,7 @@ def check_classify(work: Path) -> list[str]:
     """Classify the same pictures; every file must have its row, with a class or with a reason."""
     import csv
 
-    from exporter.cli import main
+    from resnet_export.main import main
 
     folder = work / "classify"
     good = next((work / "digits" / "val").rglob("*.png"))
@@ -168,8 +168,8 @@ def check_classify(work: Path) -> list[str]:
 
 def check_many(work: Path, count: int, num_links: int = 20_000) -> list[str]:
     """List, split and hash a folder of `count` pictures, and one full of links to folders."""
-    from calibration.sample_images import image_list_sha256, split_images
-    from runtimes.image_folder import find_images
+    from calibration.observers.sample_images import image_list_sha256, split_images
+    from runtimes.preprocessing.image_folder import find_images
 
     folder = work / "many"
     for place in range(100):

@@ -69,10 +69,10 @@ def manifest_kind(bundle: Path, folder: Path) -> Kind:
     picture = Image.new("RGB", (40, 30), (10, 200, 30))
 
     def read(path: Path) -> None:
-        from exporter.bundle_engine import _onnx_file
-        from exporter.cli.build_command import _parser, _precision
-        from exporter.cli.sensitivity_command import _recipe
-        from runtimes.manifest import check_files, load_manifest
+        from exporter.engines.bundle_engine import _onnx_file
+        from resnet_export.build_job.command import _parser, _precision
+        from resnet_export.commands.sensitivity import _recipe
+        from runtimes.bundle.manifest import check_files, load_manifest
 
         manifest = load_manifest(path.parent)
         manifest.prepare(picture)
@@ -93,10 +93,10 @@ def manifest_kind(bundle: Path, folder: Path) -> Kind:
 
 def sidecar_kind(bundle: Path, folder: Path) -> Kind:
     """The sidecar of an engine: read, compared, asked for the command that rebuilds."""
-    from exporter.bundle_engine import _why_rebuild
-    from runtimes.engine_fit import check_plan, read_sidecar, rebuild_command
-    from runtimes.engine_sidecar import EngineFacts, EngineSidecar
-    from runtimes.manifest import BatchRange, file_entry
+    from exporter.engines.bundle_engine import _why_rebuild
+    from runtimes.bundle.manifest import BatchRange, file_entry
+    from runtimes.trt.compatibility import check_plan, read_sidecar, rebuild_command
+    from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar
 
     (folder / "x.engine").write_bytes(b"a plan")
     entry = file_entry(folder / "x.engine")
@@ -108,13 +108,13 @@ def sidecar_kind(bundle: Path, folder: Path) -> Kind:
 
     def read(path: Path) -> None:
         engine = path.parent / "x.engine"
-        sidecar = read_sidecar(engine, required=True, flavour=None)
+        sidecar = read_sidecar(engine, required=True, flavor=None)
         assert sidecar is not None
-        command = rebuild_command(engine, sidecar, sidecar.facts.flavour)
+        command = rebuild_command(engine, sidecar, sidecar.facts.flavor)
         facts.differences(sidecar.facts)
         _why_rebuild(engine, facts)
         json.dumps(sidecar.to_json())
-        check_plan(engine, sidecar, sidecar.facts.flavour, command)
+        check_plan(engine, sidecar, sidecar.facts.flavor, command)
 
     hand_made = (b"", b"[]", b'"' + b"x" * 100_000 + b'"', b"[" * 100_000)
     mutate = lambda _, generator: mutate_json(good, generator)  # noqa: E731
@@ -130,13 +130,13 @@ def calibration_kind(bundle: Path, folder: Path) -> Kind:
 
     def read(path: Path) -> None:
         from calibration import insert_qdq
-        from calibration.calibration_table import CalibrationTable
-        from calibration.convergence import still_moving, summary
+        from calibration.diagnostics.quantizability import lint_activations
         from calibration.errors import CalibrationError
-        from calibration.judge_input import judge_input
-        from calibration.quantizability import lint_activations
-        from runtimes.manifest import load_manifest
-        from runtimes.plain_file import read_json_file
+        from calibration.observers.convergence import still_moving, summary
+        from calibration.observers.judge_input import judge_input
+        from calibration.ranges.calibration_table import CalibrationTable
+        from runtimes.bundle.manifest import load_manifest
+        from runtimes.io.bounded_read import read_json_file
 
         try:
             table = CalibrationTable.from_json(read_json_file(path))
@@ -156,8 +156,8 @@ def calibration_kind(bundle: Path, folder: Path) -> Kind:
 
 def cache_kind(bundle: Path, folder: Path) -> Kind:
     """An entry of the calibration cache under the right name; half of them with a checksum that is right again."""
-    from calibration.calibration_cache import CacheKey, CalibrationCache, Hit, Miss, _canonical, _sha256
-    from calibration.calibration_table import CalibrationTable
+    from calibration.ranges.calibration_cache import CacheKey, CalibrationCache, Hit, Miss, _canonical, _sha256
+    from calibration.ranges.calibration_table import CalibrationTable
 
     content = json.loads((bundle / "calibration.json").read_text())
     key = CacheKey({"model": "0" * 64, "images": "1" * 64})
@@ -191,7 +191,7 @@ def cache_kind(bundle: Path, folder: Path) -> Kind:
 
 def golden_kind(bundle: Path, folder: Path) -> Kind:
     """A bundle's golden outputs."""
-    from runtimes.npz_file import load_npz
+    from runtimes.io.npz import load_npz
 
     rng = np.random.default_rng(1)
     stream = io.BytesIO()
@@ -238,8 +238,8 @@ class RunsCode:
 
 
 def _load_weights(path: Path) -> None:
-    from exporter.load_model import load_model
-    from exporter.loaded_model import ModelRequest
+    from exporter.models.load_model import load_model
+    from exporter.models.loaded_model import ModelRequest
 
     load_model(ModelRequest("cifar_resnet20", str(path)))
 
@@ -350,10 +350,10 @@ def onnx_kind(bundle: Path, folder: Path) -> Kind:
     image = np.zeros((1, 3, 16, 16), np.float32)
 
     def read(path: Path) -> None:
-        from exporter.exported_model import ExportConfig, export_loaded
-        from exporter.load_model import load_model
-        from exporter.loaded_model import ModelRequest
-        from runtimes.ort import OrtRuntime
+        from exporter.models.load_model import load_model
+        from exporter.models.loaded_model import ModelRequest
+        from exporter.tracing.export import ExportConfig, export_loaded
+        from runtimes.ort.adapter import OrtRuntime
 
         exported = export_loaded(load_model(ModelRequest(str(path))), ExportConfig())
         with OrtRuntime(exported.onnx, num_threads=1) as runtime:
@@ -397,7 +397,7 @@ def onnxruntime_kind(bundle: Path, folder: Path) -> Kind:
     image = np.zeros((1, 3, 16, 16), np.float32)
 
     def read(path: Path) -> None:
-        from runtimes.ort import OrtRuntime
+        from runtimes.ort.adapter import OrtRuntime
 
         with OrtRuntime(path, num_threads=1) as runtime:
             runtime.run(dict.fromkeys(runtime.input_specs, image))
@@ -477,8 +477,8 @@ def _encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def _read_picture(path: Path) -> None:
-    from runtimes.image_file import read_image
-    from runtimes.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
+    from runtimes.preprocessing.decode import read_image
+    from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
 
     preprocess(Preprocessing(36, (32, 32), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD), read_image(path))
 

@@ -84,9 +84,9 @@ def check_written(bundle: Path) -> list[str]:
     """Run every file of a bundle on its golden inputs; return what is wrong."""
     import numpy as np
 
-    from runtimes.manifest import check_files, load_manifest
-    from runtimes.npz_file import load_npz
-    from runtimes.ort import OrtRuntime
+    from runtimes.bundle.manifest import check_files, load_manifest
+    from runtimes.io.npz import load_npz
+    from runtimes.ort.adapter import OrtRuntime
 
     manifest = load_manifest(bundle)
     check_files(bundle, manifest)

@@ -63,8 +63,8 @@ def killed_run(words: Sequence[object], seconds: float, watched: Sequence[Path],
 
 def bundle_state(bundle: Path) -> str:
     """Return "none", "whole", or what is wrong."""
+    from runtimes.bundle.manifest import check_files, load_manifest
     from runtimes.errors import BundleError
-    from runtimes.manifest import check_files, load_manifest
 
     if not bundle.exists():
         return "none"
@@ -79,9 +79,9 @@ def bundle_state(bundle: Path) -> str:
 
 def engine_state(engine: Path) -> str:
     """Return "none", "whole", "told apart" (a plan without its sidecar), or what is wrong."""
-    from runtimes.engine_sidecar import load_sidecar, sidecar_path
+    from runtimes.bundle.manifest import file_entry
     from runtimes.errors import BundleError
-    from runtimes.manifest import file_entry
+    from runtimes.trt.engine_sidecar import load_sidecar, sidecar_path
 
     if not engine.exists():
         return "none"
@@ -101,7 +101,7 @@ def engine_state(engine: Path) -> str:
 
 def cache_failures(cache: Path) -> list[str]:
     """Return what is wrong with the entries of the calibration cache."""
-    from calibration.calibration_cache import CacheKey, _table_from_entry
+    from calibration.ranges.calibration_cache import CacheKey, _table_from_entry
 
     failures = []
     for path in cache.glob("*.calibration.json"):
@@ -114,7 +114,7 @@ def cache_failures(cache: Path) -> list[str]:
 
 def kill_main_job(work: Path, count: int, generator: random.Random) -> tuple[Counter[str], list[str]]:
     """Kill the main job `count` times; return the states found and the failures."""
-    from exporter.bundle import check_output
+    from exporter.bundle.write_folder import check_output
 
     output, cache = work / "out" / "bundle", work / "cache"
     words = [*MODEL, "--int8", "--fp16", "--calib", work / "digits" / "calib"]

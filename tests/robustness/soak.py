@@ -60,7 +60,7 @@ def infer(model: Path, inferences: int, threads: int, size: int = 32) -> tuple[l
     """Run one open model from many threads."""
     import numpy as np
 
-    from runtimes.ort import OrtRuntime
+    from runtimes.ort.adapter import OrtRuntime
 
     images = np.random.default_rng(1).normal(size=(threads, 1, 3, size, size)).astype(np.float32)
     wrong: list[int] = []
@@ -87,7 +87,7 @@ def open_and_close(model: Path, cycles: int, size: int = 32) -> tuple[list[int],
     """Open the model, run it once and close it, again and again."""
     import numpy as np
 
-    from runtimes.ort import OrtRuntime
+    from runtimes.ort.adapter import OrtRuntime
 
     image = np.zeros((1, 3, size, size), np.float32)
 

@@ -21,16 +21,16 @@ from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import make_tensorrt
 from torch import nn
 
-from exporter.engine import BuildOptions, build_engine
+from exporter.engines.build import BuildOptions, build_engine
 from runtimes import load
-from runtimes.any_batch import AnyBatch
+from runtimes.bundle.manifest import BatchRange
 from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
-from runtimes.manifest import BatchRange
-from runtimes.model import Model
-from runtimes.ort import OrtRuntime
+from runtimes.inference.fixed_batch import AnyBatch
+from runtimes.inference.model import Model
+from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import TensorSpec
 from runtimes.pytorch import TorchRuntime
-from runtimes.trt import TrtRuntime
+from runtimes.trt.adapter import TrtRuntime
 
 SEED = 20260107
 CHANNELS, SIZE, CLASSES = 3, 8, 5
@@ -91,7 +91,7 @@ def engine(folder: Path) -> Iterator[TrtRuntime]:
         source, plan = folder / "contract.onnx", folder / "contract.engine"
         source.write_bytes(graph().model("logits").SerializeToString())
         plan.write_bytes(build_engine(source, options=BuildOptions(batch=BatchRange(2, 3, 3))))
-        with TrtRuntime(plan, flavour="tensorrt", check_sidecar=False, cuda=cuda) as runtime:
+        with TrtRuntime(plan, flavor="tensorrt", check_sidecar=False, cuda=cuda) as runtime:
             yield runtime
         cuda.assert_no_leaks()
 

@@ -1,6 +1,6 @@
 """A stand-in for CUDA, for tests only: no GPU computes here.
 
-It plays `runtimes.cuda_memory.CudaRuntime` with NumPy memory, and is stricter than a GPU: streams run nothing before
+It plays `runtimes.cuda.memory.CudaRuntime` with NumPy memory, and is stricter than a GPU: streams run nothing before
 they are synchronized, destinations hold poison until then, and every misuse that a GPU forgives or crashes on raises
 `CudaMisuse`.
 """

@@ -83,7 +83,7 @@ void check_same(const std::string& what, const std::string& built, const std::st
   }
 }
 
-// What runtimes/engine_sidecar.py writes beside an engine; trtexec writes none.
+// What runtimes/trt/engine_sidecar.py writes beside an engine; trtexec writes none.
 void check_sidecar(const std::string& engine, std::size_t size) {
   const std::string path = engine + ".json";
   if (!std::ifstream(path)) {

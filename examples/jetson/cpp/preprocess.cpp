@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kSchemaVersion = 1;
 
-// Source: runtimes/preprocessing.py, _MAX_RESIZED_PIXELS (Pillow's MAX_IMAGE_PIXELS).
+// Source: runtimes/preprocessing/transform.py, _MAX_RESIZED_PIXELS (Pillow's MAX_IMAGE_PIXELS).
 constexpr std::int64_t kMaxResizedPixels = 1024LL * 1024 * 1024 / 4 / 3;
 
 std::string listed(const std::set<std::string>& keys) {

@@ -1,4 +1,4 @@
-// From an RGB picture to a model's input, as runtimes/preprocessing.py does it: the same pixels to the bit, the same
+// From an RGB picture to a model's input, as runtimes/preprocessing/transform.py does it: the same pixels to the bit, the same
 // float32 operations in the same order. Depends on the standard library only.
 #pragma once
 

@@ -340,7 +340,7 @@ def batchnorm_network(*, training: bool = False) -> ModelProto:
 
 
 def test_batchnorm_that_folds_and_that_stays():
-    from exporter.cli.lint_command import fold_check
+    from resnet_export.commands.lint import fold_check
 
     report = lint_model(batchnorm_network(), TENSORRT, fold_check=fold_check)
     assert the_finding(report, "B001").places == ("bn1",)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from runtimes.metrics.logit_comparison import LabelledResult
 from runtimes.verification import Gate, LogitMeter, Verdict, judge
 from runtimes.verification.gates import DEFAULT_GATES, METRICS, overall
-from runtimes.verification.logit_comparison import LabelledResult
 
 
 def comparison(num_images=1000, num_flips=0, losses=0, gains=0, *, labelled=True):

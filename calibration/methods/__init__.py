@@ -1,0 +1,1 @@
+"""Numbers only: histograms, amax, scales, quantized weights and biases; arrays in, arrays out."""

@@ -1,0 +1,31 @@
+"""How much is done for INT8 accuracy. What each step does: calibration.pipeline; what it gains: docs/int8.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The steps beside choosing ranges.
+
+    Attributes:
+        equalize: Scale channels so that all of them use the range (calibration.refinement.cross_layer_equalization).
+        correct_biases: Give every channel of a layer the mean it has in float (calibration.refinement.bias_correction).
+        round_weights: Round weights for the layer's output (refinement.gptq_rounding): minutes instead of seconds.
+    """
+
+    equalize: bool
+    correct_biases: bool
+    round_weights: bool
+
+
+EFFORTS: Mapping[int, Effort] = MappingProxyType(
+    {0: Effort(False, False, False), 1: Effort(True, True, False), 2: Effort(True, True, True)}
+)
+"""The command line's numbers."""
+
+DEFAULT_EFFORT = 1
+"""What costs about one more look at a few images."""

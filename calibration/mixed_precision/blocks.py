@@ -1,0 +1,109 @@
+"""Which block of the network a node belongs to, read from its name, which is its module's path in PyTorch.
+
+    block    the longest module path whose last word ends in a digit and below which there are at least two weighted
+             layers: `layer1.0` of a ResNet; also `stages.0.blocks.1`, `features.3`, `s1.b2`, `denseblock1.denselayer4`
+    stem     what comes before the first block
+    others   every other weighted layer is a block of its own, called as it is: `fc`
+
+Nodes without weights outside all this (pooling before the classifier) go with the next weighted layer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from calibration.errors import CalibrationError
+from exporter.graph.onnx_graph import infer_shapes, tensor_types
+
+STEM = "stem"
+
+WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Nodes that are left in float together.
+
+    Attributes:
+        name: Module path, or "stem".
+        nodes: Names of all its nodes, in graph order.
+        layers: Names of those that are quantized.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+def find_blocks(model: ModelProto, layers: Collection[str]) -> tuple[Block, ...]:
+    """Return the blocks that hold a layer, in graph order; every node is in one block at most.
+
+    Args:
+        model: Model whose nodes have names of their own.
+        layers: Names of the layers that are quantized.
+    """
+    weighted = Counter(
+        path for node in model.graph.node if node.op_type in WEIGHTED_OPS for path in _indexed_paths(node.name)
+    )
+    members: dict[str, list[str]] = defaultdict(list)
+    waiting: list[str] = []
+    has_blocks, in_stem = any(count > 1 for count in weighted.values()), True
+    for node in model.graph.node:
+        name = next((path for path in _indexed_paths(node.name) if weighted[path] > 1), "")
+        in_stem = in_stem and has_blocks and not name
+        if not name and in_stem:
+            name = STEM
+        elif not name and node.op_type in WEIGHTED_OPS:
+            name = node.name
+        elif not name:
+            waiting.append(node.name)
+            continue
+        members[name].extend((*waiting, node.name))
+        waiting = []
+    blocks = (
+        Block(name, tuple(nodes), tuple(node for node in nodes if node in layers)) for name, nodes in members.items()
+    )
+    return tuple(block for block in blocks if block.layers)
+
+
+def _indexed_paths(name: str) -> list[str]:
+    """Return the module paths that hold `name` and whose last word ends in a digit, longest first."""
+    words = name.split(".")
+    return [".".join(words[:end]) for end in range(len(words) - 1, 0, -1) if words[end - 1][-1:].isdigit()]
+
+
+def multiply_adds(model: ModelProto, layers: Collection[str]) -> Mapping[str, int]:
+    """Return how many multiplications a layer does for one image, by name.
+
+    One output value of Conv [O, I / groups, kH, kW] takes I / groups * kH * kW of them, one of Gemm or MatMul as many
+    as it has inputs.
+
+    Raises:
+        CalibrationError: If the size of an output is not known.
+    """
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    types = tensor_types(model)
+    nodes = [node for node in model.graph.node if node.name in layers]
+    if not all(node.output[0] in types for node in nodes):
+        types = tensor_types(infer_shapes(model))
+    return {node.name: _outputs(node, types) * _per_output(node, shapes) for node in nodes}
+
+
+def _per_output(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    shape = shapes[node.input[1]]
+    if node.op_type == "Conv":
+        return int(np.prod(shape[1:]))
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return shape[-1] if transposed else shape[-2]
+
+
+def _outputs(node: NodeProto, types: Mapping[str, object]) -> int:
+    dims = types[node.output[0]].tensor_type.shape.dim[1:]  # type: ignore[attr-defined]
+    if not all(dim.dim_value > 0 for dim in dims):
+        raise CalibrationError(f"the size of tensor {node.output[0]!r} is not known; export with a fixed input size")
+    return int(np.prod([dim.dim_value for dim in dims]))

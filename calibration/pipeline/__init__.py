@@ -1,0 +1,1 @@
+"""From float model and images to INT8: all steps, in order."""

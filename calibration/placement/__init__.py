@@ -1,0 +1,1 @@
+"""Decide which tensors are quantized, for TensorRT or for ONNX Runtime."""

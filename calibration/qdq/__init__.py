@@ -1,0 +1,1 @@
+"""Write ranges into a file: Q/DQ nodes, or scales beside a float file."""

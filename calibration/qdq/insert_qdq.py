@@ -1,0 +1,227 @@
+"""Write the quantized model: Q/DQ pairs on activations, INT8 weights behind a DQ, everything else untouched.
+
+    x -> QuantizeLinear(scale, zero point) -> DequantizeLinear(scale, zero point) -> Conv / Gemm / ...
+    W (int8) -> DequantizeLinear(scale[C], 0[C], axis) -> Conv / Gemm
+    b (int32) -> DequantizeLinear(scale[C], 0[C], axis 0) -> Conv / Gemm        only for ONNX Runtime
+
+Scales are float32, zero points explicit (TensorRT 8.6 wants all three inputs), weights are stored as INT8 (a quarter
+of the file). Which tensors, and with which levels, is the dialect's matter (`methods.dialect`): for TensorRT the
+zero point is one INT8 zero and bias stays float (an INT32 bias does not load there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from calibration.errors import CalibrationError, PlacementError
+from calibration.methods.dialect import Dialect
+from calibration.methods.quantize_bias import bias_scale, least_weight_scale, quantize_bias
+from calibration.methods.quantize_weight import quantize_weight
+from calibration.placement.for_tensorrt import Placement, QuantizedBias, QuantizedWeight
+from calibration.placement.place import place
+from calibration.ranges.calibration_table import CalibrationTable, TensorRange
+from exporter.graph.onnx_graph import (
+    array_from_initializer,
+    copy_without_constants,
+    infer_shapes,
+    initializer_from_array,
+    remove_unused_initializers,
+    replace_nodes,
+)
+
+ZERO_POINT = "zero_point"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedModel:
+    """The quantized model and where its Q/DQ pairs are."""
+
+    model: ModelProto
+    placement: Placement
+
+
+def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collection[str] = ()) -> QuantizedModel:
+    """Return `model` with Q/DQ where the table's dialect has it, and ranges from `table`.
+
+    Args:
+        model: The folded float32 model that the table was made for.
+        table: Ranges of at least the tensors that the placement names.
+        keep_float: Names of nodes that stay in float; the table of the whole model serves.
+
+    Returns:
+        The checked Q/DQ copy and its placement.
+
+    Raises:
+        PlacementError: If the table lacks a tensor, the model already holds Q/DQ, node names are not unique, or
+            the names of the new tensors are taken, or no node has a name of `keep_float`.
+        CalibrationError: If a weight holds NaN or Inf.
+    """
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        raise PlacementError("the model already holds Q/DQ nodes; start from the float model")
+    placement = place(model, table.dialect, keep_float)
+    if missing := [name for name in placement.activations if name not in table.ranges]:
+        raise PlacementError(
+            f"the calibration table lacks {len(missing)} of {len(placement.activations)} tensors, first "
+            f"{missing[0]!r}; it was made for another model"
+        )
+    _check_dtypes(table)
+    for group in placement.shared_scales:
+        if len({table.ranges[name].scale for name in group}) > 1:
+            raise PlacementError(f"the table gives {group[0]!r} and {group[1]!r} different scales; they must share one")
+    _check_names_are_free(model.graph, placement)
+    ranges = {name: table.ranges[placement.same_range.get(name, name)] for name in placement.activations}
+    result = copy_without_constants(model, {weight.name for weight in placement.weights})
+    graph = result.graph
+    least = _least_weight_scales(graph, placement, ranges)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = [
+        _add_quantized(graph, weight, weights[weight.name], table.dialect, least.get(weight.name))
+        for weight in placement.weights
+    ]
+    constants.extend(_quantize_bias(graph, bias, ranges[bias.data].scale) for bias in placement.biases)
+    _rewire_activations(graph, placement)
+    replace_nodes(graph, [*constants, *_nodes_with_pairs(graph, placement, ranges)])
+    remove_unused_initializers(graph)
+    typed = infer_shapes(result)
+    onnx.checker.check_model(typed, full_check=True)
+    return QuantizedModel(typed, placement)
+
+
+def _check_dtypes(table: CalibrationTable) -> None:
+    """Raise unless every range is of the dialect's kind: one UINT8 tensor and TensorRT refuses the file."""
+    dtype = "uint8" if table.dialect is Dialect.ONNXRUNTIME else "int8"
+    if wrong := [name for name, kept in table.ranges.items() if kept.dtype != dtype]:
+        raise CalibrationError(
+            f"the table is for {table.dialect.value}, which takes {dtype}, but {wrong[0]!r} is "
+            f"{table.ranges[wrong[0]].dtype}; calibrate for this dialect"
+        )
+
+
+def _check_names_are_free(graph: GraphProto, placement: Placement) -> None:
+    """Raise if a tensor already has a name that `_pair`, `_add_quantized`, ... will give."""
+    sources = [*placement.activations, *(weight.name for weight in placement.weights)]
+    sources.extend(bias.name for bias in placement.biases)
+    new = {f"{name}.{suffix}" for name in sources for suffix in ("scale", "quantized", "dequantized")}
+    new.update(f"{name}.{ZERO_POINT}" for name in sources)
+    new.update(bias.name for bias in placement.biases if bias.name != bias.source)
+    present = {name for node in graph.node for name in (node.name, *node.output)}
+    present.update(tensor.name for tensors in (graph.initializer, graph.input) for tensor in tensors)
+    zero_points = {name for name in present if name == ZERO_POINT or name.startswith(f"{ZERO_POINT}.")}
+    if taken := sorted(new & present | zero_points):
+        raise PlacementError(f"the name {taken[0]!r} is needed for Q/DQ but the model uses it already; rename it there")
+
+
+def _least_weight_scales(
+    graph: GraphProto, placement: Placement, ranges: Mapping[str, TensorRange]
+) -> dict[str, NDArray[np.float64]]:
+    """Return, per weight whose layers' biases become INT32, the scales [C] with which these fit."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    least: dict[str, NDArray[np.float64]] = {}
+    for bias in placement.biases:
+        try:
+            needed = least_weight_scale(array_from_initializer(constants[bias.source]), ranges[bias.data].scale)
+        except CalibrationError as err:
+            raise CalibrationError(f"{bias.source!r}: {err}; check the checkpoint") from err
+        least[bias.weight] = np.maximum(least.get(bias.weight, 0.0), needed)
+    return least
+
+
+def _add_quantized(
+    graph: GraphProto,
+    weight: QuantizedWeight,
+    tensor: TensorProto,
+    dialect: Dialect,
+    least_scale: NDArray[np.float64] | None,
+) -> NodeProto:
+    """Add a float weight's INT8 values and scales, in place; return the DQ node that restores it."""
+    try:
+        quantized = quantize_weight(array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale)
+    except CalibrationError as err:
+        raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
+    graph.initializer.append(initializer_from_array(weight.name, quantized.values))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == weight.name:
+                node.input[index] = f"{weight.name}.dequantized"
+    num_channels = len(quantized.scale)
+    shared = dialect is Dialect.TENSORRT  # ONNX Runtime's precise mode fails where two weights share a zero point
+    zero_point = f"{ZERO_POINT}.{num_channels}" if shared else f"{weight.name}.{ZERO_POINT}"
+    return _constant_dq(graph, weight.name, quantized.scale, weight.axis, zero_point, np.zeros(num_channels, np.int8))
+
+
+def _quantize_bias(graph: GraphProto, bias: QuantizedBias, input_scale: float) -> NodeProto:
+    """Add the INT32 values and scales of a bias, in place; return the DQ node that restores it."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    scale = bias_scale(input_scale, array_from_initializer(constants[f"{bias.weight}.scale"]))
+    values = initializer_from_array(bias.name, quantize_bias(array_from_initializer(constants[bias.source]), scale))
+    if bias.name == bias.source:
+        constants[bias.name].CopyFrom(values)
+    else:
+        graph.initializer.append(values)
+    next(node for node in graph.node if node.name == bias.node).input[2] = f"{bias.name}.dequantized"
+    zero_point = f"{ZERO_POINT}.int32.{len(scale)}"
+    return _constant_dq(graph, bias.name, scale, 0, zero_point, np.zeros(len(scale), np.int32))
+
+
+def _constant_dq(
+    graph: GraphProto, name: str, scale: NDArray[np.float32], axis: int, zero_point: str, zeros: NDArray[Any]
+) -> NodeProto:
+    """Add the scales [C] and zero points [C] of an integer constant; return the DQ node that makes it float again."""
+    graph.initializer.append(initializer_from_array(f"{name}.scale", scale))
+    return onnx.helper.make_node(
+        "DequantizeLinear",
+        [name, f"{name}.scale", _shared_zeros(graph, zero_point, zeros)],
+        [f"{name}.dequantized"],
+        name=f"{name}.dequantized",
+        axis=axis,
+    )
+
+
+def _shared_zeros(graph: GraphProto, name: str, zeros: NDArray[Any]) -> str:
+    """Return `name`, added on first use and shared from then on."""
+    if all(tensor.name != name for tensor in graph.initializer):
+        graph.initializer.append(initializer_from_array(name, zeros))
+    return name
+
+
+def _rewire_activations(graph: GraphProto, placement: Placement) -> None:
+    """Let exactly the readers that the placement names read the dequantized copy, in place."""
+    nodes = {node.name: node for node in graph.node}
+    for tensor, readers in placement.activations.items():
+        for reader in readers:
+            nodes[reader.node].input[reader.index] = f"{tensor}.dequantized"
+
+
+def _nodes_with_pairs(graph: GraphProto, placement: Placement, ranges: Mapping[str, TensorRange]) -> list[NodeProto]:
+    """Return the node list with each Q/DQ pair right behind the node that makes its tensor."""
+    pending = {tensor: _pair(graph, tensor, ranges[tensor]) for tensor in placement.activations}
+    nodes: list[NodeProto] = []
+    for info in graph.input:
+        nodes.extend(pending.pop(info.name, ()))
+    for node in graph.node:
+        nodes.append(node)
+        for output in node.output:
+            nodes.extend(pending.pop(output, ()))
+    return nodes
+
+
+def _pair(graph: GraphProto, tensor: str, kept: TensorRange) -> tuple[NodeProto, NodeProto]:
+    scale = f"{tensor}.scale"
+    graph.initializer.append(initializer_from_array(scale, np.asarray(kept.scale, np.float32)))
+    if kept.dtype == "int8":
+        zero_point = _shared_zeros(graph, ZERO_POINT, np.zeros((), np.int8))
+    else:
+        zero_point = f"{tensor}.{ZERO_POINT}"
+        graph.initializer.append(initializer_from_array(zero_point, np.asarray(kept.zero_point, kept.dtype)))
+    quantized, restored = f"{tensor}.quantized", f"{tensor}.dequantized"
+    return (
+        onnx.helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [quantized], name=quantized),
+        onnx.helper.make_node("DequantizeLinear", [quantized, scale, zero_point], [restored], name=restored),
+    )

@@ -1,0 +1,1 @@
+"""Raise INT8 accuracy: equalize channels, round weights, correct biases, choose ranges."""

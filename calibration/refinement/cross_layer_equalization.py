@@ -1,0 +1,111 @@
+"""Scale channels so that they use the INT8 range well, without changing what the model computes.
+
+One scale per activation tensor must serve its largest channel; a channel that only reaches a tenth of that is stored
+in 13 of 127 levels. Per group of tensors (`calibration.refinement.channel_groups`) channel c is multiplied by
+
+    s[c] = ( min over the group's quantized tensors t of  max_c' r_t[c'] / r_t[c] ) ** strength
+
+with r_t[c] the largest |x| of channel c. So no tensor's range grows, the largest channel of each stays as it is, and
+every other channel comes nearer to it. The rows of the layers before are multiplied by s, which per-channel weight
+scales absorb without loss; the columns of the layers behind are divided by s, and a weight scale serves all columns of
+its row: hence a strength of 1/2, half way (in logarithms) between what is best for the activation and for the weight.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1, with ranges measured on images instead of taken from weights,
+and for whole groups instead of pairs of layers; the square root is theirs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto
+
+from calibration.refinement.channel_groups import ChannelGroup
+from exporter.graph.onnx_graph import PassResult, array_from_initializer, attribute, copy_model, initializer_from_array
+
+MAX_FACTOR = 64.0
+"""No channel is scaled by more: one that small carries next to nothing, and its range is known from few values."""
+
+STRENGTH = 0.5
+"""See the module's first lines."""
+
+Factors = NDArray[np.float64]
+
+
+def equalizing_factors(
+    group: ChannelGroup, largest: Mapping[str, NDArray[np.float64]], *, strength: float = STRENGTH
+) -> Factors:
+    """Return s, float64 [num_channels], each from 1 to `MAX_FACTOR`.
+
+    Args:
+        group: Which tensors.
+        largest: Quantized tensor to its largest |x| per channel, float64 [num_channels]; tensors of the group that are
+            missing here do not count.
+        strength: 0 (all factors 1) to 1 (every channel as large as it can get).
+    """
+    room = np.full(group.num_channels, np.inf)
+    for name in group.tensors:
+        if name in largest:
+            peaks = largest[name]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                room = np.fmin(room, np.where(peaks > 0, peaks.max() / peaks, np.inf))
+    room[~np.isfinite(room)] = 1.0  # a channel that is always zero has no range to use
+    factors: Factors = np.clip(room**strength, 1.0, MAX_FACTOR)
+    return factors
+
+
+def scale_channels(model: ModelProto, factors: Mapping[ChannelGroup, Factors]) -> PassResult:
+    """Return a copy in which every channel of every group is multiplied by its factor.
+
+    The outputs stay the same up to float32 rounding of the scaled constants.
+
+    Args:
+        model: The float32 model that the groups were found in.
+        factors: Group to factors, float64 [num_channels], > 0.
+    """
+    result = copy_model(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    rows = {name: scale for group, scale in factors.items() for name in group.producers}
+    columns = {name: scale for group, scale in factors.items() for name in group.consumers}
+    for node in result.graph.node:
+        if node.name in rows or node.name in columns:
+            _scale_node(node, constants, rows.get(node.name), columns.get(node.name))
+    return PassResult(result, len(factors))
+
+
+def _scale_node(
+    node: NodeProto, constants: Mapping[str, TensorProto], rows: Factors | None, columns: Factors | None
+) -> None:
+    """Multiply output channel o by rows[o] and let the node read input channel i times columns[i], in place.
+
+    A weight between two groups is multiplied once, in float64, and rounded once.
+    """
+    one = np.ones(1)
+    rows, columns = one if rows is None else rows, one if columns is None else columns
+    if node.op_type == "BatchNormalization":  # scale (x - mean) / std + bias
+        _multiply(constants[node.input[1]], rows / columns)
+        _multiply(constants[node.input[3]], columns)
+    else:
+        weight = constants[node.input[1]]
+        _multiply(weight, weight_factors(node, tuple(weight.dims), rows, columns))
+    if len(node.input) > 2 and node.input[2]:
+        _multiply(constants[node.input[2]], rows)
+
+
+def weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, columns: Factors) -> Factors:
+    """Return rows[o] / columns[i] in a shape that multiplies the weight of a Conv or Gemm."""
+    if node.op_type == "Gemm":  # [O, I] if transposed, else [I, O]
+        transposed = attribute(node, "transB", 0) == 1
+        return rows[:, np.newaxis] / columns if transposed else rows / columns[:, np.newaxis]
+    num_groups = attribute(node, "group", 1)  # [O, I / groups, kH, kW]: output o reads the inputs of its group
+    read = columns.reshape(num_groups, -1) if len(columns) > 1 else columns.reshape(1, 1)
+    per_output = np.repeat(read, shape[0] // len(read), axis=0)
+    return (rows[:, np.newaxis] / per_output).reshape(shape[0], -1, *[1] * (len(shape) - 2))
+
+
+def _multiply(tensor: TensorProto, factors: Factors) -> None:
+    """Multiply a constant by what broadcasts to it, in place."""
+    values = array_from_initializer(tensor) * factors
+    tensor.CopyFrom(initializer_from_array(tensor.name, values.astype(np.float32)))

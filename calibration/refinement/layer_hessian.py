@@ -1,0 +1,93 @@
+"""What each output of a weighted layer reads, as rows: the matrix form of Conv, Gemm and MatMul.
+
+    Conv:  output[n, o, y, x] = sum_k W[o, k] rows[(n, y, x), k] + b[o],   k runs over (channel of the group, ky, kx)
+
+A Conv has two spatial axes and explicit pads here (`has_rows`).
+
+Source: ONNX operators Conv, Gemm, MatMul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from calibration.observers.sampled_positions import sampled_positions
+from exporter.graph.onnx_graph import attribute
+
+Tensor = NDArray[np.float32]
+
+MAX_ROWS = 8192
+"""Rows that enter one layer's Hessian: for the widest ResNet layer (K = 4608) nearly two per column."""
+
+
+def has_rows(node: NodeProto, weight_ndim: int) -> bool:
+    """Tell whether this module knows what the node reads; `weight_ndim` is the number of its weight's axes."""
+    return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
+
+
+def hessians(
+    node: NodeProto, inputs: Sequence[Tensor], kernel_shape: Sequence[int], columns: slice = slice(None)
+) -> NDArray[np.float64]:
+    """Return x x^T summed over sampled rows, float64 [groups, K, K].
+
+    Args:
+        node: Conv, Gemm or MatMul.
+        inputs: What it reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else; at least one image.
+        kernel_shape: [kH, kW] of a Conv; not read for the others.
+        columns: Which of the K values; all by default.
+    """
+    per_image = max(1, MAX_ROWS // sum(len(batch) for batch in inputs))
+    products = (
+        _product(_rows(node, image, kernel_shape, per_image)[:, :, columns]) for batch in inputs for image in batch
+    )
+    total = next(products).astype(np.float64)
+    for product in products:
+        total += product
+    return total
+
+
+def _product(rows: Tensor) -> Tensor:
+    product: Tensor = np.matmul(rows.transpose(0, 2, 1), rows)
+    return product
+
+
+def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int) -> Tensor:
+    """Return about `wanted` rows of one image, float32 [groups, positions, K]."""
+    if node.op_type != "Conv":
+        rows = image.reshape(1, -1, image.shape[-1])
+        return rows[:, sampled_positions(rows.shape[1], wanted)]
+    strides = attribute(node, "strides", [1, 1])
+    dilations = attribute(node, "dilations", [1, 1])
+    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
+    padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
+    spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
+    windows = windows[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
+    channels, height, width = windows.shape[:3]
+    places = np.arange(height * width)[sampled_positions(height * width, wanted)]
+    picked = windows[:, places // width, places % width]
+    groups = attribute(node, "group", 1)
+    grouped = picked.reshape(groups, channels // groups, len(places), *kernel_shape)
+    chosen: Tensor = grouped.transpose(0, 2, 1, 3, 4).reshape(groups, len(places), -1)
+    return chosen
+
+
+def weight_rows(node: NodeProto, weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the weight as [groups, O / groups, K], a view or copy."""
+    if node.op_type == "Conv":
+        groups = attribute(node, "group", 1)
+        return weight.reshape(groups, weight.shape[0] // groups, -1)
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0) == 1
+    return (weight if transposed else weight.T)[np.newaxis]
+
+
+def weight_from_rows(node: NodeProto, rows: NDArray[np.int8], shape: Sequence[int]) -> NDArray[np.int8]:
+    """Return `rows` [groups, O / groups, K] in the layout of the node's weight: the inverse of `weight_rows`."""
+    if node.op_type == "Conv":
+        return rows.reshape(tuple(shape))
+    transposed = node.op_type == "Gemm" and attribute(node, "transB", 0) == 1
+    return np.ascontiguousarray(rows[0] if transposed else rows[0].T)

@@ -1,0 +1,140 @@
+"""Refine a quantized model on images: what knowing the float model's answers can win back, at no cost when it runs.
+
+    bias correction        every layer keeps the mean it has in float        (calibration.refinement.bias_correction)
+    second-order rounding  weights are rounded for the layer's output        (calibration.refinement.gptq_rounding)
+
+Layer by layer in graph order, each seeing what the corrected layers before it give (`refinement.layerwise_walk`). Only
+constants change: levels of weights by a step or two, biases by a fraction of a step; no node is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from calibration.errors import CalibrationError
+from calibration.methods.effort import Effort
+from calibration.refinement.bias_correction import bias_correction, channel_means
+from calibration.refinement.gptq_rounding import column_parts, round_by_hessian
+from calibration.refinement.layer_constants import LayerConstants
+from calibration.refinement.layer_hessian import has_rows, hessians, weight_from_rows, weight_rows
+from calibration.refinement.layerwise_walk import WEIGHTED_OPS, Layer, OpenRuntime, QuantizedWalk, Tensor
+from exporter.graph.onnx_graph import array_from_initializer, copy_model
+
+TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRefinement:
+    """What happened to one layer.
+
+    Attributes:
+        name: The layer's node.
+        largest_correction: Largest |change of the bias|, in units of the layer's output; 0 where it has none.
+        num_rounded: Weights whose level second-order rounding changed.
+    """
+
+    name: str
+    largest_correction: float
+    num_rounded: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefinedModel:
+    """The refined Q/DQ model and what was done, layer by layer in graph order."""
+
+    model: ModelProto
+    layers: tuple[LayerRefinement, ...]
+    num_images: int
+
+
+def refine(
+    reference: ModelProto,
+    quantized: ModelProto,
+    images: Sequence[Tensor],
+    means: Mapping[str, NDArray[np.float64]],
+    *,
+    open_runtime: OpenRuntime,
+    effort: Effort,
+    track: TrackLayers | None = None,
+) -> RefinedModel:
+    """Return a refined copy of `quantized`.
+
+    Args:
+        reference: The float32 model it was made from.
+        quantized: Q/DQ model of either dialect.
+        images: Batches of preprocessed images, float32 [n, C, H, W].
+        means: Name of every quantized layer to the means of the reference's output over the same images, [n, C].
+        open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
+        effort: Whether to correct biases, and whether to round weights by second-order information.
+        track: Wraps the iteration over the layers, given their number.
+
+    Raises:
+        CalibrationError: If there are no images, or the two models do not belong together.
+    """
+    result = copy_model(quantized)
+    constants = LayerConstants(result.graph)
+    float_weights = _weights(reference)
+    walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=effort.round_weights)
+    done: list[LayerRefinement] = []
+    for layer in walk if track is None else track(walk, len(walk)):
+        name = layer.node.name
+        if name not in means or (effort.round_weights and name not in float_weights):
+            raise CalibrationError(f"quantized layer {name!r} is not in the float model; the models differ")
+        num_rounded, largest = 0, 0.0
+        if effort.round_weights:
+            num_rounded = _round(layer, array_from_initializer(float_weights[name]), constants)
+            if num_rounded:
+                layer.outputs = walk.rerun(layer)
+        if effort.correct_biases:
+            largest = _correct(layer, means[name], constants)
+        done.append(LayerRefinement(name, largest, num_rounded))
+    return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
+
+
+def _weights(model: ModelProto) -> dict[str, TensorProto]:
+    """Return layer name to its weight."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        node.name: tensors[node.input[1]]
+        for node in model.graph.node
+        if node.op_type in WEIGHTED_OPS and node.input[1] in tensors
+    }
+
+
+def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants) -> float:
+    """Correct the layer's bias, in place; return the largest |change|."""
+    axis = -1 if layer.node.op_type == "MatMul" else 1
+    applied = constants.add_to_bias(layer.node, bias_correction(expected - channel_means(layer.outputs, axis)))
+    if applied.in_layer:
+        _add(layer.outputs, applied.values, axis)
+    return float(np.abs(applied.values).max())
+
+
+def _add(batches: Sequence[Tensor], values: NDArray[np.float64], axis: int) -> None:
+    """Add values[c] to channel c of every batch, in place."""
+    for batch in batches:
+        shape = [1] * batch.ndim
+        shape[axis] = -1
+        batch += values.astype(np.float32).reshape(shape)
+
+
+def _round(layer: Layer, weight: NDArray[np.float32], constants: LayerConstants) -> int:
+    """Round the layer's weight by second-order information, in place; return how many levels changed."""
+    old = constants.weight(layer.node)
+    if old is None or not has_rows(layer.node, old.levels.ndim):
+        return 0
+    rows = weight_rows(layer.node, weight)
+    steps = old.scale.reshape(rows.shape[:2])
+    rounded = np.empty(rows.shape, np.int8)
+    for part in column_parts(rows.shape[2]):
+        per_group = hessians(layer.node, layer.inputs, old.levels.shape[2:], part)
+        for place, hessian in enumerate(per_group):
+            rounded[place, :, part] = round_by_hessian(rows[place, :, part], steps[place], hessian)
+    levels = weight_from_rows(layer.node, rounded, old.levels.shape)
+    constants.set_levels(old.name, levels)
+    return int(np.count_nonzero(levels != old.levels))

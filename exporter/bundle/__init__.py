@@ -1,0 +1,1 @@
+"""Write a bundle: a folder that is whole or absent."""

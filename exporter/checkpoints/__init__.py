@@ -1,0 +1,1 @@
+"""Read checkpoints without running them, and fit their weights to a network."""

@@ -1,0 +1,388 @@
+"""Weights from a file, without running the file's code, and their strict fit into a module.
+
+A `.safetensors` file holds tensors only. A `.pth` file is a pickle, a small program: it is read by
+`torch.load(..., weights_only=True)`, always, which builds tensors and plain containers and refuses the rest.
+What was done to the file's contents (a wrapper opened, a prefix cut) is told in `Checkpoint.notes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from exporter.checkpoints.pickle_imports import names_imported_by_pickle
+from exporter.checkpoints.size_limits import RESAVE, check_is_no_bomb, check_tensor_bytes
+from exporter.errors import UnsafeCheckpointError, WeightsError
+
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
+
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "ema", "model_ema", "state_dict_ema")
+"""Where training scripts put the weights, in the order they are looked for.
+
+Source: PyTorch's ImageNet example and Lightning (`state_dict`), PyTorch's tutorials (`model_state_dict`),
+torchvision's references (`model`, `model_ema`), timm (`state_dict_ema`), DeepSpeed (`module`). They may be nested.
+"""
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+"""What DataParallel, `torch.compile` and the usual training modules put before every name."""
+
+NUM_BATCHES_TRACKED = "num_batches_tracked"
+"""BatchNorm's count of training steps: inference does not read it and old files lack it."""
+
+_AVERAGED_COUNT = "n_averaged"  # torch.optim.swa_utils.AveragedModel's count of updates, beside the weights
+_MAX_LISTED = 5
+_MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Named weights read from one file.
+
+    Attributes:
+        state_dict: Name -> tensor on the CPU, detached; names as a bare torchvision-style ResNet has them.
+        metadata: The safetensors header's strings; empty for other formats.
+        notes: What was done to the file's contents on the way, in plain words; empty if nothing.
+        sha256: `state_dict_sha256(state_dict)`, hexadecimal.
+    """
+
+    state_dict: dict[str, Tensor]
+    metadata: dict[str, str]
+    notes: tuple[str, ...]
+    sha256: str
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read weights from a `.safetensors` or `torch.save` file without running its code.
+
+    Args:
+        path: The file; its suffix says the format (`.safetensors`, or one of `PICKLE_SUFFIXES`).
+
+    Returns:
+        The weights, wrappers opened and common prefixes cut, each step told in `notes`.
+
+    Raises:
+        UnsafeCheckpointError: If loading would run code (a pickled module, a TorchScript archive).
+        WeightsError: If the file is missing, empty, corrupt, of an unknown kind, or holds no tensors.
+    """
+    path = Path(path)
+    _check_is_nonempty_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        state_dict, metadata = _read_safetensors(path)
+        notes: list[str] = []
+    elif suffix in PICKLE_SUFFIXES:
+        state_dict, notes = _unwrap(_read_pickle(path), path)
+        metadata = {}
+    else:
+        known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+        raise WeightsError(f'{path}: got suffix "{suffix}", expected one of {known}; rename or re-save it')
+    if not state_dict:
+        raise WeightsError(f"{path}: got no tensors, expected a state dict; save model.state_dict()")
+    _check_are_plain(state_dict, path)
+    check_tensor_bytes(state_dict, path)
+    state_dict, prefix_notes = _strip_prefixes(state_dict)
+    notes += [*prefix_notes, *_precision_notes(state_dict)]
+    return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict))
+
+
+def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 of the weights that depends on neither file format nor order of names.
+
+    For each name, sorted, the digest takes one line of JSON `[name, dtype, shape]`, such as
+    `["fc.bias", "float32", [10]]`, a newline, and the tensor's bytes in row-major order, little-endian (the
+    order of the platforms this runs on, x86-64 and AArch64). `num_batches_tracked` buffers are left out:
+    inference does not read them and not every file carries them, so one network would get two digests.
+
+    Args:
+        state_dict: Name -> tensor of any dtype, shape and memory layout.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state_dict if not _counts_batches(name)):
+        tensor = state_dict[name].detach().cpu()
+        header = [name, _short(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(header).encode() + b"\n")
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def infer_num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
+    """Return the number of classes that the weights were trained for, or None if they do not say.
+
+    Only `fc.weight`, [num_classes, features], is looked at: it is the classifier of every ResNet that this
+    project builds (torchvision's and `CifarResNet`).
+
+    Args:
+        state_dict: Name -> tensor.
+
+    Returns:
+        Rows of `fc.weight`; None if there is none or it is not 2-D.
+    """
+    weight = state_dict.get("fc.weight")
+    return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else None
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the weights into `module`, every name and shape fitting, and check that all are finite.
+
+    Values are converted to the module's dtype (a float16 file fits a float32 module). A missing
+    `num_batches_tracked` is no misfit: the module keeps its own.
+
+    Args:
+        module: Changed in place; unchanged if names, shapes or kinds do not fit.
+        checkpoint: The weights.
+
+    Raises:
+        WeightsError: If a tensor is missing, unexpected, of another shape, or not floating-point where the
+            module's is, or if a loaded value is NaN or Inf.
+    """
+    own = module.state_dict()
+    given = checkpoint.state_dict
+    missing = [name for name in own if name not in given and not _counts_batches(name)]
+    unexpected = [name for name in given if name not in own]
+    unfit = {name: _misfit(given[name], own[name]) for name in own if name in given}
+    unfit = {name: words for name, words in unfit.items() if words}
+    problems = [
+        _listed("missing from the file", missing),
+        _listed("unexpected in the file", unexpected),
+        _listed("unfit", [f"{name} ({words})" for name, words in unfit.items()]),
+    ]
+    if any(problems):
+        found = "; ".join(problem for problem in problems if problem)
+        hint = _misfit_hint(missing + unexpected, list(unfit), given)
+        raise WeightsError(f"the weights do not fit {type(module).__name__}: {found}; {hint}")
+    module.load_state_dict(given, strict=False)  # what may be missing was settled above
+    check_finite(module)
+
+
+def check_finite(module: nn.Module) -> None:
+    """Raise if any parameter or buffer of `module` holds NaN or Inf.
+
+    Args:
+        module: Read only.
+
+    Raises:
+        WeightsError: Names up to 5 such tensors, with their counts of NaN and Inf.
+    """
+    found = []
+    for name, tensor in module.state_dict().items():
+        num_nan = int(torch.isnan(tensor).sum())
+        num_inf = int(torch.isinf(tensor).sum())
+        if num_nan or num_inf:
+            found.append(f"{name} ({num_nan} NaN and {num_inf} Inf of {tensor.numel()} values)")
+    if found:
+        raise WeightsError(
+            f"{_listed('weights that are not finite', found)}; expected finite numbers only; "
+            "training probably diverged: take an earlier checkpoint"
+        )
+
+
+def _check_is_nonempty_file(path: Path) -> None:
+    """Raise a `WeightsError` unless `path` is a readable file with bytes in it."""
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file, expected weights; check the path")
+    if not path.is_file():
+        raise WeightsError(f"{path}: got a folder or device, expected a file; name the weights file itself")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path}: got an empty file, expected weights; copy or download it again")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path}: no permission to read it; change its mode or copy it")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header's strings; the tensors do not map the file."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            state_dict = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
+    except (SafetensorError, OSError, ValueError) as err:
+        raise WeightsError(
+            f"{path}: got bytes that are not a whole safetensors file ({err}); copy or download it again"
+        ) from err
+    return state_dict, metadata
+
+
+def _read_pickle(path: Path) -> object:
+    """Return what a `torch.save` file holds, if it can be had without running code."""
+    check_is_no_bomb(path)
+    if _is_torchscript(path):
+        raise UnsafeCheckpointError(
+            f"{path}: got a TorchScript archive, which holds a program and would run it; "
+            f"expected tensors in plain containers; {RESAVE}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is raised below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # a damaged pickle can make the reader raise anything; all of it is chained
+        names = names_imported_by_pickle(path) if isinstance(err, pickle.UnpicklingError) else []
+        if names:
+            raise UnsafeCheckpointError(
+                f"{path}: loading it would run code ({_listed('it imports', names)}), so it was not loaded; "
+                f"expected tensors in plain containers; {RESAVE}"
+            ) from err
+        raise WeightsError(
+            f"{path}: got bytes that torch.load cannot read ({_reason(err)}), "
+            "expected a whole file written by torch.save; copy or download it again"
+        ) from err
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell whether `path` is a zip written by `torch.jit.save`.
+
+    Source: `constants.pkl` is what `torch.serialization._is_torchscript_zip` looks for (PyTorch 2.15).
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # torch.load will say what is wrong with it
+
+
+def _unwrap(payload: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights inside what a `torch.save` file held, and notes on where they were."""
+    if not isinstance(payload, Mapping):
+        raise WeightsError(
+            f"{path}: got a {type(payload).__name__}, expected a dict of name -> tensor; save model.state_dict()"
+        )
+    if _is_mostly_tensors(payload):
+        return _only_tensors(payload)
+    candidates = [key for key in WRAPPER_KEYS if _holds_weights(payload.get(key))]
+    if not candidates:
+        keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "nothing"
+        raise WeightsError(
+            f"{path}: got a dict without weights (it holds {keys}), expected name -> tensor, or that under "
+            f"one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
+        )
+    chosen, *others = candidates
+    state_dict, notes = _unwrap(payload[chosen], path)
+    ignored = f" (the file also holds {', '.join(others)}: not used)" if others else ""
+    return state_dict, [f'took the weights under "{chosen}"{ignored}', *notes]
+
+
+def _holds_weights(value: object, depth: int = _MAX_NESTING) -> bool:
+    """Tell whether `value` is a state dict, or wraps one under a known key."""
+    if _is_mostly_tensors(value):
+        return True
+    if depth == 0 or not isinstance(value, Mapping):
+        return False
+    return any(_holds_weights(value.get(key), depth - 1) for key in WRAPPER_KEYS)
+
+
+def _is_mostly_tensors(value: object) -> bool:
+    """Tell whether `value` is a dict of which more than half of the values are tensors."""
+    if not isinstance(value, Mapping):
+        return False
+    return 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)
+
+
+def _only_tensors(entries: Mapping[object, object]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors among `entries`, detached, and a note on what was left out."""
+    tensors = {
+        str(name): value.detach()
+        for name, value in entries.items()
+        if isinstance(value, Tensor) and name != _AVERAGED_COUNT
+    }
+    dropped = [str(name) for name in entries if str(name) not in tensors]
+    return tensors, [_listed("left out what is not a weight", dropped)] if dropped else []
+
+
+def _check_are_plain(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a `WeightsError` if a tensor is sparse, quantized, or has no values (device "meta")."""
+    odd = [
+        f"{name} ({_short(tensor.layout)} {_short(tensor.dtype)} on {tensor.device})"
+        for name, tensor in state_dict.items()
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta
+    ]
+    if odd:
+        raise WeightsError(
+            f"{path}: {_listed('got tensors that are not plain arrays', odd)}; expected dense floating-point "
+            "weights; save the model before it is quantized or made sparse"
+        )
+
+
+def _strip_prefixes(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Cut wrapper prefixes off the names, as long as all names share one, and note each."""
+    notes: list[str] = []
+    while True:
+        shared = (p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in state_dict))
+        prefix = next(shared, None)
+        if prefix is None:
+            return state_dict, notes
+        state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
+        notes.append(f'cut the prefix "{prefix}" off every name')
+
+
+def _precision_notes(state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Return a note for each floating-point dtype other than float32 that the weights are stored in."""
+    dtypes = {_short(tensor.dtype) for tensor in state_dict.values() if _is_real(tensor)}
+    return [
+        f"some weights are stored as {dtype}; loading converts them to the model's dtype"
+        for dtype in sorted(dtypes - {"float32"})
+    ]
+
+
+def _misfit(given: Tensor, own: Tensor) -> str:
+    """Return why `given` cannot be copied into `own`, or an empty string."""
+    if given.shape != own.shape:
+        return f"got {list(given.shape)}, expected {list(own.shape)}"
+    if _is_real(own) and not _is_real(given):
+        return f"got {_short(given.dtype)}, expected floating-point values"
+    return ""
+
+
+def _misfit_hint(names: list[str], unfit: list[str], given: Mapping[str, Tensor]) -> str:
+    """Return what to do about weights that do not fit."""
+    num_classes = infer_num_classes(given)
+    if not names and num_classes is not None and all(name.startswith("fc.") for name in unfit):
+        return f"the file's classifier has {num_classes} classes: pass --num-classes {num_classes}"
+    return "check that the file was saved from this model: same depth, width and shortcuts; MODEL auto finds out which"
+
+
+def _listed(title: str, items: list[str]) -> str:
+    """Return `title: a, b, ...` with at most 5 items and the count of the others; empty if there are none."""
+    if not items:
+        return ""
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return f"{title}: {', '.join(items[:_MAX_LISTED])}{more}"
+
+
+def _reason(err: Exception) -> str:
+    """Return what went wrong, in one line.
+
+    Of an `UnpicklingError` only its name: torch's words advise `weights_only=False`, which runs the file.
+    """
+    first_line = (str(err).strip().splitlines() or [""])[0]
+    is_told = first_line and not isinstance(err, pickle.UnpicklingError)
+    return f"{type(err).__name__}: {first_line}" if is_told else type(err).__name__
+
+
+def _short(kind: torch.dtype | torch.layout) -> str:
+    """Return "float32" for `torch.float32`, "strided" for `torch.strided`."""
+    return str(kind).removeprefix("torch.")
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Tell whether the tensor holds plain floating-point numbers."""
+    return tensor.is_floating_point() and not tensor.is_quantized
+
+
+def _counts_batches(name: str) -> bool:
+    """Tell whether `name` is a BatchNorm's `num_batches_tracked`."""
+    return name.rpartition(".")[2] == NUM_BATCHES_TRACKED

@@ -1,0 +1,96 @@
+"""The names and shapes of an architecture's weights, and which of them depend on the number of classes.
+
+Built on PyTorch's "meta" device, which computes shapes without allocating anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from exporter.checkpoints.checkpoint import NUM_BATCHES_TRACKED
+from exporter.errors import ModelObjectError
+
+Shape = tuple[int | None, ...]
+"""Sizes of one tensor; None where it is the number of classes."""
+
+_FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLayout:
+    """The tensors of a state dict, without BatchNorm's `num_batches_tracked`.
+
+    Attributes:
+        shapes: Name -> sizes, with None in place of the number of classes.
+    """
+
+    shapes: Mapping[str, Shape]
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Names of the tensors that have the number of classes in their shape, sorted."""
+        return tuple(sorted(name for name, shape in self.shapes.items() if None in shape))
+
+    def num_classes_of(self, state_dict: Mapping[str, Tensor]) -> int | None:
+        """Return the number of classes that weights of this layout were trained for, or None if they do not say."""
+        found = {
+            int(state_dict[name].shape[self.shapes[name].index(None)])
+            for name in self.classifier
+            if name in state_dict and state_dict[name].ndim == len(self.shapes[name])
+        }
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all names and shapes; equal for two architectures that the same files fit."""
+        return fingerprint(self.shapes)
+
+
+def layout_of(build: Callable[[int], nn.Module]) -> WeightLayout:
+    """Return the layout of what `build` makes of a number of classes.
+
+    The tensors whose shape differs between 1000 and 1001 classes are the classifier's.
+    """
+    shapes, others = _shapes(build, 1000), _shapes(build, 1001)
+    return WeightLayout(
+        {
+            name: tuple(size if size == other else None for size, other in zip(shape, others[name], strict=True))
+            for name, shape in shapes.items()
+        }
+    )
+
+
+def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """Return the sizes of each tensor but `num_batches_tracked`."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in state_dict.items()
+        if name.rpartition(".")[2] != NUM_BATCHES_TRACKED
+    }
+
+
+def fingerprint(shapes: Mapping[str, Shape]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the names and shapes, whatever their order."""
+    text = json.dumps([[name, list(shapes[name])] for name in sorted(shapes)])
+    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
+
+
+def without_values(build: Callable[[int], nn.Module], num_classes: int) -> nn.Module:
+    """Return what `build` makes, on the "meta" device: names and shapes without values."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build(num_classes).eval()
+        except (NotImplementedError, RuntimeError, ModelObjectError):
+            # Some compute with values while they are built, as torchvision's RegNet its widths.
+            return build(num_classes).eval().to("meta")
+
+
+def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, Shape]:
+    return shapes_of(without_values(build, num_classes).state_dict())

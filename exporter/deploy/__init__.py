@@ -1,0 +1,1 @@
+"""Files that serving programs read: Triton's model repository, DeepStream's nvinfer."""

@@ -1,0 +1,294 @@
+"""A bundle as a folder for DeepStream's nvinfer: configuration, labels, and an ONNX file that nvinfer feeds rightly.
+
+The written file is run on ONNX Runtime, on the bundle's own pictures prepared as nvinfer prepares them, and must answer
+like the bundle's file on pictures prepared as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
+from exporter.deploy.nvinfer_config import (
+    CALIBRATION,
+    CONFIG,
+    HEADER,
+    LABELS,
+    NvinferModel,
+    NvinferSettings,
+    config_text,
+)
+from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
+from exporter.errors import ExportCheckError, ExportError
+from exporter.target import TARGETS
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
+from runtimes.io.npz import load_npz
+from runtimes.preprocessing.transform import normalize
+from runtimes.protocol import Array, Runtime
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+GOLDEN = "golden.npz"
+
+MAX_PROBABILITY_DIFFERENCE = {"graph": 1e-5, "config": 1e-5, "single-scale": None}
+"""Largest |difference| of a probability by how the normalization is done; None: told, not judged.
+float32 sums of 1000 exponentials differ by 1e-6."""
+
+MAX_RELATIVE_FEATURE_DIFFERENCE = 1e-3
+"""Of the largest |feature|."""
+
+MAX_ROUNDED_DIFFERENCE = 0.02
+"""Of a probability in FP16 and INT8 where nvinfer normalizes: another last bit may round to another level."""
+
+
+def _is_deepstream(folder: Path) -> bool:
+    try:
+        return (folder / CONFIG).read_text(encoding="utf-8").startswith(HEADER)
+    except (OSError, ValueError):
+        return False
+
+
+DEEPSTREAM_FOLDER = FolderKind("DeepStream folder of this tool", f"{CONFIG} with its first line", _is_deepstream)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepStreamReport:
+    """What was written, and the evidence.
+
+    Attributes:
+        file: Name of the ONNX file.
+        precision: A key of `MODEL_FILES`.
+        normalized_by: "config" (nvinfer alone), "graph" (the file, from levels 0-255) or "single-scale" (nvinfer alone,
+            with one factor for channels that have several).
+        single_scale_deviation: How far one factor is off training's normalization, in normalized units.
+        num_images: Pictures that both files answered.
+        max_abs_diff: Largest |difference| of a probability (or feature).
+        agreement: Share of the pictures with the same best class; None of features.
+        warnings: What the user must know.
+    """
+
+    file: str
+    precision: str
+    normalized_by: str
+    single_scale_deviation: float
+    num_images: int
+    max_abs_diff: float
+    agreement: float | None
+    warnings: tuple[str, ...]
+
+
+def write_deepstream(
+    bundle: Path,
+    output: Path,
+    *,
+    precision: str | None = None,
+    settings: NvinferSettings | None = None,
+    single_scale: bool = False,
+    open_runtime: Callable[[ModelProto], Runtime],
+    force: bool = False,
+) -> DeepStreamReport:
+    """Write the folder.
+
+    Args:
+        bundle: A bundle folder; its files must be unchanged.
+        output: The folder to write.
+        precision: A key of `MODEL_FILES`; the lowest that the bundle holds when None.
+        settings: How nvinfer runs it.
+        single_scale: Leave the normalization to nvinfer although channels have several standard deviations.
+        open_runtime: Opens a model for the check; INT8 as written, not by integer kernels.
+        force: Replace a folder that this tool wrote.
+
+    Raises:
+        BundleError: If the folder is no bundle or was changed.
+        ExportError: If nvinfer cannot run this bundle, with the way out, or the disk cannot be written.
+        ExportCheckError: If the written file does not answer like the bundle's; nothing is written then.
+        OutputExistsError: If the output is there already, and `force` is off or it is something else.
+    """
+    import onnx
+
+    from exporter.deploy.nvinfer_graph import graph_for_nvinfer
+
+    settings = settings or NvinferSettings()
+    manifest = load_manifest(bundle)
+    check_files(bundle, manifest)
+    precision = precision or _lowest(manifest, settings)
+    _check_fits(bundle, manifest, precision, settings)
+    check_output(output, force=force, kind=DEEPSTREAM_FOLDER)
+    preprocessing = manifest.preprocessing
+    best = nvinfer_normalization(preprocessing)
+    normalized_by = "config" if best.is_exact else "single-scale" if single_scale else "graph"
+    normalization = NOTHING if normalized_by == "graph" else best
+    is_classifier = _is_classes(manifest)
+    original = onnx.load(bundle / MODEL_FILES[precision])
+    softmax = is_classifier and [entry.name for entry in manifest.outputs] != ["probabilities"]
+    written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
+    pixels = _pictures(bundle, manifest)
+    diff, agreement = _compare(original, written, manifest, pixels, normalization, open_runtime)
+    _judge(diff, agreement, is_classifier, normalized_by, precision)
+    labels, warnings = _label_line(bundle, manifest) if is_classifier else (None, [])
+    if normalized_by == "single-scale":
+        off = f"normalized levels are off by up to {best.max_deviation:.3g}"
+        warnings.append(f"one net-scale-factor for three stds: {off}; without --single-scale the model normalizes")
+    model = NvinferModel(
+        file=MODEL_FILES[precision],
+        precision=precision,
+        outputs=tuple(output.name for output in written.graph.output),
+        is_classifier=is_classifier,
+        has_labels=labels is not None,
+        normalization=normalization,
+        notes=_notes(manifest, normalized_by, best, len(pixels), diff),
+    )
+    texts = {CONFIG: config_text(model, preprocessing, settings)}
+    if labels is not None:
+        texts[LABELS] = labels
+    if is_int8(precision) and not settings.strongly_typed:
+        texts[CALIBRATION] = "not read: the model holds its own scales (Q/DQ)\n"
+    _write(output, model.file, written, texts)
+    return DeepStreamReport(
+        model.file, precision, normalized_by, best.max_deviation, len(pixels), diff, agreement, tuple(warnings)
+    )
+
+
+def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str]) -> None:
+    """Write the folder, whole or not at all."""
+    import onnx
+
+    with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:
+        onnx.save_model(model, folder / file)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+
+def _lowest(manifest: Manifest, settings: NvinferSettings) -> str:
+    """Return the lowest precision of the bundle; INT8 with FP16 around it is for strongly typed networks."""
+    names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
+    return next(name for name in names if MODEL_FILES[name] in manifest.files)
+
+
+def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
+    if MODEL_FILES[precision] not in manifest.files:
+        have = [name for name, file in MODEL_FILES.items() if file in manifest.files]
+        raise ExportError(
+            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
+        )
+    target = TARGETS.get(manifest.target)
+    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
+        raise ExportError(
+            f"{bundle} was exported for {target.name}: TensorRT, and so nvinfer, does not read its INT8 model; export "
+            "again with --target tensorrt or a jetpack, or take --precision fp32"
+        )
+    if [entry.name for entry in manifest.outputs] == ["scores", "indices"]:
+        raise ExportError(
+            "nvinfer's classifier takes the best of all probabilities itself and cannot read scores and indices; "
+            "export again without --topk"
+        )
+    if GOLDEN not in manifest.files:
+        raise ExportError(
+            f"{bundle} holds no {GOLDEN}, on whose pictures the file for nvinfer is checked; export again"
+        )
+    batch = manifest.inputs[0].shape[0]
+    if isinstance(batch, int) and batch != settings.batch:
+        raise ExportError(f"--batch {settings.batch}: the file takes exactly {batch} images; give --batch {batch}")
+
+
+def _is_classes(manifest: Manifest) -> bool:
+    return len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2 and not manifest.options.get("features")
+
+
+def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
+    """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
+    from runtimes.preprocessing.restore_pixels import pixels_of
+
+    images = load_npz(bundle / GOLDEN)["input"]
+    return images if images.dtype == np.uint8 else pixels_of(manifest.preprocessing, images)
+
+
+def _compare(
+    original: ModelProto,
+    written: ModelProto,
+    manifest: Manifest,
+    pixels: NDArray[np.uint8],
+    normalization: NvinferNormalization,
+    open_runtime: Callable[[ModelProto], Runtime],
+) -> tuple[float, float | None]:
+    """Return the largest |difference| of the outputs and the share of equal best classes."""
+    given: Array = pixels if manifest.inputs[0].dtype == "uint8" else normalize(manifest.preprocessing, pixels)
+    with open_runtime(original) as reference, open_runtime(written) as candidate:
+        expected = reference.run({next(iter(reference.input_specs)): given})
+        got = candidate.run({next(iter(candidate.input_specs)): apply_nvinfer(normalization, pixels)})
+    if not _is_classes(manifest):
+        return max(_relative(expected[name], got[name]) for name in expected), None
+    before, after = next(iter(expected.values())).astype(np.float64), next(iter(got.values()))
+    if "probabilities" not in expected:
+        powers = np.exp(before - before.max(axis=1, keepdims=True))
+        before = powers / powers.sum(axis=1, keepdims=True)
+    same = before.argmax(axis=1) == after.argmax(axis=1)
+    return float(np.abs(before - after).max()), float(same.mean())
+
+
+def _relative(expected: Array, got: Array) -> float:
+    largest = float(np.abs(expected).max())
+    return float(np.abs(expected.astype(np.float64) - got).max()) / max(largest, 1e-30)
+
+
+def _judge(diff: float, agreement: float | None, is_classifier: bool, normalized_by: str, precision: str) -> None:
+    """Raise unless the written file answers like the bundle's."""
+    allowed = MAX_PROBABILITY_DIFFERENCE[normalized_by]
+    if allowed is None:
+        return
+    if normalized_by == "config" and precision != "fp32":
+        allowed = MAX_ROUNDED_DIFFERENCE
+    if not is_classifier:
+        allowed = max(allowed, MAX_RELATIVE_FEATURE_DIFFERENCE)
+    if not diff <= allowed:
+        raise ExportCheckError(
+            f"the file for nvinfer does not answer like the bundle's: largest |difference| {diff:.3g}, allowed "
+            f"{allowed:.3g}, agreement {agreement}; nothing was written"
+        )
+
+
+def _label_line(bundle: Path, manifest: Manifest) -> tuple[str | None, list[str]]:
+    """Return nvinfer's labels file: the classes of one output on one line, separated by semicolons."""
+    if LABELS not in manifest.files:
+        return None, []
+    labels = (bundle / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
+    changed = [label for label in labels if ";" in label]
+    warnings = [f"{len(changed)} labels hold a semicolon, which separates labels here; it became a comma"] * bool(
+        changed
+    )
+    return ";".join(label.replace(";", ",") for label in labels) + "\n", warnings
+
+
+def _notes(
+    manifest: Manifest, normalized_by: str, best: NvinferNormalization, num_images: int, diff: float
+) -> tuple[str, ...]:
+    preprocessing = manifest.preprocessing
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
+    how = {
+        "config": (
+            "Normalization: by nvinfer, net-scale-factor = 1 / (255 std) and offsets = 255 mean: over all 256 levels",
+            f"at most {best.max_deviation:.2g} (normalized units) from training's.",
+        ),
+        "graph": (
+            "Normalization: in the model, which takes levels 0-255, because nvinfer has one net-scale-factor and this",
+            f"model three stds; one factor would be off by up to {best.max_deviation:.3g} (normalized units).",
+        ),
+        "single-scale": (
+            "Normalization: NOT training's. nvinfer has one net-scale-factor and this model three stds; normalized",
+            f"levels are off by up to {best.max_deviation:.3g}. Without --single-scale the model does it exactly.",
+        ),
+    }[normalized_by]
+    return (
+        f"Model: {manifest.model.get('id')}, mean {mean}, std {std} (R, G, B, scale 0-1).",
+        *how,
+        f"Checked with ONNX Runtime on {num_images} pictures prepared so: largest |difference| {diff:.2g}.",
+        "nvinfer itself was not run.",
+    )

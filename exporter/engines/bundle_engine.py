@@ -1,0 +1,285 @@
+"""A bundle's ONNX file -> engine and sidecar beside it; or the engine that is there already, when nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from exporter.bundle.write_folder import TOOL_NAME
+from exporter.engines.build import BuildOptions, Progress, build_engine
+from exporter.engines.dla import DlaPlacement
+from exporter.engines.inspect_engine import inspect_engine
+from exporter.engines.timing_cache import default_timing_cache
+from exporter.errors import EngineBuildError
+from exporter.target import TARGETS
+from exporter.version import __version__
+from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.bundle.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int8, option_words
+from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.io.atomic_write import remove_leftovers, write_whole
+from runtimes.machine.this_machine import machine_facts
+from runtimes.trt.engine_layers import EngineLayers, layers_from_inspector
+from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
+from runtimes.trt.layer_times import EngineTimes, times_from_json
+from runtimes.trt.library import load_library
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutcome:
+    """An engine that is ready.
+
+    Attributes:
+        path: The plan.
+        sidecar: What is known of it.
+        reused: Whether it was there already.
+        reason: Why it was reused or built, in words.
+        layers: What it computes in which precision, or None where it could not be asked.
+        why_no_layers: Why it could not.
+        times: How long each of them takes, or None where that was not measured.
+        why_no_times: Why it was not.
+        placement: Of one just built for a DLA, which layers run there.
+    """
+
+    path: Path
+    sidecar: EngineSidecar
+    reused: bool
+    reason: str
+    layers: EngineLayers | None = None
+    why_no_layers: str = ""
+    times: EngineTimes | None = None
+    why_no_times: str = ""
+    placement: DlaPlacement | None = None
+
+
+def engine_from_bundle(
+    bundle: Path,
+    *,
+    precision: str,
+    flavor: str = "tensorrt",
+    options: BuildOptions | None = None,
+    output: Path | None = None,
+    progress: Progress | None = None,
+    timing_cache: bool | Path = True,
+) -> EngineOutcome:
+    """Build the engine of one precision, or find that the one there was built from the same facts.
+
+    Args:
+        bundle: A bundle folder; its files must be unchanged.
+        precision: A key of `MODEL_FILES`.
+        flavor: "tensorrt" or "rtx".
+        options: How to build; the bundle's batch range and TensorRT's defaults when None.
+        output: Where the plan goes; beside the ONNX file when None.
+        progress: See `exporter.engines.build.build_engine`.
+        timing_cache: A file, or True for the default one of this TensorRT version and GPU, or False for none.
+
+    Raises:
+        BundleError: If the folder is no bundle, was changed, or lacks that precision.
+        EngineBuildError: If the build fails or the plan cannot be written.
+        MissingDependencyError: If the library is not installed.
+    """
+    manifest = load_manifest(bundle)
+    check_files(bundle, manifest)
+    chosen = options or BuildOptions(batch=manifest.batch)
+    find = _onnx_file if chosen.dla_core is None else _dla_file
+    precision, file = find(manifest, bundle, precision)
+    model = bundle / file
+    scales = bundle / DLA_SCALES if file == DLA_FILES["int8"] else None
+    facts = _facts(model, precision, flavor, chosen, scales)
+    path = output or model.with_name(f"{model.stem}.{'rtx.' if flavor == 'rtx' else ''}engine")
+    remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name, times_path(path).name])
+    reason = _why_rebuild(path, facts)
+    if reason is None:
+        return _reused(path)
+    start = time.perf_counter()
+    if timing_cache is True:
+        timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
+    placements: list[DlaPlacement] = []
+    plan = build_engine(
+        model,
+        flavor=flavor,
+        options=chosen,
+        progress=progress,
+        timing_cache=timing_cache or None,
+        scales=scales,
+        on_placement=placements.append,
+    )
+    sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
+    layers, why_no_layers = _inspected_layers(path, plan, facts)
+    times, why_no_times = (None, why_no_layers) if layers is None else _timed_layers(path, facts)
+    return EngineOutcome(
+        path,
+        sidecar,
+        reused=False,
+        reason=reason,
+        layers=layers,
+        why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
+        placement=placements[0] if placements else None,
+    )
+
+
+def _reused(path: Path) -> EngineOutcome:
+    layers, why_no_layers = _saved_layers(path)
+    times, why_no_times = _saved_times(path)
+    return EngineOutcome(
+        path,
+        load_sidecar(path),
+        reused=True,
+        reason="built from the same file, for the same machine, with the same options",
+        layers=layers,
+        why_no_layers=why_no_layers,
+        times=times,
+        why_no_times=why_no_times,
+    )
+
+
+def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
+    """Return the precision and the bundle's file of it."""
+    file = MODEL_FILES[precision]
+    if file not in manifest.files:
+        have = [name for name, other in MODEL_FILES.items() if other in manifest.files]
+        raise BundleError(
+            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
+        )
+    target = TARGETS.get(manifest.target)
+    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
+        raise BundleError(
+            f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
+            "bias); export again with --target tensorrt or a jetpack"
+        )
+    return precision, file
+
+
+def _dla_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
+    """Return the precision on the DLA, where INT8 takes FP16 along, and the file that is built in it."""
+    wanted = "int8" if is_int8(precision) else precision
+    if wanted not in DLA_FILES:
+        raise EngineBuildError(f"--dla: a DLA computes in INT8 and FP16, not in {precision}; give --int8 or --fp16")
+    files = {DLA_FILES[wanted], *([DLA_SCALES] if wanted == "int8" else [])}
+    if missing := sorted(files - manifest.files.keys()):
+        raise BundleError(
+            f"{bundle} holds no {missing[0]}, which is written where torch and the calibration images are: export "
+            f"again with {option_words(wanted)} --dla"
+        )
+    return wanted, DLA_FILES[wanted]
+
+
+def _facts(model: Path, precision: str, flavor: str, options: BuildOptions, scales: Path | None) -> EngineFacts:
+    flags = options.flags()
+    if scales is not None:
+        flags["scales_sha256"] = file_entry(scales).sha256
+    machine = machine_facts()
+    portable = flavor == "rtx"  # TensorRT-RTX builds for compute capabilities, not for the GPU and driver at hand
+    return EngineFacts(
+        onnx_sha256=file_entry(model).sha256,
+        precision=precision,
+        flavor=flavor,
+        tensorrt_version=load_library(flavor).version,
+        gpu=None if portable else machine.gpu,
+        compute_capability=None if portable else machine.compute_capability,
+        cuda=None if portable else machine.cuda,
+        system=machine.system,
+        jetpack=machine.jetpack,
+        batch=options.batch,
+        flags=flags,
+    )
+
+
+def _why_rebuild(path: Path, facts: EngineFacts) -> str | None:
+    """Return why the engine at `path` cannot be used, or None when it can."""
+    if not path.exists():
+        return "there was none"
+    try:
+        sidecar = load_sidecar(path)
+    except BundleError as err:
+        return f"the sidecar of the one there cannot be read ({err})"
+    if differences := sidecar.facts.differences(facts):
+        return f"the one there was built for another ({'; '.join(differences)})"
+    entry = file_entry(path)
+    if (entry.sha256, entry.size_bytes) != (sidecar.engine_sha256, sidecar.engine_size_bytes):
+        return "the one there was changed since it was built"
+    return None
+
+
+def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: float) -> EngineSidecar:
+    """Write plan and sidecar, both or none; the sidecar's hash tells which plan it speaks of, whenever it is killed."""
+    sidecar = EngineSidecar(
+        facts=facts,
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        engine_size_bytes=len(plan),
+        onnx_file=model.name,
+        warnings=load_library(facts.flavor).log.warnings(),
+        tool={
+            "name": TOOL_NAME,
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        build_seconds=round(seconds, 3),
+    )
+    content = (json.dumps(sidecar.to_json(), indent=2) + "\n").encode()
+    try:
+        write_whole([(path, plan), (sidecar_path(path), content)])
+    except OSError as err:
+        raise EngineBuildError(f"{path} cannot be written: {err}; the old engine, if any, is unchanged") from err
+    return sidecar
+
+
+def layers_path(engine: Path) -> Path:
+    """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
+    return engine.with_name(f"{engine.name}.layers.json")
+
+
+def _inspected_layers(path: Path, plan: bytes, facts: EngineFacts) -> tuple[EngineLayers | None, str]:
+    """Ask the engine just built for its layers and keep the answer; whatever becomes of that, the engine is good."""
+    layers_path(path).unlink(missing_ok=True)
+    if machine_facts().gpu is None:
+        return None, "an engine tells its layers on a GPU only, and here is none"
+    try:
+        text = inspect_engine(load_library(facts.flavor), plan, dla_core=facts.flags.get("dla_core"))
+        layers = layers_from_inspector(text)
+        write_whole([(layers_path(path), text.encode())])
+    except (EngineBuildError, RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return layers, ""
+
+
+def times_path(engine: Path) -> Path:
+    """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
+    return engine.with_name(f"{engine.name}.times.json")
+
+
+def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
+    """Run the engine just built at its best batch and keep its layers' times; it is good whatever becomes of that."""
+    from runtimes.trt.adapter import TrtRuntime
+
+    times_path(path).unlink(missing_ok=True)
+    try:
+        with TrtRuntime(path, max_contexts=1) as runtime:
+            times = runtime.layer_times(batch=facts.batch.opt)
+        write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
+    except (RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return times, ""
+
+
+def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
+    try:
+        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not timed when it was built (an engine runs on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
+
+
+def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
+    try:
+        return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not counted when it was built (an engine tells its layers on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"

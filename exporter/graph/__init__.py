@@ -1,0 +1,1 @@
+"""Helpers on ONNX graphs that every pass uses."""

@@ -1,0 +1,204 @@
+"""An architecture that can be built for any number of classes, filled from a checkpoint file or at random.
+
+A `.safetensors` header may carry `model`, `labels` (a JSON list) and `preprocessing` (JSON of
+`Preprocessing.to_json`), as the demo's checkpoint does: such a file needs no further option.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
+from exporter.checkpoints.weight_layout import layout_of
+from exporter.checkpoints.weight_names import fit_names
+from exporter.errors import PreprocessingError, WeightsError
+from exporter.models.check_images import load_check_images
+from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
+from exporter.networks.random_weights import settle_batchnorm, switch_on
+from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+
+IMAGENET_PREPROCESSING = Preprocessing(
+    resize=256, crop=(224, 224), interpolation=Interpolation.BILINEAR, mean=IMAGENET_MEAN, std=IMAGENET_STD
+)
+"""Source: torchvision's V1 weights of every ResNet, `weights.transforms()`."""
+
+_NUM_SETTLING = 2  # photographs that random weights get their BatchNorm statistics from
+
+CIFAR_PREPROCESSING = Preprocessing(
+    resize=(32, 32),
+    crop=None,
+    interpolation=Interpolation.BILINEAR,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+"""Mean and per-pixel standard deviation of CIFAR-10's training images, as the field rounds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How to build one network, and what holds when its weights say nothing.
+
+    Attributes:
+        model_id: Its name on the command line.
+        source: Who defines it.
+        build: Number of classes -> module.
+        num_classes: When neither the request nor the weights say.
+        preprocessing: When the weights do not say; None where nothing may be assumed.
+        preprocessing_source: What that assumption is, in words; why there is none, where there is none.
+        undecided: Why mean and std may not be assumed although the rest may; empty where they may.
+        ignored_prefixes: Weights with such names are left out: heads that only training uses.
+        adapt: Returns the variant of this architecture that a checkpoint was made for, given its weights under this
+            architecture's names; None where there is only one.
+        notes: What is told of this architecture.
+    """
+
+    model_id: str
+    source: str
+    build: Callable[[int], nn.Module]
+    num_classes: int
+    preprocessing: Preprocessing | None
+    preprocessing_source: str
+    undecided: str = ""
+    ignored_prefixes: tuple[str, ...] = ()
+    adapt: Callable[[Architecture, Mapping[str, Tensor]], Architecture] | None = None
+    notes: tuple[str, ...] = ()
+
+    def seeded(self, num_classes: int) -> nn.Module:
+        """Build with the fixed seed, in evaluation mode, without touching the caller's random state."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return self.build(num_classes).eval()
+
+    def assumed_preprocessing(self, request: ModelRequest) -> tuple[Preprocessing, str]:
+        """Return the preprocessing for weights that say none, and its source in words.
+
+        Raises:
+            PreprocessingError: If nothing may be assumed and the options do not say everything.
+        """
+        options = request.preprocessing
+        if self.preprocessing is None:
+            return options.complete(self.preprocessing_source), "the command line"
+        if self.undecided and (options.mean is None or options.std is None):
+            raise PreprocessingError(f"{self.undecided}; say which with --mean and --std")
+        return self.preprocessing, self.preprocessing_source
+
+
+def load_random(architecture: Architecture, request: ModelRequest) -> LoadedModel:
+    """Return the network as it is built with the fixed seed; of weights "random" every layer counts, too.
+
+    Raises:
+        PreprocessingError: If nothing tells how images are prepared.
+    """
+    num_classes = request.num_classes or architecture.num_classes
+    preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
+    module = architecture.seeded(num_classes)
+    if request.weights == RANDOM_WEIGHTS:
+        images = load_check_images(request.preprocessing.applied_to(preprocessing))[:_NUM_SETTLING]
+        switch_on(module, RANDOM_SEED)
+        settle_batchnorm(module, torch.from_numpy(images))
+    return LoadedModel(
+        module=module,
+        model_id=architecture.model_id,
+        source=architecture.source,
+        weights=f"random (seed {RANDOM_SEED})",
+        weights_sha256=state_dict_sha256(module.state_dict()),
+        preprocessing=preprocessing,
+        preprocessing_source=preprocessing_source,
+        num_classes=num_classes,
+        labels=None,
+        notes=(*architecture.notes, "random weights: sizes and latency mean something, accuracy figures do not"),
+    )
+
+
+def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
+    """Return the network with the weights of the file `request.weights`.
+
+    Raises:
+        WeightsError: If the file cannot be read, was made for another model, does not fit, or holds NaN or Inf.
+        PreprocessingError: If nothing tells how images are prepared.
+    """
+    checkpoint = load_checkpoint(Path(request.weights))
+    header = _read_header(checkpoint.metadata, request.weights, architecture.model_id)
+    layout = layout_of(architecture.build)
+    checkpoint = _with_names(checkpoint, architecture, layout.shapes)
+    if architecture.adapt is not None:
+        architecture = architecture.adapt(architecture, checkpoint.state_dict)
+    if header.preprocessing is not None:
+        preprocessing, preprocessing_source = header.preprocessing, "the checkpoint's header"
+    else:
+        preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
+    in_file = layout.num_classes_of(checkpoint.state_dict)
+    if request.num_classes is not None and in_file not in (None, request.num_classes):
+        raise WeightsError(
+            f"{request.weights}: got --num-classes {request.num_classes}, but the file's classifier has {in_file} "
+            f"classes: pass --num-classes {in_file}, or leave it out"
+        )
+    num_classes = in_file or request.num_classes or architecture.num_classes
+    module = architecture.seeded(num_classes)
+    load_into(module, checkpoint)
+    check_finite(module)
+    return LoadedModel(
+        module=module,
+        model_id=architecture.model_id,
+        source=architecture.source,
+        weights=Path(request.weights).name,
+        weights_sha256=checkpoint.sha256,
+        preprocessing=preprocessing,
+        preprocessing_source=preprocessing_source,
+        num_classes=num_classes,
+        labels=header.labels,
+        notes=(*checkpoint.notes, *architecture.notes),
+    )
+
+
+def model_in_header(checkpoint: Checkpoint) -> str | None:
+    """Return the model that a `.safetensors` header names, or None."""
+    return checkpoint.metadata.get("model")
+
+
+def _with_names(checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, object]) -> Checkpoint:
+    """Return the weights under the architecture's names; `num_batches_tracked` follows its BatchNorm."""
+    state_dict, notes = fit_names(
+        checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes
+    )
+    if not notes:
+        return checkpoint
+    return replace(
+        checkpoint,
+        state_dict=state_dict,
+        notes=(*checkpoint.notes, *notes),
+        sha256=state_dict_sha256(state_dict),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    labels: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+
+
+def _read_header(metadata: Mapping[str, str], weights: str, model_id: str) -> _Header:
+    made_for = metadata.get("model", model_id)
+    if made_for != model_id:
+        raise WeightsError(f"{weights}: its header says model {made_for!r}, expected {model_id!r}")
+    try:
+        labels = json.loads(metadata["labels"]) if "labels" in metadata else None
+        stored = json.loads(metadata["preprocessing"]) if "preprocessing" in metadata else None
+        return _Header(
+            labels=None if labels is None else _labels_from_json(labels),
+            preprocessing=None if stored is None else Preprocessing.from_json(stored),
+        )
+    except (ValueError, TypeError, RecursionError) as err:
+        raise WeightsError(f"{weights}: its header cannot be read: {err}") from err
+
+
+def _labels_from_json(labels: object) -> tuple[str, ...]:
+    if not isinstance(labels, list):
+        raise TypeError(f"labels: got {type(labels).__name__}, expected a list")
+    return tuple(map(str, labels))

@@ -1,0 +1,58 @@
+"""MODEL and its weights -> a PyTorch module in evaluation mode with everything known about it.
+
+Each source (torchvision, timm, our own networks, a Python object, a checkpoint that tells its architecture) is a module
+with one function `load(request) -> LoadedModel`. This one picks the source by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from exporter.models.loaded_model import LoadedModel, ModelRequest
+from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
+from runtimes.errors import MissingDependencyError
+
+_SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        TORCHVISION: "exporter.models.torchvision_source",
+        TIMM: "exporter.models.timm_source",
+        OWN: "exporter.models.builtin_source",
+        PYTHON_OBJECT: "exporter.models.python_source",
+        AUTO: "exporter.models.auto_source",
+        ONNX_FILE: "exporter.models.onnx_source",
+    }
+)
+
+
+def load_model(request: ModelRequest) -> LoadedModel:
+    """Build the network and load its weights.
+
+    Raises:
+        UnknownModelError: If there is no such model.
+        AmbiguousModelError: If MODEL is "auto" and the checkpoint does not say which it is.
+        ModelObjectError: If a Python object cannot be imported, called, or gives no usable module.
+        PreprocessingError: If nothing tells how images are prepared.
+        OnnxFileError: If MODEL is an ONNX file that cannot be exported.
+        WeightsError: If the weights are missing, do not fit, or are not finite.
+        MissingDependencyError: If torch, torchvision or timm is needed and not installed.
+    """
+    source = request.reference.source
+    try:
+        load: Callable[[ModelRequest], LoadedModel] = importlib.import_module(_SOURCES[source]).load
+    except ImportError as err:
+        if source == TIMM and (err.name or "").partition(".")[0] == "timm":
+            raise MissingDependencyError(
+                f'{request.name} is a model of timm, which is not installed; pip install "resnet-export[timm]"'
+            ) from err
+        raise MissingDependencyError(
+            f'exporting needs PyTorch and torchvision ({err}); pip install "resnet-export[export]"'
+        ) from err
+    loaded = load(request)
+    preprocessing = request.preprocessing.applied_to(loaded.preprocessing)
+    if preprocessing == loaded.preprocessing:
+        return loaded
+    source = f"{loaded.preprocessing_source}; changed by the command line"
+    return replace(loaded, preprocessing=preprocessing, preprocessing_source=source)

@@ -1,0 +1,111 @@
+"""What is asked of a model source and what it gives back. Imports no framework."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.errors import ExportError
+from exporter.models.model_names import ModelReference, parse_model
+from exporter.models.preprocessing_options import PreprocessingOptions
+from runtimes.preprocessing.transform import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RANDOM_WEIGHTS = "random"
+DEFAULT_WEIGHTS = "DEFAULT"
+RANDOM_SEED = 0
+"""Seed of `--weights random`, so that two runs export the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What was asked for.
+
+    Attributes:
+        name: MODEL as `exporter.models.model_names.parse_model` reads it: one of `MODEL_NAMES`, "torchvision:NAME",
+            "timm:NAME", "package.module:callable", or "auto".
+        weights: "DEFAULT", "random", the name of published weights (a torchvision weights enum member, a timm
+            tag), or a checkpoint's path.
+        num_classes: Width of the last layer; None takes what the weights say.
+        preprocessing: What is said about preprocessing beside the weights.
+    """
+
+    name: str
+    weights: str = DEFAULT_WEIGHTS
+    num_classes: int | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse a number of classes that no classifier has."""
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes: got {self.num_classes}, expected at least 1")
+
+    @property
+    def reference(self) -> ModelReference:
+        """What `name` means.
+
+        Raises:
+            UnknownModelError: If there is no such model.
+        """
+        return parse_model(self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A network ready to export.
+
+    Attributes:
+        module: In evaluation mode, on the CPU.
+        model_id: Name for folders and the manifest, such as "resnet50".
+        source: Who defines the architecture: "torchvision", "timm", "resnet-export", "python" or "onnx".
+        weights: What was loaded, in words: an enum member, a file name, or "random (seed 0)".
+        weights_sha256: `exporter.checkpoints.checkpoint.state_dict_sha256` of the loaded weights.
+        preprocessing: How images are prepared.
+        preprocessing_source: Where that came from, in words.
+        num_classes: Width of the logits.
+        labels: One name per class, or None when nobody said.
+        notes: What happened on the way, one sentence each.
+        reference_name: What `module` is called where exports are compared with it.
+        outputs: Names of what `module` gives: the logits, or the features asked for.
+    """
+
+    module: nn.Module
+    model_id: str
+    source: str
+    weights: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    num_classes: int
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+    reference_name: str = "PyTorch"
+    outputs: tuple[str, ...] = ("logits",)
+
+
+def is_weights_file(weights: str) -> bool:
+    """Tell whether `--weights` names a file rather than a keyword or an enum member.
+
+    A member may carry its enum's name, as messages and manifests print it: `ResNet50_Weights.IMAGENET1K_V2`.
+    """
+    if weights in (DEFAULT_WEIGHTS, RANDOM_WEIGHTS):
+        return False
+    if Path(weights).exists() or "/" in weights:
+        return True
+    return "." in weights and not re.fullmatch(r"\w+_Weights\.\w+", weights)
+
+
+def check_labels(labels: tuple[str, ...], num_classes: int, origin: str) -> None:
+    """Raise unless there is one non-empty label per class.
+
+    Raises:
+        ExportError: Saying how many there are and how many are expected.
+    """
+    if len(labels) != num_classes:
+        raise ExportError(f"{origin}: got {len(labels)} labels, expected {num_classes}, one line per class")
+    if empty := [place for place, label in enumerate(labels) if not label.strip()]:
+        raise ExportError(f"{origin}: label {empty[0]} is empty")

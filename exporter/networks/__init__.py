@@ -1,0 +1,1 @@
+"""Networks that no library ships: CIFAR, pre-activation and plain ResNets."""

@@ -1,0 +1,1 @@
+"""Passes over ONNX graphs: each takes a model and returns a `PassResult`."""

@@ -1,0 +1,147 @@
+"""The last edits of a file, after folding, FP16 and INT8: a camera frame as input, the answer as output, metadata.
+
+    --input uint8    images uint8 [N, H, W, 3] -> Cast -> /255 - mean / std -> Transpose -> the float input of before
+    --softmax        logits -> Softmax -> probabilities
+    --topk K         logits or probabilities -> TopK -> scores float32 [N, K], indices int64 [N, K]
+
+The normalization takes the steps of `preprocessing.transform.normalize` one by one, in float32, so that both ways give
+the same bits. It comes before the first Q or Cast of the file, which stay as calibrated. Runtimes fuse the steps; as
+`x * a + b` they would be one operation less and another rounding.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from exporter.graph.onnx_graph import copy_model, initializer_from_array, replace_nodes
+from exporter.passes.convert_opset import BATCH_AXIS
+from exporter.passes.pre_post_options import Finish
+from runtimes.preprocessing.transform import Preprocessing
+
+PIXELS = "images"
+"""The uint8 input. It has a name of its own: data for the float input must not fit it by accident."""
+
+PROBABILITIES, SCORES, INDICES = "probabilities", "scores", "indices"
+
+
+def finish_graph(
+    model: ModelProto, finish: Finish, *, preprocessing: Preprocessing, metadata: dict[str, Any] | None = None
+) -> ModelProto:
+    """Return a checked copy with the edits of the module docstring.
+
+    Args:
+        model: One float32 input [batch, 3, H, W]; one output [batch, classes] where `finish` adds a head.
+        finish: What to add.
+        preprocessing: Whose mean and standard deviation go into the graph.
+        metadata: Key to what becomes JSON in the file's `metadata_props`.
+
+    Raises:
+        ValueError: If a head does not fit: no [batch, classes] output, or fewer classes than `topk`.
+    """
+    result = copy_model(model)
+    graph = result.graph
+    for name in _new_names(finish):
+        _rename(graph, name, f"{name}.before")
+    if finish.uint8_input:
+        _take_pixels(graph, preprocessing)
+    if finish.changes_output:
+        _add_head(graph, finish)
+    for key, value in (metadata or {}).items():
+        result.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False, allow_nan=False))
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _new_names(finish: Finish) -> list[str]:
+    names = [PIXELS] * finish.uint8_input + [PROBABILITIES] * finish.softmax
+    return [*names, SCORES, INDICES] if finish.topk is not None else names
+
+
+def _rename(graph: GraphProto, old: str, new: str) -> None:
+    """Call a tensor that has a name needed here otherwise, in place: a file of elsewhere may call anything `scores`."""
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            for place, name in enumerate(tensors):
+                if name == old:
+                    tensors[place] = new
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        if item.name == old:
+            item.name = new
+
+
+def _take_pixels(graph: GraphProto, preprocessing: Preprocessing) -> None:
+    (old,) = graph.input
+    name, (height, width) = old.name, preprocessing.input_size
+    constants = {
+        "white": np.float32(255),
+        "mean": np.array(preprocessing.mean, np.float32),
+        "std": np.array(preprocessing.std, np.float32),
+    }
+    for word, values in constants.items():
+        graph.initializer.append(initializer_from_array(f"{PIXELS}.{word}", np.asarray(values)))
+    steps = ["float", "scaled", "centred", "normalized"]
+    tensors = [PIXELS, *(f"{PIXELS}.{step}" for step in steps), name]
+    nodes = [
+        ("Cast", [], {"to": TensorProto.FLOAT}),
+        ("Div", ["white"], {}),
+        ("Sub", ["mean"], {}),
+        ("Div", ["std"], {}),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+    ]
+    added = [
+        onnx.helper.make_node(
+            op_type, [before, *(f"{PIXELS}.{word}" for word in words)], [after], name=f"{PIXELS}.{place}", **attributes
+        )
+        for place, ((op_type, words, attributes), before, after) in enumerate(
+            zip(nodes, tensors[:-1], tensors[1:], strict=True)
+        )
+    ]
+    replace_nodes(graph, [*added, *graph.node])
+    graph.value_info.append(old)
+    pixels = onnx.helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, [BATCH_AXIS, height, width, 3])
+    del graph.input[:]
+    graph.input.append(pixels)
+
+
+def _add_head(graph: GraphProto, finish: Finish) -> None:
+    if len(graph.output) != 1 or len(graph.output[0].type.tensor_type.shape.dim) != 2:
+        raise ValueError("--softmax and --topk need one output [N, classes]")
+    (logits,) = graph.output
+    num_classes = logits.type.tensor_type.shape.dim[1].dim_value
+    tensor, nodes, outputs = logits.name, list[NodeProto](), []
+    shape = [BATCH_AXIS, num_classes]
+    if finish.softmax:
+        nodes.append(onnx.helper.make_node("Softmax", [tensor], [PROBABILITIES], name=PROBABILITIES, axis=1))
+        tensor = PROBABILITIES
+        outputs = [onnx.helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)]
+    if finish.topk is not None:
+        if finish.topk > num_classes:
+            raise ValueError(f"--topk {finish.topk}: the model has {num_classes} classes only")
+        count = initializer_from_array("topk.count", np.array([finish.topk], np.int64))
+        graph.initializer.append(count)
+        nodes.append(
+            onnx.helper.make_node(
+                "TopK", [tensor, count.name], [SCORES, INDICES], name="topk", axis=1, largest=1, sorted=1
+            )
+        )
+        outputs = [
+            onnx.helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [BATCH_AXIS, finish.topk]),
+            onnx.helper.make_tensor_value_info(INDICES, TensorProto.INT64, [BATCH_AXIS, finish.topk]),
+        ]
+    graph.node.extend(nodes)
+    graph.value_info.append(logits)
+    del graph.output[:]
+    graph.output.extend(outputs)
+
+
+def metadata_of(
+    preprocessing: Preprocessing, *, model_id: str, num_classes: int | None, labels: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """Return what a finished file says about itself; `preprocessing` is also what a uint8 input has built in."""
+    known = {"model": model_id, "preprocessing": preprocessing.to_json(), "num_classes": num_classes, "labels": labels}
+    return {key: value for key, value in known.items() if value is not None}

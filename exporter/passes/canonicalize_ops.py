@@ -1,0 +1,166 @@
+"""Spell operators in the form that every target reads.
+
+`torch.onnx.export` writes the global average pool as ReduceMean over the last two axes, with the axes as a second
+input, and `torch.flatten` as Reshape to [batch, C]. TensorRT 8.6 reads no axes from an input and averages over
+everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Reshape hides that the batch is kept. So:
+
+    ReduceMean(x, axes = last two, keepdims = 1)  ->  GlobalAveragePool(x)
+    Reshape([N, C, 1, 1], to [batch, C])          ->  Flatten(axis = 1)
+    Identity(x), Dropout(x), Concat(x) alone      ->  x
+    Mul(y, Expand(x)), where Mul broadcasts x     ->  Mul(y, x), and so for Add, Sub, Div
+    CastLike(c, x), the type of x known           ->  Cast(c)
+    Reduce*(x, noop_with_empty_axes = 0)          ->  Reduce*(x), its default, which opset 17 does not know
+
+The Expand takes the batch at run time (Shape, Concat) to say what broadcasting says anyway. The last is for means that
+keep no axes, such as `x.mean((2, 3))`, and other reductions: onnx's version converter leaves the attribute in, and its
+own checker then refuses the file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+from exporter.graph.onnx_graph import (
+    GraphIndex,
+    PassResult,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    infer_shapes,
+    remove_dead_nodes,
+    remove_unused_initializers,
+    replace_nodes,
+    tensor_shapes,
+    tensor_types,
+)
+
+Ranks = dict[str, "tuple[int | str, ...]"]
+_BROADCASTING = ("Mul", "Add", "Sub", "Div")
+
+
+def canonical_ops(model: ModelProto) -> PassResult:
+    """Return a copy with the rewrites of the module docstring applied."""
+    result = copy_model(model)
+    index = index_graph(result.graph)
+    typed = infer_shapes(result)
+    shapes, types = tensor_shapes(typed), tensor_types(typed)
+    num_changes = 0
+    for node in result.graph.node:
+        if _is_global_average_pool(node, index, shapes):
+            _become(node, "GlobalAveragePool")
+            num_changes += 1
+        elif _is_flatten(node, index, shapes):
+            _become(node, "Flatten", axis=1)
+            num_changes += 1
+        elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
+            _become(node, "Cast", to=kind.tensor_type.elem_type)
+            num_changes += 1
+        elif node.op_type.startswith("Reduce") and attribute(node, "noop_with_empty_axes") == 0:
+            _remove_attribute(node, "noop_with_empty_axes")
+            num_changes += 1
+    num_changes += _drop_expands(result, shapes)
+    num_changes += _drop_identities(result)
+    remove_dead_nodes(result.graph)
+    remove_unused_initializers(result.graph)
+    return PassResult(result, num_changes)
+
+
+def _is_global_average_pool(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+    if node.op_type != "ReduceMean" or attribute(node, "keepdims", 1) != 1:
+        return False
+    rank = len(shapes.get(node.input[0], ()))
+    if len(node.input) > 1 and node.input[1] in index.initializer:
+        axes = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    else:
+        axes = list(attribute(node, "axes", ()))
+    return rank == 4 and sorted(axis % rank for axis in axes) == [2, 3]
+
+
+def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+    """Match a Reshape from [N, ...] to [N, the product of all other axes], which leaves no choice for N."""
+    if node.op_type != "Reshape":
+        return False
+    before = shapes.get(node.input[0], ())
+    if len(before) < 3 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
+        return False
+    product = math.prod(int(size) for size in before[1:])
+    if node.input[1] not in index.initializer:
+        return len(after := shapes.get(node.output[0], ())) == 2 and after[1] == product
+    target = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    if len(target) != 2:
+        return False
+    keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))
+    return keeps_batch and target[1] == product
+
+
+def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
+    """Turn a node with a constant second input into `op_type` on its first input, in place."""
+    node.op_type = op_type
+    del node.input[1:]
+    del node.attribute[:]
+    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+
+
+def _remove_attribute(node: NodeProto, name: str) -> None:
+    kept = [candidate for candidate in node.attribute if candidate.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _drop_expands(model: ModelProto, shapes: Ranks) -> int:
+    """Let operators that broadcast read what an Expand expands, in place; return how many Expands were passed by."""
+    index = index_graph(model.graph)
+    count = 0
+    for node in model.graph.node:
+        if node.op_type != "Expand" or node.output[0] in index.outputs:
+            continue
+        uses = index.uses.get(node.output[0], ())
+        rank = len(shapes.get(node.output[0], ()))
+        others = [use.node.input[1 - use.place] for use in uses if use.node.op_type in _BROADCASTING]
+        if len(others) == len(uses) and all(_covers(shapes.get(other, ()), shapes, node, rank) for other in others):
+            for use in uses:
+                use.node.input[use.place] = node.input[0]
+            count += 1
+    return count
+
+
+def _covers(other: tuple[int | str, ...], shapes: Ranks, expand: NodeProto, rank: int) -> bool:
+    """Tell whether broadcasting with a tensor of shape `other` gives what the Expand gives."""
+    target = shapes.get(expand.output[0], ())
+    if not rank or len(other) != rank:
+        return False
+    known = shapes.get(expand.input[0], ())
+    small = (1,) * (rank - len(known)) + known
+    return all(
+        # Not stretched (the batch, whose name shape inference lost), or stretched to what the other one has anyway.
+        (isinstance(narrow, str) and isinstance(wide, str)) or wide in (narrow, size)
+        for wide, narrow, size in zip(target, small, other, strict=True)
+    )
+
+
+def _passes_on(node: NodeProto) -> bool:
+    """Tell whether a node gives back its one input."""
+    if node.op_type == "Dropout":  # in training mode it has a third input
+        return len(node.input) < 3 and sum(bool(name) for name in node.output) == 1
+    return node.op_type == "Identity" or (node.op_type == "Concat" and len(node.input) == 1)
+
+
+def _drop_identities(model: ModelProto) -> int:
+    """Remove nodes that pass on their input and whose output is not a graph output, in place; return how many."""
+    graph = model.graph
+    outputs = {output.name for output in graph.output}
+    alias: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = alias.get(name, name)
+        if _passes_on(node) and not outputs & set(node.output):
+            alias[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    replace_nodes(graph, kept)
+    return len(alias)

@@ -1,0 +1,396 @@
+"""Fold per-channel affine maps into weighted layers, on the ONNX graph, in float64.
+
+An affine map is  y = s x + t  with one s and t per channel: BatchNormalization in inference mode,
+
+    s = scale / sqrt(var + eps),   t = B - s mean
+
+a Mul (or Div) by a constant (t = 0), an Add (or Sub) of one (s = 1). Behind a layer  x = W u + b:
+
+    W' = s W,   b' = s b + t                               Conv, Gemm, MatMul followed by its bias Add
+
+and before a layer that pads nothing (a padded zero would have to become t):
+
+    W'[o, i] = W[o, i] s[i],   b'[o] = b[o] + sum_i,k W[o, i, k] t[i]               Conv, Gemm
+
+All of it in float64, rounded once. Source: Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+
+A BatchNormalization that cannot go stays one node, its map computed here: scale = s, B = t, mean 0, variance 1,
+epsilon 0. One node, because TensorRT imports it as one Scale layer, a pointwise operation that it fuses with the ReLU
+and the quantization behind it; Mul and Add would be two layers for the same. Computed, because FP16 cannot hold small
+variances (6e-8 is its smallest number), while s and t are of the size of the activations.
+Source: onnx-tensorrt, builtin_op_importers.cpp, BatchNormalization; TensorRT documentation, "Layer fusion".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from exporter.errors import WeightsError
+from exporter.graph.onnx_graph import (
+    Use,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+    remove_unused_initializers,
+    replace_nodes,
+    tensor_shapes,
+)
+
+Vector = NDArray[np.float64]
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineFolds:
+    """The edited copy and what was done, in graph order.
+
+    Attributes:
+        model: The copy.
+        folded: (BatchNormalization node, layer node) of every fold.
+        kept: (BatchNormalization node, reason) of every one that stays.
+        num_other: Constant Mul, Div, Add and Sub nodes folded as well.
+    """
+
+    model: ModelProto
+    folded: tuple[tuple[str, str], ...]
+    kept: tuple[tuple[str, str], ...]
+    num_other: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Affine:
+    """s and t of one node, float64 [C] or [1] (the same for every channel)."""
+
+    scale: Vector
+    shift: Vector
+
+
+@dataclass(slots=True, eq=False)
+class _Editor:
+    """One graph while it is edited. Look-ups are kept up to date; dropped nodes leave the node list at the end."""
+
+    graph: GraphProto
+    shapes: dict[str, tuple[int | str, ...]]
+    frozen: frozenset[str]
+    producer: dict[str, NodeProto] = field(init=False)
+    uses: dict[str, list[Use]] = field(init=False)
+    initializer: dict[str, TensorProto] = field(init=False)
+    outputs: frozenset[str] = field(init=False)
+    _dropped: set[str] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        index = index_graph(self.graph)
+        self.producer, self.initializer = dict(index.producer), dict(index.initializer)
+        self.uses = {name: list(places) for name, places in index.uses.items()}
+        self.outputs = index.outputs
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Return the float constant called `name`, unless callers may replace it."""
+        tensor = self.initializer.get(name)
+        if tensor is None or name in self.frozen or tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            return None
+        return array_from_initializer(tensor)
+
+    def rewrite(self, node: NodeProto, place: int, values: NDArray[Any], suffix: str) -> None:
+        """Give input `place` of `node` new float32 values, in a constant of its own where others read the old one."""
+        with np.errstate(over="ignore"):
+            stored = values.astype(np.float32)
+        if not np.isfinite(stored).all():
+            raise WeightsError(f"folding into {node.name!r} gives NaN or Inf in its {suffix}; the weights are damaged")
+        old = node.input[place] if place < len(node.input) else ""
+        if old and len(self.uses[old]) == 1 and old not in self.outputs:
+            self.initializer[old].CopyFrom(initializer_from_array(old, stored))
+            return
+        name, number = f"{node.name}.{suffix}", 0
+        while name in self.initializer or name in self.producer or name in self.frozen:
+            number += 1
+            name = f"{node.name}.{suffix}_{number}"
+        self.graph.initializer.append(initializer_from_array(name, stored))
+        self.initializer[name] = self.graph.initializer[-1]
+        while len(node.input) <= place:
+            node.input.append("")
+        self._read(node, place, name)
+
+    def drop(self, node: NodeProto, *, keep: str) -> None:
+        """Remove a node of one output: its producer writes that name now, or its readers read `keep`."""
+        output = node.output[0]
+        for place in range(len(node.input)):
+            self._read(node, place, "")
+        if output in self.outputs:
+            producer = self.producer[keep]
+            producer.output[list(producer.output).index(keep)] = output
+            self.producer[output] = producer
+        for use in list(self.uses.get(output, ())) if output not in self.outputs else ():
+            self._read(use.node, use.place, keep)
+        self._dropped.add(node.name)
+
+    def _read(self, node: NodeProto, place: int, name: str) -> None:
+        """Let input `place` of `node` be `name`."""
+        if old := node.input[place]:
+            self.uses[old] = [use for use in self.uses[old] if (use.node.name, use.place) != (node.name, place)]
+        node.input[place] = name
+        if name:
+            self.uses.setdefault(name, []).append(Use(node, place))
+
+    def finish(self) -> None:
+        """Take the dropped nodes and unread constants out of the graph."""
+        replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
+        remove_unused_initializers(self.graph)
+
+
+def fold_affine(model: ModelProto) -> AffineFolds:
+    """Return a copy with every legal fold of the module docstring; layers and outputs keep their names.
+
+    Args:
+        model: A float32 model with unique node names; shapes are used where the model declares them.
+
+    Raises:
+        WeightsError: If a folded weight is not finite; the message names the layer.
+    """
+    result = copy_model(model)
+    editor = _Editor(result.graph, tensor_shapes(model), frozenset(info.name for info in result.graph.input))
+    folded: list[tuple[str, str]] = []
+    kept: list[tuple[str, str]] = []
+    num_other = 0
+    for node in result.graph.node:
+        name = node.name
+        affine, reason = _affine_of(node, editor)
+        if affine is None:
+            if node.op_type == "BatchNormalization":
+                kept.append((name, reason))
+            continue
+        layer, reason = _fold_backwards(node, affine, editor)
+        if layer is None and node.op_type == "BatchNormalization":
+            layer, reason = _fold_forwards(node, affine, editor, reason)
+        if node.op_type != "BatchNormalization":
+            num_other += layer is not None
+        elif layer is not None:
+            folded.append((name, layer))
+        else:
+            kept.append((name, reason))
+            _store_map(node, affine, editor)
+    editor.finish()
+    del result.graph.value_info[:]
+    return AffineFolds(result, tuple(folded), tuple(kept), num_other)
+
+
+def _affine_of(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
+    """Return the node's map, or None and why it is none."""
+    if node.op_type == "BatchNormalization":
+        return _batchnorm_map(node, editor)
+    if node.op_type not in ("Mul", "Div", "Add", "Sub"):
+        return None, ""
+    constants = [editor.array(name) for name in node.input]
+    if sum(array is not None for array in constants) != 1:
+        return None, ""
+    place = 0 if constants[0] is not None else 1
+    if place == 0 and node.op_type in ("Div", "Sub"):  # constant - x, constant / x
+        return None, ""
+    vector = _per_channel(constants[place], node.input[1 - place], editor)
+    if vector is None:
+        return None, ""
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    maps = {"Mul": (vector, zero), "Div": (one / vector, zero), "Add": (one, vector), "Sub": (one, -vector)}
+    return _Affine(*maps[node.op_type]), ""
+
+
+def _batchnorm_map(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
+    if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) != 1:
+        return None, "it is in training mode: it normalizes by the batch that it is given"
+    constants = [editor.array(name) for name in node.input[1:5]]
+    if any(array is None for array in constants):
+        return None, "its statistics are not constants"
+    gamma, beta, mean, var = (np.asarray(array, np.float64) for array in constants)
+    scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+    return _Affine(scale, beta - scale * mean), ""
+
+
+def _per_channel(constant: NDArray[Any] | None, data: str, editor: _Editor) -> Vector | None:
+    """Return a broadcast constant as float64 [C] or [1], if it varies along the channels of `data` only."""
+    assert constant is not None
+    if constant.size == 1:
+        return np.asarray(constant, np.float64).reshape(1)
+    behind, permutation = _through_transpose(data, editor)
+    layer = _layer_of(behind, editor)
+    shape = editor.shapes.get(data)
+    if layer is None or (shape is None and layer.op_type != "Gemm"):
+        return None
+    rank = 2 if shape is None else len(shape)
+    padded = (1,) * (rank - constant.ndim) + constant.shape
+    axis = 1 if layer.op_type == "Conv" else rank - 1
+    axis = list(permutation).index(axis) if permutation else axis
+    if len(padded) != rank or any(size != 1 for place, size in enumerate(padded) if place != axis):
+        return None
+    return np.asarray(constant, np.float64).reshape(-1)
+
+
+def _through_transpose(tensor: str, editor: _Editor) -> tuple[str, tuple[int, ...]]:
+    """Return what a Transpose that only this reads transposes, and how; otherwise the tensor and ()."""
+    producer = editor.producer.get(tensor)
+    if producer is None or producer.op_type != "Transpose" or not _is_private(tensor, editor):
+        return tensor, ()
+    return producer.input[0], tuple(attribute(producer, "perm", ()))
+
+
+def _layer_of(tensor: str, editor: _Editor) -> NodeProto | None:
+    """Return the weighted layer that makes `tensor`, looking through the bias Add of a MatMul."""
+    producer = editor.producer.get(tensor)
+    if producer is not None and (matmul := _biased_matmul(producer, editor)) is not None:
+        return matmul
+    return producer if producer is not None and producer.op_type in _WEIGHTED else None
+
+
+def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:
+    """Return the MatMul whose bias `add` adds, or None."""
+    if add.op_type != "Add":
+        return None
+    for place in (0, 1):
+        matmul = editor.producer.get(add.input[place])
+        bias = editor.array(add.input[1 - place])
+        if matmul is not None and matmul.op_type == "MatMul" and bias is not None and bias.ndim == 1:
+            return matmul if _is_private(matmul.output[0], editor) else None
+    return None
+
+
+def _is_private(tensor: str, editor: _Editor) -> bool:
+    return len(editor.uses.get(tensor, ())) == 1 and tensor not in editor.outputs
+
+
+def _fold_backwards(node: NodeProto, affine: _Affine, editor: _Editor) -> tuple[str | None, str]:
+    """Fold into the layer before `node`; return its name, or None and the reason."""
+    data = node.input[0] if editor.array(node.input[0]) is None else node.input[1]
+    read = data
+    if node.op_type != "BatchNormalization":
+        data, permutation = _through_transpose(read, editor)
+        if data != read and not permutation:
+            return None, "the axes of the Transpose before it are not known"
+    producer = editor.producer.get(data)
+    layer = _layer_of(data, editor)
+    if producer is None or layer is None:
+        found = "the model's input" if producer is None else f"{producer.op_type} {producer.name!r}"
+        return None, f"its input comes from {found}, not from a convolution or linear layer"
+    if not _is_private(data, editor):
+        return None, f"the output of {producer.name!r} is also read elsewhere"
+    weight = editor.array(layer.input[1])
+    if weight is None:
+        return None, f"the weight of {layer.name!r} is not a float constant"
+    axis = _output_axis(layer)
+    channels = weight.shape[axis]
+    if node.op_type == "BatchNormalization" and layer.op_type != "Conv" and len(editor.shapes.get(data, "12")) != 2:
+        return None, f"axis 1 of the output of {layer.name!r}, which BatchNormalization takes, is not its channels"
+    if affine.scale.size not in (1, channels) or (layer.op_type == "Gemm" and attribute(layer, "alpha", 1.0) != 1.0):
+        return None, f"its map does not fit the {channels} channels of {layer.name!r}"
+    return _apply(node, affine, layer, producer, editor, weight, axis, read)
+
+
+def _apply(
+    node: NodeProto,
+    affine: _Affine,
+    layer: NodeProto,
+    producer: NodeProto,
+    editor: _Editor,
+    weight: NDArray[Any],
+    axis: int,
+    read: str,
+) -> tuple[str | None, str]:
+    """Write W' = s W and b' = s b + t; `producer` is the layer, or the Add that holds a MatMul's bias."""
+    scale = np.broadcast_to(affine.scale, weight.shape[axis])
+    shift = np.broadcast_to(affine.shift, weight.shape[axis])
+    holder, place = (producer, 2) if producer is layer else (producer, _constant_place(producer, editor))
+    if layer.op_type == "MatMul" and producer is layer and np.any(shift):
+        return None, f"{layer.name!r} has no bias to take the shift"
+    bias: NDArray[Any] | None = np.zeros(len(scale))
+    if len(holder.input) > place and holder.input[place]:
+        bias = editor.array(holder.input[place])
+    if bias is None or (layer.op_type == "Gemm" and (bias.size != len(scale) or attribute(layer, "beta", 1.0) != 1.0)):
+        return None, f"the bias of {layer.name!r} is not a constant vector"
+    view = [1] * weight.ndim
+    view[axis] = -1
+    editor.rewrite(layer, 1, weight.astype(np.float64) * scale.reshape(view), "weight")
+    new_bias = scale * bias.astype(np.float64).reshape(-1) + shift
+    if layer.op_type != "MatMul" or producer is not layer:
+        editor.rewrite(holder, place, new_bias, "bias")
+    editor.drop(node, keep=read)
+    return layer.name, ""
+
+
+def _constant_place(add: NodeProto, editor: _Editor) -> int:
+    return 0 if editor.array(add.input[0]) is not None else 1
+
+
+def _output_axis(layer: NodeProto) -> int:
+    """Return the output-channel axis of the weight: Conv [O, I, ...], Gemm transB [O, I], else [I, O]."""
+    return 0 if layer.op_type == "Conv" or (layer.op_type == "Gemm" and attribute(layer, "transB", 0)) else -1
+
+
+def _fold_forwards(node: NodeProto, affine: _Affine, editor: _Editor, why: str) -> tuple[str | None, str]:
+    """Fold a BatchNormalization into every layer that reads it; return their names, or None and the reason."""
+    uses = list(editor.uses.get(node.output[0], ()))
+    if not uses or node.output[0] in editor.outputs:
+        return None, why
+    for use in uses:
+        weight = editor.array(use.node.input[1]) if use.node.op_type in ("Conv", "Gemm") and use.place == 0 else None
+        has_bias = len(use.node.input) > 2 and use.node.input[2]
+        if weight is None or (has_bias and editor.array(use.node.input[2]) is None):
+            return None, f"{why}, and its output is read by {use.node.op_type} {use.node.name!r}"
+        if use.node.op_type == "Conv" and _pads(use.node) and np.any(affine.shift):
+            return None, f"{why}, and {use.node.name!r}, which reads it, pads with zeros"
+        if use.node.op_type == "Gemm" and any(
+            attribute(use.node, key, value) != value for key, value in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
+        ):
+            return None, f"{why}, and {use.node.name!r}, which reads it, scales its input"
+    layers = [use.node for use in uses]
+    for layer in layers:
+        _fold_into_reader(layer, affine, editor)
+    editor.drop(node, keep=node.input[0])
+    return ", ".join(layer.name for layer in layers), ""
+
+
+def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: _Editor) -> None:
+    stored = editor.array(layer.input[1])
+    assert stored is not None  # checked by the caller
+    weight = stored.astype(np.float64)
+    if layer.op_type == "Gemm":
+        transposed = bool(attribute(layer, "transB", 0))
+        matrix = weight if transposed else weight.T  # [O, I]
+        added = matrix @ np.broadcast_to(affine.shift, matrix.shape[1])
+        scaled = matrix * affine.scale
+        new_weight = scaled if transposed else scaled.T
+    else:
+        groups = attribute(layer, "group", 1)
+        per_group = weight.reshape(groups, -1, *weight.shape[1:])  # [G, O/G, I/G, ...]
+        view = (groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+        channels = groups * weight.shape[1]
+        scale = np.broadcast_to(affine.scale, channels).reshape(view)
+        shift = np.broadcast_to(affine.shift, channels).reshape(view)
+        added = (per_group * shift).sum(axis=tuple(range(2, per_group.ndim))).reshape(-1)
+        new_weight = (per_group * scale).reshape(weight.shape)
+    bias = editor.array(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else None
+    editor.rewrite(layer, 1, new_weight, "weight")
+    editor.rewrite(layer, 2, added if bias is None else bias.astype(np.float64).reshape(-1) + added, "bias")
+
+
+def _pads(conv: NodeProto) -> bool:
+    if attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return True
+    return any(attribute(conv, "pads", ()))
+
+
+def _store_map(node: NodeProto, affine: _Affine, editor: _Editor) -> None:
+    """Let a BatchNormalization that stays hold s and t themselves."""
+    editor.rewrite(node, 1, affine.scale, "weight")
+    editor.rewrite(node, 2, affine.shift, "bias")
+    editor.rewrite(node, 3, np.zeros_like(affine.scale), "mean")
+    editor.rewrite(node, 4, np.ones_like(affine.scale), "variance")
+    kept = [a for a in node.attribute if a.name not in ("epsilon", "momentum", "spatial")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.append(onnx.helper.make_attribute("epsilon", 0.0))

@@ -1,0 +1,137 @@
+"""Compute what depends on constants alone, once, at export: weight standardization, shape arithmetic, transposes.
+
+A node whose inputs are all constants is evaluated by onnx's own reference implementation and its outputs become
+initializers. A weight that a runtime computes anew for every image (`StdConv2d` of BiT, a parametrized layer) becomes
+a plain weight, which BatchNorm folding and quantization can then use. Source of the operators' meaning:
+`onnx.reference.ReferenceEvaluator`.
+
+Left alone: random operators, subgraphs, weights that callers may replace (graph inputs), and outputs that would make
+the file grow by more than `MAX_GROWTH_BYTES` (an Expand of one number, say).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from exporter.graph.onnx_graph import (
+    PassResult,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    initializer_from_array,
+    remove_dead_nodes,
+    remove_unused_initializers,
+    replace_nodes,
+)
+
+MAX_GROWTH_BYTES = 1 << 20
+"""How much larger than its inputs a computed constant may be."""
+
+_MAX_SIZES = 64
+"""Constants of so many numbers may be shapes; larger ones are weights, of which only the shape counts."""
+
+_NOT_DETERMINISTIC = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+_QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_CONSTANT_TENSORS = {"value": None, "value_float": np.float32, "value_int": np.int64}
+
+
+def fold_constants(model: ModelProto) -> PassResult:
+    """Return a copy in which everything computable from constants is an initializer.
+
+    Constant nodes become initializers too, and nodes whose results nobody reads are dropped. `num_changes` counts the
+    nodes that went; `skipped` names those left because the file would grow.
+    """
+    result = copy_model(model)
+    graph = result.graph
+    replaceable = {info.name for info in graph.input}
+    outputs = {info.name for info in graph.output}
+    constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in replaceable}
+    opsets = {entry.domain: entry.version for entry in result.opset_import}
+    kept: list[NodeProto] = []
+    skipped: list[str] = []
+    before = len(graph.node)
+    for node in graph.node:
+        values = None if outputs & set(node.output) else _evaluated(node, constants, opsets, skipped)
+        if values is None:
+            kept.append(node)
+            continue
+        for name, value in zip(node.output, values, strict=True):
+            if name:
+                constants[name] = initializer_from_array(name, value)
+                graph.initializer.append(constants[name])
+    replace_nodes(graph, kept)
+    remove_dead_nodes(graph)
+    remove_unused_initializers(graph)
+    return PassResult(result, before - len(graph.node), tuple(skipped))
+
+
+def _evaluated(
+    node: NodeProto, constants: Mapping[str, TensorProto], opsets: dict[str, int], skipped: list[str]
+) -> list[NDArray[Any]] | None:
+    """Return the node's outputs, or None where it must stay."""
+    if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        return _constant_value(node)
+    if not all(name in constants for name in node.input if name) or not any(node.input):
+        return None
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_DETERMINISTIC | _QUANTIZATION:
+        return None
+    if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+        return None
+    inputs = {name: array_from_initializer(constants[name]) for name in node.input if name}
+    most = MAX_GROWTH_BYTES + sum(value.nbytes for value in inputs.values())
+    if (predicted := _predicted_bytes(node, inputs, opsets)) > most:
+        skipped.append(f"{node.name}: its constant result would have {predicted:,} bytes")
+        return None
+    values = [np.asarray(value) for value in ReferenceEvaluator(node, opsets=opsets).run(None, inputs)]
+    growth = sum(value.nbytes for value in values) - sum(value.nbytes for value in inputs.values())
+    if growth > MAX_GROWTH_BYTES:
+        skipped.append(f"{node.name}: its constant result would add {growth:,} bytes to the file")
+        return None
+    return values
+
+
+def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets: dict[str, int]) -> int:
+    """Return the size of the node's outputs without computing them, 0 where the shapes do not tell.
+
+    A dozen bytes can ask for terabytes (ConstantOfShape, Expand, Tile, Range): to be known before they are allocated.
+    """
+    infos = [helper.make_tensor_value_info(name, _element_type(value), value.shape) for name, value in inputs.items()]
+    small = [numpy_helper.from_array(value, name) for name, value in inputs.items() if value.size <= _MAX_SIZES]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+    graph = helper.make_graph([node], "one", infos, outputs, small)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    try:
+        typed = shape_inference.infer_shapes(helper.make_model(graph, opset_imports=imports), data_prop=True)
+    except Exception:  # inference raises unrelated types; what contradicts itself is told when it is evaluated
+        return 0
+    kinds = [info.type.tensor_type for info in typed.graph.output]
+    return sum(
+        math.prod(dim.dim_value for dim in kind.shape.dim) * helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        for kind in kinds
+        if kind.elem_type and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+    )
+
+
+def _element_type(value: NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(value.dtype))
+
+
+def _constant_value(node: NodeProto) -> list[NDArray[Any]] | None:
+    for name, dtype in _CONSTANT_TENSORS.items():
+        value = attribute(node, name)
+        if value is not None:
+            return [array_from_initializer(value) if dtype is None else np.asarray(value, dtype)]
+    for name, many in (("value_floats", np.float32), ("value_ints", np.int64)):
+        value = attribute(node, name)
+        if value is not None:
+            return [np.asarray(value, many)]
+    return None  # strings and sparse tensors

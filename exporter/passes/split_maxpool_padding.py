@@ -1,0 +1,106 @@
+"""MaxPool behind a Pad of zeros: let the pool pad, and put the zeros in afterwards.
+
+    MaxPool(Pad(x, 0))  ->  Max(MaxPool(x, pads), mask),   mask = 0 where the window touches the padding, else the least
+
+A pool's own padding never wins, zeros do where all values are negative (the stem of BiT, which has no ReLU). ONNX
+Runtime 1.31 fuses Pad and MaxPool as if both were the same, and answers wrongly
+(tests/exporter/passes/test_split_maxpool_padding.py); this form is exact everywhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+from exporter.graph.onnx_graph import (
+    GraphIndex,
+    PassResult,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+    remove_dead_nodes,
+    remove_unused_initializers,
+    replace_nodes,
+    tensor_shapes,
+)
+
+LEAST = -65504.0
+"""The least finite FP16 number, so that the mask can be typed FP16 like everything else."""
+
+
+def split_zero_padding(model: ModelProto) -> PassResult:
+    """Return a copy with the rewrite of the module docstring; needs the shapes of the pools' outputs.
+
+    A pool of three or more axes, with dilation, with ceil_mode or of unknown size is left as it is.
+    """
+    result = copy_model(model)
+    graph = result.graph
+    index, shapes = index_graph(graph), tensor_shapes(model)
+    nodes: list[NodeProto] = []
+    count = 0
+    for node in graph.node:
+        nodes.append(node)
+        pads = _zero_pads(node, index)
+        size = shapes.get(node.output[0], ())[2:]
+        if pads is None or len(size) != 2 or not all(isinstance(side, int) for side in size):
+            continue
+        pooled, mask = f"{node.output[0]}.pooled", f"{node.name}.padding"
+        values = _mask(node, pads, (int(size[0]), int(size[1])), _inner_size(shapes, index.producer[node.input[0]]))
+        graph.initializer.append(initializer_from_array(mask, values))
+        name, output = node.name, node.output[0]
+        node.input[0] = index.producer[node.input[0]].input[0]
+        node.name, node.output[0] = f"{name}.pooled", pooled
+        kept = [entry for entry in node.attribute if entry.name not in ("pads", "auto_pad")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+        nodes.append(onnx.helper.make_node("Max", [pooled, mask], [output], name=name))
+        count += 1
+    replace_nodes(graph, nodes)
+    remove_dead_nodes(graph)
+    remove_unused_initializers(graph)
+    return PassResult(result, count)
+
+
+def _zero_pads(pool: NodeProto, index: GraphIndex) -> list[int] | None:
+    """Return [top, left, bottom, right] of the Pad before a pool that pads nothing itself, or None."""
+    pad = index.producer.get(pool.input[0]) if pool.op_type == "MaxPool" else None
+    if pad is None or pad.op_type != "Pad" or len(pool.output) != 1:
+        return None
+    if any(attribute(pool, "pads", ())) or attribute(pool, "ceil_mode", 0):
+        return None
+    if attribute(pool, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or set(
+        attribute(pool, "dilations", [1])
+    ) != {1}:
+        return None
+    constants = [index.initializer.get(name) for name in pad.input[1:3] if name]
+    if attribute(pad, "mode", b"constant") != b"constant" or not constants or any(c is None for c in constants):
+        return None
+    pads, *value = (array_from_initializer(constant) for constant in constants if constant is not None)
+    amounts = [int(amount) for amount in pads]
+    if (value and float(value[0]) != 0.0) or len(pad.input) > 3 or len(amounts) != 8 or min(amounts) < 0:
+        return None
+    kernel = attribute(pool, "kernel_shape")
+    spatial = [amounts[place] for place in (2, 3, 6, 7)]
+    if any(amounts[place] for place in (0, 1, 4, 5)) or any(a >= kernel[place % 2] for place, a in enumerate(spatial)):
+        return None  # a pool refuses padding as wide as its window
+    return spatial
+
+
+def _inner_size(shapes: dict[str, tuple[int | str, ...]], pad: NodeProto) -> tuple[int, int]:
+    height, width = shapes[pad.input[0]][2:]
+    return int(height), int(width)
+
+
+def _mask(pool: NodeProto, pads: list[int], size: tuple[int, int], inner: tuple[int, int]) -> NDArray[np.float32]:
+    """Return float32 [1, 1, H, W]: 0 where a window reaches beyond the unpadded input, else `LEAST`."""
+    kernel, strides = attribute(pool, "kernel_shape"), attribute(pool, "strides", [1, 1])
+    touches = []
+    for axis in (0, 1):
+        first = np.arange(size[axis]) * strides[axis] - pads[axis]
+        touches.append((first < 0) | (first + kernel[axis] > inner[axis]))
+    border = touches[0][:, np.newaxis] | touches[1][np.newaxis, :]
+    return np.where(border, 0.0, LEAST).astype(np.float32)[np.newaxis, np.newaxis]

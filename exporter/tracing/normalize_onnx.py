@@ -1,0 +1,105 @@
+"""An existing `.onnx` file in the shape that tracing gives: batch symbolic, BatchNorm folded, canonical operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from exporter.errors import ExportError
+from exporter.graph.onnx_graph import (
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+)
+from exporter.models.onnx_file import OnnxSource
+from exporter.passes.canonicalize_ops import canonical_ops
+from exporter.passes.cleanup import tidy_graph
+from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
+from exporter.passes.fold_constants import fold_constants
+from exporter.tracing.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
+
+
+def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) -> tuple[ModelProto, FoldReport]:
+    """Return the file's graph in the shape that `tracing.trace` gives: batch symbolic, BatchNorm folded, checked.
+
+    Args:
+        source: A file as `read_onnx` gives it; unchanged.
+        input_size: Height and width of the images, fixed in the result.
+        opset: The opset of the result.
+
+    Raises:
+        ExportError: If the opset conversion or the checker fails, or the batch cannot be made symbolic.
+        WeightsError: If folding gives a weight that is not finite.
+    """
+    model = copy_model(source.model)
+    _name_nodes(model)
+    model = fold_constants(model).model
+    _free_batch(model, source, input_size)
+    model.ir_version = max(model.ir_version, 8)
+    converted = convert_opset(model, TRACE_OPSET)
+    try:
+        tidy = tidy_graph(canonical_ops(converted).model)  # types first: they make more nodes constant
+    except onnx.shape_inference.InferenceError as err:
+        raise ExportError(f"{source.path}: the shapes do not fit images of {input_size}: {err}") from err
+    result = convert_opset(tidy.model, opset)
+    result.producer_name = "resnet-export"
+    del result.metadata_props[:]
+    report = FoldReport(
+        tuple(FoldedBatchNorm(*pair) for pair in tidy.folds.folded),
+        tuple(KeptBatchNorm(*pair) for pair in tidy.folds.kept),
+    )
+    return checked(result), report
+
+
+def _name_nodes(model: ModelProto) -> None:
+    """Give every node a name of its own, in place: its first output's, where it has none or shares it."""
+    counts = Counter(node.name for node in model.graph.node)
+    taken = set(counts)
+    for node in model.graph.node:
+        if node.name and counts[node.name] == 1:
+            continue
+        name = base = next((output for output in node.output if output), node.op_type)
+        number = 0
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        node.name = name
+
+
+def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, int]) -> None:
+    """Call the batch axis `batch` and fix the image size, in place; a Reshape to the fixed batch keeps it instead."""
+    graph = model.graph
+    index = index_graph(graph)
+    for node in graph.node if source.batch is not None else ():
+        target = index.initializer.get(node.input[1]) if node.op_type == "Reshape" else None
+        sizes = [] if target is None else array_from_initializer(target).tolist()
+        if sizes and sizes[0] == source.batch:
+            _take_batch_from_input(graph, node, [int(size) for size in sizes])
+    dims = graph.input[0].type.tensor_type.shape.dim
+    dims[0].dim_param = BATCH_AXIS
+    dims[2].dim_value, dims[3].dim_value = input_size
+    del graph.value_info[:], graph.output[:]
+    shape = [BATCH_AXIS, source.num_classes]
+    graph.output.append(onnx.helper.make_tensor_value_info(source.output_name, TensorProto.FLOAT, shape))
+
+
+def _take_batch_from_input(graph: GraphProto, reshape: NodeProto, sizes: list[int]) -> None:
+    """Let a Reshape to a fixed batch keep whatever batch comes in, in place: -1 where that is free, else 0 (copy)."""
+    if -1 not in sizes[1:]:
+        sizes[0] = -1
+    elif attribute(reshape, "allowzero", 0) and 0 in sizes[1:]:
+        return  # a size of 0 really; the checks that follow tell
+    else:
+        sizes[0] = 0
+        kept = [entry for entry in reshape.attribute if entry.name != "allowzero"]
+        del reshape.attribute[:]
+        reshape.attribute.extend(kept)
+    name = f"{reshape.name}.shape"
+    graph.initializer.append(initializer_from_array(name, np.asarray(sizes, np.int64)))
+    reshape.input[1] = name

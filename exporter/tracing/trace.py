@@ -1,0 +1,105 @@
+"""PyTorch module -> ONNX: trace, tidy, name after the modules, bring to the target's opset.
+
+`torch.onnx.export` does the tracing. What it leaves open is done here, so that every file has one shape whatever
+the exporter's version: weights inside the file, batch axis named `batch`, tensors named after PyTorch's modules,
+GlobalAveragePool and Flatten spelled as such, no stack traces of the machine it was made on, and the opset really
+the one asked for (the exporter silently writes opset 18 when asked for 17).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from exporter.errors import ExportError
+from exporter.passes.canonicalize_ops import canonical_ops
+from exporter.passes.cleanup import tidy_graph
+from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
+from exporter.passes.fold_affine import AffineFolds
+from exporter.passes.name_tensors import name_after_modules
+from exporter.tracing.decompositions import PlainFunctions
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+
+
+def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: str = "") -> ModelProto:
+    """Return `module` as a checked, single-file ONNX model with a symbolic batch axis.
+
+    Args:
+        module: A network in evaluation mode, one tensor in, one tensor [N, num_classes] out.
+        example: An input, float32 [N, C, H, W] with N >= 2 (a batch of 1 may be taken for a constant).
+        opset: The opset of the result.
+        producer_version: Recorded in the file.
+
+    Raises:
+        ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
+            or output, or the batch axis did not stay symbolic.
+    """
+    return trace_and_fold(module, example, opset=opset, producer_version=producer_version)[0]
+
+
+def trace_and_fold(
+    module: nn.Module,
+    example: Tensor,
+    *,
+    opset: int,
+    producer_version: str = "",
+    outputs: tuple[str, ...] = (OUTPUT_NAME,),
+) -> tuple[ModelProto, AffineFolds]:
+    """Return what `trace` returns, and what became of each BatchNormalization that tracing found.
+
+    Args:
+        module: As in `trace`; with several `outputs` it gives a tuple of tensors.
+        example: As in `trace`.
+        opset: As in `trace`.
+        producer_version: As in `trace`.
+        outputs: What to call what the module gives.
+
+    Raises:
+        ExportError: As in `trace`.
+    """
+    named = name_after_modules(canonical_ops(_torch_export(module, example, outputs)).model).model
+    tidy = tidy_graph(named)
+    converted = convert_opset(tidy.model, opset)
+    converted.producer_name, converted.producer_version = "resnet-export", producer_version
+    return checked(converted, num_outputs=len(outputs)), tidy.folds
+
+
+def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
+    batch = torch.export.Dim(BATCH_AXIS)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), PlainFunctions():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                opset_version=TRACE_OPSET,
+                external_data=False,
+                input_names=[INPUT_NAME],
+                output_names=list(outputs),
+                verbose=False,
+            )
+    except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
+        cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
+        raise ExportError(
+            f"torch.onnx.export failed on {type(module).__name__}, which must take one tensor and hold no control flow "
+            f"that depends on it: {type(cause).__name__}: {cause}"
+        ) from err
+    finally:
+        logger.setLevel(level)
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing")
+    model: ModelProto = program.model_proto
+    return model

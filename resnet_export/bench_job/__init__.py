@@ -1,0 +1,1 @@
+"""`resnet-export bench`: how fast, by stage, and what of it is noise."""

@@ -1,0 +1,243 @@
+"""`resnet-export bench BUNDLE|FILE...`: how long preparing, running and answering take here, and what of it is noise.
+
+Needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
+from resnet_export.bench_job.plot import check_can_plot, plot_rows
+from resnet_export.bench_job.stages import Candidate, Row, bench
+from resnet_export.console.option_types import names, positive
+from resnet_export.console.terminal import Terminal, print_table
+from runtimes.bundle.precision import MODEL_FILES
+from runtimes.inference.load import load
+from runtimes.inference.select_file import PROVIDERS
+from runtimes.machine.environment import machine_info
+from runtimes.machine.power_state import power_state, warnings_of
+from runtimes.metrics.interleaved_timing import MIN_ROUNDS
+from runtimes.preprocessing.image_folder import find_images
+from runtimes.preprocessing.model_input import BACKENDS
+
+CHECK_PHOTOS = Path(__file__).parents[2] / "exporter" / "models" / "check_photos"
+COLUMNS = ("", "batch", "prepare", "run p50", "p90", "p99", "answer", "images/s", "spread")
+
+
+def run_bench(words: Sequence[str]) -> int:
+    """Measure and print; return 0, or raise what loading raises."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.quiet and arguments.json == "-":
+        parser.error("--quiet and --json contradict each other: --json prints the report")
+    if arguments.plot is not None:
+        check_can_plot()
+    if arguments.mlperf:
+        load_loadgen()
+    terminal = Terminal(quiet=arguments.quiet or arguments.json == "-")
+    pictures = find_images(arguments.images or CHECK_PHOTOS)
+    before = power_state()
+    with ExitStack() as stack:
+        candidates = _candidates(arguments, stack)
+        with terminal.working(f"{len(candidates)} x {len(arguments.batch)} batch sizes, {arguments.rounds} rounds"):
+            rows = bench(
+                candidates, pictures, batches=arguments.batch, rounds=arguments.rounds, seconds=arguments.seconds
+            )
+        mlperf = [_mlperf(candidate, pictures, arguments, terminal) for candidate in candidates]
+        report = _report(candidates, rows, [result for results in mlperf for result in results])
+    after = power_state()
+    report["power"] = {"before": before.to_json(), "after": after.to_json()}
+    report["warnings"] = list(warnings_of(before, after))
+    for warning in report["warnings"]:
+        terminal.warn(warning)
+    if arguments.plot is not None:
+        plot_rows(rows, arguments.plot)
+    _write(report, rows, arguments)
+    return 0
+
+
+def _candidates(arguments: argparse.Namespace, stack: ExitStack) -> list[Candidate]:
+    """Open every model in every precision that was named; the table's names are as short as they can be."""
+    found = []
+    for path in arguments.models:
+        for precision in arguments.precision or (None,):
+            model = load(
+                path,
+                provider=arguments.provider,
+                precision=precision,
+                threads=arguments.threads,
+                backend=arguments.backend,
+                draft=arguments.draft,
+            )
+            stack.enter_context(model)
+            told = model.describe()
+            word = told.precision or Path(told.file).name
+            found.append(Candidate(f"{path.name} {word}" if len(arguments.models) > 1 else word, model))
+    names_seen: dict[str, int] = {}
+    unique = []
+    for candidate in found:
+        names_seen[candidate.name] = seen = names_seen.get(candidate.name, 0) + 1
+        unique.append(candidate if seen == 1 else Candidate(f"{candidate.name} ({seen})", candidate.model))
+    return unique
+
+
+def _mlperf(
+    candidate: Candidate, pictures: Sequence[Path], arguments: argparse.Namespace, terminal: Terminal
+) -> list[dict[str, Any]]:
+    results = []
+    for scenario in arguments.mlperf:
+        inputs = candidate.model.prepare(pictures[:32])
+        with terminal.working(f"MLPerf {scenario}, {candidate.name}"):
+            result: MlperfResult = run_scenario(
+                candidate.model,
+                inputs,
+                scenario,
+                seconds=arguments.mlperf_seconds,
+                offline_batch=max(arguments.batch),
+            )
+        results.append({"name": candidate.name, **asdict(result)})
+    return results
+
+
+def _report(candidates: Sequence[Candidate], rows: Sequence[Row], mlperf: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": asdict(machine_info()),
+        "models": {candidate.name: candidate.model.describe().to_json() for candidate in candidates},
+        "rows": [row.to_json() for row in rows],
+        "mlperf": mlperf,
+        "timing": "prepare: from files to the input array; run: Model.run, with whatever copies to and from a device "
+        "the runtime makes, which none of them tells apart; answer: outputs to classes. Wall time of one call.",
+    }
+
+
+def _write(report: dict[str, Any], rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    if arguments.json == "-":
+        print(text)
+        return
+    if arguments.json is not None:
+        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+    if arguments.quiet:
+        return
+    machine = report["machine"]
+    flags = ", ".join(machine["cpu_flags"])
+    footer = [
+        f"{name}: {told['runtime']}, {told['provider']}, {told['threads'] or 'default'} threads, {told['file']}"
+        for name, told in report["models"].items()
+    ]
+    footer += [
+        f"run beside the first, {row.name}, batch {row.batch}: {row.against_first}" for row in rows if row.against_first
+    ]
+    footer += [
+        f"MLPerf {result['scenario']}, {result['name']}: {result['value']:.4g} {result['unit']} "
+        f"({'valid' if result['is_valid'] else 'INVALID'} by the load generator; not a reviewed MLPerf result)"
+        for result in report["mlperf"]
+    ]
+    footer.append(
+        f"{machine['num_cores']} cores of {machine['cpu']} ({flags}), {report['date'][:10]}; times in ms, one call"
+    )
+    footer.append("spread: largest minus smallest round's median of run, as a share")
+    print_table("", COLUMNS, [_cells(row) for row in rows], footer)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    run = row.stages["run"]
+
+    def median(stage: str) -> str:
+        return f"{row.stages[stage].p50_ms:.3f}" if stage in row.stages else "-"
+
+    return (
+        row.name,
+        str(row.batch),
+        median("prepare"),
+        f"{run.p50_ms:.3f}",
+        f"{run.p90_ms:.3f}",
+        f"{run.p99_ms:.3f}",
+        median("answer"),
+        f"{row.images_per_second:.1f}",
+        f"{run.spread:.1%}",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export bench",
+        description="Time preparation, run and answer of bundles, ONNX files and engines on this machine. Several are "
+        "timed in turns and compared with the first; a difference is named only where it lies beyond the noise.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="BUNDLE|FILE")
+    parser.add_argument("--batch", type=_sizes, default=(1,), metavar="1,8,32", help="batch sizes (default 1)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto)")
+    parser.add_argument(
+        "--precision",
+        type=_precisions,
+        default=(),
+        metavar="fp32,int8",
+        help="files of each bundle (default: the one that load() picks)",
+    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of one operator on the CPU")
+    parser.add_argument("--backend", choices=BACKENDS, default="pillow", help="of the preparation (default pillow)")
+    parser.add_argument("--draft", action="store_true", help="decode huge JPEGs at a reduced size")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to prepare (default: four photographs)")
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=MIN_ROUNDS,
+        metavar="N",
+        help=f"turns of each (default {MIN_ROUNDS}; fewer compare nothing)",
+    )
+    parser.add_argument("--seconds", type=_seconds, default=0.5, metavar="S", help="of one turn (default 0.5)")
+    parser.add_argument(
+        "--mlperf",
+        type=_scenarios,
+        default=(),
+        metavar=",".join(SCENARIOS),
+        help="also by MLCommons' load generator ([bench])",
+    )
+    parser.add_argument(
+        "--mlperf-seconds", type=_seconds, default=10.0, metavar="S", help="of one scenario (default 10)"
+    )
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the report as JSON, to a file or printed")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="latency against batch, .png, .svg or .pdf ([bench])")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(positive(word) for word in names(text))
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    return _known(text, tuple(MODEL_FILES))
+
+
+def _scenarios(text: str) -> tuple[str, ...]:
+    return _known(text, SCENARIOS)
+
+
+def _known(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    words = names(text)
+    if unknown := [word for word in words if word not in known]:
+        raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(known)}")
+    return words
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds > 0")
+    return value

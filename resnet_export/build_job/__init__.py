@@ -1,0 +1,1 @@
+"""`resnet-export build`: a bundle's file to an engine."""

@@ -1,0 +1,1 @@
+"""The smaller verbs of the command, one module each."""

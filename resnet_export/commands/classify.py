@@ -1,0 +1,206 @@
+"""`resnet-export classify --bundle BUNDLE --input DIR|LIST --output results.parquet`: many images, here or on Ray.
+
+Needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_export.console.option_types import positive
+from resnet_export.console.terminal import Terminal
+from runtimes import load
+from runtimes.batch_inference.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
+from runtimes.batch_inference.ray_backend import LOCAL, RayWork
+from runtimes.batch_inference.resume import parts_folder
+from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run, run_plan
+from runtimes.bundle.manifest import LABELS_NAME, Manifest, load_manifest
+from runtimes.bundle.precision import LOWEST_FIRST
+from runtimes.inference.select_file import PROVIDERS
+from runtimes.preprocessing.image_list import list_images
+from runtimes.preprocessing.model_input import BACKENDS
+
+EXIT_ERRORS = 1
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClassifier:
+    """How to open the model, here or in a Ray worker; picklable, and the key under which a worker keeps it.
+
+    Attributes:
+        bundle: Absolute path of the bundle folder.
+        root: Where relative paths of images begin, on whatever machine.
+        provider: See `runtimes.load`.
+        precision: "fp32", "fp16", "int8", or None for `load`'s choice.
+        backend: "pillow" or "opencv".
+        draft: Whether huge JPEGs are decoded at a reduced size.
+        threads: Threads of one operator; None lets the runtime choose.
+        top_k: Classes in a row.
+        batch_size: Images in a batch.
+        decoders: Decoding threads.
+    """
+
+    bundle: Path
+    root: Path
+    provider: str
+    precision: str | None
+    backend: str
+    draft: bool
+    threads: int | None
+    top_k: int
+    batch_size: int
+    decoders: int
+
+    def __call__(self) -> ImageClassifier:
+        """Return the open classifier."""
+        model = load(
+            self.bundle,
+            provider=self.provider,
+            precision=self.precision,
+            threads=self.threads,
+            backend=self.backend,
+            draft=self.draft,
+        )
+        try:
+            return ImageClassifier(
+                model, top_k=self.top_k, batch_size=self.batch_size, decoders=self.decoders, root=self.root
+            )
+        except BaseException:  # an interrupt too: nothing may stay open that nobody holds
+            model.close()
+            raise
+
+
+def run_classify(words: Sequence[str]) -> int:
+    """Classify; return 0, 1 if some files could not be read, 130 if interrupted, or raise what the run raises."""
+    arguments = _parser().parse_args(words)
+    terminal = Terminal(quiet=arguments.quiet)
+    manifest = load_manifest(arguments.bundle)
+    check_outputs(manifest, arguments.top_k)
+    paths = list_images(arguments.input)
+    check_output(arguments.output, resume=arguments.resume, force=arguments.force)
+    on_ray = arguments.ray is not None
+    opener = OpenClassifier(
+        bundle=arguments.bundle.absolute(),
+        root=Path.cwd(),
+        provider=arguments.provider,
+        precision=arguments.precision,
+        backend=arguments.backend,
+        draft=arguments.draft,
+        threads=1 if on_ray else None,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch,
+        decoders=1 if on_ray else arguments.workers or usable_cpus(),
+    )
+    try:
+        if on_ray:
+            gpus = 0 if arguments.provider == "cpu" else 1
+            with RayWork(opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus) as work:
+                report = _classify(arguments, manifest, paths, work, terminal)
+        else:
+            with opener() as classifier:
+                report = _classify(arguments, manifest, paths, LocalWork(classifier), terminal)
+    except KeyboardInterrupt:
+        print(
+            f"\ninterrupted; what is done is in {parts_folder(arguments.output)}/, --resume goes on with it",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+    _tell(report, arguments.output, terminal, as_json=arguments.json)
+    return EXIT_ERRORS if report.num_errors and not arguments.skip_errors else 0
+
+
+def _classify(
+    arguments: argparse.Namespace, manifest: Manifest, paths: Sequence[str], work: Work, terminal: Terminal
+) -> RunReport:
+    plan = run_plan(
+        paths,
+        batch_size=arguments.batch,
+        **work.facts(),
+        preprocessing=manifest.preprocessing.to_json(),
+        backend=arguments.backend,
+        draft=arguments.draft,
+        top_k=arguments.top_k,
+    )
+    terminal.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
+    labels = arguments.bundle / LABELS_NAME
+    names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.name in manifest.files else None
+    with terminal.steps("classifying") as move:
+        return run(
+            arguments.output,
+            paths,
+            plan,
+            work,
+            labels=names,
+            top_k=arguments.top_k,
+            score=score_kind(manifest),
+            resume=arguments.resume,
+            force=arguments.force,
+            progress=lambda num_done: move(f"{num_done} of {len(paths)} images", num_done, len(paths)),
+        )
+
+
+def _tell(report: RunReport, output: Path, terminal: Terminal, *, as_json: bool) -> None:
+    if report.resumed_images == report.num_images:
+        terminal.done("nothing was left to do: an earlier run had done all images")
+    elif report.resumed_images:
+        terminal.done(f"{report.resumed_images} images had been done by an interrupted run")
+    terminal.done(f"{report.num_images} images classified: {output}, report {report_path(output)}")
+    if report.num_errors:
+        shown = "".join(f"\n  {example}" for example in report.examples)
+        more = report.num_errors - len(report.examples)
+        terminal.warn(
+            f"{report.num_errors} of {report.num_images} files could not be read; their rows say why:{shown}"
+            + (f"\n  and {more} more" if more else "")
+        )
+    if as_json:
+        print(
+            json.dumps({"output": str(output), **report.to_json(), "resumed_images": report.resumed_images}, indent=2)
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export classify",
+        description="Classify many images with a bundle's model; one row for each, in the order of the input.",
+        epilog="exit codes: 0 done, 1 done but some files could not be read (their rows say why; --skip-errors makes "
+        "it 0), 2 wrong use or bad input, 130 interrupted",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--bundle", type=Path, required=True, metavar="BUNDLE", help="folder that resnet-export wrote")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="DIR|LIST",
+        help="a folder, searched recursively, or a file with one path a line (or NUL-separated, find -print0)",
+    )
+    parser.add_argument(
+        "--output", "-o", type=Path, required=True, metavar="FILE", help="results .parquet, .csv or .jsonl"
+    )
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="classes in a row (default 5)")
+    parser.add_argument("--batch", type=positive, default=32, metavar="N", help="images in a batch (default 32)")
+    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto; see load())")
+    parser.add_argument(
+        "--precision", choices=LOWEST_FIRST, help="which file of the bundle (default: as fits the provider)"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what decodes (default pillow)")
+    parser.add_argument(
+        "--draft", action="store_true", help="decode huge JPEGs at a reduced size, a little differently"
+    )
+    parser.add_argument("--workers", type=positive, metavar="N", help="decoding threads; with --ray tasks at a time")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, if there is one")
+    parser.add_argument("--force", action="store_true", help="begin anew and replace the output")
+    parser.add_argument("--skip-errors", action="store_true", help="exit with 0 although files could not be read")
+    parser.add_argument(
+        "--ray", nargs="?", const=LOCAL, metavar="ADDRESS", help="run on Ray: a cluster's address, or one started here"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,189 @@
+"""`resnet-export lint FILE.onnx`: what keeps an ONNX file, ours or any other tool's, from being fast and right.
+
+Exit codes: 0 clean; 1 findings as bad as `--fail-on` says; 2 wrong use, or no ONNX file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from calibration.lint.finding import Finding, Severity
+from calibration.lint.lint_target import LintTarget
+from exporter.errors import ExportError
+from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
+from exporter.version import __version__
+from runtimes.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.lint.batchnorm_rules import BatchNormFate
+    from calibration.lint.lint_report import LintReport
+
+EXIT_FINDINGS = 1
+STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+MAX_PLACES = 4
+"""Places shown per finding; the JSON has all of them."""
+
+
+def run_lint(words: Sequence[str]) -> int:
+    """Lint one file; return 0 or 1.
+
+    Raises:
+        LintInputError: If the file is missing, corrupt, or no ONNX file.
+        MissingDependencyError: If onnx is not installed.
+        SystemExit: With code 2 for wrong use, 0 for `--help`.
+    """
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.quiet and options.json == "-":
+        parser.error("--json - prints the report, --quiet prints nothing; give one of them")
+    try:
+        from calibration.lint.lint_report import lint_file
+        from calibration.lint.sarif import sarif_log
+    except ModuleNotFoundError as err:
+        if err.name not in ("onnx", "google"):
+            raise
+        raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
+    target = lint_target(target_from_name(options.target))
+    report = lint_file(options.model, target, fold_check=fold_check)
+    fail_on = Severity(options.fail_on)
+    if options.json is not None:
+        _write_json(report.to_json(), options.json)
+    if options.sarif is not None:
+        _write_json(sarif_log(report, tool_version=__version__, root=Path.cwd()), options.sarif)
+    if not options.quiet and options.json != "-":
+        _print(report, fail_on)
+    return EXIT_FINDINGS if report.fails(fail_on) else 0
+
+
+def lint_target(target: Target) -> LintTarget:
+    """Return what the rules must know of a target."""
+    return LintTarget(
+        name=target.name,
+        reads=target.reads,
+        min_opset=MIN_OPSET,
+        max_opset=target.max_opset,
+        max_ir_version=IR_VERSION_OF_OPSET[target.max_opset],
+        is_tensorrt=target.dialect == "tensorrt",
+        is_tensorrt_8=target.name == "jetpack5",
+    )
+
+
+def fold_check(model: ModelProto, folder: Path | None) -> BatchNormFate:
+    """Return what `passes.fold_affine` would do with the BatchNormalization nodes; `model` is left as it is."""
+    from onnx.external_data_helper import load_external_data_for_model
+
+    from calibration.lint.batchnorm_rules import BatchNormFate
+    from calibration.lint.quantized_graph import quantized_graph
+    from exporter.graph.onnx_graph import copy_model
+    from exporter.passes.fold_affine import fold_affine
+
+    named = copy_model(model)
+    output_of: dict[str, str] = {}
+    for node, name in zip(named.graph.node, quantized_graph(model, folder).names, strict=True):
+        node.name = name if name not in output_of else f"{name}, {len(output_of)}"
+        output_of[node.name] = next(filter(None, node.output), "")
+    try:
+        if folder is not None:
+            load_external_data_for_model(named, str(folder))
+        folds = fold_affine(named)
+    except Exception as err:  # a damaged file, whose other findings are still worth telling
+        reason = f"folding cannot be judged: {' '.join(str(err).split())}"
+        return BatchNormFate({}, {node.output[0]: reason for node in named.graph.node})
+    return BatchNormFate(
+        {output_of[name]: layer for name, layer in folds.folded},
+        {output_of[name]: reason for name, reason in folds.kept},
+    )
+
+
+def _write_json(content: dict[str, Any], path: str | Path) -> None:
+    text = json.dumps(content, indent=2)
+    if path == "-":
+        print(text)
+        return
+    try:
+        Path(path).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as err:
+        raise ExportError(f"{path} cannot be written: {err.strerror}") from err
+
+
+def _print(report: LintReport, fail_on: Severity) -> None:
+    """Print the verdict, the file in figures, then one finding under another, errors first."""
+    console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
+    failed = report.fails(fail_on)
+    counts = ", ".join(_counted(report.count(severity), severity.value) for severity in Severity)
+    verdict = "[bold red]FAIL[/bold red]" if failed else "[bold green]PASS[/bold green]"
+    console.print(f"{verdict} {escape(str(report.path))} for {report.target.name}: {counts}")
+    for line in _summary_lines(report):
+        console.print(f"     {escape(line)}")
+    for severity in Severity:
+        findings = [finding for finding in report.findings if finding.severity is severity]
+        if findings:
+            style = STYLES[severity]
+            console.print(f"\n[{style}]{severity.value}s[/{style}]")
+        for finding in findings:
+            console.print(f"  {finding.rule.id} {escape(_line(finding))}")
+            if severity is not Severity.NOTE:
+                console.print(f"       [dim]{escape(finding.rule.remedy)}[/dim]")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _summary_lines(report: LintReport) -> list[str]:
+    summary = report.summary
+    lines = []
+    if summary.dialect == "none":
+        lines.append(f"float: {summary.num_layers} layers, {_counted(summary.num_residual_adds, 'residual Add')}")
+    else:
+        kind = "mixed dialects" if summary.dialect == "mixed" else f"{summary.dialect}'s dialect"
+        fused = "fusable" if report.target.is_tensorrt else "on integers"
+        adds = f", {summary.num_fusable_adds}/{summary.num_residual_adds} residual Adds {fused}"
+        layers = f"{summary.num_quantized_layers}/{summary.num_layers} layers in INT8"
+        lines.append(f"{kind}: {layers}{adds if summary.num_residual_adds else ''}")
+    inputs = ", ".join(f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in summary.inputs.items())
+    written = f", written by {summary.producer}" if summary.producer else ""
+    lines.append(f"opset {summary.opset}, IR version {summary.ir_version}, {inputs}{written}")
+    return lines
+
+
+def _line(finding: Finding) -> str:
+    places = finding.places
+    if not places:
+        return finding.message
+    shown = ", ".join(places[:MAX_PLACES])
+    rest = f", {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
+    return f"{finding.message}{f' ({len(places)} x)' if len(places) > 1 else ''}: {shown}{rest}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export lint",
+        description="Look at an ONNX file, of this or any other tool, for what its target refuses, computes otherwise, "
+        "or runs slower than it could: Q/DQ dialect, residual Adds that cannot fuse, layers left in float, scales, "
+        "zero points, opset, external data, BatchNormalization.",
+        epilog="exit codes: 0 clean, 1 findings as bad as --fail-on, 2 wrong use or no ONNX file",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", type=Path, metavar="FILE.onnx", help="the file; it is only read")
+    parser.add_argument(
+        "--target", choices=list(TARGETS), default="tensorrt", help="where the file shall run (default: tensorrt)"
+    )
+    parser.add_argument("--json", metavar="F", help="write the findings as JSON; - prints them instead of the text")
+    parser.add_argument("--sarif", type=Path, metavar="F", help="write them as SARIF 2.1.0, for code scanning")
+    parser.add_argument(
+        "--fail-on", choices=("error", "warning"), default="error", help="what makes the exit code 1 (default: error)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,73 @@
+"""`resnet-export models`: every model with its size, work and published accuracy; read from a table, so instant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+
+from exporter.models.model_names import FAMILIES, check_family
+from exporter.models.model_table import ModelFacts, load_model_table
+
+_ALSO = (
+    "also: torchvision:NAME, timm:NAME, timm:hf-hub:ORG/NAME, package.module:callable,",
+    "      auto (the architecture read off --weights FILE)",
+)
+
+
+def run_models(words: Sequence[str]) -> int:
+    """Print the models; return 0.
+
+    Raises:
+        UnknownModelError: If there is no such family.
+        SystemExit: With code 2 for wrong use, 0 for `--help`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="resnet-export models",
+        description="List the models with parameters, multiply-accumulates of one image, input size in pixels and the "
+        "published ImageNet-1k top-1 of torchvision's weights (other sources publish none that can be read offline).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(family.name for family in FAMILIES)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args(words)
+    if options.family is not None:
+        check_family(options.family)
+    table = [facts for facts in load_model_table() if options.family in (None, facts.family)]
+    if options.json:
+        print(json.dumps([_row(facts) for facts in table], indent=2))
+    else:
+        print("\n".join(_lines(table)))
+    return 0
+
+
+def _row(facts: ModelFacts) -> dict[str, object]:
+    """Return what a reader of the JSON may rely on; how files are told apart is not part of it."""
+    internal = ("fingerprint", "classifier")
+    return {key: value for key, value in facts.to_json().items() if key not in internal}
+
+
+def _lines(table: Sequence[ModelFacts]) -> Iterator[str]:
+    """Yield a heading per family and a line per model, 80 columns wide at most but for weights with long names."""
+    yield f"{'':<20} {'parameters':>12} {'MACs':>8} {'input':>7}  top-1 in %"
+    for family in FAMILIES:
+        rows = [facts for facts in table if facts.family == family.name]
+        if not rows:
+            continue
+        yield f"\n{family.name}: {family.title} ({family.source})"
+        for facts in rows:
+            height, width = facts.input_size
+            top1 = ", ".join(f"{value:.2f} {_short(weights)}" for weights, value in facts.top1.items())
+            line = f"  {facts.name:<18} {facts.parameters:>12,} {_macs(facts.macs):>8} {height:>3}x{width}  {top1}"
+            yield line.rstrip()
+    yield ""
+    yield from _ALSO
+
+
+def _macs(macs: int) -> str:
+    return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
+
+
+def _short(weights: str) -> str:
+    return weights.removeprefix("IMAGENET1K_")

@@ -1,0 +1,341 @@
+"""`resnet-export sensitivity BUNDLE --calib DIR`: which blocks and layers cost INT8 its accuracy.
+
+The bundle's INT8 file cannot be taken apart: its weights carry channel factors and its biases corrections, so that a
+layer of it made float again is not the float model's layer. So the INT8 step is run again from `model.onnx`, as the
+bundle was made, and blocks are left in float there. With the bundle's own calibration images that gives the bundle's
+own ranges, which is checked; with others the ranking is of the model that these images give, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.methods.dialect import Dialect
+from calibration.methods.effort import EFFORTS
+from calibration.methods.method import method_from_name
+from calibration.observers.sample_images import (
+    MAX_HELD_OUT,
+    MAX_HELD_OUT_FOR_BUDGET,
+    check_enough,
+    evenly_ordered,
+    leave_out_copies,
+    split_images,
+)
+from calibration.ranges.calibration_table import CalibrationTable
+from exporter.errors import ExportError
+from exporter.target import Target, target_from_name
+from resnet_export.console.option_types import positive
+from resnet_export.console.terminal import Terminal, print_table
+from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
+from resnet_export.images.class_index import ClassIndex, class_indices
+from resnet_export.images.stream import stream
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.precision import MODEL_FILES
+from runtimes.errors import BundleError
+from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.image_folder import find_images
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.mixed_precision.sensitivity import Cost, Sensitivity
+    from calibration.pipeline.quantize_model import CalibratedModel
+
+NUM_CONFIRMED = 3
+"""Blocks that are left in float, one more at a time, on validation images."""
+
+COLUMNS = ("", "MACs", "alone", "without", "KL without", "share of noise")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """How the bundle's INT8 file was made, read from its manifest.
+
+    Attributes:
+        manifest: The manifest.
+        model: `model.onnx`.
+        target: Where the INT8 file must load.
+        num_calib: Images that calibrated it, at most.
+        held_out: Whether images of the calibration folder were kept apart to measure on, and how many at most.
+    """
+
+    manifest: Manifest
+    model: ModelProto
+    target: Target
+    num_calib: int
+    held_out: int
+
+
+def run_sensitivity(words: Sequence[str]) -> int:
+    """Rank blocks and layers; return 0, or raise what reading or quantizing raises."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.quiet and arguments.json:
+        parser.error("--quiet and --json contradict each other: --json prints the ranking")
+    recipe = _recipe(arguments.bundle)
+    terminal = Terminal(quiet=arguments.quiet)
+    calib = find_images(arguments.calib)
+    check_enough(len(calib), arguments.calib, force=False)
+    split = split_images(
+        arguments.calib,
+        calib,
+        num_calibration=arguments.num_calib or recipe.num_calib,
+        hold_out=recipe.held_out > 0,
+        max_held_out=recipe.held_out,
+    )
+    allowed_bad = int(MAX_BAD_FRACTION * len(calib))
+    measured, classes = _validation(arguments, recipe, split.calibration)
+    calibrated = _calibrate(recipe, split.calibration, allowed_bad, terminal)
+    same = _has_bundles_ranges(arguments.bundle, calibrated, terminal)
+    ranking = _rank(recipe, calibrated, split.calibration[-arguments.num_images :], allowed_bad, terminal)
+    report = {
+        "bundle": str(arguments.bundle),
+        "model": recipe.manifest.model["id"],
+        "num_calibration_images": calibrated.table.num_images,
+        "num_ranking_images": ranking.whole.num_images,
+        "same_ranges_as_bundle": same,
+        "sensitivity": ranking.to_json(),
+        "validation": _confirm(recipe, calibrated, ranking, measured, classes, terminal) if measured else None,
+        "warnings": list(terminal.warnings),
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    elif not arguments.quiet:
+        print_ranking(report, ranking)
+    return 0
+
+
+def _recipe(bundle: Path) -> Recipe:
+    """Read how the bundle was made.
+
+    Raises:
+        BundleError: If the bundle is damaged, or does not say.
+        ExportError: If it has no INT8 file.
+    """
+    manifest = load_manifest(bundle)
+    if manifest.quantization is None or MODEL_FILES["int8"] not in manifest.files:
+        raise ExportError(f"{bundle} holds no INT8 file; export with --int8 --calib DIR first")
+    check_files(bundle, manifest)
+    options = manifest.options
+    try:
+        budget = any(options.get(name) is not None for name in ("max_top1_drop", "min_agreement"))
+        most = MAX_HELD_OUT_FOR_BUDGET if budget else MAX_HELD_OUT
+        held_out = most if options["val"] is None else 0
+        if options["effort"] not in EFFORTS:
+            raise BundleError(f"{bundle}: effort {options['effort']!r} is not one of {', '.join(map(str, EFFORTS))}")
+        method_from_name(options["method"]["name"])
+        target = target_from_name(manifest.target)
+        num_calib = int(options["num_calib"])
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
+        raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err
+    return Recipe(manifest, _float_model(bundle), target, num_calib, held_out)
+
+
+def _float_model(bundle: Path) -> ModelProto:
+    import onnx
+
+    path = bundle / MODEL_FILES["fp32"]
+    try:
+        model = onnx.load(path, load_external_data=False)  # a bundle's files are whole: the manifest knows no others
+        onnx.checker.check_model(model)
+    except Exception as err:  # protobuf and the checker raise unrelated types
+        raise BundleError(f"{path} cannot be read: {err}; export the bundle anew") from err
+    return model
+
+
+def _validation(
+    arguments: argparse.Namespace, recipe: Recipe, calibration: Sequence[Path]
+) -> tuple[tuple[Path, ...], ClassIndex | None]:
+    """Return the validation images, none of which calibrates, and their classes."""
+    if arguments.val is None:
+        return (), None
+    apart = leave_out_copies(calibration, find_images(arguments.val))
+    paths = tuple(evenly_ordered(arguments.val, apart.validation))
+    path = arguments.bundle / "labels.txt"
+    try:
+        labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
+    except (OSError, ValueError) as err:
+        raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
+    numbered = labels == tuple(map(str, range(len(labels))))  # what is written where the weights named no classes
+    return paths, class_indices(arguments.val, paths, None if numbered else labels, len(labels))
+
+
+def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal: Terminal) -> CalibratedModel:
+    """Run the INT8 step again, up to the ranges."""
+    from calibration.pipeline.quantize_model import scale_and_calibrate, settle_ranges
+
+    def arrays() -> Iterator[NDArray[np.float32]]:
+        for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, terminal):
+            yield batch.images
+
+    options: Mapping[str, Any] = recipe.manifest.options
+    calibrated = scale_and_calibrate(
+        recipe.model,
+        arrays(),
+        open_runtime=OrtRuntime,
+        method=method_from_name(options["method"]["name"]),
+        dialect=Dialect(recipe.target.dialect),
+        effort=EFFORTS[options["effort"]],
+    )
+    return settle_ranges(calibrated, open_exact=partial(OrtRuntime, exact_qdq=True))
+
+
+def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Terminal) -> bool:
+    """Tell whether these images gave the ranges that the bundle's INT8 file has."""
+    path = bundle / "calibration.json"
+    try:
+        kept = CalibrationTable.from_json(read_json_file(path))
+    except (OSError, ValueError) as err:
+        raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
+    same = dict(kept.ranges) == dict(calibrated.table.ranges)
+    if same:
+        terminal.done(f"{calibrated.table.num_images} images gave the ranges of the bundle's INT8 file")
+    else:
+        terminal.warn(
+            f"{calibrated.table.num_images} images of --calib gave other ranges than the bundle's {kept.num_images}; "
+            "the ranking is of the INT8 model that these images give"
+        )
+    return same
+
+
+def _rank(
+    recipe: Recipe, calibrated: CalibratedModel, paths: Sequence[Path], allowed_bad: int, terminal: Terminal
+) -> Sensitivity:
+    """Rank on the last calibration images: not on the first, whose means refinement has corrected."""
+    from calibration.mixed_precision.sensitivity import rank
+
+    preprocessing = recipe.manifest.preprocessing
+    batches = [batch.images for batch in stream("reading images", paths, preprocessing, allowed_bad, terminal)]
+    ranking = rank(
+        calibrated,
+        batches,
+        open_exact=partial(OrtRuntime, exact_qdq=True),
+        track=lambda units, total: terminal.track("ranking", units, total=total),
+    )
+    terminal.done(
+        f"{len(ranking.blocks)} blocks and {len(ranking.layers)} layers ranked on {ranking.whole.num_images} "
+        "calibration images; these figures compare blocks, they are no accuracy"
+    )
+    return ranking
+
+
+def _confirm(
+    recipe: Recipe,
+    calibrated: CalibratedModel,
+    ranking: Sensitivity,
+    paths: tuple[Path, ...],
+    classes: ClassIndex | None,
+    terminal: Terminal,
+) -> list[dict[str, Any]]:
+    """Leave the worst blocks in float, one more at a time, and measure on validation images."""
+    from calibration.mixed_precision.sensitivity import float_share
+    from calibration.pipeline.quantize_model import insert_and_refine
+    from resnet_export.export_job.accuracy_budget import tally_images
+
+    rows = []
+    for count in range(min(NUM_CONFIRMED, len(ranking.blocks) - 1) + 1):
+        units = [cost.unit for cost in ranking.blocks[:count]]
+        nodes = frozenset(node for unit in units for node in unit.nodes)
+        result = insert_and_refine(
+            calibrated, open_exact=partial(OrtRuntime, exact_qdq=True), keep_float=nodes, round_weights=False
+        )
+        measured = tally_images(
+            recipe.model,
+            result.quantized.model,
+            stream(
+                "validating",
+                paths,
+                recipe.manifest.preprocessing,
+                int(MAX_BAD_FRACTION * len(paths)),
+                terminal,
+            ),
+            classes=classes,
+            exact_qdq=recipe.target.exact_int8_simulation,
+        )
+        kept = {"kept_in_float": [unit.name for unit in units], "share_of_macs": float_share(calibrated, nodes)}
+        rows.append({**kept, **measured.to_json()})
+    return rows
+
+
+def print_ranking(report: Mapping[str, Any], ranking: Sensitivity) -> None:
+    """Print the ranking as a person reads it."""
+    whole = ranking.whole
+    print_table(
+        f"{report['model']}: blocks, worst first", COLUMNS, (_row(cost, ranking) for cost in ranking.blocks), []
+    )
+    if ranking.layers:
+        print_table("layers of the worst blocks", COLUMNS, (_row(cost, ranking) for cost in ranking.layers), [])
+    footer = [
+        f"everything in INT8: {_decibel(whole.sqnr_db)}, KL {whole.kl:.1e}, on {whole.num_images} calibration images",
+        "alone: SQNR of the logits with only this in INT8; without: with everything but this",
+        "share of noise: mean of what it adds as the first and as the last to be quantized;",
+        "below 0 its errors cancel others, so that it had better stay in INT8",
+    ]
+    if report["validation"]:
+        footer += ["", f"on {report['validation'][0]['num_images']} validation images"]
+        footer += [_validation_line(row) for row in report["validation"]]
+    for line in footer:
+        print(line)
+
+
+def _row(cost: Cost, ranking: Sensitivity) -> tuple[str, ...]:
+    from calibration.mixed_precision.sensitivity import noise_to_signal
+
+    total = noise_to_signal(ranking.whole)
+    return (
+        cost.unit.name,
+        f"{cost.share_of_macs:.1%}",
+        _decibel(cost.alone.sqnr_db),
+        _decibel(cost.without.sqnr_db),
+        f"{cost.without.kl:.1e}",
+        f"{cost.noise / total:.0%}" if total > 0 else "-",
+    )
+
+
+def _decibel(sqnr_db: float | None) -> str:
+    return "exact" if sqnr_db is None else f"{sqnr_db:.1f} dB"
+
+
+def _validation_line(row: Mapping[str, Any]) -> str:
+    kept = ", ".join(row["kept_in_float"]) + " in float" if row["kept_in_float"] else "everything in INT8"
+    top1 = "" if row["top1_candidate"] is None else f"top-1 {row['top1_candidate']:.2%}, "
+    return f"  {top1}agreement {row['agreement']:.2%}, KL {row['kl']:.1e}: {kept}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export sensitivity",
+        description="Rank the blocks and layers of a bundle by what they cost INT8.",
+        epilog=(
+            "To leave the worst in float until INT8 is accurate enough: resnet-export MODEL --int8 ... "
+            "--max-top1-drop PP or --min-agreement SHARE."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote, with INT8")
+    parser.add_argument(
+        "--calib", type=Path, required=True, metavar="DIR", help="calibration images, best the bundle's own"
+    )
+    parser.add_argument(
+        "--num-calib", type=positive, metavar="N", help="images that calibrate (default: as for the bundle)"
+    )
+    parser.add_argument(
+        "--num-images", type=positive, default=64, metavar="N", help="of these, images that rank (default 64)"
+    )
+    parser.add_argument(
+        "--val", type=Path, metavar="DIR", help="labelled images: what leaving the three worst blocks in float wins"
+    )
+    parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,117 @@
+"""`resnet-export triton BUNDLE -o models/`: the bundle as a Triton model repository."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporter.deploy.triton import TritonPlan, write_triton_repository
+from exporter.deploy.triton_config import Serving, max_batch_size
+from resnet_export.console.option_types import names, positive
+from resnet_export.console.terminal import Terminal
+from runtimes.bundle.manifest import Manifest, load_manifest
+from runtimes.bundle.precision import MODEL_FILES
+
+
+def run_triton(words: Sequence[str]) -> int:
+    """Write the repository; return 0, or raise what writing it raises."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    precisions = arguments.precision
+    if unknown := [word for word in precisions or () if word not in MODEL_FILES]:
+        parser.error(f"--precision: got {unknown[0]!r}, expected some of {', '.join(MODEL_FILES)}")
+    try:
+        serving = Serving(
+            max_batch=arguments.max_batch,
+            preferred=arguments.preferred,
+            max_queue_delay_us=arguments.max_queue_delay,
+            instances=arguments.instances,
+            device=arguments.device,
+            gpus=arguments.gpus,
+        )
+    except ValueError as err:
+        parser.error(str(err))
+    terminal = Terminal(quiet=arguments.quiet)
+    plan = write_triton_repository(
+        arguments.bundle,
+        arguments.output,
+        precisions=precisions,
+        name=arguments.name,
+        serving=serving,
+        force=arguments.force,
+    )
+    manifest = load_manifest(arguments.bundle)
+    _tell(plan, manifest, serving, arguments.output, terminal)
+    if arguments.json:
+        models = [{"name": model.name, "backend": model.backend, "file": file.name} for model, file in plan.models]
+        print(json.dumps({"repository": str(arguments.output), "models": models, "skipped": plan.skipped}, indent=2))
+    elif not arguments.quiet:
+        print(f"\nrepository: {arguments.output}/\nnext:       tritonserver --model-repository={arguments.output}")
+    return 0
+
+
+def _tell(plan: TritonPlan, manifest: Manifest, serving: Serving, repository: Path, terminal: Terminal) -> None:
+    for model, file in plan.models:
+        largest = max_batch_size(model, manifest, serving)
+        batches = f"batches up to {largest}" if largest else "no batching by Triton: the file's batch is fixed"
+        terminal.done(f"{repository / model.name}: {file.name}, backend {model.backend}, {batches}")
+        if model.backend == "onnxruntime" and ".int8." in file.name and serving.device != "cpu":
+            terminal.warn(
+                f"{model.name}: ONNX Runtime's CUDA provider computes Q/DQ files in float; for INT8 kernels build the "
+                "engine (resnet-export build --int8, on the server) and run this again"
+            )
+    for reason in plan.skipped:
+        terminal.warn(f"left out: {reason}")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(positive(word) for word in text.split(","))
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    if not all(word.isdecimal() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected GPU indices such as 0,1")
+    return tuple(int(word) for word in text.split(","))
+
+
+def _delay(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected microseconds, a whole number >= 0")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resnet-export triton",
+        description="Write a bundle's models into a Triton model repository.",
+        epilog="Write into a repository that a running server polls only when it is not in use: Triton may look at a "
+        "folder before it is whole.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the model repository")
+    parser.add_argument(
+        "--precision", type=names, metavar="fp32,fp16,int8", help="which files (default: all; one keeps the plain NAME)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="name of the models (default: the bundle's model)")
+    parser.add_argument("--max-batch", type=positive, metavar="N", help="largest batch (default: the bundle's)")
+    parser.add_argument("--preferred", type=_sizes, metavar="8,32", help="batches sent at once (default: OPT and MAX)")
+    parser.add_argument(
+        "--max-queue-delay",
+        type=_delay,
+        default=500,
+        metavar="US",
+        help="microseconds a request may wait for others (default 500)",
+    )
+    parser.add_argument("--instances", type=positive, default=1, metavar="N", help="copies on each device (default 1)")
+    parser.add_argument(
+        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="where they run (default auto)"
+    )
+    parser.add_argument("--gpus", type=_indices, default=(), metavar="0,1", help="indices of GPUs (default: all)")
+    parser.add_argument("--force", action="store_true", help="replace models that this command wrote before")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,95 @@
+"""Words of the command line to checked values, for every verb; a wrong word is told by argparse with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtimes.bundle.manifest import BatchRange
+from runtimes.preprocessing.transform import Interpolation
+
+
+def positive(text: str) -> int:
+    """Return a whole number >= 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
+    return value
+
+
+def percentage_points(text: str) -> float:
+    """Return percentage points from 0 to below 100."""
+    value = _number(text)
+    if value is None or not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected percentage points from 0 to 100, such as 0.5")
+    return value
+
+
+def share(text: str) -> float:
+    """Return a share above 0, at most 1."""
+    value = _number(text)
+    if value is None or not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a share above 0 and at most 1, such as 0.99")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def batch_range(text: str) -> BatchRange:
+    """Return MIN,OPT,MAX; N is N,N,N."""
+    try:
+        sizes = [int(word) for word in text.split(",")]
+        if len(sizes) == 1:
+            sizes *= 3
+        if len(sizes) != 3:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX such as 1,8,32, or one size")
+        return BatchRange(*sizes)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX") from err
+
+
+def resize(text: str) -> int | tuple[int, int]:
+    """Return a shorter side N, or exactly HxW."""
+    height, times, width = text.lower().partition("x")
+    return (positive(height), positive(width)) if times else positive(text)
+
+
+def rgb(text: str) -> tuple[float, float, float]:
+    """Return three numbers R,G,B."""
+    try:
+        red, green, blue = (float(word) for word in text.split(","))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
+    return red, green, blue
+
+
+def interpolation(text: str) -> Interpolation:
+    """Return how pixels of a resized picture are computed."""
+    try:
+        return Interpolation(text)
+    except ValueError as err:
+        known = ", ".join(known.value for known in Interpolation)
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {known}") from err
+
+
+def capabilities(text: str) -> tuple[str, ...]:
+    """Return compute capabilities such as 8.6,8.9."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(word.replace(".", "", 1).isdigit() and "." in word for word in words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected compute capabilities such as 8.6,8.9")
+    return words
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names separated by commas."""
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas")
+    return words

@@ -1,0 +1,1 @@
+"""`resnet-export doctor`: what this machine can do, and what is missing."""

@@ -1,0 +1,329 @@
+"""`--max-top1-drop` and `--min-agreement`: keep what INT8 may lose, by leaving the worst layers in float.
+
+Measured on images that calibrated nothing. While nothing has been chosen, all of them judge. Once layers have to be
+chosen, one part of the images chooses and the other judges, where there are enough for two parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.mixed_precision.accuracy_budget import (
+    AccuracyBudget,
+    Evidence,
+    Tally,
+    evidence,
+    evidence_in_words,
+    figures_in_words,
+    percent,
+    tally,
+)
+from calibration.mixed_precision.search import MIN_INT8_SHARE, Search, kept_layers, leave_in_float
+from calibration.mixed_precision.sensitivity import NUM_IMAGES, Sensitivity, float_share, rank
+from calibration.pipeline.quantize_model import CalibratedModel, QuantizationResult, insert_and_refine
+from exporter.errors import AccuracyBudgetError, ExportError
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.artifacts import BudgetOutcome
+from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.images.class_index import ClassIndex
+from resnet_export.images.stream import stream
+from runtimes.metrics.latency import measure_latency
+from runtimes.metrics.parity import first_output
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.image_batches import Batch
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.tracing.export import ExportedModel
+
+MIN_TO_SPLIT = 128
+"""With fewer images the same ones choose and judge, and the report says so: halves of them would do neither well."""
+
+MAX_SELECTION = 1024
+"""Images that choose, at most; the others judge."""
+
+open_exact = partial(OrtRuntime, exact_qdq=True)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetImages:
+    """Which images choose and which judge; the same where there are too few to part them."""
+
+    selection: tuple[Path, ...]
+    verdict: tuple[Path, ...]
+
+    @property
+    def apart(self) -> bool:
+        """Whether no image does both."""
+        return self.selection != self.verdict
+
+
+def part_images(measured: Sequence[Path]) -> BudgetImages:
+    """Return which images choose and which judge.
+
+    Args:
+        measured: Images that calibrated nothing, every prefix even over the classes.
+    """
+    if len(measured) < MIN_TO_SPLIT:
+        return BudgetImages(tuple(measured), tuple(measured))
+    cut = min(len(measured) // 2, MAX_SELECTION)
+    return BudgetImages(tuple(measured[:cut]), tuple(measured[cut:]))
+
+
+@dataclass(slots=True, eq=False)
+class BudgetJob:
+    """One run's budget, with all that is needed to measure it.
+
+    Attributes:
+        options: The command line; it has a budget.
+        exported: The float model.
+        calibrated: The same with its channels scaled, and the ranges.
+        images: Which calibrate and which measure.
+        classes: Labels, or None.
+        terminal: Where to tell.
+    """
+
+    options: ExportOptions
+    exported: ExportedModel
+    calibrated: CalibratedModel
+    images: ChosenImages
+    classes: ClassIndex | None
+    terminal: Terminal
+    _last: tuple[frozenset[str], QuantizationResult] | None = field(init=False, default=None)
+
+    def hold(self, whole: QuantizationResult) -> BudgetOutcome:
+        """Return a model that keeps the budget: `whole`, where it does.
+
+        Raises:
+            AccuracyBudgetError: If it cannot be kept.
+            ExportError: If there is no image to measure on.
+        """
+        budget = self.options.budget
+        assert budget is not None
+        parts = part_images(self.images.measured)
+        if not parts.verdict:
+            raise ExportError(
+                "an accuracy budget is measured on images that do not calibrate, and none are left; give more images "
+                "in --calib (a quarter is held out) or --val DIR"
+            )
+        self._warn_if_too_few(budget)
+        before = self._measure(whole, parts.verdict)
+        selection = self._measure(whole, parts.selection) if parts.apart else before
+        everything = before + selection if parts.apart else before
+        if budget.holds(everything):
+            return self._unchanged(budget, whole, everything)
+        self.terminal.done(
+            f"accuracy budget ({budget.in_words()}) does not hold with every layer in INT8: "
+            f"{figures_in_words(budget, everything)}; looking for the layers that cost most"
+        )
+        ranking = self._rank()
+        search = leave_in_float(
+            budget,
+            ranking,
+            whole=selection,
+            select=lambda nodes: self._measure(self._quantized(nodes, round_weights=False), parts.selection),
+            judge=lambda nodes: self._measure(self._quantized(nodes, round_weights=True), parts.verdict),
+            int8_share=lambda nodes: 1.0 - float_share(self.calibrated, nodes),
+        )
+        if search.nodes is None or search.verdict is None:
+            raise AccuracyBudgetError(self._cannot_hold(budget, search, everything))
+        result = self._quantized(search.nodes, round_weights=True)
+        return self._changed(budget, whole, result, parts, before, search, ranking)
+
+    def _warn_if_too_few(self, budget: AccuracyBudget) -> None:
+        num_images, needed = len(self.images.measured), budget.images_to_show_it
+        if num_images < needed < float("inf"):
+            self.terminal.warn(
+                f"accuracy budget: {num_images} images cannot show {budget.in_words()}; that takes {needed:.0f} at "
+                "least, even if no answer changes. What is measured may still contradict it"
+            )
+
+    def _quantized(self, nodes: frozenset[str], *, round_weights: bool) -> QuantizationResult:
+        """Return the model with `nodes` in float; the last one is kept, as it is often measured twice."""
+        rounds = round_weights and self.calibrated.effort.round_weights
+        if not rounds and self._last is not None and self._last[0] == nodes:
+            return self._last[1]
+        result = insert_and_refine(
+            self.calibrated,
+            open_exact=open_exact,
+            keep_float=nodes,
+            round_weights=round_weights,
+            track_layers=(lambda layers, total: self.terminal.track("refining", layers, total=total))
+            if rounds
+            else None,
+        )
+        if not rounds:
+            self._last = (nodes, result)
+        return result
+
+    def _measure(self, result: QuantizationResult, paths: Sequence[Path]) -> Tally:
+        return tally_images(
+            self.exported.onnx,
+            result.quantized.model,
+            stream("measuring INT8", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal),
+            classes=self.classes,
+            exact_qdq=self.options.target.exact_int8_simulation,
+        )
+
+    def _rank(self) -> Sensitivity:
+        """Rank blocks on calibration images: on the last, not on the first, whose means refinement has corrected."""
+        paths = self.images.calibration[-NUM_IMAGES:]
+        batches = [
+            batch.images
+            for batch in stream(
+                "reading images", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal
+            )
+        ]
+        return rank(
+            self.calibrated,
+            batches,
+            open_exact=open_exact,
+            track=lambda units, total: self.terminal.track("ranking", units, total=total),
+        )
+
+    def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: Tally) -> str:
+        units = ", ".join(unit.name for unit in search.units) or "nothing"
+        best = search.verdict or min(
+            (step.selection for step in search.steps), key=lambda seen: seen.kl, default=before
+        )
+        share = float_share(self.calibrated, frozenset(node for unit in search.units for node in unit.nodes))
+        return (
+            f"the accuracy budget cannot hold: got {figures_in_words(budget, best)} with {units} in float "
+            f"({percent(share)} of the multiply-adds), expected {budget.in_words()}; with every layer in INT8: "
+            f"{figures_in_words(budget, before)}. At least {percent(MIN_INT8_SHARE)} has to stay in INT8. Nothing was "
+            "written. More calibration images, another --method, --effort 2 or a wider budget may help; --fp16 needs "
+            "none of this"
+        )
+
+    def _unchanged(self, budget: AccuracyBudget, whole: QuantizationResult, measured: Tally) -> BudgetOutcome:
+        found = evidence(budget, measured)
+        statement = _statement(budget, measured, found)
+        self.terminal.done(f"accuracy budget holds with every layer in INT8: {statement}")
+        report = {
+            **budget.to_json(),
+            "holds": True,
+            "statement": f"{statement}; every layer in INT8",
+            "measured_on": self.images.measured_from,
+            "num_selection_images": 0,
+            "num_verdict_images": measured.num_images,
+            "verdict_apart_from_selection": True,
+            "before": measured.to_json(),
+            "after": measured.to_json(),
+            "evidence": found.to_json(),
+            "kept_in_float": {"blocks": {}, "nodes": [], "share_of_macs": 0.0},
+            "latency": None,
+            "ranking": None,
+            "steps": [],
+        }
+        return BudgetOutcome(whole, report)
+
+    def _changed(
+        self,
+        budget: AccuracyBudget,
+        whole: QuantizationResult,
+        result: QuantizationResult,
+        parts: BudgetImages,
+        before: Tally,
+        search: Search,
+        ranking: Sensitivity,
+    ) -> BudgetOutcome:
+        assert search.nodes is not None
+        assert search.verdict is not None
+        after = search.verdict
+        found = evidence(budget, after, search.num_verdicts + 1)  # one more: the model with every layer in INT8
+        blocks = kept_layers(search.units)
+        share = float_share(self.calibrated, search.nodes)
+        latency = self._latency(whole, result)
+        kept = "; ".join(_block_in_words(block, layers) for block, layers in blocks.items())
+        statement = _statement(budget, after, found)
+        cost = (
+            f"{percent(share)} of the multiply-adds in float, {latency['before_ms']:.2f} to "
+            f"{latency['after_ms']:.2f} ms in ONNX Runtime on this CPU"
+        )
+        self.terminal.done(f"accuracy budget holds with {kept} in float: {statement}; {cost}")
+        if not parts.apart:
+            self.terminal.warn(
+                f"accuracy budget: with {len(parts.verdict)} images the same ones chose the layers and judged the "
+                f"result, which flatters it; from {MIN_TO_SPLIT} on they are kept apart"
+            )
+        report = {
+            **budget.to_json(),
+            "holds": True,
+            "statement": f"{statement}; in float: {kept}; {cost}",
+            "measured_on": self.images.measured_from,
+            "num_selection_images": search.steps[0].selection.num_images,
+            "num_verdict_images": after.num_images,
+            "verdict_apart_from_selection": parts.apart,
+            "before": before.to_json(),
+            "after": after.to_json(),
+            "evidence": found.to_json(),
+            "kept_in_float": {
+                "blocks": {block: list(layers) for block, layers in blocks.items()},
+                "nodes": sorted(search.nodes),
+                "share_of_macs": share,
+            },
+            "latency": latency,
+            "ranking": ranking.to_json(),
+            "steps": [step.to_json() for step in search.steps],
+        }
+        return BudgetOutcome(result, report)
+
+    def _latency(self, whole: QuantizationResult, result: QuantizationResult) -> dict[str, Any]:
+        """Time one image through both files in ONNX Runtime: what a GPU takes is not measured here."""
+        height, width = self.exported.preprocessing.input_size
+        image = {"input": np.zeros((1, 3, height, width), np.float32)}
+        times = []
+        for model in (whole.quantized.model, result.quantized.model):
+            with OrtRuntime(model) as runtime:
+                times.append(measure_latency(lambda opened=runtime: opened.run(image)))  # type: ignore[misc]
+        return {
+            "before_ms": times[0].p50_ms,
+            "after_ms": times[1].p50_ms,
+            "provider": "CPUExecutionProvider",
+            "batch": 1,
+            "note": "ONNX Runtime on this CPU; GPU cost not measured",
+        }
+
+
+def tally_images(
+    reference: ModelProto,
+    candidate: ModelProto,
+    batches: Iterable[Batch],
+    *,
+    classes: ClassIndex | None,
+    exact_qdq: bool,
+) -> Tally:
+    """Compare an INT8 file with the float file, in the arithmetic that its target runs.
+
+    Args:
+        reference: Float model.
+        candidate: INT8 model.
+        batches: Prepared images; read once.
+        classes: Labels, or None.
+        exact_qdq: Whether the target computes Q/DQ as written.
+    """
+    counted = Tally()
+    with OrtRuntime(reference) as trusted, OrtRuntime(candidate, exact_qdq=exact_qdq) as tested:
+        for batch in batches:
+            labels = None if classes is None else [classes.of[path] for path in batch.paths]
+            counted += tally(first_output(trusted, batch.images), first_output(tested, batch.images), labels)
+    return counted
+
+
+def _statement(budget: AccuracyBudget, measured: Tally, found: Evidence) -> str:
+    return f"{figures_in_words(budget, measured, found)}, {evidence_in_words(budget, measured, found)}"
+
+
+def _block_in_words(block: str, layers: Sequence[str]) -> str:
+    """Return "layer1.1 (conv2)"; the name alone where it is a single layer."""
+    if tuple(layers) == (block,):
+        return block
+    return f"{block} ({', '.join(layer.removeprefix(f'{block}.') for layer in layers)})"

@@ -1,0 +1,89 @@
+"""What the main job computes, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtimes.bundle.precision import DLA_SCALES
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.pipeline.quantize_model import QuantizationResult
+    from calibration.qdq.insert_qdq import QuantizedModel
+    from calibration.ranges.calibration_table import CalibrationTable
+    from exporter.passes.pre_post_options import Finish
+    from exporter.tracing.check_export import CheckReport
+    from exporter.tracing.export import ExportedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BudgetOutcome:
+    """The INT8 model within its budget, and how it came there.
+
+    Attributes:
+        result: The model to write.
+        report: `accuracy_budget` of `report.json`.
+    """
+
+    result: QuantizationResult
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DlaFiles:
+    """What is written, and how the INT8 file will answer.
+
+    Attributes:
+        models: File name to float32 model.
+        cache: TensorRT's calibration cache, where there is an INT8 file.
+        simulation: The INT8 file as a DLA computes it, before its last edits; for the comparison.
+        report: What `report.json` says of it.
+    """
+
+    models: Mapping[str, ModelProto]
+    cache: str | None
+    simulation: ModelProto | None
+    report: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write the files."""
+        import onnx
+
+        for file, model in self.models.items():
+            onnx.save_model(model, folder / file)
+        if self.cache is not None:
+            (folder / DLA_SCALES).write_text(self.cache, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artifacts:
+    """Everything the run computed, ready to be measured and written.
+
+    `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
+    for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
+    `dla` is what `--dla` adds to the bundle.
+    """
+
+    exported: ExportedModel
+    check: CheckReport
+    float16: Any | None
+    int8: QuantizationResult | None
+    int8_float16: ModelProto | None
+    finish: Finish
+    budget: BudgetOutcome | None = None
+    finished: Mapping[str, ModelProto] = field(default_factory=dict)
+    dla: DlaFiles | None = None
+
+    @property
+    def table(self) -> CalibrationTable | None:
+        """The calibration table, where INT8 was asked for."""
+        return None if self.int8 is None else self.int8.table
+
+    @property
+    def quantized(self) -> QuantizedModel | None:
+        """The Q/DQ model, where INT8 was asked for."""
+        return None if self.int8 is None else self.int8.quantized

@@ -1,0 +1,174 @@
+"""The calibration step of the main job: from the cache or from images, judged either way, and what the report says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from calibration.diagnostics.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
+from calibration.methods.dialect import Dialect
+from calibration.observers.convergence import TOLERANCES, images_until_settled, still_moving, summary
+from calibration.observers.judge_input import judge_input
+from calibration.observers.observe_batches import OpenRuntime, SeenBatch
+from calibration.observers.sample_images import SEED, image_list_sha256
+from calibration.ranges.calibration_cache import CacheKey, CalibrationCache, Hit, calibration_key
+from calibration.ranges.calibration_table import CalibrationTable
+from calibration.ranges.collect_ranges import table_of
+from exporter.tracing.export import ExportedModel
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.choose_images import ChosenImages
+from runtimes.io.cache_dir import user_cache_folder
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.providers import CUDA_PROVIDER, check_machine, prepare_libraries
+from runtimes.ort.session import CPU_PROVIDER
+from runtimes.preprocessing.transform import Preprocessing
+
+SETTLED = max(TOLERANCES)
+"""The tolerance that the command tells; `report.json` has them all."""
+
+
+def calibration_runtime(provider: str) -> OpenRuntime:
+    """Return what opens the float model for calibration.
+
+    On "cuda" without TF32, whose 10 bits would move the ranges. The few nodes on integers that place the sample may run
+    on the CPU; the provider itself must load.
+
+    Args:
+        provider: "cpu" or "cuda".
+
+    Raises:
+        ProviderUnavailableError: If there is no usable GPU.
+    """
+    if provider == "cpu":
+        return OrtRuntime
+    check_machine(provider)
+    prepare_libraries(provider)
+    return partial(OrtRuntime, providers=(CUDA_PROVIDER, CPU_PROVIDER), provider_options=({"use_tf32": "0"}, {}))
+
+
+class CachedCalibration:
+    """Gives the table of a model, from the cache where it is there, else from the images.
+
+    Args:
+        options: The command line.
+        exported: For the preprocessing.
+        images: Which images.
+        used: The images read so far, filled by whoever reads them.
+        terminal: To tell hit or miss, and why.
+    """
+
+    def __init__(
+        self,
+        options: ExportOptions,
+        exported: ExportedModel,
+        images: ChosenImages,
+        used: list[Path],
+        terminal: Terminal,
+    ) -> None:
+        assert options.calib is not None  # parse_arguments refuses --int8 without it
+        self._options = options
+        self._folder = options.calib
+        self._preprocessing = exported.loaded.preprocessing
+        self._images = images
+        self._used = used
+        self._terminal = terminal
+
+    def __call__(
+        self, model: ModelProto, factors: Mapping[str, NDArray[np.float64]], seen: Iterable[SeenBatch]
+    ) -> CalibrationTable:
+        """Return the ranges of `model`, its channels scaled by `factors`; see `quantize_model.Calibrator`.
+
+        Raises:
+            CalibrationError: If nothing can be quantized or a tensor holds NaN or Inf.
+        """
+        cache = _cache(self._options)
+        if cache is None:
+            return self._calibrate(model, seen)
+        key = calibration_key(
+            model,
+            factors,
+            self._preprocessing,
+            image_list_sha256(self._folder, self._images.calibration),
+            self._options.method,
+            self._options.target.dialect,
+            self._options.calib_provider,
+        )
+        found = cache.look_up(self._options.model, key)
+        if isinstance(found, Hit):
+            self._terminal.done(f"calibration cache: hit, {found.path}")
+            wanted = len(self._images.calibration)
+            if unread := wanted - found.table.num_images:
+                self._terminal.warn(f"calibrating: {unread} of {wanted} images could not be read when it was made")
+            return found.table
+        if found.is_corrupt:
+            self._terminal.warn(f"calibration cache: {found.reason}")
+        else:
+            self._terminal.done(f"calibration cache: miss, {found.reason}")
+        table = self._calibrate(model, seen)
+        _store(cache, self._options.model, key, table, self._terminal)
+        return table
+
+    def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:
+        dialect = Dialect(self._options.target.dialect)
+        measured = table_of(model, seen, method=self._options.method, dialect=dialect)
+        return replace(measured, image_list_sha256=image_list_sha256(self._folder, self._used), seed=SEED)
+
+
+def tell_weights(exported: ExportedModel, terminal: Terminal) -> None:
+    """Warn of weights that are hard to quantize, before anything runs."""
+    _tell(lint_weights(exported.onnx), terminal)
+
+
+def tell_calibration(table: CalibrationTable, exported: ExportedModel, terminal: Terminal) -> None:
+    """Tell what is doubtful about a calibration: its images, its convergence, its ranges."""
+    if table.observed is not None:
+        for warning in judge_input(table.observed.input, exported.loaded.preprocessing):
+            terminal.warn(str(warning))
+        convergence = table.observed.convergence
+        if moving := still_moving(convergence):
+            terminal.warn(str(moving))
+        elif settled := images_until_settled(convergence, SETTLED):
+            terminal.done(f"after {settled} of {table.num_images} images no scale moved by more than {SETTLED:.0%}")
+    _tell(lint_activations(exported.onnx, table), terminal)
+
+
+def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict[str, Any]:
+    """Return what `report.json` says about the calibration."""
+    observed = table.observed
+    findings = lint_weights(exported.onnx) + lint_activations(exported.onnx, table)
+    preprocessing: Preprocessing = exported.loaded.preprocessing
+    return {
+        "num_images": table.num_images,
+        "convergence": None if observed is None else summary(observed.convergence),
+        "input_warnings": []
+        if observed is None
+        else [warning.to_json() for warning in judge_input(observed.input, preprocessing)],
+        "quantizability": to_json(findings),
+    }
+
+
+def _tell(findings: tuple[Finding, ...], terminal: Terminal) -> None:
+    for line in lint_lines(findings):
+        terminal.warn(f"hard to quantize: {line}")
+
+
+def _cache(options: ExportOptions) -> CalibrationCache | None:
+    if options.calib_cache == "off":
+        return None
+    return CalibrationCache(user_cache_folder() if options.calib_cache is None else Path(options.calib_cache))
+
+
+def _store(cache: CalibrationCache, model: str, key: CacheKey, table: CalibrationTable, terminal: Terminal) -> None:
+    """Keep the table; a disk that refuses is a warning, the bundle is what matters."""
+    try:
+        cache.store(model, key, table)
+    except OSError as err:
+        terminal.warn(f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another")

@@ -1,0 +1,71 @@
+"""Which images calibrate, which measure: settled before anything heavy runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration.observers.sample_images import (
+    MAX_HELD_OUT,
+    MAX_HELD_OUT_FOR_BUDGET,
+    ImageSplit,
+    check_enough,
+    evenly_ordered,
+    leave_out_copies,
+    split_images,
+)
+from resnet_export.export_job.arguments import ExportOptions
+from runtimes.preprocessing.image_folder import find_images
+
+MAX_BAD_FRACTION = 0.01
+"""Share of a folder's images that may be unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenImages:
+    """The images of one run.
+
+    Attributes:
+        calibration: Images that set ranges; empty without --int8.
+        measured: Images on which accuracy figures are taken; in none of the above.
+        measured_from: Where those come from, in words.
+        allowed_bad: How many unreadable images are tolerated, in each of the two.
+        copies: (validation image, calibration image) that are equal and were left out of `measured`.
+    """
+
+    calibration: tuple[Path, ...]
+    measured: tuple[Path, ...]
+    measured_from: str
+    allowed_bad: int
+    copies: tuple[tuple[Path, Path], ...] = ()
+
+
+def choose_images(options: ExportOptions) -> ChosenImages:
+    """List the folders and split them.
+
+    Raises:
+        ImageFolderError: If a folder is missing, unreadable or empty.
+        CalibrationError: If there are too few images, or both folders share more than a few.
+    """
+    calib = () if options.calib is None else find_images(options.calib)
+    val = () if options.val is None else find_images(options.val)
+    if options.int8 and options.calib is not None:
+        check_enough(len(calib), options.calib, force=options.force)
+    split = ImageSplit((), ())
+    if options.calib is not None:
+        split = split_images(
+            options.calib,
+            calib,
+            num_calibration=options.num_calib,
+            hold_out=options.val is None,
+            max_held_out=MAX_HELD_OUT if options.budget is None else MAX_HELD_OUT_FOR_BUDGET,
+        )
+    calibration = split.calibration if options.int8 else ()
+    allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
+    if options.val is not None:
+        apart = leave_out_copies(calibration, val)
+        measured = tuple(evenly_ordered(options.val, apart.validation)[: options.num_val])
+        measured_from = f"{len(measured)} images of {options.val}"
+        return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
+    measured_from = f"{len(split.held_out)} images of {options.calib}, held out"
+    return ChosenImages(calibration, split.held_out, measured_from, allowed_bad)

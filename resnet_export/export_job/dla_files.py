@@ -1,0 +1,158 @@
+"""What `--dla` adds to the bundle: files from which a Jetson builds for its DLA with neither torch nor onnx.
+
+They are made here and not on the device because taking Q/DQ apart needs onnx, and the ranges that a DLA wants besides
+need the calibration images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.qdq.implicit_quantization import StrippedModel, complete_scales, simulate_dla, strip_qdq
+from exporter.errors import ExportCheckError, ExportError
+from exporter.passes.lower_global_pool import average_pool_from_global
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.artifacts import Artifacts, DlaFiles
+from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.images.stream import stream
+from runtimes.bundle.precision import DLA_FILES
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.restore_pixels import pixels_of
+from runtimes.protocol import Array
+from runtimes.trt.calibration_cache import cache_from_scales
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+MAX_WINDOW = 8
+"""Largest window of a pool on a DLA. Source: NvInfer.h 10.3, DLA restrictions."""
+
+MAX_RELATIVE_DIFFERENCE = 1e-5
+"""Of the largest |output|, between global pools and windows: both are float32 sums of the same numbers."""
+
+MAX_SCALE_DEVIATION = 1e-5
+"""Relative; TensorRT's weight scales differ from ours by a rounding, unless a channel does not use its range."""
+
+WRITTEN_FOR = "10.3.0"
+"""TensorRT version in the cache's first line, of JetPack 6; the builder puts its own there."""
+
+
+def dla_files(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    images: ChosenImages,
+    golden: NDArray[np.float32],
+    terminal: Terminal,
+) -> DlaFiles:
+    """Return the DLA's files, each checked against the bundle's file that it was made of.
+
+    Raises:
+        ExportError: If a global pool's window is not known.
+        ExportCheckError: If a file answers otherwise.
+    """
+    given: Array = golden
+    if artifacts.finish.uint8_input:
+        given = pixels_of(artifacts.exported.preprocessing, golden)
+    models: dict[str, ModelProto] = {}
+    windows: dict[str, tuple[int, int]] = {}
+    if options.fp16:
+        models[DLA_FILES["fp16"]] = _pooled(artifacts.finished["model.onnx"], windows)
+        _check("FP32 file", artifacts.finished["model.onnx"], models[DLA_FILES["fp16"]], given)
+    cache, simulation, report = None, None, {}
+    if artifacts.quantized is not None:
+        with terminal.working("taking the scales out for the DLA"):
+            finished = strip_qdq(_pooled(artifacts.finished["model.int8.onnx"], windows))
+            stripped = strip_qdq(_pooled(artifacts.quantized.model, windows))
+        models[DLA_FILES["int8"]] = finished.model
+        written = simulate_dla(finished, finished.scales, as_in_file=True)
+        _check("INT8 file", artifacts.finished["model.int8.onnx"], written, given)
+        scales = _scales(options, artifacts, stripped, images, terminal)
+        cache, simulation = cache_from_scales(scales, WRITTEN_FOR), simulate_dla(stripped, scales)
+        report = _tell_scales(stripped, scales, terminal)
+    _tell_windows(windows, terminal)
+    return DlaFiles(models, cache, simulation, {"files": sorted(models), "windows": windows, **report})
+
+
+def _pooled(model: ModelProto, windows: dict[str, tuple[int, int]]) -> ModelProto:
+    try:
+        pooled = average_pool_from_global(model)
+    except ValueError as err:
+        raise ExportError(f"--dla: {err}; export without --dla") from err
+    windows.update(pooled.windows)
+    return pooled.model
+
+
+def _check(what: str, before: ModelProto, after: ModelProto, given: Array) -> None:
+    """Raise unless both answer alike.
+
+    The sum of a pool may be rounded in another order, and so a value fall on the other side of a rounding to INT8: then
+    one step of that tensor is off. So for INT8 the allowance is for the mean, not for the largest.
+    """
+    expected, got = (_answers(model, given) for model in (before, after))
+    is_int8 = any(node.op_type == "QuantizeLinear" for node in before.graph.node)
+    for name, values in expected.items():
+        difference = np.abs(values.astype(np.float64) - got[name])
+        off = float(difference.mean() if is_int8 else difference.max()) / max(float(np.abs(values).max()), 1e-30)
+        if not off <= (1e-3 if is_int8 else MAX_RELATIVE_DIFFERENCE):
+            raise ExportCheckError(
+                f"--dla: output {name!r} of the {what} for the DLA is off by {off:.2g} of the largest value; nothing "
+                "was written"
+            )
+
+
+def _answers(model: ModelProto, given: Array) -> dict[str, Array]:
+    with OrtRuntime(model, exact_qdq=True) as runtime:
+        return runtime.run({next(iter(runtime.input_specs)): given})
+
+
+def _scales(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    stripped: StrippedModel,
+    images: ChosenImages,
+    terminal: Terminal,
+) -> dict[str, float]:
+    preprocessing = artifacts.exported.preprocessing
+
+    def arrays() -> Iterator[NDArray[np.float32]]:
+        for batch in stream("ranges for the DLA", images.calibration, preprocessing, images.allowed_bad, terminal):
+            yield batch.images
+
+    return complete_scales(stripped, arrays(), open_runtime=OrtRuntime, method=options.method)
+
+
+def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], terminal: Terminal) -> dict[str, Any]:
+    terminal.done(
+        f"for the DLA: Q/DQ taken out, {len(stripped.scales)} of its scales and {len(scales) - len(stripped.scales)} "
+        "for tensors between them in a calibration cache"
+    )
+    off = {name: scale.largest_deviation for name, scale in stripped.weights.items()}
+    worst = max(off, key=lambda name: off[name])
+    if off[worst] > MAX_SCALE_DEVIATION:
+        number = sum(value > MAX_SCALE_DEVIATION for value in off.values())
+        terminal.warn(
+            f"for the DLA TensorRT chooses weight scales itself, max|w|/127: in {number} of {len(off)} weights that "
+            f"differs from ours, most in {worst}, by {off[worst]:.2%}; the row of the table counts that in"
+        )
+    named = {name for node in stripped.model.graph.node for name in node.output}
+    return {
+        "scales_of_the_int8_file": len(stripped.scales),
+        "scales": len(scales),
+        "without_scale": sorted(named - set(scales)),
+        "largest_weight_scale_deviation": off[worst],
+    }
+
+
+def _tell_windows(windows: Mapping[str, tuple[int, int]], terminal: Terminal) -> None:
+    for name, (height, width) in windows.items():
+        if max(height, width) > MAX_WINDOW:
+            terminal.warn(
+                f"{name} pools {height} x {width}, a DLA at most {MAX_WINDOW} x {MAX_WINDOW}: it runs on the GPU, with "
+                "build --gpu-fallback; a smaller --input-size keeps it on the DLA"
+            )

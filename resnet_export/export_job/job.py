@@ -1,0 +1,285 @@
+"""The main job: load, fold, trace, check, calibrate, quantize, compare, write the bundle, tell.
+
+Cheap checks come first, so that a wrong folder is told before torch is imported. Nothing is written until everything
+has been computed; then the bundle appears whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.bundle.write_folder import check_output
+from exporter.errors import ExportError, NonFiniteTensorError
+from exporter.models.load_model import load_model
+from exporter.models.loaded_model import LoadedModel, ModelRequest, check_labels
+from exporter.models.model_names import check_model_name
+from exporter.passes.pre_post_options import Finish
+from exporter.target import check_opset
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.artifacts import Artifacts
+from resnet_export.export_job.choose_images import ChosenImages, choose_images
+from resnet_export.images.class_index import ClassIndex, class_indices
+from runtimes.bundle.signature import load_private_key
+from runtimes.ort.providers import check_machine
+from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.transform import Preprocessing
+from runtimes.trt.library import load_library
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.tracing.export import ExportedModel
+
+NUM_GOLDEN = 16
+"""Inputs stored with PyTorch's logits, for the device's self-check."""
+
+
+def run_export(options: ExportOptions) -> None:
+    """Run the main job.
+
+    Raises:
+        ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
+        ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
+            written.
+    """
+    check_model_name(options.model)
+    check_opset(options.target, options.target.opset if options.opset is None else options.opset)
+    check_output(options.output, force=options.force)
+    if options.sign is not None:
+        load_private_key(options.sign)  # a wrong key is told now, not after an hour
+    if options.engine:
+        load_library("rtx" if options.rtx else "tensorrt")
+    check_machine(options.calib_provider)
+    labels = _read_labels(options.labels)
+    images = choose_images(options)
+    terminal = Terminal(quiet=options.quiet)
+    _tell_copies(images, terminal)
+
+    with terminal.working(f"loading {options.model}"):
+        loaded = _load(options, labels)
+    _tell_loaded(loaded, terminal)
+    if loaded.source == "onnx" and options.mean is None:
+        terminal.warn(
+            f"{options.model} does not say how its images were prepared: ImageNet's mean and standard deviation are "
+            "assumed; give --mean and --std (and --resize) if it was trained otherwise"
+        )
+    classes = _class_indices(options, images, loaded, terminal)
+    golden = _golden_inputs(images, loaded.preprocessing)
+    artifacts = _export(options, loaded, images, classes, golden, terminal)
+
+    from resnet_export.export_job.measure import measure
+    from resnet_export.export_job.write_bundle import write_bundle
+
+    rows = measure(options, artifacts, images, classes, terminal)
+    report = write_bundle(options, artifacts, rows, golden, images, terminal)
+    if options.engine:
+        terminal.done(f"bundle written: {options.output}/; it stays, whatever becomes of the engine")
+        report["engine"] = _build_engine(options, terminal)
+    if options.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    elif not options.quiet:
+        from resnet_export.export_job.result_table import print_result
+
+        print_result(report)
+
+
+def _build_engine(options: ExportOptions, terminal: Terminal) -> dict[str, Any]:
+    """Build the engine of the bundle just written; the bundle stays, whatever becomes of the engine."""
+    from exporter.engines.build import BuildOptions
+    from resnet_export.build_job.command import EngineRequest, engine_report, have_engine
+
+    flavor = "rtx" if options.rtx else "tensorrt"
+    request = EngineRequest(options.output, options.engine_precision, flavor, BuildOptions(batch=options.batch))
+    return engine_report(have_engine(request, terminal))
+
+
+def _tell_copies(images: ChosenImages, terminal: Terminal) -> None:
+    if images.copies:
+        named = "; ".join(f"{path} = {other}" for path, other in images.copies[:3])
+        terminal.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
+
+
+def _read_labels(path: Path | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ExportError(f"--labels {path}: cannot be read ({err})") from err
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)
+
+
+def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel:
+    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes, options.preprocessing))
+    if labels is not None:
+        loaded = replace(loaded, labels=labels)
+    if options.features:
+        from exporter.tracing.features import with_features
+
+        loaded = with_features(loaded, options.features)
+    if loaded.labels is not None:
+        check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
+    return loaded
+
+
+def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
+    from exporter.models.onnx_source import LoadedOnnx
+
+    count = f"{sum(parameter.numel() for parameter in loaded.module.parameters()):,} parameters"
+    if isinstance(loaded, LoadedOnnx) and loaded.file is not None:
+        count = f"{loaded.file.num_parameters:,} numbers in its constants"
+    height, width = loaded.preprocessing.input_size
+    terminal.done(
+        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} classes"
+    )
+    terminal.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
+    for note in loaded.notes:
+        terminal.done(note)
+
+
+def _class_indices(
+    options: ExportOptions, images: ChosenImages, loaded: LoadedModel, terminal: Terminal
+) -> ClassIndex | None:
+    if options.val is None:
+        return None
+    if options.features:
+        terminal.warn("--val: features have no top-1; its images are used without their labels")
+        return None
+    classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes)
+    terminal.done(f"{len(images.measured)} validation images. {classes.how}")
+    return classes
+
+
+def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return 16 prepared inputs: of the measured images first, filled up with the package's photographs."""
+    from exporter.models.check_images import load_check_images
+
+    first: list[NDArray[np.float32]] = []
+    if images.measured:
+        batches = image_batches(
+            images.measured[: NUM_GOLDEN + images.allowed_bad],
+            preprocessing,
+            batch_size=1,
+            on_error=ImageErrors(),
+            max_bad_fraction=1.0,
+        )
+        for batch in batches:
+            first.append(batch.images)
+            if len(first) == NUM_GOLDEN:
+                break
+    return np.concatenate([*first, load_check_images(preprocessing)])[:NUM_GOLDEN]
+
+
+def _export(
+    options: ExportOptions,
+    loaded: LoadedModel,
+    images: ChosenImages,
+    classes: ClassIndex | None,
+    golden: NDArray[np.float32],
+    terminal: Terminal,
+) -> Artifacts:
+    """Compute every file of the bundle, and the check that lets them be written."""
+    from exporter.tracing.check_export import MAX_RELATIVE_DIFFERENCE, check_against_pytorch
+    from exporter.tracing.export import ExportConfig, export_loaded
+    from resnet_export.export_job.dla_files import dla_files
+    from resnet_export.export_job.finish_files import finish_files
+    from resnet_export.export_job.quantize import quantize_images
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.pytorch import TorchRuntime, float64_outputs
+
+    with terminal.working("folding BatchNorm, tracing, writing ONNX"):
+        exported = export_loaded(loaded, ExportConfig(options.target, options.opset))
+    _tell_folding(exported, terminal)
+    name = loaded.reference_name
+    with (
+        terminal.working(f"comparing with {name}"),
+        TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
+    ):
+        check = check_against_pytorch(
+            reference,
+            exported.onnx,
+            golden,
+            open_runtime=OrtRuntime,
+            reference_name=name,
+            exact=None if loaded.source == "onnx" else partial(float64_outputs, loaded.module),
+        )
+    if check.max_rounding is not None:
+        terminal.warn(
+            f"float32 rounds by more than {MAX_RELATIVE_DIFFERENCE:g} of the largest logit in this network: {name} "
+            f"itself is {check.max_rounding:.2g} off its own answer in float64, the file no more than twice that"
+        )
+    terminal.done(
+        f"ONNX opset {exported.config.resolved_opset} equals {name}: largest |difference| {check.max_abs_diff:.2g} "
+        f"at largest |{'feature' if options.features else 'logit'}| {check.max_abs_logit:.3g}, batch "
+        f"{', '.join(map(str, check.batch_sizes))}"
+    )
+    float16 = _float16(exported, golden, terminal) if options.fp16 else None
+    int8, budget = None, None
+    if options.int8:
+        int8, budget = quantize_images(options, exported, images, classes, terminal)
+    int8_float16 = None
+    if int8 is not None and options.has_int8_float16:
+        int8_float16 = _int8_float16(int8.quantized.model, golden, terminal)
+    finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
+    artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget)
+    artifacts = replace(artifacts, finished=finish_files(options, artifacts, golden, terminal))
+    return replace(artifacts, dla=dla_files(options, artifacts, images, golden, terminal)) if options.dla else artifacts
+
+
+def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
+    report = exported.folding
+    total = len(report.folded) + len(report.kept)
+    terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64" if total else "no BatchNorm to fold")
+    paths_of: dict[str, list[str]] = {}
+    for kept in report.kept:
+        paths_of.setdefault(kept.reason, []).append(kept.batchnorm)
+    for reason, paths in paths_of.items():
+        named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
+        terminal.done(f"{named} not folded but kept as one affine operation each: {reason}")
+
+
+def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Terminal) -> Any:
+    from exporter.passes.float16 import float16_from_float32
+    from exporter.tracing.check_export import first_nonfinite_tensor
+    from runtimes.ort.adapter import OrtRuntime
+
+    with terminal.working("typing FP16"):
+        result = float16_from_float32(exported.onnx)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
+    _refuse_overflow(tensor)
+    terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    return result.model
+
+
+def _int8_float16(quantized: ModelProto, golden: NDArray[np.float32], terminal: Terminal) -> ModelProto:
+    from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
+    from exporter.tracing.check_export import first_nonfinite_tensor
+    from runtimes.ort.adapter import OrtRuntime
+
+    with terminal.working("typing INT8 + FP16"):
+        result = float16_qdq_from_float32(quantized)
+        exact = partial(OrtRuntime, exact_qdq=True)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
+    _refuse_overflow(tensor)
+    terminal.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    if result.num_raised:
+        terminal.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
+    return result.model
+
+
+def _refuse_overflow(tensor: str | None) -> None:
+    if tensor is not None:
+        raise NonFiniteTensorError(
+            f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
+            "--fp16, or scale the input as in training"
+        )

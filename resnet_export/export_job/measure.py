@@ -1,0 +1,238 @@
+"""The comparison: every file against PyTorch on the same images, one pass, and each file's latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.images.class_index import ClassIndex
+from runtimes.bundle.precision import DLA_FILES
+from runtimes.metrics.latency import Latency, measure_latency
+from runtimes.metrics.parity import ParityMeter, ParityReport, TensorMeter, TensorParity, first_output
+from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
+from runtimes.protocol import Runtime
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.models.loaded_model import LoadedModel
+    from resnet_export.export_job.artifacts import Artifacts
+
+POOR_AGREEMENT = 0.9
+"""Below this share of equal answers the run warns. Not a gate: networks of random weights get there too."""
+
+SATURATING_ROW = "INT8 default"
+"""Target onnxruntime on a CPU without VNNI: the INT8 file as a session without options runs it."""
+
+DLA_ROW = "INT8 for DLA (simulated)"
+"""With `--dla`: every tensor in INT8, computed by ONNX Runtime as implicit quantization computes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: "PyTorch FP32", "ONNX INT8", ...
+        file: File in the bundle, or None for PyTorch.
+        parity: Comparison with PyTorch; None when no image was at hand.
+        latency: One image through ONNX Runtime on this machine's CPU; None for PyTorch.
+        features: With `--features`, instead of `parity`: output's name to comparison.
+    """
+
+    name: str
+    file: str | None
+    parity: ParityReport | None
+    latency: Latency | None
+    features: Mapping[str, TensorParity] | None = None
+
+
+def reference_row(loaded: LoadedModel) -> str:
+    """Return the name of the row that everything is compared with."""
+    return "original FP32" if loaded.source == "onnx" else f"{loaded.reference_name} FP32"
+
+
+def model_files(artifacts: Artifacts) -> Mapping[str, tuple[str, ModelProto]]:
+    """Return file name to (row name, model) of every ONNX file of the bundle, before its last edits."""
+    files = {"model.onnx": ("ONNX FP32", artifacts.exported.onnx)}
+    if artifacts.float16 is not None:
+        files["model.fp16.onnx"] = ("ONNX FP16", artifacts.float16)
+    if artifacts.int8 is not None:
+        files["model.int8.onnx"] = ("ONNX INT8", artifacts.int8.quantized.model)
+    if artifacts.int8_float16 is not None:
+        files["model.int8.fp16.onnx"] = ("ONNX INT8+FP16", artifacts.int8_float16)
+    return files
+
+
+def measure(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    images: ChosenImages,
+    classes: ClassIndex | None,
+    terminal: Terminal,
+) -> list[Row]:
+    """Return one row for the reference and one per file."""
+    loaded = artifacts.exported.loaded
+    parity: dict[str, ParityReport] = {}
+    features: dict[str, dict[str, TensorParity]] = {}
+    if images.measured and options.features:
+        features = _features(options, artifacts, images, terminal)
+    elif images.measured:
+        parity = _parity(options, artifacts, images, classes, terminal)
+    latency = _latency(options, artifacts, terminal)
+    rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
+    for file, (name, _) in model_files(artifacts).items():
+        rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
+    if artifacts.dla is not None and artifacts.dla.simulation is not None:
+        rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
+    if SATURATING_ROW in latency:
+        rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
+    if not images.measured:
+        terminal.warn(
+            "no images were given, so nothing but equality on the package's own photographs was measured; "
+            "--calib DIR or --val DIR fills the table"
+        )
+    for row in rows:
+        if row.parity is not None and row.parity.agreement < POOR_AGREEMENT:
+            terminal.warn(
+                f"{row.name} agrees with {loaded.reference_name} on {row.parity.agreement:.1%} of "
+                f"{row.parity.num_images} images only; do not deploy it before you know why"
+            )
+    return rows
+
+
+def int8_kernels_note() -> str:
+    """Return which of ONNX Runtime's INT8 kernels the INT8 row ran on, and what other sessions have to ask for."""
+    key, value = PRECISE_OPTION
+    if why := why_int8_saturates():
+        return (
+            f"{why}; the INT8 row ran on the exact ones, which OrtRuntime opens and other sessions get by "
+            f"{key}={value}; the row {SATURATING_ROW!r} is a session without it"
+        )
+    return f"They are exact on this CPU; on x86 without VNNI set {key}={value}, as OrtRuntime does"
+
+
+def _has_saturating_row(options: ExportOptions, artifacts: Artifacts) -> bool:
+    exact = options.target.exact_int8_simulation
+    return artifacts.int8 is not None and not exact and bool(why_int8_saturates())
+
+
+def _parity(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    images: ChosenImages,
+    classes: ClassIndex | None,
+    terminal: Terminal,
+) -> dict[str, ParityReport]:
+    from resnet_export.images.stream import stream
+
+    loaded = artifacts.exported.loaded
+    name_of_reference = reference_row(loaded)
+    with ExitStack() as stack:
+        reference, candidates = _opened(options, artifacts, stack)
+        meters = {name: ParityMeter() for name in (name_of_reference, *candidates)}
+        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
+            labels = None if classes is None else [classes.of[path] for path in batch.paths]
+            expected = first_output(reference, batch.images)
+            meters[name_of_reference].add(expected, expected, labels)
+            for name, candidate in candidates.items():
+                meters[name].add(expected, first_output(candidate, batch.images), labels)
+    return {name: meter.report() for name, meter in meters.items()}
+
+
+def _features(
+    options: ExportOptions, artifacts: Artifacts, images: ChosenImages, terminal: Terminal
+) -> dict[str, dict[str, TensorParity]]:
+    """Return row name to output name to comparison."""
+    from resnet_export.images.stream import stream
+
+    loaded = artifacts.exported.loaded
+    with ExitStack() as stack:
+        reference, candidates = _opened(options, artifacts, stack)
+        meters = {name: {output: TensorMeter() for output in loaded.outputs} for name in candidates}
+        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
+            expected = reference.run({next(iter(reference.input_specs)): batch.images})
+            for name, candidate in candidates.items():
+                got = candidate.run({next(iter(candidate.input_specs)): batch.images})
+                for output, meter in meters[name].items():
+                    meter.add(expected[output], got[output])
+    return {name: {output: meter.report() for output, meter in found.items()} for name, found in meters.items()}
+
+
+def _opened(options: ExportOptions, artifacts: Artifacts, stack: ExitStack) -> tuple[Runtime, dict[str, Runtime]]:
+    """Open the reference and, by row name, every file, until `stack` is left."""
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.pytorch import TorchRuntime
+
+    loaded = artifacts.exported.loaded
+    exact = options.target.exact_int8_simulation
+    reference: Runtime = stack.enter_context(TorchRuntime(loaded.module, output_names=loaded.outputs))
+    candidates: dict[str, Runtime] = {
+        name: stack.enter_context(OrtRuntime(model, exact_qdq=exact)) for name, model in model_files(artifacts).values()
+    }
+    if artifacts.dla is not None and artifacts.dla.simulation is not None:
+        candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
+    if artifacts.quantized is not None and _has_saturating_row(options, artifacts):
+        saturating = OrtRuntime(artifacts.quantized.model, allow_saturation=True)
+        candidates[SATURATING_ROW] = stack.enter_context(saturating)
+    return reference, candidates
+
+
+def _latency(options: ExportOptions, artifacts: Artifacts, terminal: Terminal) -> dict[str, Latency]:
+    """Time one image through each file, alone, on the CPU, in the sessions that parity is measured in.
+
+    Files for TensorRT run as ONNX Runtime optimizes them, not as they are written: nobody would deploy that.
+    """
+    from runtimes.ort.adapter import OrtRuntime
+
+    result: dict[str, Latency] = {}
+    finished = artifacts.finished
+    names = {file: name for file, (name, _) in model_files(artifacts).items()}
+    for file, model in terminal.track("timing", finished.items(), total=len(finished)):
+        with OrtRuntime(model) as runtime:
+            result[names[file]] = _time_one_image(runtime)
+    if artifacts.quantized is not None and _has_saturating_row(options, artifacts):
+        with OrtRuntime(finished["model.int8.onnx"], allow_saturation=True) as runtime:
+            result[SATURATING_ROW] = _time_one_image(runtime)
+    return result
+
+
+def _time_one_image(runtime: Runtime) -> Latency:
+    ((name, spec),) = runtime.input_specs.items()
+    image = {name: np.zeros([size or 1 for size in spec.shape], spec.dtype)}
+    return measure_latency(lambda: runtime.run(image))
+
+
+def rows_to_json(rows: list[Row], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the rows as `report.json` holds them."""
+    return [
+        {
+            "name": row.name,
+            "file": row.file,
+            "parity": None if row.parity is None else row.parity.to_json(),
+            **(
+                {}
+                if row.features is None
+                else {"features": {n: report.to_json() for n, report in row.features.items()}}
+            ),
+            "size_bytes": None if row.file is None else sizes[row.file],
+            "latency": None
+            if row.latency is None
+            else {
+                "provider": "CPUExecutionProvider",
+                "batch": 1,
+                "p50_ms": row.latency.p50_ms,
+                "p10_ms": row.latency.p10_ms,
+                "p90_ms": row.latency.p90_ms,
+                "num_runs": row.latency.num_runs,
+            },
+        }
+        for row in rows
+    ]

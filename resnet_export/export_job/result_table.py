@@ -1,0 +1,72 @@
+"""The end of a run as a person reads it: the table, where the bundle is, what to type next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resnet_export.console.terminal import print_table
+
+FEATURE_COLUMNS = ("", "output", "cosine", "max |diff|", "SQNR", "size", "p50 latency")
+COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "p50 latency")
+
+
+def print_result(report: dict[str, Any]) -> None:
+    """Print the table of a report and the lines below it."""
+    title = report["model"]
+    if report["measured_on"] is not None:
+        title += f", measured on {report['measured_on']}"
+    footer = ["latency: ONNX Runtime, CPU of this machine, one image; it says nothing about a GPU"]
+    if report["int8_arithmetic"] is not None:
+        footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
+    if report["accuracy_budget"] is not None:
+        footer.append(f"accuracy budget holds: {report['accuracy_budget']['statement']}")
+    footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
+    rows = [*report["rows"], *filter(None, [report["int8_default_kernels"]])]
+    if any("features" in row for row in rows):
+        print_table(title, FEATURE_COLUMNS, (cells for row in rows for cells in feature_rows(row)), footer)
+    else:
+        print_table(title, COLUMNS, (table_row(row) for row in rows), footer)
+
+
+def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return one line of cells per output of a file, or one for the reference."""
+    ends = (_size(row["size_bytes"]), _latency(row["latency"]))
+    if "features" not in row:
+        return [(row["name"], "all", "reference", "-", "-", *ends)]
+    lines: list[tuple[str, ...]] = []
+    for place, (output, found) in enumerate(row["features"].items()):
+        cosine = "-" if found["cosine"] is None else f"{found['cosine']:.6f}"
+        cells = (output, cosine, f"{found['max_abs_diff']:.2g}", _sqnr(found))
+        lines.append((row["name"], *cells, *ends) if place == 0 else ("", *cells, "", ""))
+    return lines
+
+
+def table_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one row; a dash where nothing was measured."""
+    return (row["name"], *_parity_cells(row), _size(row["size_bytes"]), _latency(row["latency"]))
+
+
+def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    parity = row["parity"]
+    if parity is None:
+        return ("-", "-", "-", "-")
+    top1 = "-" if parity["top1_candidate"] is None else f"{parity['top1_candidate']:.2%}"
+    if row["file"] is None:
+        return (top1, "reference", "-", "-")
+    return (top1, f"{parity['agreement']:.2%}", f"{parity['max_abs_diff']:.2g}", _sqnr(parity))
+
+
+def _sqnr(parity: dict[str, Any]) -> str:
+    if parity["max_abs_diff"] == 0:
+        return "exact"
+    return "-" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "-"
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def _latency(latency: dict[str, Any] | None) -> str:
+    return "-" if latency is None else f"{latency['p50_ms']:.2f} ms"

@@ -1,0 +1,208 @@
+"""Write what was computed as a bundle, manifest last, and return the report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from exporter.bundle.write_folder import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
+from exporter.models.loaded_model import LoadedModel
+from exporter.passes.convert_opset import BATCH_AXIS
+from exporter.tracing.check_pre_post import expected_outputs
+from exporter.version import __version__
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.export_job.artifacts import Artifacts
+from resnet_export.export_job.calibrate import calibration_report
+from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.export_job.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
+from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, TensorEntry
+from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
+from runtimes.preprocessing.restore_pixels import pixels_of
+from runtimes.pytorch import TorchRuntime
+
+LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+
+
+def write_bundle(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    rows: list[Row],
+    golden: NDArray[np.float32],
+    images: ChosenImages,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """Write the bundle and return what `report.json` holds.
+
+    Raises:
+        ExportError: If the disk refuses; nothing is left behind.
+    """
+    loaded = artifacts.exported.loaded
+    arrays = _golden_arrays(artifacts, golden)
+    with bundle_folder(options.output, force=options.force) as folder:
+        for file, model in artifacts.finished.items():
+            onnx.save_model(model, folder / file)
+        if artifacts.dla is not None:
+            artifacts.dla.write(folder)
+        if artifacts.table is not None:
+            write_json(folder / "calibration.json", artifacts.table.to_json())
+        if not options.features:
+            _write_labels(folder / "labels.txt", loaded)
+        np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        report = _report(options, artifacts, rows, sizes, images, terminal)
+        write_json(folder / "report.json", report)
+        write_manifest(folder, _manifest(options, artifacts, report, folder))
+        if options.sign is not None:
+            content = (folder / MANIFEST_NAME).read_bytes()
+            (folder / SIGNATURE_NAME).write_bytes(sign(content, load_private_key(options.sign)))
+    return report
+
+
+def _golden_arrays(artifacts: Artifacts, golden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return `input` as the files take it, what the reference gives under the outputs' names, and its `logits`."""
+    loaded, finish = artifacts.exported.loaded, artifacts.finish
+    given = pixels_of(loaded.preprocessing, golden) if finish.uint8_input else golden
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
+        runs = [reference.run({"input": image[np.newaxis]}) for image in golden]
+    plain = {name: np.concatenate([run[name] for run in runs]) for name in loaded.outputs}
+    first = plain[loaded.outputs[0]]
+    head = expected_outputs(first, finish)
+    logits = {"logits": first} if first.ndim == 2 else {}
+    return {"input": given, **logits, **plain, **head}
+
+
+def _write_labels(path: Path, loaded: LoadedModel) -> None:
+    labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
+    path.write_text("\n".join(labels) + "\n", encoding="utf-8")
+
+
+def _report(
+    options: ExportOptions,
+    artifacts: Artifacts,
+    rows: list[Row],
+    sizes: Mapping[str, int],
+    images: ChosenImages,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
+    return {
+        "bundle": str(options.output),
+        "model": artifacts.exported.loaded.model_id,
+        "steps": list(terminal.messages),
+        "warnings": list(terminal.warnings),
+        "reference": artifacts.exported.loaded.reference_name,
+        "post_export_check": {
+            "batch_sizes": list(artifacts.check.batch_sizes),
+            "max_abs_diff": artifacts.check.max_abs_diff,
+            "max_abs_logit": artifacts.check.max_abs_logit,
+        },
+        "measured_on": images.measured_from if images.measured else None,
+        "calibration": None if artifacts.table is None else calibration_report(artifacts.table, artifacts.exported),
+        "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
+        "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
+        "int8_default_kernels": saturating[0] if saturating else None,
+        "dla": None if artifacts.dla is None else dict(artifacts.dla.report),
+        "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "next": next_command(options),
+    }
+
+
+def _int8_arithmetic(options: ExportOptions) -> str:
+    if options.target.exact_int8_simulation:
+        return "as written in the file (quantize, dequantize, float sums), the way TensorRT computes it"
+    return "ONNX Runtime's integer kernels. " + int8_kernels_note()
+
+
+def next_command(options: ExportOptions) -> str:
+    """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
+    if options.target.name == "onnxruntime":
+        path = options.output / MODEL_FILES[options.engine_precision]
+        return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
+    precision = option_words(options.engine_precision)
+    if options.dla:  # one batch size, and no file of INT8 with FP16
+        precision = f"{'--int8' if options.int8 else '--fp16'} --dla 0 --batch {options.batch.opt}"
+    return f"resnet-export build {options.output} {precision}   (on the device)"
+
+
+def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:
+    exported, loaded = artifacts.exported, artifacts.exported.loaded
+    written = artifacts.finished["model.onnx"]
+    return Manifest(
+        model={
+            "id": loaded.model_id,
+            "source": loaded.source,
+            "weights": loaded.weights,
+            "weights_sha256": loaded.weights_sha256,
+            "num_classes": None if options.features else loaded.num_classes,
+            "reference": loaded.reference_name,
+        },
+        preprocessing=loaded.preprocessing,
+        inputs=tuple(_tensor_entry(info) for info in written.graph.input),
+        outputs=tuple(_tensor_entry(info) for info in written.graph.output),
+        batch=options.batch,
+        target=options.target.name,
+        opset=exported.config.resolved_opset,
+        ir_version=exported.onnx.ir_version,
+        tool={
+            "name": TOOL_NAME,
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        libraries=_library_versions(),
+        options=options.to_json(),
+        folding={
+            "folded": [[pair.batchnorm, pair.layer] for pair in exported.folding.folded],
+            "kept": [[kept.batchnorm, kept.reason] for kept in exported.folding.kept],
+        },
+        quantization=_quantization(artifacts),
+        parity={key: report[key] for key in ("measured_on", "post_export_check", "int8_arithmetic", "rows")},
+        files=file_entries(folder),
+    )
+
+
+def _tensor_entry(info: onnx.ValueInfoProto) -> TensorEntry:
+    kind = info.type.tensor_type
+    shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+    assert shape[0] == BATCH_AXIS  # trace() refuses anything else
+    return TensorEntry(info.name, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
+
+
+def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
+    if artifacts.int8 is None:
+        return None
+    placement, table = artifacts.int8.quantized.placement, artifacts.int8.table
+    return {
+        "method": dict(table.method),
+        "num_images": table.num_images,
+        "effort": asdict(artifacts.int8.effort),
+        "num_refinement_images": artifacts.int8.num_sample,
+        "channel_groups_scaled": artifacts.int8.num_groups,
+        "layers": [asdict(layer) for layer in artifacts.int8.refinement],
+        "activations": len(placement.activations),
+        "weights": len(placement.weights),
+        "residual_adds_quantized": len(placement.residual_adds),
+        "residual_adds": placement.num_adds,
+        "skipped": list(placement.skipped),
+    }
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

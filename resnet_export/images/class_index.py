@@ -1,0 +1,37 @@
+"""Which class each validation image belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.errors import ImageFolderError
+from runtimes.preprocessing.class_folders import match_folders
+from runtimes.preprocessing.image_folder import class_of, find_images
+
+
+@dataclass(frozen=True, slots=True)
+class ClassIndex:
+    """Image to class index, and how the folders were matched to the classes."""
+
+    of: Mapping[Path, int]
+    how: str
+
+
+def class_indices(root: Path, paths: tuple[Path, ...], labels: tuple[str, ...] | None, num_classes: int) -> ClassIndex:
+    """Return the class of every validation image.
+
+    Raises:
+        ImageFolderError: If images lie outside class folders, or the folders do not match the classes.
+    """
+    folders = {path: class_of(root, path) for path in paths}
+    if loose := [path for path, folder in folders.items() if folder is None]:
+        raise ImageFolderError(
+            f"{root}: {len(loose)} images, first {loose[0].name!r}, are in no class folder; --val takes one folder "
+            "per class (to compare without labels, leave --val out: images of --calib are then held out)"
+        )
+    # All folders of the validation set count, also when --num-val keeps only some images.
+    names = sorted({name for path in find_images(root) if (name := class_of(root, path)) is not None})
+    match = match_folders(names, labels, num_classes)
+    return ClassIndex({path: match.index_of[str(folder)] for path, folder in folders.items()}, match.how)

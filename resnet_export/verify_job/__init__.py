@@ -1,0 +1,1 @@
+"""`resnet-export verify`: a bundle, a file or an engine against its reference."""

@@ -1,0 +1,151 @@
+"""`verify --bisect`: walk the blocks of every ONNX file that was judged, and name the one that broke.
+
+The reference is the bundle's FP32 file where it answers like PyTorch itself, or the model of --against, exported here.
+The images are the first of --val, which every prefix of mixes the classes evenly; without it the golden inputs, or the
+package's photographs for a file without a bundle. Golden inputs may hide a break: those of a bundle that was calibrated
+on noise, and exported without --val, are noise too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.errors import ExportError
+from resnet_export.images.stream import batch_size_for
+from resnet_export.verify_job.compare import Validation
+from resnet_export.verify_job.sides import Reference
+from resnet_export.verify_job.subject import Candidate, Subject
+from runtimes.errors import MissingDependencyError, RuntimeAdapterError
+from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.transform import Preprocessing, normalize
+from runtimes.verification.gates import GateResult, Verdict
+from runtimes.verification.report import FileReport
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+NUM_IMAGES = 32
+"""Of --val that blocks are compared on: each block is one more pass over them, on both sides."""
+
+GATE = "blocks"
+"""Name of the gate that a suspect block fails."""
+
+
+def bisect_files(
+    subject: Subject,
+    reference: Reference | None,
+    files: Sequence[FileReport],
+    preprocessing: Preprocessing | None,
+    validation: Validation | None,
+    *,
+    against: bool,
+) -> list[dict[str, str]]:
+    """Lay `bisect` and the gate `blocks` into every file's entry; return the causes that were found.
+
+    Args:
+        subject: What is verified.
+        reference: Who is trusted.
+        files: The entries, judged already.
+        preprocessing: Of the images.
+        validation: The images of --val, or None.
+        against: Whether the reference is a model of --against.
+
+    Raises:
+        MissingDependencyError: If onnx is not installed.
+    """
+    try:
+        import onnx  # noqa: F401 - asked for before anything runs
+    except ImportError as err:
+        raise MissingDependencyError(f'--bisect reads graphs ({err}); pip install "resnet-export[export]"') from err
+    trusted, why_not = _trusted(reference, files, against=against)
+    images = [] if preprocessing is None else _images(subject, preprocessing, validation)
+    causes = []
+    entries = {file.name: file for file in files}
+    for candidate in subject.candidates:
+        entry = entries[candidate.name]
+        reason = why_not or _why_not(candidate, reference, against=against)
+        found = _nothing(reason) if reason or trusted is None else _bisect(trusted, candidate, images)
+        entry.bisect = found
+        entry.gates.append(_gate(found))
+        causes += [{"file": candidate.name, "sentence": cause} for cause in found["causes"]]
+    return causes
+
+
+def _trusted(
+    reference: Reference | None, files: Sequence[FileReport], *, against: bool
+) -> tuple[ModelProto | None, str]:
+    """Return the reference's graph, or why there is none that can be trusted."""
+    import onnx
+
+    if reference is None:
+        return None, "there is no reference whose blocks could be looked at; give --against MODEL"
+    if against:
+        from exporter.tracing.export import ExportConfig, export_loaded
+
+        assert reference.loaded is not None
+        return export_loaded(reference.loaded, ExportConfig()).onnx, ""
+    assert reference.file is not None
+    checks = {gate.name: gate.verdict for file in files for gate in file.gates if file.name == "bundle"}
+    if checks.get("golden_outputs") is not Verdict.PASS:
+        return None, (
+            f"{reference.file.name}, whose blocks would be the reference, does not give PyTorch's stored answers; give "
+            "--against MODEL --weights FILE"
+        )
+    return onnx.load(reference.file), ""
+
+
+def _why_not(candidate: Candidate, reference: Reference | None, *, against: bool) -> str:
+    if candidate.is_engine:
+        return "an engine gives no tensors between its blocks; bisect the ONNX file that it was built from"
+    if not against and reference is not None and candidate.path == reference.file:
+        return "it is the reference itself; --against MODEL --weights FILE bisects it too"
+    return ""
+
+
+def _images(subject: Subject, preprocessing: Preprocessing, validation: Validation | None) -> list[NDArray[np.float32]]:
+    """Return normalized images in batches."""
+    size = batch_size_for(preprocessing)
+    if validation is not None:
+        paths = validation.paths[:NUM_IMAGES]
+        stream = image_batches(paths, preprocessing, batch_size=size, on_error=ImageErrors(), max_bad_fraction=1.0)
+        return [batch.images for batch in stream]
+    if subject.golden is None:
+        from exporter.models.check_images import load_check_images
+
+        images = load_check_images(preprocessing)
+    elif subject.golden.inputs.dtype == np.uint8:
+        images = normalize(preprocessing, subject.golden.inputs)
+    else:
+        images = subject.golden.inputs.astype(np.float32)
+    return [images[first : first + size] for first in range(0, len(images), size)]
+
+
+def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
+    import onnx
+
+    from calibration.diagnostics.bisect_blocks import bisect_blocks
+    from calibration.errors import CalibrationError
+    from runtimes.ort.adapter import OrtRuntime
+
+    model = onnx.load(candidate.path)
+    try:
+        found = bisect_blocks(
+            trusted, model, images, precision=candidate.precision, open_exact=partial(OrtRuntime, exact_qdq=True)
+        )
+    except (CalibrationError, ExportError, RuntimeAdapterError) as err:  # a foreign graph, NaN: the gates have judged
+        return _nothing(f"blocks could not be compared: {err}")
+    return found.to_json()
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    return {"num_images": 0, "statement": f"not bisected: {reason}", "suspects": [], "causes": [], "blocks": []}
+
+
+def _gate(found: dict[str, Any]) -> GateResult:
+    verdict = Verdict.FAIL if found["suspects"] else Verdict.PASS if found["blocks"] else Verdict.SKIPPED
+    return GateResult(GATE, "file", None, None, None, "", verdict, found["statement"])

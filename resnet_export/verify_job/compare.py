@@ -1,0 +1,269 @@
+"""Run both sides over the golden inputs and the validation images, and judge every file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from calibration.observers.sample_images import evenly_ordered
+from exporter.errors import ExportError
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
+from resnet_export.images.class_index import ClassIndex, class_indices
+from resnet_export.images.stream import batch_size_for
+from resnet_export.verify_job.sides import OpenCandidate, Reference, as_taken, logits_of, open_candidate
+from resnet_export.verify_job.subject import Candidate, Golden, Subject
+from runtimes.errors import MissingDependencyError
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
+from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
+from runtimes.preprocessing.image_folder import class_of, find_images
+from runtimes.preprocessing.transform import Preprocessing
+from runtimes.protocol import Array, Runtime
+from runtimes.verification.gate_options import GateChoice
+from runtimes.verification.gates import judge
+from runtimes.verification.report import FileComparison, FileReport
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceBatch:
+    """Images with the trusted side's answers.
+
+    Attributes:
+        names: Name of each image.
+        labels: Class of each, or None.
+        logits: The reference's, [n, num_classes].
+        inputs: The images as the candidates' preprocessing makes them: normalized, or already as the files take them.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    logits: Array
+    inputs: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images to compare on.
+
+    Attributes:
+        on: "golden", "val" or "photographs".
+        words: What they are.
+        reference: Who is trusted on them, in words.
+        preprocessing: What `inputs` were normalized with; None where they are as the files take them.
+        batches: The images; once.
+        labelled: Whether each has a class.
+    """
+
+    on: str
+    words: str
+    reference: str
+    preprocessing: Preprocessing | None
+    batches: Iterable[ReferenceBatch]
+    labelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """Every file to judge, open, and for an engine also the ONNX file it was built from."""
+
+    candidates: tuple[OpenCandidate, ...]
+    origins: dict[str, OpenCandidate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What one set of images showed: file name to comparison; and, for engines, ONNX beside reference and engine."""
+
+    images: ImageSet
+    found: dict[str, LogitComparison]
+    origins: dict[str, LogitComparison]
+    engine_losses: dict[str, LogitComparison]
+
+
+def open_all(subject: Subject, provider: str, stack: ExitStack) -> Opened:
+    """Open every file until `stack` is left.
+
+    Raises:
+        RuntimeAdapterError, ExportError: If one does not open; nothing is judged then.
+    """
+    opened = []
+    origins = {}
+    for candidate in subject.candidates:
+        found = open_candidate(candidate, subject, provider)
+        stack.callback(found.runtime.close)
+        opened.append(found)
+        if candidate.built_from is not None:
+            source = replace(candidate, path=candidate.built_from, is_engine=False, built_from=None)
+            try:
+                origin = open_candidate(source, subject, "cpu")
+            except MissingDependencyError:  # an engine can be judged without ONNX Runtime; the attribution says so
+                continue
+            stack.callback(origin.runtime.close)
+            origins[candidate.name] = origin
+    return Opened(tuple(opened), origins)
+
+
+def golden_set(golden: Golden, reference: str) -> ImageSet:
+    """Return the bundle's stored inputs with PyTorch's stored answers."""
+    count = len(golden.inputs)
+    names = tuple(f"golden[{place}]" for place in range(count))
+    batch = ReferenceBatch(names, None, golden.logits, golden.inputs)
+    return ImageSet("golden", f"{count} golden inputs stored in the bundle", reference, None, [batch])
+
+
+def photograph_set(reference: Reference, preprocessing: Preprocessing, runtime: Runtime) -> ImageSet:
+    """Return the package's own photographs: for a file without golden inputs, where no --val was given."""
+    from exporter.models.check_images import load_check_images
+
+    trusted = load_check_images(reference.preprocessing)
+    inputs = load_check_images(preprocessing)
+    names = tuple(f"photograph[{place}]" for place in range(len(inputs)))
+    logits = logits_of(runtime, as_taken(runtime, trusted, reference.preprocessing))
+    words = f"{len(names)} views of four photographs that ship with resnet-export"
+    batch = ReferenceBatch(names, None, logits, inputs)
+    return ImageSet("photographs", words, reference.name, preprocessing, [batch])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Validation:
+    """The images of --val: which, and their classes (None where they lie in no class folders)."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    classes: ClassIndex | None
+
+
+def read_validation(root: Path, labels: Sequence[str] | None, num_classes: int, num_val: int | None) -> Validation:
+    """List the folder of --val and match its class folders, if it has any.
+
+    Raises:
+        ImageFolderError: If it is missing or empty, or its folders do not match the classes.
+    """
+    paths = find_images(root)
+    if all(class_of(root, path) is None for path in paths):
+        return Validation(root, paths[:num_val], None)
+    chosen = tuple(evenly_ordered(root, paths)[:num_val])
+    classes = class_indices(root, chosen, None if labels is None else tuple(labels), num_classes)
+    return Validation(root, chosen, classes)
+
+
+def validation_set(
+    validation: Validation,
+    reference: Reference,
+    preprocessing: Preprocessing,
+    runtime: Runtime,
+    terminal: Terminal,
+) -> ImageSet:
+    """Return the validation images with the reference's answers; each side's images are prepared as it says."""
+    classes = validation.classes
+    words = f"{len(validation.paths)} images of {validation.root}"
+    batches = _validation_batches(validation, reference, preprocessing, runtime, terminal)
+    return ImageSet("val", words, reference.name, preprocessing, batches, labelled=classes is not None)
+
+
+def _validation_batches(
+    validation: Validation,
+    reference: Reference,
+    preprocessing: Preprocessing,
+    runtime: Runtime,
+    terminal: Terminal,
+) -> Iterator[ReferenceBatch]:
+    errors = ImageErrors()
+    size = min(batch_size_for(preprocessing), batch_size_for(reference.preprocessing))
+    theirs = _batches(validation.paths, preprocessing, size, errors)
+    # One stream where both sides prepare alike: the same array goes to both.
+    ours = (
+        None
+        if reference.preprocessing == preprocessing
+        else _batches(validation.paths, reference.preprocessing, size, ImageErrors())
+    )
+    for batch in terminal.track("comparing", theirs, total=len(validation.paths), sizes=lambda one: len(one.paths)):
+        trusted = batch if ours is None else next(ours, None)
+        if trusted is None or trusted.paths != batch.paths:
+            raise ExportError(
+                f"{validation.root}: the two sides could not read the same images; remove those that fail"
+            )
+        names = tuple(path.relative_to(validation.root).as_posix() for path in batch.paths)
+        labels = None if validation.classes is None else tuple(validation.classes.of[path] for path in batch.paths)
+        logits = logits_of(runtime, as_taken(runtime, trusted.images, reference.preprocessing))
+        yield ReferenceBatch(names, labels, logits, batch.images)
+    if len(errors):
+        named = "; ".join(reason for _, reason in errors.items[:5])
+        terminal.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
+
+
+def _batches(paths: Sequence[Path], preprocessing: Preprocessing, size: int, errors: ImageErrors) -> Iterator[Batch]:
+    return image_batches(paths, preprocessing, batch_size=size, on_error=errors, max_bad_fraction=MAX_BAD_FRACTION)
+
+
+def compare(images: ImageSet, opened: Opened, *, leave_out: frozenset[str] = frozenset()) -> Compared:
+    """Run every file over one set of images.
+
+    Args:
+        images: The images with the reference's answers.
+        opened: The files.
+        leave_out: Names of files that are the reference themselves.
+    """
+    judged = [one for one in opened.candidates if one.candidate.name not in leave_out]
+    meters: dict[tuple[str, str], LogitMeter] = {}
+
+    def meter(kind: str, name: str, num_classes: int) -> LogitMeter:
+        if (kind, name) not in meters:
+            meters[kind, name] = LogitMeter(num_classes, labelled=images.labelled)
+        return meters[kind, name]
+
+    for batch in images.batches:
+        num_classes = batch.logits.shape[1]
+        for one in judged:
+            name = one.candidate.name
+            got = _answers(one, batch, images.preprocessing)
+            meter("found", name, num_classes).add(batch.logits, got, batch.names, batch.labels)
+            if (origin := opened.origins.get(name)) is not None:
+                between = _answers(origin, batch, images.preprocessing)
+                meter("origin", name, num_classes).add(batch.logits, between, batch.names, batch.labels)
+                meter("engine", name, num_classes).add(between, got, batch.names, batch.labels)
+    reports = {key: one.report() for key, one in meters.items()}
+    kinds = ("found", "origin", "engine")
+    found, origins, losses = ({name: one for (of, name), one in reports.items() if of == kind} for kind in kinds)
+    return Compared(images, found, origins, losses)
+
+
+def _answers(one: OpenCandidate, batch: ReferenceBatch, preprocessing: Preprocessing | None) -> Array:
+    inputs = batch.inputs if preprocessing is None else as_taken(one.runtime, batch.inputs, preprocessing)
+    got = logits_of(one.runtime, inputs)
+    if got.shape != batch.logits.shape:
+        raise ExportError(
+            f"{one.candidate.path} gives {got.shape[1]} classes, the reference {batch.logits.shape[1]}; they are not "
+            "the same model"
+        )
+    return got
+
+
+def file_reports(opened: Opened, compared: Sequence[Compared], choice: GateChoice) -> list[FileReport]:
+    """Return the entry of every file: its comparisons and what its gates say of them."""
+    reports = []
+    for one in opened.candidates:
+        candidate = one.candidate
+        report = FileReport(
+            candidate.name, candidate.precision, one.inference_library, one.provider, one.arithmetic, candidate.sha256
+        )
+        gates = choice.gates_for(candidate.precision)
+        for part in compared:
+            if (found := part.found.get(candidate.name)) is not None:
+                images = part.images
+                report.comparisons.append(FileComparison(images.on, images.words, images.reference, found))
+                # Shares that were asked for are asked of --val where it is there, not of 16 golden inputs too.
+                asked = images.on == "val" or len(compared) == 1
+                here = gates if asked else [replace(gate, asked=False) for gate in gates]
+                report.gates.extend(judge(found, here, on=images.on))
+        reports.append(report)
+    return reports
+
+
+def torch_side(runtime: Runtime) -> Opened:
+    """Return a PyTorch model as the tested side: does it still give the bundle's answers?"""
+    candidate = Candidate(Path("PyTorch"), "fp32", False, True, "")
+    return Opened((OpenCandidate(candidate, runtime, "torch", None, None),))

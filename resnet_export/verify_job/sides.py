@@ -1,0 +1,210 @@
+"""The two sides of `verify`: who is trusted, who is tested, opened as runtimes that give logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.errors import ExportError
+from exporter.models.preprocessing_options import PreprocessingOptions
+from resnet_export.verify_job.subject import Candidate, Subject
+from runtimes.bundle.precision import is_int8
+from runtimes.errors import MissingDependencyError
+from runtimes.preprocessing.restore_pixels import pixels_of
+from runtimes.preprocessing.transform import Preprocessing
+from runtimes.protocol import Array, Runtime
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.models.loaded_model import LoadedModel
+
+PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cpu": ("CPUExecutionProvider",),
+        "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+        "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    }
+)
+"""Word of --provider to ONNX Runtime's names, in order of preference; the first must load."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Who is trusted.
+
+    Attributes:
+        name: "PyTorch", "the original file" or "model.onnx".
+        statement: What it is, in a sentence.
+        preprocessing: How its images are prepared.
+        preprocessing_source: Where that came from.
+        loaded: The PyTorch module; None where the bundle's own FP32 file is trusted.
+        file: That file.
+    """
+
+    name: str
+    statement: str
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    loaded: LoadedModel | None = None
+    file: Path | None = None
+
+    def open(self, subject: Subject) -> Runtime:
+        """Open it; images go in normalized, logits come out."""
+        if self.loaded is not None:
+            from runtimes.pytorch import TorchRuntime
+
+            return TorchRuntime(self.loaded.module, output_names=self.loaded.outputs)
+        assert self.file is not None
+        return _open_onnx(self.file, subject, providers=PROVIDERS["cpu"], exact_qdq=True)
+
+
+def load_reference(
+    subject: Subject, against: str | None, weights: str, num_classes: int | None, options: PreprocessingOptions
+) -> Reference | None:
+    """Return who is trusted on images; None where only stored answers are at hand.
+
+    Args:
+        subject: What is verified.
+        against: MODEL of --against, or None.
+        weights: Of --weights.
+        num_classes: Of --num-classes.
+        options: What the command line says about preprocessing.
+
+    Raises:
+        ExportError: If the model cannot be loaded.
+    """
+    if against is not None:
+        from exporter.models.load_model import load_model
+        from exporter.models.loaded_model import ModelRequest
+
+        loaded = load_model(ModelRequest(against, weights, num_classes, options))
+        said = f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}"
+        name = loaded.reference_name
+        return Reference(name, f"{name}: {said}", loaded.preprocessing, loaded.preprocessing_source, loaded=loaded)
+    if subject.fp32 is None or subject.preprocessing is None:
+        return None
+    statement = (
+        f"{subject.fp32.name}, the bundle's own FP32 file, which is compared with PyTorch's stored answers on the "
+        "golden inputs only; --against MODEL --weights FILE compares with PyTorch itself"
+    )
+    return Reference(subject.fp32.name, statement, subject.preprocessing, "the manifest", file=subject.fp32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenCandidate:
+    """A file that runs.
+
+    Attributes:
+        candidate: The file.
+        runtime: Open; gives logits.
+        inference_library: "onnxruntime" or "tensorrt".
+        provider: ONNX Runtime's provider, or None.
+        arithmetic: How INT8 is computed, or None for other precisions.
+    """
+
+    candidate: Candidate
+    runtime: Runtime
+    inference_library: str
+    provider: str | None
+    arithmetic: str | None
+
+
+def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> OpenCandidate:
+    """Open one file.
+
+    Raises:
+        RuntimeAdapterError: If it does not load, or what it needs (a provider, TensorRT, a GPU) is not there.
+        ExportError: If no logits can be had of it.
+    """
+    if candidate.is_engine:
+        from runtimes.trt.adapter import TrtRuntime
+
+        if subject.finish.changes_output:
+            raise ExportError(
+                f"{candidate.path} ends in a softmax or the best classes, and logits cannot be had of an engine; "
+                "verify its ONNX file, or export without --softmax and --topk"
+            )
+        runtime: Runtime = TrtRuntime(candidate.path)
+        return OpenCandidate(candidate, runtime, "tensorrt", None, _arithmetic(candidate, "TensorRT's kernels"))
+    exact = candidate.exact_qdq and is_int8(candidate.precision) and provider != "tensorrt"
+    opened = _open_onnx(candidate.path, subject, providers=PROVIDERS[provider], exact_qdq=exact)
+    how = (
+        "as written in the file (quantize, dequantize, float sums; exact_qdq), the way TensorRT computes it up to the "
+        "rounding of a sum"
+        if exact
+        else f"the kernels of {PROVIDERS[provider][0]}{_saturation(opened)}"
+    )
+    return OpenCandidate(candidate, opened, "onnxruntime", PROVIDERS[provider][0], _arithmetic(candidate, how))
+
+
+def _arithmetic(candidate: Candidate, how: str) -> str | None:
+    return how if is_int8(candidate.precision) else None
+
+
+def _saturation(runtime: Runtime) -> str:
+    saturates = getattr(runtime, "may_saturate", False)
+    return ", which may saturate on this CPU (see runtimes.ort.int8_kernels)" if saturates else ""
+
+
+def _open_onnx(path: Path, subject: Subject, *, providers: tuple[str, ...], exact_qdq: bool) -> Runtime:
+    try:
+        from runtimes.ort.adapter import OrtRuntime
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"verify runs {path.name} in ONNX Runtime, which is not installed ({err}); "
+            'pip install "resnet-export[export]"'
+        ) from err
+    model = _with_logits(path) if subject.finish.changes_output else path
+    return OrtRuntime(model, providers=providers, exact_qdq=exact_qdq)
+
+
+def _with_logits(path: Path) -> ModelProto:
+    """Return the file's model with the logits before its softmax or TopK as the only output."""
+    import onnx
+
+    from exporter.graph.onnx_graph import with_outputs
+
+    model = onnx.load(path)
+    made = {name: node for node in model.graph.node for name in node.output}
+    tensor = model.graph.output[0].name
+    while (node := made.get(tensor)) is not None and node.op_type in ("Softmax", "TopK", "Identity"):
+        tensor = node.input[0]
+    cut = with_outputs(model, [tensor])
+    kept = [info for info in cut.graph.output if info.name == tensor]
+    del cut.graph.output[:]
+    cut.graph.output.extend(kept)
+    return cut
+
+
+def logits_of(runtime: Runtime, inputs: Array) -> Array:
+    """Return the first output, float32 [n, num_classes]; a file fixed to a batch size gets its images in such pieces.
+
+    Raises:
+        ExportError: If that is no table of logits.
+    """
+    ((name, spec),) = list(runtime.input_specs.items())[:1]
+    output = next(iter(runtime.output_specs))
+    size = spec.shape[0] or len(inputs)
+    parts = []
+    for first in range(0, len(inputs), size):
+        piece = inputs[first : first + size]
+        filled = np.ascontiguousarray(np.resize(piece, (size, *piece.shape[1:])))
+        parts.append(runtime.run({name: filled})[output][: len(piece)])
+    logits: Array = np.concatenate(parts)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ExportError(
+            f"output {output!r}: got {list(logits.shape)}, expected logits [N, classes] of 2 classes or more"
+        )
+    return logits
+
+
+def as_taken(runtime: Runtime, images: Array, preprocessing: Preprocessing) -> Array:
+    """Return normalized images as the model takes them: pixels for a uint8 input."""
+    spec = next(iter(runtime.input_specs.values()))
+    return pixels_of(preprocessing, images) if spec.dtype == "uint8" else images

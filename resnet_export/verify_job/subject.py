@@ -1,0 +1,312 @@
+"""What `verify` was given, a bundle, an ONNX file or an engine: which files to judge, how images are prepared for them.
+
+Reads and checks; runs nothing. A bundle, and an engine in one, need neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.errors import ExportError
+from exporter.passes.pre_post_options import Finish
+from exporter.target import target_from_name
+from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
+from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.errors import BundleError
+from runtimes.io.npz import load_npz
+from runtimes.preprocessing.transform import Preprocessing
+from runtimes.trt.engine_sidecar import EngineSidecar
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PRECISIONS = tuple(MODEL_FILES)
+ENGINE_SUFFIXES = (".engine", ".plan")
+ENGINE_ENDINGS = (".engine", ".rtx.engine", ".plan")
+"""Behind the ONNX file's stem, where `resnet-export build` and trtexec's users put engines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One file to judge.
+
+    Attributes:
+        path: Where it is.
+        precision: A key of `MODEL_FILES`.
+        is_engine: Whether it is a TensorRT engine.
+        exact_qdq: Whether its Q/DQ is in TensorRT's dialect, so that ONNX Runtime computes it as written.
+        built_from: The ONNX file an engine was built from, where it lies there unchanged.
+        sha256: Of the file.
+    """
+
+    path: Path
+    precision: str
+    is_engine: bool
+    exact_qdq: bool
+    sha256: str
+    built_from: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """The bundle's stored inputs, as its files take them, [n, ...], and PyTorch's logits, float32 [n, num_classes]."""
+
+    inputs: NDArray[Any]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """What is verified.
+
+    Attributes:
+        path: As given.
+        kind: "bundle", "onnx" or "engine".
+        model: The model's name, or None.
+        candidates: Files to judge, fp32 first.
+        folder: The bundle folder that the files are in, or None.
+        manifest: That bundle's manifest.
+        preprocessing: How images are prepared, where the bundle or the file says.
+        labels: Class names; None where nobody named them.
+        finish: What the files have beside the network.
+        golden: Stored inputs and answers.
+    """
+
+    path: Path
+    kind: str
+    model: str | None
+    candidates: tuple[Candidate, ...]
+    folder: Path | None = None
+    manifest: Manifest | None = None
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    finish: Finish = field(default_factory=Finish)
+    golden: Golden | None = None
+
+    @property
+    def fp32(self) -> Path | None:
+        """The bundle's FP32 file."""
+        return None if self.folder is None else self.folder / MODEL_FILES["fp32"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `subject` of the report."""
+        return {"path": str(self.path), "kind": self.kind, "model": self.model}
+
+
+def read_subject(path: Path, precisions: tuple[str, ...], *, engines: bool) -> Subject:
+    """Read what `path` is; a file inside a bundle is that bundle with this file only.
+
+    Args:
+        path: BUNDLE, MODEL.onnx or ENGINE.
+        precisions: Which files of a bundle; () for all.
+        engines: Judge the bundle's engines instead of its ONNX files.
+
+    Raises:
+        BundleError: If a bundle is damaged or lacks what was asked for, or an engine has no sidecar.
+        ExportError: If it is none of the three.
+    """
+    if path.suffix in ENGINE_SUFFIXES:
+        return _engine_alone(path)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise ExportError(f"{path}: got no such file, expected a bundle folder, a .onnx file or an engine")
+        folder = path.parent
+        if (folder / MANIFEST_NAME).is_file() and path.name in load_manifest(folder).files:
+            precision = next((name for name, file in MODEL_FILES.items() if file == path.name), None)
+            if precision is not None:
+                return replace(_bundle(folder, (precision,), engines=engines), path=path)
+        return _onnx_alone(path)
+    if not path.is_dir():
+        raise ExportError(f"{path}: expected a bundle folder, a .onnx file or an engine (.engine, .plan)")
+    return _bundle(path, precisions, engines=engines)
+
+
+def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subject:
+    manifest = load_manifest(folder)
+    check_files(folder, manifest)
+    if manifest.options.get("features"):
+        raise ExportError(
+            f"{folder} gives feature maps ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
+            "answers, which need logits: report.json has the features' comparison"
+        )
+    present = tuple(name for name in PRECISIONS if MODEL_FILES[name] in manifest.files)
+    if missing := [name for name in precisions if name not in present]:
+        raise BundleError(f"{folder} holds no {missing[0]} model, it has {', '.join(present)}")
+    chosen = tuple(name for name in present if not precisions or name in precisions)
+    exact = target_from_name(manifest.target).exact_int8_simulation
+    if engines:
+        beside = [_engine_beside(folder, MODEL_FILES[name], manifest, exact) for name in chosen]
+        candidates = tuple(engine for engine in beside if engine is not None)
+        if not candidates or (precisions and len(candidates) < len(chosen)):
+            raise BundleError(
+                f"{folder} holds no engine of {' or '.join(chosen)}; make it with resnet-export build {folder} "
+                f"--{chosen[-1]}"
+            )
+    else:
+        candidates = tuple(
+            Candidate(folder / MODEL_FILES[name], name, False, exact, manifest.files[MODEL_FILES[name]].sha256)
+            for name in chosen
+        )
+    return Subject(
+        path=folder,
+        kind="bundle",
+        model=str(manifest.model.get("id")),
+        candidates=candidates,
+        folder=folder,
+        manifest=manifest,
+        preprocessing=manifest.preprocessing,
+        labels=_labels(folder),
+        finish=_finish(manifest),
+        golden=_golden(folder, manifest),
+    )
+
+
+def _finish(manifest: Manifest) -> Finish:
+    options = manifest.options
+    return Finish(manifest.inputs[0].dtype == "uint8", bool(options.get("softmax")), options.get("topk"))
+
+
+def _labels(folder: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes, None where the file only numbers them."""
+    labels = tuple((folder / "labels.txt").read_text(encoding="utf-8").splitlines())
+    return None if labels == tuple(map(str, range(len(labels)))) else labels
+
+
+def _golden(folder: Path, manifest: Manifest) -> Golden:
+    path = folder / "golden.npz"
+    if path.name not in manifest.files:
+        raise BundleError(f"{folder} has no golden.npz; export it anew")
+    arrays = load_npz(path)
+    if missing := {"input", "logits"} - arrays.keys():
+        raise BundleError(f"{path} holds no {' and no '.join(sorted(missing))}; export the bundle anew")
+    inputs, logits = arrays["input"], arrays["logits"]
+    if logits.ndim != 2 or len(inputs) != len(logits) or not len(logits):
+        raise BundleError(
+            f"{path}: got inputs {list(inputs.shape)} and logits {list(logits.shape)}, expected as many of both"
+        )
+    return Golden(inputs, logits)
+
+
+def _engine_beside(folder: Path, file: str, manifest: Manifest, exact: bool) -> Candidate | None:
+    """Return the engine of one of the bundle's files, built from that very file; None where there is none."""
+    stem = Path(file).stem
+    path = next((folder / f"{stem}{end}" for end in ENGINE_ENDINGS if (folder / f"{stem}{end}").is_file()), None)
+    if path is None:
+        return None
+    sidecar = _sidecar(path)
+    if sidecar.facts.onnx_sha256 != manifest.files[file].sha256:
+        raise BundleError(
+            f"{path} was built from another file than {file} is now; resnet-export build {folder} "
+            f"{option_words(sidecar.facts.precision)} builds it anew"
+        )
+    return Candidate(path, sidecar.facts.precision, True, exact, sidecar.engine_sha256, folder / file)
+
+
+def _sidecar(path: Path) -> EngineSidecar:
+    from runtimes.trt.compatibility import check_is_no_onnx, read_sidecar
+
+    check_is_no_onnx(path)
+    sidecar = read_sidecar(path, required=True, flavor=None)
+    assert sidecar is not None  # required
+    if sidecar.facts.precision not in PRECISIONS:
+        raise BundleError(
+            f"{path}: its sidecar says precision {sidecar.facts.precision!r}, expected one of {PRECISIONS}"
+        )
+    return sidecar
+
+
+def _engine_alone(path: Path) -> Subject:
+    """Return an engine; with its bundle's preprocessing and golden outputs where it lies in the bundle."""
+    sidecar = _sidecar(path)
+    folder = path.parent
+    if (folder / MANIFEST_NAME).is_file():
+        manifest = load_manifest(folder)
+        file = MODEL_FILES[sidecar.facts.precision]
+        if file in manifest.files and sidecar.facts.onnx_sha256 == manifest.files[file].sha256:
+            bundle = _bundle(folder, (sidecar.facts.precision,), engines=False)
+            (built_from,) = bundle.candidates
+            engine = replace(
+                built_from, path=path, is_engine=True, sha256=sidecar.engine_sha256, built_from=built_from.path
+            )
+            return replace(bundle, path=path, kind="engine", candidates=(engine,))
+    built_from_file = folder / Path(sidecar.onnx_file).name
+    same = built_from_file.is_file() and file_entry(built_from_file).sha256 == sidecar.facts.onnx_sha256
+    candidate = Candidate(
+        path, sidecar.facts.precision, True, True, sidecar.engine_sha256, built_from_file if same else None
+    )
+    return Subject(path, "engine", None, (candidate,))
+
+
+def _onnx_alone(path: Path) -> Subject:
+    """Return an ONNX file that lies in no bundle; what it says about itself is read from its metadata."""
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as err:  # protobuf, and onnx where an external file is missing, raise unrelated types
+        raise ExportError(f"{path} is not an ONNX file, or is truncated: {err}") from err
+    if not model.graph.node:
+        raise ExportError(f"{path} is not an ONNX file: it holds no graph")
+    metadata = _metadata(model)
+    try:
+        said = metadata.get("preprocessing")
+        preprocessing = None if said is None else Preprocessing.from_json(said)
+    except (TypeError, ValueError) as err:
+        raise ExportError(f"{path}: its metadata says how images are prepared, but not readably: {err}") from err
+    labels = metadata.get("labels")
+    sizes = (onnx.TensorProto.UINT8,)
+    takes_pixels = model.graph.input[0].type.tensor_type.elem_type in sizes
+    precision, exact = _precision(model)
+    return Subject(
+        path=path,
+        kind="onnx",
+        model=metadata.get("model"),
+        candidates=(Candidate(path, precision, False, exact, file_entry(path).sha256),),
+        preprocessing=preprocessing,
+        labels=tuple(map(str, labels)) if isinstance(labels, list) else None,
+        finish=Finish(
+            uint8_input=takes_pixels, softmax=any(node.op_type == "Softmax" for node in model.graph.node[-2:])
+        ),
+    )
+
+
+def _metadata(model: ModelProto) -> dict[str, Any]:
+    """Return the file's own metadata: values are JSON where this tool wrote them."""
+    found: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        try:
+            found[entry.key] = json.loads(entry.value)
+        except ValueError:
+            continue
+    return found
+
+
+def _precision(model: ModelProto) -> tuple[str, bool]:
+    """Return precision and whether the Q/DQ is TensorRT's: INT8 activations, float biases."""
+    import onnx
+
+    ops = {node.op_type for node in model.graph.node}
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    if ops & {"QuantizeLinear", "DequantizeLinear", "QLinearConv"}:
+        quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2]
+        signed = all(types.get(node.input[2]) == onnx.TensorProto.INT8 for node in quantizers)
+        whole_bias = any(
+            node.op_type == "DequantizeLinear" and types.get(node.input[0]) == onnx.TensorProto.INT32
+            for node in model.graph.node
+        )
+        scales = {types.get(node.input[1]) for node in quantizers}
+        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in scales else "int8"
+        return name, signed and not whole_bias and "QLinearConv" not in ops
+    half = onnx.TensorProto.FLOAT16 in types.values()
+    return ("fp16" if half else "fp32"), True

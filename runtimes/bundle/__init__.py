@@ -1,0 +1,1 @@
+"""What a bundle holds: its manifest, its files by precision, its signature."""

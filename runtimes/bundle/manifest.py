@@ -1,0 +1,254 @@
+"""`manifest.json`: what a bundle holds, where it came from, and the hash of every file. Read here, on the device too.
+
+A manifest is data from outside: names that leave the folder, files that were changed and schemas of another version
+are refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtimes.bundle.signature import check_signature
+from runtimes.errors import BundleError
+from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
+from runtimes.io.json_types import check_kinds
+from runtimes.preprocessing.transform import Preprocessing, pixels, preprocess
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+LABELS_NAME = "labels.txt"
+_MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the bundle: SHA-256 of its bytes, hexadecimal, and its size in bytes."""
+
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash or no size."""
+        if not (isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)):
+            raise ValueError(f"sha256: got {self.sha256!r}, expected 64 hexadecimal digits")
+        if type(self.size_bytes) is not int or self.size_bytes < 0:
+            raise ValueError(f"size_bytes: got {self.size_bytes!r}, expected a whole number >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One input or output: `shape` holds sizes, and names for dynamic axes (`"batch"`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what names no tensor."""
+        check_kinds({"name": self.name, "dtype": self.dtype}, {"name": str, "dtype": str})
+        for size in self.shape:
+            if not (isinstance(size, str) or (type(size) is int and 0 <= size <= _MAX_SIZE)):
+                raise ValueError(f"shape of {self.name!r}: got {size!r}, expected sizes and names of axes")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRange:
+    """Smallest, most usual and largest batch that engines are built for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is not one; TensorRT-RTX builds for a batch of 0 without a word."""
+        sizes = (self.min, self.opt, self.max)
+        if any(type(size) is not int for size in sizes):
+            raise TypeError(f"batch: got {self.min!r},{self.opt!r},{self.max!r}, expected whole numbers")
+        if not 1 <= self.min <= self.opt <= self.max <= _MAX_SIZE:
+            raise ValueError(f"batch: got {self.min},{self.opt},{self.max}, expected 1 <= MIN <= OPT <= MAX")
+
+
+DEFAULT_BATCH = BatchRange(1, 8, 32)
+"""What engines are built for when nobody says: one image at a time, up to what fills a small GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Attributes:
+        model: `id`, `source`, `weights` in words, `weights_sha256`, `num_classes`.
+        preprocessing: How images become inputs. Where the input is uint8, the model itself holds its `mean` and `std`,
+            and `prepare` leaves them out.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        batch: What engines are built for.
+        target: Word of `--target`.
+        opset: ONNX opset of every model file.
+        ir_version: ONNX IR version of every model file.
+        tool: Name and version of what wrote the bundle, and when (UTC, ISO 8601).
+        libraries: Library name to version, and the Python and machine it ran on.
+        options: The command's options.
+        folding: Which BatchNorms were folded and which not, and why.
+        quantization: How INT8 was made, or None.
+        parity: Measured comparison with PyTorch, as `report.json` has it.
+        files: File name to hash and size; every file but the manifest.
+    """
+
+    model: Mapping[str, Any]
+    preprocessing: Preprocessing
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    batch: BatchRange
+    target: str
+    opset: int
+    ir_version: int
+    tool: Mapping[str, str]
+    libraries: Mapping[str, str]
+    options: Mapping[str, Any]
+    folding: Mapping[str, Any]
+    quantization: Mapping[str, Any] | None
+    parity: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+
+    def prepare(self, image: Image.Image) -> NDArray[Any]:
+        """Return what the model's input takes of one picture of mode RGB, as `read_image` returns.
+
+        Returns:
+            float32 [3, H, W], normalized; or, where the input is uint8, the pixels [H, W, 3], because then the model
+            holds the normalization.
+        """
+        if self.inputs[0].dtype == "uint8":
+            return pixels(self.preprocessing, image)
+        return preprocess(self.preprocessing, image)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+        for name in self.__slots__:
+            content[name] = getattr(self, name)
+        content["preprocessing"] = self.preprocessing.to_json()
+        content["inputs"] = [asdict(entry) for entry in self.inputs]
+        content["outputs"] = [asdict(entry) for entry in self.outputs]
+        content["batch"] = asdict(self.batch)
+        content["files"] = {name: asdict(entry) for name, entry in self.files.items()}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        """Return the manifest that `to_json` wrote.
+
+        Raises:
+            BundleError: If the schema is another, a key is missing or of a wrong type, or a file name leaves the
+                folder.
+        """
+        if not isinstance(content, Mapping):
+            raise BundleError(f"{MANIFEST_NAME}: got {type(content).__name__}, expected an object")
+        if (schema := content.get("schema_version")) != SCHEMA_VERSION or type(schema) is not int:
+            raise BundleError(
+                f"{MANIFEST_NAME}: got schema {schema!r}, this version reads {SCHEMA_VERSION}{_what_reads(content)}"
+            )
+        try:
+            fields = {name: content[name] for name in cls.__slots__}
+            _check_kinds(fields)
+            fields["preprocessing"] = Preprocessing.from_json(fields["preprocessing"])
+            for ends in ("inputs", "outputs"):
+                fields[ends] = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[ends])
+            fields["batch"] = BatchRange(**fields["batch"])
+            fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
+            raise BundleError(f"{MANIFEST_NAME}: cannot be read: {err!r}") from err
+        if not fields["inputs"] or not fields["outputs"]:
+            raise BundleError(f"{MANIFEST_NAME}: got no inputs or no outputs, expected at least one of each")
+        for name in fields["files"]:
+            if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
+                raise BundleError(f"{MANIFEST_NAME}: file name {name!r} leaves the bundle")
+        return cls(**fields)
+
+
+def _check_kinds(fields: Mapping[str, Any]) -> None:
+    """Raise TypeError unless the values that are kept as they are have the JSON kind they are annotated with."""
+    kinds: dict[str, type | tuple[type, ...]] = {"target": str, "opset": int, "ir_version": int}
+    kinds |= dict.fromkeys(("model", "tool", "libraries", "options", "folding", "parity", "files"), dict)
+    check_kinds(fields, {**kinds, "inputs": list, "outputs": list, "quantization": (dict, type(None))})
+    check_kinds(fields["model"], {"id": str})
+    for name in ("tool", "libraries"):
+        check_kinds(fields[name], dict.fromkeys(fields[name], str))
+
+
+def _what_reads(content: Mapping[str, Any]) -> str:
+    """Return what to do about a bundle of another schema."""
+    schema, tool = content.get("schema_version"), content.get("tool")
+    if type(schema) is int and schema > SCHEMA_VERSION:
+        version = tool.get("version") if isinstance(tool, dict) else None
+        wrote = f"{version}, which wrote it, or newer" if isinstance(version, str) else "of a newer version"
+        return f"; install resnet-export {wrote}: pip install --upgrade resnet-export"
+    return "; export it anew"
+
+
+def load_manifest(bundle: Path, *, public_key: Path | None = None) -> Manifest:
+    """Read the manifest of the bundle folder `bundle`.
+
+    Args:
+        bundle: The folder.
+        public_key: Ed25519 in PEM: the bundle must be signed by its owner, see `bundle.signature`. `check_files` then
+            vouches for the other files.
+
+    Raises:
+        BundleError: If it is missing or cannot be read.
+        SignatureError: If a public key is given and the signature is missing or does not fit.
+        MissingDependencyError: If a public key is given and the package `cryptography` is not installed.
+    """
+    path = bundle / MANIFEST_NAME
+    try:
+        written = read_plain_file(path, MAX_JSON_BYTES)
+    except OSError as err:
+        raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
+    if public_key is not None:
+        check_signature(bundle, written, public_key)
+    try:
+        content = json_from_bytes(written)
+    except ValueError as err:
+        raise BundleError(f"{path}: not JSON ({err})") from err
+    return Manifest.from_json(content)
+
+
+def check_files(bundle: Path, manifest: Manifest) -> None:
+    """Raise unless every file of the bundle is there with the recorded size and hash.
+
+    Raises:
+        BundleError: Naming the first file that differs, with got and expected.
+    """
+    for name, expected in manifest.files.items():
+        path = bundle / name
+        try:
+            if path.is_symlink() or not path.is_file():
+                raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
+            got = file_entry(path)
+        except OSError as err:  # a name that is too long, a folder that may not be searched
+            raise BundleError(f"{path}: cannot be read ({err.strerror})") from err
+        if got != expected:
+            raise BundleError(
+                f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "
+                f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; copy the bundle again or export anew"
+            )
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return hash and size of a file, read in pieces."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return FileEntry(digest.hexdigest(), size)

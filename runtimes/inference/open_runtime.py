@@ -1,0 +1,188 @@
+"""Open the file that was chosen, with the adapter that it needs, and say what really runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
+from runtimes.bundle.precision import is_int8
+from runtimes.errors import MissingDependencyError, ProviderUnavailableError
+from runtimes.inference.fixed_batch import fixed_batch
+from runtimes.inference.model_description import ModelDescription, library_versions
+from runtimes.inference.select_file import ENGINE_PROVIDERS, Choice
+from runtimes.protocol import Runtime, TensorSpec
+from runtimes.trt.library import FLAVOURS
+
+if TYPE_CHECKING:
+    from runtimes.ort.adapter import OrtRuntime
+
+_IN_FLOAT = (
+    "INT8 on ONNX Runtime's CUDA provider is computed in float: it has no INT8 convolutions, so that INT8 is no faster "
+    "there than FP32; build an engine, or use ort-tensorrt"
+)
+_SLOW_INT8 = (
+    "INT8 in TensorRT's dialect on the CPU is computed as written, as TensorRT computes it, to check the file; FP32 is "
+    "faster there, and so is a bundle for --target onnxruntime"
+)
+_SLOW_FP16 = "FP16 on the CPU is there to check the file; FP32 is faster there"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How files are opened; see `runtimes.load`."""
+
+    threads: int | None = None
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open file: what computes, what is told of it, what of that is worth a warning, and the file's own metadata."""
+
+    runtime: Runtime
+    description: ModelDescription
+    warnings: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def open_file(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
+    """Open what was chosen.
+
+    Raises:
+        RuntimeAdapterError: If it cannot run as chosen; see `runtimes.load`.
+    """
+    if choice.provider in ENGINE_PROVIDERS:
+        return _open_engine(choice)
+    return _open_onnx(choice, manifest, options)
+
+
+def _open_engine(choice: Choice) -> Opened:
+    from runtimes.trt.adapter import TrtRuntime
+
+    flavor = ENGINE_PROVIDERS[choice.provider]
+    runtime = TrtRuntime(choice.path, flavor=flavor)
+    assert choice.sidecar is not None  # nothing else tells that it is an engine
+    batch = choice.sidecar.facts.batch
+    description = ModelDescription(
+        file=str(choice.path),
+        precision=choice.precision,
+        runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
+        provider=f"{flavor} {choice.sidecar.facts.tensorrt_version}",
+        node_providers={},
+        reason=choice.reason,
+        batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
+        inputs=runtime.input_specs,
+        outputs=runtime.output_specs,
+        threads=None,
+        exact=False,
+        may_saturate=False,
+        notes=(),
+        versions=library_versions(**{FLAVOURS[flavor]: choice.sidecar.facts.tensorrt_version}),
+    )
+    return Opened(runtime, description, (), {})
+
+
+def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"{choice.path} needs ONNX Runtime, which is not installed ({err}); pip install onnxruntime, or "
+            "onnxruntime-gpu for an NVIDIA GPU"
+        ) from err
+    from runtimes.ort.session import CPU_PROVIDER
+
+    exact = choice.provider == "cpu" and _is_for_tensorrt(choice, manifest)
+    runtime = _open_session(choice, manifest, options, exact=exact)
+    notes = _notes(choice, manifest, exact=exact)
+    warnings = notes if choice.provider == "cuda" else ()
+    elsewhere = {provider for provider in runtime.node_providers.values() if provider != runtime.provider}
+    if elsewhere:
+        share = sum(provider in elsewhere for provider in runtime.node_providers.values())
+        warnings += (
+            f"{share} of {len(runtime.node_providers)} nodes run on {', '.join(sorted(elsewhere))}, not on "
+            f"{runtime.provider}, as allow_fallback=True permits",
+        )
+    notes = tuple(dict.fromkeys((*notes, *warnings)))
+    size = fixed_batch(runtime)
+    description = ModelDescription(
+        file=str(choice.path),
+        precision=choice.precision,
+        runtime="ONNX Runtime",
+        provider=runtime.provider,
+        node_providers=runtime.node_providers,
+        reason=choice.reason,
+        batch="any" if size is None else f"{size} in the file: more in pieces, fewer padded",
+        inputs=_any_batch(runtime.input_specs, size),
+        outputs=_any_batch(runtime.output_specs, size),
+        threads=options.threads if runtime.provider == CPU_PROVIDER else None,
+        exact=exact,
+        may_saturate=runtime.may_saturate and choice.precision != "fp32" and runtime.provider == CPU_PROVIDER,
+        notes=notes,
+        versions=library_versions(onnxruntime=onnxruntime.__version__),
+    )
+    return Opened(runtime, description, warnings, runtime.metadata)
+
+
+def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOptions, *, exact: bool) -> OrtRuntime:
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.providers import check_machine, missing_library, prepare_libraries, provider_setup
+    from runtimes.ort.session import CPU_PROVIDER
+
+    setup = provider_setup(
+        choice.provider,
+        precision=choice.precision,
+        sha256=lambda: _sha256(choice.path, manifest),
+        inputs=None if manifest is None else _specs(manifest),
+        batch=DEFAULT_BATCH if manifest is None else manifest.batch,
+        options=options.provider_options,
+    )
+    check_machine(choice.provider)
+    prepare_libraries(choice.provider)
+    others = () if options.strict or setup.name == CPU_PROVIDER else (CPU_PROVIDER,)
+    arguments: dict[str, Any] = {
+        "providers": (setup.name, *others),
+        "provider_options": (setup.options, *({} for _ in others)),
+        "plugin": setup.plugin,
+    }
+    try:
+        return OrtRuntime(
+            choice.path, **arguments, exact_qdq=exact, num_threads=options.threads or 0, record_nodes=True
+        )
+    except ProviderUnavailableError as err:
+        raise ProviderUnavailableError(f"{err}{missing_library(setup.name)}") from err
+
+
+def _is_for_tensorrt(choice: Choice, manifest: Manifest | None) -> bool:
+    return is_int8(choice.precision) and manifest is not None and manifest.target != "onnxruntime"
+
+
+def _notes(choice: Choice, manifest: Manifest | None, *, exact: bool) -> tuple[str, ...]:
+    if is_int8(choice.precision) and choice.provider == "cuda":
+        return (_IN_FLOAT,)
+    if exact:
+        return (_SLOW_INT8,)
+    return (_SLOW_FP16,) if choice.precision == "fp16" and choice.provider == "cpu" else ()
+
+
+def _sha256(path: Path, manifest: Manifest | None) -> str:
+    if manifest is not None and path.name in manifest.files:
+        return manifest.files[path.name].sha256
+    return file_entry(path).sha256
+
+
+def _specs(manifest: Manifest) -> dict[str, TensorSpec]:
+    return {
+        entry.name: TensorSpec(entry.dtype, tuple(size if isinstance(size, int) else None for size in entry.shape))
+        for entry in manifest.inputs
+    }
+
+
+def _any_batch(specs: Mapping[str, TensorSpec], size: int | None) -> Mapping[str, TensorSpec]:
+    if size is None:
+        return specs
+    return {name: TensorSpec(spec.dtype, (None, *spec.shape[1:])) for name, spec in specs.items()}

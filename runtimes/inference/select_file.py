@@ -1,0 +1,228 @@
+"""Which file of a bundle runs, and on what: the rule of `load`, as one function of facts.
+
+    machine                                     provider      file
+    TensorRT (or -RTX), a GPU, an engine that   tensorrt(-rtx) the engine; of several the lowest precision
+      fits this bundle, library and GPU
+    a GPU, ONNX Runtime with CUDA               cuda          FP16, else FP32; never INT8, which it computes in float
+    any other                                   cpu           INT8 of a bundle for ONNX Runtime, else FP32
+
+What the caller names (provider, precision, file) is not up for choice; what cannot be had is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.precision import DLA_FILES, LOWEST_FIRST, MODEL_FILES, is_int8, option_words
+from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.trt.compatibility import check_gpu, check_plan, check_version, rebuild_command
+from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
+from runtimes.trt.library import FLAVOURS, load_library
+
+_LOG = logging.getLogger(__name__)
+
+ENGINE_PROVIDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+"""Word of `load(provider=...)` to the flavor of the engines it opens."""
+
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
+
+_PREFERRED = {
+    "cuda": ("fp16", "fp32"),
+    "ort-tensorrt": LOWEST_FIRST,
+    "ort-tensorrt-rtx": LOWEST_FIRST,
+}
+_ONNXRUNTIME_TARGET = "onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be opened.
+
+    Attributes:
+        path: The file.
+        provider: A word of `PROVIDERS`, not "auto".
+        precision: A key of `MODEL_FILES`, or None where nothing tells.
+        reason: Why, in words.
+        sidecar: Of an engine.
+    """
+
+    path: Path
+    provider: str
+    precision: str | None
+    reason: str
+    sidecar: EngineSidecar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What decides "auto".
+
+    Attributes:
+        has_gpu: Whether a GPU is usable.
+        ort_has_cuda: Whether the installed ONNX Runtime was built with CUDA.
+        compute_capability: Of the first GPU, such as "8.7", or None.
+    """
+
+    has_gpu: bool = False
+    ort_has_cuda: bool = False
+    compute_capability: str | None = None
+
+
+def choose(
+    bundle: Path, manifest: Manifest, here: Here, *, provider: str, precision: str | None, file: str | None
+) -> Choice:
+    """Return which file of a bundle runs on what; see the module's docstring.
+
+    Raises:
+        BundleError: If the bundle lacks what was named, or it does not fit the provider.
+    """
+    if file is not None:
+        return _named(bundle, manifest, here, provider=provider, precision=precision, file=file)
+    if provider in ENGINE_PROVIDERS:
+        return _engine(bundle, manifest, ENGINE_PROVIDERS[provider], precision)
+    if provider == "auto":
+        engine = _fitting_engine(bundle, manifest, here, precision) if here.has_gpu else None
+        if engine is not None:
+            return engine
+        provider = _auto_provider(here)
+    wanted = (precision,) if precision else _preferred(provider, manifest)
+    found = next((word for word in wanted if MODEL_FILES[word] in manifest.files), None)
+    if found is None:
+        have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
+        raise BundleError(
+            f"{bundle} holds no {' or '.join(wanted)} model, it has {have}; export with {option_words(wanted[0])}"
+        )
+    _check_dialect(bundle, manifest, found, provider)
+    return Choice(bundle / MODEL_FILES[found], provider, found, _why(provider, found, precision, manifest, here))
+
+
+def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> bool:
+    """Tell whether an engine was built from one of the bundle's files, as they are now."""
+    return any(
+        name in manifest.files and manifest.files[name].sha256 == sidecar.facts.onnx_sha256
+        for name in (*MODEL_FILES.values(), *DLA_FILES.values())
+    )
+
+
+def _auto_provider(here: Here) -> str:
+    return "cuda" if here.has_gpu and here.ort_has_cuda else "cpu"
+
+
+def _preferred(provider: str, manifest: Manifest) -> Sequence[str]:
+    if provider == "cpu":
+        return ("int8", "fp32") if manifest.target == _ONNXRUNTIME_TARGET else ("fp32",)
+    return [word for word in _PREFERRED[provider] if not is_int8(word) or manifest.target != _ONNXRUNTIME_TARGET]
+
+
+def _check_dialect(bundle: Path, manifest: Manifest, precision: str, provider: str) -> None:
+    if is_int8(precision) and manifest.target == _ONNXRUNTIME_TARGET and "tensorrt" in provider:
+        raise BundleError(
+            f"{bundle} was exported for ONNX Runtime: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
+            "bias); export again with --target tensorrt or a jetpack"
+        )
+
+
+def _why(provider: str, precision: str, asked: str | None, manifest: Manifest, here: Here) -> str:
+    if provider == "cuda":
+        where = "a GPU and ONNX Runtime with CUDA"
+    elif provider == "cpu":
+        where = "the CPU" if here.has_gpu else "the CPU, there being no usable GPU"
+    else:
+        where = f"{provider}, as asked"
+    if asked:
+        return f"{where}; {precision} as asked"
+    if provider == "cpu" and precision == "fp32":
+        return f"{where}; FP32, which is faster there than FP16 or INT8 in TensorRT's dialect"
+    if provider == "cpu":
+        return f"{where}; INT8, which a bundle for ONNX Runtime runs in integer kernels"
+    return f"{where}; the lowest precision of the bundle that it computes as such"
+
+
+def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, precision: str | None, file: str) -> Choice:
+    path = bundle / file
+    if path.name != file:
+        raise BundleError(f"file {file!r} is not in {bundle}; give the name of one of its files")
+    known = next((word for word, name in MODEL_FILES.items() if name == file), None)
+    if known is None:
+        sidecar = load_sidecar(path)
+        if not engine_belongs(bundle, manifest, sidecar):
+            raise BundleError(f"{path} was not built from this bundle as it is now; {rebuild_command(path, sidecar)}")
+        word = next(word for word, flavor in ENGINE_PROVIDERS.items() if flavor == sidecar.facts.flavor)
+        if provider not in ("auto", word):
+            raise BundleError(f"{path} is an engine for {word}, asked for {provider}; leave the provider out")
+        _check_precision(file, sidecar.facts.precision, precision)
+        return Choice(path, word, sidecar.facts.precision, "the file was named", sidecar)
+    if provider in ENGINE_PROVIDERS:
+        raise BundleError(f"{path} is an ONNX model, {provider} runs engines; {rebuild_command(path)}")
+    if file not in manifest.files:
+        raise BundleError(f"{path} is not in the bundle's manifest; it has {', '.join(sorted(manifest.files))}")
+    _check_precision(file, known, precision)
+    chosen = _auto_provider(here) if provider == "auto" else provider
+    _check_dialect(bundle, manifest, known, chosen)
+    return Choice(path, chosen, known, "the file was named")
+
+
+def _check_precision(file: str, known: str, asked: str | None) -> None:
+    if asked is not None and asked != known:
+        raise BundleError(f"{file} is {known}, asked for {asked}; leave one of the two out")
+
+
+def _engine(bundle: Path, manifest: Manifest, flavor: str, precision: str | None) -> Choice:
+    """Return the engine of the lowest precision of one flavor; whether it fits this machine is checked on opening."""
+    candidates = [
+        choice
+        for choice in _engines(bundle, manifest)
+        if choice.sidecar is not None
+        and choice.sidecar.facts.flavor == flavor
+        and precision in (None, choice.precision)
+    ]
+    if not candidates:
+        rtx = " --rtx" if flavor == "rtx" else ""
+        named = precision or next(word for word in LOWEST_FIRST if MODEL_FILES[word] in manifest.files)
+        raise BundleError(
+            f"{bundle} holds no engine for {flavor}{f' in {precision}' if precision else ''} that was built from its "
+            f"files; build it here: resnet-export build {bundle} {option_words(named)}{rtx}"
+        )
+    return candidates[0]
+
+
+def _fitting_engine(bundle: Path, manifest: Manifest, here: Here, precision: str | None) -> Choice | None:
+    """Return the best engine that fits plan, system, library and GPU, or None; one that does not fit is logged."""
+    for choice in _engines(bundle, manifest):
+        assert choice.sidecar is not None
+        flavor = choice.sidecar.facts.flavor
+        if precision not in (None, choice.precision) or importlib.util.find_spec(FLAVOURS[flavor]) is None:
+            continue
+        command = rebuild_command(choice.path, choice.sidecar)
+        try:
+            check_plan(choice.path, choice.sidecar, flavor, command)
+            check_version(choice.path, choice.sidecar, load_library(flavor), command)
+            if here.compute_capability is not None:
+                check_gpu(choice.path, choice.sidecar, here.compute_capability, command)
+        except RuntimeAdapterError as err:
+            _LOG.warning("an engine of the bundle is left out: %s", err)
+            continue
+        return choice
+    return None
+
+
+def _engines(bundle: Path, manifest: Manifest) -> list[Choice]:
+    """Return the engines beside the bundle's files that were built from them, lowest precision first."""
+    found = []
+    for path in sorted(bundle.glob("*.engine")):
+        try:
+            sidecar = load_sidecar(path)
+        except BundleError:
+            continue  # an engine of someone else
+        facts = sidecar.facts
+        if "dla_core" in facts.flags:
+            continue  # slower than the GPU, to keep that free: only where it is named
+        if engine_belongs(bundle, manifest, sidecar) and facts.flavor in ENGINE_PROVIDERS.values():
+            word = next(word for word, flavor in ENGINE_PROVIDERS.items() if flavor == facts.flavor)
+            found.append(Choice(path, word, facts.precision, "an engine that was built from this bundle", sidecar))
+    return sorted(found, key=lambda choice: LOWEST_FIRST.index(choice.precision or "fp32"))

@@ -1,0 +1,1 @@
+"""Compare outputs and time runs: parity, SQNR, agreement, confidence intervals, latency."""

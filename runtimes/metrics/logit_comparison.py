@@ -1,0 +1,221 @@
+"""What a comparison of logits found: plain values, in JSON as the report holds them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from runtimes.metrics.confidence_interval import CONFIDENCE, mcnemar_exact, paired_drop_interval, wilson_interval
+
+Ranking = tuple[tuple[int, float], ...]
+"""Classes with their logits, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An image that the candidate answers otherwise than the reference.
+
+    Attributes:
+        image: Its name.
+        label: Its class, or None.
+        reference_class: The reference's answer.
+        candidate_class: The candidate's answer.
+        margin: The reference's largest logit minus its second largest, >= 0: how sure it was.
+        reference_top3: The reference's three best classes with their logits (fewer of fewer classes).
+        candidate_top3: The candidate's.
+    """
+
+    image: str
+    label: int | None
+    reference_class: int
+    candidate_class: int
+    margin: float
+    reference_top3: Ranking
+    candidate_top3: Ranking
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; rankings as lists of [class, logit]."""
+        rankings = {
+            name: [list(entry) for entry in getattr(self, name)] for name in ("reference_top3", "candidate_top3")
+        }
+        return {**asdict(self), **rankings}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassResult:
+    """The images of one class.
+
+    Attributes:
+        index: The class: the label's, or the reference's answer where there are no labels.
+        num_images: How many.
+        num_equal: Of these, how many both sides answer alike.
+        right_reference: How many the reference answers rightly; None without labels.
+        right_candidate: How many the candidate answers rightly; None without labels.
+    """
+
+    index: int
+    num_images: int
+    num_equal: int
+    right_reference: int | None
+    right_candidate: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledResult:
+    """Accuracy on labelled images.
+
+    Attributes:
+        top1: Share of right answers, (reference, candidate).
+        top5: Share of labels among the five best, (reference, candidate).
+        losses: Images that only the reference answers rightly.
+        gains: Images that only the candidate answers rightly.
+        num_images: Labelled images, >= 1.
+    """
+
+    top1: tuple[float, float]
+    top5: tuple[float, float]
+    losses: int
+    gains: int
+    num_images: int
+
+    @property
+    def top1_drop_pp(self) -> float:
+        """Top-1 lost in percentage points."""
+        return 100.0 * (self.losses - self.gains) / self.num_images
+
+    def drop_interval_pp(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Return Tango's two-sided interval of the drop in percentage points."""
+        low, high = paired_drop_interval(self.losses, self.gains, self.num_images, confidence)
+        return 100 * low, 100 * high
+
+    @property
+    def mcnemar_p(self) -> float:
+        """Exact two-sided p-value of "the two are equally often right"."""
+        return mcnemar_exact(self.losses, self.gains)
+
+
+@dataclass(frozen=True, slots=True)
+class LogitComparison:
+    """A candidate's logits beside the reference's.
+
+    Attributes:
+        num_images: Images compared, also those with NaN or Inf.
+        num_classes: Width of the logits.
+        nonfinite: Images with a NaN or Inf, (reference, candidate). They are in no other figure.
+        max_abs_diff: Largest |reference - candidate|.
+        mean_abs_diff: Mean |reference - candidate|.
+        max_abs_reference: Largest |reference|.
+        sqnr_db: 10 log10(sum reference^2 / sum difference^2) in dB; None where it is no finite number.
+        cosine: Of the angle between both, over all logits; None where one of them is zero.
+        kl: Mean KL(softmax reference || softmax candidate) in nats.
+        num_equal: Images with equal answers.
+        top5_overlap: Mean share of the reference's five best classes that are among the candidate's five best.
+        flips: The images with different answers, the surest reference first; at most as many as the meter keeps.
+        classes: Results per class, for classes that occur.
+        labelled: Accuracy, or None without labels.
+    """
+
+    num_images: int
+    num_classes: int
+    nonfinite: tuple[int, int]
+    max_abs_diff: float
+    mean_abs_diff: float
+    max_abs_reference: float
+    sqnr_db: float | None
+    cosine: float | None
+    kl: float
+    num_equal: int
+    top5_overlap: float
+    flips: tuple[Flip, ...]
+    classes: tuple[ClassResult, ...]
+    labelled: LabelledResult | None
+
+    @property
+    def num_finite(self) -> int:
+        """Images that the figures are about."""
+        return self.num_images - sum(self.nonfinite)
+
+    @property
+    def num_flips(self) -> int:
+        """Images with different answers, whether kept in `flips` or not."""
+        return self.num_finite - self.num_equal
+
+    @property
+    def exact(self) -> bool:
+        """Whether every logit is equal."""
+        return self.num_finite > 0 and self.max_abs_diff == 0.0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of images with equal answers; None without images."""
+        return self.num_equal / self.num_finite if self.num_finite else None
+
+    @property
+    def relative_max_diff(self) -> float | None:
+        """Largest difference as a share of the largest |reference|; None where that is zero and they differ."""
+        if self.max_abs_diff == 0.0:
+            return 0.0
+        return self.max_abs_diff / self.max_abs_reference if self.max_abs_reference else None
+
+    @property
+    def max_flip_margin(self) -> float:
+        """Margin of the surest answer that flipped; 0 without flips."""
+        return self.flips[0].margin if self.flips else 0.0
+
+    def agreement_interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+        """Return Wilson's two-sided interval of the agreement; None without images."""
+        return wilson_interval(self.num_equal, self.num_finite, confidence) if self.num_finite else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `metrics` of the report: figures, None where there is no such number."""
+        usable = self.num_finite > 0 and not any(self.nonfinite)
+        interval = self.agreement_interval()
+        figures = {
+            "max_abs_diff": self.max_abs_diff,
+            "mean_abs_diff": self.mean_abs_diff,
+            "max_abs_reference": self.max_abs_reference,
+            "relative_max_diff": self.relative_max_diff,
+            "sqnr_db": self.sqnr_db,
+            "cosine": self.cosine,
+            "kl": self.kl,
+            "agreement": self.agreement,
+            "agreement_interval": None if interval is None else list(interval),
+            "top5_overlap": self.top5_overlap,
+            "num_flips": self.num_flips,
+            "max_flip_margin": self.max_flip_margin,
+        }
+        return {
+            "num_images": self.num_images,
+            "num_classes": self.num_classes,
+            "num_nonfinite_reference": self.nonfinite[0],
+            "num_nonfinite_candidate": self.nonfinite[1],
+            "exact": self.exact and usable,
+            **(figures if usable else dict.fromkeys(figures)),
+            **_accuracy(self.labelled if usable else None),
+        }
+
+
+def _accuracy(labelled: LabelledResult | None) -> dict[str, Any]:
+    if labelled is None:
+        return {
+            "top1_reference": None,
+            "top1_candidate": None,
+            "top5_reference": None,
+            "top5_candidate": None,
+            "losses": None,
+            "gains": None,
+            "top1_drop_pp": None,
+            "top1_drop_interval_pp": None,
+            "mcnemar_p": None,
+        }
+    return {
+        "top1_reference": labelled.top1[0],
+        "top1_candidate": labelled.top1[1],
+        "top5_reference": labelled.top5[0],
+        "top5_candidate": labelled.top5[1],
+        "losses": labelled.losses,
+        "gains": labelled.gains,
+        "top1_drop_pp": labelled.top1_drop_pp,
+        "top1_drop_interval_pp": list(labelled.drop_interval_pp()),
+        "mcnemar_p": labelled.mcnemar_p,
+    }

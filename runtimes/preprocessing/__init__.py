@@ -1,0 +1,1 @@
+"""From pictures on disk to float32 [N, C, H, W] arrays, the same pixels as in training."""

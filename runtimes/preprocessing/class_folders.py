@@ -1,0 +1,153 @@
+"""Which class each class folder means: by the labels' names, by ImageNet's synset ids, or by sorted order."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+from runtimes.errors import ImageFolderError
+
+_NUM_NAMED = 5  # names in a message; the counts beside them are complete
+_NUM_IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMatch:
+    """The class of each folder, and why.
+
+    Attributes:
+        index_of: Folder's name to class index, 0 <= index < num_classes.
+        how: A sentence for the run's log on how the folders were matched.
+    """
+
+    index_of: Mapping[str, int]
+    how: str
+
+
+def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_classes: int) -> ClassMatch:
+    """Match class folders to a model's classes; the first of these rules that applies decides.
+
+    1. Every folder is a label: by name. Capitals do not count; spaces, underscores and hyphens are equal.
+    2. Every folder is an ImageNet-1k synset id and the model has 1000 classes: by id; a subset of the classes
+       will do.
+    3. No folder is a label, and there are as many folders as classes: in sorted order, as torchvision's
+       ImageFolder numbers them.
+
+    Args:
+        folders: Names of the class folders, in any order.
+        labels: Name of class i at place i, or None where the model brings none.
+        num_classes: Number of the model's outputs.
+
+    Returns:
+        The class of every folder.
+
+    Raises:
+        ValueError: If the number of labels is not `num_classes`.
+        ImageFolderError: If no rule applies, only some folders are labels, or a folder means more than one
+            class.
+    """
+    if labels is not None and len(labels) != num_classes:
+        raise ValueError(f"got {len(labels)} labels for a model of {num_classes} classes; expected one label per class")
+    names = sorted(set(folders))
+    if not names:
+        raise ImageFolderError("got no class folders; expected one folder of images per class")
+    candidates = _classes_by_name(names, labels or ())
+    synsets = _imagenet_synsets()
+    if all(len(classes) == 1 for classes in candidates.values()):
+        return _match({name: classes[0] for name, classes in candidates.items()}, "by the labels' names")
+    if num_classes == _NUM_IMAGENET_CLASSES and all(name in synsets for name in names):
+        return _match({name: synsets[name] for name in names}, "by ImageNet-1k synset id")
+    if any(candidates.values()):
+        raise _name_error(candidates, num_classes)
+    if len(names) != num_classes:
+        raise _count_error(names, labels, num_classes)
+    return _match({name: index for index, name in enumerate(names)}, _sorted_order(names, labels))
+
+
+def _classes_by_name(names: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the classes each name may mean.
+
+    Names that are all spelled exactly like labels mean just those: torchvision's ImageNet labels have
+    "Cardigan", a dog, and "cardigan". If one is spelled otherwise, the spelling of the others is no evidence
+    either.
+    """
+    classes = _indices_of(labels)
+    if all(name in classes for name in names):
+        return {name: classes[name] for name in names}
+    classes = _indices_of([_fold(label) for label in labels])
+    return {name: classes.get(_fold(name), ()) for name in names}
+
+
+def _indices_of(labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    indices: dict[str, tuple[int, ...]] = {}
+    for index, label in enumerate(labels):
+        indices[label] = (*indices.get(label, ()), index)
+    return indices
+
+
+def _fold(name: str) -> str:
+    """Return the form in which names are compared; NFC because macOS keeps accents apart from letters."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+
+
+@lru_cache(maxsize=1)
+def _imagenet_synsets() -> Mapping[str, int]:
+    """Return WordNet id to class index of the 1000 classes of ILSVRC 2012, in the order every model uses."""
+    text = (
+        importlib.resources.files("runtimes.preprocessing").joinpath("imagenet_synsets.txt").read_text(encoding="ascii")
+    )
+    return MappingProxyType({synset: index for index, synset in enumerate(text.split())})
+
+
+def _match(index_of: dict[str, int], how: str) -> ClassMatch:
+    return ClassMatch(MappingProxyType(index_of), f"Matched {len(index_of)} class folders {how}.")
+
+
+def _sorted_order(names: Sequence[str], labels: Sequence[str] | None) -> str:
+    """Say why the order decided, and where sorting surprises."""
+    why = "there are no labels" if labels is None else "none of them is a label"
+    how = f"in sorted order, as torchvision's ImageFolder does, because {why}"
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        return f"{how}; sorted as text, not as numbers: {_some(names)}"
+    return how
+
+
+def _name_error(candidates: Mapping[str, tuple[int, ...]], num_classes: int) -> ImageFolderError:
+    """Some folders are labels but not all, or a label is there twice: sorted order would be a guess."""
+    ambiguous = [name for name, classes in candidates.items() if len(classes) > 1]
+    unmatched = [name for name, classes in candidates.items() if not classes]
+    if unmatched:
+        num_matched = len(candidates) - len(unmatched)
+        problem = f"{num_matched} of {len(candidates)} class folders are labels; no label for {_some(unmatched)}"
+    else:
+        classes = " and ".join(str(index) for index in candidates[ambiguous[0]])
+        problem = (
+            f"{len(ambiguous)} of {len(candidates)} class folders mean more than one class: "
+            f"{_some(ambiguous)}; {ambiguous[0]!r} is the label of classes {classes}"
+        )
+    return ImageFolderError(
+        f"{problem}; expected each folder to be one of the model's {num_classes} labels, so rename the "
+        "folders or give the right labels with --labels FILE (one a line, in class order)"
+    )
+
+
+def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes: int) -> ImageFolderError:
+    """No folder is a label and the number of folders does not fit either."""
+    synsets = _imagenet_synsets()
+    known = "the model brings no labels" if labels is None else f"no folder is one of its {len(labels)} labels"
+    unmatched = [name for name in names if name not in synsets] or names
+    return ImageFolderError(
+        f"got {len(names)} class folders ({_some(unmatched)}) for a model of {num_classes} classes, and "
+        f"{known}; expected {num_classes} folders, or folders named like labels, so give the labels with "
+        "--labels FILE (one a line, in class order)"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(repr(name) for name in names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")

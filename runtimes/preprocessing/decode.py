@@ -1,0 +1,220 @@
+"""An image file as the RGB picture that a person would see.
+
+Every kind of file has one reading here, the same for calibration, evaluation and the device:
+
+- EXIF orientation is applied; of an animation the first frame is taken.
+- Whatever has transparency is laid over white. torchvision's ImageFolder calls `convert("RGB")`, which drops
+  the alpha channel and shows the colors hidden beneath it (often black, or leftovers of the editor), which
+  no viewer shows.
+- 16-bit grey is scaled by 1/257 and rounded. Pillow's own `convert` clips it, so all but the darkest 1/256 is
+  white.
+- Colour profiles are ignored, as torchvision's and the usual training pipelines ignore them.
+
+Only the formats in `READ_FORMATS` are opened: Pillow decides by content, and a PostScript file named `x.jpg`
+would otherwise start Ghostscript.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from runtimes.errors import ImageReadError
+
+READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_MAX_UINT16 = 65535
+_ORIENTATION_TAG = 0x0112
+# Source: EXIF 2.32, table 6 (tag Orientation), as the turn that brings row 0 to the top and column 0 to the
+# left.
+_TURN_OF_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: Path, *, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image file; the file is closed on return, whatever happens.
+
+    Args:
+        path: A file of one of `READ_FORMATS`; its name and extension do not matter.
+        draft: (width, height): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that has no side
+            below these. Faster, and the pixels differ a little; None decodes every pixel.
+
+    Returns:
+        The picture in mode RGB, without metadata.
+
+    Raises:
+        ImageReadError: If there is no such file, it cannot be opened, is not an image, is damaged, has more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or has no one right reading as 8-bit RGB.
+    """
+    with _reasons(repr(str(path))):
+        _check_regular_file(path)
+        with path.open("rb") as file:
+            return _decode(file, draft)
+
+
+def image_from_bytes(content: bytes, *, draft: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image that is in memory as the bytes of a file; else as `read_image`.
+
+    Raises:
+        ImageReadError: As for `read_image`.
+    """
+    with _reasons(f"of {len(content)} bytes in memory"):
+        if not content:
+            raise ImageReadError("there are no bytes; expected those of an image file")
+        return _decode(io.BytesIO(content), draft)
+
+
+@contextmanager
+def _reasons(what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an `ImageReadError` that names the image."""
+    try:
+        yield
+    except ImageReadError as err:
+        raise ImageReadError(f"cannot read image {what}: {err}") from err
+    except Exception as err:  # Pillow's decoders raise nearly every built-in error on damaged bytes
+        # (OSError, SyntaxError, ValueError, struct.error, IndexError, ...): none may end a run over many files.
+        raise ImageReadError(f"cannot read image {what}: {_plain_reason(err)}") from err
+
+
+def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
+    image: Image.Image
+    with Image.open(file, formats=READ_FORMATS) as image:
+        check_pixel_count(image)
+        if draft is not None and image.mode == "RGB":
+            width, height = draft if exif_orientation(image) < 5 else draft[::-1]  # 5 and up lie on their side
+            image.draft("RGB", (width, height))
+        image.load()
+        if image.mode == "RGB" and not image.has_transparency_data and exif_orientation(image) == 1:
+            image.info = {}
+            whole: Image.Image = image
+            return whole  # nobody else has it, so nothing needs a copy: 36 MB of 12 megapixels
+        return rgb_from_image(image)
+
+
+def rgb_from_image(image: Image.Image) -> Image.Image:
+    """Return an opened image as a person would see it; `image` keeps its pixels and its mode.
+
+    Args:
+        image: Any Pillow image. It is decoded here if it was not yet, so Pillow's own errors can come from
+            this call; `read_image` turns them into `ImageReadError`.
+
+    Returns:
+        A new image of mode RGB, without metadata: calling this again changes nothing.
+
+    Raises:
+        ImageReadError: If the mode has no one right reading as 8-bit RGB (floating point, integers beyond 16
+            bits, Lab).
+    """
+    image.load()  # first, because the TIFF reader turns the picture and forgets its orientation while loading
+    rgb = _turned_upright(_flattened(image), exif_orientation(image))
+    rgb.info = {}
+    return rgb
+
+
+def _check_regular_file(path: Path) -> None:
+    """Refuse what would fail less clearly later, or (a pipe) wait forever."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageReadError("it is a folder; give the path of an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageReadError("it is a pipe or a device; give the path of an image file")
+    if status.st_size == 0:
+        raise ImageReadError("the file is empty (0 bytes); copy it again from its source")
+
+
+def check_pixel_count(image: Image.Image) -> None:
+    """Make Pillow's warning an error without `warnings.catch_warnings`, which is not thread-safe."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ImageReadError(
+            f"got {image.width} x {image.height} pixels, expected at most {limit} (a small file can be made "
+            "to fill the memory); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if the file is trusted"
+        )
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read, as viewers do.
+
+    `ImageOps.exif_transpose` is not used because it also rewrites the EXIF block, and fails on blocks with a
+    bad tag that has nothing to do with the orientation.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata fails in as many ways as damaged pixels, but the picture is whole
+        return 1
+    return orientation if orientation in _TURN_OF_ORIENTATION else 1
+
+
+def _turned_upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURN_OF_ORIENTATION.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """Return a new RGB image: 16-bit scaled to 8, transparency laid over white, color space converted."""
+    if image.mode == "F":
+        raise ImageReadError(
+            "its pixels are floating point, whose black and white are not known; save it as 8-bit or 16-bit"
+        )
+    if image.mode == "LAB":
+        raise ImageReadError("its colors are Lab, which needs a color profile to show; save it as RGB")
+    if image.mode.startswith("I"):
+        return _rgb_from_grey16(image)
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image.convert("RGB")
+
+
+def _rgb_from_grey16(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey (modes I;16, I;16B and I) by 1/257; a transparent grey becomes white.
+
+    Source: 65535 = 255 * 257, so white stays white; PNG 1.2, section 12.5 (sample depth scaling).
+    """
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > _MAX_UINT16:
+        raise ImageReadError(
+            f"its grey values go from {low} to {high}, beyond 16 bits (0 to {_MAX_UINT16}), so their black "
+            "and white are not known; save it as 8-bit or 16-bit"
+        )
+    grey: NDArray[np.uint8] = ((values + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _plain_reason(err: Exception) -> str:
+    """Say in plain words why a file could not be read."""
+    if isinstance(err, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(err, PermissionError):
+        return "permission denied; make it readable for this user"
+    if isinstance(err, UnidentifiedImageError):
+        return f"it is not an image, or is damaged at its start; expected one of {', '.join(READ_FORMATS)}"
+    if isinstance(err, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"it has too many pixels ({err}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it is trusted"
+    if isinstance(err, MemoryError):
+        return "there was not enough memory to decode it; shrink it, or check whether the file is damaged"
+    return f"it is damaged or cut short ({type(err).__name__}: {err}); copy it again from its source"

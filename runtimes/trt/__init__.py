@@ -1,0 +1,1 @@
+"""TensorRT, TensorRT-RTX: opening engines, running them, reading what they consist of."""

@@ -1,0 +1,149 @@
+"""`<engine>.json`: what an engine was built from and for. The engine itself stays a plain plan that any tool loads.
+
+An engine runs only on the TensorRT version, GPU and operating system it was built for, and TensorRT's own refusal says
+little. So the builder writes these facts beside the plan, and they are compared before anything is deserialized. The
+same facts are the cache key: a second build with equal facts reuses the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from runtimes.bundle.manifest import BatchRange, FileEntry
+from runtimes.errors import BundleError
+from runtimes.io.bounded_read import read_json_file
+from runtimes.io.json_types import check_kinds, finite
+from runtimes.trt.library import FLAVOURS
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Everything that decides whether an engine may be used: the cache key.
+
+    Attributes:
+        onnx_sha256: SHA-256 of the ONNX file.
+        precision: "fp32", "fp16", "int8" or "int8-fp16".
+        flavor: "tensorrt" or "rtx".
+        tensorrt_version: The library's version.
+        gpu: Name of the GPU it was built on; None when built without one (TensorRT-RTX).
+        compute_capability: Of that GPU, such as "8.7"; None when built without one.
+        cuda: The newest CUDA that the driver runs, or None without a driver.
+        system: Operating system and processor, such as "Linux x86_64".
+        jetpack: JetPack version on a Jetson, or None.
+        batch: The optimization profile.
+        flags: Every build option that is not its default, name to value.
+    """
+
+    onnx_sha256: str
+    precision: str
+    flavor: str
+    tensorrt_version: str
+    gpu: str | None
+    compute_capability: str | None
+    cuda: str | None
+    system: str
+    jetpack: str | None
+    batch: BatchRange
+    flags: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse facts of a wrong kind."""
+        text = dict.fromkeys(("onnx_sha256", "precision", "tensorrt_version", "system"), str)
+        maybe = dict.fromkeys(("gpu", "compute_capability", "cuda", "jetpack"), (str, type(None)))
+        check_kinds({item.name: getattr(self, item.name) for item in fields(self)}, {**text, **maybe})
+        if self.flavor not in FLAVOURS:
+            raise ValueError(f"flavor: got {self.flavor!r}, expected one of {', '.join(FLAVOURS)}")
+
+    def differences(self, other: EngineFacts) -> tuple[str, ...]:
+        """Return what differs, as "tensorrt_version: 10.3.0, not 10.7.0" (own value first)."""
+        mine, theirs = asdict_plain(self), asdict_plain(other)
+        return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSidecar:
+    """The content of `<engine>.json`.
+
+    Attributes:
+        facts: What decides whether the engine may be used.
+        engine_sha256: SHA-256 of the plan.
+        engine_size_bytes: Size of the plan.
+        onnx_file: Name of the ONNX file it was built from.
+        warnings: What TensorRT warned of during the build.
+        tool: Name and version of what built it, and when.
+        build_seconds: How long the build took.
+    """
+
+    facts: EngineFacts
+    engine_sha256: str
+    engine_size_bytes: int
+    onnx_file: str
+    warnings: tuple[str, ...]
+    tool: Mapping[str, str]
+    build_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse values of a wrong kind."""
+        FileEntry(self.engine_sha256, self.engine_size_bytes)  # raises what is wrong with either
+        finite("build_seconds", self.build_seconds)
+        check_kinds({"onnx_file": self.onnx_file, **self.tool}, {"onnx_file": str, **dict.fromkeys(self.tool, str)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content = {name.name: getattr(self, name.name) for name in fields(self)}
+        content["facts"] = asdict_plain(self.facts)
+        return {"schema_version": SCHEMA_VERSION, **content, "warnings": list(self.warnings), "tool": dict(self.tool)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> EngineSidecar:
+        """Return the sidecar that `to_json` wrote.
+
+        Raises:
+            BundleError: If the schema is another, or a key is missing or of a wrong kind.
+        """
+        if not isinstance(content, Mapping) or content.get("schema_version") != SCHEMA_VERSION:
+            got = content.get("schema_version") if isinstance(content, Mapping) else type(content).__name__
+            raise BundleError(f"engine sidecar: got schema {got!r}, this version reads {SCHEMA_VERSION}")
+        try:
+            facts = dict(content["facts"])
+            facts["batch"] = BatchRange(**facts["batch"])
+            facts["flags"] = MappingProxyType(dict(facts["flags"]))
+            rest = {item.name: content[item.name] for item in fields(cls) if item.name != "facts"}
+            rest["warnings"] = tuple(map(str, rest["warnings"]))
+            rest["tool"] = dict(rest["tool"])
+            return cls(facts=EngineFacts(**facts), **rest)
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
+            raise BundleError(f"engine sidecar: cannot be read: {err!r}") from err
+
+
+def asdict_plain(facts: EngineFacts) -> dict[str, Any]:
+    """Return the facts as JSON holds them."""
+    content = {item.name: getattr(facts, item.name) for item in fields(facts)}
+    return {**content, "batch": asdict(facts.batch), "flags": dict(facts.flags)}
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Return where the sidecar of `engine` is: `model.int8.engine` -> `model.int8.engine.json`."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def load_sidecar(engine: Path) -> EngineSidecar:
+    """Read the sidecar of an engine.
+
+    Raises:
+        BundleError: If it is missing or cannot be read.
+    """
+    path = sidecar_path(engine)
+    try:
+        content = read_json_file(path)
+    except OSError as err:
+        raise BundleError(f"{path} cannot be read ({err.strerror}); build the engine again") from err
+    except ValueError as err:
+        raise BundleError(f"{path}: not JSON ({err}); build the engine again") from err
+    return EngineSidecar.from_json(content)

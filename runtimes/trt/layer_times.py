@@ -1,0 +1,106 @@
+"""How long each layer of an engine takes, as TensorRT's profiler reports it, and what that means by precision.
+
+TensorRT waits after every layer while it is profiled, so the sum is more than the engine needs; read the shares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from runtimes.errors import RuntimeAdapterError
+from runtimes.io.json_types import check_kinds, finite
+from runtimes.trt.engine_layers import REFORMAT, EngineLayer, EngineLayers
+
+UNKNOWN = "?"
+"""Precision of a layer that the inspector did not name."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimes:
+    """Median time of each layer.
+
+    Attributes:
+        batch: Images per run.
+        num_runs: Runs that were timed.
+        layer_ms: TensorRT's name of a layer to its median in milliseconds, in the order they run.
+    """
+
+    batch: int
+    num_runs: int
+    layer_ms: Mapping[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        """The sum over all layers."""
+        return sum(self.layer_ms.values())
+
+    def by_precision(self, layers: EngineLayers) -> dict[str, float]:
+        """Return milliseconds per precision, most first; reformats under their own name, `REFORMAT`."""
+        known = {layer.name: layer for layer in layers.layers}
+        sums: dict[str, float] = {}
+        for name, spent in self.layer_ms.items():
+            word = _group(known.get(name))
+            sums[word] = sums.get(word, 0.0) + spent
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    def slowest(self, layers: EngineLayers, count: int) -> list[tuple[EngineLayer, float]]:
+        """Return the layers that take longest, with their milliseconds."""
+        known = {layer.name: layer for layer in layers.layers}
+        named = [
+            (known.get(name, EngineLayer(name, UNKNOWN, UNKNOWN, (name,))), spent)
+            for name, spent in self.layer_ms.items()
+        ]
+        return sorted(named, key=lambda item: -item[1])[:count]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file beside the engine."""
+        return {"batch": self.batch, "num_runs": self.num_runs, "layer_ms": dict(self.layer_ms)}
+
+
+def _group(layer: EngineLayer | None) -> str:
+    if layer is None:
+        return UNKNOWN
+    return REFORMAT if layer.kind == REFORMAT else layer.precision
+
+
+def times_from_runs(batch: int, runs: Sequence[Sequence[tuple[str, float]]]) -> EngineTimes:
+    """Return the medians of several runs.
+
+    Args:
+        batch: Images per run.
+        runs: Of each run, what the profiler reported: (layer, milliseconds); a name that came twice is summed.
+
+    Raises:
+        RuntimeAdapterError: If a run reported nothing, or another run other layers.
+    """
+    sums: list[dict[str, float]] = []
+    for run in runs:
+        of_run: dict[str, float] = {}
+        for name, spent in run:
+            of_run[name] = of_run.get(name, 0.0) + spent
+        sums.append(of_run)
+    if not sums or not sums[0] or any(of_run.keys() != sums[0].keys() for of_run in sums):
+        counts = sorted({len(of_run) for of_run in sums})
+        raise RuntimeAdapterError(
+            f"TensorRT's profiler reported {counts} layers in {len(sums)} runs; expected the same"
+        )
+    return EngineTimes(batch, len(sums), {name: median(of_run[name] for of_run in sums) for name in sums[0]})
+
+
+def times_from_json(text: str) -> EngineTimes:
+    """Return what `to_json` gave.
+
+    Raises:
+        RuntimeAdapterError: If it is something else.
+    """
+    try:
+        content = json.loads(text)
+        check_kinds(content, {"batch": int, "num_runs": int, "layer_ms": dict})
+        layer_ms = {str(name): finite(name, spent) for name, spent in content["layer_ms"].items()}
+        return EngineTimes(content["batch"], content["num_runs"], layer_ms)
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise RuntimeAdapterError(f"the times of the engine's layers cannot be read: {err!r}") from err

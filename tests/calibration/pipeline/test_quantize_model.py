@@ -1,0 +1,245 @@
+"""quantize(): each effort against the one below it on trained networks and held-out images, and on every odd input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache, partial
+
+import numpy as np
+import onnx
+import pytest
+from conftest import TrainedNetwork
+from graph_builder import GraphBuilder
+from onnx import ModelProto
+
+from calibration.errors import CalibrationError, NonFiniteActivationError
+from calibration.methods.dialect import Dialect
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.methods.method import Max, MeanSquaredError, Method
+from calibration.observers.observe_batches import FEW_SAMPLES_PER_IMAGE, SAMPLES_PER_IMAGE, SeenBatch
+from calibration.pipeline.quantize_model import (
+    MAX_SAMPLE,
+    MIN_SAMPLE,
+    QuantizationResult,
+    quantize,
+    scale_and_calibrate,
+)
+from calibration.ranges.calibration_table import CalibrationTable
+from calibration.ranges.collect_ranges import table_of
+from calibration.refinement.channel_groups import find_channel_groups
+from calibration.refinement.cross_layer_equalization import scale_channels
+from runtimes.metrics.parity import ParityMeter, ParityReport
+from runtimes.ort.adapter import OrtRuntime
+
+SEED = 20261203
+open_exact = partial(OrtRuntime, exact_qdq=True)
+
+
+def quantized(model: ModelProto, images, *, effort: int = DEFAULT_EFFORT, **options) -> QuantizationResult:
+    return quantize(model, images, open_runtime=OrtRuntime, open_exact=open_exact, effort=EFFORTS[effort], **options)
+
+
+LEAST_GAINS_DB = {1: 1.0, 2: 0.0}
+"""Of SQNR over the effort below; docs/int8.md has what was measured."""
+
+
+def batches(images: np.ndarray, size: int = 10):
+    return (images[place : place + size] for place in range(0, len(images), size))
+
+
+def parity(reference: ModelProto, candidate: ModelProto, images: np.ndarray) -> ParityReport:
+    meter = ParityMeter()
+    with OrtRuntime(reference) as true, open_exact(candidate) as test:
+        for batch in batches(images, 64):
+            meter.add(*(next(iter(each.run({"input": batch}).values())) for each in (true, test)))
+    return meter.report()
+
+
+@pytest.fixture(scope="module", params=["digits_network", "bottleneck_network"])
+def network(request) -> TrainedNetwork:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def result_of(network):
+    @cache
+    def compute(effort: int, dialect: Dialect) -> QuantizationResult:
+        before = network.model.SerializeToString(deterministic=True)
+        result = quantized(network.model, batches(network.calibration), dialect=dialect, effort=effort)
+        assert network.model.SerializeToString(deterministic=True) == before, "the float model is not changed"
+        return result
+
+    return compute
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_every_effort_beats_the_one_below_on_images_that_it_has_not_seen(network, result_of, dialect) -> None:
+    reports = [
+        parity(network.model, result_of(effort, dialect).quantized.model, network.held_out) for effort in EFFORTS
+    ]
+    found = [report.sqnr_db for report in reports]
+    print(f"{dialect.value}:", ", ".join(f"effort {effort} {found[effort]:.2f} dB" for effort in EFFORTS))
+    for effort, least in LEAST_GAINS_DB.items():
+        assert found[effort] >= found[effort - 1] + least
+    assert reports[DEFAULT_EFFORT].agreement >= 0.99
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_every_effort_places_the_same_nodes(result_of, dialect) -> None:
+    nodes = [
+        [
+            (node.name, node.op_type, *node.input, *node.output)
+            for node in result_of(effort, dialect).quantized.model.graph.node
+        ]
+        for effort in EFFORTS
+    ]
+    assert nodes[0] == nodes[1] == nodes[2]
+
+
+def test_the_result_says_what_was_done(network, result_of) -> None:
+    for effort in EFFORTS:
+        result = result_of(effort, Dialect.TENSORRT)
+        assert result.effort == EFFORTS[effort]
+        assert result.table.num_images == len(network.calibration)
+        onnx.checker.check_model(result.quantized.model, full_check=True)
+    plain, default, slow = (result_of(effort, Dialect.TENSORRT) for effort in EFFORTS)
+    assert (plain.num_groups, plain.num_sample, plain.refinement) == (0, 0, ())
+    layers = [node.name for node in network.model.graph.node if node.op_type in ("Conv", "Gemm")]
+    for result in (default, slow):
+        assert MIN_SAMPLE <= result.num_sample <= MAX_SAMPLE
+        assert [layer.name for layer in result.refinement] == layers
+        assert 0 < result.num_groups <= len(find_channel_groups(network.model))
+        assert sum(layer.largest_correction > 0 for layer in result.refinement) > len(layers) / 2
+    assert all(layer.num_rounded == 0 for layer in default.refinement)
+    assert all(layer.num_rounded > 0 for layer in slow.refinement)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_tensorrt_rtx_parses_and_builds_every_effort(result_of, tmp_path, effort) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    from exporter import build_engine
+
+    path = tmp_path / "model.onnx"
+    onnx.save(result_of(effort, Dialect.TENSORRT).quantized.model, path)
+    assert len(build_engine(path, flavor="rtx")) > 10_000
+
+
+def test_two_runs_give_the_same_bytes(network, result_of) -> None:
+    again = quantized(network.model, batches(network.calibration), effort=2)
+    first = result_of(2, Dialect.TENSORRT)
+    assert again.quantized.model.SerializeToString(deterministic=True) == first.quantized.model.SerializeToString(
+        deterministic=True
+    )
+    assert (again.table, again.refinement) == (first.table, first.refinement)
+
+
+def crippled(model: ModelProto, largest: float) -> ModelProto:
+    """The same function with the ranges of channels up to `largest` times apart, as careless training leaves them."""
+    random = np.random.default_rng(SEED)
+    groups = find_channel_groups(model)
+    return scale_channels(model, {group: largest ** random.uniform(0, 1, group.num_channels) for group in groups}).model
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("method", [None, Max()], ids=["mse", "max"])
+def test_the_killer_network_survives_by_default(network, method, dialect) -> None:
+    """Channels 100 times apart: ranges alone fail, scaling the channels brings the network back."""
+    killer = crippled(network.model, 100.0)
+    assert parity(network.model, killer, network.held_out).sqnr_db > 90, "it computes the same"
+    reports = []
+    for effort in (0, 1):
+        result = quantized(killer, batches(network.calibration), dialect=dialect, method=method, effort=effort)
+        reports.append(parity(killer, result.quantized.model, network.held_out))
+        print(f"{dialect.value} effort {effort}: {reports[-1].sqnr_db:.1f} dB, {reports[-1].agreement:.1%} agree")
+    assert reports[0].sqnr_db < 15
+    assert reports[1].sqnr_db > reports[0].sqnr_db + 15
+    assert reports[1].agreement >= 0.985
+
+
+def two_layers(size: int = 8, channels: int = 4) -> ModelProto:
+    build = GraphBuilder(size=size)
+    build.node("Relu", "relu", build.conv("conv", "input", channels))
+    build.gemm("out", "relu", 3, transB=1)
+    return build.model("out")
+
+
+def noise(count: int) -> np.ndarray:
+    return np.random.default_rng(SEED).normal(size=(count, 2, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("sizes", [[1], [3], [5, 1, 7], [40, 40, 1], [1] * 20])
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_batches_of_any_size_and_number(effort: int, sizes: list[int], dialect: Dialect) -> None:
+    images = noise(sum(sizes))
+    model = two_layers()
+    result = quantized(model, np.split(images, np.cumsum(sizes)[:-1]), effort=effort, dialect=dialect)
+    assert result.table.num_images == len(images)
+    assert result.num_sample == (0 if effort == 0 else min(len(images), MAX_SAMPLE))
+    # Of one image too little is known to hold others, but it is still the same network.
+    assert parity(model, result.quantized.model, noise(200)[100:]).sqnr_db > (20 if len(images) > 1 else 10)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_of_one_image_no_bias_is_learnt(effort: int) -> None:
+    result = quantized(two_layers(), [noise(1)], effort=effort)
+    assert all(layer.largest_correction == 0 for layer in result.refinement)
+
+
+def test_a_stream_is_consumed_once_and_in_order() -> None:
+    taken = []
+
+    def stream():
+        for place, batch in enumerate(batches(noise(200), 10)):
+            taken.append(place)
+            yield batch
+
+    assert quantized(two_layers(), stream()).table.num_images == 200
+    assert taken == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("method", "largest_sample"), [(Max(), FEW_SAMPLES_PER_IMAGE), (MeanSquaredError(), SAMPLES_PER_IMAGE)]
+)
+def test_max_samples_few_values(method: Method, largest_sample: int) -> None:
+    """It reads the exact extremes; what the cache's key says of the sample is what is taken."""
+    model = two_layers(size=128)  # its input has 2 channels of 128 x 128, 32768 values
+    images = np.random.default_rng(SEED).normal(size=(2, 2, 128, 128)).astype(np.float32)
+    sizes = []
+
+    def calibrator(model: ModelProto, factors: object, seen: Iterable[SeenBatch]) -> CalibrationTable:
+        batches = list(seen)
+        sizes.extend(len(batch.observations["input"].sample) // len(batch.images) for batch in batches)
+        return table_of(model, batches, method=method)
+
+    scale_and_calibrate(model, [images], open_runtime=OrtRuntime, calibrator=calibrator, method=method)
+    assert all(largest_sample / 2 < size <= largest_sample for size in sizes)
+    assert sizes
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_empty_stream_is_refused(effort: int) -> None:
+    with pytest.raises(CalibrationError, match="no calibration image was given"):
+        quantized(two_layers(), iter(()), effort=effort)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [3, 95])
+def test_an_image_that_is_not_finite_is_named(effort: int, value: float, place: int) -> None:
+    """The first of them is in the sample, the second is not."""
+    images = noise(100)
+    images[place, 0, 2, 2] = value
+    with pytest.raises(
+        NonFiniteActivationError, match=rf"tensor 'input' .* calibration images {place} \(the first is 0\)"
+    ):
+        quantized(two_layers(), batches(images), effort=effort)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_model_without_layers_is_refused(effort: int) -> None:
+    build = GraphBuilder()
+    build.node("Relu", "relu", "input")
+    with pytest.raises(CalibrationError, match="there is nothing to quantize"):
+        quantized(build.model("relu"), [noise(4)], effort=effort)

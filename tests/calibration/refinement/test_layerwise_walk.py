@@ -1,0 +1,201 @@
+"""QuantizedWalk: its pieces compute what the whole model computes, and keep no more than they need."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from functools import partial
+
+import numpy as np
+import onnx
+import pytest
+from graph_builder import export_random, three_convolutions
+from numpy.testing import assert_allclose
+from onnx import ModelProto, numpy_helper
+
+from calibration.errors import CalibrationError
+from calibration.methods.dialect import Dialect
+from calibration.qdq.insert_qdq import insert_qdq
+from calibration.ranges.collect_ranges import calibrate
+from calibration.refinement.layerwise_walk import Layer, QuantizedWalk, quantized_layers
+from exporter.graph.onnx_graph import with_outputs
+from exporter.networks.cifar_resnet import CifarResNet
+from runtimes.ort.adapter import OrtRuntime
+
+SEED = 20261127
+open_exact = partial(OrtRuntime, exact_qdq=True)
+
+
+def quantized_from(model: ModelProto, images: np.ndarray, dialect: Dialect = Dialect.TENSORRT) -> ModelProto:
+    return insert_qdq(model, calibrate(model, [images], open_runtime=OrtRuntime, dialect=dialect)).model
+
+
+def bottleneck():
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, width_per_group=16)
+
+
+@pytest.fixture(scope="module", params=["basic", "bottleneck"])
+def network(request) -> ModelProto:
+    import torch
+
+    torch.manual_seed(SEED)
+    return export_random(CifarResNet(8) if request.param == "basic" else bottleneck(), size=32)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(SEED).normal(size=(7, 3, 32, 32)).astype(np.float32)
+
+
+def walk_of(model: ModelProto, images: list[np.ndarray], *, with_inputs: bool = True) -> QuantizedWalk:
+    return QuantizedWalk(model, images, open_runtime=open_exact, with_inputs=with_inputs)
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_every_layer_is_as_in_the_whole_model(network, images, dialect) -> None:
+    quantized = quantized_from(network, images, dialect)
+    batches = [images[:3], images[3:4], images[4:]]
+    walk = walk_of(quantized, batches)
+    layers = quantized_layers(quantized)
+    assert len(walk) == len(layers) == sum(node.op_type in ("Conv", "Gemm") for node in network.graph.node)
+    nodes = {node.name: node for node in quantized.graph.node}
+    taps = [nodes[name].output[0] for name in layers]
+    reads = [nodes[name].input[0] for name in layers]
+    with open_exact(with_outputs(quantized, dict.fromkeys([*taps, *reads]))) as runtime:
+        expected = runtime.run({"input": images})
+    walked = []
+    for layer in walk:
+        walked.append(layer.node.name)
+        assert [len(batch) for batch in layer.outputs] == [3, 1, 3]
+        for got, name in ((layer.outputs, layer.node.output[0]), (layer.inputs, layer.node.input[0])):
+            # The pieces' graphs are optimized alone: sums differ in float32's last bits, and a value that lies
+            # between two levels may fall on either.
+            whole = expected[name]
+            step = np.abs(whole).max() / 64
+            assert_allclose(np.concatenate(got), whole, atol=step, rtol=0)
+            assert np.mean(np.abs(np.concatenate(got) - whole) > 1e-4 * np.abs(whole).max()) < 0.02
+    assert tuple(walked) == layers
+
+
+def test_inputs_come_only_where_they_are_asked_for(network, images) -> None:
+    quantized = quantized_from(network, images)
+    with_inputs = [layer.outputs[0] for layer in walk_of(quantized, [images])]
+    without = []
+    for layer in walk_of(quantized, [images], with_inputs=False):
+        assert layer.inputs == []
+        without.append(layer.outputs[0])
+    for one, other in zip(with_inputs, without, strict=True):
+        assert_allclose(one, other, atol=np.abs(one).max() / 64)
+
+
+def test_an_edit_reaches_the_layers_behind_it(network, images) -> None:
+    quantized = quantized_from(network, images)
+    walk = walk_of(quantized, [images])
+    seen = []
+    for layer in walk:
+        if not seen:
+            layer.outputs = [np.zeros_like(batch) for batch in layer.outputs]
+        seen.append([batch.copy() for batch in layer.inputs])
+    assert not seen[1][0].any(), "what a layer was assigned is what the next one reads"
+
+
+def test_rerun_computes_the_layer_with_its_constants_as_they_are(network, images) -> None:
+    quantized = quantized_from(network, images)
+    walk = walk_of(quantized, [images[:4], images[4:]])
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for layer in walk:
+        for again, before in zip(walk.rerun(layer), layer.outputs, strict=True):
+            assert_allclose(again, before, atol=1e-4 * np.abs(before).max())
+        bias = tensors[layer.node.input[2]]
+        shifted = numpy_helper.to_array(bias) + np.float32(1.5)
+        bias.CopyFrom(numpy_helper.from_array(shifted, bias.name))
+        for again, before in zip(walk.rerun(layer), layer.outputs, strict=True):
+            assert_allclose(again, before + 1.5, atol=1e-4 * np.abs(before).max() + 1e-5)
+        break
+
+
+def test_a_walk_is_gone_once(network, images) -> None:
+    walk = walk_of(quantized_from(network, images), [images])
+    next(iter(walk))
+    with pytest.raises(CalibrationError, match="gone already"):
+        next(iter(walk))
+
+
+def test_nothing_that_is_not_read_again_stays_in_memory() -> None:
+    images = np.zeros((2, 2, 8, 8), np.float32)
+    model = three_convolutions()
+    walk = walk_of(quantized_from(model, images + 1), [images])
+    earlier: list[weakref.ref] = []
+    for layer in walk:
+        gc.collect()
+        left = [array for array in earlier if array() is not None]
+        assert not left, f"{len(left)} arrays of layers before {layer.node.name} are alive"
+        made = [*layer.outputs, *(layer.inputs if layer.node.name != "a" else ())]
+        earlier.extend(weakref.ref(batch) for batch in made)
+        del made
+    assert len(earlier) == 3 + 2
+
+
+def test_a_layer_that_is_kept_keeps_no_tensors() -> None:
+    images = np.ones((2, 2, 8, 8), np.float32)
+    model = three_convolutions()
+    layers: list[Layer] = list(walk_of(quantized_from(model, images), [images]))
+    assert [layer.node.name for layer in layers] == ["a", "b", "c"]
+    assert not any(layer.inputs or layer.outputs for layer in layers)
+
+
+class Watched(OrtRuntime):
+    """Counts how many are open; fails at run number `fail_at`."""
+
+    opened = 0
+    runs = 0
+    fail_at = 10**9
+
+    def __init__(self, model) -> None:
+        super().__init__(model, exact_qdq=True)
+        Watched.opened += 1
+
+    def run(self, inputs):
+        Watched.runs += 1
+        if Watched.runs > Watched.fail_at:
+            raise ValueError("stop here")
+        return super().run(inputs)
+
+    def close(self) -> None:
+        Watched.opened -= 1
+        super().close()
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 2])
+def test_runtimes_are_closed_when_one_fails(monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
+    images = np.ones((2, 2, 8, 8), np.float32)
+    model = three_convolutions()
+    quantized = quantized_from(model, images)
+    for name, value in (("opened", 0), ("runs", 0), ("fail_at", fail_at)):
+        monkeypatch.setattr(Watched, name, value)
+    walk = QuantizedWalk(quantized, [images], open_runtime=Watched, with_inputs=True)
+    with pytest.raises(ValueError, match="stop here"):
+        list(walk)
+    assert Watched.runs == fail_at + 1
+    assert Watched.opened == 0
+
+
+def test_no_images_and_no_quantized_layer_are_refused() -> None:
+    model = three_convolutions()
+    images = np.ones((2, 2, 8, 8), np.float32)
+    with pytest.raises(CalibrationError, match="got 0 batches and 3 quantized layers"):
+        walk_of(quantized_from(model, images), [])
+    with pytest.raises(CalibrationError, match="got 1 batches and 0 quantized layers"):
+        walk_of(model, [images])
+
+
+def test_two_inputs_are_refused() -> None:
+    model = three_convolutions()
+    images = np.ones((2, 2, 8, 8), np.float32)
+    quantized = quantized_from(model, images)
+    extra = onnx.helper.make_tensor_value_info("second", onnx.TensorProto.FLOAT, [1])
+    quantized.graph.input.append(extra)
+    with pytest.raises(CalibrationError, match="a model of 2 inputs, expected 1"):
+        walk_of(quantized, [images])

@@ -1,0 +1,325 @@
+import dataclasses
+import importlib.util
+import sys
+import types
+from enum import IntEnum
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from calibration import calibrate, insert_qdq
+from exporter.engines.build import BuildOptions, build_engine
+from exporter.errors import EngineBuildError, ExportError
+from exporter.models.architecture import CIFAR_PREPROCESSING
+from exporter.models.check_images import load_check_images
+from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
+from exporter.networks.cifar_resnet import CifarResNet
+from exporter.passes.float16 import float16_from_float32
+from exporter.tracing.fold_batchnorm import fold_batchnorm
+from exporter.tracing.trace import trace
+from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
+from runtimes.errors import MissingDependencyError
+from runtimes.ort.adapter import OrtRuntime
+
+needs_rtx = [
+    pytest.mark.tensorrt,
+    pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
+]
+
+
+def marked(test):
+    for mark in needs_rtx:
+        test = mark(test)
+    return test
+
+
+def with_statistics(module, seed=0):
+    torch.manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.running_mean, std=0.3)
+            nn.init.uniform_(child.running_var, 0.5, 2.0)
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias, std=0.3)
+    return module.eval()
+
+
+def export(module, size, *, opset=20):
+    example = torch.zeros(2, 3, size, size)
+    return trace(fold_batchnorm(module, example)[0], example, opset=opset)
+
+
+def quantize(model, images):
+    return insert_qdq(model, calibrate(model, np.array_split(images, 4), open_runtime=OrtRuntime))
+
+
+def build(model, folder, name="model.onnx", **options):
+    path = folder / name
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return build_engine(path, flavor="rtx", **options)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return export(with_statistics(CifarResNet(8)), 32)
+
+
+@pytest.fixture(scope="module")
+def tiny_int8(tiny):
+    return quantize(tiny, load_check_images(CIFAR_PREPROCESSING)[:4]).model
+
+
+# TensorRT-RTX
+
+
+@marked
+@pytest.mark.parametrize("opset", [17, 20])
+def test_float32_builds(tmp_path, opset):
+    assert len(build(export(with_statistics(CifarResNet(8)), 32, opset=opset), tmp_path)) > 100_000
+
+
+@marked
+def test_float16_and_int8_build(tmp_path, tiny, tiny_int8):
+    assert len(build(float16_from_float32(tiny).model, tmp_path, "fp16.onnx")) > 100_000
+    assert len(build(tiny_int8, tmp_path, "int8.onnx")) > 100_000
+
+
+@marked
+def test_static_batch_needs_no_profile(tmp_path, tiny):
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(tiny)
+    for info in (*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info):
+        info.type.tensor_type.shape.dim[0].dim_value = 4
+    assert build(fixed, tmp_path, options=BuildOptions(batch=BatchRange(1, 1, 1)))
+
+
+@marked
+def test_profile_and_workspace_are_used(tmp_path, tiny):
+    assert build(tiny, tmp_path, options=BuildOptions(batch=BatchRange(1, 1, 1), workspace_mib=64))
+    assert build(tiny, tmp_path, options=BuildOptions(batch=BatchRange(3, 3, 3)))
+
+
+@marked
+def test_second_build_is_not_blamed_for_the_first(tmp_path, tiny):
+    with pytest.raises(EngineBuildError):
+        build(b"no model", tmp_path)
+    assert build(tiny, tmp_path)
+    with pytest.raises(EngineBuildError) as caught:
+        build_engine(tmp_path / "missing.onnx", flavor="rtx")
+    assert str(caught.value) == f"{tmp_path / 'missing.onnx'} does not exist"
+
+
+@marked
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08", b"\xff" * 100])
+def test_file_that_is_no_model(tmp_path, content):
+    with pytest.raises(EngineBuildError, match=r"^rtx .*model\.onnx: .*\w{4}") as caught:
+        build(content, tmp_path)
+    assert isinstance(caught.value, ExportError)
+
+
+@marked
+def test_unknown_operator_is_told_in_tensorrts_words(tmp_path, tiny):
+    odd = onnx.ModelProto()
+    odd.CopyFrom(tiny)
+    next(node for node in odd.graph.node if node.op_type == "Add").op_type = "Addition"
+    with pytest.raises(EngineBuildError, match=r"rtx does not parse .*model\.onnx: .*[Pp]lugin"):
+        build(odd, tmp_path)
+
+
+@marked
+def test_truncated_file(tmp_path, tiny):
+    content = tiny.SerializeToString()
+    with pytest.raises(EngineBuildError):
+        build(content[: len(content) // 2], tmp_path)
+
+
+def identity(shape):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@marked
+@pytest.mark.parametrize("shape", [["N", 3, "H", "W"], [1, 3, 8, "W"], ["N", "C", 8, 8]])
+def test_other_dynamic_axes_are_refused(tmp_path, shape):
+    got = [-1 if isinstance(size, str) else size for size in shape]
+    with pytest.raises(EngineBuildError) as caught:
+        build(identity(shape), tmp_path)
+    assert f"input 'x' has shape {got}; only the first axis may be dynamic" in str(caught.value)
+
+
+@marked
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_adds"), [("resnet18", 8), ("resnet50", 16)])
+def test_torchvision_resnet_in_every_precision(tmp_path, name, num_adds):
+    import torchvision
+
+    model = export(with_statistics(torchvision.models.get_model(name)), 224)
+    half = float16_from_float32(model).model
+    quantized = quantize(model, load_check_images(IMAGENET_PREPROCESSING)[:4])
+    placement = quantized.placement
+    assert len(placement.residual_adds) == placement.num_adds == num_adds
+    assert quantized.model.ByteSize() <= 0.27 * model.ByteSize()
+    options = BuildOptions(batch=BatchRange(1, 1, 4))
+    sizes = [len(build(file, tmp_path, options=options)) for file in (model, half, quantized.model)]
+    assert sizes[0] > 1.5 * sizes[1]
+    assert sizes[0] > 1.5 * sizes[2]
+
+
+# Arguments
+
+
+def test_unknown_flavor(tmp_path):
+    with pytest.raises(ValueError, match="flavor: got 'trt', expected one of tensorrt, rtx"):
+        build_engine(tmp_path / "model.onnx", flavor="trt")
+
+
+@pytest.mark.parametrize(("flavor", "library"), [("tensorrt", "tensorrt"), ("rtx", "tensorrt_rtx")])
+def test_missing_library_names_the_extra(tmp_path, monkeypatch, flavor, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(
+        MissingDependencyError, match=rf'^{library} is needed .*pip install "resnet-export\[{flavor}\]"'
+    ):
+        build_engine(tmp_path / "model.onnx", flavor=flavor)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 3), (1, 3, 2), (-1, 8, 32)])
+def test_batch_range_that_is_none(sizes):
+    with pytest.raises(
+        ValueError, match=f"batch: got {sizes[0]},{sizes[1]},{sizes[2]}, expected 1 <= MIN <= OPT <= MAX"
+    ):
+        BatchRange(*sizes)
+
+
+def test_batch_range_by_default():
+    assert dataclasses.astuple(DEFAULT_BATCH) == (1, 8, 32)
+
+
+# Other versions, played by a stand-in: what is asked of each
+
+
+class Layer(types.SimpleNamespace):
+    num_outputs = 1
+
+    def get_output(self, place):
+        return types.SimpleNamespace(dtype=self.dtype)
+
+
+def fake_tensorrt(*, creation_flags, builder_flags, layers, shape=(-1, 3, 8, 8)):
+    """A `tensorrt` module with these flags whose parser finds `layers`; `asked` records the calls."""
+    asked = {"precisions": [], "shapes": []}
+    trt = types.ModuleType("tensorrt")
+    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", creation_flags, start=0)
+    trt.BuilderFlag = IntEnum("BuilderFlag", [*builder_flags, "TF32"], start=0)
+    trt.LayerType = IntEnum("LayerType", ["CONVOLUTION", "QUANTIZE", "CAST"])
+    trt.DataType = IntEnum("DataType", ["FLOAT", "HALF", "INT8"])
+
+    class ILogger:
+        Severity = IntEnum("Severity", ["ERROR", "WARNING", "INFO"])
+
+    class Network:
+        num_layers, num_inputs = len(layers), 1
+
+        def get_layer(self, place):
+            kind, dtype = layers[place]
+            return Layer(type=trt.LayerType[kind], dtype=trt.DataType[dtype])
+
+        def get_input(self, place):
+            return types.SimpleNamespace(name="input", shape=shape)
+
+    class Config:
+        def set_flag(self, flag):
+            asked["precisions"].append(flag.name)
+
+        def add_optimization_profile(self, profile):
+            return 0
+
+    class Builder:
+        def __init__(self, logger):
+            assert isinstance(logger, ILogger)
+
+        def create_network(self, flags):
+            asked["creation"] = flags
+            return Network()
+
+        def create_builder_config(self):
+            return Config()
+
+        def create_optimization_profile(self):
+            return types.SimpleNamespace(set_shape=lambda *shapes: asked["shapes"].append(shapes))
+
+        def build_serialized_network(self, network, config):
+            return asked.get("plan", b"plan")
+
+    class OnnxParser:
+        num_errors = 0
+
+        def __init__(self, network, logger):
+            pass
+
+        def parse_from_file(self, path):
+            return True
+
+    trt.ILogger, trt.Builder, trt.OnnxParser = ILogger, Builder, OnnxParser
+    return trt, asked
+
+
+VERSIONS = {
+    "8.6": {"creation_flags": ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"], "builder_flags": ["FP16", "INT8"]},
+    "10": {"creation_flags": ["EXPLICIT_BATCH", "STRONGLY_TYPED"], "builder_flags": ["FP16", "INT8"]},
+    "11": {"creation_flags": ["STRONGLY_TYPED"], "builder_flags": []},
+}
+FILES = {
+    "float32": [("CONVOLUTION", "FLOAT")],
+    "float16": [("CAST", "HALF"), ("CONVOLUTION", "HALF"), ("CAST", "FLOAT")],
+    "int8": [("QUANTIZE", "INT8"), ("CONVOLUTION", "FLOAT")],
+}
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Build with a stand-in of `version` that finds `file`; return what was asked of it."""
+    path = tmp_path / "model.onnx"
+    path.touch()
+
+    def run(version, file, *, plan=b"plan", **options):
+        trt, asked = fake_tensorrt(**VERSIONS[version], layers=FILES[file])
+        asked["plan"] = plan
+        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        assert build_engine(path, **options) == plan
+        return asked
+
+    return run
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("version", "flags"), [("10", 0b11), ("11", 0b1)])
+def test_types_in_the_file_decide_where_typing_is_strong(fake, version, flags, file):
+    asked = fake(version, file)
+    assert asked["creation"] == flags
+    assert asked["precisions"] == []  # TensorRT refuses a precision flag on a strongly typed network
+
+
+@pytest.mark.parametrize(("file", "precisions"), [("float32", []), ("float16", ["FP16"]), ("int8", ["INT8", "FP16"])])
+def test_tensorrt_8_is_allowed_what_the_file_holds(fake, file, precisions):
+    asked = fake("8.6", file)
+    assert asked["creation"] == 0b1  # explicit batch
+    assert asked["precisions"] == precisions
+
+
+def test_profile_covers_the_dynamic_axis(fake):
+    asked = fake("11", "float32", options=BuildOptions(batch=BatchRange(2, 4, 6)))
+    assert asked["shapes"] == [("input", (2, 3, 8, 8), (4, 3, 8, 8), (6, 3, 8, 8))]
+
+
+def test_build_that_gives_nothing(fake):
+    with pytest.raises(EngineBuildError, match=r"tensorrt could not build .*model\.onnx: it gave no message"):
+        fake("11", "float32", plan=None)

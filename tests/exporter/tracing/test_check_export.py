@@ -1,0 +1,300 @@
+from functools import partial
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from exporter.errors import ExportCheckError, NonFiniteTensorError
+from exporter.graph.onnx_graph import copy_model
+from exporter.models.architecture import CIFAR_PREPROCESSING
+from exporter.models.check_images import NUM_CHECK_IMAGES, load_check_images
+from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
+from exporter.networks.cifar_resnet import CifarResNet
+from exporter.tracing.check_export import (
+    BATCH_SIZES,
+    MAX_RELATIVE_DIFFERENCE,
+    CheckReport,
+    check_against_pytorch,
+    first_nonfinite_tensor,
+)
+from exporter.tracing.fold_batchnorm import fold_batchnorm
+from exporter.tracing.trace import trace
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.pytorch import TorchRuntime, float64_outputs
+
+
+def with_statistics(module):
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.running_mean, std=0.3)
+            nn.init.uniform_(child.running_var, 0.5, 2.0)
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias, std=0.3)
+    return module.eval()
+
+
+def export(module, size):
+    example = torch.zeros(2, 3, size, size)
+    return trace(fold_batchnorm(module, example)[0], example, opset=17)
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return with_statistics(CifarResNet(8))
+
+
+@pytest.fixture(scope="module")
+def model(module):
+    return export(module, 32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_check_images(CIFAR_PREPROCESSING)
+
+
+def check(module, model, images):
+    with TorchRuntime(module) as reference:
+        return check_against_pytorch(reference, model, images, open_runtime=OrtRuntime)
+
+
+def edited(model, name, change):
+    """Return a copy in which one constant is `change(old)`."""
+    copied = copy_model(model)
+    tensor = next(tensor for tensor in copied.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor).copy())), name))
+    return copied
+
+
+# Passes
+
+
+def test_export_passes_with_room_to_spare(module, model, images):
+    report = check(module, model, images)
+    assert report.batch_sizes == BATCH_SIZES == (1, 2, 7)
+    assert report.num_images == 7
+    assert report.max_abs_logit > 0
+    assert report.relative == report.max_abs_diff / report.max_abs_logit < 1e-5
+
+
+def test_few_images_are_repeated(module, model, images):
+    assert check(module, model, images[:2]).num_images == 2
+
+
+@pytest.mark.slow
+def test_difference_of_torchvision_resnet18_at_224():
+    torch.manual_seed(0)
+    import torchvision
+
+    module = with_statistics(torchvision.models.resnet18())
+    report = check(module, export(module, 224), load_check_images(IMAGENET_PREPROCESSING))
+    print(f"resnet18 at 224: {report.relative:.2g} of the largest |logit|")
+    assert report.relative < 1e-5 < MAX_RELATIVE_DIFFERENCE
+
+
+def test_relative_difference_of_all_zero_logits():
+    assert CheckReport((1,), 1, 0.0, 0.0).relative == 0.0
+    assert CheckReport((1,), 1, 0.5, 0.0).relative == 0.5
+    assert CheckReport((1,), 1, 0.5, 10.0).relative == 0.05
+
+
+# Fails
+
+
+def damages():
+    def swapped(weight):
+        return weight.transpose(0, 1, 3, 2)
+
+    def one_channel_off(weight):
+        weight[3] *= 1.05
+        return weight
+
+    return {
+        "kernel transposed": ("layer2.0.conv2.weight", swapped),
+        "last layer's rows reversed": ("fc.weight", lambda weight: weight[::-1]),
+        "one channel scaled by 5 percent": ("layer1.0.conv1.weight", one_channel_off),
+        "bias dropped": ("layer3.0.conv1.bias", np.zeros_like),
+        "bias of the last layer dropped": ("fc.bias", np.zeros_like),
+        "BatchNorm left out of the bias": ("conv1.bias", lambda bias: -bias),
+    }
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_damaged_model_fails_with_both_numbers(module, model, images, damage):
+    name, change = damages()[damage]
+    with pytest.raises(
+        ExportCheckError,
+        match=r"at batch 1 the largest \|difference\| is \S+ where the largest \|logit\| is \S+ \(allowed: 0\.0001 of",
+    ) as caught:
+        check(module, edited(model, name, change), images)
+    assert "nothing was written" in str(caught.value)
+
+
+def test_other_weights_fail(model, images):
+    torch.manual_seed(1)
+    with pytest.raises(ExportCheckError, match="does not answer like PyTorch"):
+        check(with_statistics(CifarResNet(8)), model, images)
+
+
+def test_other_epsilon_fails(module, images):
+    """A BatchNorm of variance 1 and eps 1e-3 instead of 1e-5 is 5e-4 off: more than is allowed."""
+    torch.manual_seed(0)
+    other = with_statistics(CifarResNet(8))
+    for child in other.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eps = 1e-3
+    with pytest.raises(ExportCheckError):
+        check(module, export(other, 32), images)
+
+
+def test_constant_batch_axis_fails(module, model, images):
+    constant = copy_model(model)
+    pool = next(node for node in constant.graph.node if node.op_type == "Flatten")
+    pool.op_type = "Reshape"
+    del pool.attribute[:]
+    constant.graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "target"))
+    pool.input.append("target")
+    with pytest.raises(ExportCheckError, match=r"does not run at batch 2, where PyTorch does: .*nothing was written"):
+        check(module, constant, images)
+    fixed = copy_model(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    with pytest.raises(ExportCheckError, match=r"does not run at batch 1, .*expected float32 \[2, 3, 32, 32\]"):
+        check(module, fixed, images)
+
+
+class BranchesOnBatch(nn.Module):
+    """Tracing with two images keeps the axis symbolic and loses the branch for one."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) if x.shape[0] > 1 else x.amax((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_branch_on_the_batch_size_fails_at_batch_1(images):
+    module = BranchesOnBatch().eval()
+    with pytest.raises(ExportCheckError, match="at batch 1"):
+        check(module, trace(module, torch.zeros(2, 3, 32, 32), opset=17), images)
+
+
+class MixesImages(nn.Module):
+    """Wrong from the third image on."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) + (x.shape[0] // 3) * 0.01
+
+
+def test_difference_that_only_a_larger_batch_shows(images):
+    class Plain(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3))
+
+    model = trace(Plain().eval(), torch.zeros(2, 3, 32, 32), opset=17)
+    with pytest.raises(ExportCheckError, match="at batch 7"):
+        check(MixesImages().eval(), model, images)
+
+
+def test_other_number_of_classes(module, model, images):
+    torch.manual_seed(0)
+    with pytest.raises(ExportCheckError, match=r"batch 1: ONNX gives \(1, 10\), PyTorch \(1, 7\)"):
+        check(with_statistics(CifarResNet(8, 7)), model, images)
+
+
+# NaN and Inf
+
+
+def test_nan_in_the_exported_model_alone(module, model, images):
+    def spoiled(weight):
+        weight[0, 0] = np.nan
+        return weight
+
+    with pytest.raises(ExportCheckError, match=r"largest \|difference\| is nan"):
+        check(module, edited(model, "fc.weight", spoiled), images)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "tensor"),
+    [("layer2.0.conv1.weight", "layer2.0.conv1"), ("fc.bias", "logits"), ("conv1.weight", "conv1")],
+)
+def test_nan_in_pytorch_names_the_first_tensor(parameter, tensor, images):
+    torch.manual_seed(0)
+    module = with_statistics(CifarResNet(8))
+    model = export(module, 32)
+    path, _, kind = parameter.rpartition(".")
+    with torch.no_grad():
+        module.get_submodule(path).get_parameter(kind)[0] = float("nan")
+    spoiled = edited(
+        model, parameter, lambda values: np.where(np.arange(len(values)) == 0, np.nan, values.T).T.astype("f")
+    )
+    with pytest.raises(
+        NonFiniteTensorError, match=f"NaN or Inf on real images, first in '{tensor}'; check the weights"
+    ):
+        check(module, spoiled, images)
+
+
+def test_first_nonfinite_tensor_of_a_sound_model(model, images):
+    assert first_nonfinite_tensor(model, images[:1], open_runtime=OrtRuntime) is None
+
+
+def test_overflow_is_found_where_it_starts(model, images):
+    grown = edited(model, "layer2.0.conv1.weight", lambda weight: weight * np.float32(1e30))
+    grown = edited(grown, "layer2.0.conv2.weight", lambda weight: weight * np.float32(1e30))
+    assert first_nonfinite_tensor(grown, images[:1], open_runtime=OrtRuntime) == "layer2.0.conv2"
+
+
+def test_first_nonfinite_tensor_leaves_the_model_alone(model, images):
+    before = model.SerializeToString()
+    first_nonfinite_tensor(model, images[:1], open_runtime=OrtRuntime)
+    assert model.SerializeToString() == before
+
+
+# The images themselves
+
+
+def test_check_images():
+    images = load_check_images(IMAGENET_PREPROCESSING)
+    assert images.shape == (NUM_CHECK_IMAGES, 3, 224, 224)
+    assert images.dtype == np.float32
+    assert np.isfinite(images).all()
+    assert len({image.tobytes() for image in images}) == NUM_CHECK_IMAGES == 16
+    assert images.std() > 0.5
+    np.testing.assert_allclose(images[1], images[0][..., ::-1], rtol=0, atol=0.05)  # the mirrored one
+
+
+def test_onnx_is_checked_as_a_user_gets_it(model):
+    onnx.checker.check_model(model, full_check=True)
+
+
+# Rounding
+
+
+def test_where_float32_rounds_more_than_allowed_float64_decides(module, model, images, monkeypatch):
+    monkeypatch.setattr("exporter.tracing.check_export.MAX_RELATIVE_DIFFERENCE", 1e-12)
+    with TorchRuntime(module) as reference:
+        report = check_against_pytorch(
+            reference, model, images, open_runtime=OrtRuntime, exact=partial(float64_outputs, module)
+        )
+    assert report.max_rounding is not None
+    assert 0 < report.max_rounding < 1e-5 * report.max_abs_logit
+
+
+@pytest.mark.parametrize("damage", damages())
+def test_float64_excuses_no_damage(module, model, images, damage):
+    name, change = damages()[damage]
+    with TorchRuntime(module) as reference, pytest.raises(ExportCheckError, match="does not answer like PyTorch"):
+        check_against_pytorch(
+            reference,
+            edited(model, name, change),
+            images,
+            open_runtime=OrtRuntime,
+            exact=partial(float64_outputs, module),
+        )
+
+
+def test_the_copy_in_float64_leaves_the_module_alone(module, images):
+    (logits,) = float64_outputs(module, images)
+    assert logits.dtype == np.float64
+    assert next(module.parameters()).dtype == torch.float32

@@ -1,0 +1,303 @@
+"""An existing ONNX file as MODEL: files as PyTorch's exporters write them, and every refusal."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from block_models import photographs, trained
+from graph_builder import GraphBuilder
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.errors import ExportError, OnnxFileError
+from exporter.models.load_model import load_model
+from exporter.models.loaded_model import ModelRequest
+from exporter.models.model_names import ONNX_FILE, parse_model
+from exporter.models.onnx_file import read_onnx
+from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.tracing.check_export import check_against_pytorch
+from exporter.tracing.export import ExportConfig, export_loaded
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.pytorch import TorchRuntime
+
+EXPORTS = {
+    "default": {},
+    "opset 23, not optimized": {"opset_version": 23, "optimize": False, "dynamic_shapes": ({0: "n"},)},
+    "TorchScript 11": {"dynamo": False, "opset_version": 11},
+    "TorchScript 13, BatchNorm kept": {
+        "dynamo": False,
+        "opset_version": 13,
+        "do_constant_folding": False,
+        "training": torch.onnx.TrainingMode.PRESERVE,
+        "input_names": ["image"],
+        "output_names": ["scores"],
+        "dynamic_axes": {"image": {0: "n"}},
+    },
+}
+
+
+def write(path: Path, options: dict, name: str = "basic") -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(trained(name), (torch.zeros(1, 3, 64, 64),), path, verbose=False, **options)
+    return path
+
+
+def export_and_check(loaded, images):
+    """Export and compare with the original file, as the main job does."""
+    exported = export_loaded(loaded, ExportConfig(opset=17))
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
+        report = check_against_pytorch(reference, exported.onnx, images, open_runtime=OrtRuntime)
+    return exported, report
+
+
+@pytest.mark.parametrize("options", EXPORTS.values(), ids=EXPORTS)
+def test_files_of_pytorch_export_and_equal_themselves(options, tmp_path):
+    path = write(tmp_path / "model.onnx", options)
+    loaded = load_model(ModelRequest(str(path)))
+    exported, report = export_and_check(loaded, photographs(7))
+    ops = Counter(node.op_type for node in exported.onnx.graph.node)
+    assert set(ops) == {"Conv", "Relu", "MaxPool", "Add", "GlobalAveragePool", "Flatten", "Gemm"}
+    assert exported.folding.kept == ()
+    if "kept" in path.name or options.get("optimize") is False or "training" in options:
+        assert len(exported.folding.folded) == ops["Conv"]
+    assert report.relative < 1e-5
+    original = onnx.load(path, load_external_data=False)
+    assert exported.onnx.graph.input[0].name == original.graph.input[0].name
+    assert exported.onnx.graph.output[0].name == original.graph.output[0].name
+    assert (loaded.model_id, loaded.num_classes, loaded.source) == ("model", 10, "onnx")
+    assert loaded.preprocessing.input_size == (64, 64)
+
+
+def test_the_reference_runs_a_fixed_batch_in_pieces(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = trained("basic")
+    torch.onnx.export(model, (torch.zeros(4, 3, 64, 64),), path, verbose=False, dynamo=False)
+    loaded = load_model(ModelRequest(str(path)))
+    images = torch.from_numpy(photographs(7))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.module(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_external_data_that_is_missing_is_named(tmp_path):
+    path = write(tmp_path / "model.onnx", {})
+    (tmp_path / "model.onnx.data").rename(tmp_path / "elsewhere")
+    with pytest.raises(OnnxFileError, match=r"model\.onnx\.data, which cannot be read"):
+        read_onnx(path)
+
+
+def classifier(**changes) -> onnx.ModelProto:
+    graph = GraphBuilder(channels=3)
+    return graph.model(graph.gemm("fc", graph.conv("conv", "input", 4), 5), **changes)
+
+
+def saved(tmp_path: Path, model: onnx.ModelProto) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_file_that_is_fit(tmp_path):
+    source = read_onnx(saved(tmp_path, classifier()))
+    assert (source.input_name, source.output_name, source.num_classes) == ("input", "fc", 5)
+    assert (source.input_size, source.batch, source.opset) == ((8, 8), None, 17)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip file", b"\x08\x07", b"import torch\n"])
+def test_other_files_are_refused(content, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(OnnxFileError, match="is not an ONNX file"):
+        read_onnx(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(share, tmp_path):
+    path = saved(tmp_path, classifier())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(OnnxFileError):
+        read_onnx(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(OnnxFileError, match="cannot be read: No such file"):
+        read_onnx(tmp_path / "model.onnx")
+
+
+def _input(dtype: int, *shape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("input", dtype, list(shape))
+
+
+def with_input(dtype: int, *shape) -> onnx.ModelProto:
+    model = classifier()
+    model.graph.input[0].CopyFrom(_input(dtype, *shape))
+    return model
+
+
+def with_second_input() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+    return model
+
+
+def with_second_output() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.output.append(helper.make_tensor_value_info("conv", TensorProto.FLOAT, ["n", 4, 8, 8]))
+    return model
+
+
+def quantized() -> onnx.ModelProto:
+    graph = GraphBuilder(channels=3)
+    scale, zero = graph.constant("scale", np.float32(0.1)), graph.constant("zero", np.int8(0))
+    x = graph.node("DequantizeLinear", "dq", graph.node("QuantizeLinear", "q", "input", scale, zero), scale, zero)
+    graph.channels[x] = 3
+    return graph.model(graph.gemm("fc", graph.conv("conv", x, 4), 5))
+
+
+def foreign() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def training() -> onnx.ModelProto:
+    graph = GraphBuilder(channels=3)
+    names = [graph.constant(f"c{place}", np.ones(3, np.float32)) for place in range(4)]
+    graph.nodes.append(
+        helper.make_node("BatchNormalization", ["input", *names], ["bn", "mean", "var"], name="bn", training_mode=1)
+    )
+    graph.channels["bn"] = 3
+    return graph.model(graph.gemm("fc", graph.conv("conv", "bn", 4), 5))
+
+
+def of_opset(version: int) -> onnx.ModelProto:
+    model = classifier()
+    model.opset_import[0].version = version
+    return model
+
+
+def half() -> onnx.ModelProto:
+    model = classifier()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+REFUSED = {
+    "uint8": (with_input(TensorProto.UINT8, "n", 3, 8, 8), "is uint8, expected float32; --input uint8 adds"),
+    "three axes": (with_input(TensorProto.FLOAT, 3, 8, 8), "expected four axes"),
+    "NHWC": (with_input(TensorProto.FLOAT, "n", 8, 8, 3), "it takes NHWC"),
+    "grey": (with_input(TensorProto.FLOAT, "n", 1, 8, 8), r"expected \[N, 3, H, W\]"),
+    "two inputs": (with_second_input(), r"got 2 inputs \(input, mask\)"),
+    "two outputs": (with_second_output(), r"got 2 outputs \(fc, conv\)"),
+    "quantized": (quantized(), "is quantized already"),
+    "foreign": (foreign(), "domain 'com.microsoft'"),
+    "training": (training(), "call model.eval"),
+    "old": (of_opset(10), "got opset 10, expected 11 to"),
+    "new": (of_opset(99), "got opset 99, expected 11 to"),
+    "half": (half(), "not float32"),
+}
+
+
+@pytest.mark.parametrize(("model", "reason"), REFUSED.values(), ids=REFUSED)
+def test_refusals(model, reason, tmp_path):
+    with pytest.raises(OnnxFileError, match=reason):
+        read_onnx(saved(tmp_path, model))
+
+
+def test_an_output_that_is_no_vector_is_refused(tmp_path):
+    graph = GraphBuilder(channels=3)
+    with pytest.raises(OnnxFileError, match=r"expected float32 \[N, classes\]"):
+        read_onnx(saved(tmp_path, graph.model(graph.conv("conv", "input", 4))))
+
+
+def test_an_open_image_size_needs_the_option(tmp_path):
+    path = saved(tmp_path, with_input(TensorProto.FLOAT, "n", 3, "h", "w"))
+    with pytest.raises(OnnxFileError, match="give --input-size"):
+        load_model(ModelRequest(str(path)))
+    loaded = load_model(ModelRequest(str(path), preprocessing=PreprocessingOptions(input_size=16)))
+    exported = export_loaded(loaded, ExportConfig())
+    assert [dim.dim_value for dim in exported.onnx.graph.input[0].type.tensor_type.shape.dim[2:]] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"weights": "random"}, "holds its weights"),
+        ({"num_classes": 7}, "has 5 classes"),
+        ({"preprocessing": PreprocessingOptions(input_size=16)}, "images of 8x8 only"),
+    ],
+)
+def test_options_that_do_not_apply(request_, reason, tmp_path):
+    path = saved(tmp_path, classifier())
+    with pytest.raises(OnnxFileError, match=reason):
+        load_model(ModelRequest(str(path), **request_))
+
+
+def test_a_batch_that_cannot_be_freed_is_told(tmp_path):
+    """The file adds a constant of its own batch: the axis cannot become symbolic."""
+    graph = GraphBuilder(channels=3)
+    noise = graph.constant("noise", np.ones((2, 5), np.float32))
+    model = graph.model(graph.node("Add", "out", graph.gemm("fc", "input", 5), noise))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    loaded = load_model(ModelRequest(str(saved(tmp_path, model))))
+    with pytest.raises(ExportError, match="batch"):
+        export_and_check(loaded, np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_names_of_files():
+    assert parse_model("a/My Net.ONNX").source == ONNX_FILE
+    assert parse_model("a/My Net.ONNX").model_id == "My_Net"
+
+
+def test_a_constant_whose_data_does_not_fill_its_shape(tmp_path):
+    """Found by mutated files: the checker accepts it, and reading it raised an error of NumPy's."""
+    weight = onnx.helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 1, 1], [0.0] * 12)
+    del weight.dims[1]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["input", "w"], ["logits"])],
+        "damaged",
+        [onnx.helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4, 8, 8])],
+        [weight],
+    )
+    path = tmp_path / "damaged.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(OnnxFileError, match="constant 'w' of shape"):
+        read_onnx(path)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(OnnxFileError, match="pipe or device"):
+        read_onnx(tmp_path / "model.onnx")
+
+
+def test_a_tensor_of_terabytes_is_refused_by_its_shape(tmp_path):
+    shape = onnx.helper.make_tensor("shape", TensorProto.INT64, [2], [1 << 20, 1 << 20])
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["input"], ["flat"]),
+            onnx.helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+            onnx.helper.make_node("ReduceMax", ["big"], ["one"], keepdims=0),
+            onnx.helper.make_node("Add", ["flat", "one"], ["logits"]),
+        ],
+        "bomb",
+        [onnx.helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [onnx.helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 192])],
+        [shape],
+    )
+    path = tmp_path / "bomb.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(OnnxFileError, match="tensor 'big' would have shape"):
+        read_onnx(path)

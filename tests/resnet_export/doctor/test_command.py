@@ -1,0 +1,302 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_export.doctor import abilities as doctor_abilities
+from resnet_export.doctor import command as doctor
+from resnet_export.doctor.abilities import judge_abilities
+from resnet_export.doctor.command import run_doctor
+from resnet_export.doctor.conflicts import find_conflicts
+from resnet_export.doctor.facts import Facts
+from runtimes.machine.environment import (
+    GpuDevice,
+    GpuInfo,
+    JetPackInfo,
+    JetPackRelease,
+    LibraryVersion,
+    MachineInfo,
+    TensorRTInfo,
+)
+from runtimes.machine.provider_probe import OnnxRuntimeInfo, ProviderInfo
+
+ROOT = Path(__file__).parents[2]
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+CURAND = ProviderInfo(
+    "CUDAExecutionProvider",
+    False,
+    "",
+    "libcurand.so.10: cannot open shared object file",
+    "libcurand.so.10",
+    "nvidia-curand",
+)
+NVINFER = ProviderInfo(
+    "TensorrtExecutionProvider",
+    False,
+    "",
+    "libnvinfer.so.10: cannot open shared object file",
+    "libnvinfer.so.10",
+    "tensorrt-cu13==10.*",
+)
+CPU = ProviderInfo("CPUExecutionProvider", True, "", "", None, None)
+CUDA = ProviderInfo("CUDAExecutionProvider", True, "onnxruntime.preload_dlls()", "", None, None)
+NO_GPU = GpuInfo((), None, None, "no NVIDIA driver (libcuda.so.1 not found)")
+PRESENT = {
+    "torch": "2.15.0",
+    "torchvision": "0.29.2",
+    "onnx": "1.23.2",
+    "onnxscript": "0.7.2",
+    "safetensors": "0.8.0",
+    "onnxruntime-gpu": "1.31.1",
+}
+
+
+def gpu(name="NVIDIA L4", capability="8.9", cuda="13.0"):
+    return GpuInfo((GpuDevice(0, name, capability, 23034),), "580.65.06", cuda, "")
+
+
+def make_facts(
+    *, libraries=PRESENT, providers=(CPU,), gpu=NO_GPU, tensorrt=None, rtx="1.7.1", python="3.11.7", jetpack=None
+):
+    names = [*PRESENT, "onnxruntime", "tensorrt", "tensorrt-rtx"]
+    return Facts(
+        machine=MachineInfo("Debian", "Linux 6", "x86_64", "EPYC", ("avx2",), 2, 2**34, python, "/usr/bin/python"),
+        gpu=gpu,
+        jetpack=jetpack or JetPackInfo(None, None, None, "not a Jetson"),
+        libraries=tuple(
+            LibraryVersion(name, libraries.get(name), "" if name in libraries else "not installed") for name in names
+        ),
+        onnxruntime=OnnxRuntimeInfo("1.31.1", "13.0", tuple(providers), "")
+        if providers
+        else OnnxRuntimeInfo(None, None, (), "not installed"),
+        tensorrt=(
+            TensorRTInfo("tensorrt", tensorrt, "" if tensorrt else "not installed", ()),
+            TensorRTInfo("tensorrt_rtx", rtx, "" if rtx else "not installed", RTX_CAPABILITIES if rtx else ()),
+        ),
+    )
+
+
+ORIN = JetPackInfo("36.4.3", JetPackRelease("6.2", "3.10", "12.6", "10.3"), "Jetson AGX Orin", "")
+
+
+def abilities(facts):
+    return {ability.name: ability for ability in judge_abilities(facts)}
+
+
+# The command
+
+
+def test_json_here(capsys):
+    assert run_doctor(["--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == [
+        "schema_version",
+        "machine",
+        "gpu",
+        "jetpack",
+        "libraries",
+        "onnxruntime",
+        "tensorrt",
+        "conflicts",
+        "abilities",
+    ]
+    assert told["schema_version"] == 1
+    assert {"name", "version", "reason"} == set(told["libraries"][0])
+    assert [item["module"] for item in told["tensorrt"]] == ["tensorrt", "tensorrt_rtx"]
+    for ability in told["abilities"]:
+        assert set(ability) == {"name", "possible", "detail", "command"}
+        assert ability["detail"]
+        assert not (ability["possible"] and ability["command"])
+
+
+def test_text_here(capsys):
+    assert run_doctor([]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for title in ("Machine", "GPU", "Libraries", "ONNX Runtime", "TensorRT", "What you can do here"):
+        assert f"\n{title}" in f"\n{captured.out}"
+    assert "yes export to ONNX" in captured.out
+    assert "  CPU       loads" in captured.out
+
+
+def test_wrong_use(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_doctor(["--yaml"])
+    assert caught.value.code == 2
+    assert "resnet-export doctor" in capsys.readouterr().err
+
+
+def test_no_framework_is_imported():
+    script = """
+import sys
+from resnet_export.doctor.command import run_doctor
+run_doctor(["--json"])
+print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_commands_stay_on_one_line_and_markup_is_escaped(monkeypatch, capsys):
+    facts = make_facts(libraries={}, providers=(), rtx=None)
+    odd = dataclasses.replace(facts.machine, executable="/home/[bold]/" + "x" * 200)
+    monkeypatch.setattr(doctor, "gather_facts", lambda: dataclasses.replace(facts, machine=odd))
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run_doctor([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(odd.executable in line for line in lines)
+    assert f'→ pip install -e "{ROOT}[export]"' in {line.strip() for line in lines}
+
+
+def test_installed_copy_is_completed_from_where_it_came(monkeypatch, tmp_path):
+    class Installed:
+        def __init__(self, record):
+            self.record = record
+
+        def read_text(self, name):
+            return self.record
+
+    monkeypatch.setattr(
+        doctor_abilities, "__file__", str(tmp_path / "site-packages" / "exporter" / "cli" / "doctor_abilities.py")
+    )
+    for record, command in (
+        ('{"url": "file:///home/me/my%20clone", "dir_info": {}}', 'pip install "/home/me/my clone[export]"'),
+        ('{"url": "file:///tmp/resnet_export.whl", "archive_info": {}}', 'pip install "resnet-export[export]"'),
+        (None, 'pip install "resnet-export[export]"'),
+    ):
+        monkeypatch.setattr(doctor_abilities.metadata, "distribution", lambda name, record=record: Installed(record))
+        assert abilities(make_facts(libraries={}))["export to ONNX"].command == command
+
+
+# Conflicts
+
+
+def conflicts(facts):
+    return [conflict.what for conflict in find_conflicts(facts)]
+
+
+def test_nothing_is_in_conflict():
+    assert conflicts(make_facts()) == []
+    assert conflicts(make_facts(providers=(NVINFER, CUDA, CPU), gpu=gpu())) == []
+
+
+def test_two_onnxruntimes():
+    (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "onnxruntime": "1.31.1"}))
+    assert "both installed" in conflict.what
+    assert conflict.remedy.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+
+
+def test_two_onnxruntimes_of_two_versions_are_one_conflict():
+    (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "onnxruntime": "1.30.0"}))
+    assert conflict.what.startswith("onnxruntime and onnxruntime-gpu in different versions: ")
+
+
+def test_what_the_main_job_refuses_is_told_too():
+    (conflict,) = find_conflicts(make_facts(libraries={**PRESENT, "torch": "2.9.0"}))
+    assert conflict.what.startswith("torch 2.9: ")
+    assert conflict.remedy == "pip install -U torch torchvision"
+
+
+def test_tensorrt_11_does_not_serve_onnxruntime():
+    (what,) = conflicts(make_facts(providers=(NVINFER, CPU), tensorrt="11.4.0.106"))
+    assert "wants TensorRT 10 (libnvinfer.so.10); TensorRT 11.4.0.106 does not serve it" in what
+    assert conflicts(make_facts(providers=(NVINFER, CPU), tensorrt="10.13.3")) == []
+
+
+@pytest.mark.parametrize(("name", "capability"), [("Orin", "8.7"), ("NVIDIA H100", "9.0")])
+def test_rtx_cannot_serve_this_gpu(name, capability):
+    (what,) = conflicts(make_facts(gpu=gpu(name, capability)))
+    assert f"cannot build for {name} (SM {capability})" in what
+    assert conflicts(make_facts(gpu=gpu(name, capability), rtx=None)) == []
+    assert conflicts(make_facts(gpu=gpu())) == []
+
+
+def test_torch_without_curand():
+    (conflict,) = find_conflicts(make_facts(providers=(CURAND, CPU)))
+    assert "torch 2.15.0 does not bring libcurand.so.10" in conflict.what
+    assert conflict.remedy == "pip install nvidia-curand"
+
+
+def test_old_python():
+    (what,) = conflicts(make_facts(python="3.10.12"))
+    assert "Python 3.10.12" in what
+    assert "3.11" in what
+
+
+def test_driver_older_than_onnxruntime():
+    (what,) = conflicts(make_facts(gpu=gpu(cuda="12.4")))
+    assert "CUDA up to 12.4" in what
+
+
+# Abilities
+
+
+def test_workstation_without_gpu():
+    found = abilities(make_facts(providers=(CURAND, CPU)))
+    possible = {name: ability.possible for name, ability in found.items()}
+    assert possible == {
+        "export to ONNX": True,
+        "FP16 model": True,
+        "INT8 model": True,
+        "build engines": True,
+        "run on the CPU": True,
+        "run on a GPU": False,
+    }
+    assert "8.9" in found["build engines"].detail
+    assert found["run on a GPU"].command.endswith("pip install nvidia-curand")
+
+
+def test_nothing_installed():
+    found = abilities(make_facts(libraries={}, providers=(), rtx=None))
+    assert not any(ability.possible for ability in found.values())
+    assert all(ability.command for ability in found.values())
+    assert found["export to ONNX"].command == f'pip install -e "{ROOT}[export]"'
+    assert found["build engines"].command == f'pip install -e "{ROOT}[rtx]"'
+    assert "torch" in found["export to ONNX"].detail
+
+
+def test_tensorrt_builds_only_with_a_gpu():
+    without = abilities(make_facts(tensorrt="11.4", rtx=None))["build engines"]
+    assert not without.possible
+    assert "no NVIDIA driver" in without.detail
+    found = abilities(make_facts(tensorrt="11.4", rtx=None, gpu=gpu()))
+    assert found["build engines"].possible
+    assert found["run on a GPU"].detail == "TensorRT 11.4"
+
+
+def test_rtx_does_not_count_on_a_gpu_that_it_does_not_serve():
+    found = abilities(make_facts(gpu=gpu("NVIDIA H100", "9.0"), providers=(CURAND, CPU)))
+    assert not found["run on a GPU"].possible
+    assert found["run on a GPU"].command == "pip install nvidia-curand"
+    assert abilities(make_facts(gpu=gpu(), providers=(CPU,)))["run on a GPU"].detail == "TensorRT-RTX 1.7.1"
+
+
+def test_jetson_takes_tensorrt_from_jetpack():
+    facts = make_facts(
+        gpu=gpu("Orin", "8.7", "12.6"), jetpack=ORIN, python="3.10.12", libraries={}, providers=(), rtx=None
+    )
+    found = abilities(facts)
+    assert "python3-libnvinfer" in found["build engines"].command
+    assert "--system-site-packages" in found["run on a GPU"].command
+    assert "3.11" in found["export to ONNX"].command
+
+
+def test_int8_needs_the_cpu_provider():
+    broken = ProviderInfo("CPUExecutionProvider", False, "", "ended by signal 4", None, None)
+    found = abilities(make_facts(providers=(broken,)))
+    assert not found["INT8 model"].possible
+    assert "signal 4" in found["INT8 model"].detail
+
+
+@pytest.mark.parametrize("gpu_found", [NO_GPU, gpu(), gpu("Orin", "8.7", "12.6")])
+@pytest.mark.parametrize("jetpack", [None, ORIN])
+@pytest.mark.parametrize("providers", [(), (CURAND, NVINFER, CPU), (CUDA, CPU)])
+def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
+    facts = make_facts(gpu=gpu_found, jetpack=jetpack, providers=providers, tensorrt="10.3.0", libraries={})
+    monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
+    assert run_doctor([]) == 0
+    assert run_doctor(["--json"]) == 0
+    assert "What you can do here" in capsys.readouterr().out
