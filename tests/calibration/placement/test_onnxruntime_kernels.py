@@ -24,7 +24,7 @@ from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.int8_kernels import PRECISE_OPTION
 
 SEED = 20261123
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 INTEGER = {
     "Conv": "QLinearConv",

@@ -13,7 +13,7 @@ import exporter.bundle.write_folder
 from exporter.bundle.write_folder import bundle_folder, check_output, exchange, file_entries, put_right, write_json
 from exporter.errors import ExportError, OutputExistsError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OLD = {"tool": {"name": "resnet-export", "version": "0"}, "schema_version": 0}
 
 

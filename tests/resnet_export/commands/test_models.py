@@ -8,7 +8,7 @@ import pytest
 from exporter.models.model_names import FAMILIES, MODEL_NAMES
 from resnet_export.main import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_model_is_listed_under_its_family(capsys):

@@ -23,7 +23,7 @@ from runtimes.machine.environment import (
 )
 from runtimes.machine.provider_probe import OnnxRuntimeInfo, ProviderInfo
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 CURAND = ProviderInfo(
     "CUDAExecutionProvider",

@@ -14,7 +14,7 @@ from broken_bundles import with_scaled_activations
 pytest_plugins = ["pytester"]
 
 PLUGIN = "resnet_export.verify_job.pytest_plugin"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from runtimes.io.npz import load_npz
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.decode import read_image
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUNDLES = sorted((ROOT / "tests" / "data").glob("bundle-schema-*"))
 PHOTO = ROOT / "exporter" / "check_photos" / "chelsea.jpg"
 

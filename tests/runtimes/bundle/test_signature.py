@@ -16,7 +16,7 @@ from runtimes.bundle.manifest import MANIFEST_NAME, load_manifest
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, load_public_key, sign
 from runtimes.errors import MissingDependencyError, SignatureError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = ROOT / "tests" / "data" / "bundle-schema-1"
 
 needs_cryptography = pytest.mark.skipif(

@@ -21,7 +21,7 @@ from runtimes.cuda.memory import DeviceBuffer, LibraryCuda, PinnedBuffer, load_c
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError, RuntimeAdapterError
 
 LIBC = ctypes.CDLL(None)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HAS_GPU = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/nvhost-gpu").exists()
 
 ERRORS = {

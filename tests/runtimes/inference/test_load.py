@@ -30,7 +30,7 @@ from runtimes.errors import (
     RuntimeAdapterError,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

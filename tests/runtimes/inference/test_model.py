@@ -24,7 +24,7 @@ from runtimes.preprocessing.model_input import Preparation
 from runtimes.protocol import TensorSpec
 from runtimes.pytorch import TorchRuntime
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INPUTS = {"input": np.random.default_rng(5).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)}
 
 

@@ -15,7 +15,7 @@ import pytest
 from runtimes.io import atomic_write as whole_file
 from runtimes.io.atomic_write import TEMPORARY, leftovers, remove_leftovers, unfinished_folder, write_whole
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def hidden(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 from runtimes.errors import BundleError
 from runtimes.io.npz import load_npz
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_what_numpy_writes_is_read_back_bit_for_bit(tmp_path):

@@ -22,7 +22,7 @@ from runtimes.machine.environment import (
 )
 from runtimes.machine.provider_probe import PROBE_MODEL, loadable_providers, package_of_library
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_importing_and_probing_loads_no_framework():

@@ -957,7 +957,7 @@ def test_real_rtx_engine_without_a_gpu(tmp_path):
         build_seconds=0.0,
     )
     sidecar_path(engine).write_text(json.dumps(sidecar.to_json()))
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     result = subprocess.run(
         [sys.executable, "-c", REAL, str(engine)], cwd=root, capture_output=True, text=True, check=False, timeout=120
     )

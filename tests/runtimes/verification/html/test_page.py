@@ -281,7 +281,7 @@ def test_a_browser_shows_it_without_a_complaint(browser, broken, scheme):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     if SCREENSHOTS:
         page.set_viewport_size({"width": 1200, "height": 900})
-        target = Path(__file__).parents[3] / SCREENSHOTS / f"report-{scheme}.png"
+        target = Path(__file__).parents[4] / SCREENSHOTS / f"report-{scheme}.png"
         page.screenshot(path=target, full_page=True)
         Image.open(target).convert("RGB").quantize(256).save(target, optimize=True)
 
