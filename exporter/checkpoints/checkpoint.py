@@ -1,7 +1,8 @@
 """Weights from a file, without running the file's code, and their strict fit into a module.
 
 A `.safetensors` file holds tensors only. A `.pth` file is a pickle, a small program: it is read by
-`torch.load(..., weights_only=True)`, always, which builds tensors and plain containers and refuses the rest.
+`torch.load(..., weights_only=True)`, which builds tensors and plain containers and refuses the rest; a file that it
+refuses for what a training script stored beside the weights is read as inert data (`inert_checkpoint`).
 What was done to the file's contents (a wrapper opened, a prefix cut) is told in `Checkpoint.notes`.
 """
 
@@ -14,26 +15,22 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from exporter.checkpoints.choose_weights import choose_weights
+from exporter.checkpoints.inert_checkpoint import read_inert_checkpoint
 from exporter.checkpoints.pickle_imports import names_imported_by_pickle
 from exporter.checkpoints.size_limits import RESAVE, check_is_no_bomb, check_tensor_bytes
+from exporter.checkpoints.training_record import TrainingRecord, training_record
 from exporter.errors import UnsafeCheckpointError, WeightsError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
-
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "ema", "model_ema", "state_dict_ema")
-"""Where training scripts put the weights, in the order they are looked for.
-
-Source: PyTorch's ImageNet example and Lightning (`state_dict`), PyTorch's tutorials (`model_state_dict`),
-torchvision's references (`model`, `model_ema`), timm (`state_dict_ema`), DeepSpeed (`module`). They may be nested.
-"""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 """What DataParallel, `torch.compile` and the usual training modules put before every name."""
@@ -41,9 +38,7 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 NUM_BATCHES_TRACKED = "num_batches_tracked"
 """BatchNorm's count of training steps: inference does not read it and old files lack it."""
 
-_AVERAGED_COUNT = "n_averaged"  # torch.optim.swa_utils.AveragedModel's count of updates, beside the weights
 _MAX_LISTED = 5
-_MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,19 +50,22 @@ class Checkpoint:
         metadata: The safetensors header's strings; empty for other formats.
         notes: What was done to the file's contents on the way, in plain words; empty if nothing.
         sha256: `state_dict_sha256(state_dict)`, hexadecimal.
+        training: What the file says about the training beside the weights.
     """
 
     state_dict: dict[str, Tensor]
     metadata: dict[str, str]
     notes: tuple[str, ...]
     sha256: str
+    training: TrainingRecord = field(default_factory=TrainingRecord)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
     """Read weights from a `.safetensors` or `torch.save` file without running its code.
 
     Args:
         path: The file; its suffix says the format (`.safetensors`, or one of `PICKLE_SUFFIXES`).
+        key: Where the weights are in the file, see `choose_weights`; None for the usual place.
 
     Returns:
         The weights, wrappers opened and common prefixes cut, each step told in `notes`.
@@ -79,12 +77,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     path = Path(path)
     _check_is_nonempty_file(path)
     suffix = path.suffix.lower()
+    metadata: dict[str, str] = {}
+    training = TrainingRecord()
     if suffix == ".safetensors":
-        state_dict, metadata = _read_safetensors(path)
-        notes: list[str] = []
+        tensors, metadata = _read_safetensors(path)
+        state_dict, notes = (tensors, list[str]()) if key is None else choose_weights(tensors, path, key)
     elif suffix in PICKLE_SUFFIXES:
-        state_dict, notes = _unwrap(_read_pickle(path), path)
-        metadata = {}
+        payload = _read_pickle(path)
+        state_dict, notes = choose_weights(payload, path, key)
+        training = training_record(payload)
     else:
         known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise WeightsError(f'{path}: got suffix "{suffix}", expected one of {known}; rename or re-save it')
@@ -94,7 +95,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     check_tensor_bytes(state_dict, path)
     state_dict, prefix_notes = _strip_prefixes(state_dict)
     notes += [*prefix_notes, *_precision_notes(state_dict)]
-    return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict))
+    return Checkpoint(state_dict, metadata, tuple(notes), state_dict_sha256(state_dict), training)
 
 
 def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -229,16 +230,36 @@ def _read_pickle(path: Path) -> object:
             warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read is raised below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # a damaged pickle can make the reader raise anything; all of it is chained
-        names = names_imported_by_pickle(path) if isinstance(err, pickle.UnpicklingError) else []
-        if names:
-            raise UnsafeCheckpointError(
-                f"{path}: loading it would run code ({_listed('it imports', names)}), so it was not loaded; "
-                f"expected tensors in plain containers; {RESAVE}"
-            ) from err
-        raise WeightsError(
-            f"{path}: got bytes that torch.load cannot read ({_reason(err)}), "
-            "expected a whole file written by torch.save; copy or download it again"
-        ) from err
+        if not isinstance(err, pickle.UnpicklingError):
+            raise _unreadable(path, err) from err
+        return _read_beside_weights(path, err)
+
+
+def _read_beside_weights(path: Path, refusal: pickle.UnpicklingError) -> object:
+    """Return the content of a file that torch.load refuses, as inert data."""
+    names = names_imported_by_pickle(path)
+    try:
+        return read_inert_checkpoint(path)
+    except UnsafeCheckpointError as err:
+        raise _would_run(path, [str(err), *(name for name in names if name != str(err))]) from err
+    except WeightsError:
+        raise
+    except Exception as err:  # a damaged pickle can make the reader raise anything; all of it is chained
+        raise (_would_run(path, names) if names else _unreadable(path, refusal)) from err
+
+
+def _would_run(path: Path, names: list[str]) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{path}: loading it would run code ({_listed('it imports', names)}), so it was not loaded; "
+        f"expected tensors in plain containers; {RESAVE}"
+    )
+
+
+def _unreadable(path: Path, err: Exception) -> WeightsError:
+    return WeightsError(
+        f"{path}: got bytes that torch.load cannot read ({_reason(err)}), "
+        "expected a whole file written by torch.save; copy or download it again"
+    )
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -253,54 +274,6 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.split("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
     except zipfile.BadZipFile:
         return False  # torch.load will say what is wrong with it
-
-
-def _unwrap(payload: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights inside what a `torch.save` file held, and notes on where they were."""
-    if not isinstance(payload, Mapping):
-        raise WeightsError(
-            f"{path}: got a {type(payload).__name__}, expected a dict of name -> tensor; save model.state_dict()"
-        )
-    if _is_mostly_tensors(payload):
-        return _only_tensors(payload)
-    candidates = [key for key in WRAPPER_KEYS if _holds_weights(payload.get(key))]
-    if not candidates:
-        keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "nothing"
-        raise WeightsError(
-            f"{path}: got a dict without weights (it holds {keys}), expected name -> tensor, or that under "
-            f"one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
-        )
-    chosen, *others = candidates
-    state_dict, notes = _unwrap(payload[chosen], path)
-    ignored = f" (the file also holds {', '.join(others)}: not used)" if others else ""
-    return state_dict, [f'took the weights under "{chosen}"{ignored}', *notes]
-
-
-def _holds_weights(value: object, depth: int = _MAX_NESTING) -> bool:
-    """Tell whether `value` is a state dict, or wraps one under a known key."""
-    if _is_mostly_tensors(value):
-        return True
-    if depth == 0 or not isinstance(value, Mapping):
-        return False
-    return any(_holds_weights(value.get(key), depth - 1) for key in WRAPPER_KEYS)
-
-
-def _is_mostly_tensors(value: object) -> bool:
-    """Tell whether `value` is a dict of which more than half of the values are tensors."""
-    if not isinstance(value, Mapping):
-        return False
-    return 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)
-
-
-def _only_tensors(entries: Mapping[object, object]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors among `entries`, detached, and a note on what was left out."""
-    tensors = {
-        str(name): value.detach()
-        for name, value in entries.items()
-        if isinstance(value, Tensor) and name != _AVERAGED_COUNT
-    }
-    dropped = [str(name) for name in entries if str(name) not in tensors]
-    return tensors, [_listed("left out what is not a weight", dropped)] if dropped else []
 
 
 def _check_are_plain(state_dict: Mapping[str, Tensor], path: Path) -> None:

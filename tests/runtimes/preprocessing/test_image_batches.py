@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from runtimes.errors import ImageFolderError
+from runtimes.preprocessing import image_batches as image_batches_module
 from runtimes.preprocessing.decode import read_image
 from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
-from runtimes.preprocessing import image_batches as image_batches_module
 
 SMALL = Preprocessing(10, (8, 8), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from runtimes.errors import ImageReadError
+from runtimes.preprocessing import transform as preprocessing_module
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import (
     IMAGENET_MEAN,
@@ -26,7 +27,6 @@ from runtimes.preprocessing.transform import (
     pixels,
     preprocess,
 )
-from runtimes.preprocessing import transform as preprocessing_module
 
 RESNET = Preprocessing(256, (224, 224), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 RESNET_V2 = dataclasses.replace(RESNET, resize=232)
