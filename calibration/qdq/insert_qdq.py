@@ -11,7 +11,7 @@ zero point is one INT8 zero and bias stays float (an INT32 bias does not load th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,16 +121,36 @@ def _check_names_are_free(graph: GraphProto, placement: Placement) -> None:
 def _least_weight_scales(
     graph: GraphProto, placement: Placement, ranges: Mapping[str, TensorRange]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return, per weight whose layers' biases become INT32, the scales [C] with which these fit."""
+    """Return, per weight, the scales [C] with which the biases of its layers fit into INT32.
+
+    A file for TensorRT keeps its biases in float, but a plain ONNX Runtime session makes them INT32 when it opens it.
+    """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     least: dict[str, NDArray[np.float64]] = {}
-    for bias in placement.biases:
+    for bias, data, weight in _biased_layers(graph, placement):
+        values = array_from_initializer(constants[bias]).reshape(-1)
         try:
-            needed = least_weight_scale(array_from_initializer(constants[bias.source]), ranges[bias.data].scale)
+            needed = least_weight_scale(values, ranges[data].scale)
         except CalibrationError as err:
-            raise CalibrationError(f"{bias.source!r}: {err}; check the checkpoint") from err
-        least[bias.weight] = np.maximum(least.get(bias.weight, 0.0), needed)
+            raise CalibrationError(f"{bias!r}: {err}; check the checkpoint") from err
+        if not placement.biases:
+            needed[values == 0] = 0.0  # nothing to make room for
+        least[weight] = np.maximum(least.get(weight, 0.0), needed)
     return least
+
+
+def _biased_layers(graph: GraphProto, placement: Placement) -> Iterator[tuple[str, str, str]]:
+    """Yield bias, data tensor and weight of every quantized layer with a constant bias."""
+    if placement.biases:
+        yield from ((bias.source, bias.data, bias.weight) for bias in placement.biases)
+        return
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {weight.name for weight in placement.weights}
+    for node in graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in weights and node.input[0] in placement.activations:
+            bias = constants.get(node.input[2]) if len(node.input) > 2 else None
+            if bias is not None and bias.data_type == TensorProto.FLOAT:
+                yield bias.name, node.input[0], node.input[1]
 
 
 def _add_quantized(

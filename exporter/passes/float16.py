@@ -13,6 +13,8 @@ checker then refuses the order) and replaces small weights by a larger number wi
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -52,12 +54,18 @@ def float16_from_float32(model: ModelProto) -> PassResult:
     return typed_float16(model)
 
 
-def typed_float16(model: ModelProto) -> PassResult:
-    """Do `float16_from_float32` for any model: float32 scales of Q/DQ nodes become FP16 like every other constant."""
+def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResult:
+    """Do `float16_from_float32` for any model: float32 scales of Q/DQ nodes become FP16 like every other constant.
+
+    Args:
+        model: The model.
+        kept: Names of nodes that stay float32, with the constants that they read; none of their tensors is one of the
+            other nodes' (`exporter.passes.float32_layers`).
+    """
     result = copy_model(model)
     graph = result.graph
-    num_changes = _convert_constants(graph)
-    casts_in = [_cast_input(graph, info.name) for info in graph.input if _is_float32(info)]
+    num_changes = _convert_constants(graph, kept)
+    casts_in = [cast for info in graph.input if _is_float32(info) for cast in _cast_input(graph, info.name, kept)]
     casts_out = [_cast_output(graph, info.name) for info in graph.output if _is_float32(info)]
     nodes = [piece for node in graph.node for piece in _kept_float32(node)]
     replace_nodes(graph, [*casts_in, *nodes, *casts_out])
@@ -70,9 +78,10 @@ def _is_float32(info: onnx.ValueInfoProto) -> bool:
     return bool(info.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
-def _convert_constants(graph: GraphProto) -> int:
+def _convert_constants(graph: GraphProto, kept: Collection[str]) -> int:
     """Convert float32 initializers and Constant nodes in place; return how many."""
-    tensors = list(graph.initializer)
+    in_float32 = {name for node in graph.node if node.name in kept for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name not in in_float32]
     tensors += [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
     converted = [tensor for tensor in tensors if tensor.data_type == TensorProto.FLOAT]
     for tensor in converted:
@@ -103,14 +112,17 @@ def _kept_float32(node: NodeProto) -> list[NodeProto]:
     ]
 
 
-def _cast_input(graph: GraphProto, name: str) -> NodeProto:
-    """Redirect every reader of graph input `name` to its FP16 copy; return the Cast."""
-    half = f"{name}.float16"
+def _cast_input(graph: GraphProto, name: str, kept: Collection[str]) -> list[NodeProto]:
+    """Redirect the readers of graph input `name` to its FP16 copy; return the Cast, if any reads it."""
+    half, is_read = f"{name}.float16", False
     for node in graph.node:
         for place, read in enumerate(node.input):
-            if read == name:
-                node.input[place] = half
-    return onnx.helper.make_node("Cast", [name], [half], name=half, to=TensorProto.FLOAT16)
+            if read == name and node.name not in kept:
+                node.input[place], is_read = half, True
+    if not is_read:
+        return []
+    cast = onnx.helper.make_node("Cast", [name], [half], name=half, to=TensorProto.FLOAT16)
+    return [cast]
 
 
 def _cast_output(graph: GraphProto, name: str) -> NodeProto:

@@ -7,19 +7,24 @@ scales from opset 19 on.
 
 A scale below the smallest normal FP16 number, 2^-14 (IEEE 754-2008, binary16), would lose its precision, or become 0,
 which no reader takes. Such scales are raised to 2^-14, and weights behind them quantized anew on that grid.
+
+Layers that a plain ONNX Runtime session would break in FP16 stay float32; see `passes.float32_layers`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from exporter.errors import ExportError, UnsupportedOpsetError
-from exporter.graph.onnx_graph import array_from_initializer, attribute, copy_model, initializer_from_array, opset_of
-from exporter.passes.float16 import typed_float16
+from exporter.errors import ExportError, UnsupportedOpsetError, WeightsError
+from exporter.graph.onnx_graph import array_from_initializer, attribute, initializer_from_array, opset_of
+from exporter.passes.float16 import FLOAT16_MAX, typed_float16
+from exporter.passes.float32_layers import DEQUANTIZE, QUANTIZE, separate_float32_layers
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
 
 SMALLEST_SCALE = 2.0**-14
@@ -57,36 +62,62 @@ def float16_qdq_from_float32(model: ModelProto) -> Float16QdqModel:
         raise UnsupportedOpsetError(
             f"FP16 scales need opset {MIN_FLOAT16_SCALE_OPSET}, the model has {opset}; choose another --target"
         )
-    raised = copy_model(model)
-    num_raised = _raise_scales(raised)
-    typed = typed_float16(raised)
+    _check_scales_are_constants(model.graph)
+    separated = separate_float32_layers(model)
+    num_raised = _prepare_scales(separated.model.graph, separated.kept)
+    typed = typed_float16(separated.model, kept=separated.kept)
     return Float16QdqModel(typed.model, typed.num_changes, num_raised)
 
 
-def _raise_scales(model: ModelProto) -> int:
-    """Raise scales that FP16 cannot hold, in place, and return how many."""
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    done: dict[str, NDArray[np.float32]] = {}
-    done_weights: set[str] = set()
-    num_raised = 0
+def _check_scales_are_constants(graph: GraphProto) -> None:
+    constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        name = node.input[1]
-        if name not in constants:
-            raise ExportError(f"scale {name!r} of {node.name or node.output[0]!r} is no constant; it cannot be typed")
-        if name not in done:
-            done[name] = array_from_initializer(constants[name]).astype(np.float32)
-            num_raised += int(np.sum(done[name] < SMALLEST_SCALE))
-            constants[name].CopyFrom(initializer_from_array(name, np.maximum(done[name], np.float32(SMALLEST_SCALE))))
-        weights = constants.get(node.input[0])
-        if weights is None or weights.name in done_weights:
-            continue
-        done_weights.add(weights.name)
-        if weights.data_type == TensorProto.INT8 and (done[name] < SMALLEST_SCALE).any():
-            _quantize_anew(weights, done[name], axis=int(attribute(node, "axis", 1)))
+        if node.op_type in (QUANTIZE, DEQUANTIZE) and node.input[1] not in constants:
+            raise ExportError(
+                f"scale {node.input[1]!r} of {node.name or node.output[0]!r} is no constant; it cannot be typed"
+            )
+
+
+def _prepare_scales(graph: GraphProto, kept: Collection[str]) -> int:
+    """Round scales that FP16 nodes read to what FP16 holds, in place; return how many were below `SMALLEST_SCALE`.
+
+    A pair's scale stays one number: where one side is FP16 and the other float32, the latter has the rounded number.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in constants and constants[name].data_type == TensorProto.FLOAT:
+                readers[name].append((node, place))
+    num_raised = 0
+    for name, uses in readers.items():
+        halves = [node for node, _ in uses if node.name not in kept]
+        if any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in halves):
+            num_raised += _round_scale(constants, name, [node for node, _ in uses])
+        if halves and len(halves) < len(uses):
+            own = f"{name}.float32"
+            graph.initializer.append(initializer_from_array(own, array_from_initializer(constants[name])))
+            for node, place in uses:
+                if node.name in kept:
+                    node.input[place] = own
     return num_raised
+
+
+def _round_scale(constants: Mapping[str, TensorProto], name: str, readers: Iterable[NodeProto]) -> int:
+    """Round a scale to FP16's numbers from `SMALLEST_SCALE` on, in place, and put weights behind it on that grid."""
+    scale = array_from_initializer(constants[name])
+    if not scale.max() <= FLOAT16_MAX:
+        raise WeightsError(
+            f"{name!r} holds {scale.max():g}, more than FP16 can ({FLOAT16_MAX:g}); export without --fp16"
+        )
+    raised = np.maximum(scale, np.float32(SMALLEST_SCALE)).astype(np.float16).astype(np.float32)
+    constants[name].CopyFrom(initializer_from_array(name, raised))
+    low = scale < SMALLEST_SCALE
+    weights = {node.input[0]: node for node in readers if node.input[0] in constants and node.op_type == DEQUANTIZE}
+    for weight, node in weights.items():
+        if low.any() and constants[weight].data_type == TensorProto.INT8:
+            _quantize_anew(constants[weight], scale, axis=int(attribute(node, "axis", 1)))
+    return int(low.sum())
 
 
 def _quantize_anew(weights: TensorProto, scale: NDArray[np.float32], *, axis: int) -> None:

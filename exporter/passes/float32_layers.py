@@ -1,0 +1,154 @@
+"""Which layers of a Q/DQ model stay float32 when the rest becomes FP16, because ONNX Runtime would break them.
+
+A layer whose result goes straight to a QuantizeLinear (behind Relu, Clip or what only moves values) runs on integers
+from end to end: TensorRT fuses it into one kernel, and the float type between its DequantizeLinear and its
+QuantizeLinear is the type of nothing that is stored. But a plain ONNX Runtime session turns the bias of such a layer
+into INT32 by arithmetic of that type, round(bias / (input scale * weight scale)), and in FP16 that passes 65504 where
+bias is a few times larger than what one product of the layer can give: the answers are garbage. So
+
+    Conv, ConvTranspose   stay float32 with all that lies between their pairs: nothing of it is traffic
+    Gemm                  gives its bias to an Add behind it, which TensorRT's parser makes of it anyway
+
+Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/weight_bias_quantization.cc; which graphs it takes was tried
+with 1.30, 1.31 and 1.32 (tests/exporter/passes/test_float32_layers.py); onnx-tensorrt, importer of Gemm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from exporter.graph.onnx_graph import (
+    GraphIndex,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+    replace_nodes,
+)
+
+COMMUTING_OPS = frozenset(
+    {
+        "Relu",
+        "Clip",
+        "MaxPool",
+        "Identity",
+        "Dropout",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+    }
+)
+"""Operators that may stand between a layer and its QuantizeLinear: they move, choose or clip values."""
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Float32Layers:
+    """A Q/DQ model prepared for typing.
+
+    Attributes:
+        model: A copy in which no constant and no DequantizeLinear serves both types.
+        kept: Names of the nodes that stay float32.
+    """
+
+    model: ModelProto
+    kept: frozenset[str]
+
+
+def separate_float32_layers(model: ModelProto) -> Float32Layers:
+    """Return a copy whose fully quantized layers can stay float32 while the others are typed FP16.
+
+    Args:
+        model: A float32 Q/DQ model; every node has a name of its own.
+    """
+    result = copy_model(model)
+    graph = result.graph
+    _split_gemm_biases(graph)
+    index = index_graph(graph)
+    kept: set[str] = set()
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and _has_quantized_operands(node, index):
+            kept.update(found.name for found in _until_quantized(node, index))
+    inputs = {info.name for info in graph.input if info.type.tensor_type.elem_type == TensorProto.FLOAT}
+    kept |= {node.name for node in graph.node if node.op_type == QUANTIZE and _is_float32(node, inputs, kept, index)}
+    kept |= _separate_dequantizers(graph, kept)
+    return Float32Layers(result, frozenset(kept))
+
+
+def _is_float32(quantize: NodeProto, inputs: set[str], kept: set[str], index: GraphIndex) -> bool:
+    """Tell whether what a QuantizeLinear reads is float32: made by a kept node, or an input for one."""
+    maker = index.producer.get(quantize.input[0])
+    if maker is not None or quantize.input[0] not in inputs:
+        return maker is not None and maker.name in kept
+    pairs = [use.node for use in index.uses.get(quantize.output[0], ())]
+    return any(use.node.name in kept for pair in pairs for use in index.uses.get(pair.output[0], ()))
+
+
+def _has_quantized_operands(node: NodeProto, index: GraphIndex) -> bool:
+    makers = [index.producer.get(name) for name in node.input[:2]]
+    return len(node.input) > 2 and all(maker is not None and maker.op_type == DEQUANTIZE for maker in makers)
+
+
+def _until_quantized(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
+    """Return the layer and what lies between it and its QuantizeLinear; nothing where it does not lead to one."""
+    chain = [node]
+    while chain[-1].output[0] not in index.outputs:
+        uses = index.uses.get(chain[-1].output[0], ())
+        if uses and all(use.node.op_type == QUANTIZE for use in uses):
+            return chain
+        if len(uses) != 1 or uses[0].place != 0 or uses[0].node.op_type not in COMMUTING_OPS:
+            break
+        chain.append(uses[0].node)
+    return []
+
+
+def _split_gemm_biases(graph: GraphProto) -> None:
+    """Put the bias of every fully quantized Gemm into an Add behind it, in place."""
+    index = index_graph(graph)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        bias = index.initializer.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is None or not _has_quantized_operands(node, index) or not _until_quantized(node, index):
+            continue
+        result, product, name = node.output[0], f"{node.name}.product", f"{node.name}.added"
+        values = array_from_initializer(bias) * np.float32(attribute(node, "beta", 1.0))
+        graph.initializer.append(initializer_from_array(name, values))
+        del node.input[2:]
+        node.output[0] = product
+        nodes.append(onnx.helper.make_node("Add", [product, name], [result], name=name))
+    replace_nodes(graph, nodes)
+
+
+def _separate_dequantizers(graph: GraphProto, kept: set[str]) -> set[str]:
+    """Give the kept layers DequantizeLinear nodes and constants of their own, in place; return the former's names."""
+    index = index_graph(graph)
+    own: set[str] = set()
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        uses = index.uses.get(node.output[0], ()) if node.op_type == DEQUANTIZE else ()
+        readers = [use for use in uses if use.node.name in kept]
+        if not readers:
+            continue
+        if len(readers) == len(uses) and node.output[0] not in index.outputs:
+            own.add(node.name)
+            continue
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.name, copy.output[0] = f"{node.name}.float32", f"{node.output[0]}.float32"
+        for use in readers:
+            use.node.input[use.place] = copy.output[0]
+        own.add(copy.name)
+        nodes.append(copy)
+    replace_nodes(graph, nodes)
+    return own
