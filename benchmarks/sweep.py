@@ -59,8 +59,9 @@ def fill(row: Row, name: str, size: int | None) -> None:
     from exporter.passes.float16 import float16_from_float32
     from exporter.tracing.check_export import check_against_pytorch, first_nonfinite_tensor
     from exporter.tracing.export import ExportConfig, export_loaded
+    from exporter.tracing.float32_rounding import exact_outputs
     from runtimes.ort.adapter import OrtRuntime
-    from runtimes.pytorch import TorchRuntime, float64_outputs
+    from runtimes.pytorch import TorchRuntime
 
     variant = load_variant(row, name, size)
     loaded, compared = variant.loaded, variant.compared
@@ -72,7 +73,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
     row["folded"] = len(exported.folding.folded)
     row["kept"] = dict(Counter(general(kept.reason) for kept in exported.folding.kept))
     with Stage(row, "compare"), TorchRuntime(loaded.module) as reference:
-        in_float64 = partial(float64_outputs, loaded.module)
+        in_float64 = partial(exact_outputs, loaded.module)
         check = check_against_pytorch(reference, exported.onnx, compared, open_runtime=OrtRuntime, exact=in_float64)
         expected = reference.run({"input": compared})["logits"]
     row["parity"] = check.relative

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -91,19 +90,6 @@ class TorchRuntime:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def float64_outputs(module: nn.Module, images: Array) -> list[Array]:
-    """Return what a copy of the module in double precision gives, output by output.
-
-    Args:
-        module: In evaluation mode; it stays as it is.
-        images: float32 [n, 3, H, W].
-    """
-    double = copy.deepcopy(module).to(device="cpu", dtype=torch.float64)
-    with torch.inference_mode():
-        output = double(torch.from_numpy(np.array(images, np.float64)))
-    return [tensor.numpy() for tensor in (output if isinstance(output, tuple) else (output,))]
 
 
 def _first_in_training_mode(module: nn.Module) -> str | None:

@@ -10,12 +10,12 @@ Sums are float64. NaN and Inf are counted, never added: a comparison that holds 
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.metrics.kl_divergence import kl_divergence
 from runtimes.metrics.logit_comparison import (
     ClassResult,
@@ -57,9 +57,8 @@ class LogitMeter:
         self._max_flips = max_flips
         self._num_images = 0
         self._nonfinite = [0, 0]
-        self._sums = np.zeros(4)  # reference^2, candidate^2, reference * candidate, difference^2
-        self._abs_diff = self._divergence = self._overlap = 0.0
-        self._max_diff = self._max_reference = 0.0
+        self._sums = DifferenceSums()
+        self._divergence = self._overlap = 0.0
         self._top5 = [0, 0]
         self._losses = self._gains = 0
         self._classes = np.zeros((num_classes, 4), np.int64)  # images, equal, right reference, right candidate
@@ -99,19 +98,17 @@ class LogitMeter:
 
     def report(self) -> LogitComparison:
         """Return the comparison of everything added so far; of nothing, one of 0 images, which passes no gate."""
-        signal, other, product, noise = (float(value) for value in self._sums)
         num_finite = self._num_images - sum(self._nonfinite)
-        lengths = math.sqrt(signal) * math.sqrt(other)
         per_image = max(1, num_finite)
         return LogitComparison(
             num_images=self._num_images,
             num_classes=self._num_classes,
             nonfinite=(self._nonfinite[0], self._nonfinite[1]),
-            max_abs_diff=self._max_diff,
-            mean_abs_diff=self._abs_diff / (per_image * self._num_classes),
-            max_abs_reference=self._max_reference,
-            sqnr_db=10.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None,
-            cosine=min(1.0, max(-1.0, product / lengths)) if lengths > 0.0 else None,
+            max_abs_diff=self._sums.max_abs_diff,
+            mean_abs_diff=self._sums.sum_abs_diff / (per_image * self._num_classes),
+            max_abs_reference=self._sums.max_abs_reference,
+            sqnr_db=self._sums.sqnr_db,
+            cosine=self._sums.cosine,
             kl=max(0.0, self._divergence / per_image),  # rounding may leave -1e-17
             num_equal=int(self._classes[:, 1].sum()),
             top5_overlap=self._overlap / per_image,
@@ -133,12 +130,7 @@ class LogitMeter:
         return truth
 
     def _add_finite(self, trusted: Logits, tested: Logits, names: Sequence[str], truth: NDArray[np.int64]) -> None:
-        difference = trusted - tested
-        pairs = ((trusted, trusted), (tested, tested), (trusted, tested), (difference, difference))
-        self._sums += [float(np.vdot(left, right)) for left, right in pairs]
-        self._abs_diff += float(np.abs(difference).sum())
-        self._max_diff = max(self._max_diff, float(np.abs(difference).max()))
-        self._max_reference = max(self._max_reference, float(np.abs(trusted).max()))
+        self._sums.add(trusted, tested)
         self._divergence += float(kl_divergence(trusted, tested).sum())
         best = [np.argsort(-side, axis=1, kind="stable")[:, :NUM_TOP] for side in (trusted, tested)]
         shared = (best[0][:, :, np.newaxis] == best[1][:, np.newaxis, :]).any(axis=2)

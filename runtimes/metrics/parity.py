@@ -6,7 +6,6 @@ SQNR        10 log10( sum reference^2 / sum (reference - candidate)^2 )  in dB, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.protocol import Array, Runtime
 
 
@@ -60,10 +60,7 @@ class ParityMeter:
         self._num_labelled = 0
         self._equal = 0
         self._correct = [0, 0]
-        self._signal = 0.0
-        self._noise = 0.0
-        self._max_diff = 0.0
-        self._max_reference = 0.0
+        self._sums = DifferenceSums()
 
     def add(self, reference: Array, candidate: Array, labels: Sequence[int] | None = None) -> None:
         """Add one batch.
@@ -84,14 +81,10 @@ class ParityMeter:
                 raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(logits))} logits")
         truth = None if labels is None else _checked_labels(labels, reference)
         trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
-        difference = trusted - tested
         winners = trusted.argmax(axis=1), tested.argmax(axis=1)
         self._num_images += len(trusted)
         self._equal += int(np.sum(winners[0] == winners[1]))
-        self._signal += float(np.sum(np.square(trusted)))
-        self._noise += float(np.sum(np.square(difference)))
-        self._max_diff = max(self._max_diff, float(np.abs(difference).max(initial=0.0)))
-        self._max_reference = max(self._max_reference, float(np.abs(trusted).max(initial=0.0)))
+        self._sums.add(trusted, tested)
         if truth is not None:
             self._num_labelled += len(truth)
             for place, winner in enumerate(winners):
@@ -111,9 +104,9 @@ class ParityMeter:
         return ParityReport(
             num_images=self._num_images,
             agreement=self._equal / self._num_images,
-            max_abs_diff=self._max_diff,
-            max_abs_reference=self._max_reference,
-            sqnr_db=_decibel(self._signal, self._noise),
+            max_abs_diff=self._sums.max_abs_diff,
+            max_abs_reference=self._sums.max_abs_reference,
+            sqnr_db=self._sums.sqnr_db,
             top1_reference=top1[0],
             top1_candidate=top1[1],
         )
@@ -147,9 +140,7 @@ class TensorMeter:
 
     def __init__(self) -> None:
         self._num_images = 0
-        self._sums = np.zeros(4)  # reference^2, candidate^2, reference * candidate, difference^2
-        self._max_diff = 0.0
-        self._max_reference = 0.0
+        self._sums = DifferenceSums()
 
     def add(self, reference: Array, candidate: Array) -> None:
         """Add one batch, float [n, ...] each.
@@ -164,12 +155,8 @@ class TensorMeter:
         for side, values in (("reference", trusted), ("candidate", tested)):
             if not np.isfinite(values).all():
                 raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(values))} values")
-        difference = trusted - tested
-        pairs = ((trusted, trusted), (tested, tested), (trusted, tested), (difference, difference))
-        self._sums += [float(np.vdot(left, right)) for left, right in pairs]
+        self._sums.add(trusted, tested)
         self._num_images += len(trusted)
-        self._max_diff = max(self._max_diff, float(np.abs(difference).max(initial=0.0)))
-        self._max_reference = max(self._max_reference, float(np.abs(trusted).max(initial=0.0)))
 
     def report(self) -> TensorParity:
         """Return the comparison of everything added.
@@ -179,14 +166,12 @@ class TensorMeter:
         """
         if not self._num_images:
             raise ValueError("no image was compared; an empty comparison proves nothing")
-        signal, other, product, noise = (float(value) for value in self._sums)
-        lengths = math.sqrt(signal) * math.sqrt(other)
         return TensorParity(
             num_images=self._num_images,
-            max_abs_diff=self._max_diff,
-            max_abs_reference=self._max_reference,
-            sqnr_db=_decibel(signal, noise),
-            cosine=product / lengths if lengths > 0.0 else None,
+            max_abs_diff=self._sums.max_abs_diff,
+            max_abs_reference=self._sums.max_abs_reference,
+            sqnr_db=self._sums.sqnr_db,
+            cosine=self._sums.cosine,
         )
 
 
@@ -198,11 +183,6 @@ def _checked_labels(labels: Sequence[int], logits: Array) -> Array:
     if num_images and (truth.min() < 0 or truth.max() >= num_classes):
         raise ValueError(f"labels: got {truth.min()} to {truth.max()}, expected 0 to {num_classes - 1}")
     return truth
-
-
-def _decibel(signal: float, noise: float) -> float | None:
-    """Return the ratio in dB, None where it is infinite."""
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None
 
 
 def compare(

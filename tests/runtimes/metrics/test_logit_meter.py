@@ -137,8 +137,11 @@ def test_what_is_not_finite_is_counted_and_in_no_figure(logits, side, value):
     assert not content["exact"]
 
 
-def test_equal_logits_are_exact(logits):
-    found = compared(logits[0], logits[0])
+@pytest.mark.parametrize("seed", range(20))
+def test_equal_logits_are_exact(seed):
+    """By definition: |a||a| is not a.a to the last bit, and which seeds show that depends on the processor."""
+    logits = np.random.default_rng(seed).normal(size=(NUM_IMAGES, NUM_CLASSES)).astype(np.float32)
+    found = compared(logits, logits.copy())
     assert found.exact
     assert found.sqnr_db is None
     assert found.kl == 0.0
