@@ -14,9 +14,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS, Effort
-from calibration.methods.method import Entropy, Max, MeanSquaredError, Percentile
 from calibration.ranges.calibration_table import CalibrationTable
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from exporter.errors import UnsupportedOpsetError
+from runtimes.registry import Registry
 
 MIN_OPSET = 15
 """The oldest that can be written: onnx's version converter takes no BatchNormalization below 15 and no Relu below 14
@@ -39,6 +40,11 @@ class Target:
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
         has_dla: Whether a Jetson with a DLA can be there, and a TensorRT that builds for it from float32 files (8.5 to
             10.7).
+        is_tensorrt_8: Whether TensorRT 8.x reads the files: it takes no axes from an input of ReduceMean, wants a zero
+            point with every Q and DQ, and reads scales as float32. `lint` looks for that.
+
+    Raises:
+        ValueError: If the opsets are none that can be written, or the dialect is not known.
     """
 
     name: str
@@ -48,30 +54,33 @@ class Target:
     dialect: str = "tensorrt"
     exact_int8_simulation: bool = True
     has_dla: bool = True
+    is_tensorrt_8: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be written."""
+        if not MIN_OPSET <= self.opset <= self.max_opset <= max(IR_VERSION_OF_OPSET):
+            raise ValueError(
+                f"target {self.name!r}: got opset {self.opset} of at most {self.max_opset}, expected {MIN_OPSET} to "
+                f"{max(IR_VERSION_OF_OPSET)}"
+            )
+        if self.dialect not in ("tensorrt", "onnxruntime"):
+            raise ValueError(f"target {self.name!r}: got dialect {self.dialect!r}, expected tensorrt or onnxruntime")
 
 
-# Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24 (onnx-tensorrt docs/operators.md at those
-# releases). 20 is the newest that torch.onnx.export writes by default and that this project verifies.
-TARGETS: Mapping[str, Target] = MappingProxyType(
-    {
-        target.name: target
-        for target in (
-            Target("tensorrt", 20, 20, "TensorRT 10.0 or newer, 11 included, and TensorRT-RTX"),
-            Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)"),
-            Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
-            Target("jetpack7", 20, 20, "TensorRT 10.13 and newer (JetPack 7)", has_dla=False),
-            Target(
-                "onnxruntime",
-                20,
-                20,
-                "ONNX Runtime 1.17 or newer",
-                dialect="onnxruntime",
-                exact_int8_simulation=False,
-                has_dla=False,
-            ),
-        )
-    }
+TARGETS: Registry[Target] = Registry(
+    "target",
+    Target,
+    group="resnet_export.targets",
+    builtin={
+        "tensorrt": "exporter.targets.for_tensorrt:TENSORRT",
+        "jetpack5": "exporter.targets.for_tensorrt:JETPACK5",
+        "jetpack6": "exporter.targets.for_tensorrt:JETPACK6",
+        "jetpack7": "exporter.targets.for_tensorrt:JETPACK7",
+        "onnxruntime": "exporter.targets.for_onnxruntime:ONNXRUNTIME",
+    },
 )
+"""The word of `--target` to the target; one from outside is registered by `TARGETS.register`, or declared as an entry
+point of the group "resnet_export.targets"."""
 
 
 def target_from_name(name: str) -> Target:
@@ -80,10 +89,7 @@ def target_from_name(name: str) -> Target:
     Raises:
         ValueError: If there is none; the message lists all.
     """
-    try:
-        return TARGETS[name]
-    except KeyError:
-        raise ValueError(f"unknown target {name!r}; expected one of {', '.join(TARGETS)}") from None
+    return TARGETS.named(name)
 
 
 def check_opset(target: Target, opset: int) -> None:

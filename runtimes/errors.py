@@ -57,3 +57,7 @@ class NotAClassifierError(RuntimeAdapterError):
 
 class ResultsError(RuntimeAdapterError):
     """Results of many images cannot be written, or an interrupted run's parts do not belong to this one."""
+
+
+class RegistryError(RuntimeAdapterError):
+    """Another package declares a runtime, method, target, family or rule that cannot be imported or is none."""

@@ -1,134 +1,97 @@
-"""The ways from histogram to amax, as values: `Max()`, `Percentile(99.9)`, `Entropy()`, `MeanSquaredError()`, `Auto()`.
+"""The ways from histogram to amax, found by name; another one is one more subclass, see docs/extending.
 
-`amax(method, histogram)` is the one place that tells them apart.
+The command's words are those of `METHODS`. A method from outside is registered by `METHODS.register`, or declared as an
+entry point of the group "resnet_export.calibration_methods".
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from calibration.methods.amax import (
-    ENTROPY_NUM_BINS,
-    ENTROPY_NUM_LEVELS,
-    INT8,
-    Levels,
-    check_percentile,
-    entropy_amax,
-    max_amax,
-    mse_amax,
-    percentile_amax,
+from calibration.errors import CalibrationError
+from calibration.methods.amax import INT8, Levels
+from runtimes.registry import Registry
+
+if TYPE_CHECKING:
+    from calibration.methods.histogram import Histogram
+
+
+class Method(ABC):
+    """One way. Subclasses are frozen dataclasses whose fields, all with defaults, are its options.
+
+    Attributes:
+        name: The command's word.
+        revision: Raised when it gives other ranges than before: calibrations in the cache are found by it.
+        needs_few_samples: Whether a few values of each tensor and image do for the histogram, as where only the largest
+            counts, which is always exact.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    needs_few_samples: ClassVar[bool] = False
+
+    @abstractmethod
+    def amax(self, histogram: Histogram, levels: Levels = INT8) -> float:
+        """Return the largest |x| that is kept of one tensor.
+
+        Args:
+            histogram: Counts of |x|.
+            levels: Which levels there are.
+
+        Returns:
+            The amax, in tensor units, > 0.
+
+        Raises:
+            EmptyHistogramError: If the histogram holds no value.
+        """
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "calibration method",
+    type,
+    group="resnet_export.calibration_methods",
+    builtin={
+        "max": "calibration.methods.builtin_methods:Max",
+        "percentile": "calibration.methods.builtin_methods:Percentile",
+        "entropy": "calibration.methods.builtin_methods:Entropy",
+        "mse": "calibration.methods.builtin_methods:MeanSquaredError",
+        "auto": "calibration.methods.builtin_methods:Auto",
+    },
 )
-from calibration.methods.histogram import Histogram
-
-
-@dataclass(frozen=True, slots=True)
-class Max:
-    """The largest |x|; clips nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Percentile:
-    """The amax that keeps a share of the values.
-
-    Attributes:
-        percentile: In percent, 0 < percentile <= 100.
-    """
-
-    percentile: float = 99.99
-
-    def __post_init__(self) -> None:
-        check_percentile(self.percentile)
-
-
-@dataclass(frozen=True, slots=True)
-class Entropy:
-    """The amax of least KL(reference || quantized).
-
-    Attributes:
-        num_bins: Bins over [0, max], at least 128 (256 for unsigned levels); the histogram must have twice as many.
-    """
-
-    num_bins: int = ENTROPY_NUM_BINS
-
-    def __post_init__(self) -> None:
-        if self.num_bins < ENTROPY_NUM_LEVELS:
-            raise ValueError(f"num_bins: got {self.num_bins}, expected at least {ENTROPY_NUM_LEVELS}, such as 2048")
-
-
-@dataclass(frozen=True, slots=True)
-class MeanSquaredError:
-    """The amax of least squared quantization error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Auto:
-    """Mean squared error, but for tensors where another of `CANDIDATES` brings the logits nearer to the float ones.
-
-    A histogram alone gives the start; `calibration.refinement.choose_ranges` goes on from there.
-    """
-
-
-Method: TypeAlias = Max | Percentile | Entropy | MeanSquaredError | Auto
-
-_KINDS: dict[str, type[Max] | type[Percentile] | type[Entropy] | type[MeanSquaredError] | type[Auto]] = {
-    "max": Max,
-    "percentile": Percentile,
-    "entropy": Entropy,
-    "mse": MeanSquaredError,
-    "auto": Auto,
-}
-METHOD_NAMES = tuple(_KINDS)
-"""The command-line words."""
-
-CANDIDATES: tuple[Method, ...] = (MeanSquaredError(), Max(), Percentile(), Entropy())
-"""What `Auto` chooses from; the first is where it starts."""
+"""The command's word to the class."""
 
 
 def method_from_name(name: str) -> Method:
-    """Return the method a command-line word stands for, with its default options.
+    """Return the method a word of the command stands for, with its default options.
 
     Args:
-        name: "max", "percentile", "entropy", "mse" or "auto".
+        name: A key of `METHODS`.
 
     Raises:
-        ValueError: If it is another word; the message lists these.
+        ValueError: If it is another word; the message lists them.
     """
-    if name not in _KINDS:
-        raise ValueError(f"calibration method: got {name!r}, expected one of {', '.join(_KINDS)}")
-    return _KINDS[name]()
+    return METHODS.named(name)()
 
 
-def describe(method: Method) -> dict[str, str | int | float]:
-    """Return the method as JSON holds it: its command-line word as "name", then its options."""
-    name = next(word for word, kind in _KINDS.items() if isinstance(method, kind))
-    return {"name": name, **asdict(method)}
+def describe(method: Method) -> dict[str, Any]:
+    """Return the method as JSON holds it: its word as "name", then its options."""
+    revision = {} if method.revision == 1 else {"revision": method.revision}
+    return {"name": method.name, **revision, **asdict(method)}  # type: ignore[call-overload]  # all are dataclasses
 
 
 def amax(method: Method, histogram: Histogram, levels: Levels = INT8) -> float:
-    """Return the amax the method gives for a histogram.
-
-    Args:
-        method: Which way.
-        histogram: Counts of |x| of one tensor.
-        levels: Which levels there are; the largest value and percentiles do not depend on it.
-
-    Returns:
-        The amax, in tensor units, > 0.
+    """Return what `method.amax` gives; see there.
 
     Raises:
-        EmptyHistogramError: If the histogram holds no value.
-        TypeError: If `method` is none of the five, such as a command-line word.
-        ValueError: If the histogram has too few bins for `Entropy`.
+        TypeError: If `method` is none, such as a word of the command.
+        CalibrationError: If it gives no amax, which is finite and above 0.
     """
-    match method:
-        case Max():
-            return max_amax(histogram)
-        case Percentile(percentile):
-            return percentile_amax(histogram, percentile)
-        case Entropy(num_bins):
-            return entropy_amax(histogram, num_bins=num_bins, num_levels=levels.num_up_to(histogram.max_abs))
-        case MeanSquaredError() | Auto():
-            return mse_amax(histogram, levels)
-        case _:
-            raise TypeError(f"got {method!r}, expected a calibration method; see method_from_name()")
+    if not isinstance(method, Method):
+        raise TypeError(f"got {method!r}, expected a calibration method; see method_from_name()")
+    found = float(method.amax(histogram, levels))
+    if not 0.0 < found < float("inf"):
+        raise CalibrationError(f"method {method.name!r} gave an amax of {found}, expected a finite number above 0")
+    return found

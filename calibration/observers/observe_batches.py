@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
-from calibration.methods.method import Max, Method
+from calibration.methods.method import Method
 from calibration.observers.probes import FIRST_IMAGE, Observation, add_channel_means, add_probes, observe
 from calibration.observers.split_model import SplitModel, split_model
 from calibration.observers.tensor_bytes import made_bytes_per_image
@@ -123,7 +123,7 @@ def observe_batches(
 
 def samples_per_image(method: Method | None) -> int:
     """Return about how many values of each image and tensor enter the histogram."""
-    return FEW_SAMPLES_PER_IMAGE if isinstance(method, Max) else SAMPLES_PER_IMAGE
+    return FEW_SAMPLES_PER_IMAGE if method is not None and method.needs_few_samples else SAMPLES_PER_IMAGE
 
 
 def _images_per_run(model: ModelProto) -> int | None:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import Auto
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
-from calibration.methods.method import Auto, Method
+from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.observers.tensor_bytes import live_bytes_per_image
 from calibration.placement.place import place

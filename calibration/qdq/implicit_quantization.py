@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import MeanSquaredError
 from calibration.methods.dialect import Dialect
-from calibration.methods.method import MeanSquaredError, Method
+from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, observe_batches
 from calibration.ranges.activation_range import activation_range
 from calibration.ranges.collect_ranges import Images, collect_ranges

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import CANDIDATES, Auto, MeanSquaredError
 from calibration.methods.dialect import Dialect
 from calibration.methods.histogram import Histogram
-from calibration.methods.method import CANDIDATES, Auto, MeanSquaredError, Method, describe
+from calibration.methods.method import Method, describe
 from calibration.observers.activation_summary import ActivationSummary, Observed, coarse_histogram, typical_abs
 from calibration.observers.convergence import ConvergenceTracker, noted_counts
 from calibration.observers.input_statistics import InputCollector

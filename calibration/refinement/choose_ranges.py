@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from calibration.methods.method import CANDIDATES, describe
+from calibration.methods.builtin_methods import CANDIDATES
+from calibration.methods.method import describe
 from calibration.placement.for_tensorrt import Placement
 from calibration.qdq.insert_qdq import ZERO_POINT, QuantizedModel, insert_qdq
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange

@@ -26,7 +26,6 @@ from exporter.deploy.nvinfer_config import (
 )
 from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.errors import ExportCheckError, ExportError
-from exporter.target import TARGETS
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.io.npz import load_npz
@@ -179,11 +178,10 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: Nvin
         raise ExportError(
             f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
         )
-    target = TARGETS.get(manifest.target)
-    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
+    if is_int8(precision) and not manifest.int8_for_tensorrt:
         raise ExportError(
-            f"{bundle} was exported for {target.name}: TensorRT, and so nvinfer, does not read its INT8 model; export "
-            "again with --target tensorrt or a jetpack, or take --precision fp32"
+            f"{bundle} was exported for {manifest.target}: TensorRT, and so nvinfer, does not read its INT8 model; "
+            "export again with --target tensorrt or a jetpack, or take --precision fp32"
         )
     if [entry.name for entry in manifest.outputs] == ["scores", "indices"]:
         raise ExportError(

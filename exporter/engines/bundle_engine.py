@@ -15,7 +15,6 @@ from exporter.engines.dla import DlaPlacement
 from exporter.engines.inspect_engine import inspect_engine
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
-from exporter.target import TARGETS
 from exporter.version import __version__
 from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.bundle.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int8, option_words
@@ -146,11 +145,10 @@ def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, s
         raise BundleError(
             f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
         )
-    target = TARGETS.get(manifest.target)
-    if is_int8(precision) and target is not None and target.dialect != "tensorrt":
+    if is_int8(precision) and not manifest.int8_for_tensorrt:
         raise BundleError(
-            f"{bundle} was exported for {target.name}: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
-            "bias); export again with --target tensorrt or a jetpack"
+            f"{bundle} was exported for {manifest.target}: TensorRT does not read its INT8 model (UINT8 activations, "
+            "INT32 bias); export again with --target tensorrt or a jetpack"
         )
     return precision, file
 

@@ -74,7 +74,7 @@ def lint_target(target: Target) -> LintTarget:
         max_opset=target.max_opset,
         max_ir_version=IR_VERSION_OF_OPSET[target.max_opset],
         is_tensorrt=target.dialect == "tensorrt",
-        is_tensorrt_8=target.name == "jetpack5",
+        is_tensorrt_8=target.is_tensorrt_8,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.methods.method import METHOD_NAMES, Method, describe, method_from_name
+from calibration.methods.method import METHODS, Method, describe, method_from_name
 from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.models.model_names import FAMILIES, folder_name
@@ -278,7 +278,7 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         type=_method,
         default=method_from_name("mse"),
-        metavar="|".join(METHOD_NAMES),
+        metavar="|".join(METHODS),
         help="how ranges are chosen (default mse)",
     )
     group.add_argument(

@@ -184,6 +184,7 @@ def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
         return None
     placement, table = artifacts.int8.quantized.placement, artifacts.int8.table
     return {
+        "dialect": table.dialect.value,
         "method": dict(table.method),
         "num_images": table.num_images,
         "effort": asdict(artifacts.int8.effort),

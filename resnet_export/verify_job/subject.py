@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
-from exporter.target import target_from_name
 from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
 from runtimes.bundle.precision import MODEL_FILES, option_words
 from runtimes.errors import BundleError
@@ -144,7 +143,7 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subj
     if missing := [name for name in precisions if name not in present]:
         raise BundleError(f"{folder} holds no {missing[0]} model, it has {', '.join(present)}")
     chosen = tuple(name for name in present if not precisions or name in precisions)
-    exact = target_from_name(manifest.target).exact_int8_simulation
+    exact = manifest.int8_for_tensorrt
     if engines:
         beside = [_engine_beside(folder, MODEL_FILES[name], manifest, exact) for name in chosen]
         candidates = tuple(engine for engine in beside if engine is not None)

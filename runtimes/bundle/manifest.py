@@ -120,6 +120,12 @@ class Manifest:
     parity: Mapping[str, Any]
     files: Mapping[str, FileEntry]
 
+    @property
+    def int8_for_tensorrt(self) -> bool:
+        """Whether INT8 is in TensorRT's dialect, which every runtime reads, and not in ONNX Runtime's own."""
+        dialect = (self.quantization or {}).get("dialect")
+        return (self.target if dialect is None else dialect) != "onnxruntime"
+
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Return what the model's input takes of one picture of mode RGB, as `read_image` returns.
 

@@ -158,7 +158,7 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
 
 
 def _is_for_tensorrt(choice: Choice, manifest: Manifest | None) -> bool:
-    return is_int8(choice.precision) and manifest is not None and manifest.target != "onnxruntime"
+    return is_int8(choice.precision) and manifest is not None and manifest.int8_for_tensorrt
 
 
 def _notes(choice: Choice, manifest: Manifest | None, *, exact: bool) -> tuple[str, ...]:

@@ -36,7 +36,6 @@ _PREFERRED = {
     "ort-tensorrt": LOWEST_FIRST,
     "ort-tensorrt-rtx": LOWEST_FIRST,
 }
-_ONNXRUNTIME_TARGET = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +114,12 @@ def _auto_provider(here: Here) -> str:
 
 def _preferred(provider: str, manifest: Manifest) -> Sequence[str]:
     if provider == "cpu":
-        return ("int8", "fp32") if manifest.target == _ONNXRUNTIME_TARGET else ("fp32",)
-    return [word for word in _PREFERRED[provider] if not is_int8(word) or manifest.target != _ONNXRUNTIME_TARGET]
+        return ("fp32",) if manifest.int8_for_tensorrt else ("int8", "fp32")
+    return [word for word in _PREFERRED[provider] if not is_int8(word) or manifest.int8_for_tensorrt]
 
 
 def _check_dialect(bundle: Path, manifest: Manifest, precision: str, provider: str) -> None:
-    if is_int8(precision) and manifest.target == _ONNXRUNTIME_TARGET and "tensorrt" in provider:
+    if is_int8(precision) and not manifest.int8_for_tensorrt and "tensorrt" in provider:
         raise BundleError(
             f"{bundle} was exported for ONNX Runtime: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
             "bias); export again with --target tensorrt or a jetpack"

@@ -33,7 +33,7 @@ def test_target_by_name_reads_its_own_opset(name):
 
 @pytest.mark.parametrize("name", ["TensorRT", "", "jetpack", "jetpack5 "])
 def test_unknown_target_lists_all(name):
-    with pytest.raises(ValueError, match=f"unknown target {name!r}; expected one of {', '.join(EXPECTED)}"):
+    with pytest.raises(ValueError, match=f"target: got {name!r}, expected one of {', '.join(EXPECTED)}"):
         target_from_name(name)
 
 

@@ -9,8 +9,8 @@ import pytest
 from calibration import quantize
 from calibration.diagnostics.bisect_blocks import bisect_blocks
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import Max
 from calibration.methods.dialect import Dialect
-from calibration.methods.method import Max
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from exporter.graph.onnx_graph import array_from_initializer, initializer_from_array

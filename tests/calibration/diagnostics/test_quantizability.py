@@ -24,7 +24,7 @@ from calibration.diagnostics.quantizability import (
     lint_weights,
     to_json,
 )
-from calibration.methods.method import Max, MeanSquaredError
+from calibration.methods.builtin_methods import Max, MeanSquaredError
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from runtimes.ort.adapter import OrtRuntime

@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 
 from calibration.methods.amax import entropy_amax, max_amax, mse_amax, percentile_amax
+from calibration.methods.builtin_methods import CANDIDATES, Auto, Entropy, Max, MeanSquaredError, Percentile
 from calibration.methods.histogram import Histogram
-from calibration.methods.method import (
-    CANDIDATES,
-    Auto,
-    Entropy,
-    Max,
-    MeanSquaredError,
-    Percentile,
-    amax,
-    describe,
-    method_from_name,
-)
+from calibration.methods.method import amax, describe, method_from_name
 
 SEED = 20260103
 

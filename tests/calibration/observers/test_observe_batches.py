@@ -8,8 +8,8 @@ from graph_builder import GraphBuilder, export_random
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import ModelProto
 
+from calibration.methods.builtin_methods import Max
 from calibration.methods.dialect import Dialect
-from calibration.methods.method import Max
 from calibration.observers.observe_batches import observe_batches
 from calibration.observers.tensor_bytes import made_bytes_per_image
 from calibration.placement.place import place

@@ -13,9 +13,10 @@ from graph_builder import GraphBuilder
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
+from calibration.methods.builtin_methods import Max, MeanSquaredError
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.methods.method import Max, MeanSquaredError, Method
+from calibration.methods.method import Method
 from calibration.observers.observe_batches import FEW_SAMPLES_PER_IMAGE, SAMPLES_PER_IMAGE, SeenBatch
 from calibration.pipeline.quantize_model import (
     MAX_SAMPLE,

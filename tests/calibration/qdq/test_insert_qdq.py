@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from calibration.errors import CalibrationError, PlacementError
-from calibration.methods.method import Max
+from calibration.methods.builtin_methods import Max
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange

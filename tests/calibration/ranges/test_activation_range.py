@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from calibration.methods.amax import MIN_AMAX, Levels
+from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
 from calibration.methods.dialect import Dialect
 from calibration.methods.histogram import Histogram
-from calibration.methods.method import Entropy, Max, MeanSquaredError, Percentile
 from calibration.ranges.activation_range import activation_range
 
 SEED = 20261122

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from graph_builder import GraphBuilder
 
-from calibration.methods.method import Entropy, MeanSquaredError, Percentile
+from calibration.methods.builtin_methods import Entropy, MeanSquaredError, Percentile
 from calibration.ranges import calibration_cache
 from calibration.ranges.calibration_cache import MAX_ENTRIES, CacheKey, CalibrationCache, Hit, Miss, calibration_key
 from calibration.ranges.collect_ranges import calibrate

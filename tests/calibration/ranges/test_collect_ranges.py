@@ -9,7 +9,7 @@ import pytest
 from graph_builder import GraphBuilder, export_random
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
-from calibration.methods.method import Entropy, Max, MeanSquaredError, Percentile
+from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
 from calibration.observers import observe_batches
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.collect_ranges import calibrate

@@ -12,9 +12,10 @@ from numpy.testing import assert_array_equal
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import CANDIDATES, Auto, MeanSquaredError
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS
-from calibration.methods.method import CANDIDATES, Auto, MeanSquaredError, describe
+from calibration.methods.method import describe
 from calibration.pipeline.quantize_model import quantize, scale_and_calibrate, settle_ranges
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.calibration_table import CalibrationTable

@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import ModelProto, numpy_helper
 
 from calibration.errors import CalibrationError
+from calibration.methods.builtin_methods import Max
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS
-from calibration.methods.method import Max
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.bias_correction import channel_means

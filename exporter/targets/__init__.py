@@ -1,0 +1,1 @@
+"""The deployment targets that come with the package, one module per maker of runtimes."""

@@ -1,0 +1,15 @@
+"""ONNX Runtime's CPU kernels, which read a Q/DQ dialect of their own."""
+
+from __future__ import annotations
+
+from exporter.target import Target
+
+ONNXRUNTIME = Target(
+    "onnxruntime",
+    20,
+    20,
+    "ONNX Runtime 1.17 or newer",
+    dialect="onnxruntime",
+    exact_int8_simulation=False,
+    has_dla=False,
+)
