@@ -17,7 +17,7 @@ from runtimes.preprocessing.decode import read_image
 
 ROOT = Path(__file__).parents[3]
 BUNDLES = sorted((ROOT / "tests" / "data").glob("bundle-schema-*"))
-PHOTO = ROOT / "exporter" / "check_photos" / "chelsea.jpg"
+PHOTO = ROOT / "exporter" / "models" / "check_photos" / "chelsea.jpg"
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
