@@ -51,6 +51,11 @@ class WeightLayout:
         """A digest of all names and shapes; equal for two architectures that the same files fit."""
         return fingerprint(self.shapes)
 
+    @property
+    def body_fingerprint(self) -> str:
+        """A digest of all names and shapes but the classifier's."""
+        return fingerprint({name: shape for name, shape in self.shapes.items() if None not in shape})
+
 
 def layout_of(build: Callable[[int], nn.Module]) -> WeightLayout:
     """Return the layout of what `build` makes of a number of classes.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+from exporter.checkpoints.network_prefix import Network, network_among
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,30 @@ def _replacing(pattern: str, replacement: str) -> Callable[[str], str]:
     return lambda name: compiled.sub(replacement, name)
 
 
+def _torchvision_name(name: str) -> str:
+    """Return torchvision's name of a tensor of Hugging Face's ResNet, other names as they are."""
+    if not name.startswith(("resnet.embedder.", "resnet.encoder.", "embedder.embedder.", "encoder.stages.")):
+        return re.sub(r"^classifier\.1\.", "fc.", name)
+    name = re.sub(r"^(resnet\.)?embedder\.embedder\.", "stem1.", name)
+    name = re.sub(
+        r"^(resnet\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.",
+        lambda found: f"layer{int(found[2]) + 1}.{found[3]}.",
+        name,
+    )
+    name = re.sub(r"\.layer\.(\d+)\.", lambda found: f".step{int(found[1]) + 1}.", name)
+    name = name.replace("shortcut.convolution.", "downsample.0.").replace("shortcut.normalization.", "downsample.1.")
+    name = re.sub(r"(?:stem|step)(\d+)\.convolution\.", r"conv\1.", name)
+    return re.sub(r"(?:stem|step)(\d+)\.normalization\.", r"bn\1.", name)
+
+
 RULES = (
     # The textbook implementations for CIFAR (kuangliu/pytorch-cifar, akamaster/pytorch_resnet_cifar10).
     NamingRule('read "shortcut" as "downsample"', _replacing(r"(^|\.)shortcut\.", r"\1downsample.")),
     NamingRule('read "linear" as "fc"', _replacing(r"^linear\.", "fc.")),
     # OpenMMLab's classifiers: backbone.layer1..., head.fc...
     NamingRule('cut "backbone." off and read "head.fc" as "fc"', _replacing(r"^(backbone\.|head\.(?=fc\.))", "")),
+    # Hugging Face's ResNetForImageClassification. Source: transformers 4.57, models/resnet/modeling_resnet.py.
+    NamingRule("read Hugging Face's names as torchvision's", _torchvision_name),
     # torchvision's DenseNet files from before modules were renamed.
     # Source: torchvision 0.29, models/densenet.py, _load_state_dict.
     NamingRule(
@@ -49,27 +69,45 @@ RULES = (
 def fit_names(
     state_dict: Mapping[str, Tensor], expected: Collection[str], *, ignored_prefixes: tuple[str, ...] = ()
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights under the architecture's names, and a note for each thing done.
+    """Return the weights under the architecture's names, and a note for each thing done; see `find_network`."""
+    network = find_network(state_dict, expected, ignored_prefixes=ignored_prefixes)
+    return network.state_dict, list(network.notes)
+
+
+def find_network(
+    state_dict: Mapping[str, Tensor], expected: Collection[str], *, ignored_prefixes: tuple[str, ...] = ()
+) -> Network:
+    """Return the weights under the architecture's names, those of other parts aside, and a note for each thing done.
 
     Args:
         state_dict: Name -> tensor, as read from the file.
         expected: The architecture's names.
         ignored_prefixes: Names that begin so are left out: heads that only training uses.
-
-    Returns:
-        The weights (the same tensors) and the notes.
     """
     wanted = set(expected)
-    fitted, notes = dict(state_dict), []
-    for rule in (*_shared_prefix_rule(state_dict, wanted), *RULES):
+    network = network_among(state_dict, lambda name: _is_known(name, wanted))
+    readings = [_renamed(reading, wanted) for reading in (Network(dict(state_dict), {}), network)]
+    best = min(readings, key=lambda reading: len(wanted - reading.state_dict.keys()))  # the first of equals
+    if ignored_prefixes and (left := [name for name in best.state_dict if name.startswith(ignored_prefixes)]):
+        kept = {name: tensor for name, tensor in best.state_dict.items() if name not in left}
+        note = f"left out {len(left)} weights of heads that only training uses ({left[0]}, ...)"
+        return replace(best, state_dict=kept, notes=(*best.notes, note))
+    return best
+
+
+def _is_known(name: str, wanted: Collection[str]) -> bool:
+    return name in wanted or any(rule.rename(name) in wanted for rule in RULES)
+
+
+def _renamed(network: Network, wanted: set[str]) -> Network:
+    """Return the network with every rule applied that makes more of the architecture's names present."""
+    fitted, notes = network.state_dict, list(network.notes)
+    for rule in RULES:
         renamed = {rule.rename(name): tensor for name, tensor in fitted.items()}
         if len(renamed) == len(fitted) and len(wanted - renamed.keys()) < len(wanted - fitted.keys()):
             fitted = renamed
             notes.append(rule.words)
-    if ignored_prefixes and (left := [name for name in fitted if name.startswith(ignored_prefixes)]):
-        fitted = {name: tensor for name, tensor in fitted.items() if name not in left}
-        notes.append(f"left out {len(left)} weights of heads that only training uses ({left[0]}, ...)")
-    return fitted, notes
+    return replace(network, state_dict=fitted, notes=tuple(notes))
 
 
 def conventional_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,12 +117,3 @@ def conventional_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         candidate = {rule.rename(name): tensor for name, tensor in renamed.items()}
         renamed = candidate if len(candidate) == len(renamed) else renamed
     return renamed
-
-
-def _shared_prefix_rule(state_dict: Mapping[str, Tensor], wanted: set[str]) -> tuple[NamingRule, ...]:
-    """Return a rule that cuts the first word off, if all names share it and the architecture has no such module."""
-    words = {name.partition(".")[0] for name in state_dict}
-    if len(words) != 1 or any(name.startswith(f"{next(iter(words))}.") for name in wanted):
-        return ()
-    prefix = f"{words.pop()}."
-    return (NamingRule(f'cut the prefix "{prefix}" off every name', lambda name: name.removeprefix(prefix)),)

@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
+from exporter.checkpoints.replaced_head import Head, find_head, with_head
+from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import layout_of
-from exporter.checkpoints.weight_names import fit_names
+from exporter.checkpoints.weight_names import find_network
 from exporter.errors import PreprocessingError, WeightsError
 from exporter.models.check_images import load_check_images
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.networks.random_weights import settle_batchnorm, switch_on
+from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
+from exporter.preprocessing.training_arguments import preprocessing_of_reference
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 IMAGENET_PREPROCESSING = Preprocessing(
@@ -56,6 +60,7 @@ class Architecture:
         adapt: Returns the variant of this architecture that a checkpoint was made for, given its weights under this
             architecture's names; None where there is only one.
         notes: What is told of this architecture.
+        trained: What a training script's record in the checkpoint says about the preprocessing, or None.
     """
 
     model_id: str
@@ -68,6 +73,7 @@ class Architecture:
     ignored_prefixes: tuple[str, ...] = ()
     adapt: Callable[[Architecture, Mapping[str, Tensor]], Architecture] | None = None
     notes: tuple[str, ...] = ()
+    trained: Callable[[TrainingRecord], tuple[Preprocessing, str] | None] = preprocessing_of_reference
 
     def seeded(self, num_classes: int) -> nn.Module:
         """Build with the fixed seed, in evaluation mode, without touching the caller's random state."""
@@ -123,17 +129,19 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         WeightsError: If the file cannot be read, was made for another model, does not fit, or holds NaN or Inf.
         PreprocessingError: If nothing tells how images are prepared.
     """
-    checkpoint = load_checkpoint(Path(request.weights))
+    checkpoint = load_checkpoint(Path(request.weights), key=request.checkpoint_key)
     header = _read_header(checkpoint.metadata, request.weights, architecture.model_id)
     layout = layout_of(architecture.build)
-    checkpoint = _with_names(checkpoint, architecture, layout.shapes)
+    checkpoint, aside = _with_names(checkpoint, architecture, layout.shapes)
     if architecture.adapt is not None:
         architecture = architecture.adapt(architecture, checkpoint.state_dict)
-    if header.preprocessing is not None:
-        preprocessing, preprocessing_source = header.preprocessing, "the checkpoint's header"
-    else:
-        preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
-    in_file = layout.num_classes_of(checkpoint.state_dict)
+        layout = layout_of(architecture.build)
+    head = find_head(checkpoint.state_dict, aside, layout, request.head_activation)
+    if head is not None:
+        checkpoint = _with_head_weights(checkpoint, head)
+    stated = _stated_preprocessing(checkpoint, header, architecture, Path(request.weights))
+    preprocessing, preprocessing_source = stated or architecture.assumed_preprocessing(request)
+    in_file = layout.num_classes_of(checkpoint.state_dict) if head is None else head.num_classes
     if request.num_classes is not None and in_file not in (None, request.num_classes):
         raise WeightsError(
             f"{request.weights}: got --num-classes {request.num_classes}, but the file's classifier has {in_file} "
@@ -141,7 +149,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         )
     num_classes = in_file or request.num_classes or architecture.num_classes
     module = architecture.seeded(num_classes)
-    load_into(module, checkpoint)
+    load_into(module if head is None else with_head(module, head), checkpoint)
     check_finite(module)
     return LoadedModel(
         module=module,
@@ -152,9 +160,19 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         preprocessing=preprocessing,
         preprocessing_source=preprocessing_source,
         num_classes=num_classes,
-        labels=header.labels,
+        labels=header.labels or labels_beside(Path(request.weights), num_classes),
         notes=(*checkpoint.notes, *architecture.notes),
+        warnings=() if head is None else head.warnings,
     )
+
+
+def _stated_preprocessing(
+    checkpoint: Checkpoint, header: _Header, architecture: Architecture, weights: Path
+) -> tuple[Preprocessing, str] | None:
+    """Return the preprocessing that the file or a configuration beside it says, and where; None where none does."""
+    if header.preprocessing is not None:
+        return header.preprocessing, "the checkpoint's header"
+    return architecture.trained(checkpoint.training) or preprocessing_beside(weights)
 
 
 def model_in_header(checkpoint: Checkpoint) -> str | None:
@@ -162,19 +180,25 @@ def model_in_header(checkpoint: Checkpoint) -> str | None:
     return checkpoint.metadata.get("model")
 
 
-def _with_names(checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, object]) -> Checkpoint:
-    """Return the weights under the architecture's names; `num_batches_tracked` follows its BatchNorm."""
-    state_dict, notes = fit_names(
-        checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes
-    )
-    if not notes:
+def _with_names(
+    checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, object]
+) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """Return the weights under the architecture's names, and the file's tensors of other parts."""
+    network = find_network(checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes)
+    return _noted(checkpoint, network.state_dict, network.notes), network.aside
+
+
+def _with_head_weights(checkpoint: Checkpoint, head: Head) -> Checkpoint:
+    rest = {name: tensor for name, tensor in checkpoint.state_dict.items() if name not in head.taken}
+    return _noted(checkpoint, {**rest, **head.weights}, head.notes)
+
+
+def _noted(checkpoint: Checkpoint, state_dict: dict[str, Tensor], notes: tuple[str, ...]) -> Checkpoint:
+    """Return the checkpoint with these weights; `num_batches_tracked` follows its BatchNorm."""
+    if not notes and state_dict.keys() == checkpoint.state_dict.keys():
         return checkpoint
-    return replace(
-        checkpoint,
-        state_dict=state_dict,
-        notes=(*checkpoint.notes, *notes),
-        sha256=state_dict_sha256(state_dict),
-    )
+    digest = state_dict_sha256(state_dict)
+    return replace(checkpoint, state_dict=state_dict, notes=(*checkpoint.notes, *notes), sha256=digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _SOURCES: Mapping[str, str] = MappingProxyType(
         TIMM: "exporter.models.timm_source",
         OWN: "exporter.models.builtin_source",
         PYTHON_OBJECT: "exporter.models.python_source",
-        AUTO: "exporter.models.auto_source",
+        AUTO: "exporter.recognition.auto_source",
         ONNX_FILE: "exporter.models.onnx_source",
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 RANDOM_WEIGHTS = "random"
 DEFAULT_WEIGHTS = "DEFAULT"
+HEAD_ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardswish", "none")
+"""What may stand between the Linears of a changed classifier; see `exporter.checkpoints.replaced_head`."""
+
 RANDOM_SEED = 0
 """Seed of `--weights random`, so that two runs export the same file."""
 
@@ -32,12 +36,18 @@ class ModelRequest:
             tag), or a checkpoint's path.
         num_classes: Width of the last layer; None takes what the weights say.
         preprocessing: What is said about preprocessing beside the weights.
+        checkpoint_key: Where the weights are in the file; see `exporter.checkpoints.choose_weights`.
+        head_activation: What stands between the Linears of a changed classifier, or None.
+        judge: Returns a model's top-1 accuracy, 0 to 1, on images of the user; None where there are none.
     """
 
     name: str
     weights: str = DEFAULT_WEIGHTS
     num_classes: int | None = None
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    checkpoint_key: str | None = None
+    head_activation: str | None = None
+    judge: Callable[[LoadedModel], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a number of classes that no classifier has."""
@@ -69,6 +79,7 @@ class LoadedModel:
         num_classes: Width of the logits.
         labels: One name per class, or None when nobody said.
         notes: What happened on the way, one sentence each.
+        warnings: What was assumed and may be wrong, one sentence each.
         reference_name: What `module` is called where exports are compared with it.
         outputs: Names of what `module` gives: the logits, or the features asked for.
     """
@@ -85,6 +96,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     reference_name: str = "PyTorch"
     outputs: tuple[str, ...] = ("logits",)
+    warnings: tuple[str, ...] = ()
 
 
 def is_weights_file(weights: str) -> bool:

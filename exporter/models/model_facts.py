@@ -45,6 +45,7 @@ def count_facts(name: str) -> ModelFacts:
         input_size=input_size,
         top1=_published_top1(name),
         fingerprint=layout.fingerprint,
+        body=layout.body_fingerprint,
         classifier=layout.classifier,
     )
 

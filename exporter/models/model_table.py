@@ -28,6 +28,7 @@ class ModelFacts:
         input_size: (height, width) in pixels that its default preprocessing gives.
         top1: Published weights -> top-1 on ImageNet-1k in percent, where the library that publishes them says it.
         fingerprint: `WeightLayout.fingerprint`: which files fit it.
+        body: `WeightLayout.body_fingerprint`: which files fit it but for their classifier.
         classifier: Names of the weights whose shape depends on the number of classes.
     """
 
@@ -39,6 +40,7 @@ class ModelFacts:
     input_size: tuple[int, int]
     top1: Mapping[str, float]
     fingerprint: str
+    body: str
     classifier: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class ModelFacts:
             "input_size": list(self.input_size),
             "top1": dict(self.top1),
             "fingerprint": self.fingerprint,
+            "body": self.body,
             "classifier": list(self.classifier),
         }
 

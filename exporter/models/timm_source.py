@@ -16,13 +16,15 @@ import timm.models
 from torch import nn
 
 from exporter.checkpoints.checkpoint import check_finite, state_dict_sha256
+from exporter.checkpoints.training_record import TIMM as TIMM_SCRIPT
+from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import without_values
 from exporter.errors import UnknownModelError, WeightsError
 from exporter.models.architecture import Architecture, load_file, load_random
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, RANDOM_WEIGHTS, LoadedModel, ModelRequest, is_weights_file
 from exporter.models.model_names import parse_model
-from runtimes.preprocessing.resize import KeepRatio, Resize
-from runtimes.preprocessing.transform import Interpolation, Preprocessing
+from exporter.preprocessing.timm_data_config import preprocessing_from_data_config
+from runtimes.preprocessing.transform import Preprocessing
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
@@ -56,48 +58,20 @@ def architecture_for(request: ModelRequest) -> Architecture:
         num_classes=int(config.get("num_classes") or 1000),
         preprocessing=preprocessing_from_data_config(timm.data.resolve_model_data_config(reference)),
         preprocessing_source=f"assumed: timm's data config of {_full_name(name, config)} (the weights do not say)",
+        trained=partial(_preprocessing_of_training, reference),
     )
 
 
-def preprocessing_from_data_config(config: dict[str, Any]) -> Preprocessing:
-    """Return timm's evaluation transform of a data config as a `Preprocessing`.
+def _preprocessing_of_training(reference: nn.Module, record: TrainingRecord) -> tuple[Preprocessing, str] | None:
+    """Return how timm's script prepared validation images, from its stored arguments; None for other scripts.
 
-    Args:
-        config: What `timm.data.resolve_model_data_config` returns: input_size (channels, height, width),
-            interpolation, mean, std, crop_pct, crop_mode.
-
-    Raises:
-        WeightsError: If the model takes other than three channels, or the config holds what is not known here.
-    Source: timm 1.0.31, data/transforms_factory.py, transforms_imagenet_eval.
+    Source: timm 1.0.31, train.py: `resolve_data_config(vars(args), model=model)`; its loaders crop the center.
     """
-    channels, height, width = config["input_size"]
-    if channels != 3:
-        raise WeightsError(f"timm's data config asks for {channels} channels, expected 3 (RGB)")
-    scaled = int(height / config["crop_pct"]), int(width / config["crop_pct"])  # positive: int() is floor()
-    mode = config["crop_mode"] or "center"
-    if mode not in ("center", "squash", "border"):
-        raise WeightsError(f"timm's data config has crop_mode {mode!r}, expected center, squash or border")
-    resize: Resize
-    if mode == "squash":
-        # torchvision's Resize takes (height, width) as it is, whatever the picture's ratio.
-        resize = scaled
-    elif mode == "border":
-        resize = KeepRatio(*scaled, inside=True)
-    else:
-        resize = scaled[0] if scaled[0] == scaled[1] else KeepRatio(*scaled, inside=False)
-    try:
-        mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))
-        red, green, blue = (round(255 * value) for value in mean)
-        return Preprocessing(
-            resize=resize,
-            crop=(height, width),
-            interpolation=Interpolation(config["interpolation"]),
-            mean=(mean[0], mean[1], mean[2]),
-            std=(std[0], std[1], std[2]),
-            fill=(red, green, blue) if mode == "border" else (0, 0, 0),
-        )
-    except (ValueError, IndexError) as err:
-        raise WeightsError(f"timm's data config cannot be followed: {err}") from err
+    if record.script != TIMM_SCRIPT or "model" not in record.arguments:
+        return None
+    config = timm.data.resolve_data_config(dict(record.arguments), model=reference)
+    preprocessing = preprocessing_from_data_config({**config, "crop_mode": "center"})
+    return preprocessing, "the checkpoint's training arguments (timm's script)"
 
 
 def _check_name(name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.methods.method import METHODS, Method, describe, method_from_name
 from calibration.mixed_precision.accuracy_budget import AccuracyBudget
-from exporter.models.loaded_model import DEFAULT_WEIGHTS
+from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import FAMILIES, folder_name
 from exporter.models.preprocessing_options import PreprocessingOptions
 from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target, target_from_name
@@ -37,6 +37,8 @@ class ExportOptions:
 
     model: str
     weights: str
+    checkpoint_key: str | None
+    head_activation: str | None
     num_classes: int | None
     labels: Path | None
     input_size: int | None
@@ -215,6 +217,16 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="DEFAULT, a published name such as IMAGENET1K_V1 (torchvision) or a1_in1k (timm), "
         "a .pth/.pt/.safetensors file, or random",
+    )
+    group.add_argument(
+        "--checkpoint-key",
+        metavar="KEY",
+        help="where the weights are in FILE: state_dict_ema, model_ema, ema.module, teacher, ... (default: told)",
+    )
+    group.add_argument(
+        "--head-activation",
+        choices=HEAD_ACTIVATIONS,
+        help="what stands between the Linears of a changed classifier, which no weights tell",
     )
     group.add_argument(
         "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"

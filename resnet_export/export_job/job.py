@@ -28,6 +28,7 @@ from resnet_export.export_job.artifacts import Artifacts
 from resnet_export.export_job.choose_images import ChosenImages, choose_images
 from resnet_export.images.class_index import ClassIndex, class_indices
 from runtimes.bundle.signature import load_private_key
+from runtimes.metrics.parity import ParityMeter, first_output
 from runtimes.ort.providers import check_machine
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.transform import Preprocessing
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from exporter.tracing.export import ExportedModel
+
+MAX_JUDGED = 256
+"""Images that decide among architectures which a checkpoint fits alike."""
 
 NUM_GOLDEN = 16
 """Inputs stored with PyTorch's logits, for the device's self-check."""
@@ -64,7 +68,7 @@ def run_export(options: ExportOptions) -> None:
     _tell_copies(images, terminal)
 
     with terminal.working(f"loading {options.model}"):
-        loaded = _load(options, labels)
+        loaded = _load(options, labels, images)
     _tell_loaded(loaded, terminal)
     if loaded.source == "onnx" and options.mean is None:
         terminal.warn(
@@ -119,8 +123,17 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
     return tuple(line.strip() for line in lines)
 
 
-def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel:
-    loaded = load_model(ModelRequest(options.model, options.weights, options.num_classes, options.preprocessing))
+def _load(options: ExportOptions, labels: tuple[str, ...] | None, images: ChosenImages) -> LoadedModel:
+    request = ModelRequest(
+        options.model,
+        options.weights,
+        options.num_classes,
+        options.preprocessing,
+        options.checkpoint_key,
+        options.head_activation,
+        judge=None if options.val is None or options.features else partial(_top1, options, images, labels),
+    )
+    loaded = load_model(request)
     if labels is not None:
         loaded = replace(loaded, labels=labels)
     if options.features:
@@ -130,6 +143,22 @@ def _load(options: ExportOptions, labels: tuple[str, ...] | None) -> LoadedModel
     if loaded.labels is not None:
         check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
     return loaded
+
+
+def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] | None, loaded: LoadedModel) -> float:
+    """Return the top-1 accuracy of a model that is only a candidate, on the first images of `--val`."""
+    from runtimes.pytorch import TorchRuntime
+
+    assert options.val is not None
+    paths = images.measured[:MAX_JUDGED]
+    classes = class_indices(options.val, images.measured, labels or loaded.labels, loaded.num_classes)
+    meter = ParityMeter()
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
+        batches = image_batches(paths, loaded.preprocessing, batch_size=8, on_error=ImageErrors(), max_bad_fraction=1.0)
+        for batch in batches:
+            logits = first_output(runtime, batch.images)
+            meter.add(logits, logits, [classes.of[path] for path in batch.paths])
+    return meter.report().top1_reference or 0.0
 
 
 def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
@@ -145,6 +174,8 @@ def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
     terminal.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     for note in loaded.notes:
         terminal.done(note)
+    for warning in loaded.warnings:
+        terminal.warn(warning)
 
 
 def _class_indices(

@@ -1,19 +1,25 @@
+import argparse
+import json
+
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
-from exporter.checkpoints.weight_layout import without_values
+from exporter.checkpoints.weight_layout import layout_of, without_values
 from exporter.errors import AmbiguousModelError, UnknownModelError, WeightsError
-from exporter.models import auto_source as auto_model
-from exporter.models.auto_source import matching_models
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
 from exporter.models.model_facts import architecture_of
 from exporter.models.model_names import MODEL_NAMES
 from exporter.networks.cifar_resnet import CifarResNet, ShortcutOption
 from exporter.networks.preact_resnet import CifarPreActResNet
+from exporter.preprocessing.config_files import CONFIG
+from exporter.recognition import match_weights
+from exporter.recognition.look_alikes import LOOK_ALIKES
+from exporter.recognition.match_weights import matching_models
 
 SAMPLES = [
     name for name in MODEL_NAMES if "." not in name and not name.startswith(("cifar_resnet1202", "convnextv2_b"))
@@ -36,7 +42,8 @@ def test_torchvision_files(tmp_path, name):
     torch.save(torchvision.models.get_model(name, num_classes=5).state_dict(), tmp_path / "w.pth")
     loaded = auto(tmp_path / "w.pth")
     assert (loaded.model_id, loaded.num_classes) == (name, 5)
-    assert loaded.notes[0].startswith(f"MODEL auto is {name}: all ")
+    told = (*loaded.notes, *loaded.warnings)
+    assert any(line.startswith((f"MODEL auto is {name}: all ", "MODEL auto: all ")) for line in told)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +93,18 @@ def test_no_known_model_names_the_nearest_and_what_they_lack(tmp_path):
     with pytest.raises(AmbiguousModelError) as caught:
         auto(tmp_path / "w.pth")
     message = str(caught.value)
-    assert "fit no known model; nearest by size (11.2 M values)" in message
+    assert "fit no known model; nearest of those of its size (11.2 M values): resnet18: 1 missing" in message
     assert (
         "resnet18: 1 missing (bn1.bias), 1 unexpected (layer5.extra.weight), 1 of another shape (bn1.weight)" in message
     )
-    assert "plain18: " in message
     assert "package.module:callable" in message
 
 
 def test_several_models_are_listed(tmp_path, monkeypatch):
-    twins = auto_model.load_model_table()
+    twins = match_weights.load_model_table()
     row = next(facts for facts in twins if facts.name == "cifar_resnet20")
     twin = type(row)(**{name: getattr(row, name) for name in row.__slots__} | {"name": "cifar_twin20"})
-    monkeypatch.setattr(auto_model, "load_model_table", lambda: (*twins, twin))
+    monkeypatch.setattr(match_weights, "load_model_table", lambda: (*twins, twin))
     torch.save(CifarResNet(20).state_dict(), tmp_path / "w.pth")
     with pytest.raises(AmbiguousModelError, match=r"fit cifar_resnet20, cifar_twin20 alike.*name the one"):
         auto(tmp_path / "w.pth")
@@ -114,3 +120,93 @@ def test_something_else_entirely(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "w.pth")
     with pytest.raises(AmbiguousModelError, match="fit no known model"):
         auto(tmp_path / "w.pth")
+
+
+# What weights do not tell
+
+
+PAIRS = [(plain, other) for plain, others in LOOK_ALIKES.items() for other in others]
+BLUR, PLAIN = "resnetblur18", "resnet18"
+
+
+@pytest.mark.parametrize(("plain", "other"), PAIRS)
+def test_look_alikes_have_the_same_names_and_shapes(plain, other):
+    fits = [layout_of(architecture_of(name).build).fingerprint for name in (plain, other)]
+    assert fits[0] == fits[1]
+
+
+def test_a_blur_pool_network_is_not_taken_for_the_plain_one_in_silence(tmp_path):
+    torch.save(timm.create_model("resnetblur18", num_classes=3).state_dict(), tmp_path / "w.pth")
+    loaded = auto(tmp_path / "w.pth")
+    assert loaded.model_id == "resnet18"
+    assert "timm:resnetblur18 as well" in loaded.warnings[0]
+    assert "name it (timm:resnetblur18) instead of auto" in loaded.warnings[0]
+    assert not any("no other's" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(("better", "model_id"), [(BLUR, BLUR), (PLAIN, PLAIN), (None, PLAIN)])
+def test_measured_on_images_the_most_accurate_is_taken_and_of_equals_the_plainest(tmp_path, better, model_id):
+    torch.save(timm.create_model("resnetblur18", num_classes=3).state_dict(), tmp_path / "w.pth")
+    request = ModelRequest(
+        "auto", str(tmp_path / "w.pth"), judge=lambda loaded: 0.7 if loaded.model_id == better else 0.1
+    )
+    loaded = load_model(request)
+    assert loaded.model_id == model_id
+    assert "timm:resnetblur18" in loaded.notes[0]
+    assert "%" in loaded.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("payload", "source", "model_id"),
+    [
+        ({"arch": "resnetblur18", "version": 2}, "timm", "resnetblur18"),
+        (
+            {"args": argparse.Namespace(model="resnet18", val_crop_size=64, val_resize_size=72)},
+            "torchvision",
+            "resnet18",
+        ),
+        ({"hyper_parameters": {"model_name": "resnetblur18"}}, "timm", "resnetblur18"),
+        ({"arch": "a name that nobody knows"}, "torchvision", "resnet18"),
+        ({"arch": "resnet50"}, "torchvision", "resnet18"),
+        ({"arch": "os:system"}, "torchvision", "resnet18"),
+        ({"arch": "hf-hub:someone/something"}, "torchvision", "resnet18"),
+    ],
+)
+def test_what_the_file_says_decides_if_its_weights_fit(tmp_path, payload, source, model_id):
+    weights = timm.create_model("resnet18", num_classes=3).state_dict()
+    torch.save({"state_dict": weights, **payload}, tmp_path / "w.pth")
+    loaded = auto(tmp_path / "w.pth")
+    assert (loaded.source, loaded.model_id) == (source, model_id)
+
+
+def test_timms_config_beside_the_weights_names_the_model(tmp_path):
+    save_file(timm.create_model("resnetblur18", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    cfg = {"input_size": [3, 64, 64], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "crop_pct": 1.0}
+    (tmp_path / CONFIG).write_text(json.dumps({"architecture": "resnetblur18", "pretrained_cfg": cfg}))
+    loaded = auto(tmp_path / "model.safetensors")
+    assert loaded.model_id == "resnetblur18"
+    assert loaded.preprocessing.input_size == (64, 64)
+    assert loaded.preprocessing_source == "config.json beside the weights (timm's)"
+
+
+@pytest.mark.parametrize("header", ["os:system", "timm:hf-hub:a/b", "folder/x.onnx"])
+def test_a_header_may_not_say_what_to_import(tmp_path, header):
+    save_file(CifarResNet(20).state_dict(), tmp_path / "w.safetensors", metadata={"model": header})
+    with pytest.raises(UnknownModelError, match="expected a plain name"):
+        auto(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Dropout(), nn.Linear(512, 3)),
+        nn.Identity(),
+        nn.Sequential(nn.Linear(512, 9), nn.Linear(9, 3)),
+    ],
+)
+def test_a_changed_head_does_not_hide_the_model(tmp_path, head):
+    module = torchvision.models.resnet18()
+    module.fc = head
+    weights = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
+    torch.save({"state_dict": {**weights, "loss.weight": torch.ones(3)}}, tmp_path / "w.ckpt")
+    assert auto(tmp_path / "w.ckpt").model_id == "resnet18"

@@ -1,0 +1,89 @@
+"""The network among other tensors: `model.conv1.weight` beside `criterion.weight` and a metric's counters.
+
+Training modules hold more than the network: losses with weights, metrics with buffers, a second, averaged network.
+Where one beginning is before most of the architecture's names, the names with that beginning are the network and the
+others are left aside, and told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_USUAL_WORDS = frozenset({"module", "_orig_mod", "model", "backbone", "net", "network", "encoder", "student"})
+_MIN_SHARE = 0.3
+"""Of all names; two whole networks with a few metrics have 0.45 each."""
+_MAX_DEPTH = 4
+_MAX_LISTED = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network's tensors under names of their own, and those of other parts.
+
+    Attributes:
+        state_dict: Name without the prefix -> tensor.
+        aside: Name as in the file -> tensor, of everything else.
+        notes: What was done, in words; empty if nothing.
+    """
+
+    state_dict: dict[str, Tensor]
+    aside: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> Network:
+    """Return the network: the names behind the prefix that most wanted names stand behind, or all as they are.
+
+    Args:
+        state_dict: Name -> tensor, as read from the file.
+        is_wanted: Whether the architecture has a tensor of this name, in any convention.
+    """
+    num_wanted: Counter[str] = Counter()
+    for name in state_dict:
+        words = name.split(".")
+        for depth in range(min(_MAX_DEPTH, len(words) - 1) + 1):
+            num_wanted[_joined(words[:depth])] += is_wanted(".".join(words[depth:]))
+    most = max(num_wanted.values(), default=0)
+    if num_wanted[""] == most:
+        return Network(dict(state_dict), {})
+    best = sorted((prefix for prefix, count in num_wanted.items() if count == most), key=_by_usage)
+    return _cut(state_dict, best[0], others=best[1:])
+
+
+def likely_networks(state_dict: Mapping[str, Tensor]) -> list[Network]:
+    """Return what may be a network in the file when no architecture is known: all of it, then by usual prefixes."""
+    counts: Counter[str] = Counter()
+    for name in state_dict:
+        words = name.split(".")
+        counts.update(_joined(words[:depth]) for depth in range(1, min(_MAX_DEPTH, len(words) - 1) + 1))
+    prefixes = [prefix for prefix, count in counts.items() if count >= _MIN_SHARE * len(state_dict)]
+    return [Network(dict(state_dict), {}), *(_cut(state_dict, prefix) for prefix in sorted(prefixes, key=_by_usage))]
+
+
+def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: list[str] | tuple[str, ...] = ()) -> Network:
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    aside = {name: tensor for name, tensor in state_dict.items() if not name.startswith(prefix)}
+    if not aside:
+        return Network(inside, aside, (f'cut the prefix "{prefix}" off every name',))
+    named = ", ".join(list(aside)[:_MAX_LISTED])
+    more = f" and {len(aside) - _MAX_LISTED} more" if len(aside) > _MAX_LISTED else ""
+    notes = [
+        f'took the names that begin with "{prefix}"; left aside {len(aside)} tensors of other parts: {named}{more}'
+    ]
+    if others:
+        listed = ", ".join(other.removesuffix(".") for other in others)
+        notes.append(f"the file holds another whole network under {listed}: not used; --checkpoint-key takes it")
+    return Network(inside, aside, tuple(notes))
+
+
+def _joined(words: list[str]) -> str:
+    return "".join(f"{word}." for word in words)
+
+
+def _by_usage(prefix: str) -> tuple[bool, int, str]:
+    words = prefix.split(".")[:-1]
+    return any(word not in _USUAL_WORDS for word in words), len(words), prefix

@@ -1,0 +1,1 @@
+"""How pictures were prepared in training, where that is written down beside the weights."""
