@@ -8,12 +8,11 @@ For a DLA the flags decide instead (`exporter.engines.dla`). TensorRT-RTX builds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.engines.dla import (
     DlaPlacement,
     attach_scales,
@@ -22,82 +21,18 @@ from exporter.engines.dla import (
     check_placement,
     choose_dla,
 )
+from exporter.engines.explain_failure import explained
+from exporter.engines.network_products import network_products
 from exporter.engines.timing_cache import attach_timing_cache, save_timing_cache
+from exporter.engines.turing import check_turing
 from exporter.errors import EngineBuildError
-from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
+from runtimes.bundle.manifest import BatchRange
+from runtimes.machine.environment import gpu_info
+from runtimes.trt.engine_layers import NetworkProducts
 from runtimes.trt.library import TensorRtLibrary, load_library
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, steps done, steps in all), perhaps from several threads."""
-
-HARDWARE_COMPATIBILITY: Mapping[str, str] = MappingProxyType(
-    {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-)
-"""Word of `--hardware-compat` to the member of TensorRT's HardwareCompatibilityLevel."""
-
-_CAUSES: tuple[tuple[str, str], ...] = (
-    (
-        "CUDA initialization failure",
-        "no usable GPU or driver; TensorRT needs one to build, TensorRT-RTX does not",
-    ),
-    ("cudaError", "the GPU or its driver does not answer; see nvidia-smi"),
-    ("No importer registered", "an operator is unknown to this version; export with a --target that fits it"),
-    ("Unsupported ONNX", "the opset is too new for this version; export with a --target that fits it"),
-    ("OutOfMemory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
-    ("out of memory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
-    ("dynamic or shape inputs, but no optimization profile", "the file has a dynamic axis that no profile covers"),
-    ("Failed to parse ONNX model", "the file is no ONNX model, or is damaged"),
-    ("libnvinfer_lean", "this flavor has no lean runtime; build without --version-compat"),
-)
-"""Words in TensorRT's messages, and what they most likely mean; the first that occurs is told."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
-    """How to build.
-
-    Attributes:
-        batch: Batch sizes of the optimization profile; all other axes come from the file.
-        workspace_mib: Limit of scratch memory in MiB; None leaves TensorRT's default.
-        opt_level: Builder optimization level, 0 (fast build) to 5 (fast engine); None leaves TensorRT's default, 3.
-        hardware_compat: A key of `HARDWARE_COMPATIBILITY`, or None for this GPU only.
-        version_compat: Whether later TensorRT versions may load the engine.
-        strip_weights: Whether the plan is written without weights, to be refitted from the ONNX file.
-        compute_capabilities: TensorRT-RTX only: what to build for, such as ("8.6", "8.9"); empty leaves its default.
-        dla_core: The DLA core to build for, from 0; None builds for the GPU.
-        gpu_fallback: Whether layers that the DLA cannot run may run on the GPU.
-    """
-
-    batch: BatchRange = DEFAULT_BATCH
-    workspace_mib: int | None = None
-    opt_level: int | None = None
-    hardware_compat: str | None = None
-    version_compat: bool = False
-    strip_weights: bool = False
-    compute_capabilities: tuple[str, ...] = ()
-    dla_core: int | None = None
-    gpu_fallback: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse values that no version takes."""
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ValueError(f"workspace: got {self.workspace_mib} MiB, expected at least 1")
-        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
-            raise ValueError(f"optimization level: got {self.opt_level}, expected 0 to 5")
-        if self.hardware_compat is not None and self.hardware_compat not in HARDWARE_COMPATIBILITY:
-            raise ValueError(
-                f"hardware compatibility: got {self.hardware_compat!r}, expected {', '.join(HARDWARE_COMPATIBILITY)}"
-            )
-        if self.dla_core is not None and self.dla_core < 0:
-            raise ValueError(f"DLA core: got {self.dla_core}, expected 0 or more")
-        if self.gpu_fallback and self.dla_core is None:
-            raise ValueError("GPU fallback is for layers that a DLA cannot run; give --dla CORE too")
-
-    def flags(self) -> dict[str, Any]:
-        """Return every option that is not its default, but the batch: part of an engine's cache key."""
-        default = BuildOptions()
-        names = [name for name in self.__slots__ if name != "batch" and getattr(self, name) != getattr(default, name)]
-        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
 def build_engine(
@@ -109,6 +44,8 @@ def build_engine(
     timing_cache: Path | None = None,
     scales: Path | None = None,
     on_placement: Callable[[DlaPlacement], None] | None = None,
+    on_products: Callable[[NetworkProducts], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> bytes:
     """Parse and build one ONNX file.
 
@@ -120,14 +57,16 @@ def build_engine(
         timing_cache: File of kernel timings to read and to add to; see `exporter.engines.timing_cache`.
         scales: For a DLA in INT8, the calibration cache with the scale of every tensor; FP16 without.
         on_placement: For a DLA, hears which layers run there and which on the GPU.
+        on_products: Hears of the network's convolutions and matrix products, before they are built.
+        on_notice: Hears, before the build, what the target will compute otherwise than the file says.
 
     Returns:
         The plan.
 
     Raises:
         MissingDependencyError: If the library is not installed.
-        EngineBuildError: If the library lacks an option, or parsing or building fails: with TensorRT's last errors and
-            the likely cause.
+        EngineBuildError: If the library does not start or lacks an option, or parsing or building fails: with
+            TensorRT's last errors and the likely cause.
         ValueError: If the flavor is unknown.
     """
     chosen = options or BuildOptions()
@@ -136,35 +75,56 @@ def build_engine(
     core = chosen.dla_core
     if core is not None:
         check_batch(chosen.batch)
-    builder = library.module.Builder(library.logger)
+    builder = _start_builder(library)
     if core is not None:
         check_offered(library, builder, core)
     network = builder.create_network(_creation_flags(library.module, typed=core is None))
     parser = _parse(library, network, model)
+    notices = check_turing(library, network, chosen.compute_capabilities)
+    if on_products is not None:
+        on_products(network_products(library.module, network))
+    if on_notice is not None:
+        for notice in notices:
+            on_notice(notice)
     config = builder.create_builder_config()
     _configure(library, config, chosen)
     _share_profiles(library.module, config)
-    calibrator: Any = None
     if core is None:
         _allow_precisions(library.module, network, config)
     else:
         choose_dla(library, config, core, gpu_fallback=chosen.gpu_fallback)
-        calibrator = None if scales is None else attach_scales(library, config, scales)
     profile = _add_profile(library, builder, network, config, chosen.batch)
-    if calibrator is not None and profile is not None:
-        config.set_calibration_profile(profile)
+    calibrator = None if core is None or scales is None else attach_scales(library, config, scales, profile)
     if core is not None:
         placement = check_placement(library, network, config, gpu_fallback=chosen.gpu_fallback)
         if on_placement is not None:
             on_placement(placement)
     monitor = _attach_progress(library.module, config, progress)
     timings = attach_timing_cache(library, config, timing_cache)
-    plan = builder.build_serialized_network(network, config)
+    built = builder.build_serialized_network(network, config)
     del parser, monitor, calibrator  # all must outlive the build: the network reads the parser's weights
-    if plan is None:
-        raise EngineBuildError(f"{flavor} could not build {model}: {_explained(library.log.last_words())}")
-    save_timing_cache(library, config, timings, timing_cache)
-    return bytes(plan)
+    if built is None:
+        raise EngineBuildError(f"{flavor} could not build {model}: {explained(library.log.last_words())}")
+    plan = bytes(built)
+    save_timing_cache(library, config, timings)
+    return plan
+
+
+def _start_builder(library: TensorRtLibrary) -> Any:
+    """Return TensorRT's builder; where CUDA does not start, TensorRT has none to give."""
+    try:
+        return library.module.Builder(library.logger)
+    except TypeError as err:  # pybind11's way to say that the factory returned nothing
+        reason = gpu_info().reason
+        told = "; ".join(filter(None, [library.log.last_words() if library.log.entries else "", reason]))
+        remedy = (
+            "see resnet-export doctor"
+            if library.flavor == "rtx"
+            else "TensorRT builds on the GPU that runs the engine: build there, or with --rtx, which needs none"
+        )
+        raise EngineBuildError(
+            f"{library.flavor} {library.version} does not start: {told or 'it gave no message'}; {remedy}"
+        ) from err
 
 
 def _creation_flags(trt: Any, *, typed: bool) -> int:
@@ -179,9 +139,9 @@ def _parse(library: TensorRtLibrary, network: Any, model: Path) -> Any:
         raise EngineBuildError(f"{model} does not exist")
     parser = library.module.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(model)):
-        errors = "; ".join(str(parser.get_error(place).desc()) for place in range(parser.num_errors))
+        errors = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
         words = errors or library.log.last_words()
-        raise EngineBuildError(f"{library.flavor} does not parse {model}: {_explained(words)}")
+        raise EngineBuildError(f"{library.flavor} does not parse {model}: {explained(words)}")
     return parser
 
 
@@ -202,14 +162,16 @@ def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> 
         levels = getattr(trt, "HardwareCompatibilityLevel", None)
         config.hardware_compatibility_level = _offered(library, levels, member, "--hardware-compat")
     if options.compute_capabilities:
+        if not hasattr(config, "num_compute_capabilities"):
+            raise _not_offered(library, f"--compute-capability {','.join(options.compute_capabilities)}")
         kinds = getattr(trt, "ComputeCapability", None)
         capabilities = [
             _offered(library, kinds, f"SM{words.replace('.', '')}", f"--compute-capability {words}")
             for words in options.compute_capabilities
         ]
         config.num_compute_capabilities = len(capabilities)
-        for place, capability in enumerate(capabilities):
-            config.set_compute_capability(capability, place)
+        for index, capability in enumerate(capabilities):
+            config.set_compute_capability(capability, index)
 
 
 def _share_profiles(trt: Any, config: Any) -> None:
@@ -225,18 +187,22 @@ def _share_profiles(trt: Any, config: Any) -> None:
 def _offered(library: TensorRtLibrary, choices: Any, member: str, option: str) -> Any:
     value = getattr(choices, member, None)
     if value is None:
-        raise EngineBuildError(f"{option} is not offered by {library.flavor} {library.version}; build without it")
+        raise _not_offered(library, option)
     return value
+
+
+def _not_offered(library: TensorRtLibrary, option: str) -> EngineBuildError:
+    return EngineBuildError(f"{option} is not offered by {library.flavor} {library.version}; build without it")
 
 
 def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
     """Where typing is weak, allow the precisions that the file holds; with strong typing a flag would be an error."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         return
-    layers = [network.get_layer(place) for place in range(network.num_layers)]
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
     quantized = any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
     half = any(
-        layer.get_output(place).dtype == trt.DataType.HALF for layer in layers for place in range(layer.num_outputs)
+        layer.get_output(index).dtype == trt.DataType.HALF for layer in layers for index in range(layer.num_outputs)
     )
     if quantized:
         config.set_flag(trt.BuilderFlag.INT8)
@@ -248,19 +214,28 @@ def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: A
     """Add the profile and return it; None where no axis is dynamic."""
     profile = builder.create_optimization_profile()
     dynamic = False
-    for place in range(network.num_inputs):
-        tensor = network.get_input(place)
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
         shape = tuple(tensor.shape)
         if -1 not in shape:
             continue
         if shape[0] != -1 or -1 in shape[1:]:
             raise EngineBuildError(f"input {tensor.name!r} has shape {list(shape)}; only the first axis may be dynamic")
         dynamic = True
-        profile.set_shape(tensor.name, *((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max)))
+        smallest, best, largest = ((size, *shape[1:]) for size in (batch.min, batch.opt, batch.max))
+        try:
+            profile.set_shape(tensor.name, smallest, best, largest)
+        except RuntimeError as err:
+            raise _refused_profile(library, batch, str(err)) from err
     if dynamic and config.add_optimization_profile(profile) < 0:
-        words = library.log.last_words()
-        raise EngineBuildError(f"batch profile {batch.min},{batch.opt},{batch.max} was refused: {_explained(words)}")
+        raise _refused_profile(library, batch, library.log.last_words())
     return profile if dynamic else None
+
+
+def _refused_profile(library: TensorRtLibrary, batch: BatchRange, words: str) -> EngineBuildError:
+    return EngineBuildError(
+        f"{library.flavor} refused the batch profile {batch.min},{batch.opt},{batch.max}: {explained(words)}"
+    )
 
 
 def _attach_progress(trt: Any, config: Any, progress: Progress | None) -> Any:
@@ -293,8 +268,3 @@ def _attach_progress(trt: Any, config: Any, progress: Progress | None) -> Any:
     monitor = Monitor()
     config.progress_monitor = monitor
     return monitor
-
-
-def _explained(words: str) -> str:
-    cause = next((cause for sign, cause in _CAUSES if sign in words), None)
-    return words if cause is None else f"{words}. Likely cause: {cause}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from exporter.bundle.write_folder import TOOL_NAME
-from exporter.engines.build import BuildOptions, Progress, build_engine
+from exporter.engines.build import Progress, build_engine
+from exporter.engines.build_options import BuildOptions
 from exporter.engines.dla import DlaPlacement
 from exporter.engines.inspect_engine import inspect_engine
 from exporter.engines.timing_cache import default_timing_cache
@@ -21,7 +24,15 @@ from runtimes.bundle.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
 from runtimes.machine.this_machine import machine_facts
-from runtimes.trt.engine_layers import EngineLayers, layers_from_inspector
+from runtimes.trt.build_log import layers_from_log
+from runtimes.trt.engine_layers import (
+    BUILD_LOG,
+    INSPECTOR,
+    EngineLayers,
+    NetworkProducts,
+    layers_from_inspector,
+    layers_to_json,
+)
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.trt.layer_times import EngineTimes, times_from_json
 from runtimes.trt.library import load_library
@@ -63,6 +74,7 @@ def engine_from_bundle(
     output: Path | None = None,
     progress: Progress | None = None,
     timing_cache: bool | Path = True,
+    on_notice: Callable[[str], None] | None = None,
 ) -> EngineOutcome:
     """Build the engine of one precision, or find that the one there was built from the same facts.
 
@@ -74,6 +86,7 @@ def engine_from_bundle(
         output: Where the plan goes; beside the ONNX file when None.
         progress: See `exporter.engines.build.build_engine`.
         timing_cache: A file, or True for the default one of this TensorRT version and GPU, or False for none.
+        on_notice: See `exporter.engines.build.build_engine`.
 
     Raises:
         BundleError: If the folder is no bundle, was changed, or lacks that precision.
@@ -97,6 +110,7 @@ def engine_from_bundle(
     if timing_cache is True:
         timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
     placements: list[DlaPlacement] = []
+    products: list[NetworkProducts] = []
     plan = build_engine(
         model,
         flavor=flavor,
@@ -105,10 +119,14 @@ def engine_from_bundle(
         timing_cache=timing_cache or None,
         scales=scales,
         on_placement=placements.append,
+        on_products=products.append,
+        on_notice=on_notice,
     )
+    layer_list = load_library(flavor).log.layer_list
     sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
-    layers, why_no_layers = _inspected_layers(path, plan, facts)
-    times, why_no_times = (None, why_no_layers) if layers is None else _timed_layers(path, facts)
+    layers, why_no_layers = _told_layers(path, plan, facts, products[0] if products else None, layer_list)
+    on_gpu = layers is not None and layers.source == INSPECTOR
+    times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)
     return EngineOutcome(
         path,
         sidecar,
@@ -218,6 +236,7 @@ def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: fl
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
         build_seconds=round(seconds, 3),
+        shares_profile=True,
     )
     content = (json.dumps(sidecar.to_json(), indent=2) + "\n").encode()
     try:
@@ -232,18 +251,44 @@ def layers_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.layers.json")
 
 
-def _inspected_layers(path: Path, plan: bytes, facts: EngineFacts) -> tuple[EngineLayers | None, str]:
-    """Ask the engine just built for its layers and keep the answer; whatever becomes of that, the engine is good."""
+_NEEDS_GPU = "an engine runs on a GPU only, and here is none"
+
+
+def _told_layers(
+    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
+) -> tuple[EngineLayers | None, str]:
+    """Return the layers of the engine just built, and keep them; whatever becomes of that, the engine is good.
+
+    TensorRT's inspector tells them on a GPU; elsewhere the list that TensorRT-RTX's builder logged is taken.
+    """
     layers_path(path).unlink(missing_ok=True)
-    if machine_facts().gpu is None:
-        return None, "an engine tells its layers on a GPU only, and here is none"
+    entries, source, why_not = _inspected(plan, facts)
+    if entries is None and layer_list:
+        try:
+            entries, source = layers_from_log(layer_list), BUILD_LOG
+        except ValueError as err:
+            why_not = f"{why_not}; {err}"
+    if entries is None:
+        return None, why_not
+    text = json.dumps(layers_to_json(entries, source=source, products=products))
     try:
-        text = inspect_engine(load_library(facts.flavor), plan, dla_core=facts.flags.get("dla_core"))
         layers = layers_from_inspector(text)
         write_whole([(layers_path(path), text.encode())])
-    except (EngineBuildError, RuntimeAdapterError, OSError) as err:
+    except (RuntimeAdapterError, OSError) as err:
         return None, str(err)
     return layers, ""
+
+
+def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, str]:
+    """Return what the inspector lists, `INSPECTOR`, and why it does not."""
+    if machine_facts().gpu is None:
+        return None, INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
+    try:
+        text = inspect_engine(load_library(facts.flavor), plan, no_gpu="", dla_core=facts.flags.get("dla_core"))
+        layers_from_inspector(text)  # raises where it names layers and says no more
+        return json.loads(text)["Layers"], INSPECTOR, ""
+    except (EngineBuildError, RuntimeAdapterError) as err:
+        return None, INSPECTOR, str(err)
 
 
 def times_path(engine: Path) -> Path:

@@ -83,8 +83,14 @@ def choose_dla(library: TensorRtLibrary, config: Any, core: int, *, gpu_fallback
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
-def attach_scales(library: TensorRtLibrary, config: Any, scales: Path) -> Any:
+def attach_scales(library: TensorRtLibrary, config: Any, scales: Path, profile: Any) -> Any:
     """Set INT8 and give TensorRT the scales; return the calibrator, which must outlive the build.
+
+    Args:
+        library: TensorRT.
+        config: Of the build.
+        scales: The calibration cache.
+        profile: The optimization profile, or None where no axis is dynamic.
 
     Raises:
         EngineBuildError: If the file is missing or no calibration cache.
@@ -97,6 +103,8 @@ def attach_scales(library: TensorRtLibrary, config: Any, scales: Path) -> Any:
     calibrator = _cache_only(library.module, library.log, content, scales.name)
     config.set_flag(library.module.BuilderFlag.INT8)
     config.int8_calibrator = calibrator
+    if profile is not None:
+        config.set_calibration_profile(profile)
     return calibrator
 
 

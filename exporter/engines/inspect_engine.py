@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from exporter.errors import EngineBuildError
-from runtimes.trt.library import TensorRtLibrary
+from runtimes.errors import ProviderUnavailableError
+from runtimes.trt.library import TensorRtLibrary, start_runtime
 
 
-def inspect_engine(library: TensorRtLibrary, plan: bytes, *, dla_core: int | None = None) -> str:
+def inspect_engine(library: TensorRtLibrary, plan: bytes, *, no_gpu: str, dla_core: int | None = None) -> str:
     """Return the engine inspector's JSON; `runtimes.trt.engine_layers` reads it.
 
     Args:
         library: The library that built the engine.
         plan: The engine.
+        no_gpu: What the driver answered: why there is no usable GPU, or "" where there is one.
         dla_core: The DLA core that it was built for, if any.
 
     Raises:
         EngineBuildError: If the engine does not load here, in TensorRT's words.
     """
-    trt = library.module
     library.log.clear()
     try:
-        runtime = trt.Runtime(library.logger)
-    except TypeError as err:  # pybind11's way to say that the factory returned nothing
-        raise EngineBuildError(f"{library.flavor} does not start: {library.log.last_words()}") from err
-    if hasattr(
-        runtime, "engine_host_code_allowed"
-    ):  # a version-compatible plan holds its own runtime; it was built here
+        runtime = start_runtime(library, no_gpu=no_gpu)
+    except ProviderUnavailableError as err:
+        raise EngineBuildError(str(err)) from err
+    if hasattr(runtime, "engine_host_code_allowed"):  # a version-compatible plan holds a runtime; it was built here
         runtime.engine_host_code_allowed = True
     if dla_core is not None:
         runtime.DLA_core = dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineBuildError(f"{library.flavor} does not load the engine: {library.log.last_words()}")
-    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))

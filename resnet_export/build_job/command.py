@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.engines.build import HARDWARE_COMPATIBILITY, BuildOptions
+from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
 from exporter.engines.bundle_engine import EngineOutcome, engine_from_bundle
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET

@@ -38,10 +38,12 @@ from runtimes.trt.execution_lane import (
     run_in_pieces,
 )
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
-from runtimes.trt.library import TensorRtLibrary, load_library
+from runtimes.trt.library import TensorRtLibrary, load_library, start_runtime
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from runtimes.trt.engine_sidecar import EngineSidecar
 
 _DTYPES = MappingProxyType(
     {
@@ -129,7 +131,8 @@ class TrtRuntime:
             check_gpu(path, sidecar, self._cuda.compute_capability(), command)
         if dla_core is None and sidecar is not None:
             dla_core = sidecar.facts.flags.get("dla_core")
-        self._model: LoadedEngine | None = _load(path, library, command, dla_core)
+        trusted = sidecar if check_sidecar else None
+        self._model: LoadedEngine | None = _load(path, library, command, dla_core, trusted)
         self._input_specs, self._output_specs = self._model.inputs, self._model.outputs
         self._free.append(self._new_lane())
 
@@ -266,19 +269,24 @@ class TrtRuntime:
         return lane
 
 
-def _load(path: Path, library: TensorRtLibrary, command: str, dla_core: int | None) -> LoadedEngine:
+def _load(
+    path: Path, library: TensorRtLibrary, command: str, dla_core: int | None, sidecar: EngineSidecar | None
+) -> LoadedEngine:
+    """Load the plan; `sidecar` is the one that it was compared with, or None where it was not."""
     trt = library.module
     library.log.clear()
     plan = path.read_bytes()
-    runtime = trt.Runtime(library.logger)
+    runtime = start_runtime(library, no_gpu="")  # the driver has answered
     _check_validity(path, library, runtime, plan, command)
     if dla_core is not None:
         _choose_dla(path, runtime, dla_core)
+    if sidecar is not None and sidecar.facts.flags.get("version_compat"):
+        _allow_host_code(runtime)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeAdapterError(
             f"{library.flavor} {library.version} does not load {path}: {library.log.last_words()}; it is damaged or "
-            f"was built for another version or GPU; {command}"
+            f"was built for another version or GPU{_why_no_host_code(sidecar)}; {command}"
         )
     inputs: dict[str, TensorSpec] = {}
     outputs: dict[str, TensorSpec] = {}
@@ -286,8 +294,27 @@ def _load(path: Path, library: TensorRtLibrary, command: str, dla_core: int | No
         name = engine.get_tensor_name(place)
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         (inputs if is_input else outputs)[name] = _spec(trt, engine, name)
-    batch = _batch_range(engine, inputs, outputs)
-    return LoadedEngine(library, runtime, engine, MappingProxyType(inputs), MappingProxyType(outputs), batch)
+    return LoadedEngine(
+        library,
+        runtime,
+        engine,
+        MappingProxyType(inputs),
+        MappingProxyType(outputs),
+        _batch_range(engine, inputs, outputs),
+        shares_profile=sidecar is not None and sidecar.shares_profile,
+    )
+
+
+def _allow_host_code(runtime: Any) -> None:
+    """Let TensorRT run the lean runtime that a version-compatible plan holds: code, so only of a plan we know."""
+    if hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True
+
+
+def _why_no_host_code(sidecar: EngineSidecar | None) -> str:
+    if sidecar is not None:
+        return ""
+    return ", or is version-compatible: such a plan holds code, which runs only where its sidecar is there and checked"
 
 
 def _choose_dla(path: Path, runtime: Any, core: int) -> None:

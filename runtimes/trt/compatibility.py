@@ -7,13 +7,14 @@ that does.
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 from runtimes.bundle.manifest import file_entry
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
-from runtimes.trt.library import TensorRtLibrary
+from runtimes.trt.library import TensorRtLibrary, base_version
 
 _MODEL_FIELDS = frozenset(range(1, 27))
 """Field numbers of ModelProto. Source: onnx.proto."""
@@ -117,12 +118,33 @@ def check_plan(path: Path, sidecar: EngineSidecar, flavor: str, command: str) ->
 
 def check_version(path: Path, sidecar: EngineSidecar, library: TensorRtLibrary, command: str) -> None:
     """Compare the installed library with the sidecar."""
-    built = sidecar.facts.tensorrt_version
-    if built != library.version and not sidecar.facts.flags.get("version_compat"):
+    built = base_version(sidecar.facts.tensorrt_version)
+    if built == library.version:
+        return
+    if not sidecar.facts.flags.get("version_compat"):
         raise BundleError(
             f"{path}: got an engine of {library.flavor} {built}, expected {library.version}, which is installed here; "
             f"{command}"
         )
+    if not loads_version_compatible(built, library.version):
+        raise BundleError(
+            f"{path}: got a version-compatible engine of {built}, {library.version} is installed here; it loads those "
+            f"of its own major version and of the one before, not newer ones; {command}"
+        )
+
+
+def loads_version_compatible(built: str, installed: str) -> bool:
+    """Tell whether a TensorRT loads the version-compatible engines of another.
+
+    Source: NVIDIA TensorRT support matrix 11.4.1, version compatibility: 10 loads those of 8, 11 those of 10.
+    """
+    old, new = (_numbers(version) for version in (built, installed))
+    next_major = {8: 10, 10: 11}
+    return old <= new and (old[0] == new[0] or next_major.get(old[0]) == new[0])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def check_gpu(path: Path, sidecar: EngineSidecar, here: str, command: str) -> None:

@@ -1,9 +1,14 @@
 """What an engine computes in which precision: TensorRT's own account of its layers, read and counted.
 
-The account is the engine inspector's JSON (`engines.inspect_engine`), or `trtexec --exportLayerInfo`. Both forms are
-read: TensorRT 8 to 10 put format and type of a tensor into one text under "Format/Datatype" ("Thirty-two wide channel
-vectorized row major Int8 format", "Half"); TensorRT 11 has "Format" and "Datatype". Source: NVIDIA TensorRT
-documentation, Engine Inspector, and the 10.x to 11.x migration guide of IEngineInspector.
+The account is the engine inspector's JSON (`exporter.engines.inspect_engine`), `trtexec --exportLayerInfo`, or the list
+that TensorRT-RTX's builder logs (`runtimes.trt.build_log`). TensorRT 8 to 10 put format and type of a tensor into one
+text under "Format/Datatype" ("Thirty-two wide channel vectorized row major Int8 format", "Half"); TensorRT 11 and RTX
+have "Format" and "Datatype". A convolution is called CaskConvolution or the like in TensorRT, and `correlation` in RTX,
+a matrix product `gemm`, and `runtime_fusion` where the GPU's driver compiles it.
+
+The precision is that of what a convolution reads, its inputs and constants: outputs of INT8 convolutions are listed as
+Float where the next operation rounds them. Source: NVIDIA TensorRT documentation, Engine Inspector, and the 10.x to
+11.x migration guide of IEngineInspector; builds with TensorRT-RTX 1.7.1.
 """
 
 from __future__ import annotations
@@ -31,7 +36,27 @@ _TYPES: tuple[tuple[str, str], ...] = (
 )
 """Word in the inspector's text of a tensor, any case, to the precision; the first that occurs counts."""
 
+_PRODUCT_TYPES = ("conv", "correlation", "gemm", "matrix_multiply", "matrixmultiply", "matmul")
+_PRODUCT_IN_FUSION = re.compile(r"__myl_\w*(?:Corr|Fc|Gemm|Dot|MatMul)")
+"""Name of a `runtime_fusion` that holds a convolution or matrix product."""
+
+INSPECTOR, BUILD_LOG = "inspector", "build log"
+"""Who told the layers: TensorRT on a GPU, of the engine; or its builder, of what it was going to make."""
+
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkProducts:
+    """The convolutions and matrix products of a network as it was parsed.
+
+    Attributes:
+        names: Of their ONNX nodes, in order.
+        quantized: Those of them that read a DequantizeLinear: what the file wants in INT8.
+    """
+
+    names: tuple[str, ...]
+    quantized: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +66,7 @@ class EngineLayer:
     Attributes:
         name: TensorRT's.
         kind: `CONVOLUTION` (matrix products too), `REFORMAT` (moves data only) or `OTHER`.
-        precision: "INT8", "FP16", "FP32", ...: of a convolution's first input, otherwise of the first output. "?" where
+        precision: "INT8", "FP16", "FP32", ...: of what a convolution reads, otherwise of the first output. "?" where
             the account does not say.
         nodes: Names of the ONNX nodes in it, which are PyTorch's module names in files of `resnet-export`.
     """
@@ -54,9 +79,17 @@ class EngineLayer:
 
 @dataclass(frozen=True, slots=True)
 class EngineLayers:
-    """All layers of an engine, in the order they run."""
+    """All layers of an engine, in the order they run.
+
+    Attributes:
+        layers: The layers.
+        source: `INSPECTOR` or `BUILD_LOG`.
+        products: The convolutions and matrix products of the network that it was built from; None where not kept.
+    """
 
     layers: tuple[EngineLayer, ...]
+    source: str = INSPECTOR
+    products: NetworkProducts | None = None
 
     def count(self, kind: str | None = None) -> Mapping[str, int]:
         """Return how many layers have each precision, most frequent first: of one kind, or all but reformats."""
@@ -87,7 +120,7 @@ class EngineLayers:
 
 
 def layers_from_inspector(text: str) -> EngineLayers:
-    """Read the inspector's JSON.
+    """Read the inspector's JSON, or what `layers_to_json` made of it.
 
     Raises:
         RuntimeAdapterError: If it is something else, or holds layer names only.
@@ -103,14 +136,31 @@ def layers_from_inspector(text: str) -> EngineLayers:
         raise RuntimeAdapterError(
             "the engine inspector names its layers and says no more; build with ProfilingVerbosity.DETAILED"
         )
-    return EngineLayers(tuple(_layer(entry) for entry in entries))
+    try:
+        products = content.get("Products")
+        known = None if products is None else NetworkProducts(tuple(products["names"]), tuple(products["quantized"]))
+    except (TypeError, KeyError) as err:
+        raise RuntimeAdapterError(f'"Products" of the layers cannot be read: {err!r}') from err
+    return EngineLayers(tuple(map(_layer, entries)), str(content.get("Source", INSPECTOR)), known)
+
+
+def layers_to_json(
+    entries: Sequence[Mapping[str, Any]], *, source: str, products: NetworkProducts | None
+) -> dict[str, Any]:
+    """Return what `layers_from_inspector` reads, with who told it and what the network holds."""
+    content: dict[str, Any] = {"Layers": list(entries), "Source": source}
+    if products is not None:
+        content["Products"] = {"names": list(products.names), "quantized": list(products.quantized)}
+    return content
 
 
 def _layer(entry: Mapping[str, Any]) -> EngineLayer:
     name = str(entry.get("Name", ""))
     kind = _kind(name, str(entry.get("LayerType", "")), str(entry.get("ParameterType", "")))
-    first, second = ("Inputs", "Outputs") if kind == CONVOLUTION else ("Outputs", "Inputs")
-    precision = next((found for key in (first, second) if (found := _precision(entry.get(key))) != "?"), "?")
+    if kind == CONVOLUTION:
+        precision = _precision_of_product(entry)
+    else:
+        precision = next((found for key in ("Outputs", "Inputs") if (found := _precision(entry.get(key))) != "?"), "?")
     return EngineLayer(name, kind, precision, _nodes(name, str(entry.get("Metadata", ""))))
 
 
@@ -118,9 +168,21 @@ def _kind(name: str, layer_type: str, parameter_type: str) -> str:
     words = f"{layer_type} {parameter_type}".lower()
     if "reformat" in words or name.startswith("Reformatting CopyNode"):
         return REFORMAT
-    if any(word in words for word in ("conv", "gemm", "matrix_multiply", "matrixmultiply", "matmul")):
+    if any(word in words for word in _PRODUCT_TYPES):
+        return CONVOLUTION
+    if "runtime_fusion" in words and _PRODUCT_IN_FUSION.match(name):
         return CONVOLUTION
     return OTHER
+
+
+def _precision_of_product(entry: Mapping[str, Any]) -> str:
+    """Return the precision of the first input; of the weights where these are listed and are of another type."""
+    read = next((found for key in ("Inputs", "Outputs") if (found := _precision(entry.get(key))) != "?"), "?")
+    constants = entry.get("Constants")
+    if read != "INT8" or not isinstance(constants, Sequence) or not constants:
+        return read
+    kinds = [_precision([tensor]) for tensor in (*constants, *entry.get("Inputs", [])[1:])]
+    return read if "INT8" in kinds else kinds[0]
 
 
 def _precision(tensors: Any) -> str:

@@ -17,9 +17,10 @@ from runtimes.bundle.manifest import BatchRange, FileEntry
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import read_json_file
 from runtimes.io.json_types import check_kinds, finite
-from runtimes.trt.library import FLAVOURS
+from runtimes.trt.library import FLAVOURS, base_version
 
 SCHEMA_VERSION = 1
+_OPTIONAL = ("facts", "shares_profile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class EngineFacts:
     def differences(self, other: EngineFacts) -> tuple[str, ...]:
         """Return what differs, as "tensorrt_version: 10.3.0, not 10.7.0" (own value first)."""
         mine, theirs = asdict_plain(self), asdict_plain(other)
+        for facts in (mine, theirs):
+            facts["tensorrt_version"] = base_version(facts["tensorrt_version"])
         return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
 
 
@@ -78,6 +81,8 @@ class EngineSidecar:
         warnings: What TensorRT warned of during the build.
         tool: Name and version of what built it, and when.
         build_seconds: How long the build took.
+        shares_profile: Whether several contexts may use its profile at the same time; our builder sees to that, which
+            TensorRT 8.6 would not by itself. Older sidecars do not say, so False is assumed.
     """
 
     facts: EngineFacts
@@ -87,6 +92,7 @@ class EngineSidecar:
     warnings: tuple[str, ...]
     tool: Mapping[str, str]
     build_seconds: float
+    shares_profile: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong kind."""
@@ -114,7 +120,8 @@ class EngineSidecar:
             facts = dict(content["facts"])
             facts["batch"] = BatchRange(**facts["batch"])
             facts["flags"] = MappingProxyType(dict(facts["flags"]))
-            rest = {item.name: content[item.name] for item in fields(cls) if item.name != "facts"}
+            rest = {name: content[name] for item in fields(cls) if (name := item.name) not in _OPTIONAL}
+            rest["shares_profile"] = content.get("shares_profile") is True
             rest["warnings"] = tuple(map(str, rest["warnings"]))
             rest["tool"] = dict(rest["tool"])
             return cls(facts=EngineFacts(**facts), **rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,7 +51,10 @@ class LoadedEngine:
         inputs: Specification of each input; the first axis is None where the profile has a range.
         outputs: Specification of each output.
         batch: Smallest and largest batch of the profile, or None when all shapes are fixed.
+        shares_profile: Whether several contexts may use the profile at the same time: always from TensorRT 10 on; an
+            engine of 8.6 only where it was built so.
         making: Held while contexts are made or exchanged for others.
+        holders: The contexts that are alive and use the profile.
     """
 
     loaded_by: TensorRtLibrary
@@ -59,7 +63,9 @@ class LoadedEngine:
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     batch: tuple[int, int] | None
+    shares_profile: bool
     making: threading.RLock = field(default_factory=threading.RLock)
+    holders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
     def shape(self, spec: TensorSpec, batch: int) -> tuple[int, ...]:
         """Return the shape of a tensor at a batch size."""
@@ -289,12 +295,32 @@ class Lane:
             context = model.engine.create_execution_context()
             if context is None:
                 raise model.failed("creating an execution context (is there enough GPU memory?)")
-            if model.batch is not None and context.active_optimization_profile < 0:
-                stream = self._open_stream()
-                if not context.set_optimization_profile_async(PROFILE, stream):
-                    raise ProfileInUseError(str(model.failed("taking the optimization profile")))
-                self._cuda.synchronize(stream)
+            if model.batch is not None:
+                if context.active_optimization_profile < 0:
+                    self._take_profile(context)
+                model.holders.add(context)
         return context
+
+    def _take_profile(self, context: Any) -> None:
+        """Give a context the profile, which TensorRT 8.6 does by itself only for an engine's first.
+
+        Nothing is tried: where another context holds a profile that is not shared, TensorRT 8.6 and 10.3 end the
+        process instead of refusing, later versions raise. Source: those versions' bindings, run.
+        """
+        model = self.model
+        if model.holders and not model.shares_profile:
+            raise ProfileInUseError(
+                f"{model.loaded_by.flavor}: another execution context uses the optimization profile, which this engine "
+                "does not share"
+            )
+        stream = self._open_stream()
+        try:
+            taken = context.set_optimization_profile_async(PROFILE, stream)
+        except RuntimeError as err:
+            raise model.failed(f"taking the optimization profile ({err})") from err
+        if not taken:
+            raise model.failed("taking the optimization profile")
+        self._cuda.synchronize(stream)
 
     def _prepare(self, context: Any, batch: int, addresses: Mapping[str, int]) -> None:
         """Tell a context the shapes and where the tensors are."""
@@ -302,7 +328,11 @@ class Lane:
         for name, spec in model.inputs.items():
             if not context.set_input_shape(name, model.shape(spec, batch)):
                 raise model.failed(f"setting input {name!r} to {list(model.shape(spec, batch))}")
-        if unknown := context.infer_shapes():
+        try:
+            unknown = context.infer_shapes()
+        except RuntimeError as err:  # what the real bindings make of a negative answer
+            raise model.failed(f"inferring the shapes ({err})") from err
+        if unknown:
             raise model.failed(f"inferring the shape of {unknown[0]!r}")
         for name, spec in model.outputs.items():
             shape = tuple(int(size) for size in context.get_tensor_shape(name))

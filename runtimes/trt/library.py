@@ -7,12 +7,13 @@ flavor. It keeps warnings and errors instead of printing them: a failure carries
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from runtimes.errors import MissingDependencyError
+from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 
 FLAVOURS: Mapping[str, str] = MappingProxyType({"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"})
 """Flavour to module name."""
@@ -26,6 +27,8 @@ class TensorRtLog:
     """What TensorRT said in this process, newest last: (is an error, text), at most a few hundred."""
 
     entries: list[tuple[bool, str]] = field(default_factory=list)
+    layer_list: str = ""
+    """The layers of the last build, as TensorRT-RTX lists them; "" where the library does not."""
 
     def add(self, *, is_error: bool, text: str) -> None:
         """Keep one message."""
@@ -35,6 +38,7 @@ class TensorRtLog:
     def clear(self) -> None:
         """Forget everything, at the start of a build or a load."""
         self.entries.clear()
+        self.layer_list = ""
 
     def warnings(self) -> tuple[str, ...]:
         """Return the texts of warnings, each once, in order."""
@@ -66,7 +70,37 @@ class TensorRtLibrary:
     @property
     def version(self) -> str:
         """The library's version, such as "10.3.0"."""
-        return str(self.module.__version__)
+        return base_version(str(self.module.__version__))
+
+
+def base_version(version: str) -> str:
+    """Return a version without the number of its packaging: PyPI's 10.13.3.9.post1 is the library 10.13.3.9."""
+    return re.sub(r"\.post\d+$", "", version)
+
+
+def start_runtime(library: TensorRtLibrary, *, no_gpu: str) -> Any:
+    """Return TensorRT's runtime, which loads engines.
+
+    The driver must have been asked before: without one the full library returns nothing, and the lean and dispatch
+    libraries return an object that ends the process when it is used. Source: the libraries of 10.13 and 11.4, run
+    without a driver.
+
+    Args:
+        library: Which TensorRT.
+        no_gpu: What the driver answered: why there is no usable GPU, or "" where there is one.
+
+    Raises:
+        ProviderUnavailableError: If there is no GPU, or TensorRT does not start; in its own words.
+    """
+    if no_gpu:
+        raise ProviderUnavailableError(f"{library.flavor} {library.version} loads engines on a GPU only: {no_gpu}")
+    try:
+        return library.module.Runtime(library.logger)
+    except TypeError as err:  # pybind11's way to say that the factory returned nothing
+        raise ProviderUnavailableError(
+            f"{library.flavor} {library.version} does not start: {library.log.last_words()}; see nvidia-smi and "
+            "resnet-export doctor"
+        ) from err
 
 
 _LOADED: dict[str, TensorRtLibrary] = {}
@@ -108,5 +142,7 @@ def _make_logger(trt: Any, log: TensorRtLog) -> Any:
         def log(self, severity: Any, msg: str) -> None:
             if severity <= trt.ILogger.Severity.WARNING:
                 log.add(is_error=severity <= trt.ILogger.Severity.ERROR, text=msg)
+            elif msg.startswith("Layers:"):  # at VERBOSE, once, at the end of a build
+                log.layer_list = msg
 
     return CollectingLogger()

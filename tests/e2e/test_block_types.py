@@ -17,7 +17,8 @@ from calibration.placement.for_tensorrt import ATTENTION, GATE
 from calibration.placement.residual_adds import LAYER_NORM, NO_CONV
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
 from calibration.ranges.collect_ranges import calibrate
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from exporter.graph.onnx_graph import index_graph, tensor_shapes
 from exporter.passes.convert_opset import convert_opset
 from exporter.passes.float16 import float16_from_float32

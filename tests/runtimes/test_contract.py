@@ -21,7 +21,8 @@ from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import make_tensorrt
 from torch import nn
 
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from runtimes import load
 from runtimes.bundle.manifest import BatchRange
 from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError

@@ -4,9 +4,9 @@
 those that the project may use, and no others; a missing one is an AttributeError, as with the library. Its plan holds
 the ONNX file, which ONNX Runtime computes on what lies in the stand-in's device memory.
 
-Source of what each version has and refuses: the facts reference, sections 1.1 to 1.4 and 4 (NVIDIA/TensorRT
-python/src/infer/pyCore.cpp and pyGraph.cpp at v8.6.1, v10.3.0, v10.13.3, v11.1; names of 11.4's bindings).
-`active_optimization_profile` and profile sharing: the same files, and NvInfer.h (PreviewFeature).
+Enums are those of the real bindings, recorded in `surfaces/`, and `test_surface.py` compares members and signatures
+with them. How calls fail was seen with the real bindings of 8.6.1, 10.3, 10.13 and 11.4 as far as they run without a
+GPU; the rest is from NVIDIA/TensorRT python/src/infer/pyCore.cpp and pyGraph.cpp and NvInfer.h (PreviewFeature).
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 from standins.cuda_standin import CudaStandin
+from standins.record_surface import load_surface
 
-VERSIONS = {"8.6": "8.6.1", "10.3": "10.3.0", "10.13": "10.13.3.9", "11.4": "11.4.1.2"}
-"""Version to `__version__`."""
+VERSIONS = {version: str(load_surface(version)["version"]) for version in ("8.6", "10.3", "10.13", "11.4")}
+"""Version to `__version__`; that of 10.13 is PyPI's, 10.13.3.9.post1."""
 
 PRECISION_FLAGS = ("FP16", "INT8", "BF16", "FP8", "INT4", "FP4")
 MAGIC = b"STANDIN "
+TIMINGS_HERE = b"GPU-A"
+"""What a timing cache of this machine begins with."""
+NO_TIMINGS = b"FOREIGN"
+"""What a timing cache begins with that TensorRT makes nothing of: None, as the real one may."""
 _ONNX_TYPES = {
     TensorProto.FLOAT: "FLOAT",
     TensorProto.FLOAT16: "HALF",
@@ -113,6 +118,10 @@ class TensorRtStandin:
     """The core of each engine for a DLA that was deserialized."""
 
 
+class ProcessEndsError(BaseException):
+    """Where the real library ends the process, which a test would not survive; nothing may catch it."""
+
+
 class PybindEnum(enum.Enum):
     """An enum as pybind11 makes it: int() works, arithmetic and comparison with numbers do not."""
 
@@ -122,10 +131,6 @@ class PybindEnum(enum.Enum):
 
 class SeverityBase(enum.IntEnum):
     """`ILogger.Severity` is ordered."""
-
-
-def _enum(name: str, *members: str) -> Any:
-    return PybindEnum(name, [(member, place) for place, member in enumerate(members)])
 
 
 class Sealed:
@@ -162,44 +167,9 @@ def _at_least(version: str, major: int, minor: int = 0) -> bool:
 
 
 def _add_enums(trt: Any, version: str) -> None:
-    v9_1, v10, v10_3, v10_13, v11 = (
-        _at_least(version, *number) for number in ((9, 1), (10,), (10, 3), (10, 13), (11,))
-    )
-    trt.NetworkDefinitionCreationFlag = PybindEnum(
-        "NetworkDefinitionCreationFlag",
-        [("STRONGLY_TYPED", 1), ("PREFER_AOT_PYTHON_PLUGINS", 2), ("PREFER_JIT_PYTHON_PLUGINS", 3)]
-        if v11
-        else [("EXPLICIT_BATCH", 0), ("STRONGLY_TYPED", 1)]
-        if v9_1
-        else [("EXPLICIT_BATCH", 0), ("EXPLICIT_PRECISION", 1)],
-    )
-    flags = ["TF32", "REFIT", "GPU_FALLBACK", "DISABLE_TIMING_CACHE", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]
-    flags += ["SPARSE_WEIGHTS", "DIRECT_IO", "DEBUG"]
-    if v10:
-        flags += ["STRIP_PLAN", "REFIT_IDENTICAL", "WEIGHT_STREAMING"]
-    if v10_3:
-        flags += ["REFIT_INDIVIDUAL"]
-    if v10_13:
-        flags += ["EDITABLE_TIMING_CACHE"]
-    if not v11:
-        flags += ["FP16", "INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"]
-        flags += ["BF16"] * v9_1 + ["INT4"] * v10_3 + ["FP4"] * v10_13
-    trt.BuilderFlag = _enum("BuilderFlag", *flags)
-    dtypes = ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8", "FP8"]
-    dtypes += ["BF16", "INT64"] * v10 + ["INT4"] * v10_3 + ["FP4"] * v10_13 + ["E8M0"] * v11
-    trt.DataType = _enum("DataType", *dtypes)
-    trt.MemoryPoolType = _enum("MemoryPoolType", "WORKSPACE", "DLA_MANAGED_SRAM", "DLA_LOCAL_DRAM", "DLA_GLOBAL_DRAM")
-    trt.TensorIOMode = _enum("TensorIOMode", "NONE", "INPUT", "OUTPUT")
-    trt.TensorLocation = _enum("TensorLocation", "DEVICE", "HOST")
-    trt.LayerType = _enum("LayerType", *dict.fromkeys([*_LAYERS.values(), "IDENTITY", "CONSTANT"]))
-    trt.ProfilingVerbosity = _enum("ProfilingVerbosity", "LAYER_NAMES_ONLY", "NONE", "DETAILED")
-    trt.LayerInformationFormat = _enum("LayerInformationFormat", "ONELINE", "JSON")
-    levels = ["NONE", "AMPERE_PLUS"] + ["SAME_COMPUTE_CAPABILITY"] * v10_13
-    trt.HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel", *levels)
-    trt.DeviceType = _enum("DeviceType", "GPU", "DLA")
-    features = ["FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"] * (not v9_1)
-    features += ["PROFILE_SHARING_0806"] * (not v11) + ["ALIASED_PLUGIN_IO_10_03"] * v10_3
-    trt.PreviewFeature = _enum("PreviewFeature", *features, *["RUNTIME_ACTIVATION_RESIZE_10_10"] * v10_13)
+    """Add the enums that the real bindings of this version have, with their numbers."""
+    for name, members in load_surface(version)["enums"].items():
+        setattr(trt, name, PybindEnum(name, list(members.items())))
 
 
 def _add_logging(trt: Any) -> None:
@@ -254,6 +224,24 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
     knows_strong_typing = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     always_strong = _at_least(version, 11)
 
+    class TimingCache(Sealed):
+        """Timings as words behind the GPU's name; what begins with another name is of another GPU."""
+
+        def __init__(self, content: bytes) -> None:
+            self._fits = not content or content.startswith(TIMINGS_HERE)
+            self._timings = set(content.split()) - {TIMINGS_HERE}
+
+        def combine(self, input_cache: TimingCache, ignore_mismatch: bool) -> bool:
+            if not (input_cache._fits or ignore_mismatch):
+                return False
+            self._timings |= input_cache._timings
+            return True
+
+        def serialize(self) -> HostMemory | None:
+            if "serialize" in standin.refuse:
+                return None
+            return HostMemory(b" ".join([TIMINGS_HERE, *sorted(self._timings)]))
+
     class HostMemory(Sealed):
         def __init__(self, content: bytes) -> None:
             self._content = content
@@ -274,13 +262,18 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
         shape = property(lambda self: self._values[2])
 
     class Layer(Sealed):
-        def __init__(self, kind: Any, name: str, outputs: list[Tensor]) -> None:
+        def __init__(self, kind: Any, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
             self._values = (kind, name, outputs)
+            self._inputs = inputs
 
         _window: tuple[int, ...] = ()
         type = property(lambda self: self._values[0])
         name = property(lambda self: self._values[1])
+        num_inputs = property(lambda self: len(self._inputs))
         num_outputs = property(lambda self: len(self._values[2]))
+
+        def get_input(self, index: int) -> Tensor:
+            return self._inputs[index]
 
         def get_output(self, index: int) -> Tensor:
             return self._values[2][index]
@@ -324,23 +317,23 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
         def get_error(self, index: int) -> ParserError:
             return ParserError(self._errors[index])
 
-        def parse_from_file(self, path: str) -> bool:
+        def parse_from_file(self, model: str) -> bool:
             try:
-                model = onnx.load(path)
+                read = onnx.load(model)
             except Exception as err:  # protobuf's class differs between its implementations
-                return self._fail(f"Failed to parse ONNX model from file: {path}: {err}")
+                return self._fail(f"Failed to parse ONNX model from file: {model}: {err}")
             if version == "8.6" and "EXPLICIT_BATCH" not in self._network._flags:
                 return self._fail(
                     "This version of the ONNX parser only supports TensorRT INetworkDefinitions with an explicit "
                     "batch dimension"
                 )
-            for node in model.graph.node:
+            for node in read.graph.node:
                 if version == "8.6" and node.op_type.endswith("quantizeLinear") and len(node.input) != 3:
                     return self._fail(f"{node.name}: Assertion failed: (nbInputs == 3)")
-                zero_point = _constant(model, node.input[2]) if "antizeLinear" in node.op_type and node.input[2:] else 0
+                zero_point = _constant(read, node.input[2]) if "antizeLinear" in node.op_type and node.input[2:] else 0
                 if np.any(zero_point):
                     return self._fail(f"{node.name}: Non-zero zero point is not supported")
-            self._fill(model)
+            self._fill(read)
             return True
 
         def _fail(self, text: str) -> bool:
@@ -368,6 +361,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 Layer(
                     trt.LayerType[_LAYERS.get(node.op_type, "IDENTITY")],
                     node.name,
+                    [tensor(name) for name in node.input if name not in constants],
                     [tensor(name) for name in node.output],
                 )
                 for node in model.graph.node
@@ -381,6 +375,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
         def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            for low, best, high in zip(min, opt, max, strict=True):
+                if not 0 <= low <= best <= high:
+                    raise RuntimeError("Shape provided for min, opt, max is inconsistent with other dimensions")
             self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
 
     class BuilderConfig(Sealed):
@@ -416,6 +413,19 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             assert feature.name != "PROFILE_SHARING_0806" or not _at_least(version, 10), "it cannot be changed there"
             assert enable
             self._features.add(trt.PreviewFeature(feature).name)
+
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None:
+            if serialized_timing_cache.startswith(NO_TIMINGS) or "create_timing_cache" in standin.refuse:
+                return None
+            return TimingCache(serialized_timing_cache)
+
+        def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+            if not isinstance(cache, TimingCache):
+                raise TypeError("set_timing_cache(): incompatible function arguments")
+            if not (cache._fits or ignore_mismatch):
+                return False
+            self._timing_cache = cache
+            return True
 
         def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
             self._pools[trt.MemoryPoolType(pool).name] = pool_size
@@ -467,6 +477,8 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
                 self._logger.log(trt.ILogger.Severity.ERROR, error)
                 return None
             record.succeeded = True
+            if (timings := getattr(config, "_timing_cache", None)) is not None:
+                timings._timings.add(f"kernel{len(standin.builds)}".encode())
             monitor = attributes.get("progress_monitor")
             if monitor is not None:
                 monitor.phase_start("Building engine", None, 2)
@@ -476,7 +488,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             on_dla = attributes.get("default_device_type") == trt.DeviceType.DLA
             shares = "PROFILE_SHARING_0806" in config._features
             verbosity = attributes.get("profiling_verbosity")
-            return HostMemory(_plan(trt, network, profile, verbosity, on_dla=on_dla, shares_profile=shares))
+            compatible = "VERSION_COMPATIBLE" in config._flags
+            plan = _plan(trt, network, profile, verbosity, on_dla=on_dla, shares_profile=shares, compatible=compatible)
+            return HostMemory(plan)
 
         def _refusal(self, network: NetworkDefinition, config: BuilderConfig, profile: dict) -> str | None:
             if network._onnx is None:
@@ -505,6 +519,7 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
     trt.Builder, trt.OnnxParser = Builder, OnnxParser
     trt.INetworkDefinition, trt.IBuilderConfig, trt.IHostMemory = NetworkDefinition, BuilderConfig, HostMemory
     trt.IOptimizationProfile, trt.ILayer, trt.ITensor = OptimizationProfile, Layer, Tensor
+    trt.ITimingCache = TimingCache
 
 
 def _constant(model: onnx.ModelProto, name: str) -> Any:
@@ -544,8 +559,11 @@ def _dla_refusal(trt: Any, standin: TensorRtStandin, network: Any, config: Any, 
     return None
 
 
-def _plan(trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool, shares_profile: bool) -> bytes:
+def _plan(
+    trt: Any, network: Any, profile: dict, verbosity: Any, *, on_dla: bool, shares_profile: bool, compatible: bool
+) -> bytes:
     head = {
+        "compatible": compatible,
         "shares_profile": shares_profile,
         "on_dla": on_dla,
         "verbosity": "LAYER_NAMES_ONLY" if verbosity is None else verbosity.name,
@@ -626,7 +644,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             ):
                 text = f"Optimization profile {profile_index} is already in use by another execution context"
                 self._engine._logger.log(trt.ILogger.Severity.ERROR, text)
-                return False
+                raise RuntimeError(text) if _at_least(version, 10, 13) else ProcessEndsError(text)
             self._profile = profile_index
             return True
 
@@ -771,7 +789,8 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             if refused("create_execution_context", self._logger):
                 return None
             standin.contexts_made += 1
-            taken = self._dynamic() and not self._head["shares_profile"] and self._contexts_with_profile()
+            # by itself TensorRT 8.6 gives the profile to one context only, later ones to all
+            taken = self._dynamic() and not _at_least(version, 10) and self._contexts_with_profile()
             context = ExecutionContext(self, -1 if taken else 0)
             self._contexts.append(weakref.ref(context))
             return context
@@ -801,6 +820,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 100")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
+            self.engine_host_code_allowed = False
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> CudaEngine | None:
             content = bytes(serialized_engine)
@@ -821,7 +841,9 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
                 facts = None
             if facts is None:
                 return "Serialization assertion magicTagRead == kMAGIC_TAG failed. Magic tag does not match"
-            if facts["version"] != trt.__version__:
+            if facts["compatible"] and not self.engine_host_code_allowed:
+                return "Plan contains host code, which must be allowed with setEngineHostCodeAllowed first"
+            if facts["version"] != trt.__version__ and not facts["compatible"]:
                 return (
                     "The engine plan file is not compatible with this version of TensorRT, expecting library version "
                     f"{facts['version']} got {trt.__version__}, please rebuild."

@@ -183,7 +183,8 @@ def test_runs_in_onnx_runtime_and_answers_like_the_float_model(pair, images, exa
 @pytest.mark.tensorrt
 def test_tensorrt_rtx_builds_it(pair, tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="the TensorRT-RTX builder is not installed")
-    from exporter.engines.build import BuildOptions, build_engine
+    from exporter.engines.build import build_engine
+    from exporter.engines.build_options import BuildOptions
     from runtimes.bundle.manifest import BatchRange
 
     _, _, quantized = pair

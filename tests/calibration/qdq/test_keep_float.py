@@ -221,7 +221,8 @@ def test_onnx_runtime_runs_the_rest_in_integers(resnet, tables, tmp_path):
 )
 def test_tensorrt_rtx_builds_a_half_kept_resnet(resnet, images, tmp_path: Path, kept):
     pytest.importorskip("tensorrt_rtx", reason="the TensorRT-RTX builder is not installed")
-    from exporter.engines.build import BuildOptions, build_engine
+    from exporter.engines.build import build_engine
+    from exporter.engines.build_options import BuildOptions
     from runtimes.bundle.manifest import BatchRange
 
     result = quantize(

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from calibration import calibrate, insert_qdq
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from exporter.errors import EngineBuildError, ExportError
 from exporter.models.architecture import CIFAR_PREPROCESSING
 from exporter.models.check_images import load_check_images

@@ -10,7 +10,7 @@ import pytest
 from cli_runs import export_digits
 
 import exporter.engines.bundle_engine
-from exporter.engines.build import BuildOptions
+from exporter.engines.build_options import BuildOptions
 from exporter.engines.bundle_engine import engine_from_bundle
 from exporter.errors import EngineBuildError
 from resnet_export.main import main

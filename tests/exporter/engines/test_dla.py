@@ -12,7 +12,8 @@ from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
 
 import exporter.engines.bundle_engine
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from exporter.engines.bundle_engine import engine_from_bundle
 from exporter.errors import EngineBuildError
 from resnet_export.main import main

@@ -1,96 +1,115 @@
-"""Timing caches against a stand-in config that keeps TensorRT's rules; TensorRT itself is not installable here."""
+"""Timing caches of four TensorRT versions, played by the stand-in: kept, replaced, never the reason for a lost plan."""
 
 import pytest
+from standins.cuda_standin import CudaStandin
+from standins.tensorrt_standin import NO_TIMINGS, TIMINGS_HERE, VERSIONS, make_tensorrt
 
 from exporter.engines.timing_cache import attach_timing_cache, default_timing_cache, save_timing_cache
 from runtimes.trt.library import TensorRtLibrary, TensorRtLog
 
 
-class Cache:
-    def __init__(self, blob):
-        self.timings = set(blob.decode().split()) - {"GPU-A"}
-        self.fits = not blob or blob.startswith(b"GPU-A")
+class Build:
+    """One TensorRT that a config can be had of."""
 
-    def combine(self, other, ignore_mismatch):
-        if not other.fits:
-            return False
-        self.timings |= other.timings
-        return True
+    def __init__(self, version):
+        self.standin = make_tensorrt(version, CudaStandin())
+        trt = self.standin.module
 
-    def serialize(self):
-        return " ".join(["GPU-A", *sorted(self.timings)]).encode()
+        class Logger(trt.ILogger):
+            def __init__(self):
+                trt.ILogger.__init__(self)
 
+        self.library = TensorRtLibrary("tensorrt", trt, Logger(), TensorRtLog())
+        self.builder = trt.Builder(self.library.logger)
 
-class Config:
-    def __init__(self):
-        self.cache = None
+    def config(self):
+        return self.builder.create_builder_config()
 
-    def create_timing_cache(self, blob):
-        return Cache(blob)
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        if not cache.fits and not ignore_mismatch:
-            return False
-        self.cache = cache
-        return True
+    def run(self, path, timing):
+        """Time a kernel beside those that are known, and store; return those that were known."""
+        config = self.config()
+        timings = attach_timing_cache(self.library, config, path)
+        known = set(timings.timing_cache._timings)
+        timings.timing_cache._timings.add(timing)
+        save_timing_cache(self.library, config, timings)
+        return known
 
 
-@pytest.fixture
-def library():
-    return TensorRtLibrary("tensorrt", None, None, TensorRtLog())
+@pytest.fixture(params=VERSIONS)
+def build(request):
+    return Build(request.param)
 
 
-def build(library, path, timing):
-    config = Config()
-    cache = attach_timing_cache(library, config, path)
-    assert config.cache is cache
-    known = set(cache.timings)
-    cache.timings.add(timing)
-    save_timing_cache(library, config, cache, path)
-    return known
-
-
-def test_a_second_build_knows_the_first(library, tmp_path):
+def test_a_second_build_knows_the_first(build, tmp_path):
     path = tmp_path / "new" / "folder" / "x.timing"
-    assert build(library, path, "conv1") == set()
-    assert build(library, path, "conv2") == {"conv1"}
+    assert build.run(path, b"conv1") == set()
+    assert build.run(path, b"conv2") == {b"conv1"}
     assert path.read_bytes() == b"GPU-A conv1 conv2"
     assert [entry.name for entry in path.parent.iterdir()] == ["x.timing"]
-    assert library.log.warnings() == ()
+    assert build.library.log.warnings() == ()
 
 
-def test_a_cache_of_another_gpu_is_a_warning_and_is_replaced(library, tmp_path):
+@pytest.mark.parametrize("foreign", [b"GPU-B conv9", NO_TIMINGS + b" conv9"], ids=["refused", "None"])
+def test_a_foreign_cache_is_a_warning_and_is_replaced(build, tmp_path, foreign):
+    """Merged back, it would be refused at every later build, or its timings taken for this GPU's."""
     path = tmp_path / "x.timing"
-    path.write_bytes(b"GPU-B conv9")
-    assert build(library, path, "conv1") == set()
-    assert "another GPU" in library.log.warnings()[0]
+    path.write_bytes(foreign)
+    assert build.run(path, b"conv1") == set()
+    (warning,) = build.library.log.warnings()
+    assert "another GPU or version; it is replaced" in warning
     assert path.read_bytes() == b"GPU-A conv1"
+    assert build.run(path, b"conv2") == {b"conv1"}
 
 
-def test_what_another_build_wrote_meanwhile_is_kept(library, tmp_path):
-    path, config = tmp_path / "x.timing", Config()
-    cache = attach_timing_cache(library, config, path)
-    path.write_bytes(b"GPU-A other")
-    cache.timings.add("mine")
-    save_timing_cache(library, config, cache, path)
-    assert path.read_bytes() == b"GPU-A mine other"
+@pytest.mark.parametrize(
+    ("meanwhile", "stored"),
+    [
+        (TIMINGS_HERE + b" other", b"GPU-A mine other"),
+        (b"GPU-B other", b"GPU-A mine"),
+        (NO_TIMINGS, b"GPU-A mine"),
+    ],
+    ids=["fits", "refused", "None"],
+)
+def test_what_another_build_wrote_meanwhile_is_kept_where_it_fits(build, tmp_path, meanwhile, stored):
+    path, config = tmp_path / "x.timing", build.config()
+    timings = attach_timing_cache(build.library, config, path)
+    path.write_bytes(meanwhile)
+    timings.timing_cache._timings.add(b"mine")
+    save_timing_cache(build.library, config, timings)
+    assert path.read_bytes() == stored
+    assert bool(build.library.log.warnings()) is (meanwhile != TIMINGS_HERE + b" other")
 
 
-def test_a_disk_that_refuses_is_a_warning(library, tmp_path):
+def test_a_library_that_makes_no_cache_builds_without(build, tmp_path):
+    build.standin.refuse.add("create_timing_cache")
+    path = tmp_path / "x.timing"
+    assert attach_timing_cache(build.library, build.config(), path) is None
+    save_timing_cache(build.library, build.config(), None)
+    assert "times every kernel anew" in build.library.log.warnings()[0]
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_had_back_is_a_warning(build, tmp_path):
+    build.standin.refuse.add("serialize")
+    build.run(tmp_path / "x.timing", b"conv1")
+    assert "nothing is stored" in build.library.log.warnings()[0]
+
+
+def test_a_disk_that_refuses_is_a_warning(build, tmp_path):
     (tmp_path / "file").write_text("")
-    build(library, tmp_path / "file" / "x.timing", "conv1")
-    assert "cannot be written" in library.log.warnings()[0]
+    build.run(tmp_path / "file" / "x.timing", b"conv1")
+    assert "cannot be written" in build.library.log.warnings()[0]
 
 
 def test_rtx_never_touches_a_cache(tmp_path):
     library = TensorRtLibrary("rtx", None, None, TensorRtLog())
     assert attach_timing_cache(library, None, tmp_path / "x") is None
-    save_timing_cache(library, None, None, tmp_path / "x")
+    save_timing_cache(library, None, None)
     assert not (tmp_path / "x").exists()
 
 
-def test_off_means_off(library):
-    assert attach_timing_cache(library, None, None) is None
+def test_off_means_off(build):
+    assert attach_timing_cache(build.library, None, None) is None
 
 
 def test_default_place_names_version_and_gpu(monkeypatch):

@@ -16,7 +16,8 @@ from graph_builder import GraphBuilder
 from standins.cuda_standin import CudaMisuse, CudaStandin
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
 
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from runtimes.bundle.manifest import BatchRange
 from runtimes.cuda.device_array import LEGACY_STREAM, DeviceArray, _DLTensor, is_on_device, read_cuda_array
 from runtimes.errors import InputMismatchError

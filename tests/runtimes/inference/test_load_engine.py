@@ -17,7 +17,8 @@ from standins.tensorrt_standin import make_tensorrt
 
 import runtimes.inference.load
 import runtimes.trt.adapter
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from runtimes import load
 from runtimes.bundle.manifest import BatchRange, file_entry
 from runtimes.bundle.precision import MODEL_FILES

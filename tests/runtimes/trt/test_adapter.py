@@ -29,7 +29,8 @@ import runtimes.trt.adapter
 import runtimes.trt.compatibility
 import runtimes.trt.execution_lane
 from calibration import calibrate, insert_qdq
-from exporter.engines.build import BuildOptions, build_engine
+from exporter.engines.build import build_engine
+from exporter.engines.build_options import BuildOptions
 from exporter.errors import EngineBuildError
 from exporter.passes.float16 import float16_from_float32
 from runtimes.bundle.manifest import BatchRange
@@ -87,11 +88,11 @@ class Machine:
     folder: Path
     shares_profile: bool = True
 
-    def build(self, model=None, *, precision="fp32", batch=BATCH, **facts) -> Path:
+    def build(self, model=None, *, precision="fp32", batch=BATCH, options=None, **facts) -> Path:
         """Build with the project's own builder and write the sidecar; `facts` replace what is true."""
         source = self.folder / f"model.{precision}.onnx"
         source.write_bytes((model or MODELS[precision]()).SerializeToString())
-        plan = build_engine(source, options=BuildOptions(batch=batch))
+        plan = build_engine(source, options=options or BuildOptions(batch=batch))
         engine = self.folder / f"model.{precision}.engine"
         engine.write_bytes(plan)
         content = {
@@ -115,6 +116,7 @@ class Machine:
             warnings=(),
             tool={},
             build_seconds=0.0,
+            shares_profile=self.shares_profile,
         )
         sidecar_path(engine).write_text(json.dumps(sidecar.to_json()))
         return engine
@@ -694,11 +696,73 @@ def test_engines_that_are_wider_than_one_machine(machine_10, facts):
 @pytest.mark.parametrize(("built", "opened"), [("8.6", "10.3"), ("10.3", "10.13"), ("10.13", "11.4"), ("11.4", "8.6")])
 def test_plan_of_another_version(machine_of, built, opened):
     """Without a sidecar TensorRT's own words are all there is."""
+    base = [VERSIONS[version].removesuffix(".post1") for version in (built, opened)]
     engine = machine_of(built).build()
     machine = machine_of(opened)
     with pytest.raises(RuntimeAdapterError, match=r"does not load .*not compatible with this version of TensorRT"):
         machine.open(engine, check_sidecar=False)
-    with pytest.raises(BundleError, match=f"got an engine of tensorrt {VERSIONS[built]}, expected {VERSIONS[opened]}"):
+    with pytest.raises(BundleError, match=f"got an engine of tensorrt {base[0]}, expected {base[1]}"):
+        machine.open(engine)
+
+
+@pytest.mark.parametrize("spelled", ["10.13.3.9", "10.13.3.9.post1", "10.13.3.9.post2"])
+def test_number_of_the_packaging_is_no_other_version(machine_of, spelled):
+    """PyPI's 10.13 calls itself 10.13.3.9.post1; NVIDIA's own packages of it do not."""
+    machine = machine_of("10.13")
+    with machine.open(machine.build(tensorrt_version=spelled)) as runtime:
+        runtime.run({"input": images(3)})
+
+
+COMPATIBLE = {"version_compat": True}
+
+
+def test_version_compatible_engine(machine):
+    """It holds a runtime of its own, code, which TensorRT runs only where that was allowed."""
+    engine = machine.build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    with machine.open(engine) as runtime:
+        assert np.abs(runtime.run({"input": images(3)})["logits"] - expected(images(3))).max() <= 1e-6
+    with pytest.raises(RuntimeAdapterError, match=r"host code.*such a plan holds code, which runs only where its side"):
+        machine.open(engine, check_sidecar=False)
+    sidecar_path(engine).unlink()
+    with pytest.raises(BundleError):
+        machine.open(engine)
+
+
+@pytest.mark.parametrize(("built", "opened"), [("10.3", "10.13"), ("8.6", "10.3"), ("10.13", "11.4")])
+def test_version_compatible_engine_of_another_version(machine_of, built, opened):
+    maker = machine_of(built)
+    engine = maker.build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    machine = machine_of(opened)
+    with machine.open(engine) as runtime:
+        assert np.abs(runtime.run({"input": images(3)})["logits"] - expected(images(3))).max() <= 1e-6
+
+
+@pytest.mark.parametrize(("built", "opened"), [("10.13", "10.3"), ("8.6", "11.4"), ("11.4", "10.13")])
+def test_version_compatible_engine_that_no_promise_covers(machine_of, built, opened):
+    engine = machine_of(built).build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    with pytest.raises(BundleError, match=r"loads those of its own major version and of the one before"):
+        machine_of(opened).open(engine)
+
+
+def test_tensorrt_that_does_not_start(machine, monkeypatch):
+    """Runtime's constructor gives nothing where CUDA does not start; in the real bindings that is a TypeError."""
+    engine = machine.build()
+
+    def nothing(logger):
+        logger.log(machine.standin.module.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(machine.standin.module, "Runtime", nothing)
+    with pytest.raises(ProviderUnavailableError, match=r"tensorrt [\d.]+ does not start: CUDA init.*see nvidia-smi"):
+        machine.open(engine)
+
+
+def test_driver_is_asked_before_a_runtime_is_made(machine, monkeypatch):
+    """A lean runtime without a driver ends the process when it is used."""
+    engine = machine.build()
+    monkeypatch.setattr(machine.standin.module, "Runtime", lambda logger: pytest.fail("a runtime was made"))
+    machine.cuda.devices = 0
+    with pytest.raises(ProviderUnavailableError, match="needs an NVIDIA GPU; CUDA finds none"):
         machine.open(engine)
 
 
