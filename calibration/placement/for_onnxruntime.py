@@ -11,8 +11,12 @@ two such nodes, behind the Relu where there is one:
 
 The last row only where input and output have the same scale and zero point; `Placement.same_range` sees to that. A
 layer always gets its pairs; another node only if a node that runs in integers reads its output, because elsewhere it
-would lose accuracy and gain nothing. Outputs of the graph are never rounded: a Gemm there adds in integers and
-gives float logits, a Conv there stays in float.
+would lose accuracy and gain nothing. Outputs of the graph are never rounded, nor is what is only moved or averaged on
+the way to one: a Gemm there adds in integers and gives float logits, a Conv behind which no layer comes stays in float.
+
+An AveragePool with both ceil_mode and count_include_pad stays in float, and with it the layer before: the integer
+kernel divides the windows at the border by another count. So does one with dilations, which the integer kernel does not
+know. Both read no pair, since between two pairs nothing stops ONNX Runtime.
 
 Nodes named in `keep_float` do not run in integers, nor does a residual Add whose main path ends in one: it would round
 what was just computed in float.
@@ -50,6 +54,11 @@ SAME_RANGE_OPS = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squee
 
 _ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
 
+_MOVING = SAME_RANGE_OPS - {"MaxPool"} | {"Identity", "Dropout", "Split", "Gather"}
+"""Operators that only move or choose values: behind them an output is still an output."""
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
 
 def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
@@ -67,10 +76,12 @@ def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -
     residuals = find_residual_adds(model)
     float_adds = {add.name: why for add in residuals.matched if (why := why_add_stays_float(add, index, kept))}
     layers, skipped = _layers(model, index, kept)
-    in_integers, wanted = _in_integers(model, index, layers, {*kept, *float_adds})
-    pairs = _tensors_with_pairs(model, index, layers, wanted)
+    given = _moved_to_outputs(model, index)
+    in_float = {*kept, *float_adds, *(node.name for node in model.graph.node if _has_no_integer_kernel(node))}
+    in_integers, wanted = _in_integers(model, index, layers, in_float, given)
+    pairs = _tensors_with_pairs(model, index, layers, wanted, given)
     return Placement(
-        activations={name: _readers(name, index, in_integers) for name in pairs},
+        activations={name: _readers(name, index, in_integers, given) for name in pairs},
         weights=tuple(
             {
                 node.input[1]: QuantizedWeight(node.input[1], output_channel_axis(node)) for node in layers.values()
@@ -114,15 +125,49 @@ def _why_bias_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: se
     return "" if attribute(node, "beta", 1.0) == 1.0 else "Gemm with beta != 1"
 
 
+def _has_no_integer_kernel(node: NodeProto) -> bool:
+    """Tell whether ONNX Runtime's integer kernel computes something else than the node.
+
+    Source: measured with ONNX Runtime 1.31.1 over paddings, strides and sizes (tests/calibration/placement); with
+    dilations the session does not open.
+    """
+    if node.op_type != "AveragePool":
+        return False
+    both = bool(attribute(node, "ceil_mode", 0)) and bool(attribute(node, "count_include_pad", 0))
+    return both or any(size != 1 for size in attribute(node, "dilations", ()))
+
+
+def _moved_to_outputs(model: ModelProto, index: GraphIndex) -> set[str]:
+    """Return the graph's outputs and the tensors that become one by being moved."""
+    given = set(index.outputs)
+    for node in reversed(model.graph.node):
+        if node.op_type in _MOVING and given & set(node.output):
+            given.add(node.input[0])
+    return given
+
+
+def _leading_to_layers(model: ModelProto) -> set[str]:
+    """Return the tensors that some layer's answer depends on."""
+    found: set[str] = set()
+    for node in reversed(model.graph.node):
+        if node.op_type in _WEIGHTED or found & set(node.output):
+            found.update(node.input)
+    return found
+
+
 def _in_integers(
-    model: ModelProto, index: GraphIndex, layers: Mapping[str, NodeProto], in_float: Collection[str]
+    model: ModelProto,
+    index: GraphIndex,
+    layers: Mapping[str, NodeProto],
+    in_float: Collection[str],
+    given: Collection[str],
 ) -> tuple[dict[str, NodeProto], set[str]]:
     """Return the nodes that shall run in integers, by name, and the tensors that they read."""
     floats = {name for name, kind in tensor_types(infer_shapes(model)).items() if _is_float(kind)}
     found: dict[str, NodeProto] = dict(layers)
     wanted = {node.input[0] for node in layers.values()}
     for node in reversed(model.graph.node):
-        if node.op_type not in QLINEAR_OPS | SAME_RANGE_OPS or node.output[0] in index.outputs or node.name in in_float:
+        if node.op_type not in QLINEAR_OPS | SAME_RANGE_OPS or node.output[0] in given or node.name in in_float:
             continue
         data = _data_inputs(node)
         pair = _pair_tensor(node.output[0], index)
@@ -150,30 +195,39 @@ def _pair_tensor(tensor: str, index: GraphIndex) -> str:
 
 
 def _tensors_with_pairs(
-    model: ModelProto, index: GraphIndex, layers: Mapping[str, NodeProto], wanted: set[str]
+    model: ModelProto, index: GraphIndex, layers: Mapping[str, NodeProto], wanted: set[str], given: set[str]
 ) -> list[str]:
-    """Return the tensors to quantize in graph order: all that integer nodes read, and what convolutions make."""
+    """Return the tensors to quantize in graph order: all that integer nodes read, and what convolutions make.
+
+    Not what nothing but the graph's outputs is made of.
+    """
     chosen = set(wanted)
+    leading = _leading_to_layers(model)
     for node in layers.values():
         pair = _pair_tensor(node.output[0], index)
-        if node.op_type == "Conv" and not {node.output[0], pair} & index.outputs and index.uses.get(pair):
+        pooled = any(_has_no_integer_kernel(use.node) for use in index.uses.get(pair, ()))
+        if node.op_type == "Conv" and not {node.output[0], pair} & given and pair in leading and not pooled:
             chosen.add(pair)
     made = [info.name for info in model.graph.input] + [name for node in model.graph.node for name in node.output]
     return [name for name in made if name in chosen]
 
 
-def _readers(tensor: str, index: GraphIndex, in_integers: Mapping[str, NodeProto]) -> tuple[Reader, ...]:
+def _readers(
+    tensor: str, index: GraphIndex, in_integers: Mapping[str, NodeProto], given: Collection[str]
+) -> tuple[Reader, ...]:
     """Return who reads the quantized copy.
 
-    Everyone, if the node that makes the tensor runs in integers: a second reader of its float result would keep it
-    in float. Otherwise only nodes that run in integers do; the others keep the exact tensor.
+    Everyone, if the node that makes the tensor runs in integers and the tensor is no output: a second reader of its
+    float result would keep it in float. Otherwise only nodes that run in integers do; the others keep the exact tensor.
     """
     maker = index.producer.get(tensor)
     if maker is not None and maker.op_type == "Relu" and len(index.uses[maker.input[0]]) == 1:
         maker = index.producer.get(maker.input[0])
-    everyone = maker is not None and maker.name in in_integers
+    everyone = maker is not None and maker.name in in_integers and tensor not in given
     return tuple(
-        Reader(use.node.name, use.place) for use in index.uses[tensor] if everyone or use.node.name in in_integers
+        Reader(use.node.name, use.place)
+        for use in index.uses[tensor]
+        if use.node.name in in_integers or (everyone and not _has_no_integer_kernel(use.node))
     )
 
 

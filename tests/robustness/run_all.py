@@ -33,6 +33,7 @@ LONG: tuple[tuple[str, ...], ...] = (
     ("hostile_images.py", "--many", "100000"),
     ("hostile_numbers.py",),
     ("soak.py", "--inferences", "200000", "--threads", "8", "--cycles", "1000"),
+    ("random_networks_long.py", "--count", "40"),
 )
 SHORT: tuple[tuple[str, ...], ...] = (
     ("hostile_files.py", "--count", "30"),
@@ -42,6 +43,7 @@ SHORT: tuple[tuple[str, ...], ...] = (
     ("hostile_images.py", "--many", "2000"),
     ("hostile_numbers.py", "--only", "dead ReLU,weights times 1e30"),
     ("soak.py", "--inferences", "44000", "--threads", "8", "--cycles", "330"),
+    ("random_networks_long.py", "--count", "3"),
 )
 RESULT = re.compile(
     r"(?P<what>\S[^:]*): (?P<count>\d+)(?: (?P<unit>[a-z ]+))?, (?P<bad>\d+) failures, (?P<s>\d+) s"

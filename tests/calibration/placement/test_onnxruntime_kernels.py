@@ -259,8 +259,9 @@ def test_what_leads_to_no_integer_kernel_is_left_alone():
     graph = GraphBuilder()
     conv1, conv2 = graph.conv("conv1", "input", 2), graph.conv("conv2", "input", 2)
     pool = graph.node("AveragePool", "pool", graph.node("Add", "add", conv1, conv2), kernel_shape=[2, 2])
-    placement = place(graph.model(graph.node("Softplus", "soft", pool)), Dialect.ONNXRUNTIME)
-    assert list(placement.activations) == ["input", "conv1", "conv2"]
+    last = graph.conv("last", graph.node("Softplus", "soft", pool), 2)
+    placement = place(graph.model(last), Dialect.ONNXRUNTIME)
+    assert list(placement.activations) == ["input", "conv1", "conv2", "soft"]
 
 
 def test_a_bias_that_is_no_constant_is_named():
