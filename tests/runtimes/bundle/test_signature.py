@@ -123,7 +123,7 @@ def test_load_takes_the_key_too(signed, keys):
     from runtimes.inference.load import load
 
     with load(signed, provider="cpu", public_key=keys / "ours.pub") as model:
-        assert model.classify(ROOT / "exporter" / "check_photos" / "chelsea.jpg") is not None
+        assert model.classify(ROOT / "exporter" / "models" / "check_photos" / "chelsea.jpg") is not None
     with pytest.raises(SignatureError):
         load(signed, provider="cpu", public_key=keys / "theirs.pub")
     shutil.copy(signed / "model.onnx", keys / "alone.onnx")
