@@ -90,8 +90,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return name in self._registered or name in self._builtin or name in self._entry_points()
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all names."""
-        yield from dict.fromkeys((*self._builtin, *self._registered, *self._entry_points()))
+        """Iterate over all names; entry points are looked for behind the others."""
+        yield from self._builtin
+        registered = tuple(self._registered)
+        yield from registered
+        yield from (name for name in self._entry_points() if name not in registered)
 
     def __len__(self) -> int:
         """Return how many names there are."""

@@ -17,11 +17,11 @@ from typing import Any
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import Candidate, Row, bench
-from resnet_export.console.option_types import names, positive
+from resnet_export.console.option_types import names, positive, runtime, runtime_words
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.precision import MODEL_FILES
 from runtimes.inference.load import load
-from runtimes.inference.select_file import PROVIDERS
+from runtimes.inference.runtime_registry import AUTO
 from runtimes.machine.environment import machine_info
 from runtimes.machine.power_state import power_state, warnings_of
 from runtimes.metrics.interleaved_timing import MIN_ROUNDS
@@ -177,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="BUNDLE|FILE")
     parser.add_argument("--batch", type=_sizes, default=(1,), metavar="1,8,32", help="batch sizes (default 1)")
-    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto)")
+    parser.add_argument(
+        "--provider", type=runtime, default=AUTO, metavar=runtime_words(), help="what runs it (default auto)"
+    )
     parser.add_argument(
         "--precision",
         type=_precisions,

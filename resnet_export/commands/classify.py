@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_export.console.option_types import positive
+from resnet_export.console.option_types import positive, runtime, runtime_words
 from resnet_export.console.terminal import Terminal
 from runtimes import load
 from runtimes.batch_inference.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
@@ -21,7 +21,7 @@ from runtimes.batch_inference.resume import parts_folder
 from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run, run_plan
 from runtimes.bundle.manifest import LABELS_NAME, Manifest, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST
-from runtimes.inference.select_file import PROVIDERS
+from runtimes.inference.runtime_registry import AUTO, RUNTIMES
 from runtimes.preprocessing.image_list import list_images
 from runtimes.preprocessing.model_input import BACKENDS
 
@@ -99,7 +99,8 @@ def run_classify(words: Sequence[str]) -> int:
     )
     try:
         if on_ray:
-            gpus = 0 if arguments.provider == "cpu" else 1
+            needs_gpu = arguments.provider == AUTO or RUNTIMES[arguments.provider].needs_gpu
+            gpus = 1 if needs_gpu else 0
             with RayWork(opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus) as work:
                 report = _classify(arguments, manifest, paths, work, terminal)
         else:
@@ -185,7 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="classes in a row (default 5)")
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="images in a batch (default 32)")
-    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="what runs it (default auto; see load())")
+    parser.add_argument(
+        "--provider",
+        type=runtime,
+        default=AUTO,
+        metavar=runtime_words(),
+        help="what runs it (default auto)",
+    )
     parser.add_argument(
         "--precision", choices=LOWEST_FIRST, help="which file of the bundle (default: as fits the provider)"
     )

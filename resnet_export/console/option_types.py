@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runtimes.bundle.manifest import BatchRange
+from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
 from runtimes.preprocessing.transform import Interpolation
 
 
@@ -93,3 +94,23 @@ def names(text: str) -> tuple[str, ...]:
     if not all(words):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas")
     return words
+
+
+def runtime(text: str) -> str:
+    """Return the word of a runtime or "auto"; ONNX Runtime's own names are understood too."""
+    try:
+        return runtime_word(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err).removeprefix("provider: ")) from err
+
+
+def runtime_of_files(text: str) -> str:
+    """Return the word of a runtime; "auto", which chooses a file too, is none here."""
+    if text == AUTO:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one that runs every file: {', '.join(RUNTIMES)}")
+    return runtime(text)
+
+
+def runtime_words() -> str:
+    """Return every word that `runtime` takes, for help."""
+    return "|".join((AUTO, *RUNTIMES))

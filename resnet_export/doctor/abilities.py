@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from exporter.known_bad import version_numbers
-from resnet_export.doctor.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted, rtx_serves
-from runtimes.machine.environment import TENSORRT_MODULES, TensorRTInfo
+from resnet_export.doctor.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
+from runtimes.machine.environment import TENSORRT_MODULES, TensorRTInfo, rtx_serves
 
 _EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 

@@ -1,6 +1,7 @@
 """`resnet-export doctor`: what this machine has, what is in conflict, and what you can do here.
 
-It imports no framework and uses no network. Exit code 0 whatever it finds; 2 for wrong use.
+It imports no framework and uses no network. Exit code 0 whatever it finds (with --provider 1 where that
+runtime does not work); 2 for wrong use.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from typing import Any
 
 from rich.console import Console
 
+from resnet_export.console.option_types import runtime_of_files
 from resnet_export.doctor.abilities import judge_abilities
 from resnet_export.doctor.conflicts import find_conflicts
 from resnet_export.doctor.facts import Facts, gather_facts
 from resnet_export.doctor.licenses import bill_of_materials, installed_components, print_licenses
 from resnet_export.doctor.page import print_report
+from resnet_export.doctor.runtimes import judge_runtimes
+from runtimes.inference.runtime_registry import RUNTIMES
 
 SCHEMA_VERSION = 1
+EXIT_DOES_NOT_WORK = 1
 
 
 def run_doctor(argv: Sequence[str]) -> int:
-    """Look at the machine and print what was found; return 0.
+    """Look at the machine and print what was found; return 0, or 1 where the runtime asked about does not work.
 
     Args:
         argv: The words after `doctor`.
@@ -41,6 +46,12 @@ def run_doctor(argv: Sequence[str]) -> int:
         action="store_true",
         help="list the packages that are installed for this tool, with their licences; with --json as CycloneDX",
     )
+    parser.add_argument(
+        "--provider",
+        type=runtime_of_files,
+        metavar="|".join(RUNTIMES),
+        help="tell of this runtime alone whether it works here; the exit code is 1 where it does not",
+    )
     options = parser.parse_args(argv)
     if options.licenses:
         components = installed_components()
@@ -50,11 +61,20 @@ def run_doctor(argv: Sequence[str]) -> int:
             print_licenses(components)
         return 0
     facts = gather_facts()
+    if options.provider is not None:
+        return _tell_runtime(facts, options.provider, as_json=options.json)
     if options.json:
         print(json.dumps(report(facts), indent=2))
     else:
         print_report(facts, Console(highlight=False))
     return 0
+
+
+def _tell_runtime(facts: Facts, word: str, *, as_json: bool) -> int:
+    state = next(state for state in judge_runtimes(facts) if state.name == word)
+    verdict = "works" if state.works else "does not work"
+    print(json.dumps(asdict(state)) if as_json else f"{word}, {state.title}: {verdict}: {state.detail}")
+    return 0 if state.works else EXIT_DOES_NOT_WORK
 
 
 def report(facts: Facts) -> dict[str, Any]:
@@ -63,5 +83,6 @@ def report(facts: Facts) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         **asdict(facts),
         "conflicts": [asdict(conflict) for conflict in find_conflicts(facts)],
+        "runtimes": [asdict(state) for state in judge_runtimes(facts)],
         "abilities": [asdict(ability) for ability in judge_abilities(facts)],
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from exporter.known_bad import known_bad_among, version_numbers
 from resnet_export.doctor.abilities import tensorrt_command
-from resnet_export.doctor.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted, rtx_serves
+from resnet_export.doctor.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
+from runtimes.machine.environment import rtx_serves
 
 
 @dataclass(frozen=True, slots=True)

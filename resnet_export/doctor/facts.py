@@ -51,11 +51,6 @@ class Facts:
         return self.jetpack.l4t is not None or self.jetpack.board is not None
 
 
-def rtx_serves(rtx: TensorRTInfo, capability: str | None) -> bool:
-    """Tell whether engines of TensorRT-RTX can run on a GPU; a library or GPU that does not say is trusted."""
-    return not rtx.compute_capabilities or capability is None or capability in rtx.compute_capabilities
-
-
 def dotted(version: tuple[int, ...]) -> str:
     """Return "3.11" of (3, 11)."""
     return ".".join(str(number) for number in version)

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from resnet_export.doctor.abilities import Ability, can_build, judge_abilities
 from resnet_export.doctor.conflicts import find_conflicts
-from resnet_export.doctor.facts import Facts, rtx_serves
-from runtimes.machine.environment import JetPackInfo, LibraryVersion, TensorRTInfo
+from resnet_export.doctor.facts import Facts
+from resnet_export.doctor.runtimes import RuntimeState, judge_runtimes
+from runtimes.machine.environment import JetPackInfo, LibraryVersion, TensorRTInfo, rtx_serves
 from runtimes.machine.provider_probe import OnnxRuntimeInfo
 
 
@@ -26,6 +27,7 @@ def print_report(facts: Facts, console: Console) -> None:
     if conflicts:
         rows = [("[yellow]![/yellow]", f"{escape(item.what)}\n{escape(item.remedy)}") for item in conflicts]
         _print_section(console, "Conflicts", rows)
+    _print_section(console, "Runtimes (--provider)", [_runtime_row(state) for state in judge_runtimes(facts)])
     _print_section(console, "What you can do here", [_ability_row(item) for item in judge_abilities(facts)])
 
 
@@ -103,6 +105,11 @@ def _flavor_text(facts: Facts, item: TensorRTInfo) -> str:
     builds = can_build(facts, item.module)
     building = "builds engines here" if builds else f"cannot build here ({needs})"
     return escape(f"{item.version}: {building}, {'runs them here' if runs else f'cannot run them here ({needs})'}")
+
+
+def _runtime_row(state: RuntimeState) -> tuple[str, str]:
+    mark = "[green]yes[/green]" if state.works else "[red]no [/red]"
+    return f"{mark} {escape(state.name)}", escape(f"{state.title}: {state.detail}" if state.title else state.detail)
 
 
 def _ability_row(ability: Ability) -> tuple[str, str]:

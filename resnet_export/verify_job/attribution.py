@@ -108,7 +108,7 @@ def _why_no_engine(subject: Subject, candidate: Candidate) -> str:
     stem = candidate.path.stem
     for ending in ENGINE_ENDINGS:
         if (path := candidate.path.with_name(f"{stem}{ending}")).is_file():
-            return f"{path.name} was not asked for; --runtime tensorrt runs it"
+            return f"{path.name} was not asked for; --provider tensorrt runs it"
     where = (
         f"; resnet-export build {subject.folder} {option_words(candidate.precision)} makes one"
         if subject.folder

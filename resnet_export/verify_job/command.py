@@ -19,7 +19,7 @@ from exporter.bundle.write_folder import TOOL_NAME
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.models.preprocessing_options import PreprocessingOptions
 from exporter.version import __version__
-from resnet_export.console.option_types import interpolation, positive, resize, rgb
+from resnet_export.console.option_types import interpolation, positive, resize, rgb, runtime_of_files
 from resnet_export.console.terminal import Terminal
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import bisect_files
@@ -37,9 +37,10 @@ from resnet_export.verify_job.compare import (
     torch_side,
     validation_set,
 )
-from resnet_export.verify_job.sides import PROVIDERS, Reference, load_reference, logits_of
-from resnet_export.verify_job.subject import PRECISIONS, Subject, read_subject
+from resnet_export.verify_job.sides import Reference, load_reference, logits_of
+from resnet_export.verify_job.subject import PRECISIONS, TORCH, Subject, read_subject
 from resnet_export.verify_job.write_reports import write_reports
+from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
 from runtimes.verification.gate_options import read_gates
@@ -49,8 +50,6 @@ from runtimes.verification.report import FileReport, Setting, build_report
 LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tensorrt", "tensorrt-rtx")
 
 STORED = "PyTorch's answers stored in the bundle"
-
-RUNTIMES = ("onnxruntime", "tensorrt", "torch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +82,7 @@ def run_verify(words: Sequence[str]) -> int:
         check_libraries()  # before the work
     choice = read_gates(arguments.gate)
     terminal = Terminal(quiet=arguments.quiet)
-    subject = read_subject(arguments.subject, tuple(arguments.precision), engines=arguments.runtime == "tensorrt")
+    subject = read_subject(arguments.subject, tuple(arguments.precision), provider=arguments.provider)
     options = PreprocessingOptions(
         arguments.input_size, arguments.resize, arguments.mean, arguments.std, arguments.interpolation
     )
@@ -91,7 +90,7 @@ def run_verify(words: Sequence[str]) -> int:
         choice.gates_for(candidate.precision)  # gates that leave nothing to fail are wrong use, told before work
     with terminal.working("loading"):
         reference = load_reference(subject, arguments.against, arguments.weights, arguments.num_classes, options)
-    tested = reference if arguments.runtime == "torch" else None
+    tested = reference if arguments.provider == TORCH else None
     if tested is not None:  # the model of --against is on trial, the bundle is trusted
         reference = load_reference(subject, None, "", None, options)
     job = Job(arguments, subject, reference, terminal, tested)
@@ -126,7 +125,7 @@ def _needs_reference(job: Job) -> bool:
 def _open(job: Job, stack: ExitStack) -> Opened:
     if job.tested is not None:
         return torch_side(stack.enter_context(job.tested.open(job.subject)))
-    return open_all(job.subject, job.arguments.provider, stack)
+    return open_all(job.subject, stack)
 
 
 def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Compared], Validation | None]:
@@ -151,7 +150,7 @@ def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Co
     itself = {
         one.candidate.name
         for one in opened.candidates
-        if not job.against and one.candidate.path == reference.file and job.arguments.provider == "cpu"
+        if not job.against and one.candidate.path == reference.file and job.subject.provider == "cpu"
     }
     compared.append(compare(images, opened, leave_out=frozenset(itself)))
     return compared, validation
@@ -260,12 +259,10 @@ def _parse(words: Sequence[str]) -> Any:
     alone = subject.suffix in (".onnx", ".engine", ".plan") and not (subject.parent / "manifest.json").is_file()
     if alone and arguments.against is None:
         parser.error(f"{subject} lies in no bundle, so nothing says how it has to answer: give --against MODEL")
-    if arguments.runtime == "torch" and arguments.against is None:
-        parser.error("--runtime torch tests a PyTorch model against the bundle: give it as --against MODEL")
-    if arguments.runtime == "torch" and (alone or arguments.bisect):
-        parser.error("--runtime torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect")
-    if arguments.runtime == "tensorrt" and arguments.provider != "cpu":
-        parser.error("--provider is ONNX Runtime's; --runtime tensorrt runs engines on the GPU")
+    if arguments.provider == TORCH and arguments.against is None:
+        parser.error("--provider torch tests a PyTorch model against the bundle: give it as --against MODEL")
+    if arguments.provider == TORCH and (alone or arguments.bisect):
+        parser.error("--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect")
     if arguments.against is None and arguments.weights != DEFAULT_WEIGHTS:
         parser.error("--weights belongs to --against MODEL")
     if arguments.num_val is not None and arguments.val is None:
@@ -315,8 +312,12 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", action="append", default=[], choices=PRECISIONS, help="judge this file of the bundle; repeat"
     )
-    group.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime", help="default onnxruntime")
-    group.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu", help="of ONNX Runtime (default cpu)")
+    group.add_argument(
+        "--provider",
+        type=lambda text: TORCH if text == TORCH else runtime_of_files(text),
+        metavar="|".join((*RUNTIMES, TORCH)),
+        help="what runs it, as for load(); torch tests the model of --against (default cpu; an engine's own)",
+    )
     group.add_argument("--against", metavar="MODEL", help="trust this model instead, as MODEL of the main command")
     group.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="W", help="of --against, as in the main command")
     group.add_argument("--num-classes", type=positive, metavar="N", help="of --against")

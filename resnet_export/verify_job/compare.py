@@ -83,7 +83,7 @@ class Compared:
     engine_losses: dict[str, LogitComparison]
 
 
-def open_all(subject: Subject, provider: str, stack: ExitStack) -> Opened:
+def open_all(subject: Subject, stack: ExitStack) -> Opened:
     """Open every file until `stack` is left.
 
     Raises:
@@ -92,7 +92,7 @@ def open_all(subject: Subject, provider: str, stack: ExitStack) -> Opened:
     opened = []
     origins = {}
     for candidate in subject.candidates:
-        found = open_candidate(candidate, subject, provider)
+        found = open_candidate(candidate, subject, subject.provider)
         stack.callback(found.runtime.close)
         opened.append(found)
         if candidate.built_from is not None:

@@ -47,8 +47,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--resnet-export-gate", action="append", default=[], metavar="FILE|NAME=VALUE", help="as its --gate; repeat"
     )
     group.addoption(
-        "--resnet-export-runtime", choices=("onnxruntime", "tensorrt"), default="onnxruntime", help="as its --runtime"
+        "--resnet-export-provider",
+        type=_runtime,
+        metavar="WORD",
+        default="cpu",
+        help="what runs it, as its --provider (default cpu)",
     )
+
+
+def _runtime(text: str) -> str:
+    from resnet_export.console.option_types import runtime_of_files
+
+    return runtime_of_files(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,8 +95,7 @@ def _bundle_directory() -> Any:
             from runtimes.verification.gate_options import read_gates
 
             options = self.config.option
-            engines = options.resnet_export_runtime == "tensorrt"
-            subject = read_subject(self.path, (), engines=engines)
+            subject = read_subject(self.path, (), provider=options.resnet_export_provider)
             choice = read_gates(options.resnet_export_gate)
             run = VerifyRun(self.path, options)
             yield BundleFile.from_parent(self, name=WHOLE, gates=("checks",), run=run)
@@ -101,7 +110,7 @@ class VerifyRun:
     """One run of `verify`, when the first item asks for it; what it raises, every item raises."""
 
     def __init__(self, bundle: Path, options: Any) -> None:
-        self._words = [str(bundle), "--runtime", options.resnet_export_runtime]
+        self._words = [str(bundle), "--provider", options.resnet_export_provider]
         self._words += ["--val", options.resnet_export_val] if options.resnet_export_val else []
         self._words += [word for gate in options.resnet_export_gate for word in ("--gate", gate)]
         self._report: Report | None = None
@@ -186,7 +195,7 @@ class AssertParity(Protocol):
     def __call__(
         self,
         bundle: str | Path,
-        runtime: str | Runtime = "onnxruntime",
+        runtime: str | Runtime = "cpu",
         *,
         precision: str | None = None,
         val: str | Path | None = None,
@@ -203,9 +212,9 @@ def assert_parity() -> AssertParity:
     """Fail unless a bundle answers like its reference.
 
     `assert_parity(bundle)` runs `resnet-export verify`; `precision`, `val`, `against`, `weights` and `gates` (name to
-    threshold, such as {"int8.sqnr_db": 25}; "off" takes a gate away) are its options, `runtime` is "onnxruntime" or
-    "tensorrt". With an open runtime of your own as `runtime`, the images of the bundle's golden.npz go through that and
-    its answers are held against PyTorch's stored ones, by the gates of `precision` (default: the bundle's lowest).
+    threshold, such as {"int8.sqnr_db": 25}; "off" takes a gate away) are its options, `runtime` is the word of its
+    `--provider`. With an open runtime of your own as `runtime`, the images of the bundle's golden.npz go through that
+    and its answers are held against PyTorch's stored ones, by the gates of `precision` (default: the bundle's lowest).
     Returns the report.
     """
     return _assert_parity
@@ -213,7 +222,7 @@ def assert_parity() -> AssertParity:
 
 def _assert_parity(
     bundle: str | Path,
-    runtime: str | Runtime = "onnxruntime",
+    runtime: str | Runtime = "cpu",
     *,
     precision: str | None = None,
     val: str | Path | None = None,
@@ -225,11 +234,9 @@ def _assert_parity(
     asked = [f"{name}={threshold}" for name, threshold in (gates or {}).items()]
     if not isinstance(runtime, str):
         if (val, against, weights) != (None, None, None):
-            raise ValueError(
-                "val, against and weights belong to runtime='onnxruntime'; a runtime of your own runs golden"
-            )
+            raise ValueError("val, against and weights belong to a runtime by name; a runtime of your own runs golden")
         return _golden_parity(Path(bundle), runtime, precision, asked)
-    words = [str(bundle), "--runtime", runtime]
+    words = [str(bundle), "--provider", runtime]
     for name, value in (("--precision", precision), ("--val", val), ("--against", against), ("--weights", weights)):
         words += [] if value is None else [name, str(value)]
     report = verify_report([*words, *(word for gate in asked for word in ("--gate", gate))])
@@ -254,7 +261,7 @@ def _golden_parity(bundle: Path, runtime: Runtime, precision: str | None, asked:
     from runtimes.verification.gate_options import read_gates
     from runtimes.verification.gates import overall
 
-    subject = read_subject(bundle, () if precision is None else (precision,), engines=False)
+    subject = read_subject(bundle, () if precision is None else (precision,))
     golden, lowest = subject.golden, subject.candidates[-1].precision
     assert golden is not None  # a bundle without golden.npz is refused
     choice: GateChoice = read_gates(asked)

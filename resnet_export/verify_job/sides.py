@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +12,9 @@ from exporter.errors import ExportError
 from exporter.models.preprocessing_options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
 from runtimes.bundle.precision import is_int8
-from runtimes.errors import MissingDependencyError
+from runtimes.inference.model_description import ModelDescription
+from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions, RuntimeKind
+from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from exporter.models.loaded_model import LoadedModel
-
-PROVIDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "cpu": ("CPUExecutionProvider",),
-        "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-        "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-    }
-)
-"""Word of --provider to ONNX Runtime's names, in order of preference; the first must load."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +52,7 @@ class Reference:
 
             return TorchRuntime(self.loaded.module, output_names=self.loaded.outputs)
         assert self.file is not None
-        return _open_onnx(self.file, subject, providers=PROVIDERS["cpu"], exact_qdq=True)
+        return _opened(self.file, "fp32", subject, "cpu", exact=True).runtime
 
 
 def load_reference(
@@ -118,50 +109,50 @@ class OpenCandidate:
 def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> OpenCandidate:
     """Open one file.
 
+    Args:
+        candidate: The file.
+        subject: What is verified.
+        provider: Word of `--provider`.
+
     Raises:
         RuntimeAdapterError: If it does not load, or what it needs (a provider, TensorRT, a GPU) is not there.
         ExportError: If no logits can be had of it.
     """
+    kind = RUNTIMES[provider]
+    if candidate.is_engine and subject.finish.changes_output:
+        raise ExportError(
+            f"{candidate.path} ends in a softmax or the best classes, and logits cannot be had of an engine; "
+            "verify its ONNX file, or export without --softmax and --topk"
+        )
+    exact = candidate.exact_qdq and is_int8(candidate.precision)
+    opened = _opened(candidate.path, candidate.precision, subject, provider, exact=exact)
+    told = opened.description
+    name = None if candidate.is_engine else told.provider
+    return OpenCandidate(candidate, opened.runtime, kind.library, name, _arithmetic(candidate, kind, told))
+
+
+def _arithmetic(candidate: Candidate, kind: RuntimeKind, told: ModelDescription) -> str | None:
+    """Return how INT8 is computed, None for another precision."""
+    if not is_int8(candidate.precision):
+        return None
+    if told.exact:
+        return (
+            "as written in the file (quantize, dequantize, float sums; exact_qdq), the way TensorRT computes it up to "
+            "the rounding of a sum"
+        )
     if candidate.is_engine:
-        from runtimes.trt.adapter import TrtRuntime
-
-        if subject.finish.changes_output:
-            raise ExportError(
-                f"{candidate.path} ends in a softmax or the best classes, and logits cannot be had of an engine; "
-                "verify its ONNX file, or export without --softmax and --topk"
-            )
-        runtime: Runtime = TrtRuntime(candidate.path)
-        return OpenCandidate(candidate, runtime, "tensorrt", None, _arithmetic(candidate, "TensorRT's kernels"))
-    exact = candidate.exact_qdq and is_int8(candidate.precision) and provider != "tensorrt"
-    opened = _open_onnx(candidate.path, subject, providers=PROVIDERS[provider], exact_qdq=exact)
-    how = (
-        "as written in the file (quantize, dequantize, float sums; exact_qdq), the way TensorRT computes it up to the "
-        "rounding of a sum"
-        if exact
-        else f"the kernels of {PROVIDERS[provider][0]}{_saturation(opened)}"
-    )
-    return OpenCandidate(candidate, opened, "onnxruntime", PROVIDERS[provider][0], _arithmetic(candidate, how))
+        return "TensorRT's kernels"
+    saturates = ", which may saturate on this CPU (see runtimes.ort.int8_kernels)" if told.may_saturate else ""
+    return f"the kernels of {told.provider}{saturates}"
 
 
-def _arithmetic(candidate: Candidate, how: str) -> str | None:
-    return how if is_int8(candidate.precision) else None
-
-
-def _saturation(runtime: Runtime) -> str:
-    saturates = getattr(runtime, "may_saturate", False)
-    return ", which may saturate on this CPU (see runtimes.ort.int8_kernels)" if saturates else ""
-
-
-def _open_onnx(path: Path, subject: Subject, *, providers: tuple[str, ...], exact_qdq: bool) -> Runtime:
-    try:
-        from runtimes.ort.adapter import OrtRuntime
-    except ImportError as err:
-        raise MissingDependencyError(
-            f"verify runs {path.name} in ONNX Runtime, which is not installed ({err}); "
-            'pip install "resnet-export[export]"'
-        ) from err
-    model = _with_logits(path) if subject.finish.changes_output else path
-    return OrtRuntime(model, providers=providers, exact_qdq=exact_qdq)
+def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exact: bool) -> Opened:
+    """Open a file as `load` would, and nothing else where that does not work; logits come out."""
+    kind = RUNTIMES[provider]
+    wants_logits = subject.finish.changes_output and kind.engine_flavor is None
+    choice = Choice(path, provider, precision, "verified")
+    model = _with_logits(path) if wants_logits else None
+    return kind.open(choice, subject.manifest, OpenOptions(exact=exact, model=model))
 
 
 def _with_logits(path: Path) -> ModelProto:

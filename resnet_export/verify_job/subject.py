@@ -18,6 +18,7 @@ from exporter.passes.pre_post_options import Finish
 from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
 from runtimes.bundle.precision import MODEL_FILES, option_words
 from runtimes.errors import BundleError
+from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
 from runtimes.io.npz import load_npz
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.engine_sidecar import EngineSidecar
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 PRECISIONS = tuple(MODEL_FILES)
+TORCH = "torch"
+"""Word of `--provider` beside those of the registry: the model of --against is tested, by the bundle's answers."""
 ENGINE_SUFFIXES = (".engine", ".plan")
 ENGINE_ENDINGS = (".engine", ".rtx.engine", ".plan")
 """Behind the ONNX file's stem, where `resnet-export build` and trtexec's users put engines."""
@@ -80,6 +83,7 @@ class Subject:
         labels: Class names; None where nobody named them.
         finish: What the files have beside the network.
         golden: Stored inputs and answers.
+        provider: The runtime that the files are opened on.
     """
 
     path: Path
@@ -92,6 +96,7 @@ class Subject:
     labels: tuple[str, ...] | None = None
     finish: Finish = field(default_factory=Finish)
     golden: Golden | None = None
+    provider: str = "cpu"
 
     @property
     def fp32(self) -> Path | None:
@@ -103,20 +108,23 @@ class Subject:
         return {"path": str(self.path), "kind": self.kind, "model": self.model}
 
 
-def read_subject(path: Path, precisions: tuple[str, ...], *, engines: bool) -> Subject:
+def read_subject(path: Path, precisions: tuple[str, ...], *, provider: str | None = None) -> Subject:
     """Read what `path` is; a file inside a bundle is that bundle with this file only.
 
     Args:
         path: BUNDLE, MODEL.onnx or ENGINE.
         precisions: Which files of a bundle; () for all.
-        engines: Judge the bundle's engines instead of its ONNX files.
+        provider: Word of `--provider`; one that runs engines judges those of the bundle instead of its ONNX files. None
+            takes the CPU, and of an engine the runtime that it was built for.
 
     Raises:
         BundleError: If a bundle is damaged or lacks what was asked for, or an engine has no sidecar.
         ExportError: If it is none of the three.
     """
     if path.suffix in ENGINE_SUFFIXES:
-        return _engine_alone(path)
+        return _on_own_runtime(_engine_alone(path), provider)
+    word = "cpu" if provider in (None, TORCH) else provider
+    flavor = RUNTIMES[word].engine_flavor
     if path.suffix == ".onnx":
         if not path.is_file():
             raise ExportError(f"{path}: got no such file, expected a bundle folder, a .onnx file or an engine")
@@ -124,14 +132,32 @@ def read_subject(path: Path, precisions: tuple[str, ...], *, engines: bool) -> S
         if (folder / MANIFEST_NAME).is_file() and path.name in load_manifest(folder).files:
             precision = next((name for name, file in MODEL_FILES.items() if file == path.name), None)
             if precision is not None:
-                return replace(_bundle(folder, (precision,), engines=engines), path=path)
-        return _onnx_alone(path)
+                return replace(_bundle(folder, (precision,), flavor=flavor), path=path, provider=word)
+        if flavor is not None:
+            raise BundleError(f"{path} is an ONNX model, {word} runs engines; build one first")
+        return replace(_onnx_alone(path), provider=word)
     if not path.is_dir():
         raise ExportError(f"{path}: expected a bundle folder, a .onnx file or an engine (.engine, .plan)")
-    return _bundle(path, precisions, engines=engines)
+    return replace(_bundle(path, precisions, flavor=flavor), provider=word)
 
 
-def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subject:
+def _on_own_runtime(subject: Subject, provider: str | None) -> Subject:
+    """Return an engine with the runtime that it was built for.
+
+    Raises:
+        BundleError: If another one was asked for, or no runtime runs it.
+    """
+    (candidate,) = subject.candidates
+    flavor = _sidecar(candidate.path).facts.flavor
+    word = word_of_flavor(flavor)
+    if word is None or provider not in (None, word):
+        raise BundleError(
+            f"{subject.path} is an engine for {word or flavor}, asked for {provider}; leave --provider out"
+        )
+    return replace(subject, provider=word)
+
+
+def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) -> Subject:
     manifest = load_manifest(folder)
     check_files(folder, manifest)
     if manifest.options.get("features"):
@@ -144,13 +170,13 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, engines: bool) -> Subj
         raise BundleError(f"{folder} holds no {missing[0]} model, it has {', '.join(present)}")
     chosen = tuple(name for name in present if not precisions or name in precisions)
     exact = manifest.int8_for_tensorrt
-    if engines:
-        beside = [_engine_beside(folder, MODEL_FILES[name], manifest, exact) for name in chosen]
+    if flavor is not None:
+        beside = [_engine_beside(folder, MODEL_FILES[name], manifest, flavor, exact=exact) for name in chosen]
         candidates = tuple(engine for engine in beside if engine is not None)
         if not candidates or (precisions and len(candidates) < len(chosen)):
             raise BundleError(
-                f"{folder} holds no engine of {' or '.join(chosen)}; make it with resnet-export build {folder} "
-                f"--{chosen[-1]}"
+                f"{folder} holds no engine of {' or '.join(chosen)} for {word_of_flavor(flavor)}; make it with "
+                f"resnet-export build {folder} {option_words(chosen[-1])}{' --rtx' if flavor == 'rtx' else ''}"
             )
     else:
         candidates = tuple(
@@ -197,13 +223,14 @@ def _golden(folder: Path, manifest: Manifest) -> Golden:
     return Golden(inputs, logits)
 
 
-def _engine_beside(folder: Path, file: str, manifest: Manifest, exact: bool) -> Candidate | None:
+def _engine_beside(folder: Path, file: str, manifest: Manifest, flavor: str, *, exact: bool) -> Candidate | None:
     """Return the engine of one of the bundle's files, built from that very file; None where there is none."""
     stem = Path(file).stem
-    path = next((folder / f"{stem}{end}" for end in ENGINE_ENDINGS if (folder / f"{stem}{end}").is_file()), None)
-    if path is None:
+    paths = [folder / f"{stem}{end}" for end in ENGINE_ENDINGS if (folder / f"{stem}{end}").is_file()]
+    found = next((one for one in ((path, _sidecar(path)) for path in paths) if one[1].facts.flavor == flavor), None)
+    if found is None:
         return None
-    sidecar = _sidecar(path)
+    path, sidecar = found
     if sidecar.facts.onnx_sha256 != manifest.files[file].sha256:
         raise BundleError(
             f"{path} was built from another file than {file} is now; resnet-export build {folder} "
@@ -233,7 +260,7 @@ def _engine_alone(path: Path) -> Subject:
         manifest = load_manifest(folder)
         file = MODEL_FILES[sidecar.facts.precision]
         if file in manifest.files and sidecar.facts.onnx_sha256 == manifest.files[file].sha256:
-            bundle = _bundle(folder, (sidecar.facts.precision,), engines=False)
+            bundle = _bundle(folder, (sidecar.facts.precision,), flavor=None)
             (built_from,) = bundle.candidates
             engine = replace(
                 built_from, path=path, is_engine=True, sha256=sidecar.engine_sha256, built_from=built_from.path

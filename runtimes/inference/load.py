@@ -28,8 +28,9 @@ from runtimes.errors import (
 )
 from runtimes.inference.classification import Head, head_from_outputs
 from runtimes.inference.model import Model
-from runtimes.inference.open_runtime import Opened, OpenOptions, open_file
-from runtimes.inference.select_file import ENGINE_PROVIDERS, PROVIDERS, Choice, Here, choose
+from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions
+from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word, word_of_flavor
+from runtimes.inference.select_file import Here, choose
 from runtimes.machine.environment import gpu_info
 from runtimes.preprocessing.model_input import Preparation
 from runtimes.preprocessing.transform import Preprocessing
@@ -37,13 +38,6 @@ from runtimes.trt.compatibility import looks_like_onnx
 from runtimes.trt.engine_sidecar import load_sidecar
 
 _LOG = logging.getLogger(__name__)
-
-_ALIASES = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
-    "TensorrtExecutionProvider": "ort-tensorrt",
-    "NvTensorRTRTXExecutionProvider": "ort-tensorrt-rtx",
-}
 
 
 def load(
@@ -74,7 +68,7 @@ def load(
 
     Args:
         path: A bundle folder, whose files must be unchanged; or one of its files; or any ONNX file or engine.
-        provider: See the table; ONNX Runtime's own names are understood too.
+        provider: See the table; ONNX Runtime's own names are understood too, and runtimes of other packages.
         precision: "fp32", "fp16", "int8" or "int8-fp16".
         file: Name of one file of the bundle.
         threads: Threads of one operator on the CPU; None lets the runtime choose.
@@ -94,14 +88,14 @@ def load(
         RuntimeAdapterError: If the file does not load.
         ValueError: If an argument is unknown.
     """
-    word = _ALIASES.get(provider, provider)
-    _check_words(word, provider, precision, threads)
+    word = runtime_word(provider)
+    _check_words(precision, threads)
     source = _source(Path(path), file, None if public_key is None else Path(public_key))
     options = OpenOptions(threads=threads, provider_options=dict(provider_options or {}), strict=not allow_fallback)
     here = _here(source, word)
     choice = source.choice(here, word, precision)
     try:
-        opened = open_file(choice, source.manifest, options)
+        opened = RUNTIMES[choice.provider].open(choice, source.manifest, options)
     except RuntimeAdapterError as err:
         if choice.provider == "cpu":
             raise
@@ -110,15 +104,13 @@ def load(
         _LOG.warning("%s: fell back to the CPU, as allow_fallback=True permits: %s", choice.path, err)
         choice = source.without_engine().choice(here, "cpu", precision)
         choice = replace(choice, reason=f"fell back from {word}: {err}")
-        opened = open_file(choice, source.manifest, options)
+        opened = RUNTIMES[choice.provider].open(choice, source.manifest, options)
     for warning in opened.warnings:
         _LOG.warning("%s: %s", choice.path, warning)
     return source.model(opened, backend=backend, draft=draft)
 
 
-def _check_words(word: str, provider: str, precision: str | None, threads: int | None) -> None:
-    if word not in PROVIDERS:
-        raise ValueError(f"provider: got {provider!r}, expected one of {', '.join(PROVIDERS)}")
+def _check_words(precision: str | None, threads: int | None) -> None:
     if precision is not None and precision not in MODEL_FILES:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     if threads is not None and threads < 1:
@@ -143,13 +135,13 @@ class _Source:
         if self.manifest is not None:
             return choose(self.path, self.manifest, here, provider=provider, precision=precision, file=self.file)
         if _is_onnx(self.path):
-            if provider in ENGINE_PROVIDERS:
+            if provider != AUTO and RUNTIMES[provider].engine_flavor is not None:
                 raise BundleError(f"{self.path} is an ONNX model, {provider} runs engines; build one first")
             automatic = "cuda" if here.has_gpu and here.ort_has_cuda else "cpu"
-            return Choice(self.path, automatic if provider == "auto" else provider, precision, "one file was given")
+            return Choice(self.path, automatic if provider == AUTO else provider, precision, "one file was given")
         sidecar = load_sidecar(self.path)
-        word = next(word for word, flavor in ENGINE_PROVIDERS.items() if flavor == sidecar.facts.flavor)
-        if provider not in ("auto", word):
+        word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
+        if provider not in (AUTO, word):
             raise BundleError(f"{self.path} is an engine for {word}, asked for {provider}; leave the provider out")
         return Choice(self.path, word, sidecar.facts.precision, "one engine was given", sidecar)
 
@@ -244,7 +236,7 @@ def _is_onnx(path: Path) -> bool:
 
 def _here(source: _Source, provider: str) -> Here:
     """Look at the machine as far as "auto" needs it; a GPU that ONNX Runtime was not built for is worth a word."""
-    if provider != "auto":
+    if provider != AUTO:
         return Here()
     gpus = gpu_info()
     if not gpus.is_usable:

@@ -13,48 +13,19 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.precision import DLA_FILES, LOWEST_FIRST, MODEL_FILES, is_int8, option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.inference.runtime_kind import Choice
+from runtimes.inference.runtime_registry import AUTO, RUNTIMES, word_of_flavor
 from runtimes.trt.compatibility import check_gpu, check_plan, check_version, rebuild_command
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.trt.library import FLAVOURS, load_library
 
 _LOG = logging.getLogger(__name__)
-
-ENGINE_PROVIDERS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
-"""Word of `load(provider=...)` to the flavor of the engines it opens."""
-
-PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
-
-_PREFERRED = {
-    "cuda": ("fp16", "fp32"),
-    "ort-tensorrt": LOWEST_FIRST,
-    "ort-tensorrt-rtx": LOWEST_FIRST,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What is to be opened.
-
-    Attributes:
-        path: The file.
-        provider: A word of `PROVIDERS`, not "auto".
-        precision: A key of `MODEL_FILES`, or None where nothing tells.
-        reason: Why, in words.
-        sidecar: Of an engine.
-    """
-
-    path: Path
-    provider: str
-    precision: str | None
-    reason: str
-    sidecar: EngineSidecar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +53,14 @@ def choose(
     """
     if file is not None:
         return _named(bundle, manifest, here, provider=provider, precision=precision, file=file)
-    if provider in ENGINE_PROVIDERS:
-        return _engine(bundle, manifest, ENGINE_PROVIDERS[provider], precision)
-    if provider == "auto":
+    if provider != AUTO and (flavor := RUNTIMES[provider].engine_flavor) is not None:
+        return _engine(bundle, manifest, flavor, precision)
+    if provider == AUTO:
         engine = _fitting_engine(bundle, manifest, here, precision) if here.has_gpu else None
         if engine is not None:
             return engine
         provider = _auto_provider(here)
-    wanted = (precision,) if precision else _preferred(provider, manifest)
+    wanted = (precision,) if precision else RUNTIMES[provider].precisions_for(manifest)
     found = next((word for word in wanted if MODEL_FILES[word] in manifest.files), None)
     if found is None:
         have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
@@ -97,7 +68,8 @@ def choose(
             f"{bundle} holds no {' or '.join(wanted)} model, it has {have}; export with {option_words(wanted[0])}"
         )
     _check_dialect(bundle, manifest, found, provider)
-    return Choice(bundle / MODEL_FILES[found], provider, found, _why(provider, found, precision, manifest, here))
+    why = _why(provider, found, asked=precision is not None, here=here)
+    return Choice(bundle / MODEL_FILES[found], provider, found, why)
 
 
 def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> bool:
@@ -112,34 +84,18 @@ def _auto_provider(here: Here) -> str:
     return "cuda" if here.has_gpu and here.ort_has_cuda else "cpu"
 
 
-def _preferred(provider: str, manifest: Manifest) -> Sequence[str]:
-    if provider == "cpu":
-        return ("fp32",) if manifest.int8_for_tensorrt else ("int8", "fp32")
-    return [word for word in _PREFERRED[provider] if not is_int8(word) or manifest.int8_for_tensorrt]
-
-
 def _check_dialect(bundle: Path, manifest: Manifest, precision: str, provider: str) -> None:
-    if is_int8(precision) and not manifest.int8_for_tensorrt and "tensorrt" in provider:
+    if is_int8(precision) and not manifest.int8_for_tensorrt and not RUNTIMES[provider].reads_onnxruntime_int8:
         raise BundleError(
-            f"{bundle} was exported for ONNX Runtime: TensorRT does not read its INT8 model (UINT8 activations, INT32 "
-            "bias); export again with --target tensorrt or a jetpack"
+            f"{bundle} was exported for ONNX Runtime: {RUNTIMES[provider].title} does not read its INT8 model (UINT8 "
+            "activations, INT32 bias); export again with --target tensorrt or a jetpack"
         )
 
 
-def _why(provider: str, precision: str, asked: str | None, manifest: Manifest, here: Here) -> str:
-    if provider == "cuda":
-        where = "a GPU and ONNX Runtime with CUDA"
-    elif provider == "cpu":
-        where = "the CPU" if here.has_gpu else "the CPU, there being no usable GPU"
-    else:
-        where = f"{provider}, as asked"
-    if asked:
-        return f"{where}; {precision} as asked"
-    if provider == "cpu" and precision == "fp32":
-        return f"{where}; FP32, which is faster there than FP16 or INT8 in TensorRT's dialect"
-    if provider == "cpu":
-        return f"{where}; INT8, which a bundle for ONNX Runtime runs in integer kernels"
-    return f"{where}; the lowest precision of the bundle that it computes as such"
+def _why(provider: str, found: str, *, asked: bool, here: Here) -> str:
+    """Return the runtime's reason for a precision; that it is the CPU for want of a GPU is the machine's."""
+    reason = RUNTIMES[provider].reason(found, asked=asked)
+    return reason.replace("the CPU;", "the CPU, there being no usable GPU;") if not here.has_gpu else reason
 
 
 def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, precision: str | None, file: str) -> Choice:
@@ -151,17 +107,17 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
         sidecar = load_sidecar(path)
         if not engine_belongs(bundle, manifest, sidecar):
             raise BundleError(f"{path} was not built from this bundle as it is now; {rebuild_command(path, sidecar)}")
-        word = next(word for word, flavor in ENGINE_PROVIDERS.items() if flavor == sidecar.facts.flavor)
-        if provider not in ("auto", word):
+        word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
+        if provider not in (AUTO, word):
             raise BundleError(f"{path} is an engine for {word}, asked for {provider}; leave the provider out")
         _check_precision(file, sidecar.facts.precision, precision)
         return Choice(path, word, sidecar.facts.precision, "the file was named", sidecar)
-    if provider in ENGINE_PROVIDERS:
+    if provider != AUTO and RUNTIMES[provider].engine_flavor is not None:
         raise BundleError(f"{path} is an ONNX model, {provider} runs engines; {rebuild_command(path)}")
     if file not in manifest.files:
         raise BundleError(f"{path} is not in the bundle's manifest; it has {', '.join(sorted(manifest.files))}")
     _check_precision(file, known, precision)
-    chosen = _auto_provider(here) if provider == "auto" else provider
+    chosen = _auto_provider(here) if provider == AUTO else provider
     _check_dialect(bundle, manifest, known, chosen)
     return Choice(path, chosen, known, "the file was named")
 
@@ -221,7 +177,7 @@ def _engines(bundle: Path, manifest: Manifest) -> list[Choice]:
         facts = sidecar.facts
         if "dla_core" in facts.flags:
             continue  # slower than the GPU, to keep that free: only where it is named
-        if engine_belongs(bundle, manifest, sidecar) and facts.flavor in ENGINE_PROVIDERS.values():
-            word = next(word for word, flavor in ENGINE_PROVIDERS.items() if flavor == facts.flavor)
+        word = word_of_flavor(facts.flavor)
+        if word is not None and engine_belongs(bundle, manifest, sidecar):
             found.append(Choice(path, word, facts.precision, "an engine that was built from this bundle", sidecar))
     return sorted(found, key=lambda choice: LOWEST_FIRST.index(choice.precision or "fp32"))

@@ -325,6 +325,11 @@ class TensorRTInfo:
     compute_capabilities: tuple[str, ...]
 
 
+def rtx_serves(rtx: TensorRTInfo, capability: str | None) -> bool:
+    """Tell whether engines of TensorRT-RTX can run on a GPU; a library or GPU that does not say is trusted."""
+    return not rtx.compute_capabilities or capability is None or capability in rtx.compute_capabilities
+
+
 def library_versions() -> tuple[LibraryVersion, ...]:
     """Return the versions of `LIBRARIES` from their metadata, without importing them.
 

@@ -152,11 +152,11 @@ def test_pytorch_as_reference_and_on_trial(bundle, digits_folder, tmp_path):
     assert content["reference"]["name"] == "PyTorch"
     assert content["images"]["val"]["labelled"]
     assert {"preprocessing", "golden_outputs"} <= {name for name, _ in gates_of(content, "bundle")}
-    content = report_of(tmp_path, bundle, *AGAINST, *val, "--runtime", "torch")
+    content = report_of(tmp_path, bundle, *AGAINST, *val, "--provider", "torch")
     assert [(file["name"], file["verdict"]) for file in content["files"][1:]] == [("PyTorch", "pass")]
     random = ("--against", "cifar_resnet20", "--weights", "random", "--num-classes", 10)
     sizes = ("--input-size", 32, "--mean", "0.306,0.306,0.306", "--std", "0.324,0.324,0.324")
-    assert verify(bundle, *random, *sizes, "--runtime", "torch") == 1
+    assert verify(bundle, *random, *sizes, "--provider", "torch") == 1
 
 
 def test_a_manifest_of_other_normalization_is_told_without_any_reference(bundle, tmp_path):
@@ -243,10 +243,10 @@ def test_wrong_use(bundle, tmp_path, capsys):
     assert verify(tmp_path) == 2
     assert verify(tmp_path / "missing.onnx", *AGAINST) == 2
     assert verify(bundle, "--precision", "fp16") == 2
-    assert verify(bundle, "--runtime", "tensorrt") == 2
+    assert verify(bundle, "--provider", "tensorrt") == 2
     assert "holds no engine" in capsys.readouterr().err
     assert "--weights belongs to --against" in refused(capsys, bundle, "--weights", "random")
-    assert "--runtime torch" in refused(capsys, bundle, "--runtime", "torch")
+    assert "--provider torch" in refused(capsys, bundle, "--provider", "torch")
     assert "--num-val" in refused(capsys, bundle, "--num-val", "3")
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
@@ -270,9 +270,9 @@ def test_the_engines_share_of_the_loss_is_told_apart(bundle):
 
     from runtimes.ort.adapter import OrtRuntime
 
-    subject = read_subject(bundle, ("int8",), engines=False)
+    subject = read_subject(bundle, ("int8",))
     with ExitStack() as stack:
-        origin = open_all(subject, "cpu", stack)
+        origin = open_all(subject, stack)
         (exact,) = origin.candidates
         runtime = stack.enter_context(OrtRuntime(exact.candidate.path))
         candidate = replace(

@@ -12,6 +12,9 @@ from resnet_export.doctor.abilities import judge_abilities
 from resnet_export.doctor.command import run_doctor
 from resnet_export.doctor.conflicts import find_conflicts
 from resnet_export.doctor.facts import Facts
+from resnet_export.doctor.runtimes import judge_runtimes
+from runtimes.inference.runtime_kind import RuntimeKind
+from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.machine.environment import (
     GpuDevice,
     GpuInfo,
@@ -101,6 +104,7 @@ def test_json_here(capsys):
         "onnxruntime",
         "tensorrt",
         "conflicts",
+        "runtimes",
         "abilities",
     ]
     assert told["schema_version"] == 1
@@ -300,3 +304,49 @@ def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
     assert run_doctor([]) == 0
     assert run_doctor(["--json"]) == 0
     assert "What you can do here" in capsys.readouterr().out
+
+
+# Runtimes by the words of --provider
+
+
+def test_every_runtime_is_judged_by_its_word(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "gather_facts", make_facts)
+    assert run_doctor(["--json"]) == 0
+    states = {state["name"]: state for state in json.loads(capsys.readouterr().out)["runtimes"]}
+    assert list(states) == list(RUNTIMES)
+    assert states["cpu"]["works"]
+    assert states["cpu"]["detail"].startswith("ONNX Runtime ")
+    assert all(state["detail"] for state in states.values())
+    assert not any(state["works"] for name, state in states.items() if name != "cpu")  # there is no GPU
+
+
+def test_one_runtime_is_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "gather_facts", make_facts)
+    assert run_doctor(["--provider", "cpu"]) == 0
+    assert "works: ONNX Runtime" in capsys.readouterr().out
+    assert run_doctor(["--provider", "TensorrtExecutionProvider"]) == 1
+    assert "ort-tensorrt, TensorRT inside ONNX Runtime: does not work: " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        run_doctor(["--provider", "gpu"])
+    assert "expected one of auto, cpu, cuda, tensorrt, tensorrt-rtx, ort-tensorrt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("facts", "working"), [(lambda: make_facts(gpu=gpu(), providers=(CPU, CUDA)), {"cpu", "cuda"})]
+)
+def test_a_gpu_makes_cuda_work(facts, working):
+    assert {state.name for state in judge_runtimes(facts()) if state.works} >= working
+
+
+def test_a_runtime_of_another_package_that_fails_is_told(monkeypatch):
+    def probe(found):
+        raise RuntimeError("no such board")
+
+    mine = RuntimeKind(name="mine", title="Mine", library="mine", open=None, probe=probe)
+    RUNTIMES.register("mine", mine)
+    try:
+        (state,) = (state for state in judge_runtimes(make_facts()) if state.name == "mine")
+    finally:
+        RUNTIMES.unregister("mine")
+    assert not state.works
+    assert state.detail == "its probe failed: RuntimeError: no such board"

@@ -241,7 +241,7 @@ class TestRefused:
 
     def test_int8_for_onnx_runtime_on_tensorrt(self, models, tmp_path):
         small = write_bundle(tmp_path / "b", models, target="onnxruntime")
-        with pytest.raises(BundleError, match="TensorRT does not read its INT8 model"):
+        with pytest.raises(BundleError, match="does not read its INT8 model"):
             load(small, provider="ort-tensorrt", precision="int8")
 
     def test_a_precision_that_is_not_the_files(self, bundle):

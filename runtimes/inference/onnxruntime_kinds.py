@@ -1,10 +1,11 @@
-"""Open the file that was chosen, with the adapter that it needs, and say what really runs."""
+"""ONNX Runtime's execution providers as runtimes: the CPU, CUDA, and TensorRT inside ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
@@ -12,9 +13,8 @@ from runtimes.bundle.precision import is_int8
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 from runtimes.inference.fixed_batch import fixed_batch
 from runtimes.inference.model_description import ModelDescription, library_versions
-from runtimes.inference.select_file import ENGINE_PROVIDERS, Choice
-from runtimes.protocol import Runtime, TensorSpec
-from runtimes.trt.library import FLAVOURS
+from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
+from runtimes.protocol import TensorSpec
 
 if TYPE_CHECKING:
     from runtimes.ort.adapter import OrtRuntime
@@ -30,63 +30,12 @@ _SLOW_INT8 = (
 _SLOW_FP16 = "FP16 on the CPU is there to check the file; FP32 is faster there"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
-    """How files are opened; see `runtimes.load`."""
-
-    threads: int | None = None
-    provider_options: Mapping[str, str] = field(default_factory=dict)
-    strict: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An open file: what computes, what is told of it, what of that is worth a warning, and the file's own metadata."""
-
-    runtime: Runtime
-    description: ModelDescription
-    warnings: tuple[str, ...]
-    metadata: Mapping[str, str]
-
-
-def open_file(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
-    """Open what was chosen.
+def open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
+    """Open an ONNX file in ONNX Runtime, on the provider of `choice.provider`.
 
     Raises:
         RuntimeAdapterError: If it cannot run as chosen; see `runtimes.load`.
     """
-    if choice.provider in ENGINE_PROVIDERS:
-        return _open_engine(choice)
-    return _open_onnx(choice, manifest, options)
-
-
-def _open_engine(choice: Choice) -> Opened:
-    from runtimes.trt.adapter import TrtRuntime
-
-    flavor = ENGINE_PROVIDERS[choice.provider]
-    runtime = TrtRuntime(choice.path, flavor=flavor)
-    assert choice.sidecar is not None  # nothing else tells that it is an engine
-    batch = choice.sidecar.facts.batch
-    description = ModelDescription(
-        file=str(choice.path),
-        precision=choice.precision,
-        runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
-        provider=f"{flavor} {choice.sidecar.facts.tensorrt_version}",
-        node_providers={},
-        reason=choice.reason,
-        batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
-        inputs=runtime.input_specs,
-        outputs=runtime.output_specs,
-        threads=None,
-        exact=False,
-        may_saturate=False,
-        notes=(),
-        versions=library_versions(**{FLAVOURS[flavor]: choice.sidecar.facts.tensorrt_version}),
-    )
-    return Opened(runtime, description, (), {})
-
-
-def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
     try:
         import onnxruntime
     except ImportError as err:
@@ -96,7 +45,7 @@ def _open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) 
         ) from err
     from runtimes.ort.session import CPU_PROVIDER
 
-    exact = choice.provider == "cpu" and _is_for_tensorrt(choice, manifest)
+    exact = choice.provider == "cpu" and _is_exact(choice, manifest, options)
     runtime = _open_session(choice, manifest, options, exact=exact)
     notes = _notes(choice, manifest, exact=exact)
     warnings = notes if choice.provider == "cuda" else ()
@@ -151,13 +100,19 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
     }
     try:
         return OrtRuntime(
-            choice.path, **arguments, exact_qdq=exact, num_threads=options.threads or 0, record_nodes=True
+            choice.path if options.model is None else options.model,
+            **arguments,
+            exact_qdq=exact,
+            num_threads=options.threads or 0,
+            record_nodes=True,
         )
     except ProviderUnavailableError as err:
         raise ProviderUnavailableError(f"{err}{missing_library(setup.name)}") from err
 
 
-def _is_for_tensorrt(choice: Choice, manifest: Manifest | None) -> bool:
+def _is_exact(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> bool:
+    if options.exact is not None:
+        return options.exact
     return is_int8(choice.precision) and manifest is not None and manifest.int8_for_tensorrt
 
 
@@ -186,3 +141,79 @@ def _any_batch(specs: Mapping[str, TensorSpec], size: int | None) -> Mapping[str
     if size is None:
         return specs
     return {name: TensorSpec(spec.dtype, (None, *spec.shape[1:])) for name, spec in specs.items()}
+
+
+def _provider_works(name: str, machine: Machine) -> Availability:
+    """Tell whether a provider that is part of ONNX Runtime loads."""
+    found = machine.onnxruntime
+    if found.version is None:
+        return Availability(False, f"onnxruntime: {found.reason}")
+    provider = next((item for item in found.providers if item.name == name), None)
+    if provider is None:
+        return Availability(False, f"ONNX Runtime {found.version} has no {name}")
+    if not provider.loads:
+        return Availability(False, provider.reason)
+    if name != "CPUExecutionProvider" and not machine.gpu.is_usable:
+        return Availability(False, machine.gpu.reason or "no usable GPU")
+    return Availability(True, f"ONNX Runtime {found.version}")
+
+
+def _plugin_works(machine: Machine) -> Availability:
+    """Tell whether the TensorRT-RTX plug-in of ONNX Runtime is installed, and there is a GPU."""
+    from importlib.util import find_spec
+
+    if find_spec("onnxruntime_ep_nv_tensorrt_rtx") is None:
+        return Availability(False, "onnxruntime-ep-nv-tensorrt-rtx: not installed")
+    if not machine.gpu.is_usable:
+        return Availability(False, machine.gpu.reason or "no usable GPU")
+    return Availability(True, f"ONNX Runtime {machine.onnxruntime.version}, with its plug-in")
+
+
+CPU = RuntimeKind(
+    name="cpu",
+    title="ONNX Runtime on the CPU",
+    library="onnxruntime",
+    open=open_onnx,
+    probe=partial(_provider_works, "CPUExecutionProvider"),
+    aliases=("CPUExecutionProvider",),
+    preferred=("fp32",),
+    preferred_of_onnxruntime=("int8", "fp32"),
+    where="the CPU",
+    why=MappingProxyType(
+        {
+            "fp32": "FP32, which is faster there than FP16 or INT8 in TensorRT's dialect",
+            "int8": "INT8, which a bundle for ONNX Runtime runs in integer kernels",
+        }
+    ),
+)
+CUDA = RuntimeKind(
+    name="cuda",
+    title="ONNX Runtime on a GPU, CUDA",
+    library="onnxruntime",
+    open=open_onnx,
+    needs_gpu=True,
+    probe=partial(_provider_works, "CUDAExecutionProvider"),
+    aliases=("CUDAExecutionProvider",),
+    preferred=("fp16", "fp32"),
+    where="a GPU and ONNX Runtime with CUDA",
+)
+ORT_TENSORRT = RuntimeKind(
+    name="ort-tensorrt",
+    title="TensorRT inside ONNX Runtime",
+    library="onnxruntime",
+    open=open_onnx,
+    probe=partial(_provider_works, "TensorrtExecutionProvider"),
+    aliases=("TensorrtExecutionProvider",),
+    needs_gpu=True,
+    reads_onnxruntime_int8=False,
+)
+ORT_TENSORRT_RTX = RuntimeKind(
+    name="ort-tensorrt-rtx",
+    title="TensorRT-RTX inside ONNX Runtime",
+    library="onnxruntime",
+    open=open_onnx,
+    probe=_plugin_works,
+    aliases=("NvTensorRTRTXExecutionProvider",),
+    needs_gpu=True,
+    reads_onnxruntime_int8=False,
+)

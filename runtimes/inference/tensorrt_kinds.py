@@ -1,0 +1,76 @@
+"""TensorRT and TensorRT-RTX as runtimes: they run engines that `resnet-export build` made."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from runtimes.bundle.manifest import Manifest
+from runtimes.inference.model_description import ModelDescription, library_versions
+from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
+from runtimes.machine.environment import rtx_serves
+from runtimes.trt.engine_sidecar import load_sidecar
+from runtimes.trt.library import FLAVOURS
+
+
+def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
+    """Open an engine of one flavor; whatever bundle it was built from, its sidecar says what it is.
+
+    Raises:
+        RuntimeAdapterError: If it does not fit this machine; see `runtimes.load`.
+    """
+    from runtimes.trt.adapter import TrtRuntime
+
+    runtime = TrtRuntime(choice.path, flavor=flavor)
+    sidecar = choice.sidecar or load_sidecar(choice.path)
+    batch = sidecar.facts.batch
+    description = ModelDescription(
+        file=str(choice.path),
+        precision=choice.precision,
+        runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
+        provider=f"{flavor} {sidecar.facts.tensorrt_version}",
+        node_providers={},
+        reason=choice.reason,
+        batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
+        inputs=runtime.input_specs,
+        outputs=runtime.output_specs,
+        threads=None,
+        exact=False,
+        may_saturate=False,
+        notes=(),
+        versions=library_versions(**{FLAVOURS[flavor]: sidecar.facts.tensorrt_version}),
+    )
+    return Opened(runtime, description)
+
+
+def _flavor_works(flavor: str, machine: Machine) -> Availability:
+    """Tell whether the library of a flavor imports and serves a GPU of this machine."""
+    found = next(item for item in machine.tensorrt if item.module == FLAVOURS[flavor])
+    if found.version is None:
+        return Availability(False, f"{found.module}: {found.reason}")
+    if not machine.gpu.is_usable:
+        return Availability(False, machine.gpu.reason or "no usable GPU")
+    if flavor == "rtx" and not any(rtx_serves(found, gpu.compute_capability) for gpu in machine.gpu.devices):
+        return Availability(False, f"{found.module} {found.version} serves no GPU of this machine")
+    return Availability(True, f"{found.module} {found.version}")
+
+
+TENSORRT = RuntimeKind(
+    name="tensorrt",
+    title="engines of TensorRT",
+    library="tensorrt",
+    open=partial(open_engine, "tensorrt"),
+    probe=partial(_flavor_works, "tensorrt"),
+    engine_flavor="tensorrt",
+    needs_gpu=True,
+    reads_onnxruntime_int8=False,
+)
+TENSORRT_RTX = RuntimeKind(
+    name="tensorrt-rtx",
+    title="engines of TensorRT-RTX",
+    library="tensorrt",
+    open=partial(open_engine, "rtx"),
+    probe=partial(_flavor_works, "rtx"),
+    engine_flavor="rtx",
+    needs_gpu=True,
+    reads_onnxruntime_int8=False,
+)
