@@ -164,7 +164,7 @@ def test_installed_copy_is_completed_from_where_it_came(monkeypatch, tmp_path):
             return self.record
 
     monkeypatch.setattr(
-        doctor_abilities, "__file__", str(tmp_path / "site-packages" / "exporter" / "cli" / "doctor_abilities.py")
+        doctor_abilities, "__file__", str(tmp_path / "site-packages" / "resnet_export" / "doctor" / "abilities.py")
     )
     for record, command in (
         ('{"url": "file:///home/me/my%20clone", "dir_info": {}}', 'pip install "/home/me/my clone[export]"'),
