@@ -1,6 +1,6 @@
 """Rules that an ONNX file must keep to be fast and right on its target; for any file, also other tools'.
 
-One module per family of rules, each a generator of findings over a `QuantizedGraph`:
+One module per family of rules (`rule_registry`), each a generator of findings over a `QuantizedGraph`:
 
     dialect_rules    D...  whose Q/DQ it is: TensorRT's, ONNX Runtime's, mixed
     residual_rules   R...  whether Conv + Add + ReLU can be one INT8 kernel
@@ -24,7 +24,7 @@ _HOME = {
     "Finding": "calibration.lint.finding",
     "Rule": "calibration.lint.finding",
     "Severity": "calibration.lint.finding",
-    "LintTarget": "calibration.lint.lint_target",
+    "LintTarget": "calibration.lint.finding",
     "LintReport": "calibration.lint.lint_report",
     "lint_file": "calibration.lint.lint_report",
     "lint_model": "calibration.lint.lint_report",
@@ -32,9 +32,8 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from calibration.lint.finding import Finding, Rule, Severity
+    from calibration.lint.finding import Finding, LintTarget, Rule, Severity
     from calibration.lint.lint_report import LintReport, lint_file, lint_model
-    from calibration.lint.lint_target import LintTarget
     from calibration.lint.sarif import sarif_log
 
 

@@ -5,12 +5,11 @@ Which ones fold is decided by the code that folds (`exporter.passes.fold_affine`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped
+from calibration.lint.finding import Finding, Grouped, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph
+from calibration.lint.rule_registry import BatchNormFate, RuleFamily
 from exporter.graph.onnx_graph import attribute
 
 FOLDABLE = Rule(
@@ -37,19 +36,6 @@ TRAINING = Rule(
 RULES = (FOLDABLE, KEPT, TRAINING)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchNormFate:
-    """What folding would do with the BatchNormalization nodes of a file, by the node's first output.
-
-    Attributes:
-        folded: To the name of the layer that would take it in.
-        kept: To the reason why none does.
-    """
-
-    folded: Mapping[str, str]
-    kept: Mapping[str, str]
-
-
 def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding]:
     """Yield every BatchNormalization; without `fate` only that it is there."""
     grouped = Grouped()
@@ -67,3 +53,6 @@ def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding
             message = f"a BatchNormalization stays{f': {reason}' if reason else ''}"
             grouped.add(KEPT, message, place)
     yield from grouped.findings()
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.batchnorms))

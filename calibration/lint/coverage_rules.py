@@ -12,9 +12,7 @@ from collections.abc import Iterator
 
 from onnx import NodeProto
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import (
     DEQUANTIZE,
     INTEGER_LAYERS,
@@ -27,6 +25,7 @@ from calibration.lint.quantized_graph import (
     constant_behind,
     is_integer,
 )
+from calibration.lint.rule_registry import RuleFamily
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
 from exporter.graph.onnx_graph import attribute, index_graph
@@ -195,3 +194,6 @@ def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
             if use.node.op_type in ("Relu", "Clip", "LeakyRelu"):
                 message = f"a pair between a layer and its {use.node.op_type}"
                 grouped.add(PAIR_BEFORE_RELU, message, quantizer.where)
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

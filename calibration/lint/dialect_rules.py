@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph, Quantizer, Role, is_integer
+from calibration.lint.rule_registry import RuleFamily
 
 TENSORRT, ONNXRUNTIME, MIXED, NONE = "TensorRT", "ONNX Runtime", "mixed", "none"
 
@@ -122,3 +121,6 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
             )
             grouped.add(FOREIGN_OPERATOR, message, place, severity=Severity.NOTE if known else None)
     yield from grouped.findings()
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

@@ -1,7 +1,11 @@
-"""What a rule is and what it found."""
+"""What a rule is, the target it is held against, and what it found; findings of one kind are told as one.
+
+A file with 53 UINT8 activations has one thing wrong with it, not 53.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -71,3 +75,54 @@ class Finding:
             "places": list(self.places),
             "nodes": list(self.nodes),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LintTarget:
+    """One place where the file must load.
+
+    Attributes:
+        name: As on the command line.
+        reads: The library in words.
+        min_opset: The oldest opset that is worth trying.
+        max_opset: The newest that it reads correctly.
+        max_ir_version: The IR version released with `max_opset`.
+        is_tensorrt: TensorRT's Q/DQ dialect, otherwise ONNX Runtime's.
+        is_tensorrt_8: TensorRT 8.x, whose parser takes no axes from an input of ReduceMean, wants a zero point with
+            every Q and DQ, and reads scales as float32.
+    """
+
+    name: str
+    reads: str
+    min_opset: int
+    max_opset: int
+    max_ir_version: int
+    is_tensorrt: bool = True
+    is_tensorrt_8: bool = False
+
+
+Place = tuple[str, str]
+"""What a place is called in PyTorch's terms, and in the file."""
+
+
+class Grouped:
+    """Collects places under messages; a message speaks of one of them."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[Rule, Severity, str], list[Place]] = {}
+
+    def add(self, rule: Rule, message: str, place: Place, *, severity: Severity | None = None) -> None:
+        """Note one place under a message; `severity` where it is not the rule's."""
+        self._places.setdefault((rule, severity or rule.severity, message), []).append(place)
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield one finding per rule, severity and message, in the order in which they first came."""
+        for (rule, severity, message), places in self._places.items():
+            unique = list(dict.fromkeys(places))
+            yield Finding(
+                rule,
+                severity,
+                message,
+                tuple(shown for shown, _ in unique),
+                tuple(name for _, name in unique),
+            )

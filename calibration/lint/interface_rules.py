@@ -11,9 +11,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from calibration.lint.constants import num_bytes
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph
+from calibration.lint.rule_registry import LintSubject, RuleFamily
 
 MAX_CHECKED_BYTES = 512 << 20
 """Files up to this size go through onnx.checker, which copies them once."""
@@ -141,3 +141,14 @@ def _why_not_readable(location: str, tensors: list[TensorProto], folder: Path | 
     needed = max(int(info.offset or 0) + int(info.length or num_bytes(tensor)) for tensor, info in infos)
     size = data.stat().st_size
     return f"which has {size:,} bytes, expected {needed:,} at least" if size < needed else ""
+
+
+def _check(subject: LintSubject) -> Iterator[Finding]:
+    """Yield what `check` finds; what onnx's checker refuses only where no external data is missing, which explains it."""
+    found = list(check(subject.graph, subject.target))
+    yield from found
+    if subject.checker_problem and all(finding.rule is not BROKEN_EXTERNAL_DATA for finding in found):
+        yield invalid_graph(subject.checker_problem)
+
+
+FAMILY = RuleFamily(RULES, _check)

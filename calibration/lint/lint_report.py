@@ -15,35 +15,15 @@ from typing import Any
 from onnx import ModelProto
 
 from calibration.errors import LintInputError
-from calibration.lint import (
-    batchnorm_rules,
-    coverage_rules,
-    dialect_rules,
-    interface_rules,
-    residual_rules,
-    scale_rules,
-    target_rules,
-)
-from calibration.lint.batchnorm_rules import BatchNormFate
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.lint_target import LintTarget
+from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules, target_rules
+from calibration.lint.finding import Finding, LintTarget, Severity
 from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph, why_not_walkable
+from calibration.lint.rule_registry import RULE_FAMILIES, BatchNormFate, LintSubject
 
 SCHEMA_VERSION = 1
 
 MAX_PROTOBUF_BYTES = 2**31 - 1
 """Source: protobuf.dev, "Proto limits": any proto in serialized form must be less than 2 GiB."""
-
-RULES: tuple[Rule, ...] = (
-    *dialect_rules.RULES,
-    *residual_rules.RULES,
-    *coverage_rules.RULES,
-    *scale_rules.RULES,
-    *target_rules.RULES,
-    *interface_rules.RULES,
-    *batchnorm_rules.RULES,
-)
-"""Every rule, in the order in which findings are shown."""
 
 FoldCheck = Callable[[ModelProto, "Path | None"], BatchNormFate]
 """A model, and the folder of its external data, to what folding would do with its BatchNormalization nodes."""
@@ -161,18 +141,8 @@ def _run_rules(
     graph = quantized_graph(model, folder)
     has_batchnorm = any(node.op_type == "BatchNormalization" for node in model.graph.node)
     fate = fold_check(model, folder) if fold_check is not None and has_batchnorm else None
-    interface = list(interface_rules.check(graph, target))
-    missing_data = any(finding.rule is interface_rules.BROKEN_EXTERNAL_DATA for finding in interface)
-    findings = [
-        *dialect_rules.check(graph, target),
-        *residual_rules.check(graph, target),
-        *coverage_rules.check(graph, target),
-        *scale_rules.check(graph, target),
-        *target_rules.check(graph, target),
-        *interface,
-        *([interface_rules.invalid_graph(problem)] if problem and not missing_data else []),
-        *batchnorm_rules.check(graph, fate),
-    ]
+    subject = LintSubject(graph, target, fate, problem)
+    findings = [finding for family in RULE_FAMILIES.values() for finding in family.check(subject)]
     findings.sort(key=lambda finding: finding.severity.rank)
     return LintReport(path, target, _summary(graph, target), tuple(findings))
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import WEIGHTED, QuantizedGraph, node_name
+from calibration.lint.rule_registry import RuleFamily
 from calibration.placement.residual_adds import Residuals, find_residual_adds
 
 BOTH_SIDES = Rule(
@@ -134,3 +133,6 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         elif not add.shortcut:
             grouped.add(FLOAT_ADD, "Q/DQ on neither side of a residual Add: the sum is computed in float", place)
     yield from grouped.findings()
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

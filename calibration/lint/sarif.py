@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from calibration.lint.finding import Finding, Rule
-from calibration.lint.lint_report import RULES, LintReport
+from calibration.lint.lint_report import LintReport
+from calibration.lint.rule_registry import all_rules
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
@@ -34,7 +35,7 @@ def sarif_log(report: LintReport, *, tool_version: str, root: Path) -> dict[str,
     if report.path is None:
         raise ValueError("SARIF needs the location of a file; lint a file, not a model in memory")
     location = {"uri": _relative_uri(report.path, root), "uriBaseId": "%SRCROOT%"}
-    rules = list(RULES)
+    rules = list(all_rules())
     driver = {"name": "resnet-export", "version": tool_version, "rules": [_descriptor(rule) for rule in rules]}
     run = {
         "tool": {"driver": driver},

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped, Place
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, Grouped, LintTarget, Place, Rule, Severity
 from calibration.lint.quantized_graph import DEQUANTIZE, QUANTIZE, QuantizedGraph, Quantizer, Role
+from calibration.lint.rule_registry import RuleFamily
 
 FLOAT16_MIN_NORMAL = 2.0**-14
 """Least normal binary16; a scale below it has lost bits. Source: IEEE 754-2019."""
@@ -206,3 +205,6 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
             if values is not None and other is not None and values.size and not _equal(values, other):
                 grouped.add(SCALES_DIFFER, "a pair with another scale or zero point in Q than in DQ", quantizer.where)
                 break
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

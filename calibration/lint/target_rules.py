@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from calibration.lint.finding import Finding, Rule, Severity
-from calibration.lint.grouping import Grouped
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
+from calibration.lint.rule_registry import RuleFamily
 
 MIN_OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear have an axis since. Source: ONNX operator specification, QuantizeLinear-13."""
@@ -89,3 +88,6 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
                 message = f"{node.op_type} with its axes as an input: TensorRT 8 takes all axes"
                 grouped.add(REDUCE_AXES, message, graph.where(node))
         yield from grouped.findings()
+
+
+FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from calibration.lint.finding import Finding, Severity
-from calibration.lint.lint_target import LintTarget
+from calibration.lint.finding import Finding, LintTarget, Severity
 from exporter.errors import ExportError
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
 from exporter.version import __version__
@@ -25,8 +24,8 @@ from runtimes.errors import MissingDependencyError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from calibration.lint.batchnorm_rules import BatchNormFate
     from calibration.lint.lint_report import LintReport
+    from calibration.lint.rule_registry import BatchNormFate
 
 EXIT_FINDINGS = 1
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -82,8 +81,8 @@ def fold_check(model: ModelProto, folder: Path | None) -> BatchNormFate:
     """Return what `passes.fold_affine` would do with the BatchNormalization nodes; `model` is left as it is."""
     from onnx.external_data_helper import load_external_data_for_model
 
-    from calibration.lint.batchnorm_rules import BatchNormFate
     from calibration.lint.quantized_graph import quantized_graph
+    from calibration.lint.rule_registry import BatchNormFate
     from exporter.graph.onnx_graph import copy_model
     from exporter.passes.fold_affine import fold_affine
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from quantized_graphs import OURS, QuantizedBuilder, Style, float_network, residual_network
 
 from calibration.lint import Severity, lint_model
-from calibration.lint.lint_report import RULES
+from calibration.lint.rule_registry import all_rules
 
 
 def replaced(model: ModelProto, name: str, values) -> ModelProto:
@@ -35,10 +35,10 @@ def renamed(model: ModelProto, name_of) -> ModelProto:
 
 
 def test_rules_have_ids_of_their_own_and_say_what_to_do():
-    ids = [rule.id for rule in RULES]
-    assert len(ids) == len(set(ids)) == len({rule.name for rule in RULES})
+    ids = [rule.id for rule in all_rules()]
+    assert len(ids) == len(set(ids)) == len({rule.name for rule in all_rules()})
     assert all(re.fullmatch(r"[DRLSTIB]\d{3}", name) for name in ids)
-    assert all(rule.summary[-1] not in ".;" and rule.remedy[-1] not in ".;" for rule in RULES)
+    assert all(rule.summary[-1] not in ".;" and rule.remedy[-1] not in ".;" for rule in all_rules())
 
 
 # Scales and types
@@ -434,5 +434,5 @@ def test_every_rule_is_documented():
     from pathlib import Path
 
     text = (Path(__file__).parents[3] / "docs" / "lint.md").read_text()
-    for rule in RULES:
+    for rule in all_rules():
         assert f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.summary} | {rule.remedy} |" in text
