@@ -65,3 +65,7 @@ class OutputExistsError(ExportError):
 
 class EngineBuildError(ExportError):
     """TensorRT did not parse or build the model; the message carries TensorRT's own last errors."""
+
+
+class EngineCheckError(ExportCheckError):
+    """An engine was built and does not hold what was asked of it."""

@@ -14,6 +14,7 @@ CAUSES: tuple[tuple[str, str], ...] = (
     ("out of memory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
     ("dynamic or shape inputs, but no optimization profile", "the file has a dynamic axis that no profile covers"),
     ("Failed to parse ONNX model", "the file is no ONNX model, or is damaged"),
+    ("Failed to parse the ONNX model", "the file is no ONNX model, or is damaged"),
     ("libnvinfer_lean", "this flavor has no lean runtime; build without --version-compat"),
 )
 """Words in TensorRT's messages, and what they most likely mean; the first that occurs is told."""

@@ -46,7 +46,8 @@ def check_turing(library: TensorRtLibrary, network: Any, compute_capabilities: t
     ]
     if not convolutions:
         return ()
-    kind = "FP16" if convolutions[0].get_input(0).dtype == trt.DataType.HALF else "FP32"
+    halves = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in convolutions)
+    kind = "FP32" if not halves else "FP16" if halves == len(convolutions) else "FP16 and FP32"
     return (_notice(len(convolutions), kind, others),)
 
 

@@ -8,36 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
-from exporter.engines.bundle_engine import EngineOutcome, engine_from_bundle
 from exporter.errors import ExportError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
-from resnet_export.console.option_types import batch_range, capabilities, positive
+from resnet_export.build_job.build_step import EngineRequest, check_min_int8, engine_report, have_engine
+from resnet_export.console.option_types import batch_range, capabilities, positive, share
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.manifest import Manifest, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES
 from runtimes.errors import BundleError
-from runtimes.trt.engine_layers import REFORMAT, EngineLayers
-from runtimes.trt.layer_times import EngineTimes
-
-NUM_SLOWEST = 5
-"""How many of the slowest layers are named."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """One engine to have: which bundle, which precision, which library, how."""
-
-    bundle: Path
-    precision: str
-    flavor: str
-    options: BuildOptions
-    output: Path | None = None
-    timing_cache: bool | Path = True
 
 
 def run_build(words: Sequence[str]) -> int:
@@ -68,6 +49,8 @@ def run_build(words: Sequence[str]) -> int:
     outcome = have_engine(request, terminal)
     if arguments.json:
         print(json.dumps(engine_report(outcome), indent=2))
+    if arguments.min_int8_layers is not None:
+        check_min_int8(outcome, arguments.min_int8_layers)
     return 0
 
 
@@ -87,100 +70,6 @@ def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
     if asked == "int8-fp16" and MODEL_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:
         return "int8"  # TensorRT 8 is allowed FP16 by flag wherever the file is not quantized
     return asked
-
-
-def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
-    """Build or reuse one engine, telling what happens."""
-    with terminal.steps(f"building {request.precision} engine with {request.flavor}") as progress:
-        outcome = engine_from_bundle(
-            request.bundle,
-            precision=request.precision,
-            flavor=request.flavor,
-            options=request.options,
-            output=request.output,
-            progress=progress,
-            timing_cache=request.timing_cache,
-        )
-    sidecar = outcome.sidecar
-    size = f"{sidecar.engine_size_bytes / 1e6:.1f} MB"
-    made = f"{sidecar.facts.flavor} {sidecar.facts.tensorrt_version}"
-    if outcome.reused:
-        terminal.done(f"engine reused: {outcome.path} ({size}, {made}): {outcome.reason}")
-    else:
-        terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
-        for warning in sidecar.warnings:
-            terminal.warn(f"{sidecar.facts.flavor}: {warning}")
-    _tell_placement(outcome, terminal)
-    _tell_layers(outcome, terminal)
-    return outcome
-
-
-def _tell_placement(outcome: EngineOutcome, terminal: Terminal) -> None:
-    """Tell what a DLA computes, and what falls back to the GPU, by name."""
-    if outcome.placement is None:
-        return
-    core = outcome.sidecar.facts.flags["dla_core"]
-    on_dla, on_gpu = outcome.placement.on_dla, outcome.placement.on_gpu
-    terminal.done(f"DLA core {core}: {len(on_dla)} of {len(on_dla) + len(on_gpu)} layers, as TensorRT foresaw it")
-    if on_gpu:
-        terminal.warn(f"{len(on_gpu)} layers on the GPU instead of the DLA: {', '.join(on_gpu)}")
-
-
-def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
-    """Tell how many layers run in which precision, and which convolutions fell back."""
-    if outcome.layers is None:
-        terminal.done(f"layers not counted: {outcome.why_no_layers}")
-        return
-    counts = ", ".join(f"{number} in {precision}" for precision, number in outcome.layers.count().items())
-    terminal.done(f"layers of the engine: {counts}; {outcome.layers.num_reformats} reformats")
-    precision = outcome.sidecar.facts.precision.partition("-")[0].upper()
-    if fallen := outcome.layers.not_in(precision):
-        named = ", ".join(f"{' + '.join(layer.nodes)} ({layer.precision})" for layer in fallen[:8])
-        more = f" and {len(fallen) - 8} more" if len(fallen) > 8 else ""
-        terminal.warn(f"{len(fallen)} convolutions or matrix products are not in {precision}: {named}{more}")
-    _tell_times(outcome, outcome.layers, terminal)
-
-
-def _tell_times(outcome: EngineOutcome, layers: EngineLayers, terminal: Terminal) -> None:
-    """Tell how much of the time goes where, and which layers are slowest."""
-    times = outcome.times
-    if times is None:
-        terminal.done(f"layers not timed: {outcome.why_no_times}")
-        return
-    total = times.total_ms or 1.0
-    shares = ", ".join(
-        f"{spent / total:.0%} {'reformats' if word == REFORMAT else f'in {word}'}"
-        for word, spent in times.by_precision(layers).items()
-    )
-    terminal.done(
-        f"time in the layers at batch {times.batch}: {shares} of {total:.3g} ms (layer by layer, median of "
-        f"{times.num_runs} runs; the engine alone is faster)"
-    )
-    slowest = ", ".join(
-        f"{' + '.join(layer.nodes)} {spent:.3g} ms ({layer.precision})"
-        for layer, spent in times.slowest(layers, NUM_SLOWEST)
-    )
-    terminal.done(f"slowest: {slowest}")
-
-
-def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
-    """Return an outcome as JSON holds it."""
-    return {
-        "engine": str(outcome.path),
-        "reused": outcome.reused,
-        "reason": outcome.reason,
-        "sidecar": outcome.sidecar.to_json(),
-        "dla": None
-        if outcome.placement is None
-        else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
-        "times": outcome.why_no_times if outcome.times is None else _times_report(outcome.times, outcome.layers),
-        "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
-    }
-
-
-def _times_report(times: EngineTimes, layers: EngineLayers | None) -> dict[str, Any]:
-    content = times.to_json()
-    return content if layers is None else {**content, "ms_by_precision": times.by_precision(layers)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -220,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--gpu-fallback", action="store_true", help="with --dla: layers that the DLA cannot run may run on the GPU"
+    )
+    parser.add_argument(
+        "--min-int8-layers",
+        type=share,
+        metavar="SHARE",
+        help="exit 1 unless this share of the convolutions and matrix products reads INT8 (1 for all)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="the bundle must be signed by its owner")

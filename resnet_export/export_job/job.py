@@ -98,7 +98,7 @@ def run_export(options: ExportOptions) -> None:
 def _build_engine(options: ExportOptions, terminal: Terminal) -> dict[str, Any]:
     """Build the engine of the bundle just written; the bundle stays, whatever becomes of the engine."""
     from exporter.engines.build_options import BuildOptions
-    from resnet_export.build_job.command import EngineRequest, engine_report, have_engine
+    from resnet_export.build_job.build_step import EngineRequest, engine_report, have_engine
 
     flavor = "rtx" if options.rtx else "tensorrt"
     request = EngineRequest(options.output, options.engine_precision, flavor, BuildOptions(batch=options.batch))

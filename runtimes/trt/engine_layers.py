@@ -22,7 +22,7 @@ from typing import Any
 
 from runtimes.errors import RuntimeAdapterError
 
-CONVOLUTION, REFORMAT, OTHER = "convolution", "reformat", "other"
+CONVOLUTION, REFORMAT, CONTROL, OTHER = "convolution", "reformat", "control", "other"
 
 _TYPES: tuple[tuple[str, str], ...] = (
     (r"int8", "INT8"),
@@ -37,6 +37,7 @@ _TYPES: tuple[tuple[str, str], ...] = (
 """Word in the inspector's text of a tensor, any case, to the precision; the first that occurs counts."""
 
 _PRODUCT_TYPES = ("conv", "correlation", "gemm", "matrix_multiply", "matrixmultiply", "matmul")
+_CONTROL_TYPES = ("shape_call", "signal", "wait")
 _PRODUCT_IN_FUSION = re.compile(r"__myl_\w*(?:Corr|Fc|Gemm|Dot|MatMul)")
 """Name of a `runtime_fusion` that holds a convolution or matrix product."""
 
@@ -65,7 +66,7 @@ class EngineLayer:
 
     Attributes:
         name: TensorRT's.
-        kind: `CONVOLUTION` (matrix products too), `REFORMAT` (moves data only) or `OTHER`.
+        kind: `CONVOLUTION` (matrix products too), `REFORMAT` (only moves data), `CONTROL` (not even that) or `OTHER`.
         precision: "INT8", "FP16", "FP32", ...: of what a convolution reads, otherwise of the first output. "?" where
             the account does not say.
         nodes: Names of the ONNX nodes in it, which are PyTorch's module names in files of `resnet-export`.
@@ -92,8 +93,9 @@ class EngineLayers:
     products: NetworkProducts | None = None
 
     def count(self, kind: str | None = None) -> Mapping[str, int]:
-        """Return how many layers have each precision, most frequent first: of one kind, or all but reformats."""
-        chosen = [layer for layer in self.layers if (layer.kind == kind if kind else layer.kind != REFORMAT)]
+        """Return how many layers have each precision, most frequent first: of one kind, or of all that compute."""
+        kinds = (kind,) if kind else (CONVOLUTION, OTHER)
+        chosen = [layer for layer in self.layers if layer.kind in kinds]
         return dict(Counter(layer.precision for layer in chosen).most_common())
 
     @property
@@ -168,6 +170,8 @@ def _kind(name: str, layer_type: str, parameter_type: str) -> str:
     words = f"{layer_type} {parameter_type}".lower()
     if "reformat" in words or name.startswith("Reformatting CopyNode"):
         return REFORMAT
+    if layer_type in _CONTROL_TYPES:
+        return CONTROL
     if any(word in words for word in _PRODUCT_TYPES):
         return CONVOLUTION
     if "runtime_fusion" in words and _PRODUCT_IN_FUSION.match(name):

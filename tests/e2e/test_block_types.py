@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from block_models import BLOCKS, SIZE, loaded, photographs, trained
+from standins.real_bindings import CACHE, BindingsUnavailableError, bindings_folder, forwarding, run_with_bindings
 
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.pipeline.quantize_model import quantize
@@ -27,6 +29,10 @@ from exporter.tracing.check_export import check_against_pytorch
 from exporter.tracing.export import ExportConfig, ExportedModel, export_loaded
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.pytorch import TorchRuntime
+from runtimes.trt.build_log import layers_from_log
+from runtimes.trt.engine_layers import BUILD_LOG, NetworkProducts, layers_from_inspector, layers_to_json
+from runtimes.trt.int8_coverage import NOT_LISTED, int8_coverage
+from runtimes.trt.library import load_library
 
 
 @cache
@@ -111,8 +117,49 @@ def test_tensorrt_rtx_builds_all_three(name, tmp_path: Path):
         path = tmp_path / f"{precision}.onnx"
         onnx.save_model(model, path)
         chosen = ("8.6", "8.9") if precision == "int8" else ()
-        plan = build_engine(path, flavor="rtx", options=BuildOptions(compute_capabilities=chosen))
+        products: list[NetworkProducts] = []
+        options = BuildOptions(compute_capabilities=chosen)
+        plan = build_engine(path, flavor="rtx", options=options, on_products=products.append)
         assert len(plan) > 10_000
+        _assert_precision(name, precision, products[0])
+
+
+def _assert_precision(name: str, precision: str, products: NetworkProducts) -> None:
+    """Every convolution and matrix product is found in the builder's list, in the precision of the file."""
+    entries = layers_from_log(load_library("rtx").log.layer_list)
+    layers = layers_from_inspector(json.dumps(layers_to_json(entries, source=BUILD_LOG, products=products)))
+    coverage = int8_coverage(layers)
+    weighted = ops(name)["Conv"] + ops(name)["Gemm"] + ops(name)["MatMul"]
+    assert len(coverage.precisions) == weighted
+    assert NOT_LISTED not in coverage.count()
+    if precision == "int8":
+        assert coverage.fallen_back() == {}
+        assert coverage.num_int8 == len(quantized(name).placement.weights) == len(products.quantized)
+    else:
+        assert coverage.count() == {precision.upper(): weighted}
+
+
+@pytest.mark.tensorrt
+def test_real_tensorrt_bindings_build_every_block(tmp_path: Path):
+    """TensorRT 11.4's own bindings, and TensorRT-RTX's parser and builder behind them."""
+    try:
+        folder = bindings_folder("11.4", CACHE)
+        forwarding()
+    except BindingsUnavailableError as err:
+        pytest.skip(str(err))
+    for name in BLOCKS:
+        onnx.save_model(quantized(name).model, tmp_path / f"{name}.onnx")
+    script = """
+import sys
+from pathlib import Path
+from exporter.engines.build import build_engine
+from runtimes.trt.library import load_library
+for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
+    print(file.stem, load_library("tensorrt").version, len(build_engine(file)) > 10_000)
+"""
+    done = run_with_bindings(folder, "-c", script, str(tmp_path), forward=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{name} 11.4.0.106 True" for name in sorted(BLOCKS)]
 
 
 @pytest.mark.tensorrt

@@ -375,9 +375,9 @@ def _add_build(trt: Any, standin: TensorRtStandin) -> None:
             self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
 
         def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
-            for low, best, high in zip(min, opt, max, strict=True):
-                if not 0 <= low <= best <= high:
-                    raise RuntimeError("Shape provided for min, opt, max is inconsistent with other dimensions")
+            for name, sizes in (("min", min), ("opt", opt), ("max", max)):
+                if any(size < 0 for size in sizes):
+                    raise RuntimeError(f"Shape provided for {name} is inconsistent with other shapes.")
             self._shapes[input] = (tuple(min), tuple(opt), tuple(max))
 
     class BuilderConfig(Sealed):

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib.util
+import json
 import sys
 import types
 from enum import IntEnum
@@ -11,6 +12,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+import exporter.engines.build
 from calibration import calibrate, insert_qdq
 from exporter.engines.build import build_engine
 from exporter.engines.build_options import BuildOptions
@@ -20,11 +22,16 @@ from exporter.models.check_images import load_check_images
 from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.passes.float16 import float16_from_float32
+from exporter.passes.float16_qdq import float16_qdq_from_float32
 from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 from runtimes.errors import MissingDependencyError
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.trt.build_log import layers_from_log
+from runtimes.trt.engine_layers import BUILD_LOG, layers_from_inspector, layers_to_json
+from runtimes.trt.int8_coverage import int8_coverage
+from runtimes.trt.library import load_library
 
 needs_rtx = [
     pytest.mark.tensorrt,
@@ -173,6 +180,58 @@ def test_torchvision_resnet_in_every_precision(tmp_path, name, num_adds):
     sizes = [len(build(file, tmp_path, options=options)) for file in (model, half, quantized.model)]
     assert sizes[0] > 1.5 * sizes[1]
     assert sizes[0] > 1.5 * sizes[2]
+
+
+# Compute capability 7.5: what is told beforehand is what the builder does
+
+
+def told_layers(model, folder, **options):
+    """Build and return (notices, coverage), with the builder's list as `build` reads it."""
+    notices, products = [], []
+    build(model, folder, options=BuildOptions(**options), on_notice=notices.append, on_products=products.append)
+    entries = layers_from_log(load_library("rtx").log.layer_list)
+    return notices, int8_coverage(
+        layers_from_inspector(json.dumps(layers_to_json(entries, source=BUILD_LOG, products=products[0])))
+    )
+
+
+@marked
+@pytest.mark.parametrize("others", [(), ("8.6",)])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_float32_products_are_refused_for_turing(tmp_path, tiny, tiny_int8, monkeypatch, precision, others):
+    model = tiny if precision == "fp32" else tiny_int8
+    options = BuildOptions(compute_capabilities=("7.5", *others))
+    with pytest.raises(
+        EngineBuildError, match=r"no FP32 matrix product for .* 7\.5 and would refuse fc; build --fp16"
+    ) as told:
+        build(model, tmp_path, options=options)
+    assert ("with 7.5 among the targets none is built: give --compute-capability 8.6" in str(told.value)) is bool(
+        others
+    )
+    monkeypatch.setattr(exporter.engines.build, "check_turing", lambda *_: ())
+    with pytest.raises(EngineBuildError, match="FP32 GEMM is not supported"):
+        build(model, tmp_path, options=options)
+
+
+@marked
+@pytest.mark.parametrize("others", [(), ("8.6",)])
+def test_int8_convolutions_become_fp16_for_turing_and_that_is_said_before(tmp_path, tiny_int8, others):
+    mixed = float16_qdq_from_float32(tiny_int8).model
+    notices, coverage = told_layers(mixed, tmp_path, compute_capabilities=("7.5", *others))
+    (notice,) = notices
+    assert notice.startswith("for compute capability 7.5 TensorRT-RTX computes 9 INT8 convolutions in FP16")
+    assert ("so for 8.6 of the same build" in notice) is bool(others)
+    assert coverage.precisions["fc"] == "INT8"
+    assert coverage.count() == {"FP16": 9, "INT8": 1}
+    assert len(coverage.fallen_back()) == 9
+
+
+@marked
+def test_other_capabilities_and_float_files_need_no_word(tmp_path, tiny, tiny_int8):
+    notices, coverage = told_layers(tiny_int8, tmp_path, compute_capabilities=("8.6",))
+    assert (notices, coverage.count()) == ([], {"INT8": 10})
+    notices, coverage = told_layers(float16_from_float32(tiny).model, tmp_path, compute_capabilities=("7.5",))
+    assert (notices, coverage.count()) == ([], {"FP16": 10})
 
 
 # Arguments

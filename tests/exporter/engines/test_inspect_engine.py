@@ -84,6 +84,34 @@ def test_times_are_told(bundle, on_a_gpu, capsys):
         assert report["layer_ms"]["conv1 + relu"] == pytest.approx(0.004)
 
 
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(("precision", "code"), [("--int8", 0), ("--fp16", 1)])
+def test_int8_coverage_without_a_gpu(precision, code, bundle, capsys):
+    """TensorRT-RTX's builder lists its layers; a gate for CI reads them, also of an engine that is reused."""
+    pytest.importorskip("tensorrt_rtx")
+    words = ["build", str(bundle), "--rtx", precision, "--json", "--min-int8-layers", "1"]
+    for told in ("engine built", "engine reused"):
+        assert main(words) == code
+        captured = capsys.readouterr()
+        printed = " ".join(captured.err.split())
+        assert told in printed
+        assert f"22 of 22 convolutions and matrix products read {precision[2:].upper()}" in printed
+        coverage = json.loads(captured.out)["int8_coverage"]
+        assert coverage["int8"] == (22 if code == 0 else 0)
+        assert (coverage["of"], coverage["source"]) == (22, "build log")
+        assert {"conv1", "layer2.0.downsample.0", "fc"} <= coverage["by_name"].keys()
+        assert ("--min-int8-layers: 0 of 22" in printed) is bool(code)
+
+
+def test_gate_that_cannot_be_told_is_not_passed(bundle, monkeypatch, capsys):
+    cuda = CudaStandin()
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt("10.3", cuda).module)
+    assert main(["build", str(bundle), "--int8", "--timing-cache", "off", "--min-int8-layers", "0.5"]) == 1
+    assert (
+        "--min-int8-layers: it cannot be told here: an engine tells its layers on a GPU only" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("what", ["load_cuda", "profiler"])
 def test_an_engine_that_cannot_be_timed_is_still_an_engine(what, bundle, on_a_gpu, monkeypatch, capsys):
     standin = on_a_gpu("10.3")
