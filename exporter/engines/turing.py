@@ -3,7 +3,7 @@
 Its Turing kernels multiply matrices in FP16 and INT8, not in FP32, and convolve in FP32 and FP16, not in INT8:
 
 - a matrix product in float32, also one with float32 scales, is refused, for every target of the build;
-- an INT8 convolution is computed in the type of its scales, without a word, for every target of the build;
+- an INT8 convolution is computed in FP16 or FP32, without a word, for every target of the build;
 - a matrix product with FP16 scales is a true INT8 one.
 
 Source: builds of ResNet-20 with TensorRT-RTX 1.7.1, 2026-11-29: layer lists of FP32, FP16, INT8, INT8+FP16 files for
@@ -46,9 +46,7 @@ def check_turing(library: TensorRtLibrary, network: Any, compute_capabilities: t
     ]
     if not convolutions:
         return ()
-    halves = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in convolutions)
-    kind = "FP32" if not halves else "FP16" if halves == len(convolutions) else "FP16 and FP32"
-    return (_notice(len(convolutions), kind, others),)
+    return (_notice(len(convolutions), others),)
 
 
 def _refusal(names: list[str], others: tuple[str, ...]) -> str:
@@ -61,9 +59,9 @@ def _refusal(names: list[str], others: tuple[str, ...]) -> str:
     )
 
 
-def _notice(number: int, kind: str, others: tuple[str, ...]) -> str:
+def _notice(number: int, others: tuple[str, ...]) -> str:
     also = f", and so for {', '.join(others)} of the same build: build them apart" if others else ""
     return (
-        f"for compute capability 7.5 TensorRT-RTX computes {number} INT8 convolutions in {kind}: it has no INT8 "
+        f"for compute capability 7.5 TensorRT-RTX computes {number} INT8 convolutions in FP16 or FP32: it has no INT8 "
         f"convolution there{also}"
     )
