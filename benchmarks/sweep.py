@@ -140,7 +140,7 @@ def page(rows: dict[str, Row]) -> str:
         "",
     ]
     notes: dict[str, list[str]] = {}
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         lines += [f"## {family.title}", "", *HEADER]
         for name in family.models:
             row = rows.get(name)

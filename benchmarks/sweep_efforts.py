@@ -113,7 +113,7 @@ def page(rows: dict[str, Row]) -> str:
         conditions(rows),
         "",
     ]
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         lines += [f"## {family.title}", "", *HEADER]
         for name in family.models:
             lines.append(f"| {name} | {cells(rows[name]) if name in rows else 'not run yet'} |")

@@ -106,7 +106,7 @@ def chosen(only: str | None, family: str | None) -> list[str]:
         return names
     if family is not None:
         check_family(family)
-        return [name for one in FAMILIES if one.name == family for name in one.models]
+        return [name for one in FAMILIES.values() if one.name == family for name in one.models]
     return list(MODEL_NAMES)
 
 

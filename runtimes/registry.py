@@ -1,6 +1,6 @@
 """Things that are chosen by name and may come from outside: runtimes, calibration methods, targets, families, rules.
 
-A registry knows what the package brings, as "module:attribute" that is imported when it is asked for; what was
+A registry knows what the package brings, often as "module:attribute" that is imported when it is asked for; what was
 registered by a call; and what other installed packages declare as entry points of its group:
 
     [project.entry-points."resnet_export.runtimes"]
@@ -29,10 +29,10 @@ class Registry(Mapping[str, T], Generic[T]):
         what: What is registered, for messages: "calibration method".
         kind: The class that everything in it must be an instance of.
         group: Name of the entry points' group.
-        builtin: Name to "module:attribute".
+        builtin: Name to the thing, or to its "module:attribute".
     """
 
-    def __init__(self, what: str, kind: type[T], *, group: str, builtin: Mapping[str, str]) -> None:
+    def __init__(self, what: str, kind: type[T], *, group: str, builtin: Mapping[str, str | T]) -> None:
         self._what = what
         self._kind = kind
         self._group = group
@@ -68,9 +68,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if name in self._registered:
             return self._registered[name]
         if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
-            found: T = getattr(importlib.import_module(module), attribute)
-            return found
+            return self._from_builtin(self._builtin[name])
         return self._from_entry_point(name, self._entry_points()[name])
 
     def named(self, name: str) -> T:
@@ -99,6 +97,13 @@ class Registry(Mapping[str, T], Generic[T]):
     def __len__(self) -> int:
         """Return how many names there are."""
         return sum(1 for _ in self)
+
+    def _from_builtin(self, item: str | T) -> T:
+        if not isinstance(item, str):
+            return item
+        module, _, attribute = item.partition(":")
+        found: T = getattr(importlib.import_module(module), attribute)
+        return found
 
     def _entry_points(self) -> dict[str, Any]:
         if self._declared is None:

@@ -144,7 +144,7 @@ def _why_not_readable(location: str, tensors: list[TensorProto], folder: Path | 
 
 
 def _check(subject: LintSubject) -> Iterator[Finding]:
-    """Yield what `check` finds; what onnx's checker refuses only where no external data is missing, which explains it."""
+    """Yield what `check` finds, and what onnx's checker refuses where missing external data does not explain it."""
     found = list(check(subject.graph, subject.target))
     yield from found
     if subject.checker_problem and all(finding.rule is not BROKEN_EXTERNAL_DATA for finding in found):

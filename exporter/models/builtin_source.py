@@ -1,4 +1,7 @@
-"""Our own networks, from a checkpoint file or random; nobody publishes default weights for them."""
+"""Networks that are built here, ours and those of registered families, from a checkpoint file or random.
+
+Nobody publishes default weights for them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from exporter.errors import WeightsError
+from exporter.errors import ModelObjectError, WeightsError
 from exporter.models.architecture import (
     CIFAR_PREPROCESSING,
     IMAGENET_PREPROCESSING,
@@ -19,6 +22,7 @@ from exporter.models.architecture import (
     load_random,
 )
 from exporter.models.loaded_model import RANDOM_WEIGHTS, LoadedModel, ModelRequest, is_weights_file
+from exporter.models.model_names import Family, family_of
 from exporter.networks.cifar_resnet import CifarBlock, CifarResNet, ShortcutOption
 from exporter.networks.plain_network import PlainNetwork
 from exporter.networks.preact_resnet import CifarPreActResNet, PreActResNet, PreActUnit
@@ -32,7 +36,7 @@ _IMAGENET_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def load(request: ModelRequest) -> LoadedModel:
-    """Build one of our networks and load its weights; see `exporter.models.load_model.load_model`."""
+    """Build one of these networks and load its weights; see `exporter.models.load_model.load_model`."""
     architecture = architecture_for(request)
     if request.weights == RANDOM_WEIGHTS:
         build = architecture.build
@@ -62,8 +66,15 @@ def _damped(module: nn.Module) -> nn.Module:
 
 
 def architecture_for(request: ModelRequest) -> Architecture:
-    """Return the architecture of one of our networks."""
+    """Return the architecture of one of these networks.
+
+    Raises:
+        ModelObjectError: If another package's family does not give one.
+    """
     name = request.reference.name
+    family = family_of(name)
+    if family is not None and family.architecture is not None:
+        return _from_family(family, name)
     is_imagenet = name in _IMAGENET_NETWORKS
     return Architecture(
         model_id=name,
@@ -82,3 +93,18 @@ def _cifar_builder(name: str) -> Callable[[int], nn.Module]:
     if kind == "preact":
         return partial(CifarPreActResNet, depth)
     return partial(CifarResNet, depth, shortcut=ShortcutOption((option or "b").upper()))
+
+
+def _from_family(family: Family, name: str) -> Architecture:
+    assert family.architecture is not None
+    try:
+        architecture = family.architecture(name)
+    except Exception as err:  # another package's code
+        raise ModelObjectError(
+            f"model family {family.name!r} cannot build {name}: {type(err).__name__}: {err}"
+        ) from err
+    if not isinstance(architecture, Architecture):
+        raise ModelObjectError(
+            f"model family {family.name!r}: got {architecture!r} for {name}, expected an Architecture"
+        )
+    return architecture

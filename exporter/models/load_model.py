@@ -25,6 +25,7 @@ _SOURCES: Mapping[str, str] = MappingProxyType(
         ONNX_FILE: "exporter.models.onnx_source",
     }
 )
+"""Source to module; a family of another source is built by its own architecture, as our networks are."""
 
 
 def load_model(request: ModelRequest) -> LoadedModel:
@@ -41,7 +42,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
     """
     source = request.reference.source
     try:
-        load: Callable[[ModelRequest], LoadedModel] = importlib.import_module(_SOURCES[source]).load
+        load: Callable[[ModelRequest], LoadedModel] = importlib.import_module(_SOURCES.get(source, _SOURCES[OWN])).load
     except ImportError as err:
         if source == TIMM and (err.name or "").partition(".")[0] == "timm":
             raise MissingDependencyError(

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from exporter.checkpoints.weight_layout import layout_of, without_values
 from exporter.models.architecture import Architecture
 from exporter.models.loaded_model import RANDOM_WEIGHTS, ModelRequest
-from exporter.models.model_names import FAMILY_OF, MODEL_NAMES, OWN, TIMM, TORCHVISION
+from exporter.models.model_names import MODEL_NAMES, OWN, TIMM, TORCHVISION, Family, family_of
 from exporter.models.model_table import TABLE_FILE, ModelFacts
 
 _LIBRARIES = ("torch", "torchvision", "timm")
@@ -38,8 +38,8 @@ def count_facts(name: str) -> ModelFacts:
     layout = layout_of(architecture.build)
     return ModelFacts(
         name=name,
-        family=FAMILY_OF[name].name,
-        source=FAMILY_OF[name].source,
+        family=_family(name).name,
+        source=_family(name).source,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         macs=count_macs(module, input_size),
         input_size=input_size,
@@ -82,7 +82,7 @@ def count_macs(module: nn.Module, input_size: tuple[int, int]) -> int:
 
 def _published_top1(name: str) -> dict[str, float]:
     """Return torchvision's figures; timm's package carries none."""
-    if FAMILY_OF[name].source != TORCHVISION:
+    if _family(name).source != TORCHVISION:
         return {}
     import torchvision
 
@@ -105,3 +105,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _family(name: str) -> Family:
+    family = family_of(name)
+    assert family is not None, name  # of MODEL_NAMES
+    return family

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from types import MappingProxyType
+from typing import Any
 
 from exporter.errors import UnknownModelError
+from runtimes.registry import Registry
 
 TORCHVISION = "torchvision"
 OWN = "resnet-export"
@@ -30,19 +32,22 @@ class Family:
     Attributes:
         name: As `resnet-export models --family` takes it.
         title: As the field writes it.
-        source: Who defines them: TORCHVISION, OWN or TIMM.
+        source: Who defines them: TORCHVISION, OWN, TIMM, or the name of another package.
         models: Their names.
+        architecture: Name -> `exporter.models.architecture.Architecture`; None where the source builds it. Imports
+            torch when it is called, not before: names are also listed where torch is not installed.
     """
 
     name: str
     title: str
     source: str
     models: tuple[str, ...]
+    architecture: Callable[[str], Any] | None = None
 
 
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
-FAMILIES = (
+_FAMILIES = (
     Family("resnet", "ResNet", TORCHVISION, ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     Family("wide_resnet", "Wide ResNet", TORCHVISION, ("wide_resnet50_2", "wide_resnet101_2")),
     Family("resnext", "ResNeXt", TORCHVISION, ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
@@ -91,9 +96,19 @@ FAMILIES = (
     Family("hiera", "Hiera", TIMM, ("hiera_tiny_224",)),
 )
 
-MODEL_NAMES = tuple(name for family in FAMILIES for name in family.models)
+FAMILIES: Registry[Family] = Registry(
+    "model family",
+    Family,
+    group="resnet_export.model_families",
+    builtin={family.name: family for family in _FAMILIES},
+)
+"""By name; one from outside is registered by `FAMILIES.register`, or declared as an entry point of the group
+"resnet_export.model_families"."""
 
-FAMILY_OF = MappingProxyType({name: family for family in FAMILIES for name in family.models})
+MODEL_NAMES = tuple(name for family in _FAMILIES for name in family.models)
+"""Of the package's own families."""
+
+_FAMILY_OF = MappingProxyType({name: family for family in _FAMILIES for name in family.models})
 
 ALIASES = MappingProxyType(
     {
@@ -113,7 +128,7 @@ class ModelReference:
     """What a MODEL means.
 
     Attributes:
-        source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT, AUTO or ONNX_FILE.
+        source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT, AUTO, ONNX_FILE, or another family's source.
         name: What the source calls it; of a Python object "package.module:callable".
     """
 
@@ -129,6 +144,13 @@ class ModelReference:
         return re.sub(r"[^\w.+-]", "_", last).strip(".") or self.source
 
 
+def family_of(name: str) -> Family | None:
+    """Return the family that a model's name belongs to, None where there is none."""
+    if name in _FAMILY_OF:
+        return _FAMILY_OF[name]
+    return next((family for family in FAMILIES.values() if name in family.models), None)
+
+
 def parse_model(text: str) -> ModelReference:
     """Return which source makes MODEL and what it is called there.
 
@@ -140,8 +162,8 @@ def parse_model(text: str) -> ModelReference:
     if text.lower().endswith(".onnx"):
         return ModelReference(ONNX_FILE, text)
     name = ALIASES.get(text, text)
-    if name in FAMILY_OF:
-        return ModelReference(FAMILY_OF[name].source, name)
+    if name in _FAMILY_OF:
+        return ModelReference(_FAMILY_OF[name].source, name)
     prefix, colon, rest = text.partition(":")
     if colon and prefix in (TORCHVISION, TIMM):
         if not rest.strip():
@@ -149,8 +171,10 @@ def parse_model(text: str) -> ModelReference:
         return ModelReference(prefix, rest)
     if colon:
         return _python_object(text, prefix)
-    near = _near(text, (*MODEL_NAMES, AUTO))
-    families = ", ".join(family.name for family in FAMILIES)
+    if (family := family_of(name)) is not None:
+        return ModelReference(family.source, name)
+    near = _near(text, (*(name for family in FAMILIES.values() for name in family.models), AUTO))
+    families = ", ".join(FAMILIES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {families};"
     raise UnknownModelError(f"unknown model {text!r}; {hint} {_ANY_SOURCE}")
 
@@ -203,7 +227,7 @@ def check_family(name: str) -> None:
     Raises:
         UnknownModelError: With near names, or all of them.
     """
-    families = [family.name for family in FAMILIES]
+    families = list(FAMILIES)
     if name in families:
         return
     near = _near(name, families)

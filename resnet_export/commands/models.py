@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 
-from exporter.models.model_names import FAMILIES, check_family
+from exporter.models.model_names import FAMILIES, MODEL_NAMES, Family, check_family
 from exporter.models.model_table import ModelFacts, load_model_table
 
 _ALSO = (
@@ -28,7 +28,7 @@ def run_models(words: Sequence[str]) -> int:
         "published ImageNet-1k top-1 of torchvision's weights (other sources publish none that can be read offline).",
         allow_abbrev=False,
     )
-    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(family.name for family in FAMILIES)}")
+    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(FAMILIES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(words)
@@ -36,9 +36,11 @@ def run_models(words: Sequence[str]) -> int:
         check_family(options.family)
     table = [facts for facts in load_model_table() if options.family in (None, facts.family)]
     if options.json:
-        print(json.dumps([_row(facts) for facts in table], indent=2))
+        families = [family for family in FAMILIES.values() if options.family in (None, family.name)]
+        others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
+        print(json.dumps([*map(_row, table), *others], indent=2))
     else:
-        print("\n".join(_lines(table)))
+        print("\n".join(_lines(table, options.family)))
     return 0
 
 
@@ -48,14 +50,26 @@ def _row(facts: ModelFacts) -> dict[str, object]:
     return {key: value for key, value in facts.to_json().items() if key not in internal}
 
 
-def _lines(table: Sequence[ModelFacts]) -> Iterator[str]:
+def _bare_row(name: str, family: Family) -> dict[str, object]:
+    unknown = dict.fromkeys(("parameters", "macs", "input_size"))
+    return {"name": name, "family": family.name, "source": family.source, **unknown, "top1": {}}
+
+
+def _without_facts(family: Family) -> tuple[str, ...]:
+    """Return the models of another package's family, of which the table knows nothing."""
+    return tuple(name for name in family.models if name not in MODEL_NAMES)
+
+
+def _lines(table: Sequence[ModelFacts], asked: str | None) -> Iterator[str]:
     """Yield a heading per family and a line per model, 80 columns wide at most but for weights with long names."""
     yield f"{'':<20} {'parameters':>12} {'MACs':>8} {'input':>7}  top-1 in %"
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         rows = [facts for facts in table if facts.family == family.name]
-        if not rows:
+        others = _without_facts(family) if asked in (None, family.name) else ()
+        if not rows and not others:
             continue
         yield f"\n{family.name}: {family.title} ({family.source})"
+        yield from (f"  {name}" for name in others)
         for facts in rows:
             height, width = facts.input_size
             top1 = ", ".join(f"{value:.2f} {_short(weights)}" for weights, value in facts.top1.items())

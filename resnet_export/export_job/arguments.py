@@ -191,7 +191,7 @@ def parse_arguments(argv: Sequence[str]) -> ExportOptions:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="resnet-export",
-        description=_DESCRIPTION.format(families=_wrapped(family.name for family in FAMILIES)),
+        description=_DESCRIPTION.format(families=_wrapped(FAMILIES)),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

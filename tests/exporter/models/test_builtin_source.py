@@ -9,7 +9,7 @@ from exporter.models.loaded_model import ModelRequest
 from exporter.models.model_names import FAMILIES, OWN
 from exporter.networks.cifar_resnet import CifarResNet, ShortcutOption
 
-NAMES = [name for family in FAMILIES if family.source == OWN for name in family.models]
+NAMES = [name for family in FAMILIES.values() if family.source == OWN for name in family.models]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "1202" not in name and "1001" not in name])

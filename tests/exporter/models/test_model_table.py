@@ -7,11 +7,11 @@ import pytest
 import torchvision
 
 from exporter.models.model_facts import count_facts
-from exporter.models.model_names import FAMILIES, FAMILY_OF, MODEL_NAMES, TORCHVISION
+from exporter.models.model_names import FAMILIES, MODEL_NAMES, TORCHVISION, family_of
 from exporter.models.model_table import TABLE_FILE, load_model_table
 
 TABLE = {facts.name: facts for facts in load_model_table()}
-IMAGENET = [name for family in FAMILIES if family.source == TORCHVISION for name in family.models]
+IMAGENET = [name for family in FAMILIES.values() if family.source == TORCHVISION for name in family.models]
 
 RECOUNTED = (
     "resnet18",
@@ -28,7 +28,7 @@ RECOUNTED = (
 
 def test_every_model_once_in_order():
     assert tuple(TABLE) == MODEL_NAMES
-    assert all(TABLE[name].family == FAMILY_OF[name].name for name in MODEL_NAMES)
+    assert all(TABLE[name].family == family_of(name).name for name in MODEL_NAMES)
 
 
 @pytest.mark.parametrize("name", RECOUNTED)

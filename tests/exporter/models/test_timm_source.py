@@ -24,7 +24,7 @@ from runtimes.errors import MissingDependencyError
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import Interpolation, preprocess
 
-NAMES = [name for family in FAMILIES if family.source == TIMM for name in family.models]
+NAMES = [name for family in FAMILIES.values() if family.source == TIMM for name in family.models]
 CONFIG = {
     "input_size": (3, 96, 96),
     "interpolation": "bicubic",

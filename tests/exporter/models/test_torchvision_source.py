@@ -19,8 +19,8 @@ from exporter.models.torchvision_source import architecture_for, load, preproces
 from runtimes.preprocessing.transform import Interpolation
 
 # Published with the weights: torchvision documentation, "ResNet", num_params.
-TORCHVISION_RESNETS = FAMILIES[0].models
-EVERY_MODEL = [name for family in FAMILIES if family.source == TORCHVISION for name in family.models]
+TORCHVISION_RESNETS = FAMILIES["resnet"].models
+EVERY_MODEL = [name for family in FAMILIES.values() if family.source == TORCHVISION for name in family.models]
 NUM_PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,

@@ -17,7 +17,7 @@ def test_every_model_is_listed_under_its_family(capsys):
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "] == list(
         MODEL_NAMES
     )
-    assert all(f"\n{family.name}: " in out for family in FAMILIES)
+    assert all(f"\n{family.name}: " in out for family in FAMILIES.values())
     assert "  resnet50             25,557,032   4.09 G 224x224  76.13 V1, 80.86 V2\n" in out
 
 
@@ -31,7 +31,7 @@ def test_one_family(capsys):
 def test_json(capsys):
     assert main(["models", "--family", "preact_resnet", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(next(f for f in FAMILIES if f.name == "preact_resnet").models)
+    assert [row["name"] for row in rows] == list(next(f for f in FAMILIES.values() if f.name == "preact_resnet").models)
     assert rows[0] == {
         "name": "preact_resnet18",
         "family": "preact_resnet",
@@ -69,5 +69,5 @@ def test_help_names_families_and_not_models(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert all(family.name in out for family in FAMILIES)
+    assert all(family.name in out for family in FAMILIES.values())
     assert "resnext101_64x4d" not in out

@@ -1,6 +1,7 @@
 """The HTML page of verify's report: what stands on it, what is escaped, what is missing, and how a browser shows it.
 
-`RESNET_EXPORT_SCREENSHOTS=docs pytest tests/runtimes/verification/html` writes docs/report-light.png and docs/report-dark.png.
+`RESNET_EXPORT_SCREENSHOTS=docs pytest tests/runtimes/verification/html` writes docs/report-light.png and
+docs/report-dark.png.
 """
 
 from __future__ import annotations
