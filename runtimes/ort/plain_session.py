@@ -1,0 +1,141 @@
+"""A file as a plain ONNX Runtime session runs it, beside the same file as it is written: do they answer the same?
+
+A plain session is what Triton, most users and other languages open: `InferenceSession(file)`, nothing asked for. It
+rewrites Q/DQ files before it runs them: layers become integer kernels, biases become INT32. What is measured as
+written says nothing about that, so it is measured too, and where it is worse than the file's own error, the rewriting
+that did it is found by leaving one out after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtimes.errors import RuntimeAdapterError
+from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
+from runtimes.ort.session import CPU_PROVIDER, SerializableModel
+from runtimes.protocol import Array
+
+ALLOWED_DB = 3.0
+"""How much lower a plain session's signal-to-noise ratio may be: two independent errors of one size add up to 3 dB."""
+
+ENOUGH_DB = 60.0
+"""From here on, noise of a thousandth of the signal, nothing is asked for."""
+
+_AS_WRITTEN = ("session.disable_quant_qdq", "1")
+_BIASES = "WeightBiasQuantization"
+
+Model = str | Path | bytes | SerializableModel
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSession:
+    """What became of a file in a plain session.
+
+    Attributes:
+        written_db: Signal to noise of the file as it is written, against the reference; inf where there is no noise,
+            -inf where an answer is NaN or Inf.
+        plain_db: The same of the plain session.
+        cause: Where the plain session is worse, what made it so; else empty.
+    """
+
+    written_db: float
+    plain_db: float
+    cause: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the plain session is as near to the reference as the file, up to `ALLOWED_DB`."""
+        return self.plain_db >= self.least_db
+
+    @property
+    def least_db(self) -> float:
+        """The signal-to-noise ratio that a plain session must reach."""
+        return min(self.written_db - ALLOWED_DB, ENOUGH_DB)
+
+    @property
+    def sentence(self) -> str:
+        """The comparison as a person reads it."""
+        figures = f"{_decibel(self.plain_db)} in a plain ONNX Runtime session, {_decibel(self.written_db)} as written"
+        return figures if self.agrees else f"{figures}: {self.cause}"
+
+
+def compare_plain_session(model: Model, inputs: Array, expected: Array) -> PlainSession:
+    """Run a file as it is written and in a plain session, both on the CPU, and compare each with the reference.
+
+    Args:
+        model: Path, bytes or `ModelProto` of a model with one input.
+        inputs: What the model takes, [n, ...].
+        expected: The reference's first output for them, [n, ...].
+
+    Raises:
+        RuntimeAdapterError: If the model does not load or run.
+    """
+
+    def ratio(entry: tuple[str, str] | None = None, disabled: str | None = None) -> float:
+        return _sqnr_db(expected, _first_output(model, inputs, entry, disabled))
+
+    found = PlainSession(ratio(_AS_WRITTEN), ratio())
+    return found if found.agrees else PlainSession(found.written_db, found.plain_db, _cause(found, ratio))
+
+
+def _cause(found: PlainSession, ratio: Callable[..., float]) -> str:
+    """Return what makes the plain session worse: the first thing without which it is right."""
+    saturates = why_int8_saturates()
+    if saturates and ratio(PRECISE_OPTION) >= found.least_db:
+        key, value = PRECISE_OPTION
+        return f"{saturates}; sessions with {key}={value} answer right"
+    if ratio(disabled=_BIASES) >= found.least_db:
+        return (
+            f"ONNX Runtime's {_BIASES} turns biases into INT32 that do not fit; sessions with the optimizer "
+            f"{_BIASES} disabled answer right"
+        )
+    return "ONNX Runtime's integer kernels compute something else than the nodes that they replace"
+
+
+def _first_output(model: Model, inputs: Array, entry: tuple[str, str] | None, disabled: str | None) -> Array:
+    """Return the first output, a file fixed to a batch size run in such pieces."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if entry is not None:
+        options.add_session_config_entry(*entry)
+    source: Any = model if isinstance(model, bytes) else str(model)
+    if not isinstance(model, (str, Path, bytes)):
+        source = model.SerializeToString()
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=[CPU_PROVIDER], disabled_optimizers=[disabled] if disabled else None
+        )
+        (given,) = session.get_inputs()
+        size = given.shape[0] if isinstance(given.shape[0], int) else len(inputs)
+        parts = []
+        for first in range(0, len(inputs), size):
+            piece = inputs[first : first + size]
+            filled = np.ascontiguousarray(np.resize(piece, (size, *piece.shape[1:])))
+            parts.append(session.run(None, {given.name: filled})[0][: len(piece)])
+    except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
+        raise RuntimeAdapterError(f"ONNX Runtime does not run the model: {err}") from err
+    answers: Array = np.concatenate(parts)
+    return answers
+
+
+def _sqnr_db(expected: Array, got: Array) -> float:
+    if not np.isfinite(got).all():
+        return -np.inf
+    signal = np.square(expected.astype(np.float64))
+    noise = np.square(expected.astype(np.float64) - got.astype(np.float64)).sum()
+    if not noise:
+        return np.inf
+    return float(10 * np.log10(signal.sum() / noise)) if signal.any() else -np.inf
+
+
+def _decibel(value: float) -> str:
+    if np.isfinite(value):
+        return f"{value:.1f} dB"
+    return "exact" if value > 0 else "NaN or Inf"

@@ -1,0 +1,99 @@
+"""A plain session beside the file as it is written: right files agree, and what breaks a wrong one is named."""
+
+import numpy as np
+import onnx
+import pytest
+from quantized_graphs import OURS, residual_network
+
+from runtimes.errors import RuntimeAdapterError
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.plain_session import ALLOWED_DB, ENOUGH_DB, PlainSession, compare_plain_session
+
+X = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
+
+
+def as_written(model):
+    with OrtRuntime(model, exact_qdq=True) as runtime:
+        return next(iter(runtime.run({"input": X}).values()))
+
+
+def near(answers):
+    """Return a reference that the file misses by its own error, 1 % of the signal."""
+    noise = np.random.default_rng(4).normal(size=answers.shape)
+    return (answers + 0.01 * np.sqrt(np.mean(np.square(answers))) * noise).astype(np.float32)
+
+
+def with_overflowing_bias(model):
+    """Give one layer weights so small beside its bias that INT32 does not hold the bias in their steps."""
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if tensor.name == "layer1.0.conv1.weight.scale":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1e-9), tensor.name))
+        elif tensor.name == "layer1.0.conv1.bias":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32([1, -1, 2, 1.5]), tensor.name))
+    return model
+
+
+def test_a_right_file_agrees(tmp_path):
+    model = residual_network(OURS, opset=19)
+    onnx.save(model, tmp_path / "model.onnx")
+    expected = near(as_written(model))
+    for source in (model, model.SerializeToString(), tmp_path / "model.onnx", str(tmp_path / "model.onnx")):
+        found = compare_plain_session(source, X, expected)
+        assert found.agrees
+        assert not found.cause
+        assert "plain ONNX Runtime session" in found.sentence
+
+
+def test_a_bias_that_becomes_integer_and_overflows_is_named():
+    model = with_overflowing_bias(residual_network(OURS, opset=19))
+    found = compare_plain_session(model, X, near(as_written(model)))
+    assert not found.agrees
+    assert found.written_db > 35 > found.plain_db
+    assert "WeightBiasQuantization" in found.sentence
+
+
+def test_a_kernel_that_computes_something_else_is_named():
+    """An average pool that counts padding and rounds its size up, quantized on both sides."""
+    from graph_builder import GraphBuilder
+
+    graph = GraphBuilder(channels=3)
+    scale, zero = graph.constant("scale", np.float32(0.05)), graph.constant("zero", np.uint8(120))
+
+    def pair(name):
+        quantized = graph.node("QuantizeLinear", f"{name}.q", name, scale, zero)
+        return graph.node("DequantizeLinear", f"{name}.dq", quantized, scale, zero)
+
+    shape = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}
+    pool = graph.node("AveragePool", "pool", pair("input"), **shape)
+    model = graph.model(pair(pool), opset=19)
+    found = compare_plain_session(model, X, near(as_written(model)))
+    assert not found.agrees
+    assert "integer kernels compute something else" in found.cause
+
+
+def test_a_file_of_a_fixed_batch_is_run_in_pieces():
+    model = residual_network(OURS, opset=19)
+    expected = near(as_written(model))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = 4
+    assert compare_plain_session(model, X, expected).agrees
+
+
+@pytest.mark.parametrize(
+    ("written", "plain", "agrees"),
+    [
+        (30.0, 30.0 - ALLOWED_DB, True),
+        (30.0, 30.0 - ALLOWED_DB - 0.1, False),
+        (np.inf, ENOUGH_DB, True),
+        (np.inf, ENOUGH_DB - 1, False),
+        (30.0, -np.inf, False),
+    ],
+)
+def test_what_agrees(written, plain, agrees):
+    assert PlainSession(written, plain, "why").agrees is agrees
+
+
+def test_a_file_that_does_not_load_is_told():
+    with pytest.raises(RuntimeAdapterError, match="ONNX Runtime does not run the model"):
+        compare_plain_session(b"no model", X, X)
