@@ -69,7 +69,7 @@ class QuantizedBuilder(GraphBuilder):
     def layer(self, name: str, data: str, out: int, *, kernel: int = 3) -> str:
         """Add a convolution that keeps the size, its input and weight quantized."""
         values = self.random.normal(0, 0.3, (out, self.channels[data], kernel, kernel)).astype(np.float32)
-        bias = self.bias(f"{name}.bias", self.random.normal(0, 0.1, out).astype(np.float32))
+        bias = self.bias(f"{name}.bias", self.random.normal(0, 0.1, out).astype(np.float32), values)
         self.node("Conv", name, self.pair(data), self.weight(f"{name}.weight", values), bias, pads=[kernel // 2] * 4)
         self.channels[name] = out
         return name
@@ -88,11 +88,13 @@ class QuantizedBuilder(GraphBuilder):
             source = self.constant(name, np.rint(steps).astype(np.int8))
         return self.node("DequantizeLinear", f"{name}.dq", source, scales, zeros, axis=0)
 
-    def bias(self, name: str, values: np.ndarray) -> str:
+    def bias(self, name: str, values: np.ndarray, weight: np.ndarray) -> str:
+        """Return a bias [O], as the style stores it: INT32 has the scale of the sums."""
         if not self.style.integer_bias:
             return self.constant(name, values)
-        scales = self.constant(f"{name}.scale", np.full(len(values), 2e-4, np.float32))
-        integers = self.constant(name, (values / 2e-4).astype(np.int32))
+        scale = (SCALE * np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127).astype(np.float32)
+        scales = self.constant(f"{name}.scale", scale)
+        integers = self.constant(name, np.rint(values / scale).astype(np.int32))
         return self.node("DequantizeLinear", f"{name}.dq", integers, scales, axis=0)
 
     def relu(self, name: str, data: str) -> str:
@@ -120,8 +122,9 @@ def residual_network(style: Style, *, opset: int = 17) -> ModelProto:
     block = graph.relu("layer2.0.relu_1", graph.add("layer2.0.add", second, projection))
     block = block if style.relu else graph.pair(block)  # what has no ReLU left is clipped by a Q
     pooled = graph.node("Flatten", "flatten", graph.node("GlobalAveragePool", "avgpool", block), axis=1)
-    weight = graph.weight("fc.weight", graph.random.normal(0, 0.3, (5, 8)).astype(np.float32))
-    graph.node("Gemm", "fc", graph.pair(pooled), weight, graph.bias("fc.bias", np.zeros(5, np.float32)), transB=1)
+    values = graph.random.normal(0, 0.3, (5, 8)).astype(np.float32)
+    weight, bias = graph.weight("fc.weight", values), graph.bias("fc.bias", np.zeros(5, np.float32), values)
+    graph.node("Gemm", "fc", graph.pair(pooled), weight, bias, transB=1)
     return graph.model("fc", opset=opset)
 
 

@@ -114,6 +114,8 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         place = graph.where(node)
         if is_integer(node) and target.is_tensorrt:
             grouped.add(INTEGER_OPERATOR, f"{node.op_type}, which TensorRT's parser does not know", place)
+        elif node.domain == "com.microsoft.nchwc" and not target.is_tensorrt:
+            continue  # ONNX Runtime knows it, on CPUs of one kind: rule D004
         elif node.domain not in STANDARD_DOMAINS:
             known = node.domain == "com.microsoft" and not target.is_tensorrt
             message = f"{node.domain}::{node.op_type}, " + (

@@ -66,6 +66,7 @@ RULE_FAMILIES: Registry[RuleFamily] = Registry(
         "residual": "calibration.lint.residual_rules:FAMILY",
         "coverage": "calibration.lint.coverage_rules:FAMILY",
         "scale": "calibration.lint.scale_rules:FAMILY",
+        "session": "calibration.lint.session_rules:FAMILY",
         "target": "calibration.lint.target_rules:FAMILY",
         "interface": "calibration.lint.interface_rules:FAMILY",
         "batchnorm": "calibration.lint.batchnorm_rules:FAMILY",

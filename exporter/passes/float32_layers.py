@@ -77,7 +77,7 @@ def separate_float32_layers(model: ModelProto) -> Float32Layers:
     kept: set[str] = set()
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose") and _has_quantized_operands(node, index):
-            kept.update(found.name for found in _until_quantized(node, index))
+            kept.update(found.name for found in chain_to_quantize(node, index))
     inputs = {info.name for info in graph.input if info.type.tensor_type.elem_type == TensorProto.FLOAT}
     kept |= {node.name for node in graph.node if node.op_type == QUANTIZE and _is_float32(node, inputs, kept, index)}
     kept |= _separate_dequantizers(graph, kept)
@@ -98,8 +98,13 @@ def _has_quantized_operands(node: NodeProto, index: GraphIndex) -> bool:
     return len(node.input) > 2 and all(maker is not None and maker.op_type == DEQUANTIZE for maker in makers)
 
 
-def _until_quantized(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
-    """Return the layer and what lies between it and its QuantizeLinear; nothing where it does not lead to one."""
+def chain_to_quantize(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
+    """Return a layer and what lies between it and its QuantizeLinear; nothing where it does not lead straight to one.
+
+    Args:
+        node: The layer.
+        index: Look-ups over its graph.
+    """
     chain = [node]
     while chain[-1].output[0] not in index.outputs:
         uses = index.uses.get(chain[-1].output[0], ())
@@ -118,7 +123,7 @@ def _split_gemm_biases(graph: GraphProto) -> None:
     for node in graph.node:
         nodes.append(node)
         bias = index.initializer.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
-        if bias is None or not _has_quantized_operands(node, index) or not _until_quantized(node, index):
+        if bias is None or not _has_quantized_operands(node, index) or not chain_to_quantize(node, index):
             continue
         result, product, name = node.output[0], f"{node.name}.product", f"{node.name}.added"
         values = array_from_initializer(bias) * np.float32(attribute(node, "beta", 1.0))
