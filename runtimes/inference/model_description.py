@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,21 @@ import numpy as np
 from runtimes.protocol import TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
     """What runs.
 
     Attributes:
         file: Path of the file that was loaded.
         precision: "fp32", "fp16", "int8" or "int8-fp16"; None for a file that no manifest or sidecar tells of.
-        runtime: "ONNX Runtime", "TensorRT", "TensorRT-RTX" or "PyTorch".
+        runtime: "ONNX Runtime", "TensorRT", "TensorRT-RTX", or another one's name.
         provider: What computes: ONNX Runtime's name of the provider, or of the engine's library.
+        inputs: Name to specification.
+        outputs: Name to specification.
         node_providers: Node to the provider that really runs it; empty where the runtime does not tell (an engine is
             one piece).
         reason: Why this file and this provider.
         batch: "any", or the engine's profile such as "1-32, more in pieces", or a file's one size.
-        inputs: Name to specification.
-        outputs: Name to specification.
         threads: Threads of one operator on the CPU; None where the runtime chose, or there are none.
         exact: Whether INT8 is computed as written (quantize, dequantize, float sums), as TensorRT computes it.
         may_saturate: Whether integer kernels may add in 16 bits on this CPU (`runtimes.ort.int8_kernels`).
@@ -39,16 +39,16 @@ class ModelDescription:
     precision: str | None
     runtime: str
     provider: str
-    node_providers: Mapping[str, str]
-    reason: str
-    batch: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
-    threads: int | None
-    exact: bool
-    may_saturate: bool
-    notes: tuple[str, ...]
-    versions: Mapping[str, str]
+    node_providers: Mapping[str, str] = field(default_factory=dict)
+    reason: str = ""
+    batch: str = "any"
+    threads: int | None = None
+    exact: bool = False
+    may_saturate: bool = False
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nodes_per_provider(self) -> Mapping[str, int]:
