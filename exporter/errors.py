@@ -7,6 +7,10 @@ class ExportError(Exception):
     """Base class of what `exporter` raises; the message says got, expected, what to do."""
 
 
+class OptionError(ExportError, ValueError):
+    """Options that contradict each other or have no such value; the message names them as the command does."""
+
+
 class KnownBadLibrariesError(ExportError):
     """Versions of libraries are installed that are known to fail or to answer wrongly; the message names them."""
 

@@ -130,3 +130,19 @@ except AttributeError as err:
 @pytest.mark.parametrize("package", VERBS)
 def test_verbs_are_listed(package):
     assert set(VERBS[package]) <= set(__import__(package).__all__)
+
+
+# The command
+
+
+def test_verbs_are_all_in_help_and_have_what_the_command_calls():
+    import importlib
+
+    from resnet_export.main import VERBS, command_parser
+
+    listed = command_parser().format_help()
+    for name, verb in VERBS.items():
+        assert f"    {name}" in listed
+        module = importlib.import_module(verb.module)
+        assert callable(module.add_arguments)
+        assert callable(module.run)

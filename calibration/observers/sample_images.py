@@ -97,7 +97,7 @@ def _in_turn(groups: Sequence[Sequence[Path]]) -> list[Path]:
     return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
 
 
-def check_enough(num_images: int, folder: Path, *, force: bool) -> None:
+def check_enough(num_images: int, source: object, *, force: bool) -> None:
     """Raise when a calibration folder has too few images.
 
     Raises:
@@ -105,7 +105,7 @@ def check_enough(num_images: int, folder: Path, *, force: bool) -> None:
     """
     if num_images < MIN_IMAGES and not force:
         raise CalibrationError(
-            f"{folder}: {num_images} images are too few to calibrate with, expected at least {MIN_IMAGES} (500 are "
+            f"{source}: {num_images} images are too few to calibrate with, expected at least {MIN_IMAGES} (500 are "
             "better): ranges from a handful of images clip what the others hold. --force calibrates all the same"
         )
 

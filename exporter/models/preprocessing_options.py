@@ -83,6 +83,11 @@ class PreprocessingOptions:
         except ValueError as err:
             raise PreprocessingError(f"preprocessing options: {err}") from err
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        shown = {name: getattr(self, name) for name in self.__slots__}
+        return shown | {"interpolation": None if self.interpolation is None else self.interpolation.value}
+
 
 def _at_size(old: Preprocessing, side: int) -> dict[str, Any]:
     """Return the fields of `old` that change for a square input of `side` pixels."""

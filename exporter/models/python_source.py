@@ -60,7 +60,7 @@ def load(request: ModelRequest) -> LoadedModel:
         if request.weights == DEFAULT_WEIGHTS:
             words = f"as {reference.name} gives them (seed {RANDOM_SEED})"
             loaded = replace(loaded, weights=words, notes=architecture.notes)
-    return _checked(loaded, reference.name, request)
+    return checked(loaded, reference.name, request)
 
 
 def _imported(name: str) -> Any:
@@ -144,8 +144,12 @@ def _default_device() -> str:
     return str(torch.get_default_device())
 
 
-def _checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:
-    """Return `loaded` with the number of classes that its logits have."""
+def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:
+    """Return `loaded` with the number of classes that its logits have.
+
+    Raises:
+        ModelObjectError: If it takes no images, gives no logits, or not as many as asked for.
+    """
     logits = _logits(loaded.module, loaded.preprocessing, name)
     num_classes = int(logits.shape[1])
     if request.num_classes not in (None, num_classes):

@@ -14,10 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from exporter.errors import OptionError
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import Candidate, Row, bench
 from resnet_export.console.option_types import names, positive, runtime, runtime_words
+from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.precision import MODEL_FILES
 from runtimes.inference.load import load
@@ -32,32 +34,30 @@ CHECK_PHOTOS = Path(__file__).parents[2] / "exporter" / "models" / "check_photos
 COLUMNS = ("", "batch", "prepare", "run p50", "p90", "p99", "answer", "images/s", "spread")
 
 
-def run_bench(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return 0, or raise what loading raises."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
     if arguments.quiet and arguments.json == "-":
-        parser.error("--quiet and --json contradict each other: --json prints the report")
+        raise OptionError("--quiet and --json contradict each other: --json prints the report")
     if arguments.plot is not None:
         check_can_plot()
     if arguments.mlperf:
         load_loadgen()
-    terminal = Terminal(quiet=arguments.quiet or arguments.json == "-")
+    reporter = Terminal(quiet=arguments.quiet or arguments.json == "-")
     pictures = find_images(arguments.images or CHECK_PHOTOS)
     before = power_state()
     with ExitStack() as stack:
         candidates = _candidates(arguments, stack)
-        with terminal.working(f"{len(candidates)} x {len(arguments.batch)} batch sizes, {arguments.rounds} rounds"):
+        with reporter.working(f"{len(candidates)} x {len(arguments.batch)} batch sizes, {arguments.rounds} rounds"):
             rows = bench(
                 candidates, pictures, batches=arguments.batch, rounds=arguments.rounds, seconds=arguments.seconds
             )
-        mlperf = [_mlperf(candidate, pictures, arguments, terminal) for candidate in candidates]
+        mlperf = [_mlperf(candidate, pictures, arguments, reporter) for candidate in candidates]
         report = _report(candidates, rows, [result for results in mlperf for result in results])
     after = power_state()
     report["power"] = {"before": before.to_json(), "after": after.to_json()}
     report["warnings"] = list(warnings_of(before, after))
     for warning in report["warnings"]:
-        terminal.warn(warning)
+        reporter.warn(warning)
     if arguments.plot is not None:
         plot_rows(rows, arguments.plot)
     _write(report, rows, arguments)
@@ -90,12 +90,12 @@ def _candidates(arguments: argparse.Namespace, stack: ExitStack) -> list[Candida
 
 
 def _mlperf(
-    candidate: Candidate, pictures: Sequence[Path], arguments: argparse.Namespace, terminal: Terminal
+    candidate: Candidate, pictures: Sequence[Path], arguments: argparse.Namespace, reporter: Reporter
 ) -> list[dict[str, Any]]:
     results = []
     for scenario in arguments.mlperf:
         inputs = candidate.model.prepare(pictures[:32])
-        with terminal.working(f"MLPerf {scenario}, {candidate.name}"):
+        with reporter.working(f"MLPerf {scenario}, {candidate.name}"):
             result: MlperfResult = run_scenario(
                 candidate.model,
                 inputs,
@@ -168,12 +168,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export bench",
-        description="Time preparation, run and answer of bundles, ONNX files and engines on this machine. Several are "
-        "timed in turns and compared with the first; a difference is named only where it lies beyond the noise.",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = (
+        "Time preparation, run and answer of bundles, ONNX files and engines on this machine. Several are timed in"
+        " turns and compared with the first; a difference is named only where it lies beyond the noise."
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="BUNDLE|FILE")
     parser.add_argument("--batch", type=_sizes, default=(1,), metavar="1,8,32", help="batch sizes (default 1)")
@@ -211,9 +210,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the report as JSON, to a file or printed")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="latency against batch, .png, .svg or .pdf ([bench])")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from exporter.engines.build_options import BuildOptions
 from exporter.engines.bundle_engine import EngineOutcome, engine_from_bundle
 from exporter.errors import EngineCheckError
-from resnet_export.console.terminal import Terminal
+from resnet_export.console.reporter import Reporter
 from runtimes.trt.engine_layers import BUILD_LOG, REFORMAT, EngineLayers
 from runtimes.trt.int8_coverage import Int8Coverage, int8_coverage
 from runtimes.trt.layer_times import EngineTimes
@@ -36,9 +36,9 @@ class EngineRequest:
     timing_cache: bool | Path = True
 
 
-def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
+def have_engine(request: EngineRequest, reporter: Reporter) -> EngineOutcome:
     """Build or reuse one engine, telling what happens."""
-    with terminal.steps(f"building {request.precision} engine with {request.flavor}") as progress:
+    with reporter.steps(f"building {request.precision} engine with {request.flavor}") as progress:
         outcome = engine_from_bundle(
             request.bundle,
             precision=request.precision,
@@ -47,57 +47,57 @@ def have_engine(request: EngineRequest, terminal: Terminal) -> EngineOutcome:
             output=request.output,
             progress=progress,
             timing_cache=request.timing_cache,
-            on_notice=terminal.warn,
+            on_notice=reporter.warn,
         )
     sidecar = outcome.sidecar
     size = f"{sidecar.engine_size_bytes / 1e6:.1f} MB"
     made = f"{sidecar.facts.flavor} {sidecar.facts.tensorrt_version}"
     if outcome.reused:
-        terminal.done(f"engine reused: {outcome.path} ({size}, {made}): {outcome.reason}")
+        reporter.done(f"engine reused: {outcome.path} ({size}, {made}): {outcome.reason}")
     else:
-        terminal.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
+        reporter.done(f"engine built: {outcome.path} ({size}, {made}, {sidecar.build_seconds:.1f} s): {outcome.reason}")
         for warning in sidecar.warnings:
-            terminal.warn(f"{sidecar.facts.flavor}: {warning}")
-    _tell_placement(outcome, terminal)
-    _tell_layers(outcome, terminal)
+            reporter.warn(f"{sidecar.facts.flavor}: {warning}")
+    _tell_placement(outcome, reporter)
+    _tell_layers(outcome, reporter)
     return outcome
 
 
-def _tell_placement(outcome: EngineOutcome, terminal: Terminal) -> None:
+def _tell_placement(outcome: EngineOutcome, reporter: Reporter) -> None:
     """Tell what a DLA computes, and what falls back to the GPU, by name."""
     if outcome.placement is None:
         return
     core = outcome.sidecar.facts.flags["dla_core"]
     on_dla, on_gpu = outcome.placement.on_dla, outcome.placement.on_gpu
-    terminal.done(f"DLA core {core}: {len(on_dla)} of {len(on_dla) + len(on_gpu)} layers, as TensorRT foresaw it")
+    reporter.done(f"DLA core {core}: {len(on_dla)} of {len(on_dla) + len(on_gpu)} layers, as TensorRT foresaw it")
     if on_gpu:
-        terminal.warn(f"{len(on_gpu)} layers on the GPU instead of the DLA: {', '.join(on_gpu)}")
+        reporter.warn(f"{len(on_gpu)} layers on the GPU instead of the DLA: {', '.join(on_gpu)}")
 
 
-def _tell_layers(outcome: EngineOutcome, terminal: Terminal) -> None:
+def _tell_layers(outcome: EngineOutcome, reporter: Reporter) -> None:
     """Tell how many layers run in which precision, and which convolutions fell back."""
     if outcome.layers is None:
-        terminal.done(f"layers not counted: {outcome.why_no_layers}")
+        reporter.done(f"layers not counted: {outcome.why_no_layers}")
         return
     counts = ", ".join(f"{number} in {precision}" for precision, number in outcome.layers.count().items())
-    terminal.done(f"layers of the engine: {counts}; {outcome.layers.num_reformats} reformats")
-    _tell_coverage(outcome, int8_coverage(outcome.layers), terminal)
-    _tell_times(outcome, outcome.layers, terminal)
+    reporter.done(f"layers of the engine: {counts}; {outcome.layers.num_reformats} reformats")
+    _tell_coverage(outcome, int8_coverage(outcome.layers), reporter)
+    _tell_times(outcome, outcome.layers, reporter)
 
 
-def _tell_coverage(outcome: EngineOutcome, coverage: Int8Coverage, terminal: Terminal) -> None:
+def _tell_coverage(outcome: EngineOutcome, coverage: Int8Coverage, reporter: Reporter) -> None:
     """Tell what the convolutions and matrix products are computed in, by name where that is not what was asked for."""
     asked = outcome.sidecar.facts.precision.partition("-")[0].upper()
     number, total = coverage.count().get(asked, 0), len(coverage.precisions)
     source = f" ({_WHAT_A_LIST_PROVES})" if coverage.source == BUILD_LOG else ""
-    terminal.done(f"{number} of {total} convolutions and matrix products read {asked}{source}")
+    reporter.done(f"{number} of {total} convolutions and matrix products read {asked}{source}")
     others = {name: kind for name, kind in coverage.precisions.items() if kind != asked}
     fallen = coverage.fallen_back() if asked == "INT8" else others
     kept = {name: kind for name, kind in others.items() if name not in fallen}
     if kept:
-        terminal.done(f"{len(kept)} are no INT8 in the file: {_named(kept)}")
+        reporter.done(f"{len(kept)} are no INT8 in the file: {_named(kept)}")
     if fallen:
-        terminal.warn(f"{len(fallen)} convolutions or matrix products are not in {asked}: {_named(fallen)}")
+        reporter.warn(f"{len(fallen)} convolutions or matrix products are not in {asked}: {_named(fallen)}")
 
 
 def _named(precisions: dict[str, str]) -> str:
@@ -123,18 +123,18 @@ def check_min_int8(outcome: EngineOutcome, share: float) -> None:
         )
 
 
-def _tell_times(outcome: EngineOutcome, layers: EngineLayers, terminal: Terminal) -> None:
+def _tell_times(outcome: EngineOutcome, layers: EngineLayers, reporter: Reporter) -> None:
     """Tell how much of the time goes where, and which layers are slowest."""
     times = outcome.times
     if times is None:
-        terminal.done(f"layers not timed: {outcome.why_no_times}")
+        reporter.done(f"layers not timed: {outcome.why_no_times}")
         return
     total = times.total_ms or 1.0
     shares = ", ".join(
         f"{spent / total:.0%} {'reformats' if word == REFORMAT else f'in {word}'}"
         for word, spent in times.by_precision(layers).items()
     )
-    terminal.done(
+    reporter.done(
         f"time in the layers at batch {times.batch}: {shares} of {total:.3g} ms (layer by layer, median of "
         f"{times.num_runs} runs; the engine alone is faster)"
     )
@@ -142,7 +142,7 @@ def _tell_times(outcome: EngineOutcome, layers: EngineLayers, terminal: Terminal
         f"{' + '.join(layer.nodes)} {spent:.3g} ms ({layer.precision})"
         for layer, spent in times.slowest(layers, NUM_SLOWEST)
     )
-    terminal.done(f"slowest: {slowest}")
+    reporter.done(f"slowest: {slowest}")
 
 
 def engine_report(outcome: EngineOutcome) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
-from exporter.errors import ExportError
+from exporter.errors import ExportError, OptionError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
 from resnet_export.build_job.build_step import EngineRequest, check_min_int8, engine_report, have_engine
 from resnet_export.console.option_types import batch_range, capabilities, positive, share
@@ -21,12 +20,10 @@ from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES
 from runtimes.errors import BundleError
 
 
-def run_build(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Build or reuse an engine; return 0, or raise what the build raises."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
     if arguments.compute_capability and not arguments.rtx:
-        parser.error("--compute-capability needs --rtx: TensorRT builds for the GPU at hand")
+        raise OptionError("--compute-capability needs --rtx: TensorRT builds for the GPU at hand")
     manifest = load_manifest(arguments.bundle, public_key=arguments.public_key)
     try:
         options = BuildOptions(
@@ -41,12 +38,12 @@ def run_build(words: Sequence[str]) -> int:
             gpu_fallback=arguments.gpu_fallback,
         )
     except ValueError as err:
-        parser.error(str(err))
+        raise OptionError(str(err)) from err
     flavor = "rtx" if arguments.rtx else "tensorrt"
     precision = _precision(arguments, manifest)
     request = EngineRequest(arguments.bundle, precision, flavor, options, arguments.output, arguments.timing_cache)
-    terminal = Terminal(quiet=arguments.quiet)
-    outcome = have_engine(request, terminal)
+    reporter = Terminal(quiet=arguments.quiet)
+    outcome = have_engine(request, reporter)
     if arguments.json:
         print(json.dumps(engine_report(outcome), indent=2))
     if arguments.min_int8_layers is not None:
@@ -72,13 +69,10 @@ def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
     return asked
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export build",
-        description="Build the TensorRT engine of a bundle, or reuse the one there when nothing changed.",
-        epilog="An engine runs on the TensorRT version, GPU and system it was built on: build on the device.",
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Build the TensorRT engine of a bundle, or reuse the one there when nothing changed."
+    parser.epilog = "An engine runs on the TensorRT version, GPU and system it was built on: build on the device."
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument("--int8", action="store_true", help=f"from {MODEL_FILES['int8']}")
     parser.add_argument(
@@ -119,6 +113,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="engine file (default: beside the ONNX file)")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="the bundle must be signed by its owner")
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

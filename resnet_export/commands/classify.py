@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_export.console.option_types import positive, runtime, runtime_words
+from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes import load
 from runtimes.batch_inference.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
 from runtimes.batch_inference.ray_backend import LOCAL, RayWork
 from runtimes.batch_inference.resume import parts_folder
-from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run, run_plan
+from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run_plan
+from runtimes.batch_inference.run import run as run_batches
 from runtimes.bundle.manifest import LABELS_NAME, Manifest, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
@@ -76,10 +78,9 @@ class OpenClassifier:
             raise
 
 
-def run_classify(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Classify; return 0, 1 if some files could not be read, 130 if interrupted, or raise what the run raises."""
-    arguments = _parser().parse_args(words)
-    terminal = Terminal(quiet=arguments.quiet)
+    reporter = Terminal(quiet=arguments.quiet)
     manifest = load_manifest(arguments.bundle)
     check_outputs(manifest, arguments.top_k)
     paths = list_images(arguments.input)
@@ -102,22 +103,22 @@ def run_classify(words: Sequence[str]) -> int:
             needs_gpu = arguments.provider == AUTO or RUNTIMES[arguments.provider].needs_gpu
             gpus = 1 if needs_gpu else 0
             with RayWork(opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus) as work:
-                report = _classify(arguments, manifest, paths, work, terminal)
+                report = _classify(arguments, manifest, paths, work, reporter)
         else:
             with opener() as classifier:
-                report = _classify(arguments, manifest, paths, LocalWork(classifier), terminal)
+                report = _classify(arguments, manifest, paths, LocalWork(classifier), reporter)
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; what is done is in {parts_folder(arguments.output)}/, --resume goes on with it",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
-    _tell(report, arguments.output, terminal, as_json=arguments.json)
+    _tell(report, arguments.output, reporter, as_json=arguments.json)
     return EXIT_ERRORS if report.num_errors and not arguments.skip_errors else 0
 
 
 def _classify(
-    arguments: argparse.Namespace, manifest: Manifest, paths: Sequence[str], work: Work, terminal: Terminal
+    arguments: argparse.Namespace, manifest: Manifest, paths: Sequence[str], work: Work, reporter: Reporter
 ) -> RunReport:
     plan = run_plan(
         paths,
@@ -128,11 +129,11 @@ def _classify(
         draft=arguments.draft,
         top_k=arguments.top_k,
     )
-    terminal.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
+    reporter.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
     labels = arguments.bundle / LABELS_NAME
     names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.name in manifest.files else None
-    with terminal.steps("classifying") as move:
-        return run(
+    with reporter.steps("classifying") as move:
+        return run_batches(
             arguments.output,
             paths,
             plan,
@@ -146,16 +147,16 @@ def _classify(
         )
 
 
-def _tell(report: RunReport, output: Path, terminal: Terminal, *, as_json: bool) -> None:
+def _tell(report: RunReport, output: Path, reporter: Reporter, *, as_json: bool) -> None:
     if report.resumed_images == report.num_images:
-        terminal.done("nothing was left to do: an earlier run had done all images")
+        reporter.done("nothing was left to do: an earlier run had done all images")
     elif report.resumed_images:
-        terminal.done(f"{report.resumed_images} images had been done by an interrupted run")
-    terminal.done(f"{report.num_images} images classified: {output}, report {report_path(output)}")
+        reporter.done(f"{report.resumed_images} images had been done by an interrupted run")
+    reporter.done(f"{report.num_images} images classified: {output}, report {report_path(output)}")
     if report.num_errors:
         shown = "".join(f"\n  {example}" for example in report.examples)
         more = report.num_errors - len(report.examples)
-        terminal.warn(
+        reporter.warn(
             f"{report.num_errors} of {report.num_images} files could not be read; their rows say why:{shown}"
             + (f"\n  and {more} more" if more else "")
         )
@@ -165,13 +166,12 @@ def _tell(report: RunReport, output: Path, terminal: Terminal, *, as_json: bool)
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export classify",
-        description="Classify many images with a bundle's model; one row for each, in the order of the input.",
-        epilog="exit codes: 0 done, 1 done but some files could not be read (their rows say why; --skip-errors makes "
-        "it 0), 2 wrong use or bad input, 130 interrupted",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Classify many images with a bundle's model; one row for each, in the order of the input."
+    parser.epilog = (
+        "exit codes: 0 done, 1 done but some files could not be read (their rows say why; --skip-errors makes it "
+        "0), 2 wrong use or bad input, 130 interrupted"
     )
     parser.add_argument("--bundle", type=Path, required=True, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument(
@@ -208,6 +208,3 @@ def _parser() -> argparse.ArgumentParser:
         "--ray", nargs="?", const=LOCAL, metavar="ADDRESS", help="run on Ray: a cluster's address, or one started here"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

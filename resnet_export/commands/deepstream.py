@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,17 +11,17 @@ from pathlib import Path
 from exporter.deploy.deepstream import DeepStreamReport, write_deepstream
 from exporter.deploy.nvinfer_config import CONFIG, NvinferSettings, resize_notes
 from resnet_export.console.option_types import positive
+from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.manifest import load_manifest
 from runtimes.bundle.precision import MODEL_FILES
 
 
-def run_deepstream(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write the folder; return 0, or raise what writing it raises."""
-    arguments = _parser().parse_args(words)
     from runtimes import OrtRuntime
 
-    terminal = Terminal(quiet=arguments.quiet)
+    reporter = Terminal(quiet=arguments.quiet)
     settings = NvinferSettings(
         batch=arguments.batch,
         threshold=arguments.threshold,
@@ -40,7 +39,7 @@ def run_deepstream(words: Sequence[str]) -> int:
         open_runtime=partial(OrtRuntime, exact_qdq=True),
         force=arguments.force,
     )
-    _tell(report, arguments, settings, terminal)
+    _tell(report, arguments, settings, reporter)
     if arguments.json:
         print(json.dumps({"output": str(arguments.output), **asdict(report)}, indent=2))
     elif not arguments.quiet:
@@ -49,7 +48,7 @@ def run_deepstream(words: Sequence[str]) -> int:
 
 
 def _tell(
-    report: DeepStreamReport, arguments: argparse.Namespace, settings: NvinferSettings, terminal: Terminal
+    report: DeepStreamReport, arguments: argparse.Namespace, settings: NvinferSettings, reporter: Reporter
 ) -> None:
     how = {
         "config": "nvinfer normalizes by net-scale-factor and offsets",
@@ -57,15 +56,15 @@ def _tell(
         f"{report.single_scale_deviation:.3g} for its three stds",
         "single-scale": "nvinfer normalizes with one net-scale-factor",
     }[report.normalized_by]
-    terminal.done(f"{arguments.output / report.file}: {how}")
+    reporter.done(f"{arguments.output / report.file}: {how}")
     same = "" if report.agreement is None else f", {report.agreement:.1%} equal best classes"
-    terminal.done(
+    reporter.done(
         f"answers like the bundle's on {report.num_images} pictures prepared as nvinfer does: largest |difference| "
         f"{report.max_abs_diff:.2g}{same} (ONNX Runtime; nvinfer was not run)"
     )
     for warning in report.warnings:
-        terminal.warn(warning)
-    terminal.warn("\n  ".join(resize_notes(load_manifest(arguments.bundle).preprocessing, settings.frame)))
+        reporter.warn(warning)
+    reporter.warn("\n  ".join(resize_notes(load_manifest(arguments.bundle).preprocessing, settings.frame)))
 
 
 def _probability(text: str) -> float:
@@ -83,12 +82,9 @@ def _frame(text: str) -> tuple[int, int]:
     return positive(width), positive(height)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export deepstream",
-        description="Write an nvinfer configuration, its labels and a model that nvinfer feeds as in training.",
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Write an nvinfer configuration, its labels and a model that nvinfer feeds as in training."
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--precision", choices=tuple(MODEL_FILES), help="which file (default: the lowest there is)")
@@ -112,6 +108,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="replace a folder that this command wrote before")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

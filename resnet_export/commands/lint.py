@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from calibration.lint.finding import Finding, LintTarget, Severity
-from exporter.errors import ExportError
+from exporter.errors import ExportError, OptionError
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
 from exporter.version import __version__
 from runtimes.errors import MissingDependencyError
@@ -33,18 +32,15 @@ MAX_PLACES = 4
 """Places shown per finding; the JSON has all of them."""
 
 
-def run_lint(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Lint one file; return 0 or 1.
 
     Raises:
         LintInputError: If the file is missing, corrupt, or no ONNX file.
         MissingDependencyError: If onnx is not installed.
-        SystemExit: With code 2 for wrong use, 0 for `--help`.
     """
-    parser = _parser()
-    options = parser.parse_args(words)
-    if options.quiet and options.json == "-":
-        parser.error("--json - prints the report, --quiet prints nothing; give one of them")
+    if arguments.quiet and arguments.json == "-":
+        raise OptionError("--json - prints the report, --quiet prints nothing; give one of them")
     try:
         from calibration.lint.lint_report import lint_file
         from calibration.lint.sarif import sarif_log
@@ -52,14 +48,14 @@ def run_lint(words: Sequence[str]) -> int:
         if err.name not in ("onnx", "google"):
             raise
         raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
-    target = lint_target(target_from_name(options.target))
-    report = lint_file(options.model, target, fold_check=fold_check)
-    fail_on = Severity(options.fail_on)
-    if options.json is not None:
-        _write_json(report.to_json(), options.json)
-    if options.sarif is not None:
-        _write_json(sarif_log(report, tool_version=__version__, root=Path.cwd()), options.sarif)
-    if not options.quiet and options.json != "-":
+    target = lint_target(target_from_name(arguments.target))
+    report = lint_file(arguments.model, target, fold_check=fold_check)
+    fail_on = Severity(arguments.fail_on)
+    if arguments.json is not None:
+        _write_json(report.to_json(), arguments.json)
+    if arguments.sarif is not None:
+        _write_json(sarif_log(report, tool_version=__version__, root=Path.cwd()), arguments.sarif)
+    if not arguments.quiet and arguments.json != "-":
         _print(report, fail_on)
     return EXIT_FINDINGS if report.fails(fail_on) else 0
 
@@ -165,15 +161,14 @@ def _line(finding: Finding) -> str:
     return f"{finding.message}{f' ({len(places)} x)' if len(places) > 1 else ''}: {shown}{rest}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export lint",
-        description="Look at an ONNX file, of this or any other tool, for what its target refuses, computes otherwise, "
-        "or runs slower than it could: Q/DQ dialect, residual Adds that cannot fuse, layers left in float, scales, "
-        "zero points, opset, external data, BatchNormalization.",
-        epilog="exit codes: 0 clean, 1 findings as bad as --fail-on, 2 wrong use or no ONNX file",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = (
+        "Look at an ONNX file, of this or any other tool, for what its target refuses, computes otherwise, or runs"
+        " slower than it could: Q/DQ dialect, residual Adds that cannot fuse, layers left in float, scales, zero "
+        "points, opset, external data, BatchNormalization."
     )
+    parser.epilog = "exit codes: 0 clean, 1 findings as bad as --fail-on, 2 wrong use or no ONNX file"
     parser.add_argument("model", type=Path, metavar="FILE.onnx", help="the file; it is only read")
     parser.add_argument(
         "--target", choices=list(TARGETS), default="tensorrt", help="where the file shall run (default: tensorrt)"
@@ -183,6 +178,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fail-on", choices=("error", "warning"), default="error", help="what makes the exit code 1 (default: error)"
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

@@ -15,13 +15,24 @@ _ALSO = (
 )
 
 
-def run_models(words: Sequence[str]) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = (
+        "List the models with parameters, multiply-accumulates of one image, input size in pixels and the "
+        "published ImageNet-1k top-1 of torchvision's weights (other sources publish none that can be read "
+        "offline)."
+    )
+    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(family.name for family in FAMILIES)}")
+    parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Print the models; return 0.
 
     Raises:
         UnknownModelError: If there is no such family.
-        SystemExit: With code 2 for wrong use, 0 for `--help`.
     """
+<<<<<<< HEAD
     parser = argparse.ArgumentParser(
         prog="resnet-export models",
         description="List the models with parameters, multiply-accumulates of one image, input size in pixels and the "
@@ -39,6 +50,13 @@ def run_models(words: Sequence[str]) -> int:
         families = [family for family in FAMILIES.values() if options.family in (None, family.name)]
         others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
         print(json.dumps([*map(_row, table), *others], indent=2))
+=======
+    if arguments.family is not None:
+        check_family(arguments.family)
+    table = [facts for facts in load_model_table() if arguments.family in (None, facts.family)]
+    if arguments.json:
+        print(json.dumps([_row(facts) for facts in table], indent=2))
+>>>>>>> 31b3661 (import resnet_export: every verb from Python; the command is verbs as subparsers that parse words and print)
     else:
         print("\n".join(_lines(table, options.family)))
     return 0

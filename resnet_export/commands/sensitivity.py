@@ -31,9 +31,10 @@ from calibration.observers.sample_images import (
     split_images,
 )
 from calibration.ranges.calibration_table import CalibrationTable
-from exporter.errors import ExportError
+from exporter.errors import ExportError, OptionError
 from exporter.target import Target, target_from_name
 from resnet_export.console.option_types import positive
+from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
@@ -76,14 +77,12 @@ class Recipe:
     held_out: int
 
 
-def run_sensitivity(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Rank blocks and layers; return 0, or raise what reading or quantizing raises."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
     if arguments.quiet and arguments.json:
-        parser.error("--quiet and --json contradict each other: --json prints the ranking")
+        raise OptionError("--quiet and --json contradict each other: --json prints the ranking")
     recipe = _recipe(arguments.bundle)
-    terminal = Terminal(quiet=arguments.quiet)
+    reporter = Terminal(quiet=arguments.quiet)
     calib = find_images(arguments.calib)
     check_enough(len(calib), arguments.calib, force=False)
     split = split_images(
@@ -95,9 +94,9 @@ def run_sensitivity(words: Sequence[str]) -> int:
     )
     allowed_bad = int(MAX_BAD_FRACTION * len(calib))
     measured, classes = _validation(arguments, recipe, split.calibration)
-    calibrated = _calibrate(recipe, split.calibration, allowed_bad, terminal)
-    same = _has_bundles_ranges(arguments.bundle, calibrated, terminal)
-    ranking = _rank(recipe, calibrated, split.calibration[-arguments.num_images :], allowed_bad, terminal)
+    calibrated = _calibrate(recipe, split.calibration, allowed_bad, reporter)
+    same = _has_bundles_ranges(arguments.bundle, calibrated, reporter)
+    ranking = _rank(recipe, calibrated, split.calibration[-arguments.num_images :], allowed_bad, reporter)
     report = {
         "bundle": str(arguments.bundle),
         "model": recipe.manifest.model["id"],
@@ -105,8 +104,8 @@ def run_sensitivity(words: Sequence[str]) -> int:
         "num_ranking_images": ranking.whole.num_images,
         "same_ranges_as_bundle": same,
         "sensitivity": ranking.to_json(),
-        "validation": _confirm(recipe, calibrated, ranking, measured, classes, terminal) if measured else None,
-        "warnings": list(terminal.warnings),
+        "validation": _confirm(recipe, calibrated, ranking, measured, classes, reporter) if measured else None,
+        "warnings": list(reporter.warnings),
     }
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
@@ -170,12 +169,12 @@ def _validation(
     return paths, class_indices(arguments.val, paths, None if numbered else labels, len(labels))
 
 
-def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal: Terminal) -> CalibratedModel:
+def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter: Reporter) -> CalibratedModel:
     """Run the INT8 step again, up to the ranges."""
     from calibration.pipeline.quantize_model import scale_and_calibrate, settle_ranges
 
     def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, terminal):
+        for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, reporter):
             yield batch.images
 
     options: Mapping[str, Any] = recipe.manifest.options
@@ -190,7 +189,7 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, terminal
     return settle_ranges(calibrated, open_exact=partial(OrtRuntime, exact_qdq=True))
 
 
-def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Terminal) -> bool:
+def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, reporter: Reporter) -> bool:
     """Tell whether these images gave the ranges that the bundle's INT8 file has."""
     path = bundle / "calibration.json"
     try:
@@ -199,9 +198,9 @@ def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Ter
         raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
     same = dict(kept.ranges) == dict(calibrated.table.ranges)
     if same:
-        terminal.done(f"{calibrated.table.num_images} images gave the ranges of the bundle's INT8 file")
+        reporter.done(f"{calibrated.table.num_images} images gave the ranges of the bundle's INT8 file")
     else:
-        terminal.warn(
+        reporter.warn(
             f"{calibrated.table.num_images} images of --calib gave other ranges than the bundle's {kept.num_images}; "
             "the ranking is of the INT8 model that these images give"
         )
@@ -209,20 +208,20 @@ def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, terminal: Ter
 
 
 def _rank(
-    recipe: Recipe, calibrated: CalibratedModel, paths: Sequence[Path], allowed_bad: int, terminal: Terminal
+    recipe: Recipe, calibrated: CalibratedModel, paths: Sequence[Path], allowed_bad: int, reporter: Reporter
 ) -> Sensitivity:
     """Rank on the last calibration images: not on the first, whose means refinement has corrected."""
     from calibration.mixed_precision.sensitivity import rank
 
     preprocessing = recipe.manifest.preprocessing
-    batches = [batch.images for batch in stream("reading images", paths, preprocessing, allowed_bad, terminal)]
+    batches = [batch.images for batch in stream("reading images", paths, preprocessing, allowed_bad, reporter)]
     ranking = rank(
         calibrated,
         batches,
         open_exact=partial(OrtRuntime, exact_qdq=True),
-        track=lambda units, total: terminal.track("ranking", units, total=total),
+        track=lambda units, total: reporter.track("ranking", units, total=total),
     )
-    terminal.done(
+    reporter.done(
         f"{len(ranking.blocks)} blocks and {len(ranking.layers)} layers ranked on {ranking.whole.num_images} "
         "calibration images; these figures compare blocks, they are no accuracy"
     )
@@ -235,7 +234,7 @@ def _confirm(
     ranking: Sensitivity,
     paths: tuple[Path, ...],
     classes: ClassIndex | None,
-    terminal: Terminal,
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """Leave the worst blocks in float, one more at a time, and measure on validation images."""
     from calibration.mixed_precision.sensitivity import float_share
@@ -257,7 +256,7 @@ def _confirm(
                 paths,
                 recipe.manifest.preprocessing,
                 int(MAX_BAD_FRACTION * len(paths)),
-                terminal,
+                reporter,
             ),
             classes=classes,
             exact_qdq=recipe.target.exact_int8_simulation,
@@ -312,15 +311,12 @@ def _validation_line(row: Mapping[str, Any]) -> str:
     return f"  {top1}agreement {row['agreement']:.2%}, KL {row['kl']:.1e}: {kept}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export sensitivity",
-        description="Rank the blocks and layers of a bundle by what they cost INT8.",
-        epilog=(
-            "To leave the worst in float until INT8 is accurate enough: resnet-export MODEL --int8 ... "
-            "--max-top1-drop PP or --min-agreement SHARE."
-        ),
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Rank the blocks and layers of a bundle by what they cost INT8."
+    parser.epilog = (
+        "To leave the worst in float until INT8 is accurate enough: resnet-export MODEL --int8 ... --max-top1-drop"
+        " PP or --min-agreement SHARE."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote, with INT8")
     parser.add_argument(
@@ -336,6 +332,3 @@ def _parser() -> argparse.ArgumentParser:
         "--val", type=Path, metavar="DIR", help="labelled images: what leaving the three worst blocks in float wins"
     )
     parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.deploy.triton import TritonPlan, write_triton_repository
 from exporter.deploy.triton_config import Serving, max_batch_size
+from exporter.errors import OptionError
 from resnet_export.console.option_types import names, positive
+from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.manifest import Manifest, load_manifest
 from runtimes.bundle.precision import MODEL_FILES
 
 
-def run_triton(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write the repository; return 0, or raise what writing it raises."""
-    parser = _parser()
-    arguments = parser.parse_args(words)
     precisions = arguments.precision
     if unknown := [word for word in precisions or () if word not in MODEL_FILES]:
-        parser.error(f"--precision: got {unknown[0]!r}, expected some of {', '.join(MODEL_FILES)}")
+        raise OptionError(f"--precision: got {unknown[0]!r}, expected some of {', '.join(MODEL_FILES)}")
     try:
         serving = Serving(
             max_batch=arguments.max_batch,
@@ -32,8 +31,8 @@ def run_triton(words: Sequence[str]) -> int:
             gpus=arguments.gpus,
         )
     except ValueError as err:
-        parser.error(str(err))
-    terminal = Terminal(quiet=arguments.quiet)
+        raise OptionError(str(err)) from err
+    reporter = Terminal(quiet=arguments.quiet)
     plan = write_triton_repository(
         arguments.bundle,
         arguments.output,
@@ -43,7 +42,7 @@ def run_triton(words: Sequence[str]) -> int:
         force=arguments.force,
     )
     manifest = load_manifest(arguments.bundle)
-    _tell(plan, manifest, serving, arguments.output, terminal)
+    _tell(plan, manifest, serving, arguments.output, reporter)
     if arguments.json:
         models = [{"name": model.name, "backend": model.backend, "file": file.name} for model, file in plan.models]
         print(json.dumps({"repository": str(arguments.output), "models": models, "skipped": plan.skipped}, indent=2))
@@ -52,18 +51,18 @@ def run_triton(words: Sequence[str]) -> int:
     return 0
 
 
-def _tell(plan: TritonPlan, manifest: Manifest, serving: Serving, repository: Path, terminal: Terminal) -> None:
+def _tell(plan: TritonPlan, manifest: Manifest, serving: Serving, repository: Path, reporter: Reporter) -> None:
     for model, file in plan.models:
         largest = max_batch_size(model, manifest, serving)
         batches = f"batches up to {largest}" if largest else "no batching by Triton: the file's batch is fixed"
-        terminal.done(f"{repository / model.name}: {file.name}, backend {model.backend}, {batches}")
+        reporter.done(f"{repository / model.name}: {file.name}, backend {model.backend}, {batches}")
         if model.backend == "onnxruntime" and ".int8." in file.name and serving.device != "cpu":
-            terminal.warn(
+            reporter.warn(
                 f"{model.name}: ONNX Runtime's CUDA provider computes Q/DQ files in float; for INT8 kernels build the "
                 "engine (resnet-export build --int8, on the server) and run this again"
             )
     for reason in plan.skipped:
-        terminal.warn(f"left out: {reason}")
+        reporter.warn(f"left out: {reason}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -82,13 +81,12 @@ def _delay(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="resnet-export triton",
-        description="Write a bundle's models into a Triton model repository.",
-        epilog="Write into a repository that a running server polls only when it is not in use: Triton may look at a "
-        "folder before it is whole.",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Write a bundle's models into a Triton model repository."
+    parser.epilog = (
+        "Write into a repository that a running server polls only when it is not in use: Triton may look at a "
+        "folder before it is whole."
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the model repository")
@@ -112,6 +110,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=_indices, default=(), metavar="0,1", help="indices of GPUs (default: all)")
     parser.add_argument("--force", action="store_true", help="replace models that this command wrote before")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    return parser

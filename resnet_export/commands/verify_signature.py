@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.manifest import check_files, load_manifest
 
 
-def run_verify_signature(words: Sequence[str]) -> int:
-    """Check signature and files; return 0, or raise what does not fit."""
-    parser = argparse.ArgumentParser(
-        prog="resnet-export verify-signature",
-        description="Check that a bundle was signed by the owner of a key and that no file was changed since.",
-        epilog="The public key must have come to this machine by another way than the bundle.",
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Check that a bundle was signed by the owner of a key and that no file was changed since."
+    parser.epilog = "The public key must have come to this machine by another way than the bundle."
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote with --sign")
     parser.add_argument("--public-key", type=Path, required=True, metavar="FILE", help="Ed25519, PEM")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check signature and files; return 0, or raise what does not fit."""
     manifest = load_manifest(arguments.bundle, public_key=arguments.public_key)
     check_files(arguments.bundle, manifest)
     if arguments.json:

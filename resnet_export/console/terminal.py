@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -22,34 +22,26 @@ from rich.progress import (
 from rich.table import Table
 
 from resnet_export.console.interrupt import raise_if_requested
+from resnet_export.console.reporter import Event, Item, Reporter
 
-Item = TypeVar("Item")
 
-
-class Terminal:
-    """Prints steps as they end and remembers them for the report.
+class Terminal(Reporter):
+    """Prints steps as they end, and progress bars while they run.
 
     Args:
         quiet: Print warnings only.
     """
 
     def __init__(self, *, quiet: bool) -> None:
+        super().__init__(self._print)
         self._quiet = quiet
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.messages: list[str] = []
-        self.warnings: list[str] = []
 
-    def done(self, message: str) -> None:
-        """Tell that a step ended, and what came out."""
-        raise_if_requested()
-        self.messages.append(message)
-        if not self._quiet:
-            self._errors.print(f"[green]✓[/green] {escape(message)}")
-
-    def warn(self, message: str) -> None:
-        """Tell what the user should look at; printed even when quiet."""
-        self.warnings.append(message)
-        self._errors.print(f"[yellow]warning:[/yellow] {escape(message)}")
+    def _print(self, event: Event) -> None:
+        if event.kind == "warning":
+            self._errors.print(f"[yellow]warning:[/yellow] {escape(event.message)}")
+        elif event.kind == "done" and not self._quiet:
+            self._errors.print(f"[green]✓[/green] {escape(event.message)}")
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:

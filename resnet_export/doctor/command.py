@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,19 +26,9 @@ SCHEMA_VERSION = 1
 EXIT_DOES_NOT_WORK = 1
 
 
-def run_doctor(argv: Sequence[str]) -> int:
-    """Look at the machine and print what was found; return 0, or 1 where the runtime asked about does not work.
-
-    Args:
-        argv: The words after `doctor`.
-
-    Raises:
-        SystemExit: With code 2 for wrong use, 0 for `--help`.
-    """
-    parser = argparse.ArgumentParser(
-        prog="resnet-export doctor",
-        description="Tell what this machine has, what is in conflict, and what you can do here.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes to its parser."""
+    parser.description = "Tell what this machine has, what is in conflict, and what you can do here."
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument(
         "--licenses",
@@ -52,18 +41,21 @@ def run_doctor(argv: Sequence[str]) -> int:
         metavar="|".join(RUNTIMES),
         help="tell of this runtime alone whether it works here; the exit code is 1 where it does not",
     )
-    options = parser.parse_args(argv)
-    if options.licenses:
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at the machine and print what was found; return 0, or 1 where the runtime asked about does not work."""
+    if arguments.licenses:
         components = installed_components()
-        if options.json:
+        if arguments.json:
             print(json.dumps(bill_of_materials(components), indent=2))
         else:
             print_licenses(components)
         return 0
     facts = gather_facts()
-    if options.provider is not None:
-        return _tell_runtime(facts, options.provider, as_json=options.json)
-    if options.json:
+    if arguments.provider is not None:
+        return _tell_runtime(facts, arguments.provider, as_json=arguments.json)
+    if arguments.json:
         print(json.dumps(report(facts), indent=2))
     else:
         print_report(facts, Console(highlight=False))

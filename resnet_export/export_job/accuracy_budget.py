@@ -28,12 +28,9 @@ from calibration.mixed_precision.search import MIN_INT8_SHARE, Search, kept_laye
 from calibration.mixed_precision.sensitivity import NUM_IMAGES, Sensitivity, float_share, rank
 from calibration.pipeline.quantize_model import CalibratedModel, QuantizationResult, insert_and_refine
 from exporter.errors import AccuracyBudgetError, ExportError
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
 from resnet_export.export_job.artifacts import BudgetOutcome
-from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.export_job.run import ExportRun
 from resnet_export.images.class_index import ClassIndex
-from resnet_export.images.stream import stream
 from runtimes.metrics.latency import measure_latency
 from runtimes.metrics.parity import first_output
 from runtimes.ort.adapter import OrtRuntime
@@ -83,20 +80,14 @@ class BudgetJob:
     """One run's budget, with all that is needed to measure it.
 
     Attributes:
-        options: The command line; it has a budget.
+        run: What was asked for, with a budget; which images calibrate and which measure.
         exported: The float model.
         calibrated: The same with its channels scaled, and the ranges.
-        images: Which calibrate and which measure.
-        classes: Labels, or None.
-        terminal: Where to tell.
     """
 
-    options: ExportOptions
+    run: ExportRun
     exported: ExportedModel
     calibrated: CalibratedModel
-    images: ChosenImages
-    classes: ClassIndex | None
-    terminal: Terminal
     _last: tuple[frozenset[str], QuantizationResult] | None = field(init=False, default=None)
 
     def hold(self, whole: QuantizationResult) -> BudgetOutcome:
@@ -106,9 +97,9 @@ class BudgetJob:
             AccuracyBudgetError: If it cannot be kept.
             ExportError: If there is no image to measure on.
         """
-        budget = self.options.budget
+        budget = self.run.options.budget
         assert budget is not None
-        parts = part_images(self.images.measured)
+        parts = part_images(self.run.images.measured)
         if not parts.verdict:
             raise ExportError(
                 "an accuracy budget is measured on images that do not calibrate, and none are left; give more images "
@@ -120,7 +111,7 @@ class BudgetJob:
         everything = before + selection if parts.apart else before
         if budget.holds(everything):
             return self._unchanged(budget, whole, everything)
-        self.terminal.done(
+        self.run.reporter.done(
             f"accuracy budget ({budget.in_words()}) does not hold with every layer in INT8: "
             f"{figures_in_words(budget, everything)}; looking for the layers that cost most"
         )
@@ -139,9 +130,9 @@ class BudgetJob:
         return self._changed(budget, whole, result, parts, before, search, ranking)
 
     def _warn_if_too_few(self, budget: AccuracyBudget) -> None:
-        num_images, needed = len(self.images.measured), budget.images_to_show_it
+        num_images, needed = len(self.run.images.measured), budget.images_to_show_it
         if num_images < needed < float("inf"):
-            self.terminal.warn(
+            self.run.reporter.warn(
                 f"accuracy budget: {num_images} images cannot show {budget.in_words()}; that takes {needed:.0f} at "
                 "least, even if no answer changes. What is measured may still contradict it"
             )
@@ -156,7 +147,7 @@ class BudgetJob:
             open_exact=open_exact,
             keep_float=nodes,
             round_weights=round_weights,
-            track_layers=(lambda layers, total: self.terminal.track("refining", layers, total=total))
+            track_layers=(lambda layers, total: self.run.reporter.track("refining", layers, total=total))
             if rounds
             else None,
         )
@@ -168,25 +159,20 @@ class BudgetJob:
         return tally_images(
             self.exported.onnx,
             result.quantized.model,
-            stream("measuring INT8", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal),
-            classes=self.classes,
-            exact_qdq=self.options.target.exact_int8_simulation,
+            self.run.batches("measuring INT8", paths),
+            classes=self.run.classes,
+            exact_qdq=self.run.options.target.exact_int8_simulation,
         )
 
     def _rank(self) -> Sensitivity:
         """Rank blocks on calibration images: on the last, not on the first, whose means refinement has corrected."""
-        paths = self.images.calibration[-NUM_IMAGES:]
-        batches = [
-            batch.images
-            for batch in stream(
-                "reading images", paths, self.exported.preprocessing, self.images.allowed_bad, self.terminal
-            )
-        ]
+        paths = self.run.images.calibration[-NUM_IMAGES:]
+        batches = [batch.images for batch in self.run.batches("reading images", paths)]
         return rank(
             self.calibrated,
             batches,
             open_exact=open_exact,
-            track=lambda units, total: self.terminal.track("ranking", units, total=total),
+            track=lambda units, total: self.run.reporter.track("ranking", units, total=total),
         )
 
     def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: Tally) -> str:
@@ -206,12 +192,12 @@ class BudgetJob:
     def _unchanged(self, budget: AccuracyBudget, whole: QuantizationResult, measured: Tally) -> BudgetOutcome:
         found = evidence(budget, measured)
         statement = _statement(budget, measured, found)
-        self.terminal.done(f"accuracy budget holds with every layer in INT8: {statement}")
+        self.run.reporter.done(f"accuracy budget holds with every layer in INT8: {statement}")
         report = {
             **budget.to_json(),
             "holds": True,
             "statement": f"{statement}; every layer in INT8",
-            "measured_on": self.images.measured_from,
+            "measured_on": self.run.images.measured_from,
             "num_selection_images": 0,
             "num_verdict_images": measured.num_images,
             "verdict_apart_from_selection": True,
@@ -248,9 +234,9 @@ class BudgetJob:
             f"{percent(share)} of the multiply-adds in float, {latency['before_ms']:.2f} to "
             f"{latency['after_ms']:.2f} ms in ONNX Runtime on this CPU"
         )
-        self.terminal.done(f"accuracy budget holds with {kept} in float: {statement}; {cost}")
+        self.run.reporter.done(f"accuracy budget holds with {kept} in float: {statement}; {cost}")
         if not parts.apart:
-            self.terminal.warn(
+            self.run.reporter.warn(
                 f"accuracy budget: with {len(parts.verdict)} images the same ones chose the layers and judged the "
                 f"result, which flatters it; from {MIN_TO_SPLIT} on they are kept apart"
             )
@@ -258,7 +244,7 @@ class BudgetJob:
             **budget.to_json(),
             "holds": True,
             "statement": f"{statement}; in float: {kept}; {cost}",
-            "measured_on": self.images.measured_from,
+            "measured_on": self.run.images.measured_from,
             "num_selection_images": search.steps[0].selection.num_images,
             "num_verdict_images": after.num_images,
             "verdict_apart_from_selection": parts.apart,

@@ -87,3 +87,14 @@ class Artifacts:
     def quantized(self) -> QuantizedModel | None:
         """The Q/DQ model, where INT8 was asked for."""
         return None if self.int8 is None else self.int8.quantized
+
+    def model_files(self) -> Mapping[str, tuple[str, ModelProto]]:
+        """Return file name to (row name, model) of every ONNX file of the bundle, before its last edits."""
+        files = {"model.onnx": ("ONNX FP32", self.exported.onnx)}
+        if self.float16 is not None:
+            files["model.fp16.onnx"] = ("ONNX FP16", self.float16)
+        if self.int8 is not None:
+            files["model.int8.onnx"] = ("ONNX INT8", self.int8.quantized.model)
+        if self.int8_float16 is not None:
+            files["model.int8.fp16.onnx"] = ("ONNX INT8+FP16", self.int8_float16)
+        return files

@@ -22,9 +22,9 @@ from calibration.ranges.calibration_cache import CacheKey, CalibrationCache, Hit
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from exporter.tracing.export import ExportedModel
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
-from resnet_export.export_job.choose_images import ChosenImages
+from resnet_export.console.reporter import Reporter
+from resnet_export.export_job.options import ExportOptions
+from resnet_export.export_job.run import ExportRun
 from runtimes.io.cache_dir import user_cache_folder
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.providers import CUDA_PROVIDER, check_machine, prepare_libraries
@@ -58,28 +58,18 @@ class CachedCalibration:
     """Gives the table of a model, from the cache where it is there, else from the images.
 
     Args:
-        options: The command line.
-        exported: For the preprocessing.
-        images: Which images.
+        run: Which images, which method, and where to tell hit or miss, and why.
         used: The images read so far, filled by whoever reads them.
-        terminal: To tell hit or miss, and why.
     """
 
-    def __init__(
-        self,
-        options: ExportOptions,
-        exported: ExportedModel,
-        images: ChosenImages,
-        used: list[Path],
-        terminal: Terminal,
-    ) -> None:
-        assert options.calib is not None  # parse_arguments refuses --int8 without it
-        self._options = options
-        self._folder = options.calib
-        self._preprocessing = exported.loaded.preprocessing
-        self._images = images
+    def __init__(self, run: ExportRun, used: list[Path]) -> None:
+        assert run.options.calib is not None  # ExportOptions refuses int8 without it
+        self._options = run.options
+        self._root = run.options.calib.root
+        self._preprocessing = run.loaded.preprocessing
+        self._images = run.images
         self._used = used
-        self._terminal = terminal
+        self._reporter = run.reporter
 
     def __call__(
         self, model: ModelProto, factors: Mapping[str, NDArray[np.float64]], seen: Iterable[SeenBatch]
@@ -96,48 +86,48 @@ class CachedCalibration:
             model,
             factors,
             self._preprocessing,
-            image_list_sha256(self._folder, self._images.calibration),
+            image_list_sha256(self._root, self._images.calibration),
             self._options.method,
             self._options.target.dialect,
             self._options.calib_provider,
         )
-        found = cache.look_up(self._options.model, key)
+        found = cache.look_up(self._options.model_name, key)
         if isinstance(found, Hit):
-            self._terminal.done(f"calibration cache: hit, {found.path}")
+            self._reporter.done(f"calibration cache: hit, {found.path}")
             wanted = len(self._images.calibration)
             if unread := wanted - found.table.num_images:
-                self._terminal.warn(f"calibrating: {unread} of {wanted} images could not be read when it was made")
+                self._reporter.warn(f"calibrating: {unread} of {wanted} images could not be read when it was made")
             return found.table
         if found.is_corrupt:
-            self._terminal.warn(f"calibration cache: {found.reason}")
+            self._reporter.warn(f"calibration cache: {found.reason}")
         else:
-            self._terminal.done(f"calibration cache: miss, {found.reason}")
+            self._reporter.done(f"calibration cache: miss, {found.reason}")
         table = self._calibrate(model, seen)
-        _store(cache, self._options.model, key, table, self._terminal)
+        _store(cache, self._options.model_name, key, table, self._reporter)
         return table
 
     def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:
         dialect = Dialect(self._options.target.dialect)
         measured = table_of(model, seen, method=self._options.method, dialect=dialect)
-        return replace(measured, image_list_sha256=image_list_sha256(self._folder, self._used), seed=SEED)
+        return replace(measured, image_list_sha256=image_list_sha256(self._root, self._used), seed=SEED)
 
 
-def tell_weights(exported: ExportedModel, terminal: Terminal) -> None:
+def tell_weights(exported: ExportedModel, reporter: Reporter) -> None:
     """Warn of weights that are hard to quantize, before anything runs."""
-    _tell(lint_weights(exported.onnx), terminal)
+    _tell(lint_weights(exported.onnx), reporter)
 
 
-def tell_calibration(table: CalibrationTable, exported: ExportedModel, terminal: Terminal) -> None:
+def tell_calibration(table: CalibrationTable, exported: ExportedModel, reporter: Reporter) -> None:
     """Tell what is doubtful about a calibration: its images, its convergence, its ranges."""
     if table.observed is not None:
         for warning in judge_input(table.observed.input, exported.loaded.preprocessing):
-            terminal.warn(str(warning))
+            reporter.warn(str(warning))
         convergence = table.observed.convergence
         if moving := still_moving(convergence):
-            terminal.warn(str(moving))
+            reporter.warn(str(moving))
         elif settled := images_until_settled(convergence, SETTLED):
-            terminal.done(f"after {settled} of {table.num_images} images no scale moved by more than {SETTLED:.0%}")
-    _tell(lint_activations(exported.onnx, table), terminal)
+            reporter.done(f"after {settled} of {table.num_images} images no scale moved by more than {SETTLED:.0%}")
+    _tell(lint_activations(exported.onnx, table), reporter)
 
 
 def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict[str, Any]:
@@ -155,9 +145,9 @@ def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict
     }
 
 
-def _tell(findings: tuple[Finding, ...], terminal: Terminal) -> None:
+def _tell(findings: tuple[Finding, ...], reporter: Reporter) -> None:
     for line in lint_lines(findings):
-        terminal.warn(f"hard to quantize: {line}")
+        reporter.warn(f"hard to quantize: {line}")
 
 
 def _cache(options: ExportOptions) -> CalibrationCache | None:
@@ -166,9 +156,9 @@ def _cache(options: ExportOptions) -> CalibrationCache | None:
     return CalibrationCache(user_cache_folder() if options.calib_cache is None else Path(options.calib_cache))
 
 
-def _store(cache: CalibrationCache, model: str, key: CacheKey, table: CalibrationTable, terminal: Terminal) -> None:
+def _store(cache: CalibrationCache, model: str, key: CacheKey, table: CalibrationTable, reporter: Reporter) -> None:
     """Keep the table; a disk that refuses is a warning, the bundle is what matters."""
     try:
         cache.store(model, key, table)
     except OSError as err:
-        terminal.warn(f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another")
+        reporter.warn(f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another")

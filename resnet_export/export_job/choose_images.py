@@ -14,8 +14,7 @@ from calibration.observers.sample_images import (
     leave_out_copies,
     split_images,
 )
-from resnet_export.export_job.arguments import ExportOptions
-from runtimes.preprocessing.image_folder import find_images
+from resnet_export.export_job.options import ExportOptions
 
 MAX_BAD_FRACTION = 0.01
 """Share of a folder's images that may be unreadable."""
@@ -47,14 +46,14 @@ def choose_images(options: ExportOptions) -> ChosenImages:
         ImageFolderError: If a folder is missing, unreadable or empty.
         CalibrationError: If there are too few images, or both folders share more than a few.
     """
-    calib = () if options.calib is None else find_images(options.calib)
-    val = () if options.val is None else find_images(options.val)
+    calib = () if options.calib is None else options.calib.paths()
+    val = () if options.val is None else options.val.paths()
     if options.int8 and options.calib is not None:
-        check_enough(len(calib), options.calib, force=options.force)
+        check_enough(len(calib), options.calib.shown, force=options.force)
     split = ImageSplit((), ())
     if options.calib is not None:
         split = split_images(
-            options.calib,
+            options.calib.root,
             calib,
             num_calibration=options.num_calib,
             hold_out=options.val is None,
@@ -64,8 +63,9 @@ def choose_images(options: ExportOptions) -> ChosenImages:
     allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
     if options.val is not None:
         apart = leave_out_copies(calibration, val)
-        measured = tuple(evenly_ordered(options.val, apart.validation)[: options.num_val])
-        measured_from = f"{len(measured)} images of {options.val}"
+        measured = tuple(evenly_ordered(options.val.root, apart.validation)[: options.num_val])
+        measured_from = f"{len(measured)} images of {options.val.shown}"
         return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
-    measured_from = f"{len(split.held_out)} images of {options.calib}, held out"
+    source = "" if options.calib is None else f" of {options.calib.shown}, held out"
+    measured_from = f"{len(split.held_out)} images{source}"
     return ChosenImages(calibration, split.held_out, measured_from, allowed_bad)

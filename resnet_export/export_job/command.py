@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
 
 from exporter.known_bad import refuse_known_bad
-from resnet_export.export_job.arguments import parse_arguments
+from resnet_export.console.terminal import Terminal
+from resnet_export.export_job.arguments import add_arguments, export_arguments
+from resnet_export.export_job.result_table import print_result
+
+__all__ = ["add_arguments", "run"]
 
 
-def run_export_command(words: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Run the main job; return 0, or raise what it raises."""
-    options = parse_arguments(words)
+    asked = export_arguments(arguments)
     refuse_known_bad()  # before anything of it is imported: some combinations end there
     from resnet_export.export_job.job import run_export
 
-    run_export(options)
+    report = run_export(asked.options, Terminal(quiet=asked.quiet))
+    if asked.json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    elif not asked.quiet:
+        print_result(report.to_json())
     return 0

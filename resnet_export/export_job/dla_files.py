@@ -6,20 +6,17 @@ need the calibration images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.qdq.implicit_quantization import StrippedModel, complete_scales, simulate_dla, strip_qdq
 from exporter.errors import ExportCheckError, ExportError
 from exporter.passes.lower_global_pool import average_pool_from_global
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.artifacts import Artifacts, DlaFiles
-from resnet_export.export_job.choose_images import ChosenImages
-from resnet_export.images.stream import stream
+from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.precision import DLA_FILES
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.restore_pixels import pixels_of
@@ -43,39 +40,34 @@ WRITTEN_FOR = "10.3.0"
 """TensorRT version in the cache's first line, of JetPack 6; the builder puts its own there."""
 
 
-def dla_files(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    images: ChosenImages,
-    golden: NDArray[np.float32],
-    terminal: Terminal,
-) -> DlaFiles:
+def dla_files(run: ExportRun, artifacts: Artifacts) -> DlaFiles:
     """Return the DLA's files, each checked against the bundle's file that it was made of.
 
     Raises:
         ExportError: If a global pool's window is not known.
         ExportCheckError: If a file answers otherwise.
     """
-    given: Array = golden
+    reporter = run.reporter
+    given: Array = run.golden
     if artifacts.finish.uint8_input:
-        given = pixels_of(artifacts.exported.preprocessing, golden)
+        given = pixels_of(artifacts.exported.preprocessing, run.golden)
     models: dict[str, ModelProto] = {}
     windows: dict[str, tuple[int, int]] = {}
-    if options.fp16:
+    if run.options.fp16:
         models[DLA_FILES["fp16"]] = _pooled(artifacts.finished["model.onnx"], windows)
         _check("FP32 file", artifacts.finished["model.onnx"], models[DLA_FILES["fp16"]], given)
     cache, simulation, report = None, None, {}
     if artifacts.quantized is not None:
-        with terminal.working("taking the scales out for the DLA"):
+        with reporter.working("taking the scales out for the DLA"):
             finished = strip_qdq(_pooled(artifacts.finished["model.int8.onnx"], windows))
             stripped = strip_qdq(_pooled(artifacts.quantized.model, windows))
         models[DLA_FILES["int8"]] = finished.model
         written = simulate_dla(finished, finished.scales, as_in_file=True)
         _check("INT8 file", artifacts.finished["model.int8.onnx"], written, given)
-        scales = _scales(options, artifacts, stripped, images, terminal)
+        scales = _scales(run, stripped)
         cache, simulation = cache_from_scales(scales, WRITTEN_FOR), simulate_dla(stripped, scales)
-        report = _tell_scales(stripped, scales, terminal)
-    _tell_windows(windows, terminal)
+        report = _tell_scales(stripped, scales, reporter)
+    _tell_windows(windows, reporter)
     return DlaFiles(models, cache, simulation, {"files": sorted(models), "windows": windows, **report})
 
 
@@ -111,24 +103,13 @@ def _answers(model: ModelProto, given: Array) -> dict[str, Array]:
         return runtime.run({next(iter(runtime.input_specs)): given})
 
 
-def _scales(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    stripped: StrippedModel,
-    images: ChosenImages,
-    terminal: Terminal,
-) -> dict[str, float]:
-    preprocessing = artifacts.exported.preprocessing
-
-    def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("ranges for the DLA", images.calibration, preprocessing, images.allowed_bad, terminal):
-            yield batch.images
-
-    return complete_scales(stripped, arrays(), open_runtime=OrtRuntime, method=options.method)
+def _scales(run: ExportRun, stripped: StrippedModel) -> dict[str, float]:
+    arrays = (batch.images for batch in run.batches("ranges for the DLA", run.images.calibration))
+    return complete_scales(stripped, arrays, open_runtime=OrtRuntime, method=run.options.method)
 
 
-def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], terminal: Terminal) -> dict[str, Any]:
-    terminal.done(
+def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], reporter: Reporter) -> dict[str, Any]:
+    reporter.done(
         f"for the DLA: Q/DQ taken out, {len(stripped.scales)} of its scales and {len(scales) - len(stripped.scales)} "
         "for tensors between them in a calibration cache"
     )
@@ -136,7 +117,7 @@ def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], terminal:
     worst = max(off, key=lambda name: off[name])
     if off[worst] > MAX_SCALE_DEVIATION:
         number = sum(value > MAX_SCALE_DEVIATION for value in off.values())
-        terminal.warn(
+        reporter.warn(
             f"for the DLA TensorRT chooses weight scales itself, max|w|/127: in {number} of {len(off)} weights that "
             f"differs from ours, most in {worst}, by {off[worst]:.2%}; the row of the table counts that in"
         )
@@ -149,10 +130,10 @@ def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], terminal:
     }
 
 
-def _tell_windows(windows: Mapping[str, tuple[int, int]], terminal: Terminal) -> None:
+def _tell_windows(windows: Mapping[str, tuple[int, int]], reporter: Reporter) -> None:
     for name, (height, width) in windows.items():
         if max(height, width) > MAX_WINDOW:
-            terminal.warn(
+            reporter.warn(
                 f"{name} pools {height} x {width}, a DLA at most {MAX_WINDOW} x {MAX_WINDOW}: it runs on the GPU, with "
                 "build --gpu-fallback; a smaller --input-size keeps it on the DLA"
             )

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from exporter.errors import ExportError
 from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import FinishReport, check_finished
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
-from resnet_export.export_job.measure import model_files
+from resnet_export.export_job.run import ExportRun
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -21,19 +16,17 @@ if TYPE_CHECKING:
     from resnet_export.export_job.artifacts import Artifacts
 
 
-def finish_files(
-    options: ExportOptions, artifacts: Artifacts, golden: NDArray[np.float32], terminal: Terminal
-) -> dict[str, ModelProto]:
+def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
     """Return, by file name, what is written, each checked against the model it was made of."""
     from runtimes.ort.adapter import OrtRuntime
 
-    loaded, finish = artifacts.exported.loaded, artifacts.finish
+    options, loaded, finish = run.options, run.loaded, artifacts.finish
     num_classes = None if options.features else loaded.num_classes
     metadata = metadata_of(
         loaded.preprocessing, model_id=loaded.model_id, num_classes=num_classes, labels=loaded.labels
     )
     finished: dict[str, ModelProto] = {}
-    for file, (name, model) in model_files(artifacts).items():
+    for file, (name, model) in artifacts.model_files().items():
         try:
             finished[file] = finish_graph(model, finish, preprocessing=loaded.preprocessing, metadata=metadata)
         except ValueError as err:
@@ -44,11 +37,11 @@ def finish_files(
             model,
             finished[file],
             finish,
-            golden,
+            run.golden,
             preprocessing=loaded.preprocessing,
             open_runtime=lambda opened: OrtRuntime(opened, exact_qdq=options.target.exact_int8_simulation),
         )
-        terminal.done(
+        run.reporter.done(
             f"{name}: {_words(finish)} added; {report.num_images} images: largest |difference| "
             f"{report.max_abs_diff:.2g} at largest |output| {report.max_abs_output:.3g}"
             f"{_top5(report)}"

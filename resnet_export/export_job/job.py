@@ -6,7 +6,6 @@ has been computed; then the bundle appears whole.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,19 @@ from numpy.typing import NDArray
 
 from exporter.bundle.write_folder import check_output
 from exporter.errors import ExportError, NonFiniteTensorError
-from exporter.models.load_model import load_model
-from exporter.models.loaded_model import LoadedModel, ModelRequest, check_labels
+from exporter.models.load_any import load_any
+from exporter.models.loaded_model import LoadedModel, check_labels
 from exporter.models.model_names import check_model_name
 from exporter.passes.pre_post_options import Finish
 from exporter.target import check_opset
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
+from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.artifacts import Artifacts
 from resnet_export.export_job.choose_images import ChosenImages, choose_images
-from resnet_export.images.class_index import ClassIndex, class_indices
+from resnet_export.export_job.options import ExportOptions
+from resnet_export.export_job.report import ExportReport, report_from_content
+from resnet_export.export_job.run import ExportRun
+from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
+from resnet_export.images.image_set import ImageSource
 from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.parity import ParityMeter, first_output
 from runtimes.ort.providers import check_machine
@@ -46,7 +48,7 @@ NUM_GOLDEN = 16
 """Inputs stored with PyTorch's logits, for the device's self-check."""
 
 
-def run_export(options: ExportOptions) -> None:
+def run_export(options: ExportOptions, reporter: Reporter) -> ExportReport:
     """Run the main job.
 
     Raises:
@@ -54,61 +56,61 @@ def run_export(options: ExportOptions) -> None:
         ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
             written.
     """
-    check_model_name(options.model)
+    run = _prepare(options, reporter)
+    artifacts = _export(run)
+
+    from resnet_export.export_job.measure import measure
+    from resnet_export.export_job.write_bundle import write_bundle
+
+    content = write_bundle(run, artifacts, measure(run, artifacts))
+    if options.engine:
+        reporter.done(f"bundle written: {options.folder}/; it stays, whatever becomes of the engine")
+        content["engine"] = _build_engine(run)
+    return report_from_content(content)
+
+
+def _prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
+    """Check what is cheap to check, choose the images, load the model."""
+    if isinstance(options.model, (str, Path)):
+        check_model_name(str(options.model))
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
-    check_output(options.output, force=options.force)
+    check_output(options.folder, force=options.force)
     if options.sign is not None:
         load_private_key(options.sign)  # a wrong key is told now, not after an hour
     if options.engine:
         load_library("rtx" if options.rtx else "tensorrt")
     check_machine(options.calib_provider)
-    labels = _read_labels(options.labels)
+    labels = _read_labels(options.labels) if isinstance(options.labels, Path) else options.labels
     images = choose_images(options)
-    terminal = Terminal(quiet=options.quiet)
-    _tell_copies(images, terminal)
-
-    with terminal.working(f"loading {options.model}"):
+    _tell_copies(images, reporter)
+    with reporter.working(f"loading {options.model_name}"):
         loaded = _load(options, labels, images)
-    _tell_loaded(loaded, terminal)
-    if loaded.source == "onnx" and options.mean is None:
-        terminal.warn(
-            f"{options.model} does not say how its images were prepared: ImageNet's mean and standard deviation are "
-            "assumed; give --mean and --std (and --resize) if it was trained otherwise"
+    _tell_loaded(loaded, reporter)
+    if loaded.source == "onnx" and options.preprocessing.mean is None:
+        reporter.warn(
+            f"{options.model_name} does not say how its images were prepared: ImageNet's mean and standard deviation "
+            "are assumed; give --mean and --std (and --resize) if it was trained otherwise"
         )
-    classes = _class_indices(options, images, loaded, terminal)
+    classes = _class_indices(options, images, loaded, reporter)
     golden = _golden_inputs(images, loaded.preprocessing)
-    artifacts = _export(options, loaded, images, classes, golden, terminal)
-
-    from resnet_export.export_job.measure import measure
-    from resnet_export.export_job.write_bundle import write_bundle
-
-    rows = measure(options, artifacts, images, classes, terminal)
-    report = write_bundle(options, artifacts, rows, golden, images, terminal)
-    if options.engine:
-        terminal.done(f"bundle written: {options.output}/; it stays, whatever becomes of the engine")
-        report["engine"] = _build_engine(options, terminal)
-    if options.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    elif not options.quiet:
-        from resnet_export.export_job.result_table import print_result
-
-        print_result(report)
+    return ExportRun(options, loaded, images, classes, golden, reporter)
 
 
-def _build_engine(options: ExportOptions, terminal: Terminal) -> dict[str, Any]:
+def _build_engine(run: ExportRun) -> dict[str, Any]:
     """Build the engine of the bundle just written; the bundle stays, whatever becomes of the engine."""
     from exporter.engines.build_options import BuildOptions
     from resnet_export.build_job.build_step import EngineRequest, engine_report, have_engine
 
+    options = run.options
     flavor = "rtx" if options.rtx else "tensorrt"
-    request = EngineRequest(options.output, options.engine_precision, flavor, BuildOptions(batch=options.batch))
-    return engine_report(have_engine(request, terminal))
+    request = EngineRequest(options.folder, options.engine_precision, flavor, BuildOptions(batch=options.batch))
+    return engine_report(have_engine(request, run.reporter))
 
 
-def _tell_copies(images: ChosenImages, terminal: Terminal) -> None:
+def _tell_copies(images: ChosenImages, reporter: Reporter) -> None:
     if images.copies:
         named = "; ".join(f"{path} = {other}" for path, other in images.copies[:3])
-        terminal.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
+        reporter.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
 
 
 def _read_labels(path: Path | None) -> tuple[str, ...] | None:
@@ -124,16 +126,15 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
 
 
 def _load(options: ExportOptions, labels: tuple[str, ...] | None, images: ChosenImages) -> LoadedModel:
-    request = ModelRequest(
+    loaded = load_any(
         options.model,
-        options.weights,
-        options.num_classes,
-        options.preprocessing,
-        options.checkpoint_key,
-        options.head_activation,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        preprocessing=options.preprocessing,
+        checkpoint_key=options.checkpoint_key,
+        head_activation=options.head_activation,
         judge=None if options.val is None or options.features else partial(_top1, options, images, labels),
     )
-    loaded = load_model(request)
     if labels is not None:
         loaded = replace(loaded, labels=labels)
     if options.features:
@@ -141,7 +142,11 @@ def _load(options: ExportOptions, labels: tuple[str, ...] | None, images: Chosen
 
         loaded = with_features(loaded, options.features)
     if loaded.labels is not None:
-        check_labels(loaded.labels, loaded.num_classes, f"--labels {options.labels}" if labels else "the weights")
+        check_labels(
+            loaded.labels,
+            loaded.num_classes,
+            f"--labels {options.labels}" if isinstance(options.labels, Path) else "labels" if labels else "the weights",
+        )
     return loaded
 
 
@@ -151,7 +156,7 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
 
     assert options.val is not None
     paths = images.measured[:MAX_JUDGED]
-    classes = class_indices(options.val, images.measured, labels or loaded.labels, loaded.num_classes)
+    classes = _classes(options.val, options, images, labels or loaded.labels, loaded.num_classes)
     meter = ParityMeter()
     with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
         batches = image_batches(paths, loaded.preprocessing, batch_size=8, on_error=ImageErrors(), max_bad_fraction=1.0)
@@ -161,34 +166,43 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
     return meter.report().top1_reference or 0.0
 
 
-def _tell_loaded(loaded: LoadedModel, terminal: Terminal) -> None:
+def _tell_loaded(loaded: LoadedModel, reporter: Reporter) -> None:
     from exporter.models.onnx_source import LoadedOnnx
 
     count = f"{sum(parameter.numel() for parameter in loaded.module.parameters()):,} parameters"
     if isinstance(loaded, LoadedOnnx) and loaded.file is not None:
         count = f"{loaded.file.num_parameters:,} numbers in its constants"
     height, width = loaded.preprocessing.input_size
-    terminal.done(
+    reporter.done(
         f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} classes"
     )
-    terminal.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
+    reporter.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     for note in loaded.notes:
-        terminal.done(note)
+        reporter.done(note)
     for warning in loaded.warnings:
-        terminal.warn(warning)
+        reporter.warn(warning)
 
 
 def _class_indices(
-    options: ExportOptions, images: ChosenImages, loaded: LoadedModel, terminal: Terminal
+    options: ExportOptions, images: ChosenImages, loaded: LoadedModel, reporter: Reporter
 ) -> ClassIndex | None:
     if options.val is None:
         return None
     if options.features:
-        terminal.warn("--val: features have no top-1; its images are used without their labels")
+        reporter.warn("--val: features have no top-1; its images are used without their labels")
         return None
-    classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes)
-    terminal.done(f"{len(images.measured)} validation images. {classes.how}")
+    classes = _classes(options.val, options, images, loaded.labels, loaded.num_classes)
+    reporter.done(f"{len(images.measured)} validation images. {classes.how}")
     return classes
+
+
+def _classes(
+    val: ImageSource, options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] | None, num_classes: int
+) -> ClassIndex:
+    """Return the class of every measured image: as given with the images, else by its folder."""
+    if options.val_labels is not None:
+        return classes_from_labels(val.paths(), options.val_labels, num_classes)
+    return class_indices(val.root, images.measured, labels, num_classes)
 
 
 def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -211,14 +225,7 @@ def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArra
     return np.concatenate([*first, load_check_images(preprocessing)])[:NUM_GOLDEN]
 
 
-def _export(
-    options: ExportOptions,
-    loaded: LoadedModel,
-    images: ChosenImages,
-    classes: ClassIndex | None,
-    golden: NDArray[np.float32],
-    terminal: Terminal,
-) -> Artifacts:
+def _export(run: ExportRun) -> Artifacts:
     """Compute every file of the bundle, and the check that lets them be written."""
     from exporter.tracing.check_export import MAX_RELATIVE_DIFFERENCE, check_against_pytorch
     from exporter.tracing.export import ExportConfig, export_loaded
@@ -229,12 +236,13 @@ def _export(
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime
 
-    with terminal.working("folding BatchNorm, tracing, writing ONNX"):
+    options, loaded, golden, reporter = run.options, run.loaded, run.golden, run.reporter
+    with reporter.working("folding BatchNorm, tracing, writing ONNX"):
         exported = export_loaded(loaded, ExportConfig(options.target, options.opset))
-    _tell_folding(exported, terminal)
+    _tell_folding(exported, reporter)
     name = loaded.reference_name
     with (
-        terminal.working(f"comparing with {name}"),
+        reporter.working(f"comparing with {name}"),
         TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
     ):
         check = check_against_pytorch(
@@ -246,66 +254,66 @@ def _export(
             exact=None if loaded.source == "onnx" else partial(exact_outputs, loaded.module),
         )
     if check.max_rounding is not None:
-        terminal.warn(
+        reporter.warn(
             f"float32 rounds by more than {MAX_RELATIVE_DIFFERENCE:g} of the largest logit in this network: up to "
             f"{check.max_rounding:.2g} from {name} in float64, whoever computes it; the file is no further off"
         )
-    terminal.done(
+    reporter.done(
         f"ONNX opset {exported.config.resolved_opset} equals {name}: largest |difference| {check.max_abs_diff:.2g} "
         f"at largest |{'feature' if options.features else 'logit'}| {check.max_abs_logit:.3g}, batch "
         f"{', '.join(map(str, check.batch_sizes))}"
     )
-    float16 = _float16(exported, golden, terminal) if options.fp16 else None
+    float16 = _float16(exported, golden, reporter) if options.fp16 else None
     int8, budget = None, None
     if options.int8:
-        int8, budget = quantize_images(options, exported, images, classes, terminal)
+        int8, budget = quantize_images(run, exported)
     int8_float16 = None
     if int8 is not None and options.has_int8_float16:
-        int8_float16 = _int8_float16(int8.quantized.model, golden, terminal)
+        int8_float16 = _int8_float16(int8.quantized.model, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
     artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget)
-    artifacts = replace(artifacts, finished=finish_files(options, artifacts, golden, terminal))
-    return replace(artifacts, dla=dla_files(options, artifacts, images, golden, terminal)) if options.dla else artifacts
+    artifacts = replace(artifacts, finished=finish_files(run, artifacts))
+    return replace(artifacts, dla=dla_files(run, artifacts)) if options.dla else artifacts
 
 
-def _tell_folding(exported: ExportedModel, terminal: Terminal) -> None:
+def _tell_folding(exported: ExportedModel, reporter: Reporter) -> None:
     report = exported.folding
     total = len(report.folded) + len(report.kept)
-    terminal.done(f"{len(report.folded)} of {total} BatchNorms folded in float64" if total else "no BatchNorm to fold")
+    reporter.done(f"{len(report.folded)} of {total} BatchNorms folded in float64" if total else "no BatchNorm to fold")
     paths_of: dict[str, list[str]] = {}
     for kept in report.kept:
         paths_of.setdefault(kept.reason, []).append(kept.batchnorm)
     for reason, paths in paths_of.items():
         named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
-        terminal.done(f"{named} not folded but kept as one affine operation each: {reason}")
+        reporter.done(f"{named} not folded but kept as one affine operation each: {reason}")
 
 
-def _float16(exported: ExportedModel, golden: NDArray[np.float32], terminal: Terminal) -> Any:
+def _float16(exported: ExportedModel, golden: NDArray[np.float32], reporter: Reporter) -> Any:
     from exporter.passes.float16 import float16_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.adapter import OrtRuntime
 
-    with terminal.working("typing FP16"):
+    with reporter.working("typing FP16"):
         result = float16_from_float32(exported.onnx)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
     _refuse_overflow(tensor)
-    terminal.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    reporter.done(f"FP16: {result.num_changes} constants converted, every activation finite")
     return result.model
 
 
-def _int8_float16(quantized: ModelProto, golden: NDArray[np.float32], terminal: Terminal) -> ModelProto:
+def _int8_float16(quantized: ModelProto, golden: NDArray[np.float32], reporter: Reporter) -> ModelProto:
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.adapter import OrtRuntime
 
-    with terminal.working("typing INT8 + FP16"):
+    with reporter.working("typing INT8 + FP16"):
         result = float16_qdq_from_float32(quantized)
         exact = partial(OrtRuntime, exact_qdq=True)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
     _refuse_overflow(tensor)
-    terminal.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
     if result.num_raised:
-        terminal.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
+        reporter.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
     return result.model
 
 

@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
-from resnet_export.export_job.choose_images import ChosenImages
-from resnet_export.images.class_index import ClassIndex
+from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.precision import DLA_FILES
 from runtimes.metrics.latency import Latency, measure_latency
 from runtimes.metrics.parity import ParityMeter, ParityReport, TensorMeter, TensorParity, first_output
@@ -20,8 +17,6 @@ from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from exporter.models.loaded_model import LoadedModel
     from resnet_export.export_job.artifacts import Artifacts
 
@@ -59,49 +54,31 @@ def reference_row(loaded: LoadedModel) -> str:
     return "original FP32" if loaded.source == "onnx" else f"{loaded.reference_name} FP32"
 
 
-def model_files(artifacts: Artifacts) -> Mapping[str, tuple[str, ModelProto]]:
-    """Return file name to (row name, model) of every ONNX file of the bundle, before its last edits."""
-    files = {"model.onnx": ("ONNX FP32", artifacts.exported.onnx)}
-    if artifacts.float16 is not None:
-        files["model.fp16.onnx"] = ("ONNX FP16", artifacts.float16)
-    if artifacts.int8 is not None:
-        files["model.int8.onnx"] = ("ONNX INT8", artifacts.int8.quantized.model)
-    if artifacts.int8_float16 is not None:
-        files["model.int8.fp16.onnx"] = ("ONNX INT8+FP16", artifacts.int8_float16)
-    return files
-
-
-def measure(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    images: ChosenImages,
-    classes: ClassIndex | None,
-    terminal: Terminal,
-) -> list[Row]:
+def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     """Return one row for the reference and one per file."""
-    loaded = artifacts.exported.loaded
+    options, images, loaded, reporter = run.options, run.images, run.loaded, run.reporter
     parity: dict[str, ParityReport] = {}
     features: dict[str, dict[str, TensorParity]] = {}
     if images.measured and options.features:
-        features = _features(options, artifacts, images, terminal)
+        features = _features(run, artifacts)
     elif images.measured:
-        parity = _parity(options, artifacts, images, classes, terminal)
-    latency = _latency(options, artifacts, terminal)
+        parity = _parity(run, artifacts)
+    latency = _latency(run, artifacts)
     rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
-    for file, (name, _) in model_files(artifacts).items():
+    for file, (name, _) in artifacts.model_files().items():
         rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
     if SATURATING_ROW in latency:
         rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
     if not images.measured:
-        terminal.warn(
+        reporter.warn(
             "no images were given, so nothing but equality on the package's own photographs was measured; "
             "--calib DIR or --val DIR fills the table"
         )
     for row in rows:
         if row.parity is not None and row.parity.agreement < POOR_AGREEMENT:
-            terminal.warn(
+            reporter.warn(
                 f"{row.name} agrees with {loaded.reference_name} on {row.parity.agreement:.1%} of "
                 f"{row.parity.num_images} images only; do not deploy it before you know why"
             )
@@ -119,27 +96,18 @@ def int8_kernels_note() -> str:
     return f"They are exact on this CPU; on x86 without VNNI set {key}={value}, as OrtRuntime does"
 
 
-def _has_saturating_row(options: ExportOptions, artifacts: Artifacts) -> bool:
-    exact = options.target.exact_int8_simulation
+def _has_saturating_row(run: ExportRun, artifacts: Artifacts) -> bool:
+    exact = run.options.target.exact_int8_simulation
     return artifacts.int8 is not None and not exact and bool(why_int8_saturates())
 
 
-def _parity(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    images: ChosenImages,
-    classes: ClassIndex | None,
-    terminal: Terminal,
-) -> dict[str, ParityReport]:
-    from resnet_export.images.stream import stream
-
-    loaded = artifacts.exported.loaded
-    name_of_reference = reference_row(loaded)
+def _parity(run: ExportRun, artifacts: Artifacts) -> dict[str, ParityReport]:
+    name_of_reference = reference_row(run.loaded)
     with ExitStack() as stack:
-        reference, candidates = _opened(options, artifacts, stack)
+        reference, candidates = _opened(run, artifacts, stack)
         meters = {name: ParityMeter() for name in (name_of_reference, *candidates)}
-        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
-            labels = None if classes is None else [classes.of[path] for path in batch.paths]
+        for batch in run.batches("comparing", run.images.measured):
+            labels = run.labels_of(batch)
             expected = first_output(reference, batch.images)
             meters[name_of_reference].add(expected, expected, labels)
             for name, candidate in candidates.items():
@@ -147,17 +115,13 @@ def _parity(
     return {name: meter.report() for name, meter in meters.items()}
 
 
-def _features(
-    options: ExportOptions, artifacts: Artifacts, images: ChosenImages, terminal: Terminal
-) -> dict[str, dict[str, TensorParity]]:
+def _features(run: ExportRun, artifacts: Artifacts) -> dict[str, dict[str, TensorParity]]:
     """Return row name to output name to comparison."""
-    from resnet_export.images.stream import stream
-
-    loaded = artifacts.exported.loaded
+    loaded = run.loaded
     with ExitStack() as stack:
-        reference, candidates = _opened(options, artifacts, stack)
+        reference, candidates = _opened(run, artifacts, stack)
         meters = {name: {output: TensorMeter() for output in loaded.outputs} for name in candidates}
-        for batch in stream("comparing", images.measured, loaded.preprocessing, images.allowed_bad, terminal):
+        for batch in run.batches("comparing", run.images.measured):
             expected = reference.run({next(iter(reference.input_specs)): batch.images})
             for name, candidate in candidates.items():
                 got = candidate.run({next(iter(candidate.input_specs)): batch.images})
@@ -166,26 +130,27 @@ def _features(
     return {name: {output: meter.report() for output, meter in found.items()} for name, found in meters.items()}
 
 
-def _opened(options: ExportOptions, artifacts: Artifacts, stack: ExitStack) -> tuple[Runtime, dict[str, Runtime]]:
+def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Runtime, dict[str, Runtime]]:
     """Open the reference and, by row name, every file, until `stack` is left."""
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime
 
-    loaded = artifacts.exported.loaded
-    exact = options.target.exact_int8_simulation
+    loaded = run.loaded
+    exact = run.options.target.exact_int8_simulation
     reference: Runtime = stack.enter_context(TorchRuntime(loaded.module, output_names=loaded.outputs))
     candidates: dict[str, Runtime] = {
-        name: stack.enter_context(OrtRuntime(model, exact_qdq=exact)) for name, model in model_files(artifacts).values()
+        name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
+        for name, model in artifacts.model_files().values()
     }
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
-    if artifacts.quantized is not None and _has_saturating_row(options, artifacts):
+    if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
         saturating = OrtRuntime(artifacts.quantized.model, allow_saturation=True)
         candidates[SATURATING_ROW] = stack.enter_context(saturating)
     return reference, candidates
 
 
-def _latency(options: ExportOptions, artifacts: Artifacts, terminal: Terminal) -> dict[str, Latency]:
+def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:
     """Time one image through each file, alone, on the CPU, in the sessions that parity is measured in.
 
     Files for TensorRT run as ONNX Runtime optimizes them, not as they are written: nobody would deploy that.
@@ -194,11 +159,11 @@ def _latency(options: ExportOptions, artifacts: Artifacts, terminal: Terminal) -
 
     result: dict[str, Latency] = {}
     finished = artifacts.finished
-    names = {file: name for file, (name, _) in model_files(artifacts).items()}
-    for file, model in terminal.track("timing", finished.items(), total=len(finished)):
+    names = {file: name for file, (name, _) in artifacts.model_files().items()}
+    for file, model in run.reporter.track("timing", finished.items(), total=len(finished)):
         with OrtRuntime(model) as runtime:
             result[names[file]] = _time_one_image(runtime)
-    if artifacts.quantized is not None and _has_saturating_row(options, artifacts):
+    if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
         with OrtRuntime(finished["model.int8.onnx"], allow_saturation=True) as runtime:
             result[SATURATING_ROW] = _time_one_image(runtime)
     return result

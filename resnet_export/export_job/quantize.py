@@ -20,37 +20,29 @@ from calibration.pipeline.quantize_model import (
     settle_ranges,
 )
 from calibration.placement.for_tensorrt import Placement
-from resnet_export.console.terminal import Terminal
+from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob
-from resnet_export.export_job.arguments import ExportOptions
 from resnet_export.export_job.artifacts import BudgetOutcome
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
-from resnet_export.export_job.choose_images import ChosenImages
-from resnet_export.images.class_index import ClassIndex
-from resnet_export.images.stream import stream
+from resnet_export.export_job.run import ExportRun
 from runtimes.ort.adapter import OrtRuntime
 
 if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel
 
 
-def quantize_images(
-    options: ExportOptions,
-    exported: ExportedModel,
-    images: ChosenImages,
-    classes: ClassIndex | None,
-    terminal: Terminal,
-) -> tuple[QuantizationResult, BudgetOutcome | None]:
+def quantize_images(run: ExportRun, exported: ExportedModel) -> tuple[QuantizationResult, BudgetOutcome | None]:
     """Return the INT8 model of `exported`, calibrated with the images of `--calib`, and what became of its budget.
 
     Raises:
         AccuracyBudgetError: If a budget was given and cannot hold.
     """
-    tell_weights(exported, terminal)
+    options, reporter = run.options, run.reporter
+    tell_weights(exported, reporter)
     used: list[Path] = []
 
     def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("calibrating", images.calibration, exported.preprocessing, images.allowed_bad, terminal):
+        for batch in run.batches("calibrating", run.images.calibration):
             used.extend(batch.paths)
             yield batch.images
 
@@ -58,7 +50,7 @@ def quantize_images(
         exported.onnx,
         arrays(),
         open_runtime=calibration_runtime(options.calib_provider),
-        calibrator=CachedCalibration(options, exported, images, used, terminal),
+        calibrator=CachedCalibration(run, used),
         method=options.method,
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
@@ -67,53 +59,53 @@ def quantize_images(
     calibrated = settle_ranges(
         calibrated,
         open_exact=open_exact,
-        track_tensors=lambda tensors, total: terminal.track("choosing ranges", tensors, total=total),
+        track_tensors=lambda tensors, total: reporter.track("choosing ranges", tensors, total=total),
     )
     result = insert_and_refine(
         calibrated,
         open_exact=open_exact,
-        track_layers=lambda layers, total: terminal.track("refining", layers, total=total),
+        track_layers=lambda layers, total: reporter.track("refining", layers, total=total),
     )
-    tell_calibration(result.table, exported, terminal)
+    tell_calibration(result.table, exported, reporter)
     outcome = None
     if options.budget is not None:
-        outcome = BudgetJob(options, exported, calibrated, images, classes, terminal).hold(result)
+        outcome = BudgetJob(run, exported, calibrated).hold(result)
         result = outcome.result
-    _tell(result, terminal)
+    _tell(result, reporter)
     return result, outcome
 
 
-def _tell(result: QuantizationResult, terminal: Terminal) -> None:
+def _tell(result: QuantizationResult, reporter: Reporter) -> None:
     table, placement = result.table, result.quantized.placement
-    terminal.done(
+    reporter.done(
         f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
         f"{len(placement.weights)} weights in INT8"
     )
     if table.chosen:
         by_method = ", ".join(f"{count} by {word}" for word, count in Counter(table.chosen.values()).most_common())
-        terminal.done(f"ranges chosen by what reaches the logits: {by_method}")
+        reporter.done(f"ranges chosen by what reaches the logits: {by_method}")
     if result.num_groups or result.refinement:
         rounded = sum(layer.num_rounded for layer in result.refinement)
-        terminal.done(
+        reporter.done(
             f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
             + (f", {rounded:,} weights rounded the other way" if rounded else "")
         )
     if table.dialect is Dialect.ONNXRUNTIME:
-        terminal.done(
+        reporter.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
         )
-    _tell_placement(placement, terminal, on_one_side=table.dialect is Dialect.TENSORRT)
+    _tell_placement(placement, reporter, on_one_side=table.dialect is Dialect.TENSORRT)
 
 
-def _tell_placement(placement: Placement, terminal: Terminal, *, on_one_side: bool) -> None:
+def _tell_placement(placement: Placement, reporter: Reporter, *, on_one_side: bool) -> None:
     adds = len(placement.residual_adds)
     if placement.num_adds and on_one_side:
         gated = sum(add.kernel != "Conv" for add in placement.residual_adds)
         behind = f"; {gated} lie behind a gate, in a pointwise kernel instead of a convolution's" if gated else ""
-        terminal.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's{behind}")
+        reporter.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's{behind}")
     if placement.shared_scales:
-        terminal.done(
+        reporter.done(
             f"{len(placement.shared_scales)} groups of tensors share a scale, so that moving them costs nothing"
         )
     nodes_of: dict[str, list[str]] = {}
@@ -122,4 +114,4 @@ def _tell_placement(placement: Placement, terminal: Terminal, *, on_one_side: bo
         nodes_of.setdefault(reason, []).append(node)
     for reason, nodes in nodes_of.items():
         named = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes, first {nodes[0]}"
-        terminal.done(f"in float: {named}: {reason}")
+        reporter.done(f"in float: {named}: {reason}")

@@ -19,12 +19,11 @@ from exporter.models.loaded_model import LoadedModel
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.tracing.check_pre_post import expected_outputs
 from exporter.version import __version__
-from resnet_export.console.terminal import Terminal
-from resnet_export.export_job.arguments import ExportOptions
 from resnet_export.export_job.artifacts import Artifacts
 from resnet_export.export_job.calibrate import calibration_report
-from resnet_export.export_job.choose_images import ChosenImages
 from resnet_export.export_job.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
+from resnet_export.export_job.options import ExportOptions
+from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, TensorEntry
 from runtimes.bundle.precision import MODEL_FILES, option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
@@ -34,22 +33,15 @@ from runtimes.pytorch import TorchRuntime
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 
-def write_bundle(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    rows: list[Row],
-    golden: NDArray[np.float32],
-    images: ChosenImages,
-    terminal: Terminal,
-) -> dict[str, Any]:
+def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[Row]) -> dict[str, Any]:
     """Write the bundle and return what `report.json` holds.
 
     Raises:
         ExportError: If the disk refuses; nothing is left behind.
     """
-    loaded = artifacts.exported.loaded
-    arrays = _golden_arrays(artifacts, golden)
-    with bundle_folder(options.output, force=options.force) as folder:
+    options, loaded = run.options, run.loaded
+    arrays = _golden_arrays(artifacts, run.golden)
+    with bundle_folder(options.folder, force=options.force) as folder:
         for file, model in artifacts.finished.items():
             onnx.save_model(model, folder / file)
         if artifacts.dla is not None:
@@ -60,7 +52,7 @@ def write_bundle(
             _write_labels(folder / "labels.txt", loaded)
         np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        report = _report(options, artifacts, rows, sizes, images, terminal)
+        report = _report(run, artifacts, rows, sizes)
         write_json(folder / "report.json", report)
         write_manifest(folder, _manifest(options, artifacts, report, folder))
         if options.sign is not None:
@@ -87,20 +79,14 @@ def _write_labels(path: Path, loaded: LoadedModel) -> None:
     path.write_text("\n".join(labels) + "\n", encoding="utf-8")
 
 
-def _report(
-    options: ExportOptions,
-    artifacts: Artifacts,
-    rows: list[Row],
-    sizes: Mapping[str, int],
-    images: ChosenImages,
-    terminal: Terminal,
-) -> dict[str, Any]:
+def _report(run: ExportRun, artifacts: Artifacts, rows: list[Row], sizes: Mapping[str, int]) -> dict[str, Any]:
+    options, images, reporter = run.options, run.images, run.reporter
     saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
     return {
-        "bundle": str(options.output),
+        "bundle": str(options.folder),
         "model": artifacts.exported.loaded.model_id,
-        "steps": list(terminal.messages),
-        "warnings": list(terminal.warnings),
+        "steps": list(reporter.messages),
+        "warnings": list(reporter.warnings),
         "reference": artifacts.exported.loaded.reference_name,
         "post_export_check": {
             "batch_sizes": list(artifacts.check.batch_sizes),
@@ -128,12 +114,12 @@ def _int8_arithmetic(options: ExportOptions) -> str:
 def next_command(options: ExportOptions) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
     if options.target.name == "onnxruntime":
-        path = options.output / MODEL_FILES[options.engine_precision]
+        path = options.folder / MODEL_FILES[options.engine_precision]
         return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
     precision = option_words(options.engine_precision)
     if options.dla:  # one batch size, and no file of INT8 with FP16
         precision = f"{'--int8' if options.int8 else '--fp16'} --dla 0 --batch {options.batch.opt}"
-    return f"resnet-export build {options.output} {precision}   (on the device)"
+    return f"resnet-export build {options.folder} {precision}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,3 +35,16 @@ def class_indices(root: Path, paths: tuple[Path, ...], labels: tuple[str, ...] |
     names = sorted({name for path in find_images(root) if (name := class_of(root, path)) is not None})
     match = match_folders(names, labels, num_classes)
     return ClassIndex({path: match.index_of[str(folder)] for path, folder in folders.items()}, match.how)
+
+
+def classes_from_labels(paths: Sequence[Path], labels: Sequence[int], num_classes: int) -> ClassIndex:
+    """Return the class of every image from a list of class indices, one per image in the order of `paths`.
+
+    Raises:
+        ImageFolderError: If the lengths differ, or an index is no class.
+    """
+    if len(labels) != len(paths):
+        raise ImageFolderError(f"val_labels: got {len(labels)} for {len(paths)} images, expected one class index each")
+    if wrong := [label for label in labels if not 0 <= label < num_classes]:
+        raise ImageFolderError(f"val_labels: got class {wrong[0]}, expected 0 to {num_classes - 1}")
+    return ClassIndex(dict(zip(paths, labels, strict=True)), f"{len(labels)} class indices were given with the images.")

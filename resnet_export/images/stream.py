@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from resnet_export.console.terminal import Terminal
+from resnet_export.console.reporter import Reporter
 from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 
@@ -22,7 +22,7 @@ def batch_size_for(preprocessing: Preprocessing) -> int:
 
 
 def stream(
-    what: str, paths: Sequence[Path], preprocessing: Preprocessing, allowed_bad: int, terminal: Terminal
+    what: str, paths: Sequence[Path], preprocessing: Preprocessing, allowed_bad: int, reporter: Reporter
 ) -> Iterator[Batch]:
     """Yield prepared batches behind a progress bar; afterwards name the images that could not be read."""
     errors = ImageErrors()
@@ -33,7 +33,7 @@ def stream(
         on_error=errors,
         max_bad_fraction=min(1.0, allowed_bad / len(paths)),
     )
-    yield from terminal.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
+    yield from reporter.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
     if len(errors):
         named = "; ".join(reason for _, reason in errors.items[:5])
-        terminal.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out: {named}")
+        reporter.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out: {named}")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from calibration.observers.sample_images import evenly_ordered
 from exporter.errors import ExportError
-from resnet_export.console.terminal import Terminal
+from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
-from resnet_export.images.class_index import ClassIndex, class_indices
+from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
+from resnet_export.images.image_set import ImageSource
 from resnet_export.images.stream import batch_size_for
 from resnet_export.verify_job.sides import OpenCandidate, Reference, as_taken, logits_of, open_candidate
 from resnet_export.verify_job.subject import Candidate, Golden, Subject
@@ -19,7 +20,7 @@ from runtimes.errors import MissingDependencyError
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
-from runtimes.preprocessing.image_folder import class_of, find_images
+from runtimes.preprocessing.image_folder import class_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
 from runtimes.verification.gate_options import GateChoice
@@ -136,13 +137,29 @@ class Validation:
     classes: ClassIndex | None
 
 
-def read_validation(root: Path, labels: Sequence[str] | None, num_classes: int, num_val: int | None) -> Validation:
-    """List the folder of --val and match its class folders, if it has any.
+def read_validation(
+    source: ImageSource,
+    labels: Sequence[str] | None,
+    num_classes: int,
+    num_val: int | None,
+    given: Sequence[int] | None,
+) -> Validation:
+    """List the images of --val and match their class folders, if they lie in any.
+
+    Args:
+        source: The images.
+        labels: Class names in index order, where they are known.
+        num_classes: Width of the logits.
+        num_val: How many images are used, at most.
+        given: Class index of each image, where those came with the images.
 
     Raises:
-        ImageFolderError: If it is missing or empty, or its folders do not match the classes.
+        ImageFolderError: If there are none, or their folders or indices do not match the classes.
     """
-    paths = find_images(root)
+    root, paths = source.root, source.paths()
+    if given is not None:
+        known = classes_from_labels(paths, given, num_classes)
+        return Validation(root, paths[:num_val], known)
     if all(class_of(root, path) is None for path in paths):
         return Validation(root, paths[:num_val], None)
     chosen = tuple(evenly_ordered(root, paths)[:num_val])
@@ -155,12 +172,12 @@ def validation_set(
     reference: Reference,
     preprocessing: Preprocessing,
     runtime: Runtime,
-    terminal: Terminal,
+    reporter: Reporter,
 ) -> ImageSet:
     """Return the validation images with the reference's answers; each side's images are prepared as it says."""
     classes = validation.classes
     words = f"{len(validation.paths)} images of {validation.root}"
-    batches = _validation_batches(validation, reference, preprocessing, runtime, terminal)
+    batches = _validation_batches(validation, reference, preprocessing, runtime, reporter)
     return ImageSet("val", words, reference.name, preprocessing, batches, labelled=classes is not None)
 
 
@@ -169,7 +186,7 @@ def _validation_batches(
     reference: Reference,
     preprocessing: Preprocessing,
     runtime: Runtime,
-    terminal: Terminal,
+    reporter: Reporter,
 ) -> Iterator[ReferenceBatch]:
     errors = ImageErrors()
     size = min(batch_size_for(preprocessing), batch_size_for(reference.preprocessing))
@@ -180,7 +197,7 @@ def _validation_batches(
         if reference.preprocessing == preprocessing
         else _batches(validation.paths, reference.preprocessing, size, ImageErrors())
     )
-    for batch in terminal.track("comparing", theirs, total=len(validation.paths), sizes=lambda one: len(one.paths)):
+    for batch in reporter.track("comparing", theirs, total=len(validation.paths), sizes=lambda one: len(one.paths)):
         trusted = batch if ours is None else next(ours, None)
         if trusted is None or trusted.paths != batch.paths:
             raise ExportError(
@@ -192,7 +209,7 @@ def _validation_batches(
         yield ReferenceBatch(names, labels, logits, batch.images)
     if len(errors):
         named = "; ".join(reason for _, reason in errors.items[:5])
-        terminal.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
+        reporter.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
 
 
 def _batches(paths: Sequence[Path], preprocessing: Preprocessing, size: int, errors: ImageErrors) -> Iterator[Batch]:

@@ -12,14 +12,14 @@ used.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 if TYPE_CHECKING:
+    from resnet_export.images.image_set import ImageSource
     from runtimes.protocol import Runtime
     from runtimes.verification.gate_options import GateChoice
     from runtimes.verification.gates import GateResult
@@ -110,15 +110,18 @@ class VerifyRun:
     """One run of `verify`, when the first item asks for it; what it raises, every item raises."""
 
     def __init__(self, bundle: Path, options: Any) -> None:
-        self._words = [str(bundle), "--provider", options.resnet_export_provider]
-        self._words += ["--val", options.resnet_export_val] if options.resnet_export_val else []
-        self._words += [word for gate in options.resnet_export_gate for word in ("--gate", gate)]
+        self._bundle = bundle
+        self._asked = {
+            "provider": options.resnet_export_provider,
+            "val": _folder(options.resnet_export_val or None),
+            "gates": tuple(options.resnet_export_gate),
+        }
         self._report: Report | None = None
 
     def gates_of(self, file: str) -> list[Report]:
         """Return what the gates of a file came to, an empty list where verify has none."""
         if self._report is None:
-            self._report = verify_report(self._words)
+            self._report = verify_report(subject=self._bundle, **self._asked)
         return [gate for entry in self._report["files"] if entry["name"] == file for gate in entry["gates"]]
 
 
@@ -172,21 +175,23 @@ class GateItem(pytest.Item):
         return self.path, None, f"{self.parent.name}: {self.name}"
 
 
-def verify_report(words: Iterable[str]) -> Report:
-    """Run `resnet-export verify` in this process and return its report.
+def verify_report(**asked: Any) -> Report:
+    """Run `verify` with these fields of `VerifyOptions` and return its report.
 
     Raises:
         ExportError, RuntimeAdapterError: As the command does for bad input.
     """
-    import json
+    from resnet_export.console.reporter import Reporter
+    from resnet_export.verify_job.job import run_verify
+    from resnet_export.verify_job.options import VerifyOptions
 
-    from resnet_export.verify_job.command import run_verify
+    return run_verify(VerifyOptions(**asked), Reporter())
 
-    with tempfile.TemporaryDirectory(prefix="resnet-export-") as folder:
-        path = Path(folder) / "report.json"
-        run_verify([*words, "--json", str(path), "--quiet"])
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
-    return report
+
+def _folder(path: str | Path | None) -> ImageSource | None:
+    from resnet_export.images.image_set import image_folder
+
+    return None if path is None else image_folder(Path(path))
 
 
 class AssertParity(Protocol):
@@ -236,10 +241,15 @@ def _assert_parity(
         if (val, against, weights) != (None, None, None):
             raise ValueError("val, against and weights belong to a runtime by name; a runtime of your own runs golden")
         return _golden_parity(Path(bundle), runtime, precision, asked)
-    words = [str(bundle), "--provider", runtime]
-    for name, value in (("--precision", precision), ("--val", val), ("--against", against), ("--weights", weights)):
-        words += [] if value is None else [name, str(value)]
-    report = verify_report([*words, *(word for gate in asked for word in ("--gate", gate))])
+    report = verify_report(
+        subject=Path(bundle),
+        provider=runtime,
+        precision=() if precision is None else (precision,),
+        val=_folder(val),
+        against=against,
+        gates=tuple(asked),
+        **({} if weights is None else {"weights": weights}),
+    )
     if report["exit_code"]:
         bad = [
             _sentence(entry["name"], gate)

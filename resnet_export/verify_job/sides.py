@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,13 +56,13 @@ class Reference:
 
 
 def load_reference(
-    subject: Subject, against: str | None, weights: str, num_classes: int | None, options: PreprocessingOptions
+    subject: Subject, against: Any, weights: str, num_classes: int | None, options: PreprocessingOptions
 ) -> Reference | None:
     """Return who is trusted on images; None where only stored answers are at hand.
 
     Args:
         subject: What is verified.
-        against: MODEL of --against, or None.
+        against: MODEL of --against, or a `torch.nn.Module`; None for neither.
         weights: Of --weights.
         num_classes: Of --num-classes.
         options: What the command line says about preprocessing.
@@ -71,10 +71,9 @@ def load_reference(
         ExportError: If the model cannot be loaded.
     """
     if against is not None:
-        from exporter.models.load_model import load_model
-        from exporter.models.loaded_model import ModelRequest
+        from exporter.models.load_any import load_any
 
-        loaded = load_model(ModelRequest(against, weights, num_classes, options))
+        loaded = load_any(against, weights=weights, num_classes=num_classes, preprocessing=options)
         said = f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}"
         name = loaded.reference_name
         return Reference(name, f"{name}: {said}", loaded.preprocessing, loaded.preprocessing_source, loaded=loaded)

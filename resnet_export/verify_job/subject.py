@@ -108,6 +108,11 @@ class Subject:
         return {"path": str(self.path), "kind": self.kind, "model": self.model}
 
 
+def is_alone(path: Path) -> bool:
+    """Tell whether a file lies in no bundle, so that nothing says how it has to answer."""
+    return path.suffix in (".onnx", *ENGINE_SUFFIXES) and not (path.parent / MANIFEST_NAME).is_file()
+
+
 def read_subject(path: Path, precisions: tuple[str, ...], *, provider: str | None = None) -> Subject:
     """Read what `path` is; a file inside a bundle is that bundle with this file only.
 

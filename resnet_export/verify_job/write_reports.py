@@ -1,4 +1,4 @@
-"""The end of `verify`: baseline, table, files, exit code. One dictionary goes in; each writer is one call."""
+"""The end of `verify`: table, files, exit code. One dictionary goes in; each writer is one call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 
 from exporter.errors import ExportError
 from resnet_export.console.terminal import print_table
-from runtimes.verification.baseline import compare_baseline, load_baseline
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
-from runtimes.verification.report import with_baseline
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "skipped": "-"}
 COLUMNS = ("", "images", "top-1", "agreement", "max |diff|", "SQNR", "KL")
@@ -47,10 +45,7 @@ APPENDED = frozenset({"markdown"})
 
 
 def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
-    """Compare with the baseline, write what was asked for, print, and return the exit code."""
-    if arguments.baseline is not None:
-        stored = load_baseline(arguments.baseline)
-        report = with_baseline(report, compare_baseline(report, stored, arguments.baseline))
+    """Write what was asked for, print, and return the exit code."""
     for option, text_of in WRITERS.items():
         if (path := getattr(arguments, option)) is not None:
             _write(path, text_of(report), append=option in APPENDED)

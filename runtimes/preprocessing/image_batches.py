@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,13 @@ from runtimes.preprocessing.decode import read_image
 from runtimes.preprocessing.image_folder import find_images
 from runtimes.preprocessing.transform import Preprocessing, normalize, pixels
 
+PREPARED_SUFFIX = ".prepared.npy"
+"""Files that hold one input as the model takes it, float32 [C, H, W], and so are neither resized nor normalized."""
+
 _NUM_NAMED = 5  # bad images in a message; the count beside them is complete
 
-_Decoding = tuple[Path, "Future[NDArray[np.uint8]]"]
+_Decoded = NDArray[Any]  # uint8 pixels [H, W, 3], or float32 [C, H, W]
+_Decoding = tuple[Path, "Future[_Decoded]"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +131,7 @@ def _batches(
     workers: int,
     max_bad_fraction: float,
 ) -> Generator[Batch, None, None]:
-    good: list[tuple[Path, NDArray[np.uint8]]] = []
+    good: list[tuple[Path, _Decoded]] = []
     bad: list[str] = []
     num_good = 0
     executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="read_image")
@@ -164,8 +169,18 @@ def _decodings(
         yield pending.popleft()
 
 
-def _decode(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take."""
+def _decode(path: Path, preprocessing: Preprocessing) -> _Decoded:
+    """Return uint8 [H, W, 3], a quarter of the memory that waiting as float32 would take; or what is prepared already.
+
+    Raises:
+        ImageReadError: If the file holds no picture, or no input of the model's size.
+    """
+    if path.name.endswith(PREPARED_SUFFIX):
+        prepared: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        if prepared.shape[1:] != preprocessing.input_size:
+            height, width = preprocessing.input_size
+            raise ImageReadError(f"got a prepared input of {list(prepared.shape)}, expected [C, {height}, {width}]")
+        return prepared
     image = read_image(path)
     try:
         return pixels(preprocessing, image)
@@ -173,10 +188,11 @@ def _decode(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         raise ImageReadError(f"cannot read image {str(path)!r}: {err}") from err
 
 
-def _take_batch(good: list[tuple[Path, NDArray[np.uint8]]], preprocessing: Preprocessing) -> Batch:
+def _take_batch(good: list[tuple[Path, _Decoded]], preprocessing: Preprocessing) -> Batch:
     """Empty `good` into a batch, so that nothing decoded is held twice while the caller works on it."""
     paths = tuple(path for path, _ in good)
-    images = normalize(preprocessing, np.stack([image for _, image in good]))
+    stacked = np.stack([image for _, image in good])
+    images = normalize(preprocessing, stacked) if stacked.dtype == np.uint8 else stacked.astype(np.float32)
     good.clear()
     return Batch(images, paths)
 

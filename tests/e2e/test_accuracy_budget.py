@@ -53,10 +53,7 @@ def budget(bundle: Path) -> dict:
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> str:
-    try:
-        got = main([str(word) for word in words])
-    except SystemExit as err:
-        got = int(str(err.code))
+    got = main([str(word) for word in words])
     captured = capsys.readouterr()
     assert got == code, captured.err
     assert captured.out == ""

@@ -24,10 +24,7 @@ Capture = pytest.CaptureFixture[str]
 def refused(capsys: Capture, output: Path, *arguments: object, code: int = 2) -> str:
     """Run the command, check that it failed as it should, and return its message on one line."""
     existed = output.exists()
-    try:
-        got = main([str(word) for word in (*arguments, "-o", output)])
-    except SystemExit as err:  # argparse leaves this way
-        got = int(str(err.code))
+    got = main([str(word) for word in (*arguments, "-o", output)])
     captured = capsys.readouterr()
     assert got == code, captured.err
     assert "Traceback" not in captured.err

@@ -84,6 +84,5 @@ def test_tensorrt_is_not_asked_to_build_it(bundle: Path, capsys) -> None:
 
 def test_an_engine_of_it_is_refused_before_anything_runs(tmp_path: Path, capsys) -> None:
     words = ["cifar_resnet20", "--weights", DIGITS_WEIGHTS, "--int8", "--calib", tmp_path, "--target", "onnxruntime"]
-    with pytest.raises(SystemExit, match="2"):
-        main([str(word) for word in [*words, "--engine", "--rtx", "-o", tmp_path / "out"]])
+    assert main([str(word) for word in [*words, "--engine", "--rtx", "-o", tmp_path / "out"]]) == 2
     assert "writes INT8 that TensorRT does not read" in " ".join(capsys.readouterr().err.split())

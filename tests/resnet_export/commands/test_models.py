@@ -67,7 +67,7 @@ assert heavy == [], heavy
 
 def test_help_names_families_and_not_models(capsys):
     with pytest.raises(SystemExit):
-        main(["--help"])
+        main(["export", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert all(family.name in out for family in FAMILIES.values())
     assert "resnext101_64x4d" not in out

@@ -9,10 +9,10 @@ import pytest
 from resnet_export.doctor import abilities as doctor_abilities
 from resnet_export.doctor import command as doctor
 from resnet_export.doctor.abilities import judge_abilities
-from resnet_export.doctor.command import run_doctor
 from resnet_export.doctor.conflicts import find_conflicts
 from resnet_export.doctor.facts import Facts
 from resnet_export.doctor.runtimes import judge_runtimes
+from resnet_export.main import main
 from runtimes.inference.runtime_kind import RuntimeKind
 from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.machine.environment import (
@@ -93,7 +93,7 @@ def abilities(facts):
 
 
 def test_json_here(capsys):
-    assert run_doctor(["--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told) == [
         "schema_version",
@@ -117,7 +117,7 @@ def test_json_here(capsys):
 
 
 def test_text_here(capsys):
-    assert run_doctor([]) == 0
+    assert main(["doctor"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     for title in ("Machine", "GPU", "Libraries", "ONNX Runtime", "TensorRT", "What you can do here"):
@@ -127,17 +127,15 @@ def test_text_here(capsys):
 
 
 def test_wrong_use(capsys):
-    with pytest.raises(SystemExit) as caught:
-        run_doctor(["--yaml"])
-    assert caught.value.code == 2
-    assert "resnet-export doctor" in capsys.readouterr().err
+    assert main(["doctor", "--yaml"]) == 2
+    assert capsys.readouterr().err == "error: unrecognized arguments: --yaml\nsee resnet-export doctor --help\n"
 
 
 def test_no_framework_is_imported():
     script = """
 import sys
-from resnet_export.doctor.command import run_doctor
-run_doctor(["--json"])
+from resnet_export.main import main
+main(["doctor", "--json"])
 print([name for name in ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -149,7 +147,7 @@ def test_commands_stay_on_one_line_and_markup_is_escaped(monkeypatch, capsys):
     odd = dataclasses.replace(facts.machine, executable="/home/[bold]/" + "x" * 200)
     monkeypatch.setattr(doctor, "gather_facts", lambda: dataclasses.replace(facts, machine=odd))
     monkeypatch.setenv("COLUMNS", "40")
-    assert run_doctor([]) == 0
+    assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(odd.executable in line for line in lines)
     assert f'→ pip install -e "{ROOT}[export]"' in {line.strip() for line in lines}
@@ -301,8 +299,8 @@ def test_int8_needs_the_cpu_provider():
 def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
     facts = make_facts(gpu=gpu_found, jetpack=jetpack, providers=providers, tensorrt="10.3.0", libraries={})
     monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
-    assert run_doctor([]) == 0
-    assert run_doctor(["--json"]) == 0
+    assert main(["doctor"]) == 0
+    assert main(["doctor", "--json"]) == 0
     assert "What you can do here" in capsys.readouterr().out
 
 
@@ -311,7 +309,7 @@ def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
 
 def test_every_runtime_is_judged_by_its_word(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "gather_facts", make_facts)
-    assert run_doctor(["--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     states = {state["name"]: state for state in json.loads(capsys.readouterr().out)["runtimes"]}
     assert list(states) == list(RUNTIMES)
     assert states["cpu"]["works"]
@@ -322,12 +320,11 @@ def test_every_runtime_is_judged_by_its_word(capsys, monkeypatch):
 
 def test_one_runtime_is_asked_for(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "gather_facts", make_facts)
-    assert run_doctor(["--provider", "cpu"]) == 0
+    assert main(["doctor", "--provider", "cpu"]) == 0
     assert "works: ONNX Runtime" in capsys.readouterr().out
-    assert run_doctor(["--provider", "TensorrtExecutionProvider"]) == 1
+    assert main(["doctor", "--provider", "TensorrtExecutionProvider"]) == 1
     assert "ort-tensorrt, TensorRT inside ONNX Runtime: does not work: " in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        run_doctor(["--provider", "gpu"])
+    assert main(["doctor", "--provider", "gpu"]) == 2
     assert "expected one of auto, cpu, cuda, tensorrt, tensorrt-rtx, ort-tensorrt" in capsys.readouterr().err
 
 

@@ -1,0 +1,201 @@
+"""`resnet_export.export`: a model to a bundle of ONNX files, with proof that they answer the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Union
+
+from calibration.methods.effort import DEFAULT_EFFORT
+from calibration.methods.method import Method, method_from_name
+from exporter.models.loaded_model import DEFAULT_WEIGHTS
+from exporter.target import Target, target_from_name
+from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
+from resnet_export.console.reporter import Listener, Reporter
+from resnet_export.export_job.options import DEFAULT_NUM_CALIB, ExportOptions
+from resnet_export.export_job.report import ExportReport
+from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ModelLike = Union["nn.Module", StrPath]
+
+
+def export(
+    model: ModelLike,
+    output: StrPath | None = None,
+    *,
+    weights: StrPath = DEFAULT_WEIGHTS,
+    checkpoint_key: str | None = None,
+    head_activation: str | None = None,
+    num_classes: int | None = None,
+    labels: StrPath | Sequence[str] | None = None,
+    preprocessing: PreprocessingLike = None,
+    features: Sequence[str] = (),
+    input_type: Literal["float32", "uint8"] = "float32",
+    softmax: bool = False,
+    topk: int | None = None,
+    int8: bool = False,
+    fp16: bool = False,
+    calib: Images | None = None,
+    num_calib: int = DEFAULT_NUM_CALIB,
+    calib_cache: StrPath | None = None,
+    calib_provider: Literal["cpu", "cuda"] = "cpu",
+    method: str | Method = "mse",
+    effort: int = DEFAULT_EFFORT,
+    target: str | Target = "tensorrt",
+    opset: int | None = None,
+    batch: int | tuple[int, int, int] | BatchRange = DEFAULT_BATCH,
+    engine: bool = False,
+    rtx: bool = False,
+    dla: bool = False,
+    val: Images | None = None,
+    val_labels: Sequence[int] | None = None,
+    num_val: int | None = None,
+    max_top1_drop: float | None = None,
+    min_agreement: float | None = None,
+    sign: StrPath | None = None,
+    force: bool = False,
+    on_event: Listener | None = None,
+) -> ExportReport:
+    """Export a model to a bundle: FP32, and FP16 and INT8 where asked for, compared with PyTorch.
+
+    Args:
+        model: A `torch.nn.Module` (copied; it stays as it is), a name ("resnet50", "torchvision:NAME", "timm:NAME",
+            "package.module:callable", "auto"), or the path of an `.onnx` file.
+        output: Bundle folder; ./MODEL-PRECISION by default.
+        weights: "DEFAULT", a published name, a weights file, or "random"; a module brings its own.
+        checkpoint_key: Where the weights are in a weights file, such as "model_ema"; None finds them.
+        head_activation: What stands between the Linears of a changed classifier, such as "relu".
+        num_classes: Width of the last layer; None takes what the weights say.
+        labels: Class names in index order, or a file of them.
+        preprocessing: How images are prepared, where the weights do not say.
+        features: Modules whose outputs replace the logits.
+        input_type: "uint8" takes camera frames [N, H, W, 3], normalized in the graph.
+        softmax: Probabilities as output.
+        topk: The best classes as output.
+        int8: Write `model.int8.onnx`; needs `calib`.
+        fp16: Write `model.fp16.onnx`; with `int8` also INT8 with FP16 around it.
+        calib: Images like those the model will see: a folder, a list of files, pictures uint8 [H, W, 3] (an iterable is
+            read once), or prepared inputs float32 [N, C, H, W].
+        num_calib: How many of them are used, at most.
+        calib_cache: Folder where calibrations are kept; "off" for none; None for the user's cache folder.
+        calib_provider: Where the float model runs to calibrate.
+        method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
+        effort: 0 ranges only, 1 default, 2 most accurate, minutes.
+        target: "tensorrt", "jetpack5", "jetpack6", "jetpack7" or "onnxruntime".
+        opset: ONNX opset; the target's by default.
+        batch: Batch sizes that engines are built for: one, or (min, opt, max).
+        engine: Also build the TensorRT engine of the lowest precision.
+        rtx: With `engine`: TensorRT-RTX, which needs no GPU to build.
+        dla: Also write what a build for Orin's DLA needs.
+        val: Images to measure on, like `calib`; without it some of `calib` are held out.
+        val_labels: Class index of each image of `val`; folders of classes need none.
+        num_val: How many of them are used, at most.
+        max_top1_drop: Percentage points of top-1 that INT8 may lose; else the worst layers stay in float.
+        min_agreement: The same without labels, as a share of equal answers.
+        sign: Private key (Ed25519, PEM) to sign the bundle with.
+        force: Replace an existing bundle; accept fewer calibration images than make sense.
+        on_event: Called with every step, warning and move of progress; None is silent.
+
+    Returns:
+        What was written and measured; `report.int8.sqnr_db`, `report.warnings`, `report.to_json()`.
+
+    Raises:
+        ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
+        ExportCheckError: The export does not answer like PyTorch, or misses its accuracy budget; nothing was written.
+        TypeError, ValueError: An argument is of no use; the message says what was expected.
+    """
+    from exporter.known_bad import refuse_known_bad
+
+    model = checked_model(model)
+    refuse_known_bad()
+    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+        options = ExportOptions(
+            model=model,
+            weights=str(weights),
+            checkpoint_key=checkpoint_key,
+            head_activation=head_activation,
+            num_classes=num_classes,
+            labels=_labels(labels),
+            preprocessing=preprocessing_options(preprocessing),
+            features=_names("features", features),
+            input_type=input_type,
+            softmax=softmax,
+            topk=topk,
+            int8=int8,
+            fp16=fp16,
+            calib=image_source(calib, "calib", Path(spilled) / "calib"),
+            num_calib=num_calib,
+            calib_cache=None if calib_cache is None else str(calib_cache),
+            calib_provider=calib_provider,
+            method=method_from_name(method) if isinstance(method, str) else method,
+            effort=effort,
+            target=target_from_name(target) if isinstance(target, str) else target,
+            opset=opset,
+            batch=batch_range(batch),
+            engine=engine,
+            rtx=rtx,
+            dla=dla,
+            val=image_source(val, "val", Path(spilled) / "val"),
+            val_labels=None if val_labels is None else tuple(int(label) for label in val_labels),
+            num_val=num_val,
+            max_top1_drop=max_top1_drop,
+            min_agreement=min_agreement,
+            output=None if output is None else Path(output),
+            sign=None if sign is None else Path(sign),
+            force=force,
+        )
+        from resnet_export.export_job.job import run_export
+
+        return run_export(options, Reporter(on_event))
+
+
+def checked_model(model: object) -> ModelLike:
+    """Return `model` if it is of a type that can be a model.
+
+    Raises:
+        TypeError: If it is not; the message says what was expected.
+    """
+    if isinstance(model, (str, Path)):
+        return model
+    if hasattr(model, "__fspath__"):
+        return Path(model)
+    if hasattr(model, "state_dict") and hasattr(model, "forward"):
+        return model  # type: ignore[return-value]  # a torch.nn.Module, which is not imported to ask
+    raise TypeError(
+        f"model: got {type(model).__name__}, expected a torch.nn.Module, a name such as 'resnet50' or 'timm:NAME', or "
+        "the path of an .onnx file"
+    )
+
+
+def batch_range(given: int | tuple[int, int, int] | BatchRange) -> BatchRange:
+    """Return the batch sizes that engines are built for.
+
+    Raises:
+        TypeError: If it is neither one size nor three.
+    """
+    if isinstance(given, BatchRange):
+        return given
+    if isinstance(given, int):
+        return BatchRange(given, given, given)
+    if isinstance(given, (tuple, list)) and len(given) == 3:
+        return BatchRange(*given)
+    raise TypeError(f"batch: got {given!r}, expected one size, or (min, opt, max)")
+
+
+def _labels(given: StrPath | Sequence[str] | None) -> Path | tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)) or hasattr(given, "__fspath__"):
+        return Path(given)
+    return _names("labels", given)
+
+
+def _names(what: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"{what}: got {given!r}, expected a list of names")
+    return tuple(given)

@@ -1,0 +1,126 @@
+"""`resnet_export.quantize`: a float ONNX model and images to an INT8 model, in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.methods.dialect import Dialect
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.methods.method import Method, method_from_name
+from exporter.target import Target, target_from_name
+from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
+from resnet_export.console.reporter import Listener, Reporter
+from resnet_export.images.stream import stream
+from runtimes.preprocessing.transform import Preprocessing as Resolved
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from calibration.pipeline.quantize_model import QuantizationResult
+    from exporter.tracing.export import ExportedModel
+
+FloatModel = Union["ModelProto", "ExportedModel", StrPath]
+
+
+def quantize(
+    model: FloatModel,
+    images: Images,
+    *,
+    preprocessing: PreprocessingLike = None,
+    method: str | Method = "mse",
+    effort: int = DEFAULT_EFFORT,
+    target: str | Target = "tensorrt",
+    keep_float: Collection[str] = (),
+    on_event: Listener | None = None,
+) -> QuantizationResult:
+    """Quantize a float ONNX model to INT8 with Q/DQ, on ONNX Runtime's CPU provider.
+
+    Args:
+        model: What `exporter.export_resnet` returns, an `onnx.ModelProto`, or the path of an `.onnx` file: float32,
+            BatchNorm folded, one input. Unchanged.
+        images: Prepared inputs float32 [N, C, H, W], one array or an iterable of batches; or, with `preprocessing`, a
+            folder, a list of files, or pictures uint8 [H, W, 3].
+        preprocessing: How pictures are prepared; an exported model brings its own.
+        method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
+        effort: 0 ranges only, 1 default, 2 most accurate, minutes.
+        target: Decides the dialect of INT8: "tensorrt", "jetpack6", ... or "onnxruntime".
+        keep_float: Names of nodes that stay in float.
+        on_event: Called with every move of progress; None is silent.
+
+    Returns:
+        `result.quantized.model` is the INT8 `ModelProto`, `result.table` its ranges.
+
+    Raises:
+        CalibrationError: If there is no image, or nothing in the model can be quantized.
+        ExportError: If a file is no ONNX model, or nothing tells how pictures are prepared.
+        TypeError, ValueError: An argument is of no use; the message says what was expected.
+    """
+    from calibration.pipeline.quantize_model import quantize as quantize_model
+    from runtimes.ort.adapter import OrtRuntime
+
+    float_model, known = _float_model(model)
+    reporter = Reporter(on_event)
+    where = target_from_name(target) if isinstance(target, str) else target
+    if effort not in EFFORTS:
+        raise ValueError(f"effort: got {effort!r}, expected one of {', '.join(map(str, EFFORTS))}")
+    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+        return quantize_model(
+            float_model,
+            _batches(images, preprocessing, known, Path(spilled) / "images", reporter),
+            open_runtime=OrtRuntime,
+            open_exact=partial(OrtRuntime, exact_qdq=True),
+            method=method_from_name(method) if isinstance(method, str) else method,
+            dialect=Dialect(where.dialect),
+            effort=EFFORTS[effort],
+            keep_float=keep_float,
+            track_layers=lambda layers, total: reporter.track("refining", layers, total=total),
+        )
+
+
+def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
+    """Return the graph, and how its images are prepared where it says."""
+    onnx_model: Any = getattr(model, "onnx", model)
+    known: PreprocessingLike = getattr(model, "preprocessing", None)
+    if isinstance(onnx_model, (str, Path)) or hasattr(onnx_model, "__fspath__"):
+        from exporter.models.onnx_file import read_onnx
+
+        return read_onnx(Path(onnx_model)).model, known
+    if not hasattr(onnx_model, "graph"):
+        raise TypeError(
+            f"model: got {type(model).__name__}, expected an onnx.ModelProto, what export_resnet returns, or the path "
+            "of an .onnx file"
+        )
+    return onnx_model, known
+
+
+def _batches(
+    images: Images, given: PreprocessingLike, known: PreprocessingLike, folder: Path, reporter: Reporter
+) -> Iterator[NDArray[np.float32]]:
+    """Yield prepared inputs, float32 [n, C, H, W]."""
+    if not isinstance(images, (str, Path)) and not hasattr(images, "__fspath__"):
+        if not hasattr(images, "__iter__"):
+            raise TypeError(f"images: got {type(images).__name__}, expected a folder, a list of files, or arrays")
+        several = iter([images] if getattr(images, "ndim", 0) == 4 else images)
+        first = next(several, None)
+        images = chain([] if first is None else [first], several)
+        if getattr(first, "dtype", None) == np.float32:
+            yield from (array if array.ndim == 4 else array[np.newaxis] for array in images)
+            return
+        if isinstance(first, (str, Path)):
+            images = list(images)
+    resolved = known if given is None else None
+    if not isinstance(resolved, Resolved):
+        resolved = preprocessing_options(given).complete("nothing tells how pictures are prepared for this model")
+    source = image_source(images, "images", folder)
+    assert source is not None
+    for batch in stream("calibrating", source.paths(), resolved, 0, reporter):
+        yield batch.images

@@ -1,0 +1,92 @@
+"""What a job tells while it runs: steps done, warnings, progress. Silent unless somebody listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from resnet_export.console.interrupt import raise_if_requested
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a job tells.
+
+    Attributes:
+        kind: "done" (a step ended), "warning" (worth a look), or "progress" (a step goes on).
+        message: A sentence; of "progress" the step's name.
+        completed: Of "progress": how much is done, in units of `total`.
+        total: Of "progress": how much there is; None while nobody knows.
+    """
+
+    kind: Literal["done", "warning", "progress"]
+    message: str
+    completed: int | None = None
+    total: int | None = None
+
+
+Listener = Callable[[Event], object]
+
+
+class Reporter:
+    """Remembers what a job told, for its report, and hands each event on.
+
+    Args:
+        on_event: Called with every event, in the thread where it happens; None for silence.
+    """
+
+    def __init__(self, on_event: Listener | None = None) -> None:
+        self._on_event = on_event
+        self.messages: list[str] = []
+        self.warnings: list[str] = []
+
+    def done(self, message: str) -> None:
+        """Tell that a step ended, and what came out."""
+        raise_if_requested()
+        self.messages.append(message)
+        self._tell(Event("done", message))
+
+    def warn(self, message: str) -> None:
+        """Tell what the user should look at."""
+        self.warnings.append(message)
+        self._tell(Event("warning", message))
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Tell that something of unknown length runs."""
+        raise_if_requested()
+        self._tell(Event("progress", what, 0))
+        yield
+
+    @contextmanager
+    def steps(self, what: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Give a function `(phase, steps done, steps in all)` that the caller may call from any thread."""
+
+        def move(phase: str, done: int, total: int) -> None:
+            self._tell(Event("progress", f"{what}: {phase}", done, total or None))
+
+        yield move
+
+    def track(self, what: str, items: Iterable[Item], total: int, sizes: Any = None) -> Iterator[Item]:
+        """Yield `items`, telling how many went by.
+
+        Args:
+            what: The step's name.
+            items: Batches or single things.
+            total: Sum of all sizes.
+            sizes: Item to its share of `total`; 1 when None.
+        """
+        completed = 0
+        for item in items:
+            raise_if_requested()
+            yield item
+            completed += 1 if sizes is None else sizes(item)
+            self._tell(Event("progress", what, completed, total))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)

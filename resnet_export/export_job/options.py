@@ -1,0 +1,234 @@
+"""What the main job is asked to do, as one checked value. Imports no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from calibration.methods.builtin_methods import MeanSquaredError
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.methods.method import Method, describe
+from calibration.mixed_precision.accuracy_budget import AccuracyBudget
+from exporter.errors import OptionError
+from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
+from exporter.models.model_names import folder_name
+from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target
+from resnet_export.images.image_set import ImageSource
+from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
+
+DEFAULT_NUM_CALIB = 512
+"""Calibration images used, at most."""
+
+CALIB_PROVIDERS = ("cpu", "cuda")
+INPUT_TYPES = ("float32", "uint8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExportOptions:
+    """What the main job is asked to do; every field but `model` has the command's default.
+
+    Attributes:
+        model: A name as on the command line, the path of an ONNX file, or a `torch.nn.Module`.
+        weights: "DEFAULT", a published name, a weights file, or "random".
+        checkpoint_key: Where the weights are in a weights file, such as "model_ema"; None finds them.
+        head_activation: What stands between the Linears of a changed classifier; a word of `HEAD_ACTIVATIONS`.
+        num_classes: Width of the last layer; None takes what the weights say.
+        labels: Class names in index order, or a file of them, one a line.
+        preprocessing: What is said about preprocessing beside the weights.
+        features: Modules whose outputs replace the logits.
+        input_type: "float32" or "uint8" (camera frames, normalized in the graph).
+        softmax: Whether probabilities are the output.
+        topk: How many best classes are the output, or None.
+        int8: Write the INT8 file; needs `calib`.
+        fp16: Write the FP16 file.
+        calib: Calibration images.
+        num_calib: How many of them are used, at most.
+        calib_cache: Folder of calibrations; None for the user's cache folder, "off" for none.
+        calib_provider: "cpu" or "cuda": where the float model runs to calibrate.
+        method: How ranges are chosen.
+        effort: A key of `EFFORTS`.
+        target: Where the files must load.
+        opset: None takes the target's.
+        batch: Batch sizes that engines are built for.
+        engine: Also build the TensorRT engine of the lowest precision.
+        rtx: With `engine`: TensorRT-RTX.
+        dla: Also write what a build for Orin's DLA needs.
+        val: Images to measure on; in class folders or with `val_labels` also accuracy.
+        val_labels: Class index of each image of `val`, where those come without folders.
+        num_val: How many of them are used, at most; None for all.
+        max_top1_drop: Percentage points of top-1 that INT8 may lose.
+        min_agreement: Share of images on which INT8 must answer as FP32 does.
+        output: Bundle folder; None derives it from model and precision.
+        sign: Private key (Ed25519, PEM) to sign the bundle with.
+        force: Replace an existing bundle; accept few calibration images.
+    """
+
+    model: Any
+    weights: str = DEFAULT_WEIGHTS
+    checkpoint_key: str | None = None
+    head_activation: str | None = None
+    num_classes: int | None = None
+    labels: Path | tuple[str, ...] | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    features: tuple[str, ...] = ()
+    input_type: str = "float32"
+    softmax: bool = False
+    topk: int | None = None
+    int8: bool = False
+    fp16: bool = False
+    calib: ImageSource | None = None
+    num_calib: int = DEFAULT_NUM_CALIB
+    calib_cache: str | None = None
+    calib_provider: str = "cpu"
+    method: Method = field(default_factory=MeanSquaredError)
+    effort: int = DEFAULT_EFFORT
+    target: Target = TARGETS["tensorrt"]
+    opset: int | None = None
+    batch: BatchRange = DEFAULT_BATCH
+    engine: bool = False
+    rtx: bool = False
+    dla: bool = False
+    val: ImageSource | None = None
+    val_labels: tuple[int, ...] | None = None
+    num_val: int | None = None
+    max_top1_drop: float | None = None
+    min_agreement: float | None = None
+    output: Path | None = None
+    sign: Path | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            OptionError: Naming the options, as the command spells them.
+        """
+        for says_why in _CONTRADICTIONS:
+            if reason := says_why(self):
+                raise OptionError(reason)
+
+    @property
+    def precision(self) -> str:
+        """The lowest precision asked for: "int8", "fp16" or "fp32"."""
+        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+
+    @property
+    def has_int8_float16(self) -> bool:
+        """Whether the bundle holds INT8 with FP16 around it: both were asked for, and the target reads FP16 scales."""
+        opset = self.target.opset if self.opset is None else self.opset
+        return self.int8 and self.fp16 and self.target.dialect == "tensorrt" and opset >= MIN_FLOAT16_SCALE_OPSET
+
+    @property
+    def engine_precision(self) -> str:
+        """What `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
+        return "int8-fp16" if self.has_int8_float16 else self.precision
+
+    @property
+    def budget(self) -> AccuracyBudget | None:
+        """What INT8 must keep, or None where nothing was asked for."""
+        if self.max_top1_drop is None and self.min_agreement is None:
+            return None
+        return AccuracyBudget(self.max_top1_drop, self.min_agreement)
+
+    @property
+    def model_name(self) -> str:
+        """`model` in words: its name, path, or class."""
+        return str(self.model) if isinstance(self.model, (str, Path)) else type(self.model).__name__
+
+    @property
+    def folder(self) -> Path:
+        """Where the bundle goes: `output`, or ./MODEL-PRECISION."""
+        return self.output or Path(f"{folder_name(self.model_name, self.weights)}-{self.precision}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what decided the result, as JSON can hold it."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name not in _NO_RESULT}
+        shown |= {"model": self.model_name, "output": str(self.folder), "method": describe(self.method)}
+        shown |= {"target": self.target.name, "batch": [self.batch.min, self.batch.opt, self.batch.max]}
+        shown |= {name: None if shown[name] is None else shown[name].shown for name in ("calib", "val")}
+        shown |= self.preprocessing.to_json()
+        return {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
+
+
+_NO_RESULT = frozenset({"preprocessing", "force", "calib_cache", "sign", "val_labels"})
+
+
+def _int8_without_images(options: ExportOptions) -> str | None:
+    if not options.int8 or options.calib is not None:
+        return None
+    return (
+        "--int8 needs --calib DIR with images like those the model will see: there is never a default data set, "
+        "because INT8 ranges from other images fail silently"
+    )
+
+
+def _engine(options: ExportOptions) -> str | None:
+    if options.rtx and not options.engine:
+        return "--rtx says which engine --engine builds; give both, or neither"
+    if options.engine and options.int8 and options.target.dialect != "tensorrt":
+        return (
+            f"--target {options.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
+            "bias); leave out --engine, or choose a TensorRT target"
+        )
+    return None
+
+
+def _dla(options: ExportOptions) -> str | None:
+    if options.dla and not options.target.has_dla:
+        return (
+            f"--target {options.target.name} has no DLA that this tool builds for (TensorRT 8.5 to 10.7 on Orin and "
+            "Xavier do); leave out --dla, or choose --target jetpack6"
+        )
+    if options.dla and not (options.int8 or options.fp16):
+        return "--dla needs --int8 or --fp16: a DLA computes in nothing else"
+    return None
+
+
+def _features(options: ExportOptions) -> str | None:
+    if options.features and (options.softmax or options.topk is not None):
+        return "--features gives feature maps instead of logits; --softmax and --topk need logits"
+    if options.features and options.budget is not None:
+        return "--features gives feature maps; --max-top1-drop and --min-agreement compare answers, which need logits"
+    return None
+
+
+def _budget(options: ExportOptions) -> str | None:
+    if options.budget is not None and not options.int8:
+        return "--max-top1-drop and --min-agreement are budgets of INT8; give --int8 --calib DIR too"
+    if options.max_top1_drop is not None and options.val is None:
+        return (
+            "--max-top1-drop needs --val DIR with labelled images, one folder per class; without labels, "
+            "--min-agreement SHARE compares INT8 with FP32 on images held out of --calib"
+        )
+    return None
+
+
+def _unknown_words(options: ExportOptions) -> str | None:
+    choices: dict[str, Collection[object]] = {
+        "effort": EFFORTS,
+        "calib_provider": CALIB_PROVIDERS,
+        "input_type": INPUT_TYPES,
+    }
+    if options.head_activation is not None:
+        choices["head_activation"] = HEAD_ACTIVATIONS
+    for name, known in choices.items():
+        if (got := getattr(options, name)) not in known:
+            return f"{name}: got {got!r}, expected one of {', '.join(map(str, known))}"
+    for name in ("num_classes", "topk", "num_calib", "opset", "num_val"):
+        value = getattr(options, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            return f"{name}: got {value!r}, expected a whole number >= 1"
+    if options.calib_provider != "cpu" and not options.int8:
+        return "--calib-provider says where INT8 is calibrated; give --int8 --calib DIR too"
+    return None
+
+
+_CONTRADICTIONS = (_unknown_words, _int8_without_images, _engine, _dla, _features, _budget)
+
+
+def with_output(options: ExportOptions) -> ExportOptions:
+    """Return the options with the folder spelled out."""
+    return replace(options, output=options.folder)

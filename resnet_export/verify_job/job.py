@@ -1,0 +1,256 @@
+"""Judge a bundle, an ONNX file or an engine: does it still answer like its reference, and if not, what broke?"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+from exporter.bundle.write_folder import TOOL_NAME
+from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.version import __version__
+from resnet_export.console.reporter import Reporter
+from resnet_export.verify_job.attribution import attribution
+from resnet_export.verify_job.bisect import bisect_files
+from resnet_export.verify_job.bundle_checks import bundle_checks
+from resnet_export.verify_job.compare import (
+    Compared,
+    Opened,
+    Validation,
+    compare,
+    file_reports,
+    golden_set,
+    open_all,
+    photograph_set,
+    read_validation,
+    torch_side,
+    validation_set,
+)
+from resnet_export.verify_job.options import VerifyOptions
+from resnet_export.verify_job.sides import Reference, load_reference, logits_of
+from resnet_export.verify_job.subject import TORCH, Subject, read_subject
+from runtimes.preprocessing.transform import Preprocessing
+from runtimes.protocol import Runtime
+from runtimes.verification.baseline import compare_baseline, load_baseline
+from runtimes.verification.gate_options import read_gates
+from runtimes.verification.report import FileReport, Setting, build_report, with_baseline
+
+LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tensorrt", "tensorrt-rtx")
+
+STORED = "PyTorch's answers stored in the bundle"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One run: what is verified, against whom, on which images."""
+
+    options: VerifyOptions
+    subject: Subject
+    reference: Reference | None
+    reporter: Reporter
+    tested: Reference | None = None
+
+    @property
+    def against(self) -> bool:
+        """Whether a model of --against is trusted."""
+        return self.options.against is not None and self.tested is None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images are prepared for the files: as they say, else as the reference does."""
+        if self.subject.preprocessing is not None:
+            return self.subject.preprocessing
+        return None if self.reference is None else self.reference.preprocessing
+
+
+def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
+    """Judge; return the report, see `runtimes.verification.report`.
+
+    Raises:
+        ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
+    """
+    choice = read_gates(options.gates)
+    subject = read_subject(options.subject, options.precision, provider=options.provider)
+    for candidate in subject.candidates:
+        choice.gates_for(candidate.precision)  # gates that leave nothing to fail are wrong use, told before work
+    job = _loaded_job(options, subject, reporter)
+    _tell_subject(job)
+    with ExitStack() as stack:
+        trusted = None
+        if job.reference is not None and _needs_reference(job):
+            trusted = stack.enter_context(job.reference.open(subject))
+        opened = _open(job, stack)
+        compared, validation = _compare(job, trusted, opened)
+        files = file_reports(opened, compared, choice)
+        checks = bundle_checks(subject, job.reference, trusted, against=job.against)
+    if checks:
+        files.insert(0, FileReport("bundle", gates=list(checks)))
+    causes = (
+        bisect_files(subject, job.reference, files, job.preprocessing, validation, against=job.against)
+        if options.bisect
+        else []
+    )
+    losses = attribution(subject, opened, compared, against=job.against)
+    setting = _setting(job, compared, validation)
+    report = build_report(setting, files, attribution=losses, causes=_causes(files, causes), warnings=reporter.warnings)
+    if options.baseline is None:
+        return report
+    stored = load_baseline(options.baseline)
+    return with_baseline(report, compare_baseline(report, stored, options.baseline))
+
+
+def _loaded_job(options: VerifyOptions, subject: Subject, reporter: Reporter) -> Job:
+    against = (options.against, options.weights, options.num_classes, options.preprocessing)
+    with reporter.working("loading"):
+        reference = load_reference(subject, *against)
+    if options.provider != TORCH:
+        return Job(options, subject, reference, reporter)
+    # The model of --against is on trial, the bundle is trusted.
+    trusted = load_reference(subject, None, "", None, PreprocessingOptions())
+    return Job(options, subject, trusted, reporter, tested=reference)
+
+
+def _needs_reference(job: Job) -> bool:
+    """Tell whether stored answers are not enough; without need a device needs no second runtime to judge an engine."""
+    asked = job.options
+    return job.subject.golden is None or job.against or asked.val is not None or asked.bisect
+
+
+def _open(job: Job, stack: ExitStack) -> Opened:
+    if job.tested is not None:
+        return torch_side(stack.enter_context(job.tested.open(job.subject)))
+    return open_all(job.subject, stack)
+
+
+def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Compared], Validation | None]:
+    """Run both sides over the golden inputs and over --val, or over the package's photographs."""
+    subject, reference, reporter = job.subject, job.reference, job.reporter
+    compared: list[Compared] = []
+    if subject.golden is not None:
+        compared.append(compare(golden_set(subject.golden, STORED), opened))
+    if reference is None or trusted is None or job.preprocessing is None:
+        return compared, None
+    if job.options.val is None:
+        if subject.golden is None:
+            compared.append(compare(photograph_set(reference, job.preprocessing, trusted), opened))
+        return compared, None
+    num_classes = _num_classes(job, trusted)
+    validation = read_validation(
+        job.options.val,
+        subject.labels,
+        num_classes,
+        num_val=job.options.num_val,
+        given=job.options.val_labels,
+    )
+    reporter.done(
+        f"{len(validation.paths)} validation images. "
+        + ("No class folders: no accuracy, agreement only." if validation.classes is None else validation.classes.how)
+    )
+    images = validation_set(validation, reference, job.preprocessing, trusted, reporter)
+    itself = {
+        one.candidate.name
+        for one in opened.candidates
+        if not job.against and one.candidate.path == reference.file and job.subject.provider == "cpu"
+    }
+    compared.append(compare(images, opened, leave_out=frozenset(itself)))
+    return compared, validation
+
+
+def _num_classes(job: Job, trusted: Runtime) -> int:
+    if job.subject.golden is not None:
+        return int(job.subject.golden.logits.shape[1])
+    if job.reference is not None and job.reference.loaded is not None:
+        return job.reference.loaded.num_classes
+    return _width(trusted, job.preprocessing)
+
+
+def _width(trusted: Runtime, preprocessing: Preprocessing | None) -> int:
+    from exporter.models.check_images import load_check_images
+
+    assert preprocessing is not None
+    return int(logits_of(trusted, load_check_images(preprocessing)[:1]).shape[1])
+
+
+def _causes(files: Sequence[FileReport], found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return what explains a failure: the checks of the bundle that failed, then what --bisect found."""
+    checks = [
+        {"file": file.name, "sentence": gate.sentence}
+        for file in files
+        for gate in file.gates
+        if gate.on == "file" and gate.verdict.value == "fail" and gate.name != "blocks"
+    ]
+    return [*checks, *found]
+
+
+def _setting(job: Job, compared: Sequence[Compared], validation: Validation | None) -> Setting:
+    subject, reference = job.subject, job.reference
+    golden = None
+    if subject.golden is not None:
+        golden = {"num_images": len(subject.golden.inputs), "source": "golden.npz, PyTorch's answers at export"}
+    val = None
+    if validation is not None:
+        classes = validation.classes
+        val = {
+            "root": str(validation.root),
+            "num_images": len(validation.paths),
+            "labelled": classes is not None,
+            "matched": None if classes is None else classes.how,
+        }
+    return Setting(
+        tool={
+            "name": TOOL_NAME,
+            "version": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+        environment=_environment(),
+        subject=subject.to_json(),
+        reference={
+            "name": "PyTorch" if reference is None else reference.name,
+            "statement": STORED if reference is None or not (val or job.against) else reference.statement,
+        },
+        images={"val": val, "golden": golden, "statement": _images_statement(compared, validation)},
+        labels=subject.labels or (reference.loaded.labels if reference is not None and reference.loaded else None),
+    )
+
+
+def _images_statement(compared: Sequence[Compared], validation: Validation | None) -> str:
+    words = " and ".join(part.images.words for part in compared)
+    if validation is not None:
+        return f"compared on {words}"
+    kind = "golden inputs only" if compared and compared[0].images.on == "golden" else "photographs of the package only"
+    return (
+        f"compared on {words}: {kind}; they show that files compute the same, not how accurate they are. "
+        "--val DIR compares on images of yours"
+    )
+
+
+def _environment() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _tell_subject(job: Job) -> None:
+    subject = job.subject
+    names = ", ".join(candidate.name for candidate in subject.candidates)
+    if subject.manifest is not None:
+        job.reporter.done(f"{subject.path}: {len(subject.manifest.files)} files as the manifest says; judging {names}")
+    else:
+        job.reporter.done(f"{subject.path}: judging {names}")
+    if subject.finish.changes_output:
+        job.reporter.warn(
+            "the files end in a softmax or the best classes; the logits before that are compared, the end itself is "
+            "not (the export checked it)"
+        )
+    if subject.preprocessing is None and job.reference is not None:
+        job.reporter.warn(
+            f"{subject.path} does not say how its images are prepared: as for {job.reference.name} is assumed"
+        )

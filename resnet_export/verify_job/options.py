@@ -1,0 +1,78 @@
+"""What `verify` is asked to do, as one checked value. Imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import OptionError
+from exporter.models.loaded_model import DEFAULT_WEIGHTS
+from exporter.models.preprocessing_options import PreprocessingOptions
+from resnet_export.images.image_set import ImageSource
+from resnet_export.verify_job.subject import PRECISIONS, TORCH, is_alone
+from runtimes.inference.runtime_registry import RUNTIMES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VerifyOptions:
+    """What is verified, against whom, on which images.
+
+    Attributes:
+        subject: A bundle, an ONNX file, or an engine.
+        precision: Which files of a bundle; () for all.
+        provider: What runs it, a word of `RUNTIMES`; "torch" puts the model of `against` on trial; None for "cpu", or
+            what an engine is for.
+        against: A model to trust instead, as MODEL of the main job; a `torch.nn.Module` from Python.
+        weights: Of `against`.
+        num_classes: Of `against`.
+        preprocessing: Of `against`, where its weights do not say.
+        val: Images to compare on; in class folders, also accuracy.
+        val_labels: Class index of each image of `val`, where those come without folders.
+        num_val: How many of them are used, at most; None for all.
+        gates: Thresholds as words "int8.sqnr_db=25", or files of them.
+        baseline: JSON report of an earlier run.
+        bisect: Compare block by block and name the one that broke.
+    """
+
+    subject: Path
+    precision: tuple[str, ...] = ()
+    provider: str | None = None
+    against: Any = None
+    weights: str = DEFAULT_WEIGHTS
+    num_classes: int | None = None
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    val: ImageSource | None = None
+    val_labels: tuple[int, ...] | None = None
+    num_val: int | None = None
+    gates: tuple[str, ...] = ()
+    baseline: Path | None = None
+    bisect: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            OptionError: Naming the options, as the command spells them.
+        """
+        if reason := _contradiction(self):
+            raise OptionError(reason)
+
+
+def _contradiction(options: VerifyOptions) -> str | None:
+    if unknown := [word for word in options.precision if word not in PRECISIONS]:
+        return f"--precision: got {unknown[0]!r}, expected some of {', '.join(PRECISIONS)}"
+    if options.provider is not None and options.provider not in (*RUNTIMES, TORCH):
+        return f"--provider: got {options.provider!r}, expected one of {', '.join((*RUNTIMES, TORCH))}"
+    alone = is_alone(options.subject)
+    if alone and options.against is None:
+        return f"{options.subject} lies in no bundle, so nothing says how it has to answer: give --against MODEL"
+    if options.provider == TORCH and options.against is None:
+        return "--provider torch tests a PyTorch model against the bundle: give it as --against MODEL"
+    if options.provider == TORCH and (alone or options.bisect):
+        return "--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect"
+    if options.against is None and options.weights != DEFAULT_WEIGHTS:
+        return "--weights belongs to --against MODEL"
+    if options.num_val is not None and options.val is None:
+        return "--num-val counts images of --val DIR"
+    return None
