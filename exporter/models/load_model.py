@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from exporter.models.loaded_model import LoadedModel, ModelRequest
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
+from exporter.models.preprocessing_options import PreprocessingOptions
 from runtimes.errors import MissingDependencyError
 
 _SOURCES: Mapping[str, str] = MappingProxyType(
@@ -57,3 +60,26 @@ def load_model(request: ModelRequest) -> LoadedModel:
         return loaded
     source = f"{loaded.preprocessing_source}; changed by the command line"
     return replace(loaded, preprocessing=preprocessing, preprocessing_source=source)
+
+
+def load_any(
+    model: Any,
+    *,
+    weights: str,
+    num_classes: int | None,
+    preprocessing: PreprocessingOptions,
+    checkpoint_key: str | None = None,
+    head_activation: str | None = None,
+    judge: Callable[[LoadedModel], float] | None = None,
+) -> LoadedModel:
+    """Load a model by name or file, or take a `torch.nn.Module` as it is; the options are those of `ModelRequest`.
+
+    Raises:
+        ExportError, MissingDependencyError: See `load_model` and `module_source.load_module`.
+    """
+    if isinstance(model, (str, Path)):
+        said = (weights, num_classes, preprocessing, checkpoint_key, head_activation)
+        return load_model(ModelRequest(str(model), *said, judge=judge))
+    from exporter.models.module_source import load_module
+
+    return load_module(model, preprocessing, num_classes=num_classes)

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _row(facts: ModelFacts) -> dict[str, object]:
     """Return what a reader of the JSON may rely on; how files are told apart is not part of it."""
-    internal = ("fingerprint", "classifier")
+    internal = ("fingerprint", "classifier", "body")
     return {key: value for key, value in facts.to_json().items() if key not in internal}
 
 

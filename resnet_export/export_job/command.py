@@ -6,9 +6,9 @@ import argparse
 import json
 
 from exporter.known_bad import refuse_known_bad
+from resnet_export.console.result_table import print_result
 from resnet_export.console.terminal import Terminal
 from resnet_export.export_job.arguments import add_arguments, export_arguments
-from resnet_export.export_job.result_table import print_result
 
 __all__ = ["add_arguments", "run"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from exporter.bundle.write_folder import check_output
 from exporter.errors import ExportError, NonFiniteTensorError
-from exporter.models.load_any import load_any
+from exporter.models.load_model import load_any
 from exporter.models.loaded_model import LoadedModel, check_labels
 from exporter.models.model_names import check_model_name
 from exporter.passes.pre_post_options import Finish

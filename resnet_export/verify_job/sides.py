@@ -71,7 +71,7 @@ def load_reference(
         ExportError: If the model cannot be loaded.
     """
     if against is not None:
-        from exporter.models.load_any import load_any
+        from exporter.models.load_model import load_any
 
         loaded = load_any(against, weights=weights, num_classes=num_classes, preprocessing=options)
         said = f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}"

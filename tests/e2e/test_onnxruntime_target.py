@@ -11,8 +11,8 @@ from cli_runs import DIGITS_WEIGHTS, export_digits
 
 from calibration.methods.dialect import Dialect
 from calibration.ranges.calibration_table import CalibrationTable
+from resnet_export.console.result_table import print_result
 from resnet_export.export_job import measure as measuring
-from resnet_export.export_job.result_table import print_result
 from resnet_export.main import main
 from runtimes.bundle.manifest import load_manifest
 from runtimes.ort.int8_kernels import why_int8_saturates
