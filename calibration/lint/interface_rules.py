@@ -144,11 +144,7 @@ def _why_not_readable(location: str, tensors: list[TensorProto], folder: Path | 
 
 
 def _check(subject: LintSubject) -> Iterator[Finding]:
-<<<<<<< HEAD
     """Yield what `check` finds, and what onnx's checker refuses where missing external data does not explain it."""
-=======
-    """Yield what `check` finds; what onnx's checker refuses only where no external data is missing."""
->>>>>>> 31b3661 (import resnet_export: every verb from Python; the command is verbs as subparsers that parse words and print)
     found = list(check(subject.graph, subject.target))
     yield from found
     if subject.checker_problem and all(finding.rule is not BROKEN_EXTERNAL_DATA for finding in found):

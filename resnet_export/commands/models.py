@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "published ImageNet-1k top-1 of torchvision's weights (other sources publish none that can be read "
         "offline)."
     )
-    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(family.name for family in FAMILIES)}")
+    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(FAMILIES)}")
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
 
 
@@ -32,33 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UnknownModelError: If there is no such family.
     """
-<<<<<<< HEAD
-    parser = argparse.ArgumentParser(
-        prog="resnet-export models",
-        description="List the models with parameters, multiply-accumulates of one image, input size in pixels and the "
-        "published ImageNet-1k top-1 of torchvision's weights (other sources publish none that can be read offline).",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--family", metavar="F", help=f"only one of: {', '.join(FAMILIES)}")
-    parser.add_argument("--json", action="store_true", help="print one JSON list instead of text")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(words)
-    if options.family is not None:
-        check_family(options.family)
-    table = [facts for facts in load_model_table() if options.family in (None, facts.family)]
-    if options.json:
-        families = [family for family in FAMILIES.values() if options.family in (None, family.name)]
-        others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
-        print(json.dumps([*map(_row, table), *others], indent=2))
-=======
     if arguments.family is not None:
         check_family(arguments.family)
     table = [facts for facts in load_model_table() if arguments.family in (None, facts.family)]
     if arguments.json:
-        print(json.dumps([_row(facts) for facts in table], indent=2))
->>>>>>> 31b3661 (import resnet_export: every verb from Python; the command is verbs as subparsers that parse words and print)
+        families = [family for family in FAMILIES.values() if arguments.family in (None, family.name)]
+        others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
+        print(json.dumps([*map(_row, table), *others], indent=2))
     else:
-        print("\n".join(_lines(table, options.family)))
+        print("\n".join(_lines(table, arguments.family)))
     return 0
 
 
