@@ -10,7 +10,10 @@ from urllib.request import url2pathname
 
 from exporter.known_bad import version_numbers
 from resnet_export.doctor.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
-from runtimes.machine.environment import TENSORRT_MODULES, TensorRTInfo, rtx_serves
+from runtimes.machine.environment import TensorRTInfo, rtx_serves
+
+BUILDERS = ("tensorrt", "tensorrt_rtx")
+"""TensorRT's libraries that build engines; the others only run them."""
 
 _EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 
@@ -69,10 +72,10 @@ def _int8_ability(facts: Facts, export: Ability) -> Ability:
 
 def _build_ability(facts: Facts) -> Ability:
     """TensorRT builds on the GPU it builds for; TensorRT-RTX builds without one."""
-    ways = [text for module in TENSORRT_MODULES if (text := can_build(facts, module))]
+    ways = [text for module in BUILDERS if (text := can_build(facts, module))]
     if ways:
         return Ability("build engines", True, "; ".join(ways), "")
-    reasons = [f"{item.module}: {_flavor_reason(facts, item)}" for item in facts.tensorrt]
+    reasons = [f"{name}: {_flavor_reason(facts, facts.flavor(name))}" for name in BUILDERS]
     command = tensorrt_command(facts) if facts.gpu.is_usable or facts.is_jetson else _install("rtx")
     return Ability("build engines", False, "; ".join(reasons), command)
 
@@ -80,6 +83,8 @@ def _build_ability(facts: Facts) -> Ability:
 def can_build(facts: Facts, module: str) -> str:
     """Return with what and for what a flavor builds here, or ""."""
     item = facts.flavor(module)
+    if module not in BUILDERS:
+        return ""
     if item.version is None or (module == "tensorrt" and not facts.gpu.is_usable):
         return ""
     if module == "tensorrt":

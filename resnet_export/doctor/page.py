@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from resnet_export.doctor.abilities import Ability, can_build, judge_abilities
+from resnet_export.doctor.abilities import BUILDERS, Ability, can_build, judge_abilities
 from resnet_export.doctor.conflicts import find_conflicts
 from resnet_export.doctor.facts import Facts
 from resnet_export.doctor.runtimes import RuntimeState, judge_runtimes
-from runtimes.machine.environment import JetPackInfo, LibraryVersion, TensorRTInfo, rtx_serves
+from runtimes.machine.environment import RTX_PLUGIN, JetPackInfo, LibraryVersion, TensorRTInfo, rtx_serves
 from runtimes.machine.provider_probe import OnnxRuntimeInfo
 
 
@@ -96,15 +96,27 @@ def _provider_rows(found: OnnxRuntimeInfo) -> list[tuple[str, str]]:
     return rows
 
 
+_OPENS = {
+    "tensorrt": "its own engines, and version-compatible ones of its major version and the one before",
+    "tensorrt_lean": "version-compatible engines (build --version-compat) of its major version and the one before",
+    "tensorrt_dispatch": "version-compatible engines with the lean runtime that they carry",
+    "tensorrt_rtx": "engines of TensorRT-RTX (build --rtx)",
+    RTX_PLUGIN: "ONNX files, as ONNX Runtime's provider ort-tensorrt-rtx",
+}
+"""What each of TensorRT's libraries opens. Source: NVIDIA TensorRT support matrix 11.4.1, version compatibility."""
+
+
 def _flavor_text(facts: Facts, item: TensorRTInfo) -> str:
     if item.version is None:
         return f"[dim]{escape(item.reason)}[/dim]"
-    serves = item.module == "tensorrt" or any(rtx_serves(item, gpu.compute_capability) for gpu in facts.gpu.devices)
+    serves = item.module != "tensorrt_rtx" or any(rtx_serves(item, gpu.compute_capability) for gpu in facts.gpu.devices)
     runs = facts.gpu.is_usable and serves
     needs = "no GPU that it serves" if facts.gpu.is_usable else "no usable GPU"
-    builds = can_build(facts, item.module)
-    building = "builds engines here" if builds else f"cannot build here ({needs})"
-    return escape(f"{item.version}: {building}, {'runs them here' if runs else f'cannot run them here ({needs})'}")
+    running = "runs here" if runs else f"cannot run here ({needs})"
+    building = ""
+    if item.module in BUILDERS:
+        building = "builds engines here, " if can_build(facts, item.module) else f"cannot build here ({needs}), "
+    return escape(f"{item.version}: {building}{running}; opens {_OPENS[item.module]}")
 
 
 def _runtime_row(state: RuntimeState) -> tuple[str, str]:

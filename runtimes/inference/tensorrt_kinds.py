@@ -9,7 +9,7 @@ from runtimes.inference.model_description import ModelDescription, library_versi
 from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
 from runtimes.machine.environment import rtx_serves
 from runtimes.trt.engine_sidecar import load_sidecar
-from runtimes.trt.library import FLAVOURS
+from runtimes.trt.library import FLAVOURS, LEAN_LIBRARIES, library_for
 
 
 def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
@@ -20,14 +20,15 @@ def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options:
     """
     from runtimes.trt.adapter import TrtRuntime
 
-    runtime = TrtRuntime(choice.path, flavor=flavor)
     sidecar = choice.sidecar or load_sidecar(choice.path)
+    compatible = bool(sidecar.facts.flags.get("version_compat"))
+    runtime = TrtRuntime(choice.path, flavor=library_for(flavor, version_compat=compatible))
     batch = sidecar.facts.batch
     description = ModelDescription(
         file=str(choice.path),
         precision=choice.precision,
         runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
-        provider=f"{flavor} {sidecar.facts.tensorrt_version}",
+        provider=runtime.library,
         node_providers={},
         reason=choice.reason,
         batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
@@ -44,14 +45,18 @@ def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options:
 
 def _flavor_works(flavor: str, machine: Machine) -> Availability:
     """Tell whether the library of a flavor imports and serves a GPU of this machine."""
-    found = next(item for item in machine.tensorrt if item.module == FLAVOURS[flavor])
+    infos = {item.module: item for item in machine.tensorrt}
+    found, limits = infos[FLAVOURS[flavor]], ""
+    if found.version is None and flavor == "tensorrt":
+        lean = [info for module in LEAN_LIBRARIES.values() if (info := infos.get(module)) and info.version]
+        found, limits = (lean[0], ", version-compatible engines only") if lean else (found, "")
     if found.version is None:
         return Availability(False, f"{found.module}: {found.reason}")
     if not machine.gpu.is_usable:
         return Availability(False, machine.gpu.reason or "no usable GPU")
     if flavor == "rtx" and not any(rtx_serves(found, gpu.compute_capability) for gpu in machine.gpu.devices):
         return Availability(False, f"{found.module} {found.version} serves no GPU of this machine")
-    return Availability(True, f"{found.module} {found.version}")
+    return Availability(True, f"{found.module} {found.version}{limits}")
 
 
 TENSORRT = RuntimeKind(

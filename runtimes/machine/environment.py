@@ -289,10 +289,16 @@ LIBRARIES = (
     "pillow",
 )
 NOT_INSTALLED = "not installed"
-TENSORRT_MODULES = ("tensorrt", "tensorrt_rtx")
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+TENSORRT_MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx", RTX_PLUGIN)
 
 _IMPORT_TENSORRT = """
-trt = __import__(sys.argv[1])
+import importlib.util
+name = sys.argv[1]  # the lean libraries' bindings may come without the package around them
+names = [name, name + "_bindings"] if name in ("tensorrt_lean", "tensorrt_dispatch") else [name]
+trt = __import__(next((found for found in names if importlib.util.find_spec(found)), name))
+if not hasattr(trt, "Runtime") and not hasattr(trt, "get_ep_name"):
+    sys.exit(name + " is there and holds nothing: an empty placeholder of a package")
 capabilities = getattr(trt, "ComputeCapability", None)
 names = [name for name in dir(capabilities) if name.startswith("SM")]
 answer({"version": trt.__version__, "capabilities": names})
@@ -313,7 +319,7 @@ class TensorRTInfo:
     """A TensorRT Python package.
 
     Attributes:
-        module: "tensorrt" or "tensorrt_rtx".
+        module: One of `TENSORRT_MODULES`.
         version: What it says after a real import, or None.
         reason: Why it does not import, or "".
         compute_capabilities: The GPUs it can build for, such as "8.6"; empty where the library does not list them.

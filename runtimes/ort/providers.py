@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 
 from runtimes.bundle.manifest import BatchRange
 from runtimes.bundle.precision import is_int8
-from runtimes.errors import MissingDependencyError, ProviderUnavailableError
+from runtimes.errors import ProviderUnavailableError
 from runtimes.io.cache_dir import user_cache_folder
 from runtimes.machine.environment import gpu_info
 from runtimes.machine.provider_probe import probe_provider
+from runtimes.ort.rtx_plugin import INPUT_SEPARATOR, plugin_version, rtx_plugin
 from runtimes.ort.session import CPU_PROVIDER, PluginProvider
 from runtimes.protocol import TensorSpec
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 RTX_PROVIDER = "NvTensorRTRTXExecutionProvider"
-_RTX_MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
 
 PROVIDER_OF_WORD: Mapping[str, str] = {
     "cpu": CPU_PROVIDER,
@@ -81,8 +79,12 @@ def provider_setup(
     name = PROVIDER_OF_WORD[word]
     if name == RTX_PROVIDER:
         folder = _engine_folder("rtx", sha256())
-        chosen = {"nv_runtime_cache_path": str(folder), **_profile("nv_profile", inputs, batch), **options}
-        return ProviderSetup(name, chosen, _rtx_plugin(chosen))
+        chosen = {
+            "nv_runtime_cache_path": str(folder),
+            **_profile("nv_profile", inputs, batch, separator=INPUT_SEPARATOR),
+            **options,
+        }
+        return ProviderSetup(name, chosen, rtx_plugin(chosen))
     if name not in onnxruntime.get_available_providers():
         raise ProviderUnavailableError(
             f"the installed ONNX Runtime {onnxruntime.__version__} has no {name}, it has "
@@ -138,23 +140,14 @@ def missing_library(name: str) -> str:
     return f"; its library {info.missing_library} is missing too{bring}"
 
 
-def _rtx_plugin(options: Mapping[str, str]) -> PluginProvider:
-    try:
-        package: Any = importlib.import_module(_RTX_MODULE)
-    except (ImportError, OSError) as err:  # OSError: a shared library of it is missing
-        raise MissingDependencyError(
-            f"{_RTX_MODULE} is needed ({err}); pip uninstall onnxruntime-gpu; pip install onnxruntime "
-            "onnxruntime-ep-nv-tensorrt-rtx"
-        ) from err
-    return PluginProvider(str(package.get_ep_name()), str(package.get_library_path()), options)
-
-
-def _profile(prefix: str, inputs: Mapping[str, TensorSpec] | None, batch: BatchRange) -> dict[str, str]:
+def _profile(
+    prefix: str, inputs: Mapping[str, TensorSpec] | None, batch: BatchRange, *, separator: str = ","
+) -> dict[str, str]:
     if not inputs or any(None in spec.shape[1:] or spec.shape[:1] != (None,) for spec in inputs.values()):
         return {}
 
     def shapes(rows: int) -> str:
-        return ",".join(f"{name}:{'x'.join(map(str, (rows, *spec.shape[1:])))}" for name, spec in inputs.items())
+        return separator.join(f"{name}:{'x'.join(map(str, (rows, *spec.shape[1:])))}" for name, spec in inputs.items())
 
     sizes = {"min": batch.min, "opt": batch.opt, "max": batch.max}
     return {f"{prefix}_{word}_shapes": shapes(rows) for word, rows in sizes.items()}
@@ -172,9 +165,11 @@ def _engine_folder(flavor: str, sha256: str) -> Path:
 
 
 def _tensorrt_version(flavor: str) -> str:
+    if flavor == "rtx":
+        return plugin_version() or "?"
     from importlib import metadata
 
-    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12") if flavor == "tensorrt" else (_RTX_MODULE,):
+    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -23,6 +23,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 _NUM_NAMED = 5
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
+_REGISTERED: set[str] = set()
+"""Libraries that this process registered: where there is no GPU they offer nothing, and a second time is refused."""
 
 
 class SerializableModel(Protocol):
@@ -177,11 +179,12 @@ def _plugin_arguments(options: Any, plugin: PluginProvider) -> dict[str, Any]:
             f"ONNX Runtime {onnxruntime.__version__} takes no plug-in providers; install onnxruntime 1.24 or newer"
         )
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.name]
-    if not devices:
+    if not devices and plugin.shared_object not in _REGISTERED:
         try:
             onnxruntime.register_execution_provider_library(plugin.name, plugin.shared_object)
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
             raise ProviderUnavailableError(f"{plugin.name} does not load: {err}") from err
+        _REGISTERED.add(plugin.shared_object)
         devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == plugin.name]
     if not devices:
         raise ProviderUnavailableError(f"{plugin.name} loads, but offers no device on this machine")

@@ -38,7 +38,7 @@ from runtimes.trt.execution_lane import (
     run_in_pieces,
 )
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
-from runtimes.trt.library import TensorRtLibrary, load_library, start_runtime
+from runtimes.trt.library import TensorRtLibrary, library_for, load_library, start_runtime
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,7 +77,9 @@ class TrtRuntime:
 
     Args:
         engine: Path of the plan.
-        flavor: "tensorrt" or "rtx"; None takes what the sidecar says, "tensorrt" where there is none.
+        flavor: The library: "tensorrt", "lean", "dispatch" or "rtx". None takes what the sidecar says, "tensorrt" where
+            there is none; and for a version-compatible engine the lean or dispatch library where the full one is not
+            installed.
         check_sidecar: Compare the plan and this machine with `<engine>.json` before TensorRT sees the plan.
         cuda: CUDA; what is installed when None.
         max_contexts: How many calls of `run` may compute at the same time; each needs memory for the largest batch.
@@ -117,13 +119,14 @@ class TrtRuntime:
         path = Path(engine)
         check_is_no_onnx(path)
         sidecar = read_sidecar(path, required=check_sidecar, flavor=flavor)
-        chosen = flavor or (sidecar.facts.flavor if sidecar else "tensorrt")
+        chosen = flavor or _library_of(sidecar)
         command = rebuild_command(path, sidecar, chosen)
         if sidecar is not None and check_sidecar:
             check_plan(path, sidecar, chosen, command)
         library = load_library(chosen)
         if sidecar is not None and check_sidecar:
             check_version(path, sidecar, library, command)
+        self._library = library
         self._cuda = load_cuda() if cuda is None else cuda
         if self._cuda.device_count() < 1:
             raise ProviderUnavailableError(f"{path} needs an NVIDIA GPU; CUDA finds none on this machine")
@@ -145,6 +148,11 @@ class TrtRuntime:
     def output_specs(self) -> Mapping[str, TensorSpec]:
         """Name to specification of every output, in the model's order."""
         return self._output_specs
+
+    @property
+    def library(self) -> str:
+        """Which TensorRT runs it, such as "lean 11.4.0"."""
+        return f"{self._library.flavor} {self._library.version}"
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`. Any number of threads may call it.
@@ -267,6 +275,12 @@ class TrtRuntime:
         lane = Lane(self._model, self._cuda, graphs=self._graphs)
         self._num_lanes += 1  # only now: a lane that could not be made does not count
         return lane
+
+
+def _library_of(sidecar: EngineSidecar | None) -> str:
+    if sidecar is None:
+        return "tensorrt"
+    return library_for(sidecar.facts.flavor, version_compat=bool(sidecar.facts.flags.get("version_compat")))
 
 
 def _load(

@@ -14,7 +14,7 @@ from runtimes.bundle.manifest import file_entry
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
-from runtimes.trt.library import TensorRtLibrary, base_version
+from runtimes.trt.library import LEAN_LIBRARIES, TensorRtLibrary, base_version, built_flavor
 
 _MODEL_FIELDS = frozenset(range(1, 27))
 """Field numbers of ModelProto. Source: onnx.proto."""
@@ -107,7 +107,7 @@ def check_plan(path: Path, sidecar: EngineSidecar, flavor: str, command: str) ->
             f"{path}: changed since it was built: got {entry.size_bytes} bytes, SHA-256 {entry.sha256[:12]}…, expected "
             f"{sidecar.engine_size_bytes} bytes, {sidecar.engine_sha256[:12]}…; copy it again, or {command}"
         )
-    if flavor != sidecar.facts.flavor:
+    if built_flavor(flavor) != sidecar.facts.flavor:
         raise BundleError(
             f"{path}: asked to open it with {flavor!r}, it was built with {sidecar.facts.flavor!r}; leave flavor out"
         )
@@ -119,6 +119,11 @@ def check_plan(path: Path, sidecar: EngineSidecar, flavor: str, command: str) ->
 def check_version(path: Path, sidecar: EngineSidecar, library: TensorRtLibrary, command: str) -> None:
     """Compare the installed library with the sidecar."""
     built = base_version(sidecar.facts.tensorrt_version)
+    if library.flavor in LEAN_LIBRARIES and not sidecar.facts.flags.get("version_compat"):
+        raise BundleError(
+            f"{path}: got an engine for the full TensorRT {built}, expected a version-compatible one: TensorRT's "
+            f"{library.flavor} library loads no other; {command} --version-compat"
+        )
     if built == library.version:
         return
     if not sidecar.facts.flags.get("version_compat"):

@@ -7,7 +7,9 @@ flavor. It keeps warnings and errors instead of printing them: a failure carries
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,7 +18,11 @@ from typing import Any
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 
 FLAVOURS: Mapping[str, str] = MappingProxyType({"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"})
-"""Flavour to module name."""
+"""Flavor, of what builds an engine, to module name."""
+
+LEAN_LIBRARIES: Mapping[str, str] = MappingProxyType({"lean": "tensorrt_lean", "dispatch": "tensorrt_dispatch"})
+"""TensorRT's libraries that only load version-compatible engines, to module name: the lean one runs them itself
+(44 MB), the dispatch one with the lean runtime that the engine carries (0.3 MB). Source: wheels of 11.4."""
 
 _KEPT_MESSAGES = 200
 _TOLD_MESSAGES = 5
@@ -53,10 +59,10 @@ class TensorRtLog:
 
 @dataclass(frozen=True, slots=True)
 class TensorRtLibrary:
-    """One imported flavor.
+    """One imported library.
 
     Attributes:
-        flavor: "tensorrt" or "rtx".
+        flavor: "tensorrt", "lean", "dispatch" or "rtx".
         module: The imported module.
         logger: Its one logger in this process.
         log: What that logger heard.
@@ -106,30 +112,75 @@ def start_runtime(library: TensorRtLibrary, *, no_gpu: str) -> Any:
 _LOADED: dict[str, TensorRtLibrary] = {}
 
 
+def built_flavor(flavor: str) -> str:
+    """Return the flavor of the engines that a library loads."""
+    return "tensorrt" if flavor in LEAN_LIBRARIES else flavor
+
+
+def library_for(flavor: str, *, version_compat: bool) -> str:
+    """Return which library opens an engine of a flavor here.
+
+    For a version-compatible engine of TensorRT that is the full library, or where that is not installed the lean one,
+    or the dispatch one; for every other engine its own.
+    """
+    if flavor != "tensorrt" or not version_compat or _is_installed(FLAVOURS[flavor]):
+        return flavor
+    return next((name for name, module in LEAN_LIBRARIES.items() if any(map(_is_installed, _names(module)))), flavor)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # a module in sys.modules without a spec, or None there
+        return sys.modules.get(module) is not None
+
+
+def _names(module: str) -> tuple[str, ...]:
+    """Return under which names a module may be installed: pip's wheels of bindings come without the package around."""
+    return (module, f"{module}_bindings") if module in LEAN_LIBRARIES.values() else (module,)
+
+
 def load_library(flavor: str) -> TensorRtLibrary:
-    """Import a flavor, once per process.
+    """Import a library, once per process.
 
     Args:
-        flavor: "tensorrt" or "rtx".
+        flavor: "tensorrt", "lean", "dispatch" or "rtx".
 
     Raises:
         ValueError: If the flavor is unknown.
         MissingDependencyError: If the library is not installed or does not load.
     """
-    if flavor not in FLAVOURS:
-        raise ValueError(f"flavor: got {flavor!r}, expected one of {', '.join(FLAVOURS)}")
-    try:
-        module = importlib.import_module(FLAVOURS[flavor])
-    except (ImportError, OSError) as err:  # OSError: a shared library of it is missing
-        raise MissingDependencyError(
-            f'{FLAVOURS[flavor]} is needed ({err}); pip install "resnet-export[{flavor}]", '
-            "on a Jetson use JetPack's own Python packages"
-        ) from err
+    known = {**FLAVOURS, **LEAN_LIBRARIES}
+    if flavor not in known:
+        raise ValueError(f"flavor: got {flavor!r}, expected one of {', '.join(known)}")
+    module = _import(flavor, known[flavor])
     loaded = _LOADED.get(flavor)
     if loaded is None or loaded.module is not module:
         log = TensorRtLog()
         loaded = _LOADED[flavor] = TensorRtLibrary(flavor, module, _make_logger(module, log), log)
     return loaded
+
+
+def _import(flavor: str, name: str) -> Any:
+    errors: list[ImportError | OSError] = []
+    for candidate in _names(name):
+        try:
+            module = importlib.import_module(candidate)
+        except (ImportError, OSError) as err:  # OSError: a shared library of it is missing
+            errors.append(err)
+            continue
+        if hasattr(module, "Runtime"):
+            return module
+        errors.append(ImportError(f"{candidate} is there and holds nothing: an empty placeholder of a package"))
+    package = f"tensorrt-{flavor}-cu13"
+    install = (
+        f'pip install "resnet-export[{flavor}]"'
+        if flavor in FLAVOURS
+        else f"pip install {package}-libs {package}-bindings (cu12 for CUDA 12)"
+    )
+    raise MissingDependencyError(
+        f"{name} is needed ({errors[0]}); {install}, on a Jetson use JetPack's own Python packages"
+    ) from errors[0]
 
 
 def _make_logger(trt: Any, log: TensorRtLog) -> Any:

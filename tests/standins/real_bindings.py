@@ -24,6 +24,12 @@ PACKAGES = {
 }
 """Version to the pinned requirement whose bindings speak for it."""
 
+LEAN_PACKAGES = {
+    "lean-11.4": "tensorrt-lean-cu13-bindings==11.4.0.106",
+    "dispatch-11.4": "tensorrt-dispatch-cu13-bindings==11.4.0.106",
+}
+"""The same of the libraries that only load engines."""
+
 SHIM = Path(__file__).with_name("nvinfer_shim.c")
 CACHE = Path(__file__).parents[2] / ".bindings"
 """Where this checkout keeps them; git ignores it."""
@@ -36,10 +42,10 @@ from pathlib import Path
 for _library in sorted(Path(__file__).parents[1].glob("libnv*")):
     ctypes.CDLL(str(_library), ctypes.RTLD_GLOBAL)
 
-from tensorrt_bindings import *
-from tensorrt_bindings import __version__
+from {name}_bindings import *
+from {name}_bindings import __version__
 """
-"""The `tensorrt` module around the wheel's own: it loads the shim first."""
+"""The module around the wheel's own: it loads the shim first."""
 
 
 class BindingsUnavailableError(Exception):
@@ -50,13 +56,14 @@ def bindings_folder(version: str, cache: Path) -> Path:
     """Return a folder for PYTHONPATH whose `tensorrt` is the real one of a version; download and build it if need be.
 
     Args:
-        version: A key of `PACKAGES`.
+        version: A key of `PACKAGES` or `LEAN_PACKAGES`.
         cache: Where the folders are kept, one per version, whole or absent.
 
     Raises:
         BindingsUnavailableError: Without a C compiler, readelf, the network, or a wheel for this Python.
     """
-    folder = cache / PACKAGES[version].replace("==", "-")
+    requirement = {**PACKAGES, **LEAN_PACKAGES}[version]
+    folder = cache / requirement.replace("==", "-")
     if folder.is_dir():
         return folder
     for tool in ("gcc", "readelf"):
@@ -65,17 +72,23 @@ def bindings_folder(version: str, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as unfinished:
         made = Path(unfinished) / "bindings"
-        _download(PACKAGES[version], made)
-        for library in _needed(made / "tensorrt_bindings" / "tensorrt.so"):
+        _download(requirement, made)
+        name = module_of(version)
+        for library in _needed(made / f"{name}_bindings" / f"{name}.so"):
             _compile(made / library)
-        (made / "tensorrt").mkdir()
-        (made / "tensorrt" / "__init__.py").write_text(_MODULE)
+        (made / name).mkdir()
+        (made / name / "__init__.py").write_text(_MODULE.format(name=name))
         try:
             made.rename(folder)
         except OSError:  # another process was faster
             if not folder.is_dir():
                 raise
     return folder
+
+
+def module_of(version: str) -> str:
+    """Return the name of the module that a version's bindings are, such as "tensorrt_lean"."""
+    return "tensorrt" if version in PACKAGES else f"tensorrt_{version.partition('-')[0]}"
 
 
 def forwarding() -> dict[str, str]:

@@ -8,6 +8,7 @@ Kept are the classes, members and enums that this project may use; nothing else 
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -95,12 +96,12 @@ def _signatures(name: str, method: Any) -> list[str]:
 
 def record(version: str, folder: Path) -> dict[str, Any]:
     """Return the surface of the real bindings in `folder`, asked in a process of its own."""
-    from standins.real_bindings import PACKAGES, run_with_bindings
+    from standins.real_bindings import LEAN_PACKAGES, PACKAGES, module_of, run_with_bindings
 
-    done = run_with_bindings(folder, __file__, "--print")
+    done = run_with_bindings(folder, __file__, "--print", module_of(version))
     if done.returncode:
         raise RuntimeError(f"the bindings of {version} do not tell: {done.stderr}")
-    return {"package": PACKAGES[version], **json.loads(done.stdout)}
+    return {"package": {**PACKAGES, **LEAN_PACKAGES}[version], **json.loads(done.stdout)}
 
 
 def load_surface(version: str) -> dict[str, Any]:
@@ -123,15 +124,13 @@ def _text(content: dict[str, Any]) -> str:
 
 def main(words: list[str]) -> None:
     """Record the versions named, or all."""
-    if words == ["--print"]:
-        import tensorrt
-
-        print(json.dumps(surface(tensorrt)))
+    if words[:1] == ["--print"]:
+        print(json.dumps(surface(importlib.import_module(words[1]))))
         return
-    from standins.real_bindings import CACHE, PACKAGES, bindings_folder
+    from standins.real_bindings import CACHE, LEAN_PACKAGES, PACKAGES, bindings_folder
 
     FOLDER.mkdir(exist_ok=True)
-    for version in words or PACKAGES:
+    for version in words or [*PACKAGES, *LEAN_PACKAGES]:
         content = record(version, bindings_folder(version, CACHE))
         (FOLDER / f"{version}.json").write_text(_text(content))
         print(f"{version}: {content['package']}, {len(content['classes'])} classes, {len(content['enums'])} enums")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from standins.cuda_standin import CudaStandin
-from standins.real_bindings import CACHE, PACKAGES, BindingsUnavailableError, bindings_folder
+from standins.real_bindings import CACHE, LEAN_PACKAGES, PACKAGES, BindingsUnavailableError, bindings_folder
 from standins.record_surface import load_surface, record, surface
 from standins.surface_use import CLASS_OF_NAME, misuses, parameters
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
@@ -38,13 +38,13 @@ def recorded(version):
     return surface(pytest.importorskip("tensorrt_rtx"))
 
 
-@pytest.mark.parametrize("version", PACKAGES)
+@pytest.mark.parametrize("version", [*PACKAGES, *LEAN_PACKAGES])
 def test_record_is_what_the_real_bindings_say(version):
     try:
         folder = bindings_folder(version, CACHE)
     except BindingsUnavailableError as err:
         pytest.skip(f"not recorded anew: {err}")
-    assert record(version, folder) == SURFACES[version]
+    assert record(version, folder) == load_surface(version)
 
 
 # The code
@@ -107,6 +107,12 @@ def test_parameters_of_a_signature():
     signature = "(name: str, sizes: tuple[int, int], path: str = None) -> tuple[int, list[str]]"
     assert parameters(signature) == [("name", False), ("sizes", False), ("path", True)]
     assert parameters("() -> None") == []
+
+
+@pytest.mark.parametrize("version", LEAN_PACKAGES)
+@pytest.mark.parametrize("file", ["adapter.py", "execution_lane.py", "library.py"])
+def test_engines_are_run_with_what_the_lean_libraries_have(file, version):
+    assert not list(map(str, misuses((ROOT / "runtimes" / "trt" / file).read_text(), load_surface(version))))
 
 
 # The stand-in

@@ -16,6 +16,7 @@ from resnet_export.main import main
 from runtimes.inference.runtime_kind import RuntimeKind
 from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.machine.environment import (
+    TENSORRT_MODULES,
     GpuDevice,
     GpuInfo,
     JetPackInfo,
@@ -109,7 +110,7 @@ def test_json_here(capsys):
     ]
     assert told["schema_version"] == 1
     assert {"name", "version", "reason"} == set(told["libraries"][0])
-    assert [item["module"] for item in told["tensorrt"]] == ["tensorrt", "tensorrt_rtx"]
+    assert [item["module"] for item in told["tensorrt"]] == list(TENSORRT_MODULES)
     for ability in told["abilities"]:
         assert set(ability) == {"name", "possible", "detail", "command"}
         assert ability["detail"]

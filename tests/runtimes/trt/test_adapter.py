@@ -14,6 +14,8 @@ import platform
 import subprocess
 import sys
 import threading
+import types
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,6 +89,8 @@ class Machine:
     cuda: CudaStandin
     folder: Path
     shares_profile: bool = True
+    lean: str = ""
+    install: Callable[[], object] = lambda: None
 
     def build(self, model=None, *, precision="fp32", batch=BATCH, options=None, **facts) -> Path:
         """Build with the project's own builder and write the sidecar; `facts` replace what is true."""
@@ -742,6 +746,72 @@ def test_version_compatible_engine_that_no_promise_covers(machine_of, built, ope
     engine = machine_of(built).build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
     with pytest.raises(BundleError, match=r"loads those of its own major version and of the one before"):
         machine_of(opened).open(engine)
+
+
+@pytest.fixture(
+    params=[("lean", "tensorrt_lean"), ("lean", "tensorrt_lean_bindings"), ("dispatch", "tensorrt_dispatch")]
+)
+def lean_machine(request, machine_of, monkeypatch):
+    """An edge image: TensorRT's lean or dispatch library, and not the full one."""
+    machine = machine_of("10.13")
+    machine.lean, module = request.param
+    machine.install = lambda: (
+        monkeypatch.setitem(sys.modules, "tensorrt", None),
+        monkeypatch.setitem(sys.modules, module, machine.standin.module),
+    )
+    return machine
+
+
+def test_lean_library_opens_version_compatible_engines(lean_machine):
+    engine = lean_machine.build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    lean_machine.install()
+    for flavor in (lean_machine.lean, None):  # by name, and found by itself
+        with lean_machine.open(engine, flavor=flavor) as runtime:
+            assert runtime.library == f"{lean_machine.lean} 10.13.3.9"
+            assert np.abs(runtime.run({"input": images(3)})["logits"] - expected(images(3))).max() <= 1e-6
+
+
+def test_lean_library_opens_no_other_engine(lean_machine):
+    engine = lean_machine.build()
+    lean_machine.install()
+    with pytest.raises(
+        BundleError, match=r"expected a version-compatible one: .* loads no other; .* --version-compat$"
+    ):
+        lean_machine.open(engine, flavor=lean_machine.lean)
+    with pytest.raises(MissingDependencyError, match="tensorrt is needed"):
+        lean_machine.open(engine)
+
+
+def test_lean_library_checks_the_same(lean_machine):
+    engine = lean_machine.build(
+        options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE, compute_capability="7.2"
+    )
+    lean_machine.install()
+    with pytest.raises(BundleError, match=r"compute capability 7\.2"):
+        lean_machine.open(engine)
+    engine.write_bytes(engine.read_bytes() + b"x")
+    with pytest.raises(BundleError, match="changed since it was built"):
+        lean_machine.open(engine)
+
+
+@pytest.mark.parametrize("content", [None, types.ModuleType("tensorrt_lean")], ids=["missing", "placeholder"])
+def test_lean_library_that_is_not_there(machine_10, monkeypatch, content):
+    """`pip install --only-binary :all: tensorrt-lean-cu13` installs an empty package."""
+    engine = machine_10.build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", content)
+    with pytest.raises(
+        MissingDependencyError, match=r"pip install tensorrt-lean-cu13-libs tensorrt-lean-cu13-bindings"
+    ):
+        machine_10.open(engine, flavor="lean")
+
+
+def test_full_library_is_taken_where_it_is(lean_machine, monkeypatch):
+    engine = lean_machine.build(options=BuildOptions(batch=BATCH, version_compat=True), flags=COMPATIBLE)
+    full = sys.modules["tensorrt"]
+    lean_machine.install()
+    monkeypatch.setitem(sys.modules, "tensorrt", full)
+    with lean_machine.open(engine) as runtime:
+        assert runtime.library == "tensorrt 10.13.3.9"
 
 
 def test_tensorrt_that_does_not_start(machine, monkeypatch):
