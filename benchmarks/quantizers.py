@@ -43,7 +43,7 @@ from benchmarks.quantizer_result import RowResult, RunResult, merged
 from benchmarks.quantizer_settings import OURS, SETTINGS, Setting, chosen
 from benchmarks.quantizer_table import markdown, write_between_markers
 from exporter.version import __version__
-from resnet_export.console.option_types import positive, resize, rgb
+from resnet_export.console.option_types import per_channel, positive, resize
 from runtimes.machine.environment import machine_info
 
 FORWARD = Setting("FP32 forward", OURS, "forward.py")
@@ -81,8 +81,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names in index order, for an .onnx file")
     parser.add_argument("--resize", type=resize, metavar="N|HxW")
     parser.add_argument("--input-size", type=positive, metavar="N", help="centre crop")
-    parser.add_argument("--mean", type=rgb, metavar="R,G,B")
-    parser.add_argument("--std", type=rgb, metavar="R,G,B")
+    parser.add_argument("--mean", type=per_channel, metavar="R,G,B")
+    parser.add_argument("--std", type=per_channel, metavar="R,G,B")
     homes = parser.add_mutually_exclusive_group()
     homes.add_argument("--environments", type=Path, metavar="DIR", help="the peers' environments, as made before")
     homes.add_argument("--create-environments", type=Path, metavar="DIR", help="make those that are missing (14 GB)")

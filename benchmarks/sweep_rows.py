@@ -176,7 +176,7 @@ def load_variant(row: Row, name: str, size: int | None) -> Variant:
     """Load a variant at a size in pixels, or its own; the row says at which."""
     from exporter.models.load_model import load_model
     from exporter.models.loaded_model import RANDOM_WEIGHTS, ModelRequest
-    from exporter.models.preprocessing_options import PreprocessingOptions
+    from exporter.preprocessing.options import PreprocessingOptions
 
     loaded = load_model(ModelRequest(name, RANDOM_WEIGHTS, preprocessing=PreprocessingOptions(input_size=size)))
     row["input_size"] = list(loaded.preprocessing.input_size)

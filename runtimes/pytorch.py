@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TorchRuntime:
-    """A module with one float32 input [N, 3, H, W] and one output [N, num_classes], run without gradients.
+    """A module with one float32 input [N, C, H, W] and one output [N, num_classes], run without gradients.
 
     Args:
         module: In evaluation mode; on the CPU or a GPU, results come back as NumPy arrays.
@@ -47,7 +47,7 @@ class TorchRuntime:
         self._input_name = input_name
         self._output_names = (output_name,) if output_names is None else tuple(output_names)
         height, width = input_size or (None, None)
-        self._input_specs = {input_name: TensorSpec("float32", (None, 3, height, width))}
+        self._input_specs = {input_name: TensorSpec("float32", (None, None, height, width))}
         self._output_specs = dict.fromkeys(self._output_names, TensorSpec("float32", (None, None)))
 
     @property

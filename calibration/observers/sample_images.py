@@ -28,9 +28,6 @@ all images is missed with probability 0.9**32 = 3 %; of 10 images with 35 %."""
 MAX_HELD_OUT = 64
 """Images held out when no validation folder is given, at most; never more than a quarter of the folder."""
 
-MAX_COPIES = 0.01
-"""Share of the validation set that may be copies of calibration images; they are left out of the measurement."""
-
 MAX_HELD_OUT_FOR_BUDGET = 1024
 """The same where an accuracy budget has to hold: 64 images cannot show an agreement of 99 %, that takes 381."""
 
@@ -140,23 +137,22 @@ class DisjointImages:
 
 
 def leave_out_copies(calibration: Sequence[Path], validation: Sequence[Path]) -> DisjointImages:
-    """Return the validation images that calibration does not see; refuse sets that share files.
+    """Return the validation images that calibration does not see, and the copies that were left out.
 
-    Collected data holds a few duplicates: up to `MAX_COPIES` of the validation set are left out and reported. More of
-    them, or one and the same file in both sets, means that the two folders were not kept apart.
+    No accuracy figure may come from images that set the ranges; what is left is measured, and the count is told.
 
     Files of equal size are compared by content, so that a copy under another name is found. Files that cannot be
     opened (a broken link, no bytes, no permission) are in neither set: reading them reports them.
 
     Raises:
-        CalibrationError: With the count and one pair.
+        CalibrationError: If no validation image is left.
     """
     copies = _copies(calibration, validation)
-    same_file = any(path.samefile(other) for path, other in copies)
-    if same_file or len(copies) > MAX_COPIES * len(validation):
+    if copies and len(copies) == len(validation):
         raise CalibrationError(
-            f"{len(copies)} of {len(validation)} validation images are also calibration images, first {copies[0][0]} = "
-            f"{copies[0][1]}; accuracy measured on them would flatter INT8: give folders that share no image"
+            f"all {len(validation)} validation images are also calibration images, first {copies[0][0]} = "
+            f"{copies[0][1]}; accuracy measured on them would flatter INT8: give folders that share no image, or leave "
+            "--val out, and images of --calib are held out"
         )
     left_out = {path for path, _ in copies}
     return DisjointImages(tuple(path for path in validation if path not in left_out), copies)

@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.errors import ExportError
 from runtimes.preprocessing.transform import Preprocessing, normalize
 
 MAX_DEVIATION = 2e-6
@@ -53,6 +54,11 @@ def nvinfer_normalization(preprocessing: Preprocessing) -> NvinferNormalization:
     The difference of channel c is at most reach[c] * |1 / std[c] - factor|, where reach is the largest
     |x / 255 - mean[c]|. The best factor of two channels makes theirs equal, and the worst pair decides.
     """
+    if preprocessing.channels != 3:
+        raise ExportError(
+            f"DeepStream's nvinfer hands color frames over, and this model takes {preprocessing.channels} channels; "
+            "use resnet-export triton, or the Python interface"
+        )
     inverse = [1 / value for value in preprocessing.std]
     reach = [max(abs(value), abs(1 - value)) for value in preprocessing.mean]
     worst, factor = 0.0, inverse[0]

@@ -21,6 +21,7 @@ from exporter.checkpoints.weight_layout import layout_of
 from exporter.checkpoints.weight_names import find_network
 from exporter.errors import PreprocessingError, WeightsError
 from exporter.models.check_images import load_check_images
+from exporter.models.input_channels import RGB, channels_in, with_channels
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.networks.random_weights import settle_batchnorm, switch_on
 from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
@@ -81,13 +82,20 @@ class Architecture:
             torch.manual_seed(RANDOM_SEED)
             return self.build(num_classes).eval()
 
-    def assumed_preprocessing(self, request: ModelRequest) -> tuple[Preprocessing, str]:
+    def assumed_preprocessing(self, request: ModelRequest, channels: int = RGB) -> tuple[Preprocessing, str]:
         """Return the preprocessing for weights that say none, and its source in words.
 
         Raises:
             PreprocessingError: If nothing may be assumed and the options do not say everything.
         """
         options = request.preprocessing
+        if channels != RGB and self.preprocessing is not None:
+            if options.mean is None or options.std is None:
+                raise PreprocessingError(
+                    f"the network takes {channels} channel{'s' * (channels > 1)}, and nothing tells how they were "
+                    f"normalized; say --mean and --std, {channels} number{'s' * (channels > 1)} each"
+                )
+            return replace(self.preprocessing, mean=options.mean, std=options.std), self.preprocessing_source
         if self.preprocessing is None:
             return options.complete(self.preprocessing_source), "the command line"
         if self.undecided and (options.mean is None or options.std is None):
@@ -102,7 +110,10 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
         PreprocessingError: If nothing tells how images are prepared.
     """
     num_classes = request.num_classes or architecture.num_classes
-    preprocessing, preprocessing_source = architecture.assumed_preprocessing(request)
+    channels = request.preprocessing.channels or RGB
+    if channels != RGB and architecture.preprocessing is not None:  # a user's own code takes what it takes
+        architecture = _of_channels(architecture, channels)
+    preprocessing, preprocessing_source = architecture.assumed_preprocessing(request, channels)
     module = architecture.seeded(num_classes)
     if request.weights == RANDOM_WEIGHTS:
         images = load_check_images(request.preprocessing.applied_to(preprocessing))[:_NUM_SETTLING]
@@ -136,11 +147,17 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     if architecture.adapt is not None:
         architecture = architecture.adapt(architecture, checkpoint.state_dict)
         layout = layout_of(architecture.build)
+    channels = channels_in(checkpoint.state_dict, layout) or RGB
+    if channels != RGB:
+        architecture = _of_channels(architecture, channels)
+        layout = layout_of(architecture.build)
     head = find_head(checkpoint.state_dict, aside, layout, request.head_activation)
     if head is not None:
         checkpoint = _with_head_weights(checkpoint, head)
     stated = _stated_preprocessing(checkpoint, header, architecture, Path(request.weights))
-    preprocessing, preprocessing_source = stated or architecture.assumed_preprocessing(request)
+    if stated is not None and stated[0].channels != channels:
+        stated = None
+    preprocessing, preprocessing_source = stated or architecture.assumed_preprocessing(request, channels)
     in_file = layout.num_classes_of(checkpoint.state_dict) if head is None else head.num_classes
     if request.num_classes is not None and in_file not in (None, request.num_classes):
         raise WeightsError(
@@ -178,6 +195,16 @@ def _stated_preprocessing(
 def model_in_header(checkpoint: Checkpoint) -> str | None:
     """Return the model that a `.safetensors` header names, or None."""
     return checkpoint.metadata.get("model")
+
+
+def _of_channels(architecture: Architecture, channels: int) -> Architecture:
+    build = architecture.build
+    words = "1 channel, grey" if channels == 1 else f"{channels} channels"
+    return replace(
+        architecture,
+        build=lambda num_classes: with_channels(build(num_classes), channels),
+        notes=(*architecture.notes, f"the first convolution takes {words}"),
+    )
 
 
 def _with_names(

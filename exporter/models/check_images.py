@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from runtimes.preprocessing.decode import rgb_from_image
-from runtimes.preprocessing.transform import Preprocessing, preprocess
+from runtimes.preprocessing.transform import Preprocessing, band_pixels, normalize, preprocess
 
 PHOTOS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 NUM_CHECK_IMAGES = 4 * len(PHOTOS)
 
 
 def load_check_images(preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the check images, float32 [16, 3, H, W]."""
+    """Return the check images, float32 [16, C, H, W]."""
     folder = importlib.resources.files("exporter.models") / "check_photos"
     views: list[Image.Image] = []
     for name in PHOTOS:
@@ -29,4 +29,16 @@ def load_check_images(preprocessing: Preprocessing) -> NDArray[np.float32]:
         width, height = photo.size
         views += [photo, ImageOps.mirror(photo)]
         views += [photo.crop((0, 0, width // 2, height)), photo.crop((width // 2, 0, width, height))]
-    return np.stack([preprocess(preprocessing, view) for view in views])
+    if preprocessing.channels in (1, 3):
+        return np.stack([preprocess(preprocessing, view) for view in views])
+    return np.stack(
+        [normalize(preprocessing, band_pixels(preprocessing, _bands(preprocessing, view))) for view in views]
+    )
+
+
+def _bands(preprocessing: Preprocessing, view: Image.Image) -> NDArray[np.uint8]:
+    """Return red, green and blue over and over, as many as the model has channels, each time a little darker."""
+    colors = np.asarray(view)
+    darker = (min(place // 3, 7) for place in range(preprocessing.channels))
+    bands = [colors[..., place % 3] - colors[..., place % 3] // 8 * steps for place, steps in enumerate(darker)]
+    return np.stack(bands, axis=-1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from exporter.models.loaded_model import LoadedModel, ModelRequest
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.errors import MissingDependencyError
 
 _SOURCES: Mapping[str, str] = MappingProxyType(
@@ -55,6 +55,11 @@ def load_model(request: ModelRequest) -> LoadedModel:
             f'exporting needs PyTorch and torchvision ({err}); pip install "resnet-export[export]"'
         ) from err
     loaded = load(request)
+    if source == AUTO:
+        return loaded  # another source made it, with the options applied
+    from exporter.models.input_channels import in_color_order
+
+    loaded = in_color_order(loaded, request.preprocessing)
     preprocessing = request.preprocessing.applied_to(loaded.preprocessing)
     if preprocessing == loaded.preprocessing:
         return loaded
@@ -70,6 +75,8 @@ def load_any(
     preprocessing: PreprocessingOptions,
     checkpoint_key: str | None = None,
     head_activation: str | None = None,
+    outputs: tuple[str, ...] = (),
+    checks_output: bool = True,
     judge: Callable[[LoadedModel], float] | None = None,
 ) -> LoadedModel:
     """Load a model by name or file, or take a `torch.nn.Module` as it is; the options are those of `ModelRequest`.
@@ -78,8 +85,8 @@ def load_any(
         ExportError, MissingDependencyError: See `load_model` and `module_source.load_module`.
     """
     if isinstance(model, (str, Path)):
-        said = (weights, num_classes, preprocessing, checkpoint_key, head_activation)
+        said = (weights, num_classes, preprocessing, checkpoint_key, head_activation, outputs, checks_output)
         return load_model(ModelRequest(str(model), *said, judge=judge))
     from exporter.models.module_source import load_module
 
-    return load_module(model, preprocessing, num_classes=num_classes)
+    return load_module(model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import ExportError
 from exporter.models.model_names import ModelReference, parse_model
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.transform import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class ModelRequest:
         preprocessing: What is said about preprocessing beside the weights.
         checkpoint_key: Where the weights are in the file; see `exporter.checkpoints.choose_weights`.
         head_activation: What stands between the Linears of a changed classifier, or None.
+        outputs: Names of the outputs that are wanted of a model that has several; empty for its only one.
+        checks_output: Whether what the model gives matters; not so where `--features` takes tensors inside it.
         judge: Returns a model's top-1 accuracy, 0 to 1, on images of the user; None where there are none.
     """
 
@@ -47,6 +49,8 @@ class ModelRequest:
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     checkpoint_key: str | None = None
     head_activation: str | None = None
+    outputs: tuple[str, ...] = ()
+    checks_output: bool = True
     judge: Callable[[LoadedModel], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +86,8 @@ class LoadedModel:
         warnings: What was assumed and may be wrong, one sentence each.
         reference_name: What `module` is called where exports are compared with it.
         outputs: Names of what `module` gives: the logits, or the features asked for.
+        takes_bgr: Whether the network inside takes blue, green, red; `module` takes red, green, blue.
+        gives_logits: Whether it is one row of class scores, [N, classes]; else tensors without a top-1.
     """
 
     module: nn.Module
@@ -97,6 +103,8 @@ class LoadedModel:
     reference_name: str = "PyTorch"
     outputs: tuple[str, ...] = ("logits",)
     warnings: tuple[str, ...] = ()
+    gives_logits: bool = True
+    takes_bgr: bool = False
 
 
 def is_weights_file(weights: str) -> bool:

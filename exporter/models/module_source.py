@@ -10,21 +10,31 @@ from torch import nn
 
 from exporter.checkpoints.checkpoint import state_dict_sha256
 from exporter.errors import ModelObjectError, WeightsError
+from exporter.models.input_channels import in_color_order
 from exporter.models.loaded_model import LoadedModel, ModelRequest
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.models.module_outputs import check_is_float
 from exporter.models.python_source import checked
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.transform import Preprocessing
 
 
 def load_module(
-    module: nn.Module, options: PreprocessingOptions, *, num_classes: int | None = None, name: str | None = None
+    module: nn.Module,
+    options: PreprocessingOptions,
+    *,
+    num_classes: int | None = None,
+    name: str | None = None,
+    outputs: tuple[str, ...] = (),
+    checks_output: bool = True,
 ) -> LoadedModel:
     """Return a module as a model source: a copy in evaluation mode on the CPU; the caller's stays as it is.
 
     Args:
-        module: From images float32 [N, 3, H, W] to logits [N, classes]; its weights are float32 and finite.
+        module: From images float32 [N, C, H, W] to logits [N, classes]; its weights are float32 and finite.
         options: What is said about preprocessing. A module of timm says it itself where this does not.
         num_classes: Number of logits to insist on.
+        outputs: Which of its outputs are wanted, where it gives several.
+        checks_output: Whether what it gives matters.
         name: What folders and the manifest call it; the class's name by default.
 
     Raises:
@@ -33,6 +43,7 @@ def load_module(
         WeightsError: If its weights are not float32, or hold NaN or Inf.
     """
     known_as = name or type(module).__name__
+    check_is_float(module, known_as)
     _check_weights(module, known_as)
     preprocessing, origin = _preprocessing(module, options, known_as)
     try:
@@ -50,7 +61,10 @@ def load_module(
         num_classes=num_classes or 1,
         labels=None,
     )
-    return checked(loaded, known_as, ModelRequest("module", num_classes=num_classes, preprocessing=options))
+    request = ModelRequest(
+        "module", num_classes=num_classes, preprocessing=options, outputs=outputs, checks_output=checks_output
+    )
+    return in_color_order(checked(loaded, known_as, request), options)
 
 
 def _check_weights(module: nn.Module, name: str) -> None:

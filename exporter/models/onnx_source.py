@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from exporter.errors import OnnxFileError
+from exporter.errors import OnnxFileError, PreprocessingError
+from exporter.graph.onnx_file import OnnxSource, read_onnx
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest
-from exporter.models.onnx_file import OnnxSource, read_onnx
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from runtimes.protocol import Array
 
@@ -41,63 +43,98 @@ def load(request: ModelRequest) -> LoadedModel:
         OnnxFileError: If the file is not fit (see `read_onnx`), no image size is known, or an option does not apply.
         RuntimeAdapterError: If ONNX Runtime does not load the file.
     """
-    source = read_onnx(Path(request.reference.name))
+    source = read_onnx(Path(request.reference.name), request.outputs)
     if request.weights != DEFAULT_WEIGHTS:
         raise OnnxFileError(f"{source.path} holds its weights; leave --weights {request.weights} out")
     if request.num_classes not in (None, source.num_classes):
         raise OnnxFileError(
             f"{source.path} has {source.num_classes} classes; --num-classes cannot make {request.num_classes}"
         )
-    side = request.preprocessing.input_size
-    size = source.input_size or (None if side is None else (side, side))
-    if size is None:
-        raise OnnxFileError(f"{source.path}: the image size is open in the file; give --input-size N")
-    if side is not None and size != (side, side):
-        raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size {side} out")
-    resize = round(min(size) * RESIZE_SHARE)
+    preprocessing, told = _preprocessing(source, request)
+    layout = ("its input is NHWC: the bundle takes NCHW, and its first Transpose falls away",) if source.is_nhwc else ()
     return LoadedOnnx(
-        module=OnnxReference(source.model, batch=source.batch),
+        module=OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc),
         model_id=request.reference.model_id,
         source="onnx",
         weights=f"{source.path.name} (opset {source.opset})",
         weights_sha256=source.sha256,
-        preprocessing=Preprocessing(resize, size, Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD),
-        preprocessing_source="ImageNet's, assumed: the file does not say",
+        preprocessing=preprocessing,
+        preprocessing_source=told,
         num_classes=source.num_classes,
         labels=None,
+        notes=layout,
         reference_name=REFERENCE_NAME,
-        outputs=(source.output_name,),
+        outputs=source.output_names,
+        gives_logits=source.gives_logits,
         file=source,
     )
+
+
+def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preprocessing, str]:
+    """Return how images are prepared: ImageNet's way at the file's size, as far as options do not say it.
+
+    Raises:
+        OnnxFileError: If no image size is known, or the one asked for does not fit.
+        PreprocessingError: If the file takes other than three channels, and nobody says how they are normalized.
+    """
+    options = request.preprocessing
+    asked = (options.input_size, options.input_size) if isinstance(options.input_size, int) else options.input_size
+    if asked is None and source.input_size is None and isinstance(options.resize, tuple):
+        asked = options.resize
+    size = source.input_size or asked
+    if size is None:
+        raise OnnxFileError(f"{source.path}: the image size is open in the file; give --input-size N or HxW")
+    if asked is not None and size != asked:
+        given = "x".join(map(str, asked)) if asked[0] != asked[1] else str(asked[0])
+        raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size {given} out")
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    if source.channels != len(mean):
+        if options.mean is None or options.std is None:
+            raise PreprocessingError(
+                f"{source.path} takes {source.channels} channels, and nothing tells how they were normalized; say "
+                f"--mean and --std, {source.channels} numbers each"
+            )
+        mean, std = options.mean, options.std
+    resize = round(min(size) * RESIZE_SHARE)
+    cover: Resize = resize
+    if size[0] != size[1]:
+        cover = KeepRatio(round(size[0] * RESIZE_SHARE), round(size[1] * RESIZE_SHARE), inside=False)
+    return Preprocessing(cover, size, Interpolation.BILINEAR, mean, std), "ImageNet's, assumed: the file does not say"
 
 
 class OnnxReference(nn.Module):
     """Runs an ONNX classifier in ONNX Runtime, on the CPU, as the file was written.
 
     Args:
-        model: One float32 input [N, 3, H, W], one output.
+        model: One float32 input, an image, and its outputs.
         batch: The batch size that the file is fixed to, or None. Images then go through so many at a time, the last
             ones repeated to fill up.
+        is_nhwc: Whether the file takes [N, H, W, C].
 
     Raises:
         RuntimeAdapterError: If ONNX Runtime does not load the file.
     """
 
-    def __init__(self, model: ModelProto, *, batch: int | None) -> None:
+    def __init__(self, model: ModelProto, *, batch: int | None, is_nhwc: bool = False) -> None:
         super().__init__()
         self._runtime = OrtRuntime(model)
         self._batch = batch
+        self._is_nhwc = is_nhwc
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the file's first output, float32 [N, classes]."""
+    def forward(self, images: Tensor) -> Any:
+        """Return the file's output for images [N, C, H, W], a tuple where there are several."""
         array = images.cpu().numpy()
+        if self._is_nhwc:
+            array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
         step = len(array) if self._batch is None else self._batch
         parts = [self._run(array[first : first + step], step) for first in range(0, len(array), step)]
-        return torch.from_numpy(np.concatenate(parts))
+        outputs = tuple(torch.from_numpy(np.concatenate(values)) for values in zip(*parts, strict=True))
+        return outputs if len(outputs) > 1 else outputs[0]
 
-    def _run(self, images: Array, size: int) -> Array:
+    def _run(self, images: Array, size: int) -> list[Array]:
         (name,) = self._runtime.input_specs
-        (output,) = self._runtime.output_specs
         filled = np.resize(images, (size, *images.shape[1:]))
-        return self._runtime.run({name: np.ascontiguousarray(filled)})[output][: len(images)]
+        outputs = self._runtime.run({name: np.ascontiguousarray(filled)})
+        return [outputs[output][: len(images)] for output in self._runtime.output_specs]

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from exporter.errors import ModelObjectError, WeightsError
 from exporter.models.architecture import Architecture, load_file, load_random
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.models.loaded_model import is_weights_file as is_file
-from runtimes.preprocessing.transform import Preprocessing
+from exporter.models.module_outputs import check_is_float, tensors_given, with_outputs
 
 
 def load(request: ModelRequest) -> LoadedModel:
@@ -28,7 +28,7 @@ def load(request: ModelRequest) -> LoadedModel:
     Weights "DEFAULT" are those that it comes with, "random" those of one fixed seed.
 
     Raises:
-        ModelObjectError: If it cannot be imported or called, or gives no module from images to [N, classes].
+        ModelObjectError: If it cannot be imported or called, or gives no module that takes images and gives tensors.
     """
     reference = request.reference
     found = _imported(reference.name)
@@ -56,6 +56,7 @@ def load(request: ModelRequest) -> LoadedModel:
         if takes_num_classes and request.num_classes is None:
             _check_default(reference.name, found)
             architecture = replace(architecture, build=lambda _: _module(reference.name, found, None))
+        _check_runs(architecture.seeded(request.num_classes or 1000), request, reference.name)
         loaded = load_random(architecture, request)
         if request.weights == DEFAULT_WEIGHTS:
             words = f"as {reference.name} gives them (seed {RANDOM_SEED})"
@@ -135,6 +136,7 @@ def _module(name: str, found: Any, num_classes: int | None) -> nn.Module:
 
 def _on_cpu(name: str, module: nn.Module) -> nn.Module:
     """Return `module` if its weights are where PyTorch puts them now: on the CPU, or "meta" while shapes are asked."""
+    check_is_float(module, name)
     if devices := {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu", _default_device()}:
         raise ModelObjectError(f"{name}: its weights are on {', '.join(sorted(devices))}, expected cpu; call .cpu()")
     return module
@@ -145,31 +147,27 @@ def _default_device() -> str:
 
 
 def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:
-    """Return `loaded` with the number of classes that its logits have.
+    """Return `loaded` with what it gives: logits of so many classes, or the tensors that were asked for.
 
     Raises:
-        ModelObjectError: If it takes no images, gives no logits, or not as many as asked for.
+        ModelObjectError: If it takes no images, gives no tensors, or not as many classes as asked for.
     """
-    logits = _logits(loaded.module, loaded.preprocessing, name)
-    num_classes = int(logits.shape[1])
-    if request.num_classes not in (None, num_classes):
-        raise ModelObjectError(f"{name}: it has {num_classes} classes, --num-classes asks for {request.num_classes}")
-    return replace(loaded, num_classes=num_classes)
-
-
-def _logits(module: nn.Module, preprocessing: Preprocessing, name: str) -> Tensor:
-    images = torch.zeros(2, 3, *preprocessing.input_size)
-    try:
-        with torch.inference_mode():
-            logits = module(images)
-    except Exception as err:  # the user's code may raise anything; all of it is chained
+    if not request.checks_output:
+        return loaded
+    images = torch.zeros(2, *loaded.preprocessing.input_shape)
+    given = with_outputs(loaded, images, name, request.outputs)
+    if given.gives_logits and request.num_classes not in (None, given.num_classes):
         raise ModelObjectError(
-            f"{name}: it does not take images of float32 {list(images.shape)}: {type(err).__name__}: {err}"
-        ) from err
-    if not isinstance(logits, Tensor):
-        raise ModelObjectError(
-            f"{name}: its output is a {type(logits).__name__}, expected one tensor of logits [N, classes]"
+            f"{name}: it has {given.num_classes} classes, --num-classes asks for {request.num_classes}"
         )
-    if logits.ndim != 2 or logits.shape[0] != 2:
-        raise ModelObjectError(f"{name}: its output is {list(logits.shape)} for 2 images, expected logits [2, classes]")
-    return logits
+    return given
+
+
+def _check_runs(module: nn.Module, request: ModelRequest, name: str) -> None:
+    """Raise unless the module takes a picture, before anything else is done with it.
+
+    Raises:
+        ModelObjectError: Saying what it takes instead.
+    """
+    preprocessing = request.preprocessing.complete(f"nothing tells how images are prepared for {name}")
+    tensors_given(module, torch.zeros(2, *preprocessing.input_shape), name)

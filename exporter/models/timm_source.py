@@ -109,7 +109,9 @@ def _described(name: str) -> tuple[nn.Module, dict[str, Any]]:
     return module, config
 
 
-def _build(name: str, side: int | None, num_classes: int | None, *, pretrained: bool = False) -> nn.Module:
+def _build(
+    name: str, side: int | tuple[int, int] | None, num_classes: int | None, *, pretrained: bool = False
+) -> nn.Module:
     """Build; `side` is the input's in pixels, for networks that are built for one size."""
     module: nn.Module = timm.create_model(
         name, pretrained=pretrained, num_classes=num_classes, img_size=side, exportable=True
@@ -117,7 +119,7 @@ def _build(name: str, side: int | None, num_classes: int | None, *, pretrained: 
     return module
 
 
-def _fixed_side(config: dict[str, Any], request: ModelRequest) -> int | None:
+def _fixed_side(config: dict[str, Any], request: ModelRequest) -> int | tuple[int, int] | None:
     """Return the input size asked for, where the network must be built for it."""
     return request.preprocessing.input_size if config.get("fixed_input_size") else None
 

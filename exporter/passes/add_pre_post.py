@@ -103,7 +103,9 @@ def _take_pixels(graph: GraphProto, preprocessing: Preprocessing) -> None:
     ]
     replace_nodes(graph, [*added, *graph.node])
     graph.value_info.append(old)
-    pixels = onnx.helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, [BATCH_AXIS, height, width, 3])
+    pixels = onnx.helper.make_tensor_value_info(
+        PIXELS, TensorProto.UINT8, [BATCH_AXIS, height, width, preprocessing.channels]
+    )
     del graph.input[:]
     graph.input.append(pixels)
 

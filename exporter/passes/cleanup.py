@@ -11,6 +11,7 @@ from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.decompose_gelu import spell_out_gelu
 from exporter.passes.fold_affine import AffineFolds, fold_affine
 from exporter.passes.fold_constants import fold_constants
+from exporter.passes.input_layout import fold_input_layout
 from exporter.passes.split_maxpool_padding import split_zero_padding
 
 
@@ -38,4 +39,4 @@ def tidy_graph(model: ModelProto) -> TidyGraph:
     constants = fold_constants(model)
     canonical = spell_out_gelu(canonical_ops(constants.model).model).model
     folds = fold_affine(split_zero_padding(infer_shapes(canonical)).model)
-    return TidyGraph(folds.model, folds, constants.skipped)
+    return TidyGraph(fold_input_layout(folds.model), folds, constants.skipped)

@@ -100,9 +100,11 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
     if isinstance(loaded, LoadedOnnx):
         assert loaded.file is not None
         size = loaded.preprocessing.input_size
-        model, report = tidied_onnx(loaded.file, input_size=size, opset=config.resolved_opset)
+        model, report = tidied_onnx(
+            loaded.file, input_size=size, opset=config.resolved_opset, takes_bgr=loaded.takes_bgr
+        )
         return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
-    example = torch.zeros(2, 3, *loaded.preprocessing.input_size)
+    example = torch.zeros(2, *loaded.preprocessing.input_shape)
     folded, report = fold_batchnorm(loaded.module, example)
     model, folds = trace_and_fold(
         folded, example, opset=config.resolved_opset, producer_version=__version__, outputs=loaded.outputs

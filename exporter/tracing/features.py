@@ -42,7 +42,7 @@ def with_features(loaded: LoadedModel, names: tuple[str, ...]) -> LoadedModel:
         raise FeatureError(f"--features: {twice[0]!r} is given twice")
     module = copy.deepcopy(loaded.module)
     module.__class__ = _class_with_features(type(module), names)
-    return replace(loaded, module=module, outputs=names, labels=None)
+    return replace(loaded, module=module, outputs=names, labels=None, gives_logits=False)
 
 
 def _class_with_features(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:

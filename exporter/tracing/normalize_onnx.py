@@ -9,6 +9,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.errors import ExportError
+from exporter.graph.onnx_file import OnnxSource
 from exporter.graph.onnx_graph import (
     array_from_initializer,
     attribute,
@@ -16,21 +17,27 @@ from exporter.graph.onnx_graph import (
     index_graph,
     initializer_from_array,
 )
-from exporter.models.onnx_file import OnnxSource
 from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.passes.fold_constants import fold_constants
+from exporter.passes.input_layout import take_nchw, take_rgb
 from exporter.tracing.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
 
+_OLD_OPSET = 17
+"""To which older files are brought first: the passes here know the operators from 11 on."""
 
-def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) -> tuple[ModelProto, FoldReport]:
+
+def tidied_onnx(
+    source: OnnxSource, *, input_size: tuple[int, int], opset: int, takes_bgr: bool = False
+) -> tuple[ModelProto, FoldReport]:
     """Return the file's graph in the shape that `tracing.trace` gives: batch symbolic, BatchNorm folded, checked.
 
     Args:
         source: A file as `read_onnx` gives it; unchanged.
         input_size: Height and width of the images, fixed in the result.
         opset: The opset of the result.
+        takes_bgr: Whether the file takes blue, green, red; the result takes red, green, blue.
 
     Raises:
         ExportError: If the opset conversion or the checker fails, or the batch cannot be made symbolic.
@@ -38,8 +45,12 @@ def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) 
     """
     model = copy_model(source.model)
     _name_nodes(model)
+    if source.opset < _OLD_OPSET:
+        model = convert_opset(model, _OLD_OPSET)
     model = fold_constants(model).model
     _free_batch(model, source, input_size)
+    if takes_bgr:
+        take_rgb(model.graph)
     model.ir_version = max(model.ir_version, 8)
     converted = convert_opset(model, TRACE_OPSET)
     try:
@@ -53,7 +64,7 @@ def tidied_onnx(source: OnnxSource, *, input_size: tuple[int, int], opset: int) 
         tuple(FoldedBatchNorm(*pair) for pair in tidy.folds.folded),
         tuple(KeptBatchNorm(*pair) for pair in tidy.folds.kept),
     )
-    return checked(result), report
+    return checked(result, num_outputs=len(source.output_names)), report
 
 
 def _name_nodes(model: ModelProto) -> None:
@@ -81,12 +92,15 @@ def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, in
         sizes = [] if target is None else array_from_initializer(target).tolist()
         if sizes and sizes[0] == source.batch:
             _take_batch_from_input(graph, node, [int(size) for size in sizes])
+    if source.is_nhwc:
+        take_nchw(graph)
     dims = graph.input[0].type.tensor_type.shape.dim
     dims[0].dim_param = BATCH_AXIS
     dims[2].dim_value, dims[3].dim_value = input_size
     del graph.value_info[:], graph.output[:]
-    shape = [BATCH_AXIS, source.num_classes]
-    graph.output.append(onnx.helper.make_tensor_value_info(source.output_name, TensorProto.FLOAT, shape))
+    for name, sizes in zip(source.output_names, source.output_shapes, strict=True):
+        shape = [BATCH_AXIS, *sizes]
+        graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
 def _take_batch_from_input(graph: GraphProto, reshape: NodeProto, sizes: list[int]) -> None:

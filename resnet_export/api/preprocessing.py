@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import Interpolation
 from runtimes.preprocessing.transform import Preprocessing as Resolved

@@ -91,7 +91,7 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
     onnx_model: Any = getattr(model, "onnx", model)
     known: PreprocessingLike = getattr(model, "preprocessing", None)
     if isinstance(onnx_model, (str, Path)) or hasattr(onnx_model, "__fspath__"):
-        from exporter.models.onnx_file import read_onnx
+        from exporter.graph.onnx_file import read_onnx
 
         return read_onnx(Path(onnx_model)).model, known
     if not hasattr(onnx_model, "graph"):

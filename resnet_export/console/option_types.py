@@ -62,13 +62,30 @@ def resize(text: str) -> int | tuple[int, int]:
     return (positive(height), positive(width)) if times else positive(text)
 
 
-def rgb(text: str) -> tuple[float, float, float]:
-    """Return three numbers R,G,B."""
+def size(text: str) -> int | tuple[int, int]:
+    """Return a side N, or HxW."""
+    return resize(text)
+
+
+def per_channel(text: str) -> tuple[float, ...]:
+    """Return one number per channel: R,G,B; one for grey; N for bands."""
     try:
-        red, green, blue = (float(word) for word in text.split(","))
+        return tuple(float(word) for word in text.split(","))
     except ValueError as err:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected three numbers R,G,B") from err
-    return red, green, blue
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected a number per channel: three numbers R,G,B; one for grey"
+        ) from err
+
+
+def scale(text: str) -> float:
+    """Return what levels are multiplied by: a number > 0, or 1/N."""
+    over = text.strip().partition("/")
+    top, bottom = _number(over[0]), _number(over[2]) if over[1] else 1.0
+    if not top or not bottom or top < 0 or bottom < 0:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected what 8-bit levels are multiplied by: 1/255, 1, 1/127.5"
+        )
+    return top / bottom
 
 
 def interpolation(text: str) -> Interpolation:

@@ -264,8 +264,7 @@ class BudgetJob:
 
     def _latency(self, whole: QuantizationResult, result: QuantizationResult) -> dict[str, Any]:
         """Time one image through both files in ONNX Runtime: what a GPU takes is not measured here."""
-        height, width = self.exported.preprocessing.input_size
-        image = {"input": np.zeros((1, 3, height, width), np.float32)}
+        image = {"input": np.zeros((1, *self.exported.preprocessing.input_shape), np.float32)}
         times = []
         for model in (whole.quantized.model, result.quantized.model):
             with OrtRuntime(model) as runtime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,20 +14,22 @@ from calibration.methods.method import METHODS, Method, method_from_name
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import FAMILIES
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from exporter.target import TARGETS, Target, target_from_name
 from resnet_export.console.option_types import (
     batch_range,
     interpolation,
     names,
+    per_channel,
     percentage_points,
     positive,
     resize,
-    rgb,
+    scale,
     share,
+    size,
 )
 from resnet_export.export_job.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
-from resnet_export.images.image_set import image_folder
+from resnet_export.images.gather import gathered_source
 from runtimes.bundle.manifest import DEFAULT_BATCH
 
 _DESCRIPTION = """\
@@ -51,8 +54,8 @@ class ExportArguments:
     quiet: bool
 
 
-def export_arguments(arguments: argparse.Namespace) -> ExportArguments:
-    """Return the options that the words say.
+def export_arguments(arguments: argparse.Namespace, stack: ExitStack) -> ExportArguments:
+    """Return the options that the words say; images that lie in no one folder are gathered until `stack` is left.
 
     Raises:
         OptionError: If options contradict each other.
@@ -64,8 +67,12 @@ def export_arguments(arguments: argparse.Namespace) -> ExportArguments:
     if quiet and json:
         raise OptionError("--quiet and --json contradict each other: --json prints the report")
     said = PreprocessingOptions(**{option.name: words.pop(option.name) for option in fields(PreprocessingOptions)})
-    for source in ("calib", "val"):
-        words[source] = None if words[source] is None else image_folder(words[source])
+    labels = words.pop("val_label_file")
+    if labels is not None and words["val"] is None:
+        raise OptionError("--val-labels says the classes of --val; give both")
+    for source, file in (("calib", None), ("val", labels)):
+        given = words[source]
+        words[source] = None if given is None else stack.enter_context(gathered_source(given, file))
     return ExportArguments(ExportOptions(preprocessing=said, **words), json, quiet)
 
 
@@ -113,20 +120,30 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class name per line, in index order")
-    group.add_argument("--input-size", type=positive, metavar="N", help="centre crop to N x N after resizing")
+    group.add_argument("--input-size", type=size, metavar="N|HxW", help="center crop to N x N or H x W after resizing")
     group.add_argument(
         "--resize",
         type=resize,
         metavar="N|HxW",
         help="shorter side to N before the crop, or exactly HxW without a crop (default: as the weights)",
     )
-    group.add_argument("--mean", type=rgb, metavar="R,G,B", help="subtracted, on the scale 0-1")
-    group.add_argument("--std", type=rgb, metavar="R,G,B", help="divided by, on the scale 0-1")
+    group.add_argument(
+        "--mean", type=per_channel, metavar="R,G,B", help="subtracted, on the scale 0-1; one number per channel"
+    )
+    group.add_argument("--std", type=per_channel, metavar="R,G,B", help="divided by, on the scale 0-1")
     group.add_argument(
         "--interpolation",
         type=interpolation,
         metavar="bilinear|bicubic|...",
         help="of the resize (default: as the weights)",
+    )
+    group.add_argument(
+        "--color-order",
+        choices=("RGB", "BGR"),
+        help="channels as in training (default RGB); of BGR the bundle takes RGB all the same",
+    )
+    group.add_argument(
+        "--scale", type=scale, metavar="1/255|1", help="levels 0-255 times this, then mean and std (default 1/255)"
     )
 
 
@@ -138,6 +155,13 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="A,B,...",
         help="outputs of these modules (layer2,layer3) instead of the logits",
+    )
+    group.add_argument(
+        "--outputs",
+        type=names,
+        default=(),
+        metavar="NAME,...",
+        help="which outputs of a model that gives several (keys of a dict, places in a tuple, names in an ONNX file)",
     )
     group.add_argument(
         "--input",
@@ -154,7 +178,13 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("precision and target")
     group.add_argument("--int8", action="store_true", help="write model.int8.onnx (Q/DQ); needs --calib")
     group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
-    group.add_argument("--calib", type=Path, metavar="DIR", help="calibration images, searched recursively")
+    group.add_argument(
+        "--calib",
+        action="append",
+        metavar="DIR|...",
+        help="calibration images: a folder, searched recursively; 'a glob'; a list (.txt, .csv), .tar, .npy, .npz, "
+        ".parquet, or a dataset saved by Hugging Face's library; may be given several times",
+    )
     group.add_argument(
         "--num-calib", type=positive, default=DEFAULT_NUM_CALIB, metavar="N", help="images used of it (default 512)"
     )
@@ -204,7 +234,17 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--dla", action="store_true", help="also write what build --dla needs: for the DLA of Orin, to TensorRT 10.7"
     )
     group.add_argument(
-        "--val", type=Path, metavar="DIR", help="labelled images, one folder per class, to measure top-1"
+        "--val",
+        action="append",
+        metavar="DIR|...",
+        help="labeled images, one folder per class, or as --calib; without labels agreement and SQNR are measured only",
+    )
+    group.add_argument(
+        "--val-labels",
+        dest="val_label_file",
+        type=Path,
+        metavar="FILE",
+        help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
     )
     group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
     group.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 
 from exporter.known_bad import refuse_known_bad
 from resnet_export.console.result_table import print_result
@@ -15,11 +16,12 @@ __all__ = ["add_arguments", "run"]
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the main job; return 0, or raise what it raises."""
-    asked = export_arguments(arguments)
-    refuse_known_bad()  # before anything of it is imported: some combinations end there
-    from resnet_export.export_job.job import run_export
+    with ExitStack() as stack:
+        asked = export_arguments(arguments, stack)
+        refuse_known_bad()  # before anything of it is imported: some combinations end there
+        from resnet_export.export_job.job import run_export
 
-    report = run_export(asked.options, Terminal(quiet=asked.quiet))
+        report = run_export(asked.options, Terminal(quiet=asked.quiet))
     if asked.json:
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     elif not asked.quiet:

@@ -21,7 +21,7 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
     from runtimes.ort.adapter import OrtRuntime
 
     options, loaded, finish = run.options, run.loaded, artifacts.finish
-    num_classes = None if options.features else loaded.num_classes
+    num_classes = loaded.num_classes if loaded.gives_logits else None
     metadata = metadata_of(
         loaded.preprocessing, model_id=loaded.model_id, num_classes=num_classes, labels=loaded.labels
     )

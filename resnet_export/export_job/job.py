@@ -91,9 +91,25 @@ def _prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
             f"{options.model_name} does not say how its images were prepared: ImageNet's mean and standard deviation "
             "are assumed; give --mean and --std (and --resize) if it was trained otherwise"
         )
+    _check_head(options, loaded)
     classes = _class_indices(options, images, loaded, reporter)
     golden = _golden_inputs(images, loaded.preprocessing)
     return ExportRun(options, loaded, images, classes, golden, reporter)
+
+
+def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
+    """Refuse what needs logits of a model that gives none, and more best classes than there are.
+
+    Raises:
+        ExportError: Before any work.
+    """
+    wanted = {"--softmax": options.softmax, "--topk": options.topk, "--max-top1-drop": options.max_top1_drop}
+    wanted["--min-agreement"] = options.min_agreement
+    named = [option for option, value in wanted.items() if value]
+    if named and not loaded.gives_logits:
+        raise ExportError(f"{', '.join(named)} needs one output of logits [N, classes], and this model gives none")
+    if options.topk is not None and options.topk > loaded.num_classes:
+        raise ExportError(f"--topk {options.topk}: the model has {loaded.num_classes} classes; give at most that")
 
 
 def _build_engine(run: ExportRun) -> dict[str, Any]:
@@ -133,6 +149,8 @@ def _load(options: ExportOptions, labels: tuple[str, ...] | None, images: Chosen
         preprocessing=options.preprocessing,
         checkpoint_key=options.checkpoint_key,
         head_activation=options.head_activation,
+        outputs=options.outputs,
+        checks_output=not options.features,
         judge=None if options.val is None or options.features else partial(_top1, options, images, labels),
     )
     if labels is not None:
@@ -157,6 +175,8 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
     assert options.val is not None
     paths = images.measured[:MAX_JUDGED]
     classes = _classes(options.val, options, images, labels or loaded.labels, loaded.num_classes)
+    if classes is None:
+        raise ExportError("MODEL auto: --val has no labels to choose by; name the model, or give --val-labels FILE")
     meter = ParityMeter()
     with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
         batches = image_batches(paths, loaded.preprocessing, batch_size=8, on_error=ImageErrors(), max_bad_fraction=1.0)
@@ -188,18 +208,27 @@ def _class_indices(
 ) -> ClassIndex | None:
     if options.val is None:
         return None
-    if options.features:
+    if not loaded.gives_logits:
         reporter.warn("--val: features have no top-1; its images are used without their labels")
         return None
     classes = _classes(options.val, options, images, loaded.labels, loaded.num_classes)
+    if classes is None:
+        if options.max_top1_drop is not None:
+            raise ExportError(
+                "--max-top1-drop needs labels, and --val has none: give class folders or --val-labels FILE"
+            )
+        reporter.warn(
+            "--val has no labels (no class folders, no --val-labels FILE): agreement and SQNR are measured, not top-1"
+        )
+        return None
     reporter.done(f"{len(images.measured)} validation images. {classes.how}")
     return classes
 
 
 def _classes(
     val: ImageSource, options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] | None, num_classes: int
-) -> ClassIndex:
-    """Return the class of every measured image: as given with the images, else by its folder."""
+) -> ClassIndex | None:
+    """Return the class of every measured image: as given with the images, else by its folder; None where none says."""
     if options.val_labels is not None:
         return classes_from_labels(val.paths(), options.val_labels, num_classes)
     return class_indices(val.root, images.measured, labels, num_classes)
@@ -260,7 +289,7 @@ def _export(run: ExportRun) -> Artifacts:
         )
     reporter.done(
         f"ONNX opset {exported.config.resolved_opset} equals {name}: largest |difference| {check.max_abs_diff:.2g} "
-        f"at largest |{'feature' if options.features else 'logit'}| {check.max_abs_logit:.3g}, batch "
+        f"at largest |{'logit' if loaded.gives_logits else 'feature'}| {check.max_abs_logit:.3g}, batch "
         f"{', '.join(map(str, check.batch_sizes))}"
     )
     float16 = _float16(exported, golden, reporter) if options.fp16 else None

@@ -56,10 +56,10 @@ def reference_row(loaded: LoadedModel) -> str:
 
 def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     """Return one row for the reference and one per file."""
-    options, images, loaded, reporter = run.options, run.images, run.loaded, run.reporter
+    images, loaded, reporter = run.images, run.loaded, run.reporter
     parity: dict[str, ParityReport] = {}
     features: dict[str, dict[str, TensorParity]] = {}
-    if images.measured and options.features:
+    if images.measured and not loaded.gives_logits:
         features = _features(run, artifacts)
     elif images.measured:
         parity = _parity(run, artifacts)

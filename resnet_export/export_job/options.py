@@ -14,7 +14,7 @@ from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import folder_name
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target
 from resnet_export.images.image_set import ImageSource
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
@@ -39,6 +39,7 @@ class ExportOptions:
         labels: Class names in index order, or a file of them, one a line.
         preprocessing: What is said about preprocessing beside the weights.
         features: Modules whose outputs replace the logits.
+        outputs: Which outputs of a model that gives several: keys of a dict, places in a tuple, names in an ONNX file.
         input_type: "float32" or "uint8" (camera frames, normalized in the graph).
         softmax: Whether probabilities are the output.
         topk: How many best classes are the output, or None.
@@ -74,6 +75,7 @@ class ExportOptions:
     labels: Path | tuple[str, ...] | None = None
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     features: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     input_type: str = "float32"
     softmax: bool = False
     topk: int | None = None

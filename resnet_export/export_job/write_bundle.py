@@ -48,7 +48,7 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[Row]) -> dict[
             artifacts.dla.write(folder)
         if artifacts.table is not None:
             write_json(folder / "calibration.json", artifacts.table.to_json())
-        if not options.features:
+        if loaded.gives_logits:
             _write_labels(folder / "labels.txt", loaded)
         np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
@@ -131,7 +131,7 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
             "source": loaded.source,
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,
-            "num_classes": None if options.features else loaded.num_classes,
+            "num_classes": loaded.num_classes if loaded.gives_logits else None,
             "reference": loaded.reference_name,
         },
         preprocessing=loaded.preprocessing,

@@ -19,17 +19,22 @@ class ClassIndex:
     how: str
 
 
-def class_indices(root: Path, paths: tuple[Path, ...], labels: tuple[str, ...] | None, num_classes: int) -> ClassIndex:
-    """Return the class of every validation image.
+def class_indices(
+    root: Path, paths: tuple[Path, ...], labels: tuple[str, ...] | None, num_classes: int
+) -> ClassIndex | None:
+    """Return the class of every validation image; None where no image lies in a class folder, so nobody says.
 
     Raises:
-        ImageFolderError: If images lie outside class folders, or the folders do not match the classes.
+        ImageFolderError: If only some images lie outside class folders, or the folders do not match the classes.
     """
     folders = {path: class_of(root, path) for path in paths}
+    if all(folder is None for folder in folders.values()):
+        return None
     if loose := [path for path, folder in folders.items() if folder is None]:
         raise ImageFolderError(
-            f"{root}: {len(loose)} images, first {loose[0].name!r}, are in no class folder; --val takes one folder "
-            "per class (to compare without labels, leave --val out: images of --calib are then held out)"
+            f"{root}: {len(loose)} images, first {loose[0].name!r}, are in no class folder, the others are; --val "
+            "takes one folder per class, or a folder without class folders (agreement and SQNR without top-1), or "
+            "labels in a file with --val-labels"
         )
     # All folders of the validation set count, also when --num-val keeps only some images.
     names = sorted({name for path in find_images(root) if (name := class_of(root, path)) is not None})

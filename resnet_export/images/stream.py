@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from resnet_export.console.reporter import Reporter
@@ -14,6 +14,9 @@ PIXELS_PER_BATCH = 2 * 224 * 224
 leaves 36 MB of activations per image, so memory stays small; larger batches are no faster on a CPU."""
 MAX_BATCH = 64
 
+MAX_TOLD = 5
+"""Unreadable images that are named; all are counted."""
+
 
 def batch_size_for(preprocessing: Preprocessing) -> int:
     """Return how many images go through a model at a time."""
@@ -24,8 +27,8 @@ def batch_size_for(preprocessing: Preprocessing) -> int:
 def stream(
     what: str, paths: Sequence[Path], preprocessing: Preprocessing, allowed_bad: int, reporter: Reporter
 ) -> Iterator[Batch]:
-    """Yield prepared batches behind a progress bar; afterwards name the images that could not be read."""
-    errors = ImageErrors()
+    """Yield prepared batches behind a progress bar; name an image that cannot be read at once, and how many at last."""
+    errors = ImageErrors(_first_few(what, reporter))
     batches = image_batches(
         paths,
         preprocessing,
@@ -35,5 +38,16 @@ def stream(
     )
     yield from reporter.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
     if len(errors):
-        named = "; ".join(reason for _, reason in errors.items[:5])
-        reporter.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out: {named}")
+        reporter.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out")
+
+
+def _first_few(what: str, reporter: Reporter) -> Callable[[str], None]:
+    """Return what warns of the first images that cannot be read, as they are met."""
+    told: list[str] = []
+
+    def tell(reason: str) -> None:
+        told.append(reason)
+        if len(told) <= MAX_TOLD:
+            reporter.warn(f"{what}: left out: {reason}")
+
+    return tell

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
-from exporter.models.preprocessing_options import PreprocessingOptions
-from resnet_export.console.option_types import interpolation, positive, resize, rgb, runtime_of_files
+from exporter.preprocessing.options import PreprocessingOptions
+from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files
 from resnet_export.console.terminal import Terminal
 from resnet_export.images.image_set import image_folder
 from resnet_export.verify_job.job import run_verify
@@ -86,6 +86,6 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-classes", type=positive, metavar="N", help="of --against")
     group.add_argument("--input-size", type=positive, metavar="N", help="of --against, where its weights do not say")
     group.add_argument("--resize", type=resize, metavar="N|HxW", help="likewise")
-    group.add_argument("--mean", type=rgb, metavar="R,G,B", help="likewise")
-    group.add_argument("--std", type=rgb, metavar="R,G,B", help="likewise")
+    group.add_argument("--mean", type=per_channel, metavar="R,G,B", help="likewise")
+    group.add_argument("--std", type=per_channel, metavar="R,G,B", help="likewise")
     group.add_argument("--interpolation", type=interpolation, metavar="bilinear|...", help="likewise")

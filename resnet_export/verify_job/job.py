@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from exporter.bundle.write_folder import TOOL_NAME
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from exporter.version import __version__
 from resnet_export.console.reporter import Reporter
 from resnet_export.verify_job.attribution import attribution

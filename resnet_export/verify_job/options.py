@@ -8,7 +8,7 @@ from typing import Any
 
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.images.image_set import ImageSource
 from resnet_export.verify_job.subject import PRECISIONS, TORCH, is_alone
 from runtimes.inference.runtime_registry import RUNTIMES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import ExportError
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
 from runtimes.bundle.precision import is_int8
 from runtimes.inference.model_description import ModelDescription

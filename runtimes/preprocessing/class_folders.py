@@ -15,6 +15,9 @@ from runtimes.errors import ImageFolderError
 _NUM_NAMED = 5  # names in a message; the counts beside them are complete
 _NUM_IMAGENET_CLASSES = 1000
 
+INDEX_PREFIX = "index="
+"""How a folder's name begins that says the class by its number: `index=65`."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassMatch:
@@ -32,6 +35,7 @@ class ClassMatch:
 def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_classes: int) -> ClassMatch:
     """Match class folders to a model's classes; the first of these rules that applies decides.
 
+    0. Every folder says its class by number, `index=N`; a subset of the classes will do.
     1. Every folder is a label: by name. Capitals do not count; spaces, underscores and hyphens are equal.
     2. Every folder is an ImageNet-1k synset id and the model has 1000 classes: by id; a subset of the classes
        will do.
@@ -56,6 +60,10 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
     names = sorted(set(folders))
     if not names:
         raise ImageFolderError("got no class folders; expected one folder of images per class")
+    if all(re.fullmatch(rf"{INDEX_PREFIX}\d{{1,6}}", name) for name in names):
+        return _by_index({name: int(name.removeprefix(INDEX_PREFIX)) for name in names}, num_classes)
+    if len(names) < num_classes and "0" in names and all(re.fullmatch(r"0|[1-9]\d{0,5}", name) for name in names):
+        return _by_index({name: int(name) for name in names}, num_classes)
     candidates = _classes_by_name(names, labels or ())
     synsets = _imagenet_synsets()
     if all(len(classes) == 1 for classes in candidates.values()):
@@ -67,6 +75,15 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
     if len(names) != num_classes:
         raise _count_error(names, labels, num_classes)
     return _match({name: index for index, name in enumerate(names)}, _sorted_order(names, labels))
+
+
+def _by_index(index_of: dict[str, int], num_classes: int) -> ClassMatch:
+    if (largest := max(index_of.values())) >= num_classes:
+        raise ImageFolderError(
+            f"the labels go up to class {largest}, but the model has {num_classes} classes, 0 to {num_classes - 1}; "
+            "give images of the model's classes, counted from 0"
+        )
+    return ClassMatch(MappingProxyType(index_of), f"Matched {len(index_of)} classes by their numbers.")
 
 
 def _classes_by_name(names: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, ...]]:

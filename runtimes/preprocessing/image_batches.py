@@ -7,7 +7,7 @@ works on another. Threads suffice because Pillow decodes and resizes outside Pyt
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import ImageFolderError, ImageReadError
+from runtimes.preprocessing.bands import ARRAY_EXTENSION, read_bands
 from runtimes.preprocessing.decode import read_image
 from runtimes.preprocessing.image_folder import find_images
-from runtimes.preprocessing.transform import Preprocessing, normalize, pixels
+from runtimes.preprocessing.transform import Preprocessing, band_pixels, normalize, pixels
 
 PREPARED_SUFFIX = ".prepared.npy"
 """Files that hold one input as the model takes it, float32 [C, H, W], and so are neither resized nor normalized."""
 
 _NUM_NAMED = 5  # bad images in a message; the count beside them is complete
 
-_Decoded = NDArray[Any]  # uint8 pixels [H, W, 3], or float32 [C, H, W]
+_Decoded = NDArray[Any]  # uint8 pixels [H, W, C], or float32 [C, H, W]
 _Decoding = tuple[Path, "Future[_Decoded]"]
 
 
@@ -36,7 +37,7 @@ class Batch:
     """Images that are ready for a model.
 
     Attributes:
-        images: float32 [n, 3, H, W], C-contiguous, 1 <= n <= batch_size; the caller owns it.
+        images: float32 [n, C, H, W], C-contiguous, 1 <= n <= batch_size; the caller owns it.
         paths: The file of each image, [n].
     """
 
@@ -47,14 +48,18 @@ class Batch:
 class ImageErrors:
     """Collects the files that could not be read, in the order of the stream."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "_tell")
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        """Begin with none; `tell` is called with the reason of each one as it is met."""
         self._items: list[tuple[Path, str]] = []
+        self._tell = tell
 
     def add(self, path: Path, reason: str) -> None:
         """Record one file and the message that says why."""
         self._items.append((path, reason))
+        if self._tell is not None:
+            self._tell(reason)
 
     @property
     def items(self) -> tuple[tuple[Path, str], ...]:
@@ -108,7 +113,7 @@ def image_batches(
 
 
 def load_batches(folder: Path, preprocessing: Preprocessing, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
-    """Yield all images below a folder as prepared arrays, float32 [n, 3, H, W], at most 1 % of them unreadable.
+    """Yield all images below a folder as prepared arrays, float32 [n, C, H, W], at most 1 % of them unreadable.
 
     Args:
         folder: Searched recursively.
@@ -170,22 +175,26 @@ def _decodings(
 
 
 def _decode(path: Path, preprocessing: Preprocessing) -> _Decoded:
-    """Return uint8 [H, W, 3], a quarter of the memory that waiting as float32 would take; or what is prepared already.
+    """Return uint8 [H, W, C], a quarter of the memory that waiting as float32 would take; or what is prepared already.
 
     Raises:
         ImageReadError: If the file holds no picture, or no input of the model's size.
     """
     if path.name.endswith(PREPARED_SUFFIX):
         prepared: NDArray[np.float32] = np.load(path, allow_pickle=False)
-        if prepared.shape[1:] != preprocessing.input_size:
-            height, width = preprocessing.input_size
-            raise ImageReadError(f"got a prepared input of {list(prepared.shape)}, expected [C, {height}, {width}]")
+        if prepared.shape != preprocessing.input_shape:
+            expected = list(preprocessing.input_shape)
+            raise ImageReadError(f"got a prepared input of {list(prepared.shape)}, expected {expected}")
         return prepared
-    image = read_image(path)
     try:
-        return pixels(preprocessing, image)
+        if path.suffix.lower() == ARRAY_EXTENSION:
+            return band_pixels(preprocessing, read_bands(path, preprocessing.channels))
+        return pixels(preprocessing, read_image(path))
     except ImageReadError as err:
-        raise ImageReadError(f"cannot read image {str(path)!r}: {err}") from err
+        told = str(err)
+        raise ImageReadError(
+            told if told.startswith("cannot read image") else f"cannot read image {str(path)!r}: {told}"
+        ) from err
 
 
 def _take_batch(good: list[tuple[Path, _Decoded]], preprocessing: Preprocessing) -> Batch:

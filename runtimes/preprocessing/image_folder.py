@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtimes.errors import ImageFolderError
 
-IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def find_images(root: Path) -> tuple[Path, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.preprocessing.bands import read_bands
 from runtimes.preprocessing.resize import draft_size
-from runtimes.preprocessing.transform import Preprocessing, normalize, pixels
+from runtimes.preprocessing.transform import Preprocessing, band_pixels, normalize, pixels
 
 if TYPE_CHECKING:
     from runtimes.preprocessing.image_input import Channels, ImageInput
@@ -44,7 +47,7 @@ class Preparation:
             load_opencv()
 
     def pixels(self, image: ImageInput, *, channels: Channels | None = None) -> NDArray[np.uint8]:
-        """Return one picture resized and cropped: uint8 [H, W, 3], R, G, B.
+        """Return one picture resized and cropped: uint8 [H, W, C]; C is 3 (R, G, B) but for models of other channels.
 
         Raises:
             ImageReadError: If it cannot be read.
@@ -52,7 +55,10 @@ class Preparation:
             TypeError: If it is nothing that is a picture.
             ValueError: If `channels` is missing for an array, or given for something else.
         """
-        if self.backend == "opencv":
+        bands = self._bands(image)
+        if bands is not None:
+            return band_pixels(self.preprocessing, bands)
+        if self.backend == "opencv" and self.preprocessing.channels == 3:
             from runtimes.preprocessing.opencv_backend import opencv_pixels
 
             return opencv_pixels(self.preprocessing, image, channels=channels, draft=self.draft)
@@ -66,10 +72,19 @@ class Preparation:
         """Return the model's input of pictures as `pixels` returns them.
 
         Returns:
-            float32 [n, 3, H, W], normalized, or uint8 [n, H, W, 3] where the model takes pixels; C-contiguous.
+            float32 [n, C, H, W], normalized, or uint8 [n, H, W, C] where the model takes pixels; C-contiguous.
         """
         stacked = pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
         return stacked if self.takes_pixels else normalize(self.preprocessing, stacked)
+
+    def _bands(self, image: ImageInput) -> NDArray[Any] | None:
+        """Return the array of a model of bands, or of a grey array; None for what is a color picture."""
+        if isinstance(image, (str, os.PathLike)) and os.fspath(image).lower().endswith(".npy"):
+            return read_bands(Path(image), self.preprocessing.channels)
+        if self.preprocessing.channels == 3 or not isinstance(image, np.ndarray):
+            return None
+        array = image[..., np.newaxis] if image.ndim == 2 else image
+        return array if array.ndim == 3 and array.shape[2] == self.preprocessing.channels else None
 
     def _draft_size(self) -> tuple[int, int] | None:
         if not self.draft or self.preprocessing.resize is None:

@@ -1,4 +1,4 @@
-"""From an RGB picture to a model's input: resize, centre crop, scale to 0-1, subtract mean, divide by std.
+"""From a picture to a model's input: resize, centre crop, scale to 0-1, subtract mean, divide by std.
 
 The one preprocessing of calibration, evaluation and the device, without torch: the pixels are bit for bit
 those of torchvision's `ImageClassification` preset and of timm's evaluation transform on a Pillow image, and the
@@ -50,8 +50,14 @@ _MAX_INPUT_PIXELS = 4096 * 4096
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 # What is the same for every model; in the JSON so that a reader in another language needs no source code.
-_FIXED_JSON = {"color_order": "RGB", "layout": "NCHW", "dtype": "float32", "scale": "1/255"}
-_JSON_KEYS = {*_FIXED_JSON, "resize", "crop", "interpolation", "mean", "std"}
+_FIXED_JSON = {"layout": "NCHW", "dtype": "float32", "scale": "1/255"}
+_JSON_KEYS = {*_FIXED_JSON, "color_order", "resize", "crop", "interpolation", "mean", "std"}
+
+_ORDER_OF_CHANNELS = {1: "L", 3: "RGB"}
+_OTHER_ORDER = "bands"
+"""In the JSON: one channel is grey, three are red, green, blue; of another number only the data know what they are."""
+
+MAX_CHANNELS = 512
 
 
 class Interpolation(Enum):
@@ -70,7 +76,7 @@ BLACK = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model's images are prepared; RGB, NCHW, float32, scale 1/255 always.
+    """How a model's images are prepared; NCHW, float32, scale 1/255 always; grey, RGB, or bands by `mean`'s length.
 
     Attributes:
         resize: Shorter side in pixels (the longer one is cut to a whole number), or exactly (height, width), or a
@@ -78,8 +84,8 @@ class Preprocessing:
         crop: (height, width) of the centre crop in pixels, or None for no crop. A picture smaller than the
             crop is padded with `fill`.
         interpolation: How pixels are computed in the resize; antialiased, as Pillow always is.
-        mean: Per channel R, G, B, on the scale 0-1.
-        std: Per channel R, G, B, on the scale 0-1, > 0.
+        mean: Per channel (grey; R, G, B; or one for each band), on the scale 0-1.
+        std: As many, on the scale 0-1, > 0.
         fill: Colour R, G, B, 0-255, of what the crop adds around a smaller picture.
 
     Raises:
@@ -91,8 +97,8 @@ class Preprocessing:
     resize: Resize
     crop: tuple[int, int] | None
     interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     fill: tuple[int, int, int] = BLACK
 
     def __post_init__(self) -> None:
@@ -117,14 +123,33 @@ class Preprocessing:
             )
         if not isinstance(self.interpolation, Interpolation):
             raise TypeError(f"interpolation: got {self.interpolation!r}, expected one of {list(Interpolation)}")
-        if not _is_rgb_floats(self.mean):
-            raise ValueError(f"mean: got {self.mean!r}, expected three finite numbers (R, G, B) on the scale 0-1")
-        if not _is_rgb_floats(self.std) or min(np.float32(value) for value in self.std) <= 0:
-            raise ValueError(f"std: got {self.std!r}, expected three finite numbers > 0 (R, G, B) on the scale 0-1")
+        if not _is_row_of_floats(self.mean):
+            raise ValueError(f"mean: got {self.mean!r}, expected a finite number per channel, on the scale 0-1")
+        if not _is_row_of_floats(self.std) or min(np.float32(value) for value in self.std) <= 0:
+            raise ValueError(f"std: got {self.std!r}, expected a finite number > 0 per channel, on the scale 0-1")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"got {len(self.mean)} numbers of mean and {len(self.std)} of std, expected as many")
+        if self.fill != BLACK and self.channels != 3:
+            raise ValueError(f"fill: got {self.fill!r} for {self.channels} channels, expected none: it is a color")
         if not _is_color(self.fill):
             raise ValueError(f"fill: got {self.fill!r}, expected three whole numbers 0-255 (R, G, B)")
         if self.crop is None and self.fill != BLACK:
             raise ValueError(f"fill: got {self.fill!r} without a crop, which alone adds pixels; give a crop or no fill")
+
+    @property
+    def channels(self) -> int:
+        """How many channels the model takes."""
+        return len(self.mean)
+
+    @property
+    def color_order(self) -> str:
+        """What the channels are: "L" (grey), "RGB", or "bands"."""
+        return _ORDER_OF_CHANNELS.get(self.channels, _OTHER_ORDER)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every prepared image."""
+        return (self.channels, *self.input_size)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -140,6 +165,7 @@ class Preprocessing:
         if crop is not None and self.fill != BLACK:
             crop["fill"] = list(self.fill)
         return {
+            "color_order": self.color_order,
             **_FIXED_JSON,
             "resize": json_from_resize(self.resize),
             "crop": crop,
@@ -161,38 +187,79 @@ class Preprocessing:
             if data[key] != expected:
                 raise ValueError(f"preprocessing {key!r}: got {data[key]!r}, expected {expected!r}, the only one known")
         crop, fill = _crop_from_json(data["crop"])
-        return cls(
+        preprocessing = cls(
             resize=resize_from_json(data["resize"]),
             crop=crop,
             interpolation=_interpolation_from_json(data["interpolation"]),
-            mean=_rgb_floats_from_json("mean", data["mean"]),
-            std=_rgb_floats_from_json("std", data["std"]),
+            mean=_floats_from_json("mean", data["mean"]),
+            std=_floats_from_json("std", data["std"]),
             fill=fill,
         )
+        if data["color_order"] != preprocessing.color_order:
+            raise ValueError(
+                f"preprocessing 'color_order': got {data['color_order']!r}, expected {preprocessing.color_order!r} for "
+                f"{preprocessing.channels} channels"
+            )
+        return preprocessing
 
 
 def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
     """Resize and crop an image; bit for bit torchvision's and timm's evaluation transforms on a Pillow image.
 
     Args:
-        preprocessing: What to do; `mean` and `std` are not used here.
-        image: A picture of mode RGB, as `read_image` returns.
+        preprocessing: What to do; of `mean` and `std` only their number is used here.
+        image: A picture of mode RGB, as `read_image` returns. A model of one channel gets its grey levels, as
+            torchvision's `Grayscale` and Pillow compute them (ITU-R 601-2).
 
     Returns:
-        uint8 [H, W, 3], R, G, B, with (H, W) = `preprocessing.input_size`; the caller owns it.
+        uint8 [H, W, C], with (H, W) = `preprocessing.input_size`; the caller owns it.
 
     Raises:
         ValueError: If the image is not of mode RGB or has no pixels.
-        ImageReadError: If the image is so long and thin that its resized form would not fit in memory.
+        ImageReadError: If the image is so long and thin that its resized form would not fit in memory, or the model
+            takes bands, which a color picture has not.
     Source: torchvision 0.29, transforms/functional.py, resize and center_crop; timm 1.0.31, data/transforms.py,
         ResizeKeepRatio and CenterCropOrPad.
     """
     if image.mode != "RGB" or 0 in image.size:
         raise ValueError(f"got an image of mode {image.mode} and size {image.size}, expected RGB; use read_image()")
+    if preprocessing.channels == 1:
+        return np.array(_fitted(preprocessing, image.convert("L")))[..., np.newaxis]
+    if preprocessing.channels != 3:
+        raise ImageReadError(
+            f"it is a color picture, and the model takes {preprocessing.channels} channels; expected an array of so "
+            "many bands (.npy)"
+        )
+    return np.array(_fitted(preprocessing, image))
+
+
+def band_pixels(preprocessing: Preprocessing, bands: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Resize and crop a picture of any number of channels, each by itself.
+
+    Args:
+        preprocessing: What to do.
+        bands: uint8 [H, W, C], C = `preprocessing.channels`.
+
+    Returns:
+        uint8 [H, W, C] as `pixels`.
+
+    Raises:
+        ImageReadError: If the number of channels is another, or as in `pixels`.
+    """
+    if bands.dtype != np.uint8 or bands.ndim != 3 or bands.shape[2] != preprocessing.channels or 0 in bands.shape:
+        raise ImageReadError(
+            f"it is {bands.dtype} {list(bands.shape)}, expected uint8 [H, W, {preprocessing.channels}]: so many "
+            "channels the model takes"
+        )
+    from PIL import Image as PillowImage
+
+    layers = (PillowImage.fromarray(np.ascontiguousarray(bands[..., place])) for place in range(bands.shape[2]))
+    return np.stack([np.array(_fitted(preprocessing, layer)) for layer in layers], axis=-1)
+
+
+def _fitted(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     resized = _resized(preprocessing, image)
-    if preprocessing.crop is not None:
-        resized = cropped(resized, preprocessing.crop, preprocessing.fill)
-    return np.array(resized)
+    return resized if preprocessing.crop is None else cropped(resized, preprocessing.crop, preprocessing.fill)
 
 
 def normalize(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -203,16 +270,17 @@ def normalize(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArra
 
     Args:
         preprocessing: Its `mean` and `std`; the size is not checked here.
-        pixels: uint8 [..., H, W, 3], R, G, B.
+        pixels: uint8 [..., H, W, C], C = `preprocessing.channels`.
 
     Returns:
-        float32 [..., 3, H, W], C-contiguous; equal to torchvision's `convert_image_dtype` and `normalize`.
+        float32 [..., C, H, W], C-contiguous; equal to torchvision's `convert_image_dtype` and `normalize`.
 
     Raises:
         ValueError: If `pixels` has another dtype or layout.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
-        raise ValueError(f"got {pixels.dtype} {list(pixels.shape)}, expected uint8 [..., H, W, 3]")
+    if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != preprocessing.channels:
+        expected = f"uint8 [..., H, W, {preprocessing.channels}]"
+        raise ValueError(f"got {pixels.dtype} {list(pixels.shape)}, expected {expected}")
     values = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
     values /= np.float32(255)
     values -= np.array(preprocessing.mean, dtype=np.float32)[:, np.newaxis, np.newaxis]
@@ -224,7 +292,7 @@ def preprocess(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.f
     """Prepare one image: `pixels`, then `normalize`.
 
     Returns:
-        float32 [3, H, W], C-contiguous, with (H, W) = `preprocessing.input_size`.
+        float32 [C, H, W], C-contiguous, with (H, W) = `preprocessing.input_size`.
     """
     return normalize(preprocessing, pixels(preprocessing, image))
 
@@ -284,9 +352,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_rgb_floats(value: object) -> bool:
-    """Tell whether `value` is three numbers that are finite in float32 too."""
-    if not isinstance(value, tuple) or len(value) != 3 or not all(_is_number(number) for number in value):
+def _is_row_of_floats(value: object) -> bool:
+    """Tell whether `value` is a row of numbers that are finite in float32 too."""
+    if not isinstance(value, tuple) or not 1 <= len(value) <= MAX_CHANNELS or not all(map(_is_number, value)):
         return False
     return all(abs(number) <= _MAX_FLOAT32 for number in value)  # not so of NaN; of a huge whole number isfinite fails
 
@@ -317,8 +385,7 @@ def _interpolation_from_json(value: object) -> Interpolation:
         raise ValueError(f"preprocessing 'interpolation': got {value!r}, expected one of {known}") from err
 
 
-def _rgb_floats_from_json(key: str, value: object) -> tuple[float, float, float]:
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
-        raise ValueError(f"preprocessing {key!r}: got {value!r}, expected three numbers (R, G, B)")
-    red, green, blue = value
-    return red, green, blue
+def _floats_from_json(key: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"preprocessing {key!r}: got {value!r}, expected a number per channel")
+    return tuple(value)

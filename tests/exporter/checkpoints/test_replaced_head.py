@@ -9,8 +9,8 @@ from exporter.checkpoints.replaced_head import ACTIVATIONS
 from exporter.errors import WeightsError
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import HEAD_ACTIVATIONS, ModelRequest
-from exporter.models.preprocessing_options import PreprocessingOptions
 from exporter.networks.cifar_resnet import CifarResNet
+from exporter.preprocessing.options import PreprocessingOptions
 
 NAME = "cifar_resnet20"
 MLP = (nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 7))

@@ -11,7 +11,7 @@ from exporter.checkpoints.checkpoint import state_dict_sha256
 from exporter.errors import ModelObjectError, PreprocessingError, UnknownModelError, WeightsError
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 
 HALF = (0.5, 0.5, 0.5)
 OPTIONS = PreprocessingOptions(16, None, HALF, HALF)
@@ -162,8 +162,10 @@ def test_without_preprocessing_it_is_refused():
         ("mine.nets:Net.absent", r"mine\.nets has no 'Net\.absent'"),
         ("mine.absent:build", r"mine\.absent cannot be imported \(ModuleNotFoundError"),
         ("mine.broken:build", r"mine\.broken cannot be imported \(RuntimeError: half written\)"),
-        ("mine.nets:Pair", r"its output is a tuple, expected one tensor of logits"),
-        ("mine.nets:Maps", r"its output is \[2, 8, 14, 14\] for 2 images, expected logits \[2, classes\]"),
+        (
+            "mine.nets:Pair",
+            r"it gives 2 tensors \(0 \[2, 8\], 1 \[2, 3, 16, 16\] for 2 images\); say which with --outputs NAME",
+        ),
         ("mine.nets:Grey", r"does not take images of float32 \[2, 3, 16, 16\]: RuntimeError"),
         ("mine.nets:on_meta", r"its weights are on meta, expected cpu"),
     ],

@@ -18,8 +18,8 @@ from exporter.errors import UnknownModelError, WeightsError
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
 from exporter.models.model_names import FAMILIES, TIMM
-from exporter.models.preprocessing_options import PreprocessingOptions
 from exporter.models.timm_source import load, preprocessing_from_data_config
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.errors import MissingDependencyError
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import Interpolation, preprocess

@@ -14,8 +14,8 @@ from exporter.models import architecture
 from exporter.models.architecture import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING
 from exporter.models.loaded_model import ModelRequest
 from exporter.models.model_names import FAMILIES, TORCHVISION
-from exporter.models.preprocessing_options import PreprocessingOptions
 from exporter.models.torchvision_source import architecture_for, load, preprocessing_from_transforms
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.transform import Interpolation
 
 # Published with the weights: torchvision documentation, "ResNet", num_params.

@@ -149,7 +149,7 @@ def test_empty_folder(tmp_path):
 
 
 def test_folder_of_other_files(tmp_path):
-    touch(tmp_path, "a/1.txt", "2.npy", ".hidden.jpg")
+    touch(tmp_path, "a/1.txt", "2.npz", ".hidden.jpg")
     with pytest.raises(ImageFolderError, match=r"got 2 other files, expected .*\.jpeg, \.jpg, .*\.webp"):
         find_images(tmp_path)
 

@@ -1,7 +1,8 @@
 """Read an existing `.onnx` file as MODEL, and refuse what cannot be quantized honestly.
 
 What `torch.onnx.export` (either exporter) and other converters write of an image classifier is accepted: one float32
-input [N, 3, H, W], one output [N, classes], opset 11 to the newest that onnx can convert. The reference of every
+image as input ([N, C, H, W] or [N, H, W, C]), logits or feature maps as output, opset 7 to the newest that onnx can
+convert. The reference of every
 comparison is then the file itself, run by ONNX Runtime as it came.
 """
 
@@ -21,9 +22,13 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from exporter.errors import OnnxFileError
 from exporter.graph.onnx_graph import array_from_initializer, attribute, opset_of
 from runtimes.io.bounded_read import read_plain_file
+from runtimes.preprocessing.transform import MAX_CHANNELS
 
-MIN_SOURCE_OPSET = 11
-"""Older files lack the operators that exporters of the last years write, and onnx converts them only in part."""
+MIN_SOURCE_OPSET = 7
+"""The oldest that ONNX Runtime runs, so that a file can be compared with what is made of it."""
+
+MAX_CHANNELS_LAST = 4
+"""Of a file that says nothing by a Transpose: a last axis of 1, 3 or 4 behind a larger second one is the channels."""
 
 MAX_FILE_BYTES = 2**31 - 1
 """What a protobuf message can have. Source: protobuf.dev, Proto Limits."""
@@ -57,10 +62,14 @@ class OnnxSource:
         sha256: Of the file's bytes.
         opset: As it was written.
         input_name: Its one input.
-        output_name: Its one output.
+        output_names: What it gives.
+        output_shapes: Sizes of each behind the batch, None where the file leaves them open.
         input_size: Height and width in pixels, None where the file leaves them open.
         batch: The batch size it is fixed to, or None.
-        num_classes: Width of the output.
+        num_classes: Width of the logits, or channels of the first output.
+        channels: Of the image.
+        is_nhwc: Whether the file takes [N, H, W, C].
+        gives_logits: Whether its output is one of [N, classes].
         num_parameters: Numbers in its float constants.
     """
 
@@ -69,15 +78,23 @@ class OnnxSource:
     sha256: str
     opset: int
     input_name: str
-    output_name: str
+    output_names: tuple[str, ...]
+    output_shapes: tuple[tuple[int | None, ...], ...]
     input_size: tuple[int, int] | None
     batch: int | None
     num_classes: int
     num_parameters: int
+    channels: int = 3
+    is_nhwc: bool = False
+    gives_logits: bool = True
 
 
-def read_onnx(path: Path) -> OnnxSource:
+def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     """Read and check a file.
+
+    Args:
+        path: The file.
+        outputs: Which of its outputs are wanted; all, where it has one only.
 
     Raises:
         OnnxFileError: If it is no whole ONNX file, lacks its external data, holds another opset or other domains, is
@@ -91,8 +108,10 @@ def read_onnx(path: Path) -> OnnxSource:
     inputs = [info for info in model.graph.input if info.name not in initializers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)  # IR version 3 lists weights as inputs too
-    input_size, batch = _check_input(inputs, path)
-    output_name, num_classes = _check_output(model, path)
+    image = _check_input(model, inputs, path)
+    _keep_outputs(model, outputs, path)
+    shapes = _output_shapes(model, path)
+    gives_logits = len(shapes) == 1 and len(shapes[0]) == 1 and shapes[0][0] is not None
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
     return OnnxSource(
         model=model,
@@ -100,11 +119,15 @@ def read_onnx(path: Path) -> OnnxSource:
         sha256=sha256,
         opset=opset,
         input_name=inputs[0].name,
-        output_name=output_name,
-        input_size=input_size,
-        batch=batch,
-        num_classes=num_classes,
+        output_names=tuple(info.name for info in model.graph.output),
+        output_shapes=shapes,
+        input_size=image.size,
+        batch=image.batch,
+        num_classes=shapes[0][0] or 1,
         num_parameters=sum(array_from_initializer(tensor).size for tensor in floats),
+        channels=image.channels,
+        is_nhwc=image.is_nhwc,
+        gives_logits=gives_logits,
     )
 
 
@@ -162,8 +185,8 @@ def _check_opset(model: ModelProto, path: Path) -> int:
     newest = onnx.defs.onnx_opset_version()
     if not MIN_SOURCE_OPSET <= opset <= newest:
         raise OnnxFileError(
-            f"{path}: got opset {opset}, expected {MIN_SOURCE_OPSET} to {newest} (onnx {onnx.__version__}); export it "
-            "anew, with opset 17 or 20"
+            f"{path}: got opset {opset}, expected {MIN_SOURCE_OPSET} to {newest} (what onnx "
+            f"{onnx.__version__} and ONNX Runtime read); export it anew, with opset 17 or 20"
         )
     return opset
 
@@ -191,8 +214,16 @@ def _check_nodes(model: ModelProto, path: Path) -> None:
         raise OnnxFileError(f"{path}: {len(half)} weights, first {half[0]!r}, are not float32; give the float32 file")
 
 
-def _check_input(inputs: list[Any], path: Path) -> tuple[tuple[int, int] | None, int | None]:
-    """Return the image size and the batch, each None where the file leaves it open."""
+@dataclass(frozen=True, slots=True)
+class _Image:
+    size: tuple[int, int] | None
+    batch: int | None
+    channels: int
+    is_nhwc: bool
+
+
+def _check_input(model: ModelProto, inputs: list[Any], path: Path) -> _Image:
+    """Return what kind of image the file takes; size and batch are None where the file leaves them open."""
     if len(inputs) != 1:
         names = ", ".join(info.name for info in inputs) or "none"
         raise OnnxFileError(f"{path}: got {len(inputs)} inputs ({names}), expected one, an image")
@@ -207,30 +238,67 @@ def _check_input(inputs: list[Any], path: Path) -> tuple[tuple[int, int] | None,
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
     shown = f"[{', '.join('N' if size is None else str(size) for size in dims)}]"
     if len(dims) != 4:
-        raise OnnxFileError(f"{path}: input {info.name!r} has shape {shown}, expected four axes, [N, 3, H, W]")
-    if dims[1] != 3:
-        layout = "; it takes NHWC, export it as NCHW" if dims[3] == 3 else ""
-        raise OnnxFileError(f"{path}: input {info.name!r} has shape {shown}, expected [N, 3, H, W]{layout}")
-    height, width = dims[2], dims[3]
-    return (None if height is None or width is None else (height, width)), dims[0] or None
+        video = "; five are a video, which is not taken" if len(dims) == 5 else ""
+        raise OnnxFileError(
+            f"{path}: input {info.name!r} has shape {shown}, expected four axes, [N, C, H, W] or [N, H, W, C]{video}"
+        )
+    is_nhwc = _is_nhwc(model, info.name, dims)
+    channels = dims[3] if is_nhwc else dims[1]
+    if channels is None or channels > MAX_CHANNELS:
+        raise OnnxFileError(
+            f"{path}: input {info.name!r} has shape {shown}, expected a fixed number of channels, [N, 3, H, W] or "
+            "[N, H, W, 3]; export it with fixed channels"
+        )
+    height, width = dims[1:3] if is_nhwc else dims[2:]
+    size = None if height is None or width is None else (height, width)
+    return _Image(size, dims[0] or None, channels, is_nhwc)
 
 
-def _check_output(model: ModelProto, path: Path) -> tuple[str, int]:
-    if len(model.graph.output) != 1:
-        names = ", ".join(info.name for info in model.graph.output)
-        raise OnnxFileError(f"{path}: got {len(model.graph.output)} outputs ({names}), expected one, the logits")
-    (info,) = model.graph.output
+def _is_nhwc(model: ModelProto, name: str, dims: list[int | None]) -> bool:
+    """Tell whether the channels are last: the file turns them first, or the sizes say so."""
+    readers = [node for node in model.graph.node if name in node.input]
+    if readers and all(
+        node.op_type == "Transpose" and list(attribute(node, "perm", [])) == [0, 3, 1, 2] for node in readers
+    ):
+        return True
+    first, last = dims[1], dims[3]
+    plausible = (1, 3, MAX_CHANNELS_LAST)
+    return last in plausible and first not in plausible and not any(node.op_type == "Conv" for node in readers)
+
+
+def _keep_outputs(model: ModelProto, wanted: tuple[str, ...], path: Path) -> None:
+    """Leave only the outputs that were asked for, in that order, in place."""
+    found = {info.name: info for info in model.graph.output}
+    if missing := [name for name in wanted if name not in found]:
+        raise OnnxFileError(f"{path}: it has no output {missing[0]!r}; it has {', '.join(found)}")
+    if not wanted and len(found) > 1:
+        raise OnnxFileError(
+            f"{path}: got {len(found)} outputs ({', '.join(found)}), expected one, the logits; say which with "
+            "--outputs NAME, or several as --outputs A,B to export them as tensors"
+        )
+    kept = [found[name] for name in wanted or found]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def _output_shapes(model: ModelProto, path: Path) -> tuple[tuple[int | None, ...], ...]:
+    """Return the sizes of each output behind the batch axis."""
     try:
         typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as err:  # inference raises unrelated types
         raise OnnxFileError(f"{path}: shapes contradict each other: {err}") from err
     _check_sizes(typed, path)
-    kind = typed.graph.output[0].type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    if kind.elem_type != TensorProto.FLOAT or len(dims) != 2 or not dims[1]:
-        shown = [size or "N" for size in dims]
-        raise OnnxFileError(f"{path}: output {info.name!r} has shape {shown}, expected float32 [N, classes]")
-    return info.name, dims[1]
+    shapes = []
+    for info in typed.graph.output:
+        kind = info.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        if kind.elem_type != TensorProto.FLOAT or len(dims) < 2 or (len(dims) == 2 and not dims[1]):
+            shown = [size or "N" for size in dims]
+            raise OnnxFileError(
+                f"{path}: output {info.name!r} has shape {shown}, expected float32 [N, classes] or [N, C, ...]"
+            )
+        shapes.append(tuple(dims[1:]))
+    return tuple(shapes)
 
 
 def _check_sizes(typed: ModelProto, path: Path) -> None:

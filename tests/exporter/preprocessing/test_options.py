@@ -4,7 +4,7 @@ import pytest
 
 from exporter.errors import PreprocessingError
 from exporter.models.architecture import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING
-from exporter.models.preprocessing_options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import Interpolation
 

@@ -1,0 +1,137 @@
+"""Between the bundle's input (NCHW, RGB) and a network made for another: put in front, and folded away again.
+
+    NHWC   input -> Transpose(0, 2, 3, 1) -> the network, whose own Transpose(0, 3, 1, 2) it cancels
+    BGR    input -> Gather(axis 1, [2, 1, 0]) -> the network, into whose first convolution it is folded
+
+Gather picks y[c] = x[order[c]]. A convolution sums w[c] y[c] = w[c] x[order[c]], so that w' with w'[order[c]] = w[c]
+takes x.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto
+
+from exporter.graph.onnx_graph import (
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+    remove_dead_nodes,
+    remove_unused_initializers,
+    replace_nodes,
+)
+
+_TO_NHWC = [0, 2, 3, 1]
+_INSIDE = ".inside"
+
+
+def take_nchw(graph: GraphProto) -> None:
+    """Let a graph with one input [N, H, W, C] take [N, C, H, W], in place; the input keeps its name."""
+    (info,) = graph.input
+    inside = _behind_input(graph)
+    node = onnx.helper.make_node("Transpose", [info.name], [inside], name=f"{info.name}.to_nhwc", perm=_TO_NHWC)
+    replace_nodes(graph, [node, *graph.node])
+    dims = info.type.tensor_type.shape.dim
+    height, width, channels = (type(dims[0]).FromString(dims[place].SerializeToString()) for place in (1, 2, 3))
+    for place, dim in ((1, channels), (2, height), (3, width)):
+        dims[place].CopyFrom(dim)
+
+
+def take_rgb(graph: GraphProto) -> None:
+    """Let a graph that takes channels B, G, R on axis 1 take R, G, B, in place."""
+    (info,) = graph.input
+    inside = _behind_input(graph)
+    order = f"{info.name}.order"
+    graph.initializer.append(initializer_from_array(order, np.array([2, 1, 0], np.int64)))
+    node = onnx.helper.make_node("Gather", [info.name, order], [inside], name=f"{info.name}.to_bgr", axis=1)
+    replace_nodes(graph, [node, *graph.node])
+
+
+def _behind_input(graph: GraphProto) -> str:
+    """Rename what reads the input to read another tensor, and return that one's name."""
+    (info,) = graph.input
+    inside: str = info.name + _INSIDE
+    taken = {name for node in graph.node for name in node.output}
+    while inside in taken:
+        inside += _INSIDE
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == info.name:
+                node.input[place] = inside
+    return inside
+
+
+def fold_input_layout(model: ModelProto) -> ModelProto:
+    """Return a copy without transposes that cancel each other, the input's channel order folded into convolutions.
+
+    A Gather whose readers are not all plain convolutions (or whose weights others read, too) stays: it is right as it
+    is, and one small operation.
+    """
+    result = copy_model(model)
+    _cancel_transposes(result.graph)
+    _fold_orders(result.graph)
+    remove_dead_nodes(result.graph)
+    remove_unused_initializers(result.graph)
+    return result
+
+
+def _cancel_transposes(graph: GraphProto) -> None:
+    index = index_graph(graph)
+    outputs = {info.name for info in graph.output}
+    for node in graph.node:
+        before = index.producer.get(node.input[0]) if node.op_type == "Transpose" else None
+        if before is None or before.op_type != "Transpose" or node.output[0] in outputs:
+            continue
+        first, second = (list(attribute(step, "perm", [])) for step in (before, node))
+        if first and len(first) == len(second) and [first[axis] for axis in second] == list(range(len(first))):
+            _read_instead(graph, node.output[0], before.input[0])
+
+
+def _fold_orders(graph: GraphProto) -> None:
+    inputs = {info.name for info in graph.input}
+    for node in list(graph.node):
+        if node.op_type != "Gather" or attribute(node, "axis", 0) != 1 or node.input[0] not in inputs:
+            continue
+        index = index_graph(graph)
+        order = index.initializer.get(node.input[1])
+        readers = [reader for reader in graph.node if node.output[0] in reader.input]
+        if order is None or not readers:
+            continue
+        places = array_from_initializer(order).reshape(-1)
+        if sorted(places.tolist()) != list(range(len(places))):
+            continue
+        if all(_can_take(graph, reader, node, len(places)) for reader in readers):
+            for reader in readers:
+                _reorder(graph, reader, places)
+                reader.input[0] = node.input[0]
+
+
+def _can_take(graph: GraphProto, reader: NodeProto, gather: NodeProto, channels: int) -> bool:
+    if (
+        reader.op_type != "Conv"
+        or list(reader.input).count(gather.output[0]) != 1
+        or reader.input[0] != gather.output[0]
+    ):
+        return False
+    weight = index_graph(graph).initializer.get(reader.input[1])
+    only_reader = sum(reader.input[1] in node.input for node in graph.node) == 1
+    return attribute(reader, "group", 1) == 1 and weight is not None and only_reader and weight.dims[1] == channels
+
+
+def _reorder(graph: GraphProto, convolution: NodeProto, places: NDArray[np.int64]) -> None:
+    weight = index_graph(graph).initializer[convolution.input[1]]
+    old = array_from_initializer(weight)
+    new = np.empty_like(old)
+    new[:, places] = old
+    weight.CopyFrom(initializer_from_array(weight.name, new))
+
+
+def _read_instead(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new

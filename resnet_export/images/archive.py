@@ -1,0 +1,80 @@
+"""A `.tar` of pictures, or a WebDataset shard: `000001.jpg` beside `000001.cls` or `000001.json`.
+
+Nothing is unpacked under a name of the archive's; links and other kinds of members are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from resnet_export.images.picture import Picture
+from runtimes.errors import ImageFolderError
+from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_LABEL_SUFFIXES = (".cls", ".json", ".txt")
+_MAX_MEMBER_BYTES = 256 << 20
+
+
+def archive_pictures(path: Path) -> Iterator[Picture]:
+    """Yield the pictures of an archive; labels from `.cls`/`.json` of the same name, else from the first folder.
+
+    Raises:
+        ImageFolderError: If it is no archive, or is cut short.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            sidecars = {}
+            for member in archive:
+                if member.isfile() and member.name.lower().endswith((".cls", ".json")) and member.size < 1 << 16:
+                    sidecars[_key(member.name)] = _label(_content(archive, member), member.name)
+            for member in archive.getmembers():
+                if member.isfile() and member.name.lower().endswith(IMAGE_EXTENSIONS) and not _is_hidden(member.name):
+                    if member.size > _MAX_MEMBER_BYTES:
+                        raise ImageFolderError(
+                            f"{path}: {member.name} has {member.size:,} bytes, too many for a picture"
+                        )
+                    label = sidecars.get(_key(member.name), _folder(member.name))
+                    yield Picture(PurePosixPath(member.name).name, label, content=_content(archive, member))
+    except (tarfile.TarError, OSError, EOFError) as err:
+        raise ImageFolderError(f"{path}: is no whole tar archive ({err}); copy it again") from err
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _key(name: str) -> str:
+    """Return what members of one sample share: the path up to the first dot of the file name."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.partition('.')[0]}"
+
+
+def _label(content: bytes, name: str) -> str | None:
+    text = content.decode("utf-8", "replace").strip()
+    if name.lower().endswith(".cls"):
+        return text or None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    value = (
+        next((found[key] for key in ("label", "cls", "class", "target") if key in found), None)
+        if isinstance(found, dict)
+        else None
+    )
+    return None if value is None else str(value)
+
+
+def _folder(name: str) -> str | None:
+    """Return the last folder above a picture, as ImageNet's archives have class folders; None for none."""
+    parents = [part for part in PurePosixPath(name).parent.parts if part not in (".", "/", "..")]
+    return parents[-1] if parents else None
+
+
+def _is_hidden(name: str) -> bool:
+    return PurePosixPath(name).name.startswith(".")

@@ -1,0 +1,140 @@
+"""`--calib` and `--val` from wherever pictures are kept, as one folder of class folders for the run.
+
+    folders, globs           linked together
+    .txt, .csv, .tsv         a list of paths, with or without labels (`list_file`)
+    .tar, .tar.gz            an archive of pictures or a WebDataset shard (`archive`)
+    .npy, .npz               arrays of pixels, with or without labels (`arrays`)
+    .parquet, .arrow, or a folder that Hugging Face's `save_to_disk` wrote (`dataset`)
+
+One plain folder stays what it is. Everything else is put into a temporary folder, by links where there are files. A
+picture whose class is known by index lies in `index=N`, as `runtimes.preprocessing.class_folders` reads it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from resnet_export.images.archive import ARCHIVES, archive_pictures
+from resnet_export.images.arrays import ARRAYS, array_pictures
+from resnet_export.images.dataset import TABLES, dataset_pictures, is_dataset
+from resnet_export.images.image_set import ImageSource
+from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
+from resnet_export.images.picture import Picture
+from runtimes.errors import ImageFolderError
+from runtimes.preprocessing.class_folders import INDEX_PREFIX
+from runtimes.preprocessing.image_folder import class_of, find_images
+
+_KINDS = "a folder, a glob, a list (.txt, .csv), .tar, .npy, .npz, .parquet, or a saved dataset"
+
+
+@contextmanager
+def gathered(words: Sequence[str], labels: Path | None = None) -> Iterator[Path]:
+    """Give a folder with every picture that the words mean, for as long as the context lasts.
+
+    Args:
+        words: Paths and globs, at least one; pictures stay in their order within a word.
+        labels: A list of file name and label, for folders without class folders (ImageNet's own layout).
+
+    Raises:
+        ImageFolderError: If a word means nothing, or what it means cannot be read.
+    """
+    paths = [path for word in words for path in _expanded(word)]
+    if len(paths) == 1 and labels is None and paths[0].is_dir() and not is_dataset(paths[0]):
+        yield paths[0]
+        return
+    root = Path(tempfile.mkdtemp(prefix="resnet-export-images-"))
+    try:
+        known = None if labels is None else labels_of_list(labels)
+        _put_all(root, paths, known, labels)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _expanded(word: str) -> list[Path]:
+    """Return what a word means: itself, or the sorted matches of a glob."""
+    if os.path.exists(word) or not glob.has_magic(word):
+        return [Path(word)]
+    found = sorted(glob.glob(word, recursive=True))
+    if not found:
+        raise ImageFolderError(f"{word}: no file or folder matches this pattern; check the path")
+    return [Path(path) for path in found]
+
+
+def _put_all(root: Path, paths: Sequence[Path], known: dict[str, str] | None, labels: Path | None) -> None:
+    number = unlabeled = 0
+    for path in paths:
+        for picture in _pictures(path):
+            label = picture.label
+            if known is not None:
+                label = known.get(picture.name, known.get(Path(picture.name).stem))
+                unlabeled += label is None
+            _put(root, number, picture, label)
+            number += 1
+    if not number:
+        raise ImageFolderError(f"no images in {', '.join(map(str, paths))}; expected {_KINDS}")
+    if unlabeled:
+        raise ImageFolderError(
+            f"{labels}: {unlabeled} of {number} images have no label in it; expected one line per image, file name and "
+            "class (index, label or synset id)"
+        )
+
+
+def _pictures(path: Path) -> Iterator[Picture]:
+    name = path.name.lower()
+    if path.is_dir():
+        return dataset_pictures(path) if is_dataset(path) else _folder_pictures(path)
+    if not path.is_file():
+        raise ImageFolderError(f"{path}: there is no such file or folder; expected {_KINDS}")
+    if name.endswith(LISTS):
+        return list_pictures(path)
+    if name.endswith(ARCHIVES):
+        return archive_pictures(path)
+    if name.endswith(ARRAYS):
+        return array_pictures(path)
+    if name.endswith(TABLES):
+        return dataset_pictures(path)
+    return iter([Picture(path.name, None, file=path)])
+
+
+def _folder_pictures(folder: Path) -> Iterator[Picture]:
+    for path in find_images(folder):
+        yield Picture(path.name, class_of(folder, path), file=path)
+
+
+def _put(root: Path, number: int, picture: Picture, label: str | None) -> None:
+    """Link or write a picture into its class folder, under a name that no other one has."""
+    folder = root if label is None else root / _folder_name(label)
+    folder.mkdir(exist_ok=True)
+    suffix = Path(picture.name).suffix.lower() or ".img"
+    target = folder / f"{number:08d}{suffix}"
+    if picture.file is not None:
+        target.symlink_to(picture.file.resolve())
+    else:
+        target.write_bytes(picture.content or b"")
+
+
+def _folder_name(label: str) -> str:
+    """Return a folder's name for a label; whole numbers are class indices."""
+    if label.isdecimal():
+        return f"{INDEX_PREFIX}{int(label)}"
+    plain = label.replace("/", "_").replace("\0", "_").strip()
+    return plain if plain.strip(".") else f"_{plain}"
+
+
+@contextmanager
+def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterator[ImageSource]:
+    """Give what `gathered` gives as the source of a job's images, called as the user called it."""
+    with gathered(words, labels) as root:
+        yield ImageSource(root, _shown(words))
+
+
+def _shown(words: Sequence[str]) -> str:
+    """Return how the words are called in messages and reports."""
+    return words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"
