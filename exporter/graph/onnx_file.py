@@ -249,9 +249,25 @@ def _check_input(model: ModelProto, inputs: list[Any], path: Path) -> _Image:
             f"{path}: input {info.name!r} has shape {shown}, expected a fixed number of channels, [N, 3, H, W] or "
             "[N, H, W, 3]; export it with fixed channels"
         )
+    if not is_nhwc:
+        _check_first_convolutions(model, info.name, channels, f"{path}: input {info.name!r} has shape {shown}")
     height, width = dims[1:3] if is_nhwc else dims[2:]
     size = None if height is None or width is None else (height, width)
     return _Image(size, dims[0] or None, channels, is_nhwc)
+
+
+def _check_first_convolutions(model: ModelProto, name: str, channels: int, what: str) -> None:
+    """Raise if a convolution that reads the image takes another number of channels than it has."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "Conv" and node.input[0] == name else None
+        if weight is not None and len(weight.dims) > 1:
+            taken = weight.dims[1] * attribute(node, "group", 1)
+            if taken != channels:
+                raise OnnxFileError(
+                    f"{what}, of {channels} channels, but {node.name or node.output[0]!r} takes {taken}: the file "
+                    "contradicts itself; export it anew"
+                )
 
 
 def _is_nhwc(model: ModelProto, name: str, dims: list[int | None]) -> bool:

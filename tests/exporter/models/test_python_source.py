@@ -164,7 +164,7 @@ def test_without_preprocessing_it_is_refused():
         ("mine.broken:build", r"mine\.broken cannot be imported \(RuntimeError: half written\)"),
         (
             "mine.nets:Pair",
-            r"it gives 2 tensors \(0 \[2, 8\], 1 \[2, 3, 16, 16\] for 2 images\); say which with --outputs NAME",
+            r"it gives 2 tensors \(0 \[2, 4\], 1 \[2, 3, 16, 16\] for 2 images\); say which with --outputs NAME",
         ),
         ("mine.nets:Grey", r"does not take images of float32 \[2, 3, 16, 16\]: RuntimeError"),
         ("mine.nets:on_meta", r"its weights are on meta, expected cpu"),
