@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Union
 
+from resnet_export.images.gather import gathered_into, is_folder_of_pictures
 from resnet_export.images.image_set import ImageSource, image_files, image_folder
 from resnet_export.images.spill import EXPECTED, spill_pictures
 from runtimes.preprocessing.image_input import array_of
@@ -20,7 +21,7 @@ def image_source(given: Images | None, what: str, folder: Path) -> ImageSource |
     """Return where a job finds the images.
 
     Args:
-        given: A folder; a list of files; or pictures, one array or an iterable of them, which is read once.
+        given: A folder, or a file that `resnet_export.images.gather` reads; a list of files; or pictures, one array or an iterable of them, which is read once.
         what: The argument's name, for messages.
         folder: Where pictures from memory are kept while the job runs; made when needed.
 
@@ -31,7 +32,10 @@ def image_source(given: Images | None, what: str, folder: Path) -> ImageSource |
     if given is None:
         return None
     if isinstance(given, (str, os.PathLike)):
-        return image_folder(Path(given))
+        if is_folder_of_pictures(Path(given)):
+            return image_folder(Path(given))
+        folder.mkdir(parents=True)
+        return gathered_into(folder, Path(given))
     if isinstance(given, (list, tuple)) and given and all(isinstance(one, (str, os.PathLike)) for one in given):
         return image_files([Path(path) for path in given])
     if isinstance(given, (bytes, bytearray, dict)) or (not hasattr(given, "__iter__") and array_of(given) is None):

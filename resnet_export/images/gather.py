@@ -50,8 +50,7 @@ def gathered(words: Sequence[str], labels: Path | None = None) -> Iterator[Path]
         return
     root = Path(tempfile.mkdtemp(prefix="resnet-export-images-"))
     try:
-        known = None if labels is None else labels_of_list(labels)
-        _put_all(root, paths, known, labels)
+        _put_all(root, paths, labels)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -67,7 +66,23 @@ def _expanded(word: str) -> list[Path]:
     return [Path(path) for path in found]
 
 
-def _put_all(root: Path, paths: Sequence[Path], known: dict[str, str] | None, labels: Path | None) -> None:
+def gathered_into(root: Path, path: Path) -> ImageSource:
+    """Put the pictures of one source that is no folder of pictures below `root`, an empty folder, and return them.
+
+    Raises:
+        ImageFolderError: As `gathered`.
+    """
+    _put_all(root, _expanded(str(path)), None)
+    return ImageSource(root, str(path))
+
+
+def is_folder_of_pictures(path: Path) -> bool:
+    """Tell whether a path is what `find_images` reads, or nothing that another reader here knows."""
+    return (path.is_dir() and not is_dataset(path)) or not (path.exists() or glob.has_magic(str(path)))
+
+
+def _put_all(root: Path, paths: Sequence[Path], labels: Path | None) -> None:
+    known = None if labels is None else labels_of_list(labels)
     number = unlabeled = 0
     for path in paths:
         for picture in _pictures(path):
