@@ -87,6 +87,16 @@ _TORCH_PIN = re.compile(r"torch\s*\(?==\s*([\w.+]+)\)?\s*$")
 
 _TORCH = "pip install -U torch torchvision"
 
+OLD_ONNXRUNTIME = KnownBad(
+    "onnxruntime below 1.30",
+    lambda versions: _below("onnxruntime", 1, 30)(versions) or _below("onnxruntime-gpu", 1, 30)(versions),
+    "on the CPU it rounds QuantizeLinear with FP16 scales down (1.2 / 0.01 gives 119), so that INT8 with FP16 is "
+    "measured wrongly",
+    'pip install "onnxruntime>=1.30"',
+    "seen with 1.24.1, 1.26.0, 1.28.0 and 1.29.0: tests/exporter/passes/test_float16_qdq.py",
+)
+"""What a device with Python 3.10 has; `verify` does not judge INT8 with FP16 there."""
+
 KNOWN_BAD: Sequence[KnownBad] = (
     KnownBad(
         "torch 2.9",
@@ -131,14 +141,7 @@ KNOWN_BAD: Sequence[KnownBad] = (
         "pip install -U onnxruntime",
         "seen with onnxruntime 1.18.0 and NumPy 2.2.0",
     ),
-    KnownBad(
-        "onnxruntime below 1.30",
-        lambda versions: _below("onnxruntime", 1, 30)(versions) or _below("onnxruntime-gpu", 1, 30)(versions),
-        "on the CPU it rounds QuantizeLinear with FP16 scales down (1.2 / 0.01 gives 119), so that INT8 with FP16 is "
-        "measured wrongly",
-        'pip install "onnxruntime>=1.30"',
-        "seen with 1.24.1, 1.26.0, 1.28.0 and 1.29.0: tests/exporter/passes/test_float16_qdq.py",
-    ),
+    OLD_ONNXRUNTIME,
 )
 
 

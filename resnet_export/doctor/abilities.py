@@ -76,7 +76,9 @@ def _build_ability(facts: Facts) -> Ability:
     if ways:
         return Ability("build engines", True, "; ".join(ways), "")
     reasons = [f"{name}: {_flavor_reason(facts, facts.flavor(name))}" for name in BUILDERS]
-    command = tensorrt_command(facts) if facts.gpu.is_usable or facts.is_jetson else _install("rtx")
+    command = (
+        tensorrt_command(facts) if facts.gpu.is_usable or facts.is_jetson else _if_has_wheels(facts, _install("rtx"))
+    )
     return Ability("build engines", False, "; ".join(reasons), command)
 
 
@@ -130,8 +132,21 @@ def _provider_reason(facts: Facts, name: str) -> str:
     return "not compiled in" if found is None else found.reason
 
 
+def _if_has_wheels(facts: Facts, command: str) -> str:
+    """Return the command where PyPI has wheels of NVIDIA's libraries and of onnxruntime-gpu, else "": x86-64 alone.
+
+    Source: `pip install --platform manylinux_2_39_aarch64` finds none of tensorrt, tensorrt-rtx, onnxruntime-gpu
+    (2026-11-29).
+    """
+    return command if facts.machine.architecture.lower() in ("x86_64", "amd64") else ""
+
+
 def _cuda_command(facts: Facts) -> str:
-    """Return what makes ONNX Runtime's CUDA provider load, as far as pip can."""
+    """Return what makes ONNX Runtime's CUDA provider load, as far as pip can; "" where it cannot."""
+    return _if_has_wheels(facts, _cuda_packages(facts))
+
+
+def _cuda_packages(facts: Facts) -> str:
     found = next((item for item in facts.onnxruntime.providers if item.name == CUDA), None)
     if found is not None and found.package:
         return f"pip install {found.package}"
@@ -144,7 +159,7 @@ def tensorrt_command(facts: Facts) -> str:
     """Return how TensorRT gets here: from JetPack on a Jetson, from pip elsewhere."""
     if facts.is_jetson:
         return "sudo apt install python3-libnvinfer; python3 -m venv --system-site-packages ENVIRONMENT"
-    return _install("tensorrt")
+    return _if_has_wheels(facts, _install("tensorrt"))
 
 
 def _install(extra: str) -> str:

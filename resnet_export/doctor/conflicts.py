@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporter.known_bad import known_bad_among, version_numbers
+from exporter.known_bad import OLD_ONNXRUNTIME, KnownBad, known_bad_among, version_numbers
 from resnet_export.doctor.abilities import tensorrt_command
 from resnet_export.doctor.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
 from runtimes.machine.environment import rtx_serves
@@ -31,7 +31,17 @@ def find_conflicts(facts: Facts) -> tuple[Conflict, ...]:
     )
     found = [conflict for check in checks if (conflict := check(facts)) is not None]
     versions = {item.name: item.version for item in facts.libraries if item.version}
-    return (*found, *(Conflict(str(bad), bad.remedy) for bad in known_bad_among(versions)))
+    return (*found, *(Conflict(str(bad), _remedy(bad, facts)) for bad in known_bad_among(versions)))
+
+
+def _remedy(bad: KnownBad, facts: Facts) -> str:
+    """Return what to do about it; never an installation that this Python does not get."""
+    if bad is OLD_ONNXRUNTIME and version_numbers(facts.machine.python)[:2] < MIN_PYTHON:
+        return (
+            f"Python {facts.machine.python} gets none newer than 1.23; measure INT8 with FP16 on a machine with Python "
+            f"{dotted(MIN_PYTHON)} or newer; FP32, FP16 and INT8 files are measured rightly here"
+        )
+    return bad.remedy
 
 
 def _two_onnxruntimes(facts: Facts) -> Conflict | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calibration.observers.sample_images import evenly_ordered
 from exporter.errors import ExportError
+from exporter.known_bad import OLD_ONNXRUNTIME, installed_versions
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
@@ -24,7 +25,7 @@ from runtimes.preprocessing.image_folder import class_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
 from runtimes.verification.gate_options import GateChoice
-from runtimes.verification.gates import judge
+from runtimes.verification.gates import Gate, GateResult, Verdict, judge
 from runtimes.verification.report import FileComparison, FileReport
 
 
@@ -275,9 +276,28 @@ def file_reports(opened: Opened, compared: Sequence[Compared], choice: GateChoic
                 # Shares that were asked for are asked of --val where it is there, not of 16 golden inputs too.
                 asked = images.on == "val" or len(compared) == 1
                 here = gates if asked else [replace(gate, asked=False) for gate in gates]
-                report.gates.extend(judge(found, here, on=images.on))
+                report.gates.extend(_judged(one, found, here, images.on))
         reports.append(report)
     return reports
+
+
+def _judged(one: OpenCandidate, found: LogitComparison, gates: Sequence[Gate], on: str) -> Sequence[GateResult]:
+    """Judge a comparison, unless the library that computed it is known to compute this kind of file wrongly."""
+    results = judge(found, gates, on=on)
+    versions = installed_versions()
+    if (
+        one.inference_library != "onnxruntime"
+        or one.candidate.precision != "int8-fp16"
+        or not OLD_ONNXRUNTIME.applies(versions)
+    ):
+        return results
+    have = versions.get("onnxruntime-gpu") or versions.get("onnxruntime")
+    why = f"not judged by onnxruntime {have}: {OLD_ONNXRUNTIME.consequence}; judge this file where 1.30 or newer is"
+    verdict = {False: Verdict.SKIPPED, True: Verdict.INCONCLUSIVE}
+    return [
+        replace(result, verdict=verdict[gate.asked], sentence=f"{result.sentence}; {why}")
+        for gate, result in zip(gates, results, strict=True)
+    ]
 
 
 def torch_side(runtime: Runtime) -> Opened:

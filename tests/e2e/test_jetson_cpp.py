@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,19 +49,38 @@ PILLOW_13 = pytest.mark.skipif(
 )
 
 
+AARCH64 = os.environ.get("RESNET_EXPORT_CPP_FOR") == "aarch64"
+"""Whether the C++ is compiled for AArch64 and run by QEMU; tests/aarch64 asks for that."""
+
+CROSS = (
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+    "-DCMAKE_EXE_LINKER_FLAGS=-static",
+)
+
+
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build `preprocess_ppm`; it needs a C++17 compiler and nothing else."""
-    if missing := [name for name in ("cmake", "c++") if shutil.which(name) is None]:
+    programs = ("cmake", "aarch64-linux-gnu-g++", "qemu-aarch64-static") if AARCH64 else ("cmake", "c++")
+    if missing := [name for name in programs if shutil.which(name) is None]:
         pytest.skip(f"{' and '.join(missing)} not installed: the C++ preprocessing cannot be built")
     build = tmp_path_factory.mktemp("jetson-cpp")
+    cross = CROSS if AARCH64 else ()
     for command in (
-        ["cmake", "-S", CPP, "-B", build, "-DBUILD_CLASSIFY=OFF", "-DCMAKE_CXX_FLAGS=-Werror"],
+        ["cmake", "-S", CPP, "-B", build, "-DBUILD_CLASSIFY=OFF", "-DCMAKE_CXX_FLAGS=-Werror", *cross],
         ["cmake", "--build", build, "--parallel", "2"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    return build / "preprocess_ppm"
+    built = build / "preprocess_ppm"
+    if not AARCH64:
+        return built
+    emulated = build / "emulated"
+    emulated.write_text(f'#!/bin/sh\nexec qemu-aarch64-static {built} "$@"\n')
+    emulated.chmod(0o755)
+    return emulated
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,206 @@
+"""From nothing to a report of what runs on AArch64, under QEMU; printed, and written into docs/jetson.md.
+
+    python tests/aarch64/run_all.py [--short] [--write]
+
+Makes an arm64 root with the newest wheels and one with those that Python 3.10 gets, exports the demo's network, and
+checks it there on a processor without and one with dot product and FP16. Five minutes on two cores, `--short` one.
+Exit code 1 if anything failed, 77 if this machine cannot emulate (the reason is printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from checks import (
+    Guest,
+    Row,
+    check_answers,
+    check_classify,
+    check_cpp,
+    check_doctor,
+    check_golden_script,
+    check_tests,
+    check_verify,
+    copy_in,
+)
+from emulator import CPUS, QEMU, Emulator, why_not
+from guest_root import FOR_PYTHON_310, FOR_TESTS, NEWEST, ROOT, install, make_root, make_wheel
+
+DOCUMENT = ROOT / "docs" / "jetson.md"
+BEGIN, END = "<!-- begin: tests/aarch64/run_all.py -->", "<!-- end: tests/aarch64/run_all.py -->"
+CANNOT = 77
+OLD, NEW = CPUS
+"""Without and with dot product and FP16 arithmetic."""
+
+
+def main() -> int:
+    """Run all; print the report, and with --write keep it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--short", action="store_true", help="a minute: the golden answers on one processor")
+    parser.add_argument("--write", action="store_true", help="put the report into docs/jetson.md")
+    options = parser.parse_args()
+    if reason := why_not():
+        print(f"AArch64 cannot be emulated here: {reason}")
+        return CANNOT
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(report_rows(Path(folder), short=options.short))
+    failures = sum(not row.passed for row in rows)
+    text = f"{table(rows)}\n\n{failures} failures in {time.monotonic() - begin:.0f} s. {conditions()}"
+    print(f"\n{text}")
+    if options.write:
+        write_between(DOCUMENT, text)
+    return 1 if failures else 0
+
+
+def report_rows(folder: Path, *, short: bool) -> Iterator[Row]:
+    """Set up and check; yields a row per check."""
+    tell = Stopwatch()
+    bundles = export_bundles(folder, short=short)
+    tell("bundles exported")
+    root = make_root(folder)
+    wheel = make_wheel(folder)
+    tell("root and wheel made")
+    newest = install(root, "/site", wheel, NEWEST if short else (*NEWEST, *FOR_TESTS))
+    tell("newest wheels installed")
+    copy_in(newest, Path(__file__).with_name("guest_answers.py"), "guest_answers.py")
+    for name, bundle in bundles.items():
+        copy_in(newest, bundle, name)
+    yield from answers(Guest(newest, OLD), bundles)
+    yield check_cpp(root, cpu=OLD, short=short)
+    if short:
+        yield check_doctor(Guest(newest, OLD))
+        return
+    yield from answers(Guest(newest, NEW), bundles)
+    yield from commands(Guest(newest, NEW), folder / "digits" / "val")
+    yield from python_310(root, wheel)
+    copy_tests(newest)
+    yield check_tests(Guest(newest, NEW))
+
+
+class Stopwatch:
+    """Prints what has been done, and when."""
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        """Print it."""
+        print(f"{time.monotonic() - self.begin:4.0f} s: {what}", flush=True)
+
+
+def export_bundles(folder: Path, *, short: bool) -> dict[str, Path]:
+    """Export the demo's network for TensorRT (`digits`) and for ONNX Runtime (`digits-ort`)."""
+    _checked(ROOT / "examples" / "digits" / "write_images.py", folder / "digits")
+    weights = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
+    common = ("--weights", weights, "--calib", folder / "digits" / "calib", "--quiet", "--effort", 0, "--num-calib", 64)
+    common += ("--calib-cache", folder / "cache")
+    found = {}
+    for name, more in {"digits": () if short else ("--fp16",), "digits-ort": ("--target", "onnxruntime")}.items():
+        found[name] = folder / f"bundle-{name}"
+        _checked("-m", "resnet_export", "cifar_resnet20", "--int8", *common, *more, "-o", found[name])
+    return found
+
+
+def answers(guest: Guest, bundles: dict[str, Path]) -> Iterator[Row]:
+    """Golden answers: `verify`, and each file's logits beside the host's.
+
+    The bounds are far under what was seen: FP32 122 dB (order of summation), INT8 as written 43 dB (rounding ties flip
+    a step), ONNX Runtime's integer kernels bit-equal.
+    """
+    yield check_verify(guest, "/work/digits", "--precision", "fp32", "--precision", "int8")
+    yield check_answers(guest, bundles["digits"], "/work/digits", "model.onnx", 100)
+    yield check_answers(guest, bundles["digits"], "/work/digits", "model.int8.onnx", 35)
+    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 100)
+
+
+def commands(guest: Guest, images: Path) -> Iterator[Row]:
+    """What a user types on a device."""
+    yield check_doctor(guest)
+    yield check_verify(guest, "/work/digits")
+    chosen = [path for digit in sorted(images.iterdir()) for path in sorted(digit.iterdir())[:2]]
+    for path in chosen:
+        (guest.emulator.root / "work" / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        copy_in(guest.emulator, path, f"val/{path.parent.name}/{path.name}")
+    yield check_classify(guest, "/work/digits-ort", "/work/val", len(chosen))
+    copy_in(guest.emulator, ROOT / "examples" / "jetson", "jetson")
+    yield check_golden_script(guest, "/work/digits", "model.int8.onnx")
+
+
+def python_310(root: Path, wheel: Path) -> Iterator[Row]:
+    """The newest versions that Python 3.10 gets (here under 3.11, which they support too)."""
+    guest = Guest(install(root, "/site310", wheel, FOR_PYTHON_310), NEW, ", ONNX Runtime 1.23.2")
+    yield check_doctor(guest)
+    yield check_verify(guest, "/work/digits")
+
+
+def copy_tests(emulator: Emulator) -> None:
+    """Copy what the tests read, without the packages: those are the wheel's."""
+    (emulator.root / "work" / "repository").mkdir()
+    for name in ("tests", "examples", "docs", "pyproject.toml"):
+        copy_in(emulator, ROOT / name, f"repository/{name}")
+    site = emulator.root / emulator.site.lstrip("/")
+    (site / "absent_libraries.py").write_text(Path(__file__).with_name("absent_libraries.py").read_text())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| what | processor | outcome | | s |", "|---|---|---|---|---|"]
+    for row in rows:
+        word = "as it should be" if row.passed else "**wrong**"
+        lines.append(f"| {row.what} | {row.cpu} | {row.outcome} | {word} | {row.seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def conditions() -> str:
+    """Return where and when: a table without that says nothing."""
+    version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    names = ("onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+    have = []
+    for name in names:
+        try:
+            have.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    today = datetime.now(timezone.utc).date().isoformat()
+    return (
+        f"{today}, QEMU {version.split()[2]}, guest Debian 12 arm64 with its Python 3.11 and the newest wheels; host "
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(have)}."
+    )
+
+
+def write_between(document: Path, text: str) -> None:
+    """Put the text between the markers."""
+    content = document.read_text(encoding="utf-8")
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{document} lacks {BEGIN} or {END}; nothing was written")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def _checked(*words: object) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *(str(word) for word in words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(str(word) for word in words)} failed:\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
