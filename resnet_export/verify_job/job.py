@@ -39,7 +39,17 @@ from runtimes.verification.baseline import compare_baseline, load_baseline
 from runtimes.verification.gate_options import read_gates
 from runtimes.verification.report import FileReport, Setting, build_report, with_baseline
 
-LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "tensorrt", "tensorrt-rtx")
+LIBRARIES = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "onnx",
+    "torch",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 
 STORED = "PyTorch's answers stored in the bundle"
 

@@ -61,6 +61,7 @@ def load(
     |---|---|---|
     | `auto` | with a GPU: a fitting engine, else CUDA where ONNX Runtime has it; else the CPU | as below |
     | `cpu` | ONNX Runtime's CPU | INT8 of bundles for ONNX Runtime; else FP32, the others being slower |
+    | `openvino` | OpenVINO on the CPU, for x86 | INT8 of either dialect, else FP32 |
     | `cuda` | ONNX Runtime's CUDA provider | FP16, else FP32 (it computes INT8 in float) |
     | `tensorrt`, `tensorrt-rtx` | an engine that `resnet-export build` made here | the lowest precision |
     | `ort-tensorrt` | ONNX Runtime's TensorRT provider | the lowest precision |
@@ -76,7 +77,7 @@ def load(
             and log a warning (logger `runtimes.inference.load`). Otherwise that is an error.
         backend: "pillow" prepares pictures bit for bit as in training, "opencv" faster and a little differently.
         draft: Decode huge JPEGs at a reduced size; faster, and a little different (docs/runtimes.md has the bounds).
-        provider_options: Further options of ONNX Runtime's provider.
+        provider_options: Further options of ONNX Runtime's provider, or properties of OpenVINO's CPU plug-in.
         public_key: Ed25519 in PEM: the bundle must be signed by its owner (`--sign`). Engines that were built from it
             here are not covered by the signature.
 

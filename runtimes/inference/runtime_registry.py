@@ -23,6 +23,7 @@ RUNTIMES: Registry[RuntimeKind] = Registry(
         "tensorrt-rtx": "runtimes.inference.tensorrt_kinds:TENSORRT_RTX",
         "ort-tensorrt": "runtimes.inference.onnxruntime_kinds:ORT_TENSORRT",
         "ort-tensorrt-rtx": "runtimes.inference.onnxruntime_kinds:ORT_TENSORRT_RTX",
+        "openvino": "runtimes.inference.openvino_kind:OPENVINO",
     },
 )
 """The word of `--provider` to the runtime."""

@@ -280,6 +280,7 @@ LIBRARIES = (
     "safetensors",
     "onnxruntime-gpu",
     "onnxruntime",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-bindings",

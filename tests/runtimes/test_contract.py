@@ -28,6 +28,7 @@ from runtimes.bundle.manifest import BatchRange
 from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
 from runtimes.inference.fixed_batch import AnyBatch
 from runtimes.inference.model import Model
+from runtimes.openvino.adapter import OpenVinoRuntime
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import TensorSpec
 from runtimes.pytorch import TorchRuntime
@@ -83,6 +84,11 @@ def loaded(folder: Path) -> Iterator[Model]:
         yield model
 
 
+def openvino_runtime() -> OpenVinoRuntime:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: [openvino]")
+    return OpenVinoRuntime(graph().model("logits"))
+
+
 @contextmanager
 def engine(folder: Path) -> Iterator[TrtRuntime]:
     """Profile 2 to 3: one image is padded, four are split."""
@@ -99,6 +105,7 @@ def engine(folder: Path) -> Iterator[TrtRuntime]:
 
 RUNTIMES = {
     "onnxruntime": lambda folder: ort_runtime(),
+    "openvino": lambda folder: openvino_runtime(),
     "pytorch": lambda folder: torch_runtime(),
     "fixed batch": fixed_batch,
     "load": loaded,

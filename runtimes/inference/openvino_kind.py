@@ -1,0 +1,122 @@
+"""OpenVINO on the CPU as a runtime: both INT8 dialects in integer kernels, float32 otherwise."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.precision import is_int8
+from runtimes.inference.fixed_batch import fixed_batch
+from runtimes.inference.model_description import ModelDescription, library_versions
+from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
+
+if TYPE_CHECKING:
+    from runtimes.openvino.adapter import OpenVinoRuntime
+
+_IN_FLOAT = (
+    "INT8 is computed in float32, as written, no faster than FP32: this CPU has no VNNI, and OpenVINO's INT8 kernels "
+    "saturate without"
+)
+_PARTLY_FLOAT = "INT8: {integers} of {weighted} convolutions and fully connected layers compute in integers"
+_ROUNDED = "layers that are not INT8 compute in {precision}, as asked: answers differ from the file's"
+
+
+def open_openvino(choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
+    """Open an ONNX file in OpenVINO, on the CPU.
+
+    `options.exact` is not heard: what is measured is what OpenVINO's users get.
+
+    Raises:
+        RuntimeAdapterError: If it cannot run as chosen; see `runtimes.load`.
+    """
+    from runtimes.openvino.adapter import OpenVinoRuntime
+
+    runtime = OpenVinoRuntime(
+        choice.path if options.model is None else options.model,
+        num_threads=options.threads or 0,
+        properties=options.provider_options,
+    )
+    size = fixed_batch(runtime)
+    exact = is_int8(choice.precision) and not runtime.num_integer_layers
+    notes = _notes(choice, runtime, exact=exact)
+    description = ModelDescription(
+        file=str(choice.path),
+        precision=choice.precision,
+        runtime="OpenVINO",
+        provider="OpenVINO CPU",
+        node_providers=runtime.node_precisions,
+        reason=choice.reason,
+        batch="any" if size is None else f"{size} in the file: more in pieces, fewer padded",
+        inputs=runtime.input_specs,
+        outputs=runtime.output_specs,
+        threads=options.threads,
+        exact=exact,
+        may_saturate=False,
+        notes=notes,
+        versions=library_versions(openvino=_version()),
+    )
+    return Opened(runtime, description, notes if exact else (), runtime.metadata)
+
+
+def _notes(choice: Choice, runtime: OpenVinoRuntime, *, exact: bool) -> tuple[str, ...]:
+    from runtimes.openvino.node_precision import WEIGHTED
+
+    notes = []
+    if exact:
+        notes.append(_IN_FLOAT)
+    elif is_int8(choice.precision):
+        weighted = sum(told.partition(" in ")[0] in WEIGHTED for told in runtime.node_precisions.values())
+        notes.append(_PARTLY_FLOAT.format(integers=runtime.num_integer_layers, weighted=weighted))
+    if runtime.float_precision != "f32":
+        notes.append(_ROUNDED.format(precision=runtime.float_precision))
+    return tuple(notes)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("openvino")
+
+
+_SCRIPT = """
+import numpy, openvino
+compiled = openvino.Core().compile_model(openvino.Core().read_model(bytes.fromhex(sys.argv[1]), b""), "CPU")
+(result,) = compiled({0: numpy.ones((1, 1, 1, 1), "float32")}).values()
+if result.item() != 2.0:
+    sys.exit(f"answers wrongly: got {result.item()}, expected 2")
+answer({"version": openvino.__version__})
+"""
+
+
+def _works(machine: Machine) -> Availability:
+    """Compile and run a convolution, in a child of its own."""
+    from runtimes.machine.probe_process import ask_python
+    from runtimes.machine.provider_probe import PROBE_MODEL
+
+    if find_spec("openvino") is None:
+        return Availability(False, 'openvino: not installed; pip install "resnet-export[openvino]"')
+    told = ask_python(_SCRIPT, PROBE_MODEL.hex())
+    if told.reason:
+        return Availability(False, f"openvino: {told.reason}")
+    return Availability(True, f"OpenVINO {json.loads(told.stdout)['version'].partition('-')[0]}")
+
+
+OPENVINO = RuntimeKind(
+    name="openvino",
+    title="OpenVINO on the CPU",
+    library="openvino",
+    open=open_openvino,
+    probe=_works,
+    preferred=("int8", "fp32"),
+    preferred_of_onnxruntime=("int8", "fp32"),
+    where="the CPU, in OpenVINO, as asked",
+    why=MappingProxyType(
+        {
+            "int8": "INT8, which OpenVINO runs in integer kernels, whichever dialect it is in",
+            "fp32": "FP32, the bundle having no INT8",
+        }
+    ),
+)

@@ -1,0 +1,194 @@
+"""OpenVINO behind the `Runtime` contract. Float is float32, and INT8 kernels that may saturate are not run."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
+from runtimes.fork_guard import forked_error, never_release_in_a_child
+from runtimes.openvino.library import PRECISION, load_core, properties_for
+from runtimes.openvino.node_precision import integer_layers, node_precisions
+from runtimes.ort.int8_kernels import why_int8_saturates
+from runtimes.protocol import Array, InputCheck, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_SINK = "/sink_port_0"
+"""What OpenVINO's ONNX reader puts behind the name of an output."""
+
+
+class OpenVinoRuntime:
+    """An ONNX model compiled by OpenVINO for the CPU. Any number of threads may call `run`.
+
+    Args:
+        model: Path, bytes or `ModelProto`.
+        num_threads: Threads of one operator; 0 lets OpenVINO choose.
+        properties: Further properties of OpenVINO's CPU plug-in; they win over `runtimes.openvino.library`'s.
+
+    Raises:
+        MissingDependencyError: If OpenVINO is not installed.
+        ProviderUnavailableError: If INT8 kernels would saturate on this CPU and cannot be kept from it.
+        RuntimeAdapterError: If the model is not read or compiled.
+    """
+
+    def __init__(
+        self, model: str | Path | bytes | Any, *, num_threads: int = 0, properties: Mapping[str, str] | None = None
+    ) -> None:
+        core = load_core()
+        wanted = properties_for(num_threads=num_threads, given=properties or {})
+        try:
+            network = core.read_model(_source(model))
+            self._compiled: Any = core.compile_model(network, "CPU", wanted)
+        except Exception as err:  # OpenVINO raises RuntimeError and others, whose first lines are places in its source
+            named = str(model) if isinstance(model, (str, Path)) else "the model"
+            raise RuntimeAdapterError(f"OpenVINO does not load {named}: {_sentence(err)}") from err
+        never_release_in_a_child(self._compiled)
+        self._process = os.getpid()
+        self._node_precisions = node_precisions(self._compiled)
+        _refuse_saturation(self._node_precisions)
+        self._metadata = _metadata(network)
+        self._float_precision = str(wanted[PRECISION])
+        self._input_specs = {port.get_any_name(): _spec(port) for port in self._compiled.inputs}
+        self._output_specs = {_output_name(port): _spec(port) for port in self._compiled.outputs}
+        self._check = InputCheck(self._input_specs)
+        # A request holds the activations of one call: as many are made as threads call at the same time.
+        self._idle: deque[Any] = deque()
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every input."""
+        return self._input_specs
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every output, in the model's order."""
+        return self._output_specs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's `metadata_props`."""
+        return self._metadata
+
+    @property
+    def node_precisions(self) -> Mapping[str, str]:
+        """Node name to what it computes in, such as "Convolution in u8"."""
+        return self._node_precisions
+
+    @property
+    def float_precision(self) -> str:
+        """What layers that are not INT8 compute in: "f32" unless another was asked for."""
+        return self._float_precision
+
+    @property
+    def num_integer_layers(self) -> int:
+        """How many of the convolutions and fully connected layers compute in integers."""
+        return len(integer_layers(self._node_precisions))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; see `Runtime.run`.
+
+        Raises:
+            ModelClosedError: After `close`.
+            ForkedProcessError: In a forked child.
+            RuntimeAdapterError: When OpenVINO fails.
+            InputMismatchError: If an input has a wrong name, dtype or shape.
+        """
+        compiled = self._compiled
+        if compiled is None:
+            raise ModelClosedError("this runtime is closed; open the model again")
+        if os.getpid() != self._process:
+            raise forked_error(self._process)
+        inputs = self._check(inputs)
+        # Shared with the request, which reads plain C memory only.
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            results = request.infer(given, share_inputs=True, share_outputs=False)
+        except Exception as err:  # OpenVINO raises RuntimeError and others
+            raise RuntimeAdapterError(f"OpenVINO failed: {_sentence(err)}") from err
+        outputs = _with_nan_of(given, dict(zip(self._output_specs, results.values(), strict=True)))
+        self._idle.append(request)
+        if self._compiled is None:  # closed meanwhile: nothing may stay
+            self._idle.clear()
+        return outputs
+
+    def close(self) -> None:
+        """Release the model, as soon as no other thread computes in it; a second call does nothing."""
+        self._compiled = None
+        self._idle.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _source(model: str | Path | bytes | Any) -> Any:
+    """Return what OpenVINO reads: a path, or a stream of the file's bytes."""
+    if isinstance(model, (str, Path)):
+        return os.fspath(model)
+    return io.BytesIO(model if isinstance(model, bytes) else model.SerializeToString())
+
+
+def _with_nan_of(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:
+    """Give NaN for images that hold NaN, as every other runtime does: OpenVINO's ReLU makes 0 of it.
+
+    An input's least value is NaN if any is, which costs 0.02 ms for an image of 224 x 224.
+    """
+    for array in inputs.values():
+        if array.dtype.kind == "f" and np.isnan(array.min()):
+            images: Array = np.isnan(array.reshape(len(array), -1)).any(axis=1)
+            for output in outputs.values():
+                if output.dtype.kind == "f" and len(output) == len(images):
+                    output[images] = np.nan
+    return outputs
+
+
+def _refuse_saturation(precisions: Mapping[str, str]) -> None:
+    """Raise where INT8 kernels run on a CPU on which they may saturate, although they were switched off."""
+    why, layers = why_int8_saturates(), integer_layers(precisions)
+    if why and layers:
+        raise ProviderUnavailableError(
+            f"{len(layers)} layers, such as {layers[0]}, would run in OpenVINO's INT8 kernels, which may saturate here "
+            f'({why}); nothing was run; use provider="cpu", or the FP32 file'
+        )
+
+
+def _metadata(network: Any) -> dict[str, str]:
+    """Return what OpenVINO's ONNX reader keeps of the file's metadata."""
+    if "framework" not in network.get_rt_info():
+        return {}
+    kept = network.get_rt_info("framework").value
+    return {str(key): str(kept[key]) for key in kept}
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(None if size.is_dynamic else int(size.get_length()) for size in port.get_partial_shape())
+    return TensorSpec(np.dtype(port.get_element_type().to_dtype()).name, shape)
+
+
+def _output_name(port: Any) -> str:
+    """Return the ONNX name of an output; a tensor that several names are known by has others too."""
+    name = str(port.get_node().get_friendly_name()).removesuffix(_SINK)
+    return name if name in port.get_names() else str(port.get_any_name())
+
+
+def _sentence(err: Exception) -> str:
+    """Return what an exception of OpenVINO says, without the places in its source."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith("Exception from src/")) or type(err).__name__

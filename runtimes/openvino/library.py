@@ -1,0 +1,53 @@
+"""OpenVINO's Core, of which a process needs one, and the properties that keep a file's numbers.
+
+- `INFERENCE_PRECISION_HINT` f32: with AMX, OpenVINO otherwise computes float32 layers in BF16, 8 bits of mantissa.
+- `LP_TRANSFORMS_MODE` NO: without VNNI, OpenVINO's INT8 kernels add two products in 16 bits and saturate, in both
+  dialects, and there is no exact variant of them. Switched off, INT8 is computed as written, in float32: right and no
+  faster than FP32.
+
+Source: OpenVINO 2026.4, intel_cpu/src/config.cpp; measured under emulation of a CPU without VNNI (15.9 dB of 35.1 on
+the demo's network), tests/runtimes/openvino/test_saturation.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from runtimes.errors import MissingDependencyError
+from runtimes.ort.int8_kernels import why_int8_saturates
+
+PRECISION = "INFERENCE_PRECISION_HINT"
+INT8_KERNELS = "LP_TRANSFORMS_MODE"
+
+
+@lru_cache(maxsize=1)
+def load_core() -> Any:
+    """Return the process's `openvino.Core`.
+
+    Raises:
+        MissingDependencyError: If OpenVINO is not installed, or does not load.
+    """
+    try:
+        return importlib.import_module("openvino").Core()
+    except ImportError as err:
+        raise MissingDependencyError(
+            f'OpenVINO is needed for provider="openvino" ({err}); pip install "resnet-export[openvino]"'
+        ) from err
+
+
+def properties_for(*, num_threads: int, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the properties that a file is compiled with.
+
+    Args:
+        num_threads: Threads of one operator; 0 lets OpenVINO choose.
+        given: Properties of the caller, which win: `{"INFERENCE_PRECISION_HINT": "bf16"}` asks for BF16.
+    """
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", PRECISION: "f32"}
+    if num_threads:
+        properties["INFERENCE_NUM_THREADS"] = num_threads
+    if why_int8_saturates():
+        properties[INT8_KERNELS] = False
+    return {**properties, **given}

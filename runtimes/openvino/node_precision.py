@@ -1,0 +1,48 @@
+"""What each node of a compiled model really computes in, as OpenVINO tells after it has compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+WEIGHTED = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
+"""Layers that hold nearly all of the work."""
+
+INTEGERS = frozenset({"u8", "i8"})
+_NO_WORK = frozenset({"Const", "Input", "Output", "Parameter", "Result", "Reshape"})
+
+
+def node_precisions(compiled: Any) -> dict[str, str]:
+    """Return node name to "LAYER in PRECISION", such as "Convolution in u8", of the nodes that compute.
+
+    Args:
+        compiled: An `openvino.CompiledModel`.
+    """
+    return dict(_told(compiled.get_runtime_model().get_ops()))
+
+
+def _told(nodes: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    for node in nodes:
+        facts = node.get_rt_info()
+        layer = facts["layerType"].astype(str)
+        if layer not in _NO_WORK:
+            yield (
+                node.get_friendly_name(),
+                f"{layer} in {_precision(node, layer, facts['runtimePrecision'].astype(str))}",
+            )
+
+
+def _precision(node: Any, layer: str, told: str) -> str:
+    """Return what a node computes in; OpenVINO calls a float layer whose weights it unpacks from INT8 "i8" too."""
+    if layer in WEIGHTED and told in INTEGERS and node.input(0).get_element_type().is_real():
+        return "f32, weights in i8"
+    return told
+
+
+def integer_layers(precisions: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the weighted layers that compute in integers."""
+    return tuple(
+        name
+        for name, told in precisions.items()
+        if told.partition(" in ")[0] in WEIGHTED and told.partition(" in ")[2] in INTEGERS
+    )
