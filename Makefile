@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
+.PHONY: aarch64 demo test test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
@@ -15,6 +15,7 @@ help:
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
 	@echo "make sweep-efforts  quantize every variant at efforts 0, 1, 2 and write docs/variants_efforts.md; likewise"
 	@echo "make robustness kill, fill, flood and fuzz it for half an hour; writes docs/robustness.md"
+	@echo "make aarch64    what runs on AArch64, under QEMU, from nothing in five minutes; writes docs/jetson.md"
 	@echo "make clean      remove .venv and $(DEMO)/"
 
 # pip's progress is kept: the first installation brings PyTorch (about 6 GB with its CUDA libraries).
@@ -60,6 +61,10 @@ sweep-efforts: $(VENV)/.dev
 
 robustness: $(VENV)/.dev
 	$(BIN)/python tests/robustness/run_all.py
+
+# Exit code 77 where QEMU, mmdebstrap or the cross compiler are missing; the reason is printed.
+aarch64: $(VENV)/.dev
+	$(BIN)/python tests/aarch64/run_all.py --write
 
 clean:
 	rm -rf $(VENV) $(DEMO)

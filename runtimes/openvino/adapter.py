@@ -152,9 +152,9 @@ def _with_nan_of(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict
     """
     for array in inputs.values():
         if array.dtype.kind == "f" and np.isnan(array.min()):
-            images: Array = np.isnan(array.reshape(len(array), -1)).any(axis=1)
+            images = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(axis=1))
             for output in outputs.values():
-                if output.dtype.kind == "f" and len(output) == len(images):
+                if output.dtype.kind == "f" and len(output) == len(array):
                     output[images] = np.nan
     return outputs
 

@@ -305,6 +305,35 @@ def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
     assert "What you can do here" in capsys.readouterr().out
 
 
+# AArch64: PyPI has no wheels of NVIDIA's libraries and of onnxruntime-gpu for it
+
+
+def on_aarch64(facts):
+    return dataclasses.replace(facts, machine=dataclasses.replace(facts.machine, architecture="aarch64"))
+
+
+@pytest.mark.parametrize("libraries", [{}, {"onnxruntime": "1.32.0"}])
+@pytest.mark.parametrize("providers", [(), (CPU,), (CURAND, NVINFER, CPU)])
+@pytest.mark.parametrize("gpu_found", [NO_GPU, gpu("GH200", "9.0")])
+def test_nothing_is_advised_that_has_no_wheel(libraries, providers, gpu_found):
+    facts = make_facts(libraries=libraries, providers=providers, gpu=gpu_found, rtx=None)
+    elsewhere = " ".join(ability.command for ability in judge_abilities(facts))
+    assert "onnxruntime-gpu" in elsewhere or "nvidia-curand" in elsewhere or gpu_found is not NO_GPU
+    for ability in judge_abilities(on_aarch64(facts)):
+        for package in ("onnxruntime-gpu", "[rtx]", "[tensorrt]", "nvidia-curand"):
+            assert package not in ability.command, ability
+
+
+def test_python_3_10_is_not_told_to_install_what_it_does_not_get():
+    newer, older = (
+        [found.remedy for found in find_conflicts(make_facts(libraries={"onnxruntime": "1.23.2"}, python=python))]
+        for python in ("3.11.7", "3.10.12")
+    )
+    assert 'pip install "onnxruntime>=1.30"' in newer
+    assert 'pip install "onnxruntime>=1.30"' not in older
+    assert any("measure INT8 with FP16 on a machine with Python 3.11" in remedy for remedy in older)
+
+
 # Runtimes by the words of --provider
 
 
@@ -316,7 +345,8 @@ def test_every_runtime_is_judged_by_its_word(capsys, monkeypatch):
     assert states["cpu"]["works"]
     assert states["cpu"]["detail"].startswith("ONNX Runtime ")
     assert all(state["detail"] for state in states.values())
-    assert not any(state["works"] for name, state in states.items() if name != "cpu")  # there is no GPU
+    # There is no GPU; and whether OpenVINO works is asked of this machine.
+    assert not any(state["works"] for name, state in states.items() if name not in ("cpu", "openvino"))
 
 
 def test_one_runtime_is_asked_for(capsys, monkeypatch):
