@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.metrics.parity import ParityMeter
+from runtimes.metrics.logit_meter import LogitMeter
 
 Logits = NDArray[np.float32]
 
@@ -21,7 +21,7 @@ class Accuracy:
 
     Attributes:
         num_images: Images compared.
-        sqnr_db: As `runtimes.metrics.parity` defines it; None when the logits are equal.
+        sqnr_db: As `runtimes.metrics.logit_meter` defines it; None when the logits are equal.
         agreement: Share of images with equal argmax, 0 to 1.
         kl_softmax: Mean over the images of KL(softmax(FP32) || softmax(quantized)), in nats.
         top1_float: Share of images FP32 gets right, None without labels.
@@ -58,7 +58,7 @@ def compare_logits(reference: Logits, candidate: Logits, labels: Sequence[int] |
         ValueError: If shapes or lengths differ.
         RuntimeAdapterError: If either side holds NaN or Inf.
     """
-    meter = ParityMeter()
+    meter = LogitMeter(strict=True)
     meter.add(reference, candidate, labels)
     report = meter.report()
     lost = gained = p_value = None

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from runtimes.inference.classification import Classification
     from runtimes.inference.load import load
     from runtimes.inference.model import Model
-    from runtimes.metrics.parity import ParityReport, compare
+    from runtimes.metrics.logit_comparison import LogitComparison
+    from runtimes.metrics.parity import compare
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.preprocessing.decode import read_image
     from runtimes.preprocessing.image_batches import load_batches
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classification",
+    "LogitComparison",
     "Model",
     "OrtRuntime",
-    "ParityReport",
     "Preprocessing",
     "Runtime",
     "TensorSpec",
@@ -47,9 +48,9 @@ __all__ = [
 
 _HOMES = {
     "Classification": "runtimes.inference.classification",
+    "LogitComparison": "runtimes.metrics.logit_comparison",
     "Model": "runtimes.inference.model",
     "OrtRuntime": "runtimes.ort.adapter",
-    "ParityReport": "runtimes.metrics.parity",
     "Preprocessing": "runtimes.preprocessing.transform",
     "Runtime": "runtimes.protocol",
     "TensorSpec": "runtimes.protocol",

@@ -46,7 +46,7 @@ from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
-from runtimes.metrics.parity import TensorMeter
+from runtimes.metrics.tensor_meter import TensorMeter
 from runtimes.protocol import Runtime
 
 HARMLESS_DB = 30.0

@@ -9,111 +9,15 @@ answers: it is *shown* when even the interval's worse end meets the budget.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calibration.errors import CalibrationError
 from runtimes.metrics.confidence_interval import (
     CONFIDENCE,
     images_to_show,
-    paired_drop_interval,
     wilson_interval,
 )
-from runtimes.metrics.kl_divergence import kl_divergence
-
-Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What was counted on some images; two tallies of different images add up.
-
-    Attributes:
-        num_images: Images seen.
-        num_equal: Images on which both models give the same class.
-        num_labelled: Images that came with a label: all of them, or none.
-        num_right: Labelled images that FP32 answers rightly.
-        losses: Labelled images that only FP32 answers rightly.
-        gains: Labelled images that only INT8 answers rightly.
-        divergence: Sum over the images of KL(softmax FP32 || softmax INT8), in nats.
-    """
-
-    num_images: int = 0
-    num_equal: int = 0
-    num_labelled: int = 0
-    num_right: int = 0
-    losses: int = 0
-    gains: int = 0
-    divergence: float = 0.0
-
-    def __add__(self, other: Tally) -> Tally:
-        """Return both together."""
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
-
-    @property
-    def agreement(self) -> float:
-        """Share of images with equal answers."""
-        return self.num_equal / self.num_images
-
-    @property
-    def top1_drop_pp(self) -> float | None:
-        """Right answers lost, in percentage points; None without labels."""
-        return 100.0 * (self.losses - self.gains) / self.num_labelled if self.num_labelled else None
-
-    @property
-    def kl(self) -> float:
-        """Mean divergence in nats."""
-        return max(0.0, self.divergence / self.num_images)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as `report.json` holds them."""
-        labelled = self.num_labelled
-        return {
-            "num_images": self.num_images,
-            "agreement": self.agreement,
-            "top1_drop_pp": self.top1_drop_pp,
-            "top1_reference": self.num_right / labelled if labelled else None,
-            "top1_candidate": (self.num_right - self.losses + self.gains) / labelled if labelled else None,
-            "losses": self.losses if labelled else None,
-            "gains": self.gains if labelled else None,
-            "kl": self.kl,
-        }
-
-
-def tally(reference: Logits, candidate: Logits, labels: Sequence[int] | None = None) -> Tally:
-    """Count one batch.
-
-    Args:
-        reference: FP32 logits [n, num_classes].
-        candidate: INT8 logits, same shape.
-        labels: Class index per image, or None.
-
-    Raises:
-        CalibrationError: If a logit is NaN or Inf.
-    """
-    trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
-    if not (np.isfinite(trusted).all() and np.isfinite(tested).all()):
-        raise CalibrationError("the model gives NaN or Inf on images that the budget is measured on")
-    winners = trusted.argmax(axis=1), tested.argmax(axis=1)
-    counted = Tally(
-        num_images=len(trusted),
-        num_equal=int(np.sum(winners[0] == winners[1])),
-        divergence=float(kl_divergence(trusted, tested).sum()),
-    )
-    if labels is None:
-        return counted
-    right = [winner == np.asarray(labels) for winner in winners]
-    return replace(
-        counted,
-        num_labelled=len(trusted),
-        num_right=int(right[0].sum()),
-        losses=int(np.sum(right[0] & ~right[1])),
-        gains=int(np.sum(right[1] & ~right[0])),
-    )
+from runtimes.metrics.logit_comparison import LabelledResult, LogitComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +41,7 @@ class AccuracyBudget:
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
             raise ValueError(f"got an agreement of {self.min_agreement}, expected a share above 0, at most 1")
 
-    def holds(self, measured: Tally) -> bool:
+    def holds(self, measured: LogitComparison) -> bool:
         """Tell whether the measured figures meet the budget.
 
         Raises:
@@ -206,7 +110,7 @@ class Evidence:
         }
 
 
-def evidence(budget: AccuracyBudget, measured: Tally, num_looks: int = 1) -> Evidence:
+def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int = 1) -> Evidence:
     """Return what `measured` shows of `budget`.
 
     Args:
@@ -217,16 +121,15 @@ def evidence(budget: AccuracyBudget, measured: Tally, num_looks: int = 1) -> Evi
     confidence = 1 - (1 - CONFIDENCE) / num_looks
     agreement = wilson_interval(measured.num_equal, measured.num_images, confidence)
     drop = None
-    if measured.num_labelled:
-        low, high = paired_drop_interval(measured.losses, measured.gains, measured.num_labelled, confidence)
-        drop = (100 * low, 100 * high)
+    if measured.labelled is not None:
+        drop = measured.labelled.drop_interval_pp(confidence)
     shown = budget.min_agreement is None or agreement[0] >= budget.min_agreement
     if budget.max_top1_drop_pp is not None:
         shown = shown and drop is not None and drop[1] <= budget.max_top1_drop_pp
     return Evidence(confidence, num_looks, agreement, drop, shown, budget.images_to_show_it)
 
 
-def figures_in_words(budget: AccuracyBudget, measured: Tally, found: Evidence | None = None) -> str:
+def figures_in_words(budget: AccuracyBudget, measured: LogitComparison, found: Evidence | None = None) -> str:
     """Return the figures that the budget is about, with their intervals where given."""
     words = []
     if budget.min_agreement is not None:
@@ -239,7 +142,7 @@ def figures_in_words(budget: AccuracyBudget, measured: Tally, found: Evidence | 
     return f"{', '.join(words)} on {measured.num_images} images"
 
 
-def evidence_in_words(budget: AccuracyBudget, measured: Tally, found: Evidence) -> str:
+def evidence_in_words(budget: AccuracyBudget, measured: LogitComparison, found: Evidence) -> str:
     """Return whether the images show the budget, and if not, why not."""
     if found.shown:
         return f"shown at {CONFIDENCE:.0%} confidence"
@@ -251,6 +154,51 @@ def evidence_in_words(budget: AccuracyBudget, measured: Tally, found: Evidence) 
             f"{found.needed:.0f} at least, even with no answer changed"
         )
     return f"not contradicted, not shown either: the interval at {CONFIDENCE:.0%} confidence reaches beyond it"
+
+
+def joined(first: LogitComparison, second: LogitComparison) -> LogitComparison:
+    """Return the counts of two comparisons on different images together: all that a budget looks at."""
+    num_images = first.num_images + second.num_images
+    labelled = None
+    if first.labelled is not None and second.labelled is not None:
+        parts = (first.labelled, second.labelled)
+        total = sum(part.num_images for part in parts)
+        labelled = LabelledResult(
+            top1=_mean([(part.top1, part.num_images) for part in parts]),
+            top5=_mean([(part.top5, part.num_images) for part in parts]),
+            losses=sum(part.losses for part in parts),
+            gains=sum(part.gains for part in parts),
+            num_images=total,
+        )
+    return LogitComparison(
+        num_images=num_images,
+        num_classes=first.num_classes,
+        kl=(first.kl * first.num_images + second.kl * second.num_images) / num_images,
+        num_equal=first.num_equal + second.num_equal,
+        labelled=labelled,
+    )
+
+
+def _mean(shares: list[tuple[tuple[float, float], int]]) -> tuple[float, float]:
+    """Return the shares of both sides over all images; counts are whole, so they are rounded to whole ones."""
+    total = sum(count for _, count in shares)
+    right = [sum(round(share[side] * count) for share, count in shares) for side in (0, 1)]
+    return right[0] / total, right[1] / total
+
+
+def budget_figures(measured: LogitComparison) -> dict[str, Any]:
+    """Return what was measured of a budget as `report.json` holds it."""
+    labelled = measured.labelled
+    return {
+        "num_images": measured.num_images,
+        "agreement": measured.agreement,
+        "top1_drop_pp": measured.top1_drop_pp,
+        "top1_reference": measured.top1_reference,
+        "top1_candidate": measured.top1_candidate,
+        "losses": None if labelled is None else labelled.losses,
+        "gains": None if labelled is None else labelled.gains,
+        "kl": measured.kl,
+    }
 
 
 def percent(share: float) -> str:

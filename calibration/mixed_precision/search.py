@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from calibration.mixed_precision.accuracy_budget import AccuracyBudget, Tally
+from calibration.mixed_precision.accuracy_budget import AccuracyBudget, budget_figures
 from calibration.mixed_precision.sensitivity import Sensitivity, Unit, layers_of
+from runtimes.metrics.logit_comparison import LogitComparison
 
 MIN_INT8_SHARE = 0.1
 """Share of the multiply-adds below which a file is INT8 in name only."""
@@ -25,7 +26,7 @@ MIN_INT8_SHARE = 0.1
 MAX_LOSS = 0.1
 """Share of the divergence won that layers may cost again by going back to INT8."""
 
-Measure = Callable[[frozenset[str]], Tally]
+Measure = Callable[[frozenset[str]], LogitComparison]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,17 @@ class Step:
     """
 
     kept: tuple[str, ...]
-    selection: Tally
+    selection: LogitComparison
     holds: bool
-    verdict: Tally | None = None
+    verdict: LogitComparison | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as `report.json` holds it."""
         return {
             "kept_in_float": list(self.kept),
-            "selection": self.selection.to_json(),
+            "selection": budget_figures(self.selection),
             "holds": self.holds,
-            "verdict": None if self.verdict is None else self.verdict.to_json(),
+            "verdict": None if self.verdict is None else budget_figures(self.verdict),
         }
 
 
@@ -69,7 +70,7 @@ class Search:
     nodes: frozenset[str] | None
     units: tuple[Unit, ...]
     steps: tuple[Step, ...]
-    verdict: Tally | None
+    verdict: LogitComparison | None
     num_verdicts: int
 
 
@@ -82,10 +83,10 @@ class _Search:
     select: Measure
     judge: Measure
     int8_share: Callable[[frozenset[str]], float]
-    now: Tally
+    now: LogitComparison
     steps: list[Step] = field(default_factory=list)
     num_verdicts: int = 0
-    last_verdict: Tally | None = None
+    last_verdict: LogitComparison | None = None
 
     def run(self) -> Search:
         """Search; see the module's first lines."""
@@ -115,14 +116,14 @@ class _Search:
         self.now = measured
         return holds
 
-    def _narrowed(self, kept: Sequence[Unit], before: Tally) -> Search | None:
+    def _narrowed(self, kept: Sequence[Unit], before: LogitComparison) -> Search | None:
         """Give layers back to INT8 and ask for the verdict; if that fails, for that on the whole blocks."""
         narrow = self._give_back(kept, before)
         if self._verdict(narrow):
             return self._found(narrow)
         return self._found(kept) if narrow != tuple(kept) and self._verdict(kept) else None
 
-    def _give_back(self, kept: Sequence[Unit], before: Tally) -> tuple[Unit, ...]:
+    def _give_back(self, kept: Sequence[Unit], before: LogitComparison) -> tuple[Unit, ...]:
         limit = self.now.kl + MAX_LOSS * max(0.0, before.kl - self.now.kl)
         order = {cost.unit.name: place for place, cost in enumerate(self.ranking.layers)}
         units = list(kept)
@@ -139,7 +140,7 @@ class _Search:
                 units = list(_replaced(units, block, left))
         return tuple(units)
 
-    def _measure(self, units: Sequence[Unit]) -> Tally:
+    def _measure(self, units: Sequence[Unit]) -> LogitComparison:
         measured = self.select(_nodes(units))
         self.steps.append(Step(_names(units), measured, self.budget.holds(measured)))
         return measured
@@ -159,7 +160,7 @@ def leave_in_float(
     budget: AccuracyBudget,
     ranking: Sensitivity,
     *,
-    whole: Tally,
+    whole: LogitComparison,
     select: Measure,
     judge: Measure,
     int8_share: Callable[[frozenset[str]], float],

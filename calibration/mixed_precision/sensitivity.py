@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.mixed_precision.blocks import Block, find_blocks, multiply_adds
-from calibration.mixed_precision.output_error import OutputError, output_error
+from calibration.mixed_precision.output_error import error_json, output_error
 from calibration.observers.observe_batches import OpenRuntime
 from calibration.pipeline.quantize_model import CalibratedModel, insert_and_refine
 from calibration.placement.place import place
+from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.parity import first_output
 
 NUM_IMAGES = 64
@@ -83,8 +84,8 @@ class Cost:
 
     unit: Unit
     share_of_macs: float
-    alone: OutputError
-    without: OutputError
+    alone: LogitComparison
+    without: LogitComparison
     noise: float
 
     def to_json(self) -> dict[str, Any]:
@@ -95,8 +96,8 @@ class Cost:
             "layers": list(self.unit.layers),
             "share_of_macs": self.share_of_macs,
             "noise": self.noise,
-            "alone": self.alone.to_json(),
-            "without": self.without.to_json(),
+            "alone": error_json(self.alone),
+            "without": error_json(self.without),
         }
 
 
@@ -110,20 +111,20 @@ class Sensitivity:
         layers: The layers of the worst blocks that have several, worst first.
     """
 
-    whole: OutputError
+    whole: LogitComparison
     blocks: tuple[Cost, ...]
     layers: tuple[Cost, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the ranking as `report.json` holds it; `noise` makes the bars of a plot."""
         return {
-            "whole": self.whole.to_json(),
+            "whole": error_json(self.whole),
             "blocks": [cost.to_json() for cost in self.blocks],
             "layers": [cost.to_json() for cost in self.layers],
         }
 
 
-def noise_to_signal(error: OutputError) -> float:
+def noise_to_signal(error: LogitComparison) -> float:
     """Return the noise's power relative to the signal's, which adds up where errors are independent."""
     return 0.0 if error.sqnr_db is None else float(10.0 ** (-error.sqnr_db / 10.0))
 
@@ -195,7 +196,7 @@ class _Bench:
             self._reference = [first_output(runtime, batch) for batch in images]
         self.whole = self.error(())
 
-    def error(self, keep_float: Collection[str]) -> OutputError:
+    def error(self, keep_float: Collection[str]) -> LogitComparison:
         """Return the error with everything but `keep_float` quantized."""
         result = insert_and_refine(self._calibrated, open_exact=self._open, keep_float=keep_float, round_weights=False)
         with self._open(result.quantized.model) as runtime:

@@ -237,6 +237,7 @@ def _confirm(
     reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """Leave the worst blocks in float, one more at a time, and measure on validation images."""
+    from calibration.mixed_precision.accuracy_budget import budget_figures
     from calibration.mixed_precision.sensitivity import float_share
     from calibration.pipeline.quantize_model import insert_and_refine
     from resnet_export.export_job.accuracy_budget import tally_images
@@ -262,7 +263,7 @@ def _confirm(
             exact_qdq=recipe.target.exact_int8_simulation,
         )
         kept = {"kept_in_float": [unit.name for unit in units], "share_of_macs": float_share(calibrated, nodes)}
-        rows.append({**kept, **measured.to_json()})
+        rows.append({**kept, **budget_figures(measured)})
     return rows
 
 

@@ -17,12 +17,12 @@ import numpy as np
 from calibration.mixed_precision.accuracy_budget import (
     AccuracyBudget,
     Evidence,
-    Tally,
+    budget_figures,
     evidence,
     evidence_in_words,
     figures_in_words,
+    joined,
     percent,
-    tally,
 )
 from calibration.mixed_precision.search import MIN_INT8_SHARE, Search, kept_layers, leave_in_float
 from calibration.mixed_precision.sensitivity import NUM_IMAGES, Sensitivity, float_share, rank
@@ -32,6 +32,8 @@ from resnet_export.export_job.artifacts import BudgetOutcome
 from resnet_export.export_job.run import ExportRun
 from resnet_export.images.class_index import ClassIndex
 from runtimes.metrics.latency import measure_latency
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.image_batches import Batch
@@ -108,7 +110,7 @@ class BudgetJob:
         self._warn_if_too_few(budget)
         before = self._measure(whole, parts.verdict)
         selection = self._measure(whole, parts.selection) if parts.apart else before
-        everything = before + selection if parts.apart else before
+        everything = joined(before, selection) if parts.apart else before
         if budget.holds(everything):
             return self._unchanged(budget, whole, everything)
         self.run.reporter.done(
@@ -155,7 +157,7 @@ class BudgetJob:
             self._last = (nodes, result)
         return result
 
-    def _measure(self, result: QuantizationResult, paths: Sequence[Path]) -> Tally:
+    def _measure(self, result: QuantizationResult, paths: Sequence[Path]) -> LogitComparison:
         return tally_images(
             self.exported.onnx,
             result.quantized.model,
@@ -175,7 +177,7 @@ class BudgetJob:
             track=lambda units, total: self.run.reporter.track("ranking", units, total=total),
         )
 
-    def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: Tally) -> str:
+    def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: LogitComparison) -> str:
         units = ", ".join(unit.name for unit in search.units) or "nothing"
         best = search.verdict or min(
             (step.selection for step in search.steps), key=lambda seen: seen.kl, default=before
@@ -189,7 +191,7 @@ class BudgetJob:
             "none of this"
         )
 
-    def _unchanged(self, budget: AccuracyBudget, whole: QuantizationResult, measured: Tally) -> BudgetOutcome:
+    def _unchanged(self, budget: AccuracyBudget, whole: QuantizationResult, measured: LogitComparison) -> BudgetOutcome:
         found = evidence(budget, measured)
         statement = _statement(budget, measured, found)
         self.run.reporter.done(f"accuracy budget holds with every layer in INT8: {statement}")
@@ -201,8 +203,8 @@ class BudgetJob:
             "num_selection_images": 0,
             "num_verdict_images": measured.num_images,
             "verdict_apart_from_selection": True,
-            "before": measured.to_json(),
-            "after": measured.to_json(),
+            "before": budget_figures(measured),
+            "after": budget_figures(measured),
             "evidence": found.to_json(),
             "kept_in_float": {"blocks": {}, "nodes": [], "share_of_macs": 0.0},
             "latency": None,
@@ -217,7 +219,7 @@ class BudgetJob:
         whole: QuantizationResult,
         result: QuantizationResult,
         parts: BudgetImages,
-        before: Tally,
+        before: LogitComparison,
         search: Search,
         ranking: Sensitivity,
     ) -> BudgetOutcome:
@@ -248,8 +250,8 @@ class BudgetJob:
             "num_selection_images": search.steps[0].selection.num_images,
             "num_verdict_images": after.num_images,
             "verdict_apart_from_selection": parts.apart,
-            "before": before.to_json(),
-            "after": after.to_json(),
+            "before": budget_figures(before),
+            "after": budget_figures(after),
             "evidence": found.to_json(),
             "kept_in_float": {
                 "blocks": {block: list(layers) for block, layers in blocks.items()},
@@ -285,7 +287,7 @@ def tally_images(
     *,
     classes: ClassIndex | None,
     exact_qdq: bool,
-) -> Tally:
+) -> LogitComparison:
     """Compare an INT8 file with the float file, in the arithmetic that its target runs.
 
     Args:
@@ -295,15 +297,15 @@ def tally_images(
         classes: Labels, or None.
         exact_qdq: Whether the target computes Q/DQ as written.
     """
-    counted = Tally()
+    meter = LogitMeter(strict=True)
     with OrtRuntime(reference) as trusted, OrtRuntime(candidate, exact_qdq=exact_qdq) as tested:
         for batch in batches:
             labels = None if classes is None else [classes.of[path] for path in batch.paths]
-            counted += tally(first_output(trusted, batch.images), first_output(tested, batch.images), labels)
-    return counted
+            meter.add(first_output(trusted, batch.images), first_output(tested, batch.images), labels=labels)
+    return meter.report()
 
 
-def _statement(budget: AccuracyBudget, measured: Tally, found: Evidence) -> str:
+def _statement(budget: AccuracyBudget, measured: LogitComparison, found: Evidence) -> str:
     return f"{figures_in_words(budget, measured, found)}, {evidence_in_words(budget, measured, found)}"
 
 

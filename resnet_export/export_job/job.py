@@ -30,7 +30,8 @@ from resnet_export.export_job.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
 from resnet_export.images.image_set import ImageSource
 from runtimes.bundle.signature import load_private_key
-from runtimes.metrics.parity import ParityMeter, first_output
+from runtimes.metrics.logit_meter import LogitMeter
+from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.transform import Preprocessing
@@ -177,12 +178,12 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
     classes = _classes(options.val, options, images, labels or loaded.labels, loaded.num_classes)
     if classes is None:
         raise ExportError("MODEL auto: --val has no labels to choose by; name the model, or give --val-labels FILE")
-    meter = ParityMeter()
+    meter = LogitMeter(strict=True)
     with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
         batches = image_batches(paths, loaded.preprocessing, batch_size=8, on_error=ImageErrors(), max_bad_fraction=1.0)
         for batch in batches:
             logits = first_output(runtime, batch.images)
-            meter.add(logits, logits, [classes.of[path] for path in batch.paths])
+            meter.add(logits, logits, labels=[classes.of[path] for path in batch.paths])
     return meter.report().top1_reference or 0.0
 
 

@@ -12,7 +12,10 @@ import numpy as np
 from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.precision import DLA_FILES
 from runtimes.metrics.latency import Latency, measure_latency
-from runtimes.metrics.parity import ParityMeter, ParityReport, TensorMeter, TensorParity, first_output
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
+from runtimes.metrics.parity import first_output
+from runtimes.metrics.tensor_meter import TensorMeter, TensorParity
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.protocol import Runtime
 
@@ -44,7 +47,7 @@ class Row:
 
     name: str
     file: str | None
-    parity: ParityReport | None
+    parity: LogitComparison | None
     latency: Latency | None
     features: Mapping[str, TensorParity] | None = None
 
@@ -57,7 +60,7 @@ def reference_row(loaded: LoadedModel) -> str:
 def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     """Return one row for the reference and one per file."""
     images, loaded, reporter = run.images, run.loaded, run.reporter
-    parity: dict[str, ParityReport] = {}
+    parity: dict[str, LogitComparison] = {}
     features: dict[str, dict[str, TensorParity]] = {}
     if images.measured and not loaded.gives_logits:
         features = _features(run, artifacts)
@@ -101,17 +104,17 @@ def _has_saturating_row(run: ExportRun, artifacts: Artifacts) -> bool:
     return artifacts.int8 is not None and not exact and bool(why_int8_saturates())
 
 
-def _parity(run: ExportRun, artifacts: Artifacts) -> dict[str, ParityReport]:
+def _parity(run: ExportRun, artifacts: Artifacts) -> dict[str, LogitComparison]:
     name_of_reference = reference_row(run.loaded)
     with ExitStack() as stack:
         reference, candidates = _opened(run, artifacts, stack)
-        meters = {name: ParityMeter() for name in (name_of_reference, *candidates)}
+        meters = {name: LogitMeter(strict=True) for name in (name_of_reference, *candidates)}
         for batch in run.batches("comparing", run.images.measured):
             labels = run.labels_of(batch)
             expected = first_output(reference, batch.images)
-            meters[name_of_reference].add(expected, expected, labels)
+            meters[name_of_reference].add(expected, expected, labels=labels)
             for name, candidate in candidates.items():
-                meters[name].add(expected, first_output(candidate, batch.images), labels)
+                meters[name].add(expected, first_output(candidate, batch.images), labels=labels)
     return {name: meter.report() for name, meter in meters.items()}
 
 
@@ -181,7 +184,7 @@ def rows_to_json(rows: list[Row], sizes: Mapping[str, int]) -> list[dict[str, An
         {
             "name": row.name,
             "file": row.file,
-            "parity": None if row.parity is None else row.parity.to_json(),
+            "parity": None if row.parity is None else row.parity.parity_json(),
             **(
                 {}
                 if row.features is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runtimes.metrics.confidence_interval import CONFIDENCE, mcnemar_exact, paired_drop_interval, wilson_interval
@@ -94,7 +94,7 @@ class LabelledResult:
         return mcnemar_exact(self.losses, self.gains)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogitComparison:
     """A candidate's logits beside the reference's.
 
@@ -115,20 +115,20 @@ class LogitComparison:
         labelled: Accuracy, or None without labels.
     """
 
-    num_images: int
-    num_classes: int
-    nonfinite: tuple[int, int]
-    max_abs_diff: float
-    mean_abs_diff: float
-    max_abs_reference: float
-    sqnr_db: float | None
-    cosine: float | None
-    kl: float
-    num_equal: int
-    top5_overlap: float
-    flips: tuple[Flip, ...]
-    classes: tuple[ClassResult, ...]
-    labelled: LabelledResult | None
+    num_images: int = 0
+    num_classes: int = 0
+    nonfinite: tuple[int, int] = (0, 0)
+    max_abs_diff: float = 0.0
+    mean_abs_diff: float = 0.0
+    max_abs_reference: float = 0.0
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    kl: float = 0.0
+    num_equal: int = 0
+    top5_overlap: float = 0.0
+    flips: tuple[Flip, ...] = field(default=(), repr=False)
+    classes: tuple[ClassResult, ...] = field(default=(), repr=False)
+    labelled: LabelledResult | None = None
 
     @property
     def num_finite(self) -> int:
@@ -146,9 +146,24 @@ class LogitComparison:
         return self.num_finite > 0 and self.max_abs_diff == 0.0
 
     @property
-    def agreement(self) -> float | None:
-        """Share of images with equal answers; None without images."""
-        return self.num_equal / self.num_finite if self.num_finite else None
+    def agreement(self) -> float:
+        """Share of images with equal answers, 0 to 1; 0 without images, on which nothing agreed."""
+        return self.num_equal / self.num_finite if self.num_finite else 0.0
+
+    @property
+    def top1_reference(self) -> float | None:
+        """Share of images that the reference answers rightly; None without labels."""
+        return None if self.labelled is None else self.labelled.top1[0]
+
+    @property
+    def top1_candidate(self) -> float | None:
+        """Share of images that the candidate answers rightly; None without labels."""
+        return None if self.labelled is None else self.labelled.top1[1]
+
+    @property
+    def top1_drop_pp(self) -> float | None:
+        """Top-1 lost by the candidate in percentage points (negative: gained); None without labels."""
+        return None if self.labelled is None else self.labelled.top1_drop_pp
 
     @property
     def relative_max_diff(self) -> float | None:
@@ -165,6 +180,14 @@ class LogitComparison:
     def agreement_interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Return Wilson's two-sided interval of the agreement; None without images."""
         return wilson_interval(self.num_equal, self.num_finite, confidence) if self.num_finite else None
+
+    def parity_json(self) -> dict[str, Any]:
+        """Return the figures that an export's report and manifest hold of a file."""
+        names = [
+            *("num_images", "agreement", "max_abs_diff", "max_abs_reference", "sqnr_db"),
+            *("top1_reference", "top1_candidate", "top1_drop_pp"),
+        ]
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return `metrics` of the report: figures, None where there is no such number."""

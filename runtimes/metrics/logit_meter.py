@@ -1,10 +1,13 @@
-"""Adds up batches of logits of two models; memory grows only with the answers that differ, up to a limit.
+"""Adds up batches of logits of two models: the one comparison of answers, for exports, budgets, rankings and gates.
+
+Memory grows only with the answers that differ, up to a limit.
 
 SQNR     10 log10( sum reference^2 / sum (reference - candidate)^2 )  in dB, over all logits of all images
 cosine   sum reference * candidate / ( |reference| |candidate| ),  over all logits of all images
 KL       mean over images of sum_c p_c log(p_c / q_c) in nats; p, q the softmax of reference and candidate
 
-Sums are float64. NaN and Inf are counted, never added: a comparison that holds one passes no gate.
+Sums are float64. NaN and Inf are counted, never added: a comparison that holds one passes no gate. A strict meter
+refuses them, and a comparison of nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.errors import RuntimeAdapterError
 from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.metrics.kl_divergence import kl_divergence
 from runtimes.metrics.logit_comparison import (
@@ -39,19 +43,28 @@ class LogitMeter:
     """Adds up batches; `report` may be asked for at any time.
 
     Args:
-        num_classes: Width of the logits.
-        labelled: Whether every image comes with its class.
+        num_classes: Width of the logits; None takes that of the first batch.
+        labelled: Whether every image comes with its class; None takes what the first batch does.
+        strict: Raise on NaN, Inf and on no image at all.
         max_flips: Flips that are kept; all are counted.
 
     Raises:
         ValueError: If there are fewer than two classes: then no answer can differ.
     """
 
-    def __init__(self, num_classes: int, *, labelled: bool = False, max_flips: int = MAX_FLIPS) -> None:
-        if num_classes < 2:
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        labelled: bool | None = None,
+        strict: bool = False,
+        max_flips: int = MAX_FLIPS,
+    ) -> None:
+        if num_classes is not None and num_classes < 2:
             raise ValueError(
                 f"num_classes: got {num_classes}, expected at least 2: one class has no answers to compare"
             )
+        self._strict = strict
         self._num_classes = num_classes
         self._labelled = labelled
         self._max_flips = max_flips
@@ -61,7 +74,7 @@ class LogitMeter:
         self._divergence = self._overlap = 0.0
         self._top5 = [0, 0]
         self._losses = self._gains = 0
-        self._classes = np.zeros((num_classes, 4), np.int64)  # images, equal, right reference, right candidate
+        self._classes = np.zeros((num_classes or 0, 4), np.int64)  # images, equal, right reference, right candidate
         self._flips: list[tuple[float, int, Flip]] = []  # margin, minus the place in the stream
         self._num_flips = 0
 
@@ -69,7 +82,7 @@ class LogitMeter:
         self,
         reference: Array,
         candidate: Array,
-        names: Sequence[str],
+        names: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
     ) -> None:
         """Add one batch.
@@ -77,18 +90,26 @@ class LogitMeter:
         Args:
             reference: Logits, float [n, num_classes].
             candidate: Logits of the same images, same shape.
-            names: Name of each image, [n].
-            labels: Class of each image, 0 <= class < num_classes; given if and only if the meter is `labelled`.
+            names: Name of each image, [n]; None numbers them.
+            labels: Class of each image, 0 <= class < num_classes; for all batches or none.
 
         Raises:
             ValueError: If a shape or length is another, or a label is no class; nothing is added then.
+            RuntimeAdapterError: If the meter is strict and a logit is NaN or Inf; nothing is added then.
         """
-        expected = (len(names), self._num_classes)
-        if reference.shape != expected or candidate.shape != expected:
-            raise ValueError(f"logits: got {reference.shape} and {candidate.shape}, expected {expected} twice")
-        truth = self._checked_labels(labels, len(names))
+        if reference.ndim != 2 or reference.shape != candidate.shape:
+            raise ValueError(f"logits: got {reference.shape} and {candidate.shape}, expected equal [n, num_classes]")
+        if names is None:
+            names = [f"image {self._num_images + place}" for place in range(len(reference))]
+        expected = (len(names), self._num_classes or reference.shape[1])
+        if reference.shape != expected:
+            raise ValueError(f"logits: got {reference.shape} twice, expected {expected}")
+        truth = self._checked_labels(labels, expected)
         both = reference.astype(np.float64), candidate.astype(np.float64)
         bad = [~np.isfinite(side).all(axis=1) for side in both]
+        if self._strict:
+            _refuse_nonfinite(both)
+        self._begin(expected[1], labelled=labels is not None)
         self._num_images += len(names)
         self._nonfinite[0] += int(bad[0].sum())
         self._nonfinite[1] += int((bad[1] & ~bad[0]).sum())
@@ -97,15 +118,21 @@ class LogitMeter:
             self._add_finite(both[0][good], both[1][good], [names[int(place)] for place in good], truth[good])
 
     def report(self) -> LogitComparison:
-        """Return the comparison of everything added so far; of nothing, one of 0 images, which passes no gate."""
+        """Return the comparison of everything added so far; of nothing, one of 0 images, which passes no gate.
+
+        Raises:
+            ValueError: If the meter is strict and nothing was added.
+        """
+        if self._strict and not self._num_images:
+            raise ValueError("no image was compared; an empty comparison proves nothing")
         num_finite = self._num_images - sum(self._nonfinite)
         per_image = max(1, num_finite)
         return LogitComparison(
             num_images=self._num_images,
-            num_classes=self._num_classes,
+            num_classes=self._num_classes or 0,
             nonfinite=(self._nonfinite[0], self._nonfinite[1]),
             max_abs_diff=self._sums.max_abs_diff,
-            mean_abs_diff=self._sums.sum_abs_diff / (per_image * self._num_classes),
+            mean_abs_diff=self._sums.sum_abs_diff / (per_image * (self._num_classes or 1)),
             max_abs_reference=self._sums.max_abs_reference,
             sqnr_db=self._sums.sqnr_db,
             cosine=self._sums.cosine,
@@ -117,16 +144,23 @@ class LogitMeter:
             labelled=self._accuracy(num_finite) if self._labelled and num_finite else None,
         )
 
-    def _checked_labels(self, labels: Sequence[int] | None, num_images: int) -> NDArray[np.int64]:
-        if (labels is not None) != self._labelled:
+    def _begin(self, num_classes: int, *, labelled: bool) -> None:
+        """Take from the first batch what nobody said."""
+        if self._num_classes is None:
+            self._classes = np.zeros((num_classes, 4), np.int64)
+        self._num_classes, self._labelled = num_classes, labelled
+
+    def _checked_labels(self, labels: Sequence[int] | None, shape: tuple[int, int]) -> NDArray[np.int64]:
+        num_images, num_classes = shape
+        if self._labelled is not None and (labels is not None) != self._labelled:
             raise ValueError(f"labels: got {'some' if labels is not None else 'none'}, expected them for all or none")
         if labels is None:
             return np.full(num_images, -1, np.int64)
         truth = np.asarray(labels, np.int64)
         if truth.shape != (num_images,):
             raise ValueError(f"labels: got shape {list(truth.shape)}, expected [{num_images}]")
-        if num_images and not (truth.min() >= 0 and truth.max() < self._num_classes):
-            raise ValueError(f"labels: got {truth.min()} to {truth.max()}, expected 0 to {self._num_classes - 1}")
+        if num_images and not (truth.min() >= 0 and truth.max() < num_classes):
+            raise ValueError(f"labels: got {truth.min()} to {truth.max()}, expected 0 to {num_classes - 1}")
         return truth
 
     def _add_finite(self, trusted: Logits, tested: Logits, names: Sequence[str], truth: NDArray[np.int64]) -> None:
@@ -180,6 +214,14 @@ class LogitMeter:
             gains=self._gains,
             num_images=num_images,
         )
+
+
+def _refuse_nonfinite(both: tuple[Logits, Logits]) -> None:
+    for side, logits in zip(("reference", "candidate"), both, strict=True):
+        if count := int(np.sum(~np.isfinite(logits))):
+            raise RuntimeAdapterError(
+                f"the {side} gave NaN or Inf in {count} logits; check the weights and the preprocessing"
+            )
 
 
 def _flip(name: str, label: int, rows: tuple[Logits, Logits], best: tuple[Array, Array]) -> Flip:

@@ -1,4 +1,4 @@
-"""AccuracyBudget, Tally and Evidence: counts by hand, limits at the edge, and what too few images cannot show."""
+"""AccuracyBudget and Evidence: counts by hand, limits at the edge, and what too few images cannot show."""
 
 from __future__ import annotations
 
@@ -6,68 +6,79 @@ import math
 
 import numpy as np
 import pytest
+from counted_logits import counted
 
-from calibration.errors import CalibrationError
 from calibration.mixed_precision.accuracy_budget import (
     AccuracyBudget,
-    Tally,
+    budget_figures,
     evidence,
     evidence_in_words,
     figures_in_words,
-    tally,
+    joined,
 )
+from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
 
 
 def one_hot(*classes: int) -> np.ndarray:
     return np.eye(4, dtype=np.float32)[list(classes)] * 5
 
 
-def test_tally_by_hand():
-    found = tally(one_hot(0, 1, 2, 3), one_hot(0, 1, 1, 2), [0, 2, 2, 2])
-    assert (found.num_images, found.num_equal, found.num_labelled) == (4, 2, 4)
-    assert (found.num_right, found.losses, found.gains) == (2, 1, 1)
-    assert (found.agreement, found.top1_drop_pp) == (0.5, 0.0)
-    assert found.to_json()["top1_candidate"] == 0.5
+def compared(reference: np.ndarray, candidate: np.ndarray, labels: list[int] | None = None) -> LogitComparison:
+    meter = LogitMeter(strict=True)
+    meter.add(reference, candidate, labels=labels)
+    return meter.report()
 
 
-def test_tallies_add_up():
-    first, second = tally(one_hot(0, 1), one_hot(0, 2), [0, 1]), tally(one_hot(3), one_hot(3), [3])
-    both = tally(one_hot(0, 1, 3), one_hot(0, 2, 3), [0, 1, 3])
-    assert (first + second).to_json() == pytest.approx(both.to_json())
+def test_by_hand():
+    found = compared(one_hot(0, 1, 2, 3), one_hot(0, 1, 1, 2), [0, 2, 2, 2])
+    assert (found.num_images, found.num_equal) == (4, 2)
+    assert (found.labelled.losses, found.labelled.gains) == (1, 1)
+    assert (found.agreement, found.top1_reference, found.top1_drop_pp) == (0.5, 0.5, 0.0)
+    assert budget_figures(found)["top1_candidate"] == 0.5
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 3], None])
+def test_parts_add_up(labels):
+    first = compared(one_hot(0, 1), one_hot(0, 2), labels and labels[:2])
+    second = compared(one_hot(3), one_hot(3), labels and labels[2:])
+    both = compared(one_hot(0, 1, 3), one_hot(0, 2, 3), labels)
+    assert budget_figures(joined(first, second)) == pytest.approx(budget_figures(both))
 
 
 def test_without_labels_there_is_no_drop():
-    found = tally(one_hot(0), one_hot(1))
-    assert (found.top1_drop_pp, found.to_json()["top1_reference"]) == (None, None)
+    found = compared(one_hot(0), one_hot(1))
+    assert (found.top1_drop_pp, budget_figures(found)["top1_reference"]) == (None, None)
     with pytest.raises(ValueError, match="needs images with labels"):
         AccuracyBudget(max_top1_drop_pp=1.0).holds(found)
 
 
 def test_nan_is_an_error():
-    with pytest.raises(CalibrationError, match="NaN or Inf"):
-        tally(one_hot(0), one_hot(0) * np.nan)
+    with pytest.raises(RuntimeAdapterError, match="NaN or Inf"):
+        compared(one_hot(0), one_hot(0) * np.nan)
 
 
 @pytest.mark.parametrize(
-    ("budget", "counted", "holds"),
+    ("budget", "measured", "holds"),
     [
-        (AccuracyBudget(min_agreement=0.99), Tally(200, 198), True),
-        (AccuracyBudget(min_agreement=0.99), Tally(200, 197), False),
-        (AccuracyBudget(min_agreement=1.0), Tally(200, 200), True),
-        (AccuracyBudget(max_top1_drop_pp=0.5), Tally(200, 100, 200, 150, 1, 0), True),
-        (AccuracyBudget(max_top1_drop_pp=0.5), Tally(200, 100, 200, 150, 3, 1), False),
-        (AccuracyBudget(max_top1_drop_pp=0.0), Tally(200, 100, 200, 150, 2, 2), True),
-        (AccuracyBudget(0.5, 0.99), Tally(200, 197, 200, 150, 0, 0), False),
-        (AccuracyBudget(0.5, 0.99), Tally(200, 199, 200, 150, 2, 0), False),
+        (AccuracyBudget(min_agreement=0.99), counted(200, 198), True),
+        (AccuracyBudget(min_agreement=0.99), counted(200, 197), False),
+        (AccuracyBudget(min_agreement=1.0), counted(200, 200), True),
+        (AccuracyBudget(max_top1_drop_pp=0.5), counted(200, 100, 200, 150, 1, 0), True),
+        (AccuracyBudget(max_top1_drop_pp=0.5), counted(200, 100, 200, 150, 3, 1), False),
+        (AccuracyBudget(max_top1_drop_pp=0.0), counted(200, 100, 200, 150, 2, 2), True),
+        (AccuracyBudget(0.5, 0.99), counted(200, 197, 200, 150, 0, 0), False),
+        (AccuracyBudget(0.5, 0.99), counted(200, 199, 200, 150, 2, 0), False),
     ],
 )
-def test_limits_at_the_edge(budget, counted, holds):
-    assert budget.holds(counted) is holds
+def test_limits_at_the_edge(budget, measured, holds):
+    assert budget.holds(measured) is holds
 
 
 def test_a_budget_does_not_hold_on_nothing():
     with pytest.raises(ValueError, match="no image was measured"):
-        AccuracyBudget(min_agreement=0.5).holds(Tally())
+        AccuracyBudget(min_agreement=0.5).holds(counted())
 
 
 @pytest.mark.parametrize("limits", [(), (-0.1,), (100.0,), (None, 0.0), (None, 1.1), (None, math.nan), (math.nan,)])
@@ -78,7 +89,7 @@ def test_what_is_no_budget_is_refused(limits):
 
 def test_fifty_images_cannot_show_half_a_point():
     budget = AccuracyBudget(max_top1_drop_pp=0.5)
-    perfect = Tally(50, 50, 50, 40, 0, 0)
+    perfect = counted(50, 50, 50, 40, 0, 0)
     found = evidence(budget, perfect)
     assert budget.holds(perfect)
     assert not found.shown
@@ -89,28 +100,28 @@ def test_fifty_images_cannot_show_half_a_point():
 
 def test_enough_images_show_it():
     budget = AccuracyBudget(0.5, 0.99)
-    found = evidence(budget, Tally(5000, 4990, 5000, 4000, 2, 2))
+    found = evidence(budget, counted(5000, 4990, 5000, 4000, 2, 2))
     assert found.shown
-    assert evidence_in_words(budget, Tally(5000, 4990, 5000, 4000, 2, 2), found) == "shown at 95% confidence"
+    assert evidence_in_words(budget, counted(5000, 4990, 5000, 4000, 2, 2), found) == "shown at 95% confidence"
 
 
 def test_enough_images_with_a_result_at_the_edge_do_not():
     budget = AccuracyBudget(min_agreement=0.99)
-    counted = Tally(1000, 991)
-    assert "reaches beyond it" in evidence_in_words(budget, counted, evidence(budget, counted))
+    measured = counted(1000, 991)
+    assert "reaches beyond it" in evidence_in_words(budget, measured, evidence(budget, measured))
 
 
 def test_a_budget_of_nothing_cannot_be_shown_at_all():
     budget = AccuracyBudget(min_agreement=1.0)
-    counted = Tally(100_000, 100_000)
-    assert "any number of images" in evidence_in_words(budget, counted, evidence(budget, counted))
-    assert evidence(budget, counted).to_json()["images_needed_to_show_it"] is None
+    measured = counted(100_000, 100_000)
+    assert "any number of images" in evidence_in_words(budget, measured, evidence(budget, measured))
+    assert evidence(budget, measured).to_json()["images_needed_to_show_it"] is None
 
 
 def test_every_look_widens_the_interval():
     """Ten tries on the same images: one of them is lucky more often than one in twenty."""
     budget = AccuracyBudget(min_agreement=0.99)
-    once, often = (evidence(budget, Tally(400, 400), looks) for looks in (1, 10))
+    once, often = (evidence(budget, counted(400, 400), looks) for looks in (1, 10))
     assert once.shown
     assert not often.shown
     assert often.confidence == pytest.approx(0.995)

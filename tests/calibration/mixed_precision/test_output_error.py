@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
 
-from calibration.errors import CalibrationError
-from calibration.mixed_precision.output_error import OutputErrorMeter
+from calibration.mixed_precision.output_error import error_json
+from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.logit_meter import LogitMeter
 
 SEED = 20261127
 
@@ -19,10 +20,10 @@ def logits(*, seed: int, scale: float = 3.0) -> np.ndarray:
 
 
 def error_of(reference: np.ndarray, candidate: np.ndarray, batch: int = 20):
-    meter = OutputErrorMeter()
+    meter = LogitMeter(strict=True)
     for start in range(0, len(reference), batch):
         meter.add(reference[start : start + batch], candidate[start : start + batch])
-    return meter.result()
+    return meter.report()
 
 
 def test_by_hand():
@@ -42,7 +43,7 @@ def test_kl_is_scipys():
 
 def test_batches_do_not_matter():
     reference, candidate = logits(seed=SEED), logits(seed=SEED + 1)
-    assert error_of(reference, candidate, 3).to_json() == pytest.approx(error_of(reference, candidate).to_json())
+    assert error_json(error_of(reference, candidate, 3)) == pytest.approx(error_json(error_of(reference, candidate)))
 
 
 def test_equal_outputs_have_no_noise():
@@ -51,7 +52,7 @@ def test_equal_outputs_have_no_noise():
 
 
 def test_nothing_and_nan_are_refused():
-    with pytest.raises(CalibrationError, match="got no image"):
-        OutputErrorMeter().result()
-    with pytest.raises(CalibrationError, match="NaN or Inf"):
+    with pytest.raises(ValueError, match="no image was compared"):
+        LogitMeter(strict=True).report()
+    with pytest.raises(RuntimeAdapterError, match="NaN or Inf"):
         error_of(np.array([[1.0, np.nan]], np.float32), np.ones((1, 2), np.float32))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from counted_logits import counted
 
-from calibration.mixed_precision.accuracy_budget import AccuracyBudget, Tally
-from calibration.mixed_precision.output_error import OutputError
+from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from calibration.mixed_precision.search import Search, kept_layers, leave_in_float
 from calibration.mixed_precision.sensitivity import Cost, Sensitivity, Unit
+from runtimes.metrics.logit_comparison import LogitComparison
 
 BUDGET = AccuracyBudget(min_agreement=0.99)
-NONE = OutputError(64, None, 0.0, 1.0)
+NONE = LogitComparison(num_images=64, num_equal=64)
 
 
 class Network:
@@ -37,16 +38,16 @@ class Network:
     def _layers(self, block: str) -> tuple[str, ...]:
         return tuple(layer for layer in self.divergences if layer.startswith(f"{block}."))
 
-    def tally(self, nodes: frozenset[str], more: float = 0.0) -> Tally:
+    def tally(self, nodes: frozenset[str], more: float = 0.0) -> LogitComparison:
         divergence = sum(amount for layer, amount in self.divergences.items() if layer not in nodes)
         divergence += more * bool(set(self.divergences) - nodes)
-        return Tally(1000, 1000 - round(100 * max(divergence, 0.0)), divergence=1000 * abs(divergence))
+        return counted(1000, 1000 - round(100 * max(divergence, 0.0)), divergence=1000 * abs(divergence))
 
-    def select(self, nodes: frozenset[str]) -> Tally:
+    def select(self, nodes: frozenset[str]) -> LogitComparison:
         self.measured.append(nodes)
         return self.tally(nodes)
 
-    def judge(self, nodes: frozenset[str]) -> Tally:
+    def judge(self, nodes: frozenset[str]) -> LogitComparison:
         self.judged.append(nodes)
         return self.tally(nodes, self.harder)
 

@@ -29,7 +29,8 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from calibration.refinement.channel_groups import find_channel_groups
 from calibration.refinement.cross_layer_equalization import scale_channels
-from runtimes.metrics.parity import ParityMeter, ParityReport
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20261203
@@ -48,8 +49,8 @@ def batches(images: np.ndarray, size: int = 10):
     return (images[place : place + size] for place in range(0, len(images), size))
 
 
-def parity(reference: ModelProto, candidate: ModelProto, images: np.ndarray) -> ParityReport:
-    meter = ParityMeter()
+def parity(reference: ModelProto, candidate: ModelProto, images: np.ndarray) -> LogitComparison:
+    meter = LogitMeter(strict=True)
     with OrtRuntime(reference) as true, open_exact(candidate) as test:
         for batch in batches(images, 64):
             meter.add(*(next(iter(each.run({"input": batch}).values())) for each in (true, test)))

@@ -151,7 +151,7 @@ def test_equal_logits_are_exact(seed):
 
 def test_nothing_added():
     found = LogitMeter(10).report()
-    assert (found.num_images, found.agreement, found.exact) == (0, None, False)
+    assert (found.num_images, found.agreement, found.exact) == (0, 0.0, False)
     assert found.to_json()["kl"] is None
 
 

@@ -1,4 +1,4 @@
-"""ParityMeter and compare: hand-computed numbers, one-liners as a second source, and what is refused."""
+"""A strict LogitMeter, TensorMeter and compare: numbers by hand, one-liners as a second source, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import pytest
 from graph_builder import GraphBuilder
 
 from runtimes.errors import RuntimeAdapterError
-from runtimes.metrics.parity import ParityMeter, ParityReport, TensorMeter, compare, first_output
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
+from runtimes.metrics.parity import compare, first_output
+from runtimes.metrics.tensor_meter import TensorMeter
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import TensorSpec
 
 SEED = 20260110
 
 
-def report_of(reference, candidate, labels=None) -> ParityReport:
-    meter = ParityMeter()
-    meter.add(np.asarray(reference, np.float32), np.asarray(candidate, np.float32), labels)
+def report_of(reference, candidate, labels=None) -> LogitComparison:
+    meter = LogitMeter(strict=True)
+    meter.add(np.asarray(reference, np.float32), np.asarray(candidate, np.float32), labels=labels)
     return meter.report()
 
 
-def strict_json(report: ParityReport) -> dict:
-    return json.loads(json.dumps(report.to_json(), allow_nan=False))
+def strict_json(report: LogitComparison) -> dict:
+    return json.loads(json.dumps(report.parity_json(), allow_nan=False))
 
 
 def test_by_hand():
@@ -32,15 +35,16 @@ def test_by_hand():
     reference = [[3.0, -4.0], [1.0, 2.0], [0.0, -2.0]]
     candidate = [[3.0, -3.0], [1.0, 0.0], [0.5, -2.0]]
     report = report_of(reference, candidate, [0, 1, 1])
-    assert report == ParityReport(
-        num_images=3,
-        agreement=2 / 3,
-        max_abs_diff=2.0,
-        max_abs_reference=4.0,
-        sqnr_db=pytest.approx(10 * math.log10(34 / 5.25)),
-        top1_reference=2 / 3,
-        top1_candidate=1 / 3,
-    )
+    assert strict_json(report) == {
+        "num_images": 3,
+        "agreement": 2 / 3,
+        "max_abs_diff": 2.0,
+        "max_abs_reference": 4.0,
+        "sqnr_db": pytest.approx(10 * math.log10(34 / 5.25)),
+        "top1_reference": 2 / 3,
+        "top1_candidate": 1 / 3,
+        "top1_drop_pp": pytest.approx(100 / 3),
+    }
     assert report.top1_drop_pp == pytest.approx(100 / 3)
 
 
@@ -111,11 +115,11 @@ def test_against_one_liners(logits):
 @pytest.mark.parametrize("sizes", [(1,) * 97, (50, 47), (96, 1)])
 def test_streaming_equals_all_at_once(logits, sizes):
     reference, candidate, labels = logits
-    meter = ParityMeter()
+    meter = LogitMeter(strict=True)
     first = 0
     for size in sizes:
         part = slice(first, first + size)
-        meter.add(reference[part], candidate[part], labels[part])
+        meter.add(reference[part], candidate[part], labels=labels[part])
         first += size
     streamed, at_once = meter.report(), report_of(reference, candidate, labels)
     assert streamed.sqnr_db == pytest.approx(at_once.sqnr_db, rel=1e-12)
@@ -146,7 +150,7 @@ class TestRefused:
     def test_nan_and_inf(self, bad, side):
         good, broken = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
         broken[1, 1:] = bad
-        meter = ParityMeter()
+        meter = LogitMeter(strict=True)
         arguments = (broken, good) if side == "reference" else (good, broken)
         with pytest.raises(RuntimeAdapterError, match=f"the {side} gave NaN or Inf in 2 logits"):
             meter.add(*arguments)
@@ -154,39 +158,38 @@ class TestRefused:
     @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((6,), (6,)), ((1, 2, 3), (1, 2, 3))])
     def test_shapes(self, shapes):
         with pytest.raises(ValueError, match="expected equal"):
-            ParityMeter().add(*(np.zeros(shape, np.float32) for shape in shapes))
+            LogitMeter(strict=True).add(*(np.zeros(shape, np.float32) for shape in shapes))
 
     @pytest.mark.parametrize("labels", [[0], [0, 1, 2], [], [[0, 1]]])
     def test_number_of_labels(self, labels):
         with pytest.raises(ValueError, match="labels: got shape"):
-            ParityMeter().add(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32), labels)
+            LogitMeter(strict=True).add(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32), labels=labels)
 
     @pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [0, 999]])
     def test_labels_that_are_no_class(self, labels):
         """They could never be right: the folders were matched to another model's classes."""
         with pytest.raises(ValueError, match=r"labels: got -?\d+ to \d+, expected 0 to 2"):
-            ParityMeter().add(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32), labels)
+            LogitMeter(strict=True).add(np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32), labels=labels)
 
     def test_a_refused_batch_leaves_no_trace(self):
-        meter = ParityMeter()
+        meter = LogitMeter(strict=True)
         good = np.array([[1.0, 0.0]], np.float32)
-        meter.add(good, good, [0])
+        meter.add(good, good, labels=[0])
         expected = meter.report()
         for labels, candidate in (([5], good), ([0, 0], good), ([0], good * np.nan), ([0], good[:, :1])):
             with pytest.raises((ValueError, RuntimeAdapterError)):
-                meter.add(good * 7, candidate * 3, labels)
+                meter.add(good * 7, candidate * 3, labels=labels)
         assert meter.report() == expected
 
     def test_nothing_compared(self):
         with pytest.raises(ValueError, match="no image was compared"):
-            ParityMeter().report()
+            LogitMeter(strict=True).report()
 
     def test_labels_for_some_images_only(self):
-        meter = ParityMeter()
-        meter.add(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), [0, 1])
-        meter.add(np.ones((1, 3), np.float32), np.ones((1, 3), np.float32))
-        with pytest.raises(ValueError, match="2 of 3 images came with labels"):
-            meter.report()
+        meter = LogitMeter(strict=True)
+        meter.add(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), labels=[0, 1])
+        with pytest.raises(ValueError, match="labels: got none, expected them for all or none"):
+            meter.add(np.ones((1, 3), np.float32), np.ones((1, 3), np.float32))
 
 
 class Fixed:

@@ -1,0 +1,75 @@
+"""Adds up batches of an output that is no logits, such as a feature map."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.difference_sums import DifferenceSums
+from runtimes.protocol import Array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParity:
+    """How a tensor that is no logits compares with the reference's: a feature map.
+
+    Attributes:
+        num_images: Number of images compared, >= 1.
+        max_abs_diff: Largest |reference - candidate|.
+        max_abs_reference: Largest |reference|.
+        sqnr_db: Signal to noise in dB; None where it is no finite number.
+        cosine: Cosine of the angle between the two, over all values of all images; None where one is zero.
+    """
+
+    num_images: int
+    max_abs_diff: float
+    max_abs_reference: float
+    sqnr_db: float | None
+    cosine: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
+
+
+class TensorMeter:
+    """Adds up batches of one output; `report` may be asked for at any time."""
+
+    def __init__(self) -> None:
+        self._num_images = 0
+        self._sums = DifferenceSums()
+
+    def add(self, reference: Array, candidate: Array) -> None:
+        """Add one batch, float [n, ...] each.
+
+        Raises:
+            ValueError: If the shapes differ.
+            RuntimeAdapterError: If either side holds NaN or Inf.
+        """
+        if reference.shape != candidate.shape:
+            raise ValueError(f"features: got {reference.shape} and {candidate.shape}, expected equal shapes")
+        trusted, tested = reference.astype(np.float64), candidate.astype(np.float64)
+        for side, values in (("reference", trusted), ("candidate", tested)):
+            if not np.isfinite(values).all():
+                raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(values))} values")
+        self._sums.add(trusted, tested)
+        self._num_images += len(trusted)
+
+    def report(self) -> TensorParity:
+        """Return the comparison of everything added.
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        if not self._num_images:
+            raise ValueError("no image was compared; an empty comparison proves nothing")
+        return TensorParity(
+            num_images=self._num_images,
+            max_abs_diff=self._sums.max_abs_diff,
+            max_abs_reference=self._sums.max_abs_reference,
+            sqnr_db=self._sums.sqnr_db,
+            cosine=self._sums.cosine,
+        )
