@@ -59,7 +59,7 @@ def compare_logits(reference: Logits, candidate: Logits, labels: Sequence[int] |
         RuntimeAdapterError: If either side holds NaN or Inf.
     """
     meter = LogitMeter(strict=True)
-    meter.add(reference, candidate, labels)
+    meter.add(reference, candidate, labels=labels)
     report = meter.report()
     lost = gained = p_value = None
     if labels is not None:

@@ -23,7 +23,7 @@ def comparison(noise: float, *, num_images: int = 400, num_flips: int = 0) -> Lo
     candidate[np.arange(num_flips), (labels[:num_flips] + 1) % 5] += 30
     meter = LogitMeter(5, labelled=True)
     names = [NAMES[place] if place < len(NAMES) else f"{place}.png" for place in range(num_images)]
-    meter.add(reference, candidate, names, labels)
+    meter.add(reference, candidate, names=names, labels=labels)
     return meter.report()
 
 

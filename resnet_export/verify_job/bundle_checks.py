@@ -126,7 +126,7 @@ def _golden_outputs(golden: Golden, inputs: Array | None, reference: Reference, 
             f"{reference.name} gives {now.shape[1]} classes, stored are {golden.logits.shape[1]}: another model",
         )
     meter = LogitMeter(now.shape[1])
-    meter.add(now, golden.logits, [f"golden[{place}]" for place in range(len(now))])
+    meter.add(now, golden.logits, names=[f"golden[{place}]" for place in range(len(now))])
     gate = Gate("relative_max_diff", DEFAULT_GATES["fp32"]["relative_max_diff"])
     (judged,) = judge(meter.report(), [gate], on="file")
     words = f"{'are' if judged.verdict is Verdict.PASS else 'are not'} what {reference.name} gives"

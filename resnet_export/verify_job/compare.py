@@ -238,11 +238,11 @@ def compare(images: ImageSet, opened: Opened, *, leave_out: frozenset[str] = fro
         for one in judged:
             name = one.candidate.name
             got = _answers(one, batch, images.preprocessing)
-            meter("found", name, num_classes).add(batch.logits, got, batch.names, batch.labels)
+            meter("found", name, num_classes).add(batch.logits, got, names=batch.names, labels=batch.labels)
             if (origin := opened.origins.get(name)) is not None:
                 between = _answers(origin, batch, images.preprocessing)
-                meter("origin", name, num_classes).add(batch.logits, between, batch.names, batch.labels)
-                meter("engine", name, num_classes).add(between, got, batch.names, batch.labels)
+                meter("origin", name, num_classes).add(batch.logits, between, names=batch.names, labels=batch.labels)
+                meter("engine", name, num_classes).add(between, got, names=batch.names, labels=batch.labels)
     reports = {key: one.report() for key, one in meters.items()}
     kinds = ("found", "origin", "engine")
     found, origins, losses = ({name: one for (of, name), one in reports.items() if of == kind} for kind in kinds)

@@ -276,7 +276,8 @@ def _golden_parity(bundle: Path, runtime: Runtime, precision: str | None, asked:
     assert golden is not None  # a bundle without golden.npz is refused
     choice: GateChoice = read_gates(asked)
     meter = LogitMeter(golden.logits.shape[1])
-    meter.add(golden.logits, logits_of(runtime, golden.inputs), [f"golden[{i}]" for i in range(len(golden.inputs))])
+    names = [f"golden[{place}]" for place in range(len(golden.inputs))]
+    meter.add(golden.logits, logits_of(runtime, golden.inputs), names=names)
     found = meter.report()
     results: tuple[GateResult, ...] = _judged(found, choice, lowest)
     verdict = overall(gate.verdict for gate in results)

@@ -82,6 +82,7 @@ class LogitMeter:
         self,
         reference: Array,
         candidate: Array,
+        *,
         names: Sequence[str] | None = None,
         labels: Sequence[int] | None = None,
     ) -> None:

@@ -25,7 +25,7 @@ def names(count, first=0):
 
 def compared(reference, candidate, labels=None, **options):
     meter = LogitMeter(reference.shape[1], labelled=labels is not None, **options)
-    meter.add(reference, candidate, names(len(reference)), labels)
+    meter.add(reference, candidate, names=names(len(reference)), labels=labels)
     return meter.report()
 
 
@@ -107,7 +107,7 @@ def test_batches_add_up(logits):
     meter = LogitMeter(NUM_CLASSES, labelled=True)
     for first in range(0, NUM_IMAGES, 33):
         part = slice(first, first + 33)
-        meter.add(reference[part], candidate[part], names(len(reference[part]), first), labels[part])
+        meter.add(reference[part], candidate[part], names=names(len(reference[part]), first), labels=labels[part])
     whole, pieces = compared(reference, candidate, labels), meter.report()
     assert pieces.flips == whole.flips
     assert pieces.classes == whole.classes
@@ -162,7 +162,7 @@ def test_nothing_added():
 def test_wrong_batches_are_refused(labels, shape, problem):
     meter = LogitMeter(4, labelled=True)
     with pytest.raises(ValueError, match=problem):
-        meter.add(np.zeros((2, 4)), np.zeros(shape), names(2), labels)
+        meter.add(np.zeros((2, 4)), np.zeros(shape), names=names(2), labels=labels)
     assert meter.report().num_images == 0
 
 

@@ -18,7 +18,7 @@ def comparison(num_images=1000, num_flips=0, losses=0, gains=0, *, labelled=True
     candidate = reference + 0.05
     candidate[:num_flips, 1] = 9.0
     meter = LogitMeter(4)
-    meter.add(reference, candidate, [str(place) for place in range(num_images)])
+    meter.add(reference, candidate, names=[str(place) for place in range(num_images)])
     result = LabelledResult((0.9, 0.9), (1.0, 1.0), losses, gains, num_images) if labelled else None
     return replace(meter.report(), labelled=result)
 
@@ -106,7 +106,7 @@ def test_nothing_passes_on_nothing_or_nan(name):
     meter = LogitMeter(4)
     logits = np.ones((500, 4))
     logits[7, 1] = np.nan
-    meter.add(np.ones((500, 4)), logits, ["name"] * 500)
+    meter.add(np.ones((500, 4)), logits, names=["name"] * 500)
     (result,) = judge(meter.report(), [Gate(name, threshold)], on="val")
     assert result.verdict is Verdict.FAIL
     assert "NaN or Inf on 1 of 500 images" in result.sentence
