@@ -114,8 +114,8 @@ def test_nothing_passes_on_nothing_or_nan(name):
 
 def test_equal_logits_pass_an_sqnr_gate_and_a_silent_reference_fails_it():
     same, silent = LogitMeter(2), LogitMeter(2)
-    same.add(np.ones((3, 2)), np.ones((3, 2)), ["name"] * 3)
-    silent.add(np.zeros((3, 2)), np.ones((3, 2)), ["name"] * 3)
+    same.add(np.ones((3, 2)), np.ones((3, 2)), names=["name"] * 3)
+    silent.add(np.zeros((3, 2)), np.ones((3, 2)), names=["name"] * 3)
     assert verdict(same.report(), "sqnr_db", 40) is Verdict.PASS
     assert verdict(silent.report(), "sqnr_db", -100) is Verdict.FAIL
 
