@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,53 +34,82 @@ CHECK_PHOTOS = Path(__file__).parents[2] / "exporter" / "models" / "check_photos
 COLUMNS = ("", "batch", "prepare", "run p50", "p90", "p99", "answer", "images/s", "spread")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """What is timed, and how; fields as on the command line."""
+
+    models: tuple[Path, ...]
+    batch: tuple[int, ...] = (1,)
+    provider: str = AUTO
+    precision: tuple[str, ...] = ()
+    threads: int | None = None
+    backend: str = "pillow"
+    draft: bool = False
+    images: Path | None = None
+    rounds: int = MIN_ROUNDS
+    seconds: float = 0.5
+    mlperf: tuple[str, ...] = ()
+    mlperf_seconds: float = 10.0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return 0, or raise what loading raises."""
     if arguments.quiet and arguments.json == "-":
         raise OptionError("--quiet and --json contradict each other: --json prints the report")
     if arguments.plot is not None:
         check_can_plot()
-    if arguments.mlperf:
-        load_loadgen()
+    words = vars(arguments) | {"models": tuple(arguments.models)}
+    options = BenchOptions(**{field.name: words[field.name] for field in fields(BenchOptions)})
     reporter = Terminal(quiet=arguments.quiet or arguments.json == "-")
-    pictures = find_images(arguments.images or CHECK_PHOTOS)
-    before = power_state()
-    with ExitStack() as stack:
-        candidates = _candidates(arguments, stack)
-        with reporter.working(f"{len(candidates)} x {len(arguments.batch)} batch sizes, {arguments.rounds} rounds"):
-            rows = bench(
-                candidates, pictures, batches=arguments.batch, rounds=arguments.rounds, seconds=arguments.seconds
-            )
-        mlperf = [_mlperf(candidate, pictures, arguments, reporter) for candidate in candidates]
-        report = _report(candidates, rows, [result for results in mlperf for result in results])
-    after = power_state()
-    report["power"] = {"before": before.to_json(), "after": after.to_json()}
-    report["warnings"] = list(warnings_of(before, after))
-    for warning in report["warnings"]:
-        reporter.warn(warning)
+    report, rows = time_models(options, reporter)
     if arguments.plot is not None:
         plot_rows(rows, arguments.plot)
     _write(report, rows, arguments)
     return 0
 
 
-def _candidates(arguments: argparse.Namespace, stack: ExitStack) -> list[Candidate]:
+def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, Any], list[Row]]:
+    """Return how long preparing, running and answering take, as JSON holds it and row by row.
+
+    Raises:
+        RuntimeAdapterError: If a model does not open.
+        MissingDependencyError: If MLPerf's load generator is asked for and not installed.
+    """
+    if options.mlperf:
+        load_loadgen()
+    pictures = find_images(options.images or CHECK_PHOTOS)
+    before = power_state()
+    with ExitStack() as stack:
+        candidates = _candidates(options, stack)
+        with reporter.working(f"{len(candidates)} x {len(options.batch)} batch sizes, {options.rounds} rounds"):
+            rows = bench(candidates, pictures, batches=options.batch, rounds=options.rounds, seconds=options.seconds)
+        mlperf = [_mlperf(candidate, pictures, options, reporter) for candidate in candidates]
+        report = _report(candidates, rows, [result for results in mlperf for result in results])
+    after = power_state()
+    report["power"] = {"before": before.to_json(), "after": after.to_json()}
+    report["warnings"] = list(warnings_of(before, after))
+    for warning in report["warnings"]:
+        reporter.warn(warning)
+    return report, rows
+
+
+def _candidates(options: BenchOptions, stack: ExitStack) -> list[Candidate]:
     """Open every model in every precision that was named; the table's names are as short as they can be."""
     found = []
-    for path in arguments.models:
-        for precision in arguments.precision or (None,):
+    for path in options.models:
+        for precision in options.precision or (None,):
             model = load(
                 path,
-                provider=arguments.provider,
+                provider=options.provider,
                 precision=precision,
-                threads=arguments.threads,
-                backend=arguments.backend,
-                draft=arguments.draft,
+                threads=options.threads,
+                backend=options.backend,
+                draft=options.draft,
             )
             stack.enter_context(model)
             told = model.describe()
             word = told.precision or Path(told.file).name
-            found.append(Candidate(f"{path.name} {word}" if len(arguments.models) > 1 else word, model))
+            found.append(Candidate(f"{path.name} {word}" if len(options.models) > 1 else word, model))
     names_seen: dict[str, int] = {}
     unique = []
     for candidate in found:
@@ -90,18 +119,18 @@ def _candidates(arguments: argparse.Namespace, stack: ExitStack) -> list[Candida
 
 
 def _mlperf(
-    candidate: Candidate, pictures: Sequence[Path], arguments: argparse.Namespace, reporter: Reporter
+    candidate: Candidate, pictures: Sequence[Path], options: BenchOptions, reporter: Reporter
 ) -> list[dict[str, Any]]:
     results = []
-    for scenario in arguments.mlperf:
+    for scenario in options.mlperf:
         inputs = candidate.model.prepare(pictures[:32])
         with reporter.working(f"MLPerf {scenario}, {candidate.name}"):
             result: MlperfResult = run_scenario(
                 candidate.model,
                 inputs,
                 scenario,
-                seconds=arguments.mlperf_seconds,
-                offline_batch=max(arguments.batch),
+                seconds=options.mlperf_seconds,
+                offline_batch=max(options.batch),
             )
         results.append({"name": candidate.name, **asdict(result)})
     return results

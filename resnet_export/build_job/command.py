@@ -58,15 +58,24 @@ def _precision(arguments: argparse.Namespace, manifest: Manifest) -> str:
     """
     asked = "-".join(word for word in ("fp32", "int8", "fp16") if getattr(arguments, word))
     if not asked:
-        held = [name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files]
-        if not held:
-            raise BundleError(f"{arguments.bundle} holds no {MODEL_FILES['fp32']}; export it anew")
-        return held[0]
+        return lowest_precision(arguments.bundle, manifest)
     if asked not in MODEL_FILES:
         raise ExportError("--fp32 goes with neither --int8 nor --fp16")
     if asked == "int8-fp16" and MODEL_FILES[asked] not in manifest.files and manifest.opset < MIN_FLOAT16_SCALE_OPSET:
         return "int8"  # TensorRT 8 is allowed FP16 by flag wherever the file is not quantized
     return asked
+
+
+def lowest_precision(bundle: Path, manifest: Manifest) -> str:
+    """Return the lowest precision that a bundle holds.
+
+    Raises:
+        BundleError: If it holds no model.
+    """
+    held = [name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files]
+    if not held:
+        raise BundleError(f"{bundle} holds no {MODEL_FILES['fp32']}; export it anew")
+    return held[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from resnet_export.console.option_types import positive, runtime, runtime_words
@@ -78,76 +78,110 @@ class OpenClassifier:
             raise
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyOptions:
+    """What is classified, with what, and where the rows go; fields as on the command line."""
+
+    bundle: Path
+    input: Path
+    output: Path
+    provider: str = AUTO
+    precision: str | None = None
+    backend: str = BACKENDS[0]
+    draft: bool = False
+    top_k: int = 5
+    batch: int = 32
+    workers: int | None = None
+    ray: str | None = None
+    resume: bool = False
+    force: bool = False
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Classify; return 0, 1 if some files could not be read, 130 if interrupted, or raise what the run raises."""
+    words = vars(arguments)
+    options = ClassifyOptions(**{field.name: words[field.name] for field in fields(ClassifyOptions)})
     reporter = Terminal(quiet=arguments.quiet)
-    manifest = load_manifest(arguments.bundle)
-    check_outputs(manifest, arguments.top_k)
-    paths = list_images(arguments.input)
-    check_output(arguments.output, resume=arguments.resume, force=arguments.force)
-    on_ray = arguments.ray is not None
-    opener = OpenClassifier(
-        bundle=arguments.bundle.absolute(),
-        root=Path.cwd(),
-        provider=arguments.provider,
-        precision=arguments.precision,
-        backend=arguments.backend,
-        draft=arguments.draft,
-        threads=1 if on_ray else None,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch,
-        decoders=1 if on_ray else arguments.workers or usable_cpus(),
-    )
     try:
-        if on_ray:
-            needs_gpu = arguments.provider == AUTO or RUNTIMES[arguments.provider].needs_gpu
-            gpus = 1 if needs_gpu else 0
-            with RayWork(opener, address=arguments.ray, workers=arguments.workers, gpus_per_worker=gpus) as work:
-                report = _classify(arguments, manifest, paths, work, reporter)
-        else:
-            with opener() as classifier:
-                report = _classify(arguments, manifest, paths, LocalWork(classifier), reporter)
+        report = classify_folder(options, reporter)
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; what is done is in {parts_folder(arguments.output)}/, --resume goes on with it",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
-    _tell(report, arguments.output, reporter, as_json=arguments.json)
+    if arguments.json:
+        told = {"output": str(options.output), **report.to_json(), "resumed_images": report.resumed_images}
+        print(json.dumps(told, indent=2))
     return EXIT_ERRORS if report.num_errors and not arguments.skip_errors else 0
 
 
+def classify_folder(options: ClassifyOptions, reporter: Reporter) -> RunReport:
+    """Classify many images, here or on Ray; what an interrupted run had done is kept for `resume`.
+
+    Raises:
+        RuntimeAdapterError: If the bundle does not open, there are no images, or the output exists.
+    """
+    manifest = load_manifest(options.bundle)
+    check_outputs(manifest, options.top_k)
+    paths = list_images(options.input)
+    check_output(options.output, resume=options.resume, force=options.force)
+    on_ray = options.ray is not None
+    opener = OpenClassifier(
+        bundle=options.bundle.absolute(),
+        root=Path.cwd(),
+        provider=options.provider,
+        precision=options.precision,
+        backend=options.backend,
+        draft=options.draft,
+        threads=1 if on_ray else None,
+        top_k=options.top_k,
+        batch_size=options.batch,
+        decoders=1 if on_ray else options.workers or usable_cpus(),
+    )
+    if options.ray is not None:
+        needs_gpu = options.provider == AUTO or RUNTIMES[options.provider].needs_gpu
+        gpus = 1 if needs_gpu else 0
+        with RayWork(opener, address=options.ray, workers=options.workers, gpus_per_worker=gpus) as work:
+            report = _classify(options, manifest, paths, work, reporter)
+    else:
+        with opener() as classifier:
+            report = _classify(options, manifest, paths, LocalWork(classifier), reporter)
+    _tell(report, options.output, reporter)
+    return report
+
+
 def _classify(
-    arguments: argparse.Namespace, manifest: Manifest, paths: Sequence[str], work: Work, reporter: Reporter
+    options: ClassifyOptions, manifest: Manifest, paths: Sequence[str], work: Work, reporter: Reporter
 ) -> RunReport:
     plan = run_plan(
         paths,
-        batch_size=arguments.batch,
+        batch_size=options.batch,
         **work.facts(),
         preprocessing=manifest.preprocessing.to_json(),
-        backend=arguments.backend,
-        draft=arguments.draft,
-        top_k=arguments.top_k,
+        backend=options.backend,
+        draft=options.draft,
+        top_k=options.top_k,
     )
     reporter.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
-    labels = arguments.bundle / LABELS_NAME
+    labels = options.bundle / LABELS_NAME
     names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.name in manifest.files else None
     with reporter.steps("classifying") as move:
         return run_batches(
-            arguments.output,
+            options.output,
             paths,
             plan,
             work,
             labels=names,
-            top_k=arguments.top_k,
+            top_k=options.top_k,
             score=score_kind(manifest),
-            resume=arguments.resume,
-            force=arguments.force,
+            resume=options.resume,
+            force=options.force,
             progress=lambda num_done: move(f"{num_done} of {len(paths)} images", num_done, len(paths)),
         )
 
 
-def _tell(report: RunReport, output: Path, reporter: Reporter, *, as_json: bool) -> None:
+def _tell(report: RunReport, output: Path, reporter: Reporter) -> None:
     if report.resumed_images == report.num_images:
         reporter.done("nothing was left to do: an earlier run had done all images")
     elif report.resumed_images:
@@ -159,10 +193,6 @@ def _tell(report: RunReport, output: Path, reporter: Reporter, *, as_json: bool)
         reporter.warn(
             f"{report.num_errors} of {report.num_images} files could not be read; their rows say why:{shown}"
             + (f"\n  and {more} more" if more else "")
-        )
-    if as_json:
-        print(
-            json.dumps({"output": str(output), **report.to_json(), "resumed_images": report.resumed_images}, indent=2)
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,23 +42,38 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.quiet and arguments.json == "-":
         raise OptionError("--json - prints the report, --quiet prints nothing; give one of them")
-    try:
-        from calibration.lint.lint_report import lint_file
-        from calibration.lint.sarif import sarif_log
-    except ModuleNotFoundError as err:
-        if err.name not in ("onnx", "google"):
-            raise
-        raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
-    target = lint_target(target_from_name(arguments.target))
-    report = lint_file(arguments.model, target, fold_check=fold_check)
+    report = lint(arguments.model, target=arguments.target)
     fail_on = Severity(arguments.fail_on)
     if arguments.json is not None:
         _write_json(report.to_json(), arguments.json)
     if arguments.sarif is not None:
+        from calibration.lint.sarif import sarif_log
+
         _write_json(sarif_log(report, tool_version=__version__, root=Path.cwd()), arguments.sarif)
     if not arguments.quiet and arguments.json != "-":
         _print(report, fail_on)
     return EXIT_FINDINGS if report.fails(fail_on) else 0
+
+
+def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintReport:
+    """Return what keeps an ONNX file, of this or any other tool, from being fast and right on a target.
+
+    Args:
+        model: The file; it is only read.
+        target: A name of `exporter.target.TARGETS`.
+
+    Raises:
+        LintInputError: If the file is missing, corrupt, or no ONNX file.
+        MissingDependencyError: If onnx is not installed.
+        ValueError: If there is no such target.
+    """
+    try:
+        from calibration.lint.lint_report import lint_file
+    except ModuleNotFoundError as err:
+        if err.name not in ("onnx", "google"):
+            raise
+        raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
+    return lint_file(Path(model), lint_target(target_from_name(target)), fold_check=fold_check)
 
 
 def lint_target(target: Target) -> LintTarget:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,28 +77,55 @@ class Recipe:
     held_out: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityOptions:
+    """Whose blocks are ranked, on which images; fields as on the command line."""
+
+    bundle: Path
+    calib: Path
+    num_calib: int | None = None
+    num_images: int = 64
+    val: Path | None = None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Rank blocks and layers; return 0, or raise what reading or quantizing raises."""
     if arguments.quiet and arguments.json:
         raise OptionError("--quiet and --json contradict each other: --json prints the ranking")
-    recipe = _recipe(arguments.bundle)
-    reporter = Terminal(quiet=arguments.quiet)
-    calib = find_images(arguments.calib)
-    check_enough(len(calib), arguments.calib, force=False)
+    words = vars(arguments)
+    options = SensitivityOptions(**{field.name: words[field.name] for field in fields(SensitivityOptions)})
+    report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    elif not arguments.quiet:
+        print_ranking(report, ranking)
+    return 0
+
+
+def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[str, Any], Sensitivity]:
+    """Return which blocks and layers cost a bundle's INT8 file its accuracy, as JSON holds it and as a value.
+
+    Raises:
+        BundleError, ExportError: If the bundle is damaged, or has no INT8 file.
+        CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
+    """
+    recipe = _recipe(options.bundle)
+    calib = find_images(options.calib)
+    check_enough(len(calib), options.calib, force=False)
     split = split_images(
-        arguments.calib,
+        options.calib,
         calib,
-        num_calibration=arguments.num_calib or recipe.num_calib,
+        num_calibration=options.num_calib or recipe.num_calib,
         hold_out=recipe.held_out > 0,
         max_held_out=recipe.held_out,
     )
     allowed_bad = int(MAX_BAD_FRACTION * len(calib))
-    measured, classes = _validation(arguments, recipe, split.calibration)
+    measured, classes = _validation(options, recipe, split.calibration)
     calibrated = _calibrate(recipe, split.calibration, allowed_bad, reporter)
-    same = _has_bundles_ranges(arguments.bundle, calibrated, reporter)
-    ranking = _rank(recipe, calibrated, split.calibration[-arguments.num_images :], allowed_bad, reporter)
+    same = _has_bundles_ranges(options.bundle, calibrated, reporter)
+    ranking = _rank(recipe, calibrated, split.calibration[-options.num_images :], allowed_bad, reporter)
     report = {
-        "bundle": str(arguments.bundle),
+        "bundle": str(options.bundle),
         "model": recipe.manifest.model["id"],
         "num_calibration_images": calibrated.table.num_images,
         "num_ranking_images": ranking.whole.num_images,
@@ -107,11 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         "validation": _confirm(recipe, calibrated, ranking, measured, classes, reporter) if measured else None,
         "warnings": list(reporter.warnings),
     }
-    if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
-    elif not arguments.quiet:
-        print_ranking(report, ranking)
-    return 0
+    return report, ranking
 
 
 def _recipe(bundle: Path) -> Recipe:
@@ -153,20 +176,20 @@ def _float_model(bundle: Path) -> ModelProto:
 
 
 def _validation(
-    arguments: argparse.Namespace, recipe: Recipe, calibration: Sequence[Path]
+    options: SensitivityOptions, recipe: Recipe, calibration: Sequence[Path]
 ) -> tuple[tuple[Path, ...], ClassIndex | None]:
     """Return the validation images, none of which calibrates, and their classes."""
-    if arguments.val is None:
+    if options.val is None:
         return (), None
-    apart = leave_out_copies(calibration, find_images(arguments.val))
-    paths = tuple(evenly_ordered(arguments.val, apart.validation))
-    path = arguments.bundle / "labels.txt"
+    apart = leave_out_copies(calibration, find_images(options.val))
+    paths = tuple(evenly_ordered(options.val, apart.validation))
+    path = options.bundle / "labels.txt"
     try:
         labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
     except (OSError, ValueError) as err:
         raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
     numbered = labels == tuple(map(str, range(len(labels))))  # what is written where the weights named no classes
-    return paths, class_indices(arguments.val, paths, None if numbered else labels, len(labels))
+    return paths, class_indices(options.val, paths, None if numbered else labels, len(labels))
 
 
 def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter: Reporter) -> CalibratedModel:

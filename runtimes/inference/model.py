@@ -97,6 +97,9 @@ class Model:
             InputMismatchError: If an input has a wrong name, dtype or shape.
             RuntimeAdapterError: When the runtime fails.
         """
+        if not isinstance(inputs, Mapping):
+            names = ", ".join(self.input_specs)
+            raise InputMismatchError(f"inputs: got {type(inputs).__name__}, expected a mapping {{{names!r}: array}}")
         self._enter()
         try:
             return self._run(inputs)
@@ -132,7 +135,14 @@ class Model:
         return self.classes(self.run(self.prepare([image], channels=channels)), top=top)[0]
 
     def prepare(self, images: Sequence[ImageInput], *, channels: Channels | None = None) -> dict[str, Array]:
-        """Return the inputs of `run` for pictures as `classify` takes them."""
+        """Return the inputs of `run` for a list of pictures as `classify` takes them.
+
+        Raises:
+            TypeError: If it is one picture instead of a list.
+            and whatever `classify` raises for a picture.
+        """
+        if not isinstance(images, (list, tuple)):
+            raise TypeError(f"images: got {type(images).__name__}, expected a list of pictures; [picture] for one")
         if self._preparation is None:
             raise NotAClassifierError(
                 "how this model's pictures are prepared is not known: neither its folder has a manifest.json nor the "

@@ -22,7 +22,7 @@ def _handlers_as_before():
 
 
 def command(monkeypatch, work):
-    monkeypatch.setattr("resnet_export.doctor.command.run", lambda words: work() or 0)
+    monkeypatch.setattr("resnet_export.doctor_job.command.run", lambda words: work() or 0)
     return main(["doctor"])
 
 

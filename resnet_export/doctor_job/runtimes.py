@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resnet_export.doctor.facts import Facts
+from resnet_export.doctor_job.facts import Facts
 from runtimes.errors import RegistryError
 from runtimes.inference.runtime_kind import Machine
 from runtimes.inference.runtime_registry import RUNTIMES

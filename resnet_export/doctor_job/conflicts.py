@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from exporter.known_bad import OLD_ONNXRUNTIME, KnownBad, known_bad_among, version_numbers
-from resnet_export.doctor.abilities import tensorrt_command
-from resnet_export.doctor.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
+from resnet_export.doctor_job.abilities import tensorrt_command
+from resnet_export.doctor_job.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
 from runtimes.machine.environment import rtx_serves
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from resnet_export.console.option_types import runtime_of_files
-from resnet_export.doctor.abilities import judge_abilities
-from resnet_export.doctor.conflicts import find_conflicts
-from resnet_export.doctor.facts import Facts, gather_facts
-from resnet_export.doctor.licenses import bill_of_materials, installed_components, print_licenses
-from resnet_export.doctor.page import print_report
-from resnet_export.doctor.runtimes import judge_runtimes
+from resnet_export.doctor_job.abilities import judge_abilities
+from resnet_export.doctor_job.conflicts import find_conflicts
+from resnet_export.doctor_job.facts import Facts, gather_facts
+from resnet_export.doctor_job.licenses import bill_of_materials, installed_components, print_licenses
+from resnet_export.doctor_job.page import print_report
+from resnet_export.doctor_job.runtimes import judge_runtimes
 from runtimes.inference.runtime_registry import RUNTIMES
 
 SCHEMA_VERSION = 1

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from resnet_export.doctor.abilities import BUILDERS, Ability, can_build, judge_abilities
-from resnet_export.doctor.conflicts import find_conflicts
-from resnet_export.doctor.facts import Facts
-from resnet_export.doctor.runtimes import RuntimeState, judge_runtimes
+from resnet_export.doctor_job.abilities import BUILDERS, Ability, can_build, judge_abilities
+from resnet_export.doctor_job.conflicts import find_conflicts
+from resnet_export.doctor_job.facts import Facts
+from resnet_export.doctor_job.runtimes import RuntimeState, judge_runtimes
 from runtimes.machine.environment import RTX_PLUGIN, JetPackInfo, LibraryVersion, TensorRTInfo, rtx_serves
 from runtimes.machine.provider_probe import OnnxRuntimeInfo
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from resnet_export.doctor import abilities as doctor_abilities
-from resnet_export.doctor import command as doctor
-from resnet_export.doctor.abilities import judge_abilities
-from resnet_export.doctor.conflicts import find_conflicts
-from resnet_export.doctor.facts import Facts
-from resnet_export.doctor.runtimes import judge_runtimes
+from resnet_export.doctor_job import abilities as doctor_abilities
+from resnet_export.doctor_job import command as doctor
+from resnet_export.doctor_job.abilities import judge_abilities
+from resnet_export.doctor_job.conflicts import find_conflicts
+from resnet_export.doctor_job.facts import Facts
+from resnet_export.doctor_job.runtimes import judge_runtimes
 from resnet_export.main import main
 from runtimes.inference.runtime_kind import RuntimeKind
 from runtimes.inference.runtime_registry import RUNTIMES

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from exporter.errors import ExportError
-from resnet_export.doctor.licenses import bill_of_materials, installed_components
+from resnet_export.doctor_job.licenses import bill_of_materials, installed_components
 
 
 def write(folder, name, *lines):

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from exporter.known_bad import version_numbers
-from resnet_export.doctor.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
+from resnet_export.doctor_job.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
 from runtimes.machine.environment import TensorRTInfo, rtx_serves
 
 BUILDERS = ("tensorrt", "tensorrt_rtx")

@@ -1,0 +1,147 @@
+"""`resnet_export.lint`, `sensitivity`, `bench`, `models` and `doctor`: what files, models and machines are like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_export.api.images import StrPath
+from resnet_export.bench_job.command import BenchOptions, time_models
+from resnet_export.bench_job.stages import Row
+from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
+from resnet_export.console.reporter import Listener, Reporter
+
+if TYPE_CHECKING:
+    from calibration.mixed_precision.sensitivity import Sensitivity
+    from exporter.models.model_table import ModelFacts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SensitivityReport:
+    """Which blocks and layers cost INT8 its accuracy.
+
+    Attributes:
+        ranking: Blocks and layers, the costliest first.
+        content: Everything, as the command's `--json` prints it.
+    """
+
+    ranking: Sensitivity
+    content: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BenchReport:
+    """How fast models are here.
+
+    Attributes:
+        rows: One per model and batch size.
+        content: Everything, as the command's `--json` prints it.
+    """
+
+    rows: tuple[Row, ...]
+    content: Mapping[str, Any] = field(repr=False)
+
+
+def sensitivity(
+    bundle: StrPath,
+    calib: StrPath,
+    *,
+    num_calib: int | None = None,
+    num_images: int | None = None,
+    val: StrPath | None = None,
+    on_event: Listener | None = None,
+) -> SensitivityReport:
+    """Rank the blocks and layers of a bundle's INT8 file by what they cost.
+
+    Args:
+        bundle: A bundle folder with an INT8 file.
+        calib: The folder of images that calibrated it.
+        num_calib: Images that calibrate, at most; as at export by default.
+        num_images: Images that rank.
+        val: Labelled images in class folders: what leaving the worst blocks in float gains there.
+        on_event: Called with every step, warning and move of progress; None is silent.
+
+    Raises:
+        BundleError, ExportError: If the bundle is damaged, or has no INT8 file.
+        CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
+    """
+    asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
+    folder = None if val is None else Path(val)
+    options = SensitivityOptions(bundle=Path(bundle), calib=Path(calib), num_calib=num_calib, val=folder, **asked)
+    content, ranking = rank_bundle(options, Reporter(on_event))
+    return SensitivityReport(ranking, content)
+
+
+def bench(
+    *models: StrPath,
+    batch: Sequence[int] = (1,),
+    provider: str = "auto",
+    precision: Sequence[str] = (),
+    threads: int | None = None,
+    backend: str = "pillow",
+    images: StrPath | None = None,
+    rounds: int | None = None,
+    seconds: float = 0.5,
+    on_event: Listener | None = None,
+) -> BenchReport:
+    """Time preparation, run and answer of bundles, ONNX files and engines here; several take turns.
+
+    Args:
+        models: Bundles, ONNX files or engines; the others are compared with the first.
+        batch: Batch sizes.
+        provider: What runs it, as for `load`.
+        precision: Files of each bundle; the one that `load` picks by default.
+        threads: Threads of one operator on the CPU.
+        backend: "pillow" or "opencv", of the preparation.
+        images: Folder of pictures to prepare; four photographs by default.
+        rounds: Turns of each.
+        seconds: Length of one turn.
+        on_event: Called with every step and warning; None is silent.
+
+    Raises:
+        RuntimeAdapterError: If a model does not open.
+        ValueError: If no model is given.
+    """
+    if not models:
+        raise ValueError("models: got none, expected at least one bundle, ONNX file or engine")
+    asked: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
+    options = BenchOptions(
+        models=tuple(Path(model) for model in models),
+        batch=tuple(batch),
+        provider=provider,
+        precision=tuple(precision),
+        threads=threads,
+        backend=backend,
+        images=None if images is None else Path(images),
+        seconds=seconds,
+        **asked,
+    )
+    content, rows = time_models(options, Reporter(on_event))
+    return BenchReport(tuple(rows), content)
+
+
+def models(family: str | None = None) -> tuple[ModelFacts, ...]:
+    """Return the models that have names: parameters, multiply-accumulates, input size, published top-1.
+
+    Args:
+        family: Only of this family.
+
+    Raises:
+        UnknownModelError: If there is no such family.
+    """
+    from exporter.models.model_names import check_family
+    from exporter.models.model_table import load_model_table
+
+    if family is not None:
+        check_family(family)
+    return tuple(facts for facts in load_model_table() if family in (None, facts.family))
+
+
+def doctor() -> dict[str, Any]:
+    """Return what this machine has, what is in conflict, and what can be done here, as `doctor --json` prints it."""
+    from resnet_export.doctor_job.command import report
+    from resnet_export.doctor_job.facts import gather_facts
+
+    return report(gather_facts())

@@ -1,0 +1,198 @@
+"""`import resnet_export`: the names, what they refuse, and the whole way from a module to an answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import resnet_export as rx
+from exporter.errors import ModelObjectError, OptionError, PreprocessingError, WeightsError
+from runtimes import preprocess
+from runtimes.errors import ImageFolderError, InputMismatchError
+
+ROOT = Path(__file__).parents[3]
+SIZE = 24
+HOW = rx.Preprocessing(size=SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(20261129)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+
+
+def prepared(pictures) -> np.ndarray:
+    resolved = HOW.options().complete("")
+    return np.stack([preprocess(resolved, Image.fromarray(picture)) for picture in pictures])
+
+
+@pytest.fixture(scope="module")
+def pictures(photo_folder):
+    return [np.asarray(Image.open(path).resize((40, 32))) for path in sorted(photo_folder.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def exported(pictures, tmp_path_factory):
+    module, events = small_network(), []
+    output = tmp_path_factory.mktemp("front-door") / "bundle"
+    report = rx.export(
+        module, output, preprocessing=HOW, int8=True, calib=iter(pictures), calib_cache="off", on_event=events.append
+    )
+    return module, report, events
+
+
+def test_a_module_becomes_a_bundle_that_answers_like_it(exported, pictures):
+    module, report, _ = exported
+    assert report.int8 is not None
+    assert report.fp16 is None
+    assert report.int8.num_images == len(pictures) // 4
+    assert report.int8.sqnr_db is not None
+    assert report.int8.sqnr_db > 25
+    assert report.int8.path.is_file()
+    assert report.to_json()["rows"][0]["file"] is None
+    with rx.load(report.bundle, provider="cpu") as net:
+        answers = net.classify(pictures[:8], channels="RGB")
+    images = torch.from_numpy(
+        np.stack([preprocess(HOW.options().complete(""), Image.fromarray(p)) for p in pictures[:8]])
+    )
+    with torch.inference_mode():
+        expected = module.eval()(images).argmax(dim=1).tolist()
+    assert [answer.index for answer in answers] == expected
+
+
+def test_the_caller_s_module_stays_as_it_is(pictures, tmp_path):
+    module = small_network().train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    rx.export(module, tmp_path / "out", preprocessing=HOW)
+    assert module.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_progress_goes_to_the_listener_and_nothing_is_printed(exported, capsys):
+    _, report, events = exported
+    assert {event.kind for event in events} >= {"done", "progress"}
+    assert [event.message for event in events if event.kind == "done"] == list(report.steps)
+    counted = [event for event in events if event.message == "calibrating"]
+    assert counted[-1].completed == counted[-1].total == 36
+    rx.verify(report.bundle)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_prepared_arrays_files_and_pictures_calibrate_alike(exported, pictures, photo_folder, tmp_path):
+    _, report, _ = exported
+    files = [tmp_path / f"{place:02}.png" for place in range(len(pictures))]
+    for path, picture in zip(files, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    for place, calib in enumerate((prepared(pictures), [str(path) for path in files], np.stack(pictures))):
+        output = tmp_path / f"out{place}"
+        again = rx.export(small_network(), output, preprocessing=HOW, int8=True, calib=calib, calib_cache="off")
+        assert again.int8.sqnr_db == pytest.approx(report.int8.sqnr_db, abs=1.5)  # other images are held out
+
+
+def test_verify_says_what_failed(exported, pictures):
+    _, report, _ = exported
+    good = rx.verify(report.bundle, gates={"sqnr_db": 5, "int8.sqnr_db": 5})
+    assert [gate.verdict for gate in good.gates if gate.name == "sqnr_db"] == ["pass", "pass"]
+    bad = rx.verify(report.bundle, precision="int8", gates={"int8.sqnr_db": 120})
+    assert not bad.passed
+    assert bad.failures[0].name == "sqnr_db"
+    assert "120" in bad.failures[0].sentence
+    labelled = rx.verify(report.bundle, val=pictures[:6], val_labels=[0] * 6)
+    assert "top1_drop_pp" in {gate.name for gate in labelled.gates}
+    with pytest.raises(ImageFolderError, match="got 2 for 6 images"):
+        rx.verify(report.bundle, val=pictures[:6], val_labels=[0, 1])
+
+
+def test_quantize_needs_no_runtimes(exported, pictures):
+    _, report, _ = exported
+    result = rx.quantize(report.fp32.path, pictures, preprocessing=HOW, effort=0)
+    assert any(node.op_type == "QuantizeLinear" for node in result.quantized.model.graph.node)
+    same = rx.quantize(report.fp32.path, prepared(pictures), effort=0)
+    assert dict(same.table.ranges) == dict(result.table.ranges)
+
+
+def test_timm_says_how_its_images_are_prepared(tmp_path):
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("test_resnet", num_classes=5)
+    report = rx.export(module, tmp_path / "out")
+    config = module.pretrained_cfg
+    with rx.load(report.bundle, provider="cpu") as net:
+        assert net.preparation.preprocessing.mean == tuple(config["mean"])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: rx.export(3), TypeError, r"model: got int, expected a torch.nn.Module, a name"),
+        (lambda: rx.export(np.zeros(3)), TypeError, "got ndarray, expected a torch.nn.Module"),
+        (lambda: rx.export("resnet18", int8=True), OptionError, "--int8 needs --calib"),
+        (lambda: rx.export("resnet18", int8=True, calib=5), TypeError, "calib: got int, expected a folder"),
+        (lambda: rx.export("resnet18", calib=[], int8=True), ValueError, "got no pictures"),
+        (lambda: rx.export("resnet18", calib=[np.zeros((3, 3))], int8=True), TypeError, r"calib\[0\]: got float64"),
+        (lambda: rx.export("resnet18", effort=7), OptionError, "effort: got 7"),
+        (lambda: rx.export("resnet18", target="tpu"), ValueError, "tpu"),
+        (lambda: rx.export("resnet18", batch="8"), TypeError, "batch: got '8'"),
+        (lambda: rx.export("resnet18", features="layer2"), TypeError, "features"),
+        (lambda: rx.export("resnet18", preprocessing={"size": 3}), TypeError, "got dict"),
+        (lambda: rx.export(small_network(), "x"), PreprocessingError, "nothing tells how images are prepared"),
+        (lambda: rx.export(small_network().half(), "x", preprocessing=HOW), WeightsError, "float16, expected"),
+        (lambda: rx.export(nn.Flatten(), "x", preprocessing=HOW, num_classes=3), ModelObjectError, "classes"),
+        (lambda: rx.Preprocessing(size=-1), ValueError, "size: got -1"),
+        (lambda: rx.Preprocessing(interpolation="cubic"), ValueError, "expected one of nearest"),
+        (lambda: rx.verify(3), TypeError, "expected the path of a bundle"),
+        (lambda: rx.quantize(np.zeros(3), "x"), TypeError, "expected an onnx.ModelProto"),
+        (lambda: rx.bench(), ValueError, "models: got none"),
+    ],
+)
+def test_wrong_arguments_say_what_was_expected(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_one_path_where_a_list_was_meant_says_so(exported):
+    with rx.load(exported[1].bundle, provider="cpu") as net:
+        with pytest.raises(TypeError, match="got str, expected a list of pictures"):
+            net.prepare("a.jpg")
+        with pytest.raises(InputMismatchError, match="got ndarray, expected a mapping"):
+            net.run(np.zeros((1, 3, SIZE, SIZE), np.float32))
+
+
+def test_names_are_listed_and_unknown_ones_say_which_there_are():
+    assert set(dir(rx)) >= {"export", "verify", "load", "quantize", "build", "bench", "lint", "doctor", "models"}
+    assert all(hasattr(rx, name) for name in rx.__all__)
+    with pytest.raises(AttributeError, match=r"it has .*export"):
+        rx.exprot  # noqa: B018
+
+
+def test_the_tutorial_s_first_example_is_typed_and_runs(digits_folder, tmp_path):
+    script = ROOT / "examples" / "module_to_bundle.py"
+    lines = [line for line in script.read_text().splitlines() if line.strip() and not line.startswith(('"""', "#"))]
+    assert len(lines) <= 12
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(script)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    done = subprocess.run(
+        [sys.executable, str(script), str(digits_folder), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "passed: True" in done.stdout
