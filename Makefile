@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: aarch64 demo test test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
+.PHONY: aarch64 demo test test-fast test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
+	@echo "make test-fast  the tests without whole runs of the command, for every day; two minutes on two cores"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/models/model_table.json, which resnet-export models prints"
@@ -41,8 +42,14 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Two processes of one thread each: on two cores that is half the time of one process whose libraries use both.
+# A file stays with one worker, which keeps its fixtures; what all files need is built once (tests/built_once.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST) --durations 25
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m "not slow"
 
 test-matrix:
 	$(PYTHON) tests/matrix.py

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from built_once import built_once, folder_of_the_run
 from onnx import ModelProto
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SEED = 20261202
+WHOLE_RUNS = tuple(ROOT / "tests" / name for name in ("e2e", "robustness", "benchmarks"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whole runs as slow, and begin with files of slow tests: no worker is left alone with one at the end."""
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in WHOLE_RUNS):
+            item.add_marker(pytest.mark.slow)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,11 +42,35 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's images: `calib/<digit>/` and `val/<digit>/`."""
-    import sys
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all workers of this run share."""
+    return folder_of_the_run(tmp_path_factory)
 
-    folder = tmp_path_factory.mktemp("digits")
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_exports(shared_folder: Path) -> Iterator[None]:
+    """Trace the same network once in a run, wherever a test runs the command or asks for `export_shared`."""
+    from shared_exports import exports_shared_in
+
+    with exports_shared_in(shared_folder / "exports"):
+        yield
+
+
+@pytest.fixture
+def own_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test's own runs trace for themselves."""
+    from exporter.tracing import export
+
+    monkeypatch.setattr(export, "export_loaded", export.export_loaded.__wrapped__)
+
+
+@pytest.fixture(scope="session")
+def digits_folder(shared_folder: Path) -> Path:
+    """The demo's images: `calib/<digit>/` and `val/<digit>/`; not to be changed."""
+    return built_once(shared_folder / "digits", write_digits)
+
+
+def write_digits(folder: Path) -> None:
     sys.path.insert(0, str(ROOT / "examples" / "digits"))
     try:
         spec = importlib.util.spec_from_file_location("write_images", ROOT / "examples" / "digits" / "write_images.py")
@@ -42,15 +81,18 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         module.write_images(folder)
     finally:
         sys.path.pop(0)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty-eight JPEG crops of six photographs."""
+def photo_folder(shared_folder: Path) -> Path:
+    """Forty-eight JPEG crops of six photographs; not to be changed."""
+    return built_once(shared_folder / "photos", write_photos)
+
+
+def write_photos(folder: Path) -> None:
     import skimage.data
 
-    folder = tmp_path_factory.mktemp("photos")
+    folder.mkdir()
     names = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
     for name in names:
         photo = Image.fromarray(getattr(skimage.data, name)())
@@ -64,7 +106,6 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     (row + 2) * height // 4,
                 )
                 photo.crop(box).save(folder / f"{name}-{column}{row}.jpg", quality=92)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -95,30 +136,44 @@ def digits_network(digits_folder: Path) -> TrainedNetwork:
 
 
 @pytest.fixture(scope="session")
-def digits_bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_bundle(digits_folder: Path, shared_folder: Path) -> Path:
     """The demo's network as a bundle of FP32 and INT8 files, calibrated on a few images; not to be changed."""
-    from cli_runs import export_digits
-
-    output = tmp_path_factory.mktemp("bundles") / "digits-int8"
-    options = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100, "--quiet")
-    assert export_digits(digits_folder, output, *options) == 0
-    return output
+    words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100)
+    return bundle_of_digits(shared_folder / "int8" / "digits-int8", digits_folder, *words)
 
 
 @pytest.fixture(scope="session")
-def engine_bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def main_bundle(digits_folder: Path, shared_folder: Path) -> Path:
+    """The demo's network by the demo's command, every image and default; not to be changed."""
+    words = ("--int8", "--fp16", "--val", digits_folder / "val")
+    return bundle_of_digits(shared_folder / "main" / "cifar_resnet20-int8", digits_folder, *words)
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(digits_folder: Path, shared_folder: Path) -> Path:
     """The demo's network in every precision, for TensorRT 8 and its DLA; not to be changed."""
+    words = ("--int8", "--fp16", "--dla", "--target", "jetpack5", "--effort", 0, "--num-calib", 64)
+    return bundle_of_digits(shared_folder / "engines" / "digits-engines", digits_folder, *words)
+
+
+def bundle_of_digits(output: Path, digits: Path, *words: object) -> Path:
     from cli_runs import export_digits
 
-    output = tmp_path_factory.mktemp("bundles") / "digits-engines"
-    words = ("--int8", "--fp16", "--dla", "--target", "jetpack5", "--effort", 0, "--num-calib", 64, "--quiet")
-    assert export_digits(digits_folder, output, *words) == 0
-    return output
+    def build(folder: Path) -> None:
+        assert export_digits(digits, folder / output.name, *words, "--quiet") == 0
+
+    return built_once(output.parent, build) / output.name
 
 
 @pytest.fixture(scope="session")
-def bottleneck_network() -> TrainedNetwork:
+def bottleneck_network(shared_folder: Path) -> TrainedNetwork:
     """Grouped bottlenecks with a strided projection at 8 x 8, trained here in seconds on scikit-learn's digits."""
+    folder = built_once(shared_folder / "bottleneck", train_bottlenecks)
+    with np.load(folder / "images.npz") as images:
+        return TrainedNetwork(onnx.load(folder / "model.onnx"), images["calibration"], images["held_out"])
+
+
+def train_bottlenecks(folder: Path) -> None:
     import torch
     from graph_builder import export_loaded_module
     from sklearn.datasets import load_digits
@@ -146,4 +201,6 @@ def bottleneck_network() -> TrainedNetwork:
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(images[batch]), labels[batch]).backward()
             optimizer.step()
-    return TrainedNetwork(export_loaded_module(module, size=8), pixels[train[:256]], pixels[held_out])
+    folder.mkdir()
+    onnx.save(export_loaded_module(module, size=8), folder / "model.onnx")
+    np.savez(folder / "images.npz", calibration=pixels[train[:256]], held_out=pixels[held_out])

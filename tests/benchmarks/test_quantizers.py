@@ -68,15 +68,10 @@ def test_speed_only_reads_no_labels(inputs):
     ours = json.loads((inputs / "run.json").read_text())["rows"][0]
     assert (ours["accuracy"], len(ours["seconds"]), len(ours["latency_ms"])) == ({}, 1, 1)
     assert "SQNR" not in done.stdout
-
-
-def test_merging_prints_without_measuring(inputs):
-    done = compare(inputs, "--speed-only", "--json", "run.json")
-    assert done.returncode == 0, done.stderr
     again = subprocess.run(
         [sys.executable, str(SCRIPT), "--merge", "run.json"], capture_output=True, text=True, cwd=inputs
     )
-    assert again.stdout == done.stdout
+    assert again.stdout == done.stdout, "merging prints without measuring"
     assert again.stderr == ""
 
 

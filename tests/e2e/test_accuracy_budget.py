@@ -146,7 +146,7 @@ def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder:
 
 def test_nothing_changes_when_the_budget_holds(digits_folder: Path, tmp_path: Path) -> None:
     plain, held = tmp_path / "plain", tmp_path / "held"
-    options = ["--int8", "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
+    options = ["--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
     assert export_digits(digits_folder, plain, *options) == 0
     assert export_digits(digits_folder, held, *options, "--max-top1-drop", 5) == 0
     assert (plain / "model.int8.onnx").read_bytes() == (held / "model.int8.onnx").read_bytes()

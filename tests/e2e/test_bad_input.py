@@ -153,7 +153,8 @@ def test_too_few_images_say_why_and_force_goes_on(capsys: Capture, digits_folder
     message = refused(capsys, output, *digits(calib=few), "--int8")
     assert "20 images are too few" in message
     assert "--force" in message
-    assert main([str(word) for word in (*digits(calib=few), "--int8", "--force", "--quiet", "-o", output)]) == 0
+    words = (*digits(calib=few, effort=0), "--int8", "--force", "--quiet", "-o", output)
+    assert main([str(word) for word in words]) == 0
     assert (output / "model.int8.onnx").exists()
 
 
@@ -165,7 +166,8 @@ def test_few_corrupt_images_are_named_and_counted_many_stop(
     broken = sorted(folder.rglob("*.png"))[:2]
     for path in broken:
         path.write_bytes(path.read_bytes()[:40])
-    assert export_digits(tmp_path, tmp_path / "ok", "--int8", "--val", digits_folder / "val", "--quiet") == 0
+    words = ("--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 32, "--quiet")
+    assert export_digits(tmp_path, tmp_path / "ok", *words) == 0
     message = capsys.readouterr().err
     assert "2 of 256 images could not be read" in message
     assert all(path.name in message for path in broken)
@@ -334,6 +336,7 @@ def test_grey_and_rgba_files_calibrate_like_what_one_sees(digits_folder: Path, t
             with Image.open(path) as image:
                 image.convert(mode).save(target)
         output = tmp_path / f"bundle-{mode}"
-        assert export_digits(folder.parent, output, "--int8", "--val", digits_folder / "val", "--quiet") == 0
+        words = ("--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 32, "--quiet")
+        assert export_digits(folder.parent, output, *words) == 0
         tables.append((output / "model.int8.onnx").read_bytes())
     assert tables[0] == tables[1] == tables[2]

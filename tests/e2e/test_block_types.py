@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from block_models import BLOCKS, SIZE, loaded, photographs, trained
+from shared_exports import export_shared
 from standins.real_bindings import CACHE, BindingsUnavailableError, bindings_folder, forwarding, run_with_bindings
 
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
@@ -26,7 +27,7 @@ from exporter.passes.convert_opset import convert_opset
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.float16_qdq import float16_qdq_from_float32
 from exporter.tracing.check_export import check_against_pytorch
-from exporter.tracing.export import ExportConfig, ExportedModel, export_loaded
+from exporter.tracing.export import ExportedModel
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.pytorch import TorchRuntime
 from runtimes.trt.build_log import layers_from_log
@@ -37,7 +38,7 @@ from runtimes.trt.library import load_library
 
 @cache
 def exported(name: str) -> ExportedModel:
-    return export_loaded(loaded(trained(name)), ExportConfig())
+    return export_shared(loaded(trained(name)))
 
 
 @cache

@@ -11,12 +11,14 @@ import pytest
 from cli_runs import export_digits
 from PIL import Image
 
+QUICK = ("--int8", "--effort", 0, "--quiet")
+
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, digits_folder):
     """A run with an empty cache: (cache folder, bundle)."""
     folder = tmp_path_factory.mktemp("trust")
-    assert export_digits(digits_folder, folder / "first", "--int8", "--calib-cache", folder / "cache", "--quiet") == 0
+    assert export_digits(digits_folder, folder / "first", *QUICK, "--calib-cache", folder / "cache") == 0
     return folder / "cache", folder / "first"
 
 
@@ -37,7 +39,7 @@ def test_the_first_run_is_a_miss_and_stores_one_entry(first):
 
 def test_a_hit_writes_the_same_bytes_and_another_method_is_a_miss(first, digits_folder, tmp_path, capsys):
     cache, bundle = first
-    options = ("--int8", "--calib-cache", cache, "--quiet")
+    options = (*QUICK, "--calib-cache", cache)
     assert export_digits(digits_folder, tmp_path / "again", *options) == 0
     assert "hit" in cache_lines(report_of(tmp_path / "again"))[0]
     for name in ("calibration.json", "model.int8.onnx"):
@@ -53,7 +55,7 @@ def test_a_hit_writes_the_same_bytes_and_another_method_is_a_miss(first, digits_
 def test_auto_says_what_it_chose_and_a_hit_chooses_the_same(digits_folder, tmp_path):
     """What is stored are the candidates: the choice is made anew, and comes out the same."""
     for name in ("first", "again"):
-        options = ("--int8", "--calib-cache", tmp_path / "cache", "--method", "auto", "--quiet")
+        options = (*QUICK, "--num-calib", 64, "--calib-cache", tmp_path / "cache", "--method", "auto")
         assert export_digits(digits_folder, tmp_path / name, *options) == 0
     reports = [report_of(tmp_path / name) for name in ("first", "again")]
     assert ["hit" in cache_lines(report)[0] for report in reports] == [False, True]
@@ -71,7 +73,7 @@ def test_a_damaged_entry_is_told_and_the_result_is_the_same(first, digits_folder
     shutil.copytree(cache, damaged)
     for entry in damaged.iterdir():
         entry.write_bytes(entry.read_bytes()[:100])
-    assert export_digits(digits_folder, tmp_path / "again", "--int8", "--calib-cache", damaged, "--quiet") == 0
+    assert export_digits(digits_folder, tmp_path / "again", *QUICK, "--calib-cache", damaged) == 0
     assert "is damaged" in capsys.readouterr().err
     assert (tmp_path / "again" / "model.int8.onnx").read_bytes() == (bundle / "model.int8.onnx").read_bytes()
 
@@ -79,7 +81,7 @@ def test_a_damaged_entry_is_told_and_the_result_is_the_same(first, digits_folder
 def test_off_keeps_nothing(first, digits_folder, tmp_path, cache_folder):
     _, bundle = first
     before = sorted(cache_folder.rglob("*"))
-    assert export_digits(digits_folder, tmp_path / "off", "--int8", "--calib-cache", "off", "--quiet") == 0
+    assert export_digits(digits_folder, tmp_path / "off", *QUICK, "--calib-cache", "off") == 0
     assert cache_lines(report_of(tmp_path / "off")) == []
     assert sorted(cache_folder.rglob("*")) == before
     assert (tmp_path / "off" / "model.int8.onnx").read_bytes() == (bundle / "model.int8.onnx").read_bytes()
@@ -104,7 +106,7 @@ def test_a_folder_of_noise_is_told(digits_folder, tmp_path, capsys):
     for number in range(48):
         picture = Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8))
         picture.save(tmp_path / "digits" / "calib" / f"{number}.png")
-    assert export_digits(tmp_path / "digits", tmp_path / "out", "--int8", "--quiet") == 0
+    assert export_digits(tmp_path / "digits", tmp_path / "out", *QUICK) == 0
     (warning,) = report_of(tmp_path / "out")["calibration"]["input_warnings"]
     assert warning["kind"] == "random noise"
     assert "random noise" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 import pytest
 import skimage.data
-from cli_runs import ROOT, export_digits
+from cli_runs import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -84,10 +84,8 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def digits_bundle(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
-    bundle = tmp_path_factory.mktemp("jetson") / "digits"
-    assert export_digits(digits_folder, bundle, "--int8", "--val", digits_folder / "val", "--quiet") == 0
-    return bundle
+def digits_bundle(main_bundle: Path) -> Path:
+    return main_bundle
 
 
 def photographs() -> list[Image.Image]:

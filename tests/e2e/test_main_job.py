@@ -29,10 +29,8 @@ BUNDLE_FILES = {
 
 
 @pytest.fixture(scope="module")
-def bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("main_job") / "digits-int8"
-    assert export_digits(digits_folder, output, "--int8", "--fp16", "--val", digits_folder / "val") == 0
-    return output
+def bundle(main_bundle: Path) -> Path:
+    return main_bundle
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +130,11 @@ def test_no_path_of_this_machine_is_in_the_model_files(bundle: Path, digits_fold
         assert str(Path(__file__).parents[2]).encode() not in content
 
 
+@pytest.mark.usefixtures("own_exports")
 def test_two_runs_write_the_same_model_files(bundle: Path, digits_folder: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    assert export_digits(digits_folder, again, "--int8", "--fp16", "--val", digits_folder / "val", "--quiet") == 0
+    words = ("--int8", "--fp16", "--val", digits_folder / "val", "--num-val", 32, "--quiet")
+    assert export_digits(digits_folder, again, *words) == 0
     first, second = load_manifest(bundle).files, load_manifest(again).files
     for name in sorted(BUNDLE_FILES - {MANIFEST_NAME, "report.json", "golden.npz"}):
         assert first[name] == second[name], name
@@ -142,7 +142,7 @@ def test_two_runs_write_the_same_model_files(bundle: Path, digits_folder: Path, 
 
 def test_held_out_images_measure_when_no_validation_folder_is_given(digits_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "held-out"
-    assert export_digits(digits_folder, output, "--int8", "--num-calib", "100", "--quiet") == 0
+    assert export_digits(digits_folder, output, "--int8", "--effort", 0, "--num-calib", "100", "--quiet") == 0
     report = json.loads((output / "report.json").read_text())
     assert report["rows"][0]["parity"]["num_images"] == 64
     assert report["rows"][0]["parity"]["top1_candidate"] is None
@@ -190,7 +190,8 @@ def test_force_replaces_the_whole_bundle(digits_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("method", ["max", "percentile", "entropy"])
 def test_every_method_calibrates(digits_folder: Path, tmp_path: Path, method: str) -> None:
     output = tmp_path / method
-    assert export_digits(digits_folder, output, "--int8", "--method", method, "--quiet") == 0
+    words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 16, "--quiet")
+    assert export_digits(digits_folder, output, *words, "--method", method) == 0
     table = json.loads((output / "calibration.json").read_text())
     assert table["method"]["name"] == method
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from block_models import loaded, photographs, trained
+from shared_exports import export_shared
 
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
@@ -19,7 +20,6 @@ from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import check_finished, expected_outputs
-from exporter.tracing.export import ExportConfig, export_loaded
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import normalize
@@ -29,7 +29,7 @@ IMAGES = photographs(8)
 
 @pytest.fixture(scope="module")
 def exported():
-    return export_loaded(loaded(trained("basic")), ExportConfig())
+    return export_shared(loaded(trained("basic")))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_more_classes_than_there_are(exported):
 
 
 def test_a_file_that_answers_otherwise_is_caught(exported):
-    other = export_loaded(loaded(trained("basic", seed=1)), ExportConfig()).onnx
+    other = export_shared(loaded(trained("basic", seed=1))).onnx
     for finish in (Finish(uint8_input=True), Finish(softmax=True), Finish(topk=3)):
         finished = finish_graph(other, finish, preprocessing=exported.preprocessing)
         with pytest.raises(ExportCheckError):

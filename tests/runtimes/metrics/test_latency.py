@@ -73,7 +73,9 @@ def test_fast_calls_stop_at_the_maximum(clock):
 def test_the_defaults(clock):
     made = clock(0.05)
     assert measure_latency(made.work).num_runs == pytest.approx(40, abs=1)
-    assert clock(1e-9) is not None
+    assert made.calls == measure_latency(clock(0.05).work).num_runs + 3
+    assert measure_latency(clock(1e-6).work).num_runs == 200
+    assert measure_latency(clock(10.0).work).num_runs == 10
 
 
 def test_the_minimum_wins_over_the_maximum(clock):
