@@ -21,7 +21,8 @@ def image_source(given: Images | None, what: str, folder: Path) -> ImageSource |
     """Return where a job finds the images.
 
     Args:
-        given: A folder, or a file that `resnet_export.images.gather` reads; a list of files; or pictures, one array or an iterable of them, which is read once.
+        given: A folder, or a file that `resnet_export.images.gather` reads; a list of files; or pictures, one
+            array or an iterable of them, which is read once.
         what: The argument's name, for messages.
         folder: Where pictures from memory are kept while the job runs; made when needed.
 
