@@ -17,7 +17,8 @@ from PIL import Image
 from calibration.observers.sample_images import evenly_ordered, leave_out_copies, split_images
 from resnet_export.images.class_index import class_indices
 from runtimes import preprocess
-from runtimes.bundle.manifest import MANIFEST_NAME, check_files, load_manifest
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import check_files, load_manifest
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.image_folder import find_images, group_by_class
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing

@@ -14,8 +14,8 @@ from calibration import calibrate, insert_qdq
 from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.pre_post_options import Finish
-from runtimes.bundle.manifest import DEFAULT_BATCH, MANIFEST_NAME, Manifest, TensorEntry, file_entry
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, TensorEntry, file_entry
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 

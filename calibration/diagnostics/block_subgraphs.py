@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
-from calibration.mixed_precision.blocks import WEIGHTED_OPS, find_blocks
+from calibration.mixed_precision.blocks import find_blocks
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
 from exporter.graph.onnx_graph import all_tensor_types
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:

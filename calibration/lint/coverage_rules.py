@@ -18,7 +18,6 @@ from calibration.lint.quantized_graph import (
     INTEGER_LAYERS,
     MOVING,
     QUANTIZE,
-    WEIGHTED,
     QuantizedGraph,
     Quantizer,
     Role,
@@ -29,6 +28,7 @@ from calibration.lint.rule_registry import RuleFamily
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
 from exporter.graph.onnx_graph import attribute, index_graph
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 FLOAT_LAYER = Rule(
     "L001",
@@ -187,7 +187,7 @@ def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
     if not quantizer.is_quantize or quantizer.role is not Role.ACTIVATION:
         return
     maker = graph.index.producer.get(quantizer.node.input[0])
-    if maker is None or maker.op_type not in WEIGHTED | {"Add"}:
+    if maker is None or maker.op_type not in ALL_WEIGHTED_OPS | {"Add"}:
         return
     for pair in graph.index.uses.get(quantizer.node.output[0], ()):
         for use in graph.index.uses.get(pair.node.output[0], ()) if pair.node.op_type == DEQUANTIZE else ():

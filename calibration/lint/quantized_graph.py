@@ -19,9 +19,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from calibration.lint.constants import Constants, find_constants, num_bytes
 from calibration.lint.module_names import is_readable, module_names
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 INTEGER_LAYERS = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm"))
 STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
 
@@ -129,7 +129,7 @@ class QuantizedGraph:
 
     def weighted(self) -> Iterator[NodeProto]:
         """Yield the float operators with a weight operand, constant or computed."""
-        return (node for node in self.model.graph.node if node.op_type in WEIGHTED and len(node.input) > 1)
+        return (node for node in self.model.graph.node if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1)
 
 
 def node_name(node: NodeProto) -> str:
@@ -226,7 +226,7 @@ def _reading_layer(tensor: str, index: GraphIndex) -> tuple[NodeProto | None, in
     pending, seen = [tensor], {tensor}
     while pending:
         for use in index.uses.get(pending.pop(0), ()):
-            if use.node.op_type in WEIGHTED:
+            if use.node.op_type in ALL_WEIGHTED_OPS:
                 return use.node, use.place
             if use.place == 0 and use.node.op_type in MOVING | {QUANTIZE, DEQUANTIZE, "Cast"}:
                 new = [name for name in use.node.output if name and name not in seen]

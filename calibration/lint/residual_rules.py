@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import WEIGHTED, QuantizedGraph, node_name
+from calibration.lint.quantized_graph import QuantizedGraph, node_name
 from calibration.lint.rule_registry import RuleFamily
 from calibration.placement.residual_adds import Residuals, find_residual_adds
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 BOTH_SIDES = Rule(
     "R001",
@@ -96,7 +97,7 @@ def _states(graph: QuantizedGraph, residuals: Residuals) -> Iterator[AddState]:
         node = graph.node(add.name)
         operands = [graph.dequantizer(name) is not None for name in node.input]
         kernel = graph.index.producer.get(add.main)
-        is_layer = kernel is not None and kernel.op_type in WEIGHTED
+        is_layer = kernel is not None and kernel.op_type in ALL_WEIGHTED_OPS
         yield AddState(
             name=graph.name(node),
             node=node_name(node),

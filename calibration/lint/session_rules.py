@@ -20,16 +20,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import (
-    DEQUANTIZE,
-    WEIGHTED,
-    QuantizedGraph,
-    Quantizer,
-    Role,
-    constant_behind,
-    is_integer,
-)
+from calibration.lint.quantized_graph import DEQUANTIZE, QuantizedGraph, Quantizer, Role, constant_behind, is_integer
 from calibration.lint.rule_registry import RuleFamily
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 from exporter.passes.float32_layers import chain_to_quantize
 
 MAX_RELATIVE = 1e-3
@@ -78,7 +71,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     for node in graph.model.graph.node:
         if node.op_type in _BIASED and len(node.input) > 2 and node.input[2]:
             _check_bias(node, graph, scales, grouped, target)
-        if node.op_type in WEIGHTED and len(node.input) > 1 and not graph.is_quantized:
+        if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1 and not graph.is_quantized:
             _check_weight(node, graph, grouped)
         _check_cpu(node, graph, grouped, target)
     yield from grouped.findings()

@@ -71,12 +71,6 @@ class Histogram:
         return math.ldexp(1.0, self._exponent)
 
     @property
-    def bin_edges(self) -> NDArray[np.float64]:
-        """Edges in tensor units, float64 [num_bins + 1], from 0; each is exact."""
-        edges: NDArray[np.float64] = np.arange(self.num_bins + 1) * np.float64(self.bin_width)
-        return edges
-
-    @property
     def max_abs(self) -> float:
         """The exact largest |x| seen or announced, in tensor units; 0 before the first."""
         return self._max_abs

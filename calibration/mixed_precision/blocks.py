@@ -19,10 +19,9 @@ from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from exporter.graph.onnx_graph import infer_shapes, tensor_types
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 STEM = "stem"
-
-WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,11 +64,6 @@ class Unit:
     nodes: tuple[str, ...]
     layers: tuple[str, ...]
 
-    @property
-    def is_block(self) -> bool:
-        """Whether this is a whole block."""
-        return self.name == self.block
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:

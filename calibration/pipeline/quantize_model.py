@@ -32,8 +32,8 @@ from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, scale_channels
-from calibration.refinement.layerwise_walk import WEIGHTED_OPS
 from calibration.refinement.refine import LayerRefinement, TrackLayers, refine
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 MAX_LIVE_BYTES = 128 * 2**20
 """Activations kept while a model is walked: 13 images of a ResNet-50 at 224 x 224, all 64 at 96 x 96."""

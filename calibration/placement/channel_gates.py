@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 
 from exporter.graph.onnx_graph import GraphIndex, array_from_initializer, attribute, index_graph, tensor_shapes
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL1", "ReduceL2")
 _CONSTANT_PLACES = {
     "Reshape": 1,
@@ -90,7 +90,7 @@ def _layers_behind(gate: str, pooled: set[str], index: GraphIndex) -> set[str]:
         producer = index.producer.get(pending.pop())
         if producer is None:
             continue
-        if producer.op_type in WEIGHTED:
+        if producer.op_type in WEIGHTED_OPS:
             layers.add(producer.name)
         new = [name for name in producer.input if name in pooled and name not in seen]
         seen.update(new)

@@ -45,6 +45,7 @@ from calibration.placement.for_tensorrt import (
 )
 from calibration.placement.residual_adds import find_residual_adds
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 QLINEAR_OPS = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"})
 """Operators that become QLinear* kernels; each tensor keeps its own scale."""
@@ -56,8 +57,6 @@ _ALL_INPUTS = frozenset({"Add", "Mul", "Concat"})
 
 _MOVING = SAME_RANGE_OPS - {"MaxPool"} | {"Identity", "Dropout", "Split", "Gather"}
 """Operators that only move or choose values: behind them an output is still an output."""
-
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
@@ -150,7 +149,7 @@ def _leading_to_layers(model: ModelProto) -> set[str]:
     """Return the tensors that some layer's answer depends on."""
     found: set[str] = set()
     for node in reversed(model.graph.node):
-        if node.op_type in _WEIGHTED or found & set(node.output):
+        if node.op_type in ALL_WEIGHTED_OPS or found & set(node.output):
             found.update(node.input)
     return found
 

@@ -31,9 +31,7 @@ from calibration.placement.channel_gates import find_gates
 from calibration.placement.residual_adds import ResidualAdd, find_residual_adds
 from calibration.placement.shared_scales import Completion, float_tensors
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
-
-_QUANTIZED = ("Conv", "Gemm", "MatMul")
-_WEIGHTED = (*_QUANTIZED, "ConvTranspose")
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS, WEIGHTED_OPS
 
 GATE = (
     "it computes a gate from globally pooled values, one per channel: INT8 saves nothing there, and TensorRT fuses the "
@@ -129,7 +127,7 @@ def place_qdq(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     weights: dict[str, QuantizedWeight] = {}
     skipped = list(residuals.skipped)
     for node in model.graph.node:
-        if node.op_type in _WEIGHTED:
+        if node.op_type in ALL_WEIGHTED_OPS:
             reason = why_not_quantized(node, index, graph_inputs) or (GATE if node.name in gates.layers else "")
             if reason := reason or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
@@ -193,7 +191,7 @@ def kept_nodes(graph: GraphProto, index: GraphIndex, keep_float: Collection[str]
         raise PlacementError(f"keep_float: got {unknown[0]!r}, expected the name of a node of the model{hint}")
     kept = dict.fromkeys(keep_float, KEPT)
     for node in graph.node:
-        if node.name in keep_float and node.op_type in _QUANTIZED and len(node.input) > 1:
+        if node.name in keep_float and node.op_type in WEIGHTED_OPS and len(node.input) > 1:
             for use in index.uses[node.input[1]]:
                 kept.setdefault(use.node.name, f"its weight is that of {node.name}, which is {KEPT}")
     return kept
@@ -233,7 +231,7 @@ def why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]
     if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "transA", 0)):
         return "Gemm with alpha != 1 or transA"
     uses = index.uses[node.input[1]]
-    axes = {output_channel_axis(use.node) for use in uses if use.node.op_type in _QUANTIZED}
-    if len(axes) > 1 or any(use.node.op_type not in _QUANTIZED or use.place != 1 for use in uses):
+    axes = {output_channel_axis(use.node) for use in uses if use.node.op_type in WEIGHTED_OPS}
+    if len(axes) > 1 or any(use.node.op_type not in WEIGHTED_OPS or use.place != 1 for use in uses):
         return f"its weight {node.input[1]!r} is also used in another way"
     return ""

@@ -50,8 +50,8 @@ from exporter.graph.onnx_graph import (
     remove_unused_initializers,
     replace_nodes,
 )
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _KEEPS_ORDER = ("Relu", "MaxPool", "Flatten", "Reshape", "Identity")
 _POOLS_BY_MEAN = ("AveragePool", "GlobalAveragePool")
 
@@ -241,7 +241,7 @@ def _around(tensor: str, maker: NodeProto, index: GraphIndex) -> list[NodeProto]
 
 
 def _is_float_layer(node: NodeProto, stripped: StrippedModel) -> bool:
-    return node.op_type in _WEIGHTED and not any(name in stripped.weights for name in node.input)
+    return node.op_type in ALL_WEIGHTED_OPS and not any(name in stripped.weights for name in node.input)
 
 
 def simulate_dla(stripped: StrippedModel, scales: Mapping[str, float], *, as_in_file: bool = False) -> ModelProto:

@@ -16,12 +16,11 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from calibration.refinement.subgraph import PieceMaker, constant_nodes
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.protocol import Runtime
 
 Tensor = NDArray[np.float32]
 OpenRuntime = Callable[[ModelProto], Runtime]
-
-WEIGHTED_OPS = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 @dataclass(slots=True, eq=False)

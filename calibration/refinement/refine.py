@@ -22,8 +22,9 @@ from calibration.refinement.bias_correction import bias_correction, channel_mean
 from calibration.refinement.gptq_rounding import column_parts, round_by_hessian
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layer_hessian import has_rows, hessians, weight_from_rows, weight_rows
-from calibration.refinement.layerwise_walk import WEIGHTED_OPS, Layer, OpenRuntime, QuantizedWalk, Tensor
+from calibration.refinement.layerwise_walk import Layer, OpenRuntime, QuantizedWalk, Tensor
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError, OutputExistsError
-from runtimes.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, file_entry
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import FileEntry, Manifest, file_entry
 from runtimes.io.atomic_write import ASIDE, leftovers, sync, unfinished_folder
 from runtimes.io.bounded_read import read_json_file
 

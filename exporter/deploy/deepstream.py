@@ -26,8 +26,9 @@ from exporter.deploy.nvinfer_config import (
 )
 from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.errors import ExportCheckError, ExportError
+from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
-from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES, is_int8, option_words
+from runtimes.bundle.precision import LOWEST_FIRST, is_int8, option_words
 from runtimes.io.npz import load_npz
 from runtimes.preprocessing.transform import normalize
 from runtimes.protocol import Array, Runtime
@@ -35,7 +36,6 @@ from runtimes.protocol import Array, Runtime
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-GOLDEN = "golden.npz"
 
 MAX_PROBABILITY_DIFFERENCE = {"graph": 1e-5, "config": 1e-5, "single-scale": None}
 """Largest |difference| of a probability by how the normalization is done; None: told, not judged.
@@ -188,9 +188,9 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: Nvin
             "nvinfer's classifier takes the best of all probabilities itself and cannot read scores and indices; "
             "export again without --topk"
         )
-    if GOLDEN not in manifest.files:
+    if GOLDEN_NAME not in manifest.files:
         raise ExportError(
-            f"{bundle} holds no {GOLDEN}, on whose pictures the file for nvinfer is checked; export again"
+            f"{bundle} holds no {GOLDEN_NAME}, on whose pictures the file for nvinfer is checked; export again"
         )
     batch = manifest.inputs[0].shape[0]
     if isinstance(batch, int) and batch != settings.batch:
@@ -205,7 +205,7 @@ def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
     from runtimes.preprocessing.restore_pixels import pixels_of
 
-    images = load_npz(bundle / GOLDEN)["input"]
+    images = load_npz(bundle / GOLDEN_NAME)["input"]
     return images if images.dtype == np.uint8 else pixels_of(manifest.preprocessing, images)
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
 from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
 from exporter.errors import ExportError
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
-from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.trt.engine_sidecar import load_sidecar
 

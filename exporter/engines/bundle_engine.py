@@ -19,8 +19,9 @@ from exporter.engines.inspect_engine import inspect_engine
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
 from exporter.version import __version__
+from runtimes.bundle.file_names import DLA_FILES, DLA_SCALES, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
-from runtimes.bundle.precision import DLA_FILES, DLA_SCALES, MODEL_FILES, is_int8, option_words
+from runtimes.bundle.precision import is_int8, option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
 from runtimes.machine.this_machine import machine_facts

@@ -16,7 +16,6 @@ from runtimes.preprocessing.decode import rgb_from_image
 from runtimes.preprocessing.transform import Preprocessing, band_pixels, normalize, preprocess
 
 PHOTOS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
-NUM_CHECK_IMAGES = 4 * len(PHOTOS)
 
 
 def load_check_images(preprocessing: Preprocessing) -> NDArray[np.float32]:

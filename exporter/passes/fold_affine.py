@@ -43,9 +43,9 @@ from exporter.graph.onnx_graph import (
     replace_nodes,
     tensor_shapes,
 )
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 Vector = NDArray[np.float64]
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,7 +245,7 @@ def _layer_of(tensor: str, editor: _Editor) -> NodeProto | None:
     producer = editor.producer.get(tensor)
     if producer is not None and (matmul := _biased_matmul(producer, editor)) is not None:
         return matmul
-    return producer if producer is not None and producer.op_type in _WEIGHTED else None
+    return producer if producer is not None and producer.op_type in WEIGHTED_OPS else None
 
 
 def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:

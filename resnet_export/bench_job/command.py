@@ -21,7 +21,7 @@ from resnet_export.bench_job.stages import Candidate, Row, bench
 from resnet_export.console.option_types import names, positive, runtime, runtime_words
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.inference.load import load
 from runtimes.inference.runtime_registry import AUTO
 from runtimes.machine.environment import machine_info

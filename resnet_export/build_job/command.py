@@ -15,8 +15,9 @@ from exporter.target import MIN_FLOAT16_SCALE_OPSET
 from resnet_export.build_job.build_step import EngineRequest, check_min_int8, engine_report, have_engine
 from resnet_export.console.option_types import batch_range, capabilities, positive, share
 from resnet_export.console.terminal import Terminal
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, load_manifest
-from runtimes.bundle.precision import LOWEST_FIRST, MODEL_FILES
+from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.errors import BundleError
 
 

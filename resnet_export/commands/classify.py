@@ -21,7 +21,8 @@ from runtimes.batch_inference.ray_backend import LOCAL, RayWork
 from runtimes.batch_inference.resume import parts_folder
 from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run_plan
 from runtimes.batch_inference.run import run as run_batches
-from runtimes.bundle.manifest import LABELS_NAME, Manifest, load_manifest
+from runtimes.bundle.file_names import LABELS_NAME
+from runtimes.bundle.manifest import Manifest, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
 from runtimes.preprocessing.image_list import list_images

@@ -13,8 +13,8 @@ from exporter.deploy.nvinfer_config import CONFIG, NvinferSettings, resize_notes
 from resnet_export.console.option_types import positive
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import load_manifest
-from runtimes.bundle.precision import MODEL_FILES
 
 
 def run(arguments: argparse.Namespace) -> int:

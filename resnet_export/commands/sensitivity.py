@@ -39,8 +39,8 @@ from resnet_export.console.terminal import Terminal, print_table
 from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.stream import stream
+from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
-from runtimes.bundle.precision import MODEL_FILES
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
 from runtimes.ort.adapter import OrtRuntime
@@ -183,7 +183,7 @@ def _validation(
         return (), None
     apart = leave_out_copies(calibration, find_images(options.val))
     paths = tuple(evenly_ordered(options.val, apart.validation))
-    path = options.bundle / "labels.txt"
+    path = options.bundle / LABELS_NAME
     try:
         labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
     except (OSError, ValueError) as err:
@@ -214,7 +214,7 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
 
 def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, reporter: Reporter) -> bool:
     """Tell whether these images gave the ranges that the bundle's INT8 file has."""
-    path = bundle / "calibration.json"
+    path = bundle / CALIBRATION_NAME
     try:
         kept = CalibrationTable.from_json(read_json_file(path))
     except (OSError, ValueError) as err:

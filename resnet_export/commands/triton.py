@@ -12,8 +12,8 @@ from exporter.errors import OptionError
 from resnet_export.console.option_types import names, positive
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, load_manifest
-from runtimes.bundle.precision import MODEL_FILES
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtimes.bundle.precision import DLA_SCALES
+from runtimes.bundle.file_names import DLA_SCALES, MODEL_FILES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -90,11 +90,11 @@ class Artifacts:
 
     def model_files(self) -> Mapping[str, tuple[str, ModelProto]]:
         """Return file name to (row name, model) of every ONNX file of the bundle, before its last edits."""
-        files = {"model.onnx": ("ONNX FP32", self.exported.onnx)}
+        files = {MODEL_FILES["fp32"]: ("ONNX FP32", self.exported.onnx)}
         if self.float16 is not None:
-            files["model.fp16.onnx"] = ("ONNX FP16", self.float16)
+            files[MODEL_FILES["fp16"]] = ("ONNX FP16", self.float16)
         if self.int8 is not None:
-            files["model.int8.onnx"] = ("ONNX INT8", self.int8.quantized.model)
+            files[MODEL_FILES["int8"]] = ("ONNX INT8", self.int8.quantized.model)
         if self.int8_float16 is not None:
-            files["model.int8.fp16.onnx"] = ("ONNX INT8+FP16", self.int8_float16)
+            files[MODEL_FILES["int8-fp16"]] = ("ONNX INT8+FP16", self.int8_float16)
         return files

@@ -17,7 +17,7 @@ from exporter.passes.lower_global_pool import average_pool_from_global
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.artifacts import Artifacts, DlaFiles
 from resnet_export.export_job.run import ExportRun
-from runtimes.bundle.precision import DLA_FILES
+from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.protocol import Array
@@ -54,16 +54,16 @@ def dla_files(run: ExportRun, artifacts: Artifacts) -> DlaFiles:
     models: dict[str, ModelProto] = {}
     windows: dict[str, tuple[int, int]] = {}
     if run.options.fp16:
-        models[DLA_FILES["fp16"]] = _pooled(artifacts.finished["model.onnx"], windows)
-        _check("FP32 file", artifacts.finished["model.onnx"], models[DLA_FILES["fp16"]], given)
+        models[DLA_FILES["fp16"]] = _pooled(artifacts.finished[MODEL_FILES["fp32"]], windows)
+        _check("FP32 file", artifacts.finished[MODEL_FILES["fp32"]], models[DLA_FILES["fp16"]], given)
     cache, simulation, report = None, None, {}
     if artifacts.quantized is not None:
         with reporter.working("taking the scales out for the DLA"):
-            finished = strip_qdq(_pooled(artifacts.finished["model.int8.onnx"], windows))
+            finished = strip_qdq(_pooled(artifacts.finished[MODEL_FILES["int8"]], windows))
             stripped = strip_qdq(_pooled(artifacts.quantized.model, windows))
         models[DLA_FILES["int8"]] = finished.model
         written = simulate_dla(finished, finished.scales, as_in_file=True)
-        _check("INT8 file", artifacts.finished["model.int8.onnx"], written, given)
+        _check("INT8 file", artifacts.finished[MODEL_FILES["int8"]], written, given)
         scales = _scales(run, stripped)
         cache, simulation = cache_from_scales(scales, WRITTEN_FOR), simulate_dla(stripped, scales)
         report = _tell_scales(stripped, scales, reporter)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnet_export.export_job.run import ExportRun
-from runtimes.bundle.precision import DLA_FILES
+from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.metrics.latency import Latency, measure_latency
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
@@ -73,7 +73,7 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
     if SATURATING_ROW in latency:
-        rows.append(Row(SATURATING_ROW, "model.int8.onnx", parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
+        rows.append(Row(SATURATING_ROW, MODEL_FILES["int8"], parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
     if not images.measured:
         reporter.warn(
             "no images were given, so nothing but equality on the package's own photographs was measured; "
@@ -167,7 +167,7 @@ def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:
         with OrtRuntime(model) as runtime:
             result[names[file]] = _time_one_image(runtime)
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
-        with OrtRuntime(finished["model.int8.onnx"], allow_saturation=True) as runtime:
+        with OrtRuntime(finished[MODEL_FILES["int8"]], allow_saturation=True) as runtime:
             result[SATURATING_ROW] = _time_one_image(runtime)
     return result
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import MODEL_FILES
 
 
 @dataclass(frozen=True, slots=True)

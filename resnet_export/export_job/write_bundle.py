@@ -24,8 +24,16 @@ from resnet_export.export_job.calibrate import calibration_report
 from resnet_export.export_job.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
 from resnet_export.export_job.options import ExportOptions
 from resnet_export.export_job.run import ExportRun
-from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, TensorEntry
-from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.bundle.file_names import (
+    CALIBRATION_NAME,
+    GOLDEN_NAME,
+    LABELS_NAME,
+    MANIFEST_NAME,
+    MODEL_FILES,
+    REPORT_NAME,
+)
+from runtimes.bundle.manifest import Manifest, TensorEntry
+from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.pytorch import TorchRuntime
@@ -47,13 +55,13 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[Row]) -> dict[
         if artifacts.dla is not None:
             artifacts.dla.write(folder)
         if artifacts.table is not None:
-            write_json(folder / "calibration.json", artifacts.table.to_json())
+            write_json(folder / CALIBRATION_NAME, artifacts.table.to_json())
         if loaded.gives_logits:
-            _write_labels(folder / "labels.txt", loaded)
-        np.savez_compressed(folder / "golden.npz", allow_pickle=False, **arrays)
+            _write_labels(folder / LABELS_NAME, loaded)
+        np.savez_compressed(folder / GOLDEN_NAME, allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         report = _report(run, artifacts, rows, sizes)
-        write_json(folder / "report.json", report)
+        write_json(folder / REPORT_NAME, report)
         write_manifest(folder, _manifest(options, artifacts, report, folder))
         if options.sign is not None:
             content = (folder / MANIFEST_NAME).read_bytes()
@@ -124,7 +132,7 @@ def next_command(options: ExportOptions) -> str:
 
 def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:
     exported, loaded = artifacts.exported, artifacts.exported.loaded
-    written = artifacts.finished["model.onnx"]
+    written = artifacts.finished[MODEL_FILES["fp32"]]
     return Manifest(
         model={
             "id": loaded.model_id,

@@ -23,7 +23,8 @@ import numpy as np
 
 from resnet_export.verify_job.sides import Reference, logits_of
 from resnet_export.verify_job.subject import Golden, Subject
-from runtimes.bundle.precision import MODEL_FILES, is_int8
+from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
+from runtimes.bundle.precision import is_int8
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing, normalize
@@ -56,7 +57,7 @@ def bundle_checks(
         # The bundle's own file takes them as they are stored.
         inputs = _as_prepared_by(reference, subject) if against else subject.golden.inputs
         results.append(_golden_outputs(subject.golden, inputs, reference, trusted))
-    if subject.folder is not None and (subject.folder / "calibration.json").is_file():
+    if subject.folder is not None and (subject.folder / CALIBRATION_NAME).is_file():
         results.extend(_calibration_checks(subject.folder, subject))
     return tuple(results)
 
@@ -139,7 +140,7 @@ def _calibration_checks(folder: Path, subject: Subject) -> Iterator[GateResult]:
     from calibration.ranges.calibration_table import CalibrationTable
     from runtimes.errors import BundleError
 
-    path = folder / "calibration.json"
+    path = folder / CALIBRATION_NAME
     try:
         table = CalibrationTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, CalibrationError) as err:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
-from runtimes.bundle.manifest import MANIFEST_NAME, Manifest, check_files, file_entry, load_manifest
-from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
 from runtimes.io.npz import load_npz
@@ -209,12 +210,12 @@ def _finish(manifest: Manifest) -> Finish:
 
 def _labels(folder: Path) -> tuple[str, ...] | None:
     """Return the names of the classes, None where the file only numbers them."""
-    labels = tuple((folder / "labels.txt").read_text(encoding="utf-8").splitlines())
+    labels = tuple((folder / LABELS_NAME).read_text(encoding="utf-8").splitlines())
     return None if labels == tuple(map(str, range(len(labels)))) else labels
 
 
 def _golden(folder: Path, manifest: Manifest) -> Golden:
-    path = folder / "golden.npz"
+    path = folder / GOLDEN_NAME
     if path.name not in manifest.files:
         raise BundleError(f"{folder} has no golden.npz; export it anew")
     arrays = load_npz(path)

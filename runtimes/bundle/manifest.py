@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.signature import check_signature
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA_VERSION = 1
-MANIFEST_NAME = "manifest.json"
-LABELS_NAME = "labels.txt"
 _MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
 
 

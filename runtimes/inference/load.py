@@ -10,14 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.manifest import (
-    LABELS_NAME,
-    MANIFEST_NAME,
-    Manifest,
-    check_files,
-    load_manifest,
-)
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import LABELS_NAME, MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.errors import (
     BundleError,
     MissingDependencyError,

@@ -16,8 +16,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.bundle.manifest import Manifest
-from runtimes.bundle.precision import DLA_FILES, LOWEST_FIRST, MODEL_FILES, is_int8, option_words
+from runtimes.bundle.precision import LOWEST_FIRST, is_int8, option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.inference.runtime_kind import Choice
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, word_of_flavor

@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping
 from numbers import Real
 
-NUMBER = (int, float)
-"""Kinds of a number, for `check_kinds`; NaN and the infinities are none."""
-
 _JSON_NAMES = {Mapping: "object", dict: "object", str: "string", int: "whole number", list: "array", bool: "boolean"}
 
 

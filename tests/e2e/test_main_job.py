@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose
 
 from resnet_export.main import main
 from runtimes import OrtRuntime
-from runtimes.bundle.manifest import MANIFEST_NAME, check_files, load_manifest
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import check_files, load_manifest
 
 BUNDLE_FILES = {
     "manifest.json",

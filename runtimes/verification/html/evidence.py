@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtimes.bundle.manifest import MANIFEST_NAME, load_manifest
+from runtimes.bundle.file_names import CALIBRATION_NAME, GOLDEN_NAME, MANIFEST_NAME, REPORT_NAME
+from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.io.npz import load_npz
 from runtimes.preprocessing.decode import read_image
@@ -52,13 +53,6 @@ class TensorRange:
     counts: tuple[int, ...]
     curve: tuple[float, ...]
 
-    @property
-    def clipped_share(self) -> float:
-        """Share of the sampled values in bins that lie above amax."""
-        total = sum(self.counts)
-        first = int(np.ceil(self.amax / self.bin_width)) if self.bin_width else 0
-        return sum(self.counts[first:]) / total if total and self.bin_width else 0.0
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
@@ -90,7 +84,7 @@ def bundle_evidence(subject: Path) -> Evidence:
     folder = subject if subject.is_dir() else subject.parent
     if not (folder / MANIFEST_NAME).is_file():
         return Evidence()
-    calibration, exported = _read(folder / "calibration.json"), _read(folder / "report.json")
+    calibration, exported = _read(folder / CALIBRATION_NAME), _read(folder / REPORT_NAME)
     try:
         tensors, num_images = _tensors(calibration)
         method = str(calibration.get("method", {}).get("name", ""))
@@ -134,7 +128,7 @@ def _tensors(calibration: Report) -> tuple[tuple[TensorRange, ...], tuple[int, .
 
 def _golden(folder: Path) -> NDArray[np.uint8] | None:
     try:
-        inputs = load_npz(folder / "golden.npz")["input"]
+        inputs = load_npz(folder / GOLDEN_NAME)["input"]
         if inputs.dtype == np.uint8:
             return inputs if inputs.ndim == 4 else None
         return pixels_of(load_manifest(folder).preprocessing, inputs)

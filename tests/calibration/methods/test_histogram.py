@@ -36,6 +36,10 @@ def wide_values(n):
 # Hand-computed
 
 
+def edges_of(histogram):
+    return np.arange(histogram.num_bins + 1) * histogram.bin_width
+
+
 def test_counts_by_hand():
     # 256 bins of width 1 cover [0, 256): 255 is the largest value below it that needs width 1.
     histogram = histogram_of([0.0, -0.0, 0.5, 1.0, -1.5, 2.0, 255.0], num_bins=256)
@@ -44,7 +48,7 @@ def test_counts_by_hand():
     assert histogram.counts[255] == 1
     assert histogram.num_values == 7
     assert histogram.max_abs == 255.0
-    np.testing.assert_array_equal(histogram.bin_edges, np.arange(257.0))
+    np.testing.assert_array_equal(edges_of(histogram), np.arange(257.0))
 
 
 def test_range_doubles_by_merging_pairs():
@@ -80,7 +84,7 @@ def test_half_of_the_bins_lie_below_the_maximum(num_bins):
 def test_only_zeros():
     histogram = histogram_of(np.zeros(5), np.zeros(3))
     assert (histogram.num_values, histogram.max_abs, histogram.counts[0]) == (8, 0.0, 8)
-    assert np.all(np.diff(histogram.bin_edges) > 0)
+    assert np.all(np.diff(edges_of(histogram)) > 0)
 
 
 def test_a_new_histogram_is_empty():
@@ -97,14 +101,14 @@ def test_a_new_histogram_is_empty():
 def test_counts_equal_numpy(num_bins, scale):
     values = (np.random.default_rng(SEED).standard_normal(50_000) * scale).astype(np.float32)
     histogram = histogram_of(*np.array_split(values, 9), num_bins=num_bins)
-    expected, _ = np.histogram(np.abs(values).astype(np.float64), bins=histogram.bin_edges)
+    expected, _ = np.histogram(np.abs(values).astype(np.float64), bins=edges_of(histogram))
     np.testing.assert_array_equal(histogram.counts, expected)
 
 
 def test_counts_equal_numpy_over_sixty_orders_of_magnitude():
     values = wide_values(20_000)
     histogram = histogram_of(*np.array_split(values, 50))
-    expected, _ = np.histogram(np.abs(values).astype(np.float64), bins=histogram.bin_edges)
+    expected, _ = np.histogram(np.abs(values).astype(np.float64), bins=edges_of(histogram))
     np.testing.assert_array_equal(histogram.counts, expected)
 
 

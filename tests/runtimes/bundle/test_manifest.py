@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import (
-    MANIFEST_NAME,
     SCHEMA_VERSION,
     BatchRange,
     FileEntry,

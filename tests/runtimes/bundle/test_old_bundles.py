@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from calibration.ranges.calibration_table import CalibrationTable
-from runtimes.bundle.manifest import MANIFEST_NAME, check_files, load_manifest
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import check_files, load_manifest
 from runtimes.io.bounded_read import read_json_file
 from runtimes.io.npz import load_npz
 from runtimes.ort.adapter import OrtRuntime

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from resnet_export.main import main
-from runtimes.bundle.manifest import MANIFEST_NAME, load_manifest
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import load_manifest
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, load_public_key, sign
 from runtimes.errors import MissingDependencyError, SignatureError
 

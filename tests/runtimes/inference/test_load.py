@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from exporter.passes.pre_post_options import Finish
 from runtimes import load
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.errors import (
     BundleError,
     MissingDependencyError,

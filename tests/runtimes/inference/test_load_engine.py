@@ -20,8 +20,8 @@ import runtimes.trt.adapter
 from exporter.engines.build import build_engine
 from exporter.engines.build_options import BuildOptions
 from runtimes import load
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import BatchRange, file_entry
-from runtimes.bundle.precision import MODEL_FILES
 from runtimes.errors import BundleError
 from runtimes.machine.environment import GpuDevice, GpuInfo
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, sidecar_path
