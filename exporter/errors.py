@@ -51,6 +51,10 @@ class NonFiniteTensorError(ExportError):
     """A tensor holds NaN or Inf on real images; the message names it."""
 
 
+class UnstableAnswerError(ExportError):
+    """An answer depends on chance, or on the other pictures of its batch; the message names the layer or tensor."""
+
+
 class UnsupportedOpsetError(ExportError):
     """The opset asked for does not fit the target."""
 

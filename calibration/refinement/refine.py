@@ -80,6 +80,7 @@ def refine(
     result = copy_model(quantized)
     constants = LayerConstants(result.graph)
     float_weights = _weights(reference)
+    keeps_zero = _divides_by_features(reference)
     walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=effort.round_weights)
     done: list[LayerRefinement] = []
     for layer in walk if track is None else track(walk, len(walk)):
@@ -91,7 +92,7 @@ def refine(
             num_rounded = _round(layer, array_from_initializer(float_weights[name]), constants)
             if num_rounded:
                 layer.outputs = walk.rerun(layer)
-        if effort.correct_biases:
+        if effort.correct_biases and not (keeps_zero and not _has_bias(layer)):
             largest = _correct(layer, means[name], constants)
         done.append(LayerRefinement(name, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
@@ -105,6 +106,23 @@ def _weights(model: ModelProto) -> dict[str, TensorProto]:
         for node in model.graph.node
         if node.op_type in WEIGHTED_OPS and node.input[1] in tensors
     }
+
+
+def _divides_by_features(model: ModelProto) -> bool:
+    """Tell whether the network divides by what it computes, as `x / x.norm()`.
+
+    There a layer without bias gets none: it gives zeros for zeros, which such a quotient would blow up if they were
+    not zeros any more (a black frame through F.normalize: any direction instead of none).
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return any(
+        node.op_type in ("Reciprocal", "LpNormalization") or (node.op_type == "Div" and node.input[1] not in constants)
+        for node in model.graph.node
+    )
+
+
+def _has_bias(layer: Layer) -> bool:
+    return len(layer.node.input) > 2 and bool(layer.node.input[2])
 
 
 def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants) -> float:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from exporter.errors import OnnxFileError
-from exporter.graph.onnx_graph import array_from_initializer, attribute, opset_of
+from exporter.graph.onnx_graph import array_from_initializer, name_nodes, opset_of
+from exporter.graph.unstable_nodes import unstable_nodes
 from runtimes.io.bounded_read import read_plain_file
 from runtimes.preprocessing.transform import MAX_CHANNELS
 
@@ -101,6 +102,8 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
             quantized already, trains, or is no classifier of one float32 image; the message says which.
     """
     model, sha256 = _read(path)
+    open_unknown_axes(model.graph)
+    name_nodes(model)  # ONNX Runtime refuses a name that two nodes have
     opset = _check_opset(model, path)
     _check_constants(model, path)
     _check_nodes(model, path)
@@ -166,6 +169,17 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
         ) from err
 
 
+def open_unknown_axes(graph: GraphProto) -> None:
+    """Leave axes open, in place, that some exporters write as -1 or 0; ONNX Runtime takes any size there too."""
+    constants = {tensor.name for tensor in graph.initializer}
+    ends = [info for info in (*graph.input, *graph.output) if info.name not in constants]
+    for least, infos in ((1, ends), (0, graph.value_info)):  # between them a size of 0 may be one
+        for info in infos:
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.HasField("dim_value") and dim.dim_value < least:
+                    dim.ClearField("dim_value")
+
+
 def _check_constants(model: ModelProto, path: Path) -> None:
     """Read every constant once: the checker accepts data that does not fill its shape."""
     attributes = [entry for node in model.graph.node for entry in node.attribute]
@@ -203,13 +217,11 @@ def _check_nodes(model: ModelProto, path: Path) -> None:
         )
     if control := sorted(kind for _, kind in kinds if kind in _CONTROL_FLOW):
         raise OnnxFileError(f"{path} holds control flow ({control[0]}), which no engine can quantize; export it anew")
-    for node in model.graph.node:
-        training = attribute(node, "training_mode", 0)
-        if node.op_type == "BatchNormalization" and (training or len([name for name in node.output if name]) > 1):
-            raise OnnxFileError(
-                f"{path}: {node.name or node.output[0]!r} normalizes by the batch, as in training; call model.eval() "
-                "before exporting"
-            )
+    for node, what in unstable_nodes(model.graph):
+        raise OnnxFileError(
+            f"{path}: {node.name or node.output[0]!r} {what}; call model.eval() before exporting, so that a picture "
+            "gets one answer"
+        )
     if half := [t.name for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)]:
         raise OnnxFileError(f"{path}: {len(half)} weights, first {half[0]!r}, are not float32; give the float32 file")
 

@@ -6,7 +6,7 @@ Passes in this project take a `ModelProto`, leave it unchanged, and return a `Pa
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -131,6 +131,22 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
         if candidate.name == name:
             return onnx.helper.get_attribute_value(candidate)
     return default
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give every node a name of its own, in place: its first output's, where it has none or shares it."""
+    counts = Counter(node.name for node in model.graph.node)
+    taken = set(counts)
+    for node in model.graph.node:
+        if node.name and counts[node.name] == 1:
+            continue
+        name = base = next((output for output in node.output if output), node.op_type)
+        number = 0
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        node.name = name
 
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from exporter.graph.onnx_graph import (
     GraphIndex,
@@ -37,6 +37,7 @@ from exporter.graph.onnx_graph import (
     tensor_shapes,
     tensor_types,
 )
+from exporter.graph.unstable_nodes import is_idle_dropout
 
 Ranks = dict[str, "tuple[int | str, ...]"]
 _BROADCASTING = ("Mul", "Add", "Sub", "Div")
@@ -142,10 +143,10 @@ def _covers(other: tuple[int | str, ...], shapes: Ranks, expand: NodeProto, rank
     )
 
 
-def _passes_on(node: NodeProto) -> bool:
+def _passes_on(node: NodeProto, graph: GraphProto) -> bool:
     """Tell whether a node gives back its one input."""
-    if node.op_type == "Dropout":  # in training mode it has a third input
-        return len(node.input) < 3 and sum(bool(name) for name in node.output) == 1
+    if node.op_type == "Dropout":
+        return is_idle_dropout(node, graph) and sum(bool(name) for name in node.output) == 1
     return node.op_type == "Identity" or (node.op_type == "Concat" and len(node.input) == 1)
 
 
@@ -158,7 +159,7 @@ def _drop_identities(model: ModelProto) -> int:
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = alias.get(name, name)
-        if _passes_on(node) and not outputs & set(node.output):
+        if _passes_on(node, graph) and not outputs & set(node.output):
             alias[node.output[0]] = node.input[0]
         else:
             kept.append(node)

@@ -6,7 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import attribute, copy_model, infer_shapes, opset_of
+from exporter.graph.onnx_graph import attribute, copy_model, infer_shapes, name_nodes, opset_of
 from exporter.target import IR_VERSION_OF_OPSET
 
 BATCH_AXIS = "batch"
@@ -27,6 +27,7 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
             converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
         except Exception as err:  # the converter raises RuntimeError and more, by operator
             raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
+        name_nodes(converted)  # the converter adds nodes without names, around Softmax of opset 12 and older, say
     del converted.opset_import[:]
     converted.opset_import.append(onnx.helper.make_opsetid("", opset))
     converted.ir_version = IR_VERSION_OF_OPSET[opset]

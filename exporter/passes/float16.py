@@ -4,8 +4,10 @@ TensorRT 11 takes precision from the graph alone. So every float32 constant beco
 float32 graph input and one precedes each float32 graph output; the nodes between keep their order, which is
 topological. Rounding is IEEE round-half-to-even (`numpy.ndarray.astype`).
 
-Sums of squares stay in float32 between two Casts: over a feature map of 56 x 56 they pass 65504, where FP16 ends, at a
-root mean square of 4.6 already (ConvNeXt V2's global response normalization).
+What FP16 cannot hold stays in float32 between two Casts: sums of squares, which over a feature map of 56 x 56 pass
+65504, where FP16 ends, at a root mean square of 4.6 already (ConvNeXt V2's global response normalization), and
+quotients with a small constant in them (`float16_islands`). Inputs that ONNX defines as float32 whatever the model's
+type stay so as well: Resize's scales and, as runtimes read it, its region of interest.
 
 ONNX Runtime's own converter (`onnxruntime.transformers.float16`) was not used: it appends its Casts at the end (the
 checker then refuses the order) and replaces small weights by a larger number without saying so.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -26,14 +29,21 @@ from exporter.graph.onnx_graph import (
     copy_model,
     infer_shapes,
     initializer_from_array,
+    opset_of,
     replace_nodes,
+    tensor_types,
 )
+from exporter.passes.float16_islands import float32_islands
 
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number. Source: IEEE 754-2008, binary16."""
 
 
 _KEPT_FLOAT32 = frozenset({"ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"})
+_KEPT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Inputs whose type ONNX does not tie to the data's, or that runtimes read as float32 only (Resize's roi)."""
+
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 
 def float16_from_float32(model: ModelProto) -> PassResult:
@@ -43,7 +53,8 @@ def float16_from_float32(model: ModelProto) -> PassResult:
         model: A float32 model without Q/DQ nodes.
 
     Returns:
-        The typed copy, type-checked; `num_changes` counts converted constants.
+        The typed copy, type-checked; `num_changes` counts converted constants, `skipped` says what stays in float32
+        because of a small constant, and how many values became 0.
 
     Raises:
         WeightsError: If a constant lies outside half precision; the message names it and its largest value.
@@ -64,52 +75,163 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
     """
     result = copy_model(model)
     graph = result.graph
-    num_changes = _convert_constants(graph, kept)
-    casts_in = [cast for info in graph.input if _is_float32(info) for cast in _cast_input(graph, info.name, kept)]
+    _constants_to_initializers(graph)
+    kinds = tensor_types(infer_shapes(result))
+    wide = {name for name, kind in kinds.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
+    wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    island, small = float32_islands(graph)
+    island |= {place for place, node in enumerate(graph.node) if node.op_type in _KEPT_FLOAT32}
+    apart = {place for place, node in enumerate(graph.node) if node.name in kept}
+    island -= apart
+    constants = {tensor.name for tensor in graph.initializer}
+    notes = _notes(graph, island, small)
+    reads = {
+        (place, slot)
+        for place, node in enumerate(graph.node)
+        for slot, name in enumerate(node.input)
+        if name in wide
+        and (
+            place in island or slot in _float32_inputs(node, opset_of(result)) or (place in apart and name in constants)
+        )
+    }
+    num_changes, num_zeros = _convert_constants(graph, reads)
+    for place, node in enumerate(graph.node):
+        if place not in island | apart:
+            _write_float16(node)
+    casts = _island_casts(graph, island, reads, wide)
+    pieces = [piece for place, node in enumerate(graph.node) for piece in (*casts[place][0], node, *casts[place][1])]
+    replace_nodes(graph, pieces)
+    own = {*kept, *(cast.name for before, _ in casts.values() for cast in before)}  # they read the input as it is
+    casts_in = [cast for info in graph.input if _is_float32(info) for cast in _cast_input(graph, info.name, own)]
     casts_out = [_cast_output(graph, info.name) for info in graph.output if _is_float32(info)]
-    nodes = [piece for node in graph.node for piece in _kept_float32(node)]
-    replace_nodes(graph, [*casts_in, *nodes, *casts_out])
+    replace_nodes(graph, [*casts_in, *graph.node, *casts_out])
     typed = infer_shapes(result)
     onnx.checker.check_model(typed, full_check=True)
-    return PassResult(typed, num_changes)
+    if num_zeros:
+        notes.append(f"{num_zeros} numbers of weights are below FP16's range and became 0")
+    return PassResult(typed, num_changes, tuple(notes))
 
 
 def _is_float32(info: onnx.ValueInfoProto) -> bool:
     return bool(info.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
-def _convert_constants(graph: GraphProto, kept: Collection[str]) -> int:
-    """Convert float32 initializers and Constant nodes in place; return how many."""
-    in_float32 = {name for node in graph.node if node.name in kept for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name not in in_float32]
-    tensors += [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
+def _notes(graph: GraphProto, island: set[int], small: dict[str, float]) -> list[str]:
+    if not small:
+        return []
+    named = ", ".join(f"{name!r} ({value:.2g})" for name, value in small.items())
+    nodes = ", ".join(dict.fromkeys(graph.node[place].op_type for place in sorted(island)))
+    return [f"too small for FP16: {named}; what is computed with it stays in float32 ({nodes})"]
+
+
+def _constants_to_initializers(graph: GraphProto) -> None:
+    """Make Constant nodes of tensors initializers, in place, so that their readers decide about their type."""
+    constants = [node for node in graph.node if node.op_type == "Constant" and attribute(node, "value") is not None]
+    outputs = {info.name for info in graph.output}
+    for node in constants:
+        if node.output[0] not in outputs:
+            graph.initializer.append(attribute(node, "value"))
+            graph.initializer[-1].name = node.output[0]
+            graph.node.remove(node)
+
+
+def _float32_inputs(node: NodeProto, opset: int) -> tuple[int, ...]:
+    """Return the inputs that are float32 in every type of model: by ONNX's definition, or by `_KEPT_INPUTS`."""
+    kept = _KEPT_INPUTS.get(node.op_type, ())
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return kept  # scales: what opset 19 allows, `float16_qdq` uses
+    try:
+        formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+    except onnx.defs.SchemaError:
+        return kept
+    fixed = tuple(slot for slot, entry in enumerate(formal) if entry.type_str == "tensor(float)")
+    return (*kept, *fixed)
+
+
+def _convert_constants(graph: GraphProto, reads: set[tuple[int, int]]) -> tuple[int, int]:
+    """Convert float32 initializers and tensors in attributes, in place; return how many, and how many numbers became 0.
+
+    A constant that is read as float32 (`reads`: place of node and input) keeps its type; if it is read both ways, there
+    are two of it.
+    """
+    places: dict[str, list[tuple[int, int]]] = {}
+    for place, node in enumerate(graph.node):
+        for slot, name in enumerate(node.input):
+            places.setdefault(name, []).append((place, slot))
+    tensors = [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
+    for tensor in list(graph.initializer):
+        kept = [read for read in places.get(tensor.name, ()) if read in reads]
+        if tensor.data_type != TensorProto.FLOAT or (kept and len(kept) == len(places[tensor.name])):
+            continue
+        if kept:
+            copied = graph.initializer.add()
+            copied.CopyFrom(tensor)
+            copied.name = f"{tensor.name}.float32"
+            for place, slot in kept:
+                graph.node[place].input[slot] = copied.name
+        tensors.append(tensor)
     converted = [tensor for tensor in tensors if tensor.data_type == TensorProto.FLOAT]
-    for tensor in converted:
-        array = array_from_initializer(tensor)
-        largest = float(abs(array).max(initial=0.0))
-        if not largest <= FLOAT16_MAX:
-            raise WeightsError(
-                f"{tensor.name!r} holds {largest:g}, more than FP16 can ({FLOAT16_MAX:g}); "
-                "export without --fp16 or rescale the layer"
-            )
-        tensor.CopyFrom(initializer_from_array(tensor.name, array.astype("float16")))
-    return len(converted)
+    return len(converted), sum(_convert(tensor) for tensor in converted)
 
 
-def _kept_float32(node: NodeProto) -> list[NodeProto]:
-    """Return the node, between Casts to float32 and back where FP16 would overflow inside it."""
-    if node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT:
-        node.attribute[0].i = TensorProto.FLOAT16  # its readers are typed FP16 now
-    if node.op_type not in _KEPT_FLOAT32:
-        return [node]
-    data, result = node.input[0], node.output[0]
-    wide, back = f"{node.name}.input.float32", f"{node.name}.float32"
-    node.input[0], node.output[0] = wide, back
-    return [
-        onnx.helper.make_node("Cast", [data], [wide], name=wide, to=TensorProto.FLOAT),
-        node,
-        onnx.helper.make_node("Cast", [back], [result], name=back, to=TensorProto.FLOAT16),
-    ]
+def _convert(tensor: TensorProto) -> int:
+    """Make a float32 tensor FP16, in place; return how many of its numbers became 0."""
+    array = array_from_initializer(tensor)
+    largest = float(abs(array).max(initial=0.0))
+    if not largest <= FLOAT16_MAX:
+        raise WeightsError(
+            f"{tensor.name!r} holds {largest:g}, more than FP16 can ({FLOAT16_MAX:g}); "
+            "export without --fp16 or rescale the layer"
+        )
+    half = array.astype(np.float16)
+    tensor.CopyFrom(initializer_from_array(tensor.name, half))
+    return int(np.count_nonzero(array) - np.count_nonzero(half))
+
+
+def _island_casts(
+    graph: GraphProto, island: set[int], reads: set[tuple[int, int]], wide: set[str]
+) -> dict[int, tuple[list[NodeProto], list[NodeProto]]]:
+    """Redirect what is read and written as float32; return, by node, the Casts before and behind it.
+
+    Tensors that an island makes are called `NAME.float32`; NAME is what the rest of the graph reads, in FP16.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    made = {name for place in island for name in graph.node[place].output if name in wide}
+    outputs = {info.name for info in graph.output}
+    narrow = {
+        name
+        for place, node in enumerate(graph.node)
+        for slot, name in enumerate(node.input)
+        if (place, slot) not in reads
+    }
+    casts: dict[int, tuple[list[NodeProto], list[NodeProto]]] = {place: ([], []) for place in range(len(graph.node))}
+    known: set[str] = set()
+    for place, node in enumerate(graph.node):
+        for slot, name in enumerate(node.input):
+            if (place, slot) not in reads or name in constants:
+                continue
+            copied = f"{name}.float32"
+            node.input[slot] = copied
+            if name not in made and copied not in known:
+                known.add(copied)
+                casts[place][0].append(_cast(name, copied, TensorProto.FLOAT))
+        for slot, name in enumerate(node.output):
+            if place in island and name in wide:
+                node.output[slot] = f"{name}.float32"
+                if name in narrow or name in outputs:
+                    casts[place][1].append(_cast(f"{name}.float32", name, TensorProto.FLOAT16))
+    return casts
+
+
+def _cast(source: str, result: str, kind: int) -> NodeProto:
+    return onnx.helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=kind)
+
+
+def _write_float16(node: NodeProto) -> None:
+    """Let a node that names float32 as its result's type (Cast, EyeLike, RandomNormal) name FP16, in place."""
+    for entry in node.attribute:
+        if entry.name in _TYPE_ATTRIBUTES and entry.type == onnx.AttributeProto.INT and entry.i == TensorProto.FLOAT:
+            entry.i = TensorProto.FLOAT16
 
 
 def _cast_input(graph: GraphProto, name: str, kept: Collection[str]) -> list[NodeProto]:

@@ -39,11 +39,13 @@ class Float16QdqModel:
         model: Q/DQ with FP16 scales, float32 inputs and outputs.
         num_converted: Constants converted to FP16.
         num_raised: Scales that were below `SMALLEST_SCALE`, of channels and tensors.
+        notes: What stays in float32, and what became 0; see `float16.float16_from_float32`.
     """
 
     model: ModelProto
     num_converted: int
     num_raised: int
+    notes: tuple[str, ...] = ()
 
 
 def float16_qdq_from_float32(model: ModelProto) -> Float16QdqModel:
@@ -66,7 +68,7 @@ def float16_qdq_from_float32(model: ModelProto) -> Float16QdqModel:
     separated = separate_float32_layers(model)
     num_raised = _prepare_scales(separated.model.graph, separated.kept)
     typed = typed_float16(separated.model, kept=separated.kept)
-    return Float16QdqModel(typed.model, typed.num_changes, num_raised)
+    return Float16QdqModel(typed.model, typed.num_changes, num_raised, typed.skipped)
 
 
 def _check_scales_are_constants(graph: GraphProto) -> None:

@@ -2,12 +2,14 @@
 
 The folded ONNX model is compared with the *unfolded* PyTorch module, so that folding, tracing, tidying and opset
 conversion are covered at once, on real images, at several batch sizes (a batch axis that silently became constant
-fails here). Peers have shipped ResNets with 0 % top-1 for want of this check (pytorch/pytorch#169178).
+fails here). Peers have shipped ResNets with 0 % top-1 for want of this check (pytorch/pytorch#169178). Frames that no
+photograph looks like follow: black, white, of one color, noise, and zeros, where a quotient of features is 0 / 0 unless
+every small constant is still there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from exporter.errors import ExportCheckError, NonFiniteTensorError
-from exporter.graph.onnx_graph import with_outputs
+from exporter.graph.onnx_graph import tensor_shapes, with_outputs
 from runtimes.errors import RuntimeAdapterError
 from runtimes.protocol import Array, Runtime
 
@@ -58,6 +60,7 @@ class CheckReport:
         max_abs_diff: Largest |difference| over all batch sizes.
         max_abs_logit: Largest |logit|.
         max_rounding: Where float64 had to decide: the largest |difference| from it that was put down to float32.
+        nonfinite: Hard inputs on which the reference itself gives NaN or Inf, in words.
     """
 
     batch_sizes: tuple[int, ...]
@@ -65,6 +68,7 @@ class CheckReport:
     max_abs_diff: float
     max_abs_logit: float
     max_rounding: float | None = None
+    nonfinite: tuple[str, ...] = ()
 
     @property
     def relative(self) -> float:
@@ -80,6 +84,7 @@ def check_against_pytorch(
     open_runtime: Callable[[ModelProto], Runtime],
     reference_name: str = "PyTorch",
     exact: Exact | None = None,
+    hard: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> CheckReport:
     """Compare `model` with `reference` at batch 1, 2 and 7, output by output.
 
@@ -90,51 +95,92 @@ def check_against_pytorch(
         open_runtime: Opens `model`.
         reference_name: What to call `reference` in messages.
         exact: Judges, where the difference is too large, whether it is float32's rounding; see `ROUNDING_FACTOR`.
+        hard: In words, to inputs that are no photographs, float32 [n, 3, H, W]. Where the reference itself is not
+            finite on them, nothing is compared, and the report names them.
 
     Raises:
         ExportCheckError: If the difference is too large, or ONNX alone gives NaN or Inf, with both numbers; or if
             ONNX does not run at all.
-        NonFiniteTensorError: If PyTorch gives NaN or Inf; the message names the first such tensor.
+        NonFiniteTensorError: If PyTorch gives NaN or Inf on real images; the message names the first such tensor.
     """
+    batches = {f"at batch {size}": np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
+    batches |= {f"on {name}": batch for name, batch in (hard or {}).items()}
     largest_diff = largest_logit = 0.0
     max_rounding: float | None = None
+    nonfinite: list[str] = []
+    of_photos: dict[int, float] = {}
     with open_runtime(model) as candidate:
-        for batch_size in BATCH_SIZES:
-            batch = np.resize(images, (batch_size, *images.shape[1:]))
+        for where, batch in batches.items():
             wanted = _outputs(reference, batch)
             if not all(np.isfinite(values).all() for values in wanted):
+                if where.startswith("on "):
+                    nonfinite.append(where.removeprefix("on "))
+                    continue
                 tensor = first_nonfinite_tensor(model, batch, open_runtime=open_runtime)
                 raise NonFiniteTensorError(
                     f"the {reference_name} model itself gives NaN or Inf on real images, first in "
                     f"{tensor or 'its output'!r}; check the weights and the preprocessing"
                 )
-            try:
-                outputs = _outputs(candidate, batch)
-            except RuntimeAdapterError as err:  # a batch axis that became constant, for one
-                raise ExportCheckError(
-                    f"the exported model does not run at batch {batch_size}, where {reference_name} does: {err}; "
-                    "nothing was written"
-                ) from err
-            for place, (expected, got) in enumerate(zip(wanted, outputs, strict=True)):
-                diff, largest = _difference(expected, got, batch_size, reference_name)
+            for place, (expected, got) in enumerate(
+                zip(wanted, _candidate_outputs(candidate, batch, where, reference_name), strict=True)
+            ):
+                diff, largest = _difference(expected, got, where, reference_name)
                 largest_diff, largest_logit = max(largest_diff, diff), max(largest_logit, largest)
+                if where.startswith("at "):
+                    of_photos[place] = max(largest, of_photos.get(place, 0.0))
+                else:  # a frame without features gives small answers
+                    largest = max(largest, of_photos[place])
                 if diff <= MAX_RELATIVE_DIFFERENCE * largest:  # never where it is NaN
                     continue
                 rounding = None if exact is None else _rounding(exact(batch)[place], expected, got)
                 if rounding is None:
                     raise ExportCheckError(
-                        f"the exported model does not answer like {reference_name}: at batch {batch_size} the largest "
+                        f"the exported model does not answer like {reference_name}: {where} the largest "
                         f"|difference| is {diff:.3g} where the largest |logit| is {largest:.3g} "
                         f"(allowed: {MAX_RELATIVE_DIFFERENCE:g} of it); nothing was written"
                     )
                 max_rounding = max(rounding, max_rounding or 0.0)
-    return CheckReport(BATCH_SIZES, min(len(images), max(BATCH_SIZES)), largest_diff, largest_logit, max_rounding)
+    num_images = min(len(images), max(BATCH_SIZES))
+    return CheckReport(BATCH_SIZES, num_images, largest_diff, largest_logit, max_rounding, tuple(nonfinite))
 
 
-def _difference(expected: Array, got: Array, batch_size: int, reference_name: str) -> tuple[float, float]:
+def _candidate_outputs(candidate: Runtime, batch: NDArray[np.float32], where: str, reference_name: str) -> list[Array]:
+    try:
+        return _outputs(candidate, batch)
+    except RuntimeAdapterError as err:  # a batch axis that became constant, for one
+        raise ExportCheckError(
+            f"the exported model does not run {where}, where {reference_name} does: {err}; nothing was written"
+        ) from err
+
+
+def check_declared_shapes(
+    model: ModelProto, images: NDArray[np.float32], *, open_runtime: Callable[[ModelProto], Runtime]
+) -> None:
+    """Raise unless every tensor has the shape that the file declares: engines are built for what is declared.
+
+    Raises:
+        ExportCheckError: Naming the first tensor that has another.
+    """
+    names = [output for node in model.graph.node for output in node.output if output]
+    declared = tensor_shapes(model)
+    with open_runtime(with_outputs(model, names)) as runtime:
+        values = runtime.run({next(iter(runtime.input_specs)): images})
+    for name in names:
+        got, said = values[name].shape, declared.get(name)
+        if said is None:
+            continue
+        fits = len(got) == len(said) and all(isinstance(b, str) or a == b for a, b in zip(got, said, strict=True))
+        if not fits:
+            raise ExportCheckError(
+                f"the exported model declares tensor {name!r} as {list(said)}, ONNX Runtime computes {list(got)}; "
+                "nothing was written"
+            )
+
+
+def _difference(expected: Array, got: Array, where: str, reference_name: str) -> tuple[float, float]:
     """Return the largest |difference|, NaN if there is one, and the largest |logit|."""
     if got.shape != expected.shape:
-        raise ExportCheckError(f"batch {batch_size}: ONNX gives {got.shape}, {reference_name} {expected.shape}")
+        raise ExportCheckError(f"{where}: ONNX gives {got.shape}, {reference_name} {expected.shape}")
     return float(np.abs(got - expected).max()), float(np.abs(expected).max())
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from exporter.errors import ExportError, WeightsError
+from exporter.errors import ExportError, UnstableAnswerError, WeightsError
 
 if TYPE_CHECKING:
     from exporter.passes.fold_affine import AffineFolds
@@ -99,6 +99,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> tuple[nn.Module, FoldR
     Raises:
         ValueError: If the module, or one inside it, is in training mode.
         ExportError: If `torch.export` cannot trace the module.
+        UnstableAnswerError: If a BatchNorm uses the statistics of its batch; the message names it.
         WeightsError: If a folded weight is not finite; the message names the layer.
     """
     if training := [path for path, child in module.named_modules() if child.training]:
@@ -160,12 +161,24 @@ def _match(module: nn.Module, example: Tensor) -> tuple[list[FoldedBatchNorm], l
         if node.op != "call_function" or "batch_norm" not in str(node.target):
             continue
         path = _calling_module(node)
+        if _normalizes_by_the_batch(node):
+            raise UnstableAnswerError(
+                f"{path or node.name!r} normalizes by the batch that it is given, in evaluation mode too, so that an "
+                "answer depends on the other pictures of its batch; train it with track_running_stats=True, or "
+                "normalize by the picture (GroupNorm, InstanceNorm)"
+            )
         layer, reason = _foldable_layer(module, path, node, path_of)
         if layer is None:
             kept.append(KeptBatchNorm(path or node.name, reason))
         else:
             folded.append(FoldedBatchNorm(path, layer))
     return folded, kept
+
+
+def _normalizes_by_the_batch(node: fx.Node) -> bool:
+    """Tell whether a batch_norm uses the batch's own statistics: argument `training`, or none are stored."""
+    named = dict(zip(("input", "weight", "bias", "mean", "var", "training"), node.args, strict=False)) | node.kwargs
+    return bool(named.get("training")) or named.get("mean") is None or named.get("var") is None
 
 
 def _calling_module(node: fx.Node) -> str:
@@ -180,8 +193,6 @@ def _foldable_layer(module: nn.Module, path: str, node: fx.Node, path_of: dict[s
     batchnorm: Any = _submodule(module, path)
     if type(batchnorm) not in _BATCHNORM_TYPES and not _has_activation(batchnorm):
         return None, f"it is computed by a {type(batchnorm).__name__}, which does more than BatchNorm"
-    if batchnorm.running_mean is None or batchnorm.running_var is None:
-        return None, "it keeps no running statistics and normalizes by the batch that it is given"
     num_calls = max(len(argument.users) for argument in node.args[3:5] if isinstance(argument, fx.Node))
     if num_calls != 1:
         return None, f"it is called {num_calls} times"

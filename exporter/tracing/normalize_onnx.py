@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -22,7 +20,9 @@ from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.passes.fold_constants import fold_constants
 from exporter.passes.input_layout import take_nchw, take_rgb
+from exporter.tracing.flatten_softmax import flatten_softmax
 from exporter.tracing.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
+from exporter.tracing.lower_ceil_pools import lower_ceil_pools
 
 _OLD_OPSET = 17
 """To which older files are brought first: the passes here know the operators from 11 on."""
@@ -44,7 +44,7 @@ def tidied_onnx(
         WeightsError: If folding gives a weight that is not finite.
     """
     model = copy_model(source.model)
-    _name_nodes(model)
+    model = flatten_softmax(model).model  # before any conversion, which forgets Hardmax
     if source.opset < _OLD_OPSET:
         model = convert_opset(model, _OLD_OPSET)
     model = fold_constants(model).model
@@ -52,6 +52,7 @@ def tidied_onnx(
     if takes_bgr:
         take_rgb(model.graph)
     model.ir_version = max(model.ir_version, 8)
+    model = lower_ceil_pools(model).model  # first: what follows infers shapes
     converted = convert_opset(model, TRACE_OPSET)
     try:
         tidy = tidy_graph(canonical_ops(converted).model)  # types first: they make more nodes constant
@@ -65,22 +66,6 @@ def tidied_onnx(
         tuple(KeptBatchNorm(*pair) for pair in tidy.folds.kept),
     )
     return checked(result, num_outputs=len(source.output_names)), report
-
-
-def _name_nodes(model: ModelProto) -> None:
-    """Give every node a name of its own, in place: its first output's, where it has none or shares it."""
-    counts = Counter(node.name for node in model.graph.node)
-    taken = set(counts)
-    for node in model.graph.node:
-        if node.name and counts[node.name] == 1:
-            continue
-        name = base = next((output for output in node.output if output), node.op_type)
-        number = 0
-        while name in taken:
-            number += 1
-            name = f"{base}_{number}"
-        taken.add(name)
-        node.name = name
 
 
 def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, int]) -> None:

@@ -24,6 +24,8 @@ from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, conv
 from exporter.passes.fold_affine import AffineFolds
 from exporter.passes.name_tensors import name_after_modules
 from exporter.tracing.decompositions import PlainFunctions
+from exporter.tracing.lower_ceil_pools import lower_ceil_pools
+from exporter.tracing.neutral_constants import optimize
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -65,7 +67,8 @@ def trace_and_fold(
     Raises:
         ExportError: As in `trace`.
     """
-    named = name_after_modules(canonical_ops(_torch_export(module, example, outputs)).model).model
+    traced = lower_ceil_pools(_torch_export(module, example, outputs)).model
+    named = name_after_modules(canonical_ops(traced).model).model
     tidy = tidy_graph(named)
     converted = convert_opset(tidy.model, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
@@ -90,7 +93,10 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
                 input_names=[INPUT_NAME],
                 output_names=list(outputs),
                 verbose=False,
+                optimize=False,
             )
+            if program is not None:
+                optimize(program)
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
         cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
         raise ExportError(

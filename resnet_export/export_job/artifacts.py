@@ -65,7 +65,7 @@ class Artifacts:
 
     `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
     for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
-    `dla` is what `--dla` adds to the bundle.
+    `dla` is what `--dla` adds to the bundle. `hard` is what `report.json` says of black, white and other hard frames.
     """
 
     exported: ExportedModel
@@ -77,6 +77,7 @@ class Artifacts:
     budget: BudgetOutcome | None = None
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
     dla: DlaFiles | None = None
+    hard: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def table(self) -> CalibrationTable | None:

@@ -257,11 +257,17 @@ def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArra
 
 def _export(run: ExportRun) -> Artifacts:
     """Compute every file of the bundle, and the check that lets them be written."""
-    from exporter.tracing.check_export import MAX_RELATIVE_DIFFERENCE, check_against_pytorch
+    from exporter.tracing.check_export import (
+        MAX_RELATIVE_DIFFERENCE,
+        check_against_pytorch,
+        check_declared_shapes,
+    )
+    from exporter.tracing.check_rows import check_rows_are_independent
     from exporter.tracing.export import ExportConfig, export_loaded
     from exporter.tracing.float32_rounding import exact_outputs
     from resnet_export.export_job.dla_files import dla_files
     from resnet_export.export_job.finish_files import finish_files
+    from resnet_export.export_job.hard_frames import check_hard_frames, hard_frames
     from resnet_export.export_job.quantize import quantize_images
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime
@@ -275,14 +281,22 @@ def _export(run: ExportRun) -> Artifacts:
         reporter.working(f"comparing with {name}"),
         TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
     ):
+        exact = None if loaded.source == "onnx" else partial(exact_outputs, loaded.module)
+        check_rows_are_independent(
+            reference, exported.onnx, golden, open_runtime=OrtRuntime, reference_name=name, exact=exact
+        )
+        check_declared_shapes(exported.onnx, golden[:2], open_runtime=OrtRuntime)
         check = check_against_pytorch(
             reference,
             exported.onnx,
             golden,
             open_runtime=OrtRuntime,
             reference_name=name,
-            exact=None if loaded.source == "onnx" else partial(exact_outputs, loaded.module),
+            exact=exact,
+            hard={**hard_frames(loaded.preprocessing), "an input of zeros": np.zeros_like(golden[:1])},
         )
+    for frame in check.nonfinite:
+        reporter.warn(f"{name} itself gives NaN or Inf on {frame}; the files are not compared on it")
     if check.max_rounding is not None:
         reporter.warn(
             f"float32 rounds by more than {MAX_RELATIVE_DIFFERENCE:g} of the largest logit in this network: up to "
@@ -302,6 +316,7 @@ def _export(run: ExportRun) -> Artifacts:
         int8_float16 = _int8_float16(int8.quantized.model, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
     artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget)
+    artifacts = replace(artifacts, hard=check_hard_frames(run, artifacts))
     artifacts = replace(artifacts, finished=finish_files(run, artifacts))
     return replace(artifacts, dla=dla_files(run, artifacts)) if options.dla else artifacts
 
@@ -328,6 +343,8 @@ def _float16(exported: ExportedModel, golden: NDArray[np.float32], reporter: Rep
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
     _refuse_overflow(tensor)
     reporter.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    for note in result.skipped:
+        reporter.done(f"FP16: {note}")
     return result.model
 
 
@@ -342,6 +359,8 @@ def _int8_float16(quantized: ModelProto, golden: NDArray[np.float32], reporter: 
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
     _refuse_overflow(tensor)
     reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    for note in result.notes:
+        reporter.done(f"INT8 + FP16: {note}")
     if result.num_raised:
         reporter.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
     return result.model

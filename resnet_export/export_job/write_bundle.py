@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporter.bundle.write_folder import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
+from exporter.models.check_images import load_hard_frames
 from exporter.models.loaded_model import LoadedModel
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.tracing.check_pre_post import expected_outputs
@@ -35,6 +36,7 @@ from runtimes.bundle.file_names import (
 from runtimes.bundle.manifest import Manifest, TensorEntry
 from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
+from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.pytorch import TorchRuntime
 
@@ -79,7 +81,17 @@ def _golden_arrays(artifacts: Artifacts, golden: NDArray[np.float32]) -> dict[st
     first = plain[loaded.outputs[0]]
     head = expected_outputs(first, finish)
     logits = {"logits": first} if first.ndim == 2 else {}
-    return {"input": given, **logits, **plain, **head}
+    return {"input": given, **logits, **plain, **head, **_hard_arrays(artifacts)}
+
+
+def _hard_arrays(artifacts: Artifacts) -> dict[str, NDArray[Any]]:
+    """Return the frames of `HARD_FRAMES` as the files take them, and the reference's first output; no photographs."""
+    loaded = artifacts.exported.loaded
+    frames = load_hard_frames(loaded.preprocessing)
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
+        answers = np.concatenate([first_output(reference, frame[np.newaxis]) for frame in frames])
+    given = pixels_of(loaded.preprocessing, frames) if artifacts.finish.uint8_input else frames
+    return {"hard_input": given, **({"hard_logits": answers} if answers.ndim == 2 else {})}
 
 
 def _write_labels(path: Path, loaded: LoadedModel) -> None:
@@ -100,6 +112,7 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[Row], sizes: Mappin
             "batch_sizes": list(artifacts.check.batch_sizes),
             "max_abs_diff": artifacts.check.max_abs_diff,
             "max_abs_logit": artifacts.check.max_abs_logit,
+            "hard_frames": dict(artifacts.hard),
         },
         "measured_on": images.measured_from if images.measured else None,
         "calibration": None if artifacts.table is None else calibration_report(artifacts.table, artifacts.exported),

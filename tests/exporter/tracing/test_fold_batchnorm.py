@@ -333,11 +333,6 @@ KEPT = {
         "bn",
         "ActivatedBatchNorm, which does more than BatchNorm",
     ),
-    "batchnorm without statistics": (
-        lambda: Net(lambda net, x: net.bn(net.conv(x)), **conv_bn(bn=nn.BatchNorm2d(3, track_running_stats=False))),
-        "bn",
-        "keeps no running statistics",
-    ),
     "batchnorm as a function": (
         lambda: Net(
             lambda net, x: F.batch_norm(net.conv(x), net.bn.running_mean, net.bn.running_var, net.bn.weight),

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter.errors import ExportError, OnnxFileError
 from exporter.graph.onnx_file import read_onnx
+from exporter.graph.onnx_graph import tensor_shapes
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
 from exporter.models.model_names import ONNX_FILE, parse_model
@@ -215,6 +216,53 @@ def test_refusals(model, reason, tmp_path):
         read_onnx(saved(tmp_path, model))
 
 
+@pytest.mark.parametrize("unknown", [-1, 0])
+def test_sizes_that_are_no_sizes_are_dynamic_axes(unknown, tmp_path):
+    """Some exporters write a dynamic batch as -1 or 0; ONNX Runtime runs it at any."""
+    model = classifier()
+    for info in (model.graph.input[0], model.graph.output[0]):
+        info.type.tensor_type.shape.dim[0].dim_value = unknown
+    source = read_onnx(saved(tmp_path, model))
+    assert source.batch is None
+    assert source.input_size == (8, 8)
+    loaded = load_model(ModelRequest(str(saved(tmp_path, model))))
+    export_and_check(loaded, np.random.default_rng(0).normal(size=(7, 3, 8, 8)).astype(np.float32))
+
+
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("opset", [11, 12])
+@pytest.mark.parametrize("names", ["node0 node1", "node node", " "])
+def test_a_softmax_over_channels_of_old_opsets(op_type, opset, names, tmp_path):
+    """It flattens from its axis on; the conversion writes that with nodes of its own, which have no names."""
+    graph = GraphBuilder(channels=3)
+    gated = graph.node("Mul", "mul", "input", graph.node(op_type, "gate", "input", axis=1))
+    graph.channels[gated] = 3
+    model = graph.model(graph.gemm("fc", graph.conv("conv", gated, 4), 5), opset=opset)
+    for node, name in zip(model.graph.node, names.split(" "), strict=False):
+        node.name = name
+    exported, _ = export_and_check(
+        load_model(ModelRequest(str(saved(tmp_path, model)))),
+        np.random.default_rng(0).normal(size=(7, 3, 8, 8)).astype(np.float32),
+    )
+    counts = Counter(node.name for node in exported.onnx.graph.node)
+    assert "" not in counts
+    assert set(counts.values()) == {1}
+
+
+def dropout() -> onnx.ModelProto:
+    graph = GraphBuilder(channels=3)
+    constants = graph.constant("ratio", np.float32(0.5)), graph.constant("training", np.array(True))
+    graph.channels["drop"] = 3
+    graph.node("Dropout", "drop", "input", *constants)
+    graph.channels["drop"] = 3
+    return graph.model(graph.gemm("fc", graph.conv("conv", "drop", 4), 5))
+
+
+def test_dropout_in_training_mode_is_refused_by_name(tmp_path):
+    with pytest.raises(OnnxFileError, match="'drop' is a Dropout in training mode"):
+        read_onnx(saved(tmp_path, dropout()))
+
+
 def test_an_output_that_is_no_vector_is_no_logits(tmp_path):
     graph = GraphBuilder(channels=3)
     source = read_onnx(saved(tmp_path, graph.model(graph.conv("conv", "input", 4))))
@@ -303,3 +351,22 @@ def test_a_tensor_of_terabytes_is_refused_by_its_shape(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
     with pytest.raises(OnnxFileError, match="tensor 'big' would have shape"):
         read_onnx(path)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_linear_layer_behind_a_pool_that_rounds_up(opset, tmp_path):
+    """11 x 11 computed, 12 x 12 inferred by ONNX up to opset 21: the layer fits what is computed."""
+    graph = GraphBuilder(channels=3, size=32)
+    pool = graph.node("MaxPool", "pool", "input", kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, ceil_mode=1)
+    flat = graph.node("Flatten", "flat", pool, axis=1)
+    weight = graph.constant("w", graph.random.normal(size=(3 * 121, 5)).astype(np.float32))
+    bias = graph.constant("b", np.zeros(5, np.float32))
+    graph.node("Gemm", "fc", flat, weight, bias)
+    ends = [helper.make_tensor_value_info("fc", TensorProto.FLOAT, ["batch", 5])]
+    made = helper.make_graph(graph.nodes, "pools", graph.inputs, ends, list(graph.initializers.values()))
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    exported, _ = export_and_check(
+        load_model(ModelRequest(str(saved(tmp_path, model)))),
+        np.random.default_rng(0).normal(size=(7, 3, 32, 32)).astype(np.float32),
+    )
+    assert tensor_shapes(exported.onnx)["pool"][2:] == (11, 11)
