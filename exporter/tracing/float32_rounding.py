@@ -151,7 +151,7 @@ def _of_batch_norm(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], re
         args[0].abs(),
         args[1].abs() if args[1] is not None else None,
         args[2].abs() if args[2] is not None else None,
-        -args[3].abs(),
+        -args[3].abs() if args[3] is not None else None,
         *args[4:],
         **kwargs,
     )

@@ -6,8 +6,8 @@ Every kind of file has one reading here, the same for calibration, evaluation an
 - Whatever has transparency is laid over white. torchvision's ImageFolder calls `convert("RGB")`, which drops
   the alpha channel and shows the colors hidden beneath it (often black, or leftovers of the editor), which
   no viewer shows.
-- 16-bit grey is scaled by 1/257 and rounded. Pillow's own `convert` clips it, so all but the darkest 1/256 is
-  white.
+- 16-bit grey is scaled by 1/257 and rounded (`grey16`). Pillow's own `convert` clips it, so all but the darkest
+  1/256 is white. In a TIFF where 0 is white it is turned.
 - Colour profiles are ignored, as torchvision's and the usual training pipelines ignore them.
 
 Only the formats in `READ_FORMATS` are opened: Pillow decides by content, and a PostScript file named `x.jpg`
@@ -23,15 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from runtimes.errors import ImageReadError
+from runtimes.preprocessing.grey16 import rgb_from_grey16
 
 READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-_MAX_UINT16 = 65535
 _ORIENTATION_TAG = 0x0112
 # Source: EXIF 2.32, table 6 (tag Orientation), as the turn that brings row 0 to the top and column 0 to the
 # left.
@@ -93,7 +91,7 @@ def _reasons(what: str) -> Iterator[None]:
 
 def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
     image: Image.Image
-    with Image.open(file, formats=READ_FORMATS) as image:
+    with _opened(file) as image:
         check_pixel_count(image)
         if draft is not None and image.mode == "RGB":
             width, height = draft if exif_orientation(image) < 5 else draft[::-1]  # 5 and up lie on their side
@@ -103,25 +101,39 @@ def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
             image.info = {}
             whole: Image.Image = image
             return whole  # nobody else has it, so nothing needs a copy: 36 MB of 12 megapixels
-        return rgb_from_image(image)
+        return rgb_from_image(image, name=str(getattr(file, "name", "a picture in memory")))
 
 
-def rgb_from_image(image: Image.Image) -> Image.Image:
+def _opened(file: IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(file, formats=READ_FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) in (b"II*\0", b"MM\0*"):
+            raise ImageReadError(
+                "it is a TIFF of a kind that is not read (its bits per sample, its sample format, or 0 as white in "
+                "big-endian 16 bits); save it as 8-bit or 16-bit with 0 as black"
+            ) from None
+        raise
+
+
+def rgb_from_image(image: Image.Image, *, name: str = "a picture") -> Image.Image:
     """Return an opened image as a person would see it; `image` keeps its pixels and its mode.
 
     Args:
         image: Any Pillow image. It is decoded here if it was not yet, so Pillow's own errors can come from
             this call; `read_image` turns them into `ImageReadError`.
+        name: What to call it in the log.
 
     Returns:
         A new image of mode RGB, without metadata: calling this again changes nothing.
 
     Raises:
         ImageReadError: If the mode has no one right reading as 8-bit RGB (floating point, integers beyond 16
-            bits, Lab).
+            bits, signed, Lab).
     """
     image.load()  # first, because the TIFF reader turns the picture and forgets its orientation while loading
-    rgb = _turned_upright(_flattened(image), exif_orientation(image))
+    rgb = _turned_upright(_flattened(image, name), exif_orientation(image))
     rgb.info = {}
     return rgb
 
@@ -165,7 +177,7 @@ def _turned_upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _flattened(image: Image.Image) -> Image.Image:
+def _flattened(image: Image.Image, name: str) -> Image.Image:
     """Return a new RGB image: 16-bit scaled to 8, transparency laid over white, color space converted."""
     if image.mode == "F":
         raise ImageReadError(
@@ -174,29 +186,10 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         raise ImageReadError("its colors are Lab, which needs a color profile to show; save it as RGB")
     if image.mode.startswith("I"):
-        return _rgb_from_grey16(image)
+        return rgb_from_grey16(image, name=name)
     if image.has_transparency_data:
         return _over_white(image)
     return image.convert("RGB")
-
-
-def _rgb_from_grey16(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey (modes I;16, I;16B and I) by 1/257; a transparent grey becomes white.
-
-    Source: 65535 = 255 * 257, so white stays white; PNG 1.2, section 12.5 (sample depth scaling).
-    """
-    values = np.asarray(image).astype(np.int64)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > _MAX_UINT16:
-        raise ImageReadError(
-            f"its grey values go from {low} to {high}, beyond 16 bits (0 to {_MAX_UINT16}), so their black "
-            "and white are not known; save it as 8-bit or 16-bit"
-        )
-    grey: NDArray[np.uint8] = ((values + 128) // 257).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
