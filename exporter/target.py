@@ -22,6 +22,9 @@ IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
+IR_VERSION_OF_NEWER_OPSET: Mapping[int, int] = MappingProxyType({21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13})
+"""The same of opsets that are not written here, and that readers take. Source: onnx 1.23, helper.VERSION_TABLE."""
+
 MIN_FLOAT16_SCALE_OPSET = 19
 """The first whose QuantizeLinear and DequantizeLinear take FP16 scales. Source: ONNX operator changelog."""
 
@@ -40,6 +43,9 @@ class Target:
             computes it) rather than as ONNX Runtime's optimizations run it (as ONNX Runtime users get it).
         has_dla: Whether a Jetson with a DLA can be there, and a TensorRT that builds for it from float32 files (8.5 to
             10.7).
+        newest_read: The newest opset that the newest library of the target was seen to read; None for `max_opset`.
+            `lint` calls an opset an error only beyond it.
+        newest_reader: That library and version.
         is_tensorrt_8: Whether TensorRT 8.x reads the files: it takes no axes from an input of ReduceMean, wants a zero
             point with every Q and DQ, and reads scales as float32. `lint` looks for that.
 
@@ -55,6 +61,8 @@ class Target:
     exact_int8_simulation: bool = True
     has_dla: bool = True
     is_tensorrt_8: bool = False
+    newest_read: int | None = None
+    newest_reader: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""

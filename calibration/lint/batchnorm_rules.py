@@ -1,6 +1,7 @@
-"""BatchNormalization that is left: folded into the layer before it, it costs nothing and quantizes with the weights.
+"""Remains of training: BatchNormalization that could be folded into the layer before it, and what draws by chance.
 
-Which ones fold is decided by the code that folds (`exporter.passes.fold_affine`); its answer is handed in.
+Folded, a BatchNormalization costs nothing and quantizes with the weights. Which ones fold is decided by the code that
+folds (`exporter.passes.fold_affine`); its answer is handed in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from calibration.lint.finding import Finding, Grouped, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph
 from calibration.lint.rule_registry import BatchNormFate, RuleFamily
-from exporter.graph.onnx_graph import attribute
+from exporter.graph.unstable_nodes import is_batchnorm_in_training, unstable_nodes
 
 FOLDABLE = Rule(
     "B001",
@@ -33,18 +34,28 @@ TRAINING = Rule(
     "BatchNormalization uses stored statistics",
     "Call model.eval() before exporting",
 )
-RULES = (FOLDABLE, KEPT, TRAINING)
+CHANCE = Rule(
+    "B004",
+    "answer-by-chance",
+    Severity.ERROR,
+    "Nothing draws by chance: no Dropout in training mode, no random operator",
+    "Call model.eval() before exporting; F.dropout needs training=self.training",
+)
+RULES = (FOLDABLE, KEPT, TRAINING, CHANCE)
 
 
 def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding]:
     """Yield every BatchNormalization; without `fate` only that it is there."""
     grouped = Grouped()
+    for node, what in unstable_nodes(graph.model.graph):
+        if node.op_type != "BatchNormalization":
+            grouped.add(CHANCE, f"a {node.op_type} {what.removeprefix('is a Dropout ')}", graph.where(node))
     for node in graph.model.graph.node:
         if node.op_type != "BatchNormalization":
             continue
         place = graph.where(node)
         output = str(node.output[0])
-        if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) > 1:
+        if is_batchnorm_in_training(node):
             grouped.add(TRAINING, "a BatchNormalization that normalizes by the batch, as in training", place)
         elif fate is not None and output in fate.folded:
             grouped.add(FOLDABLE, "a BatchNormalization that could be folded into the layer beside it", place)

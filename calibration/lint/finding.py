@@ -87,6 +87,9 @@ class LintTarget:
         min_opset: The oldest opset that is worth trying.
         max_opset: The newest that it reads correctly.
         max_ir_version: The IR version released with `max_opset`.
+        newest_opset: The newest that the newest library of it was seen to read, `max_opset` or more.
+        newest_ir_version: The IR version released with that.
+        newest_reader: That library and version.
         is_tensorrt: TensorRT's Q/DQ dialect, otherwise ONNX Runtime's.
         is_tensorrt_8: TensorRT 8.x, whose parser takes no axes from an input of ReduceMean, wants a zero point with
             every Q and DQ, and reads scales as float32.
@@ -97,6 +100,9 @@ class LintTarget:
     min_opset: int
     max_opset: int
     max_ir_version: int
+    newest_opset: int
+    newest_ir_version: int
+    newest_reader: str = ""
     is_tensorrt: bool = True
     is_tensorrt_8: bool = False
 

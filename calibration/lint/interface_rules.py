@@ -60,7 +60,25 @@ INVALID_GRAPH = Rule(
     "The graph passes onnx.checker",
     "Report it to the tool that wrote the file",
 )
-RULES = (FIXED_BATCH, DYNAMIC_SIZE, EXTERNAL_DATA, BROKEN_EXTERNAL_DATA, REPLACEABLE_WEIGHT, INVALID_GRAPH)
+METADATA_DROPPED = Rule(
+    "I007",
+    "metadata-dropped",
+    Severity.WARNING,
+    "A file of this tool still says how its images are prepared",
+    "Edit it with a tool that keeps metadata_props, or copy them from the bundle's file: load() and verify read them",
+)
+RULES = (
+    FIXED_BATCH,
+    DYNAMIC_SIZE,
+    EXTERNAL_DATA,
+    BROKEN_EXTERNAL_DATA,
+    REPLACEABLE_WEIGHT,
+    INVALID_GRAPH,
+    METADATA_DROPPED,
+)
+
+PRODUCER = "resnet-export"
+"""What this tool calls itself in a file."""
 
 
 def inputs_of(graph: QuantizedGraph) -> list[ValueInfoProto]:
@@ -70,9 +88,9 @@ def inputs_of(graph: QuantizedGraph) -> list[ValueInfoProto]:
 
 
 def sizes_of(info: ValueInfoProto) -> list[int | str]:
-    """Return an input's axes: a size, or the name of a dynamic axis, `?` where it has none."""
+    """Return an input's axes: a size, or the name of a dynamic axis, `?` where it has none or is written as -1 or 0."""
     return [
-        int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param or "?")
+        int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else str(dim.dim_param or "?")
         for dim in info.type.tensor_type.shape.dim
     ]
 
@@ -91,6 +109,9 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     if both := [str(info.name) for info in graph.model.graph.input if info.name in constants]:
         message = f"{len(both)} constants are inputs too, which callers may replace"
         yield Finding(REPLACEABLE_WEIGHT, Severity.WARNING, message, tuple(both), tuple(both))
+    if graph.model.producer_name == PRODUCER and not any(e.key == "preprocessing" for e in graph.model.metadata_props):
+        message = f"written by {PRODUCER}, and without its metadata: how images are prepared, and the classes, are gone"
+        yield Finding(METADATA_DROPPED, Severity.WARNING, message)
     yield from _external_data(graph)
 
 

@@ -61,11 +61,16 @@ def opset_of(graph: QuantizedGraph) -> int:
 def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     """Yield what the target does not read as written."""
     opset = opset_of(graph)
-    if opset > target.max_opset:
+    if opset > target.newest_opset:
+        reads = f"{target.newest_reader or target.reads} reads up to {target.newest_opset}"
+        effect = "newer operators as if they were old" if target.is_tensorrt else "and refuses newer files"
+        yield Finding(OPSET_TOO_NEW, Severity.ERROR, f"opset {opset}; {reads}, {effect}")
+    elif opset > target.max_opset:
         yield Finding(
             OPSET_TOO_NEW,
-            Severity.ERROR,
-            f"opset {opset}; {target.reads} reads up to {target.max_opset}, newer operators as if they were old",
+            Severity.WARNING if target.is_tensorrt else Severity.NOTE,
+            f"opset {opset}; {target.newest_reader} reads it, but not all of {target.reads}: up to {target.max_opset} "
+            "is safe",
         )
     elif opset < MIN_OPSET_PER_CHANNEL and graph.is_quantized:
         yield Finding(OPSET_TOO_OLD, Severity.WARNING, f"opset {opset}: Q/DQ has scales per channel only since 13")
@@ -76,7 +81,11 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
             f"opset {opset}, older than {target.min_opset}, the oldest that is tested here",
         )
     ir_version = int(graph.model.ir_version)
-    if ir_version > target.max_ir_version:
+    if ir_version > target.newest_ir_version and not target.is_tensorrt:
+        reader = target.newest_reader or target.reads
+        message = f"IR version {ir_version}; {reader} loads up to {target.newest_ir_version}"
+        yield Finding(IR_VERSION, Severity.ERROR, message)
+    elif ir_version > target.max_ir_version:
         effect = "TensorRT only logs that" if target.is_tensorrt else "older releases of ONNX Runtime refuse the file"
         severity = Severity.NOTE if target.is_tensorrt else Severity.WARNING
         message = f"IR version {ir_version}; opset {target.max_opset} came with {target.max_ir_version}: {effect}"

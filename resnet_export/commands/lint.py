@@ -1,4 +1,4 @@
-"""`resnet-export lint FILE.onnx`: what keeps an ONNX file, ours or any other tool's, from being fast and right.
+"""`resnet-export lint FILE.onnx|BUNDLE`: what keeps an ONNX file, ours or any other tool's, from being fast and right.
 
 Exit codes: 0 clean; 1 findings as bad as `--fail-on` says; 2 wrong use, or no ONNX file.
 """
@@ -17,9 +17,10 @@ from rich.markup import escape
 
 from calibration.lint.finding import Finding, LintTarget, Severity
 from exporter.errors import ExportError, OptionError
-from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
+from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
 from exporter.version import __version__
-from runtimes.errors import MissingDependencyError
+from runtimes.bundle.manifest import load_manifest
+from runtimes.errors import BundleError, MissingDependencyError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from calibration.lint.lint_report import LintReport
     from calibration.lint.rule_registry import BatchNormFate
 
+DEFAULT_TARGET = "tensorrt"
+SCHEMA_VERSION = 1
 EXIT_FINDINGS = 1
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 MAX_PLACES = 4
@@ -34,7 +37,7 @@ MAX_PLACES = 4
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lint one file; return 0 or 1.
+    """Lint a file, or every ONNX file of a bundle; return 0 or 1.
 
     Raises:
         LintInputError: If the file is missing, corrupt, or no ONNX file.
@@ -42,17 +45,46 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.quiet and arguments.json == "-":
         raise OptionError("--json - prints the report, --quiet prints nothing; give one of them")
-    report = lint(arguments.model, target=arguments.target)
+    paths, target = _files(arguments.model, arguments.target)
+    reports = [lint(path, target=target) for path in paths]
     fail_on = Severity(arguments.fail_on)
     if arguments.json is not None:
-        _write_json(report.to_json(), arguments.json)
+        _write_json(_json_of(arguments.model, reports), arguments.json)
     if arguments.sarif is not None:
         from calibration.lint.sarif import sarif_log
 
-        _write_json(sarif_log(report, tool_version=__version__, root=Path.cwd()), arguments.sarif)
+        logs = [sarif_log(report, tool_version=__version__, root=Path.cwd()) for report in reports]
+        _write_json({**logs[0], "runs": [run for log in logs for run in log["runs"]]}, arguments.sarif)
     if not arguments.quiet and arguments.json != "-":
-        _print(report, fail_on)
-    return EXIT_FINDINGS if report.fails(fail_on) else 0
+        for report in reports:
+            _print(report, fail_on)
+    return EXIT_FINDINGS if any(report.fails(fail_on) for report in reports) else 0
+
+
+def _files(subject: Path, target: str | None) -> tuple[list[Path], str]:
+    """Return the files to look at, and for which target: a bundle's own where none was given.
+
+    Raises:
+        BundleError: If a folder is no bundle.
+    """
+    if not subject.is_dir():
+        return [subject], target or DEFAULT_TARGET
+    manifest = load_manifest(subject)
+    paths = [subject / name for name in sorted(manifest.files) if name.endswith(".onnx")]
+    if not paths:
+        raise BundleError(f"{subject} holds no ONNX file; export it anew")
+    return paths, target or (manifest.target if manifest.target in TARGETS else DEFAULT_TARGET)
+
+
+def _json_of(subject: Path, reports: list[LintReport]) -> dict[str, Any]:
+    """Return one file's report, or a bundle's: those of its files."""
+    if not subject.is_dir():
+        return reports[0].to_json()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "bundle": subject.as_posix(),
+        "files": [report.to_json() for report in reports],
+    }
 
 
 def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintReport:
@@ -78,12 +110,16 @@ def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintRepo
 
 def lint_target(target: Target) -> LintTarget:
     """Return what the rules must know of a target."""
+    newest = target.newest_read or target.max_opset
     return LintTarget(
         name=target.name,
         reads=target.reads,
         min_opset=MIN_OPSET,
         max_opset=target.max_opset,
         max_ir_version=IR_VERSION_OF_OPSET[target.max_opset],
+        newest_opset=newest,
+        newest_ir_version={**IR_VERSION_OF_OPSET, **IR_VERSION_OF_NEWER_OPSET}[newest],
+        newest_reader=target.newest_reader,
         is_tensorrt=target.dialect == "tensorrt",
         is_tensorrt_8=target.is_tensorrt_8,
     )
@@ -185,9 +221,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "points, opset, external data, BatchNormalization."
     )
     parser.epilog = "exit codes: 0 clean, 1 findings as bad as --fail-on, 2 wrong use or no ONNX file"
-    parser.add_argument("model", type=Path, metavar="FILE.onnx", help="the file; it is only read")
     parser.add_argument(
-        "--target", choices=list(TARGETS), default="tensorrt", help="where the file shall run (default: tensorrt)"
+        "model", type=Path, metavar="FILE.onnx|BUNDLE", help="a file, or all ONNX files of a bundle; they are only read"
+    )
+    parser.add_argument(
+        "--target",
+        choices=list(TARGETS),
+        help="where the file shall run (default: the bundle's; of a file alone tensorrt)",
     )
     parser.add_argument("--json", metavar="F", help="write the findings as JSON; - prints them instead of the text")
     parser.add_argument("--sarif", type=Path, metavar="F", help="write them as SARIF 2.1.0, for code scanning")

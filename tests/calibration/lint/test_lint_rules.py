@@ -16,6 +16,8 @@ from quantized_graphs import OURS, QuantizedBuilder, Style, float_network, resid
 
 from calibration.lint import Severity, lint_model
 from calibration.lint.rule_registry import all_rules
+from exporter.target import target_from_name
+from resnet_export.commands.lint import lint_target
 
 
 def replaced(model: ModelProto, name: str, values) -> ModelProto:
@@ -436,3 +438,77 @@ def test_every_rule_is_documented():
     text = (Path(__file__).parents[3] / "docs" / "lint.md").read_text()
     for rule in all_rules():
         assert f"| {rule.id} | {rule.name} | {rule.severity.value} | {rule.summary} | {rule.remedy} |" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "opset", "severity"),
+    [
+        ("onnxruntime", 20, None),
+        ("onnxruntime", 25, Severity.NOTE),
+        ("onnxruntime", 26, Severity.ERROR),
+        ("tensorrt", 21, Severity.WARNING),
+        ("tensorrt", 26, Severity.WARNING),
+        ("tensorrt", 27, Severity.ERROR),
+        ("jetpack7", 24, Severity.WARNING),
+        ("jetpack7", 25, Severity.ERROR),
+        ("jetpack6", 21, Severity.ERROR),
+        ("jetpack5", 18, Severity.ERROR),
+    ],
+)
+def test_an_opset_is_an_error_only_where_a_reader_refuses_it(target, opset, severity):
+    model = float_network()
+    model.opset_import[0].version = opset
+    found = [one for one in lint_model(model, lint_target(target_from_name(target))).findings if one.rule.id == "T001"]
+    assert [one.severity for one in found] == ([] if severity is None else [severity])
+
+
+def test_what_the_installed_onnx_runtime_loads_is_no_error():
+    """The limit of the target is what the library says of itself."""
+    import onnxruntime as ort
+
+    def loads(opset: int, ir_version: int) -> bool:
+        model = float_network()
+        model.opset_import[0].version, model.ir_version = opset, ir_version
+        try:
+            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        except Exception:
+            return False
+        return True
+
+    assert loads(ONNX_RUNTIME.newest_opset, ONNX_RUNTIME.newest_ir_version)
+    if ort.__version__.startswith("1.31."):
+        assert not loads(ONNX_RUNTIME.newest_opset + 1, ONNX_RUNTIME.newest_ir_version)
+
+
+def test_an_ir_version_that_onnx_runtime_refuses():
+    model = float_network()
+    model.ir_version = 99
+    assert the_finding(lint_model(model, ONNX_RUNTIME), "T003").severity is Severity.ERROR
+    assert the_finding(lint_model(model, TENSORRT), "T003").severity is Severity.NOTE
+
+
+def test_a_batch_of_minus_one_is_not_fixed():
+    for unknown in (-1, 0):
+        model = float_network()
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = unknown
+        assert "I001" not in rule_ids(lint_model(model, TENSORRT))
+
+
+def test_what_draws_by_chance_is_named():
+    graph = GraphBuilder(channels=3)
+    constants = graph.constant("ratio", np.float32(0.5)), graph.constant("training", np.array(True))
+    dropped = graph.node("Dropout", "drop", "input", *constants)
+    graph.channels[dropped] = 3
+    finding = the_finding(lint_model(graph.model(graph.gemm("fc", dropped, 4)), TENSORRT), "B004")
+    assert finding.severity is Severity.ERROR
+    assert finding.nodes == ("drop",)
+    assert "Dropout in training mode" in finding.message
+
+
+def test_metadata_that_an_editor_dropped():
+    model = float_network()
+    assert "I007" not in rule_ids(lint_model(model, TENSORRT)), "another tool's file never had it"
+    model.producer_name = "resnet-export"
+    assert "I007" in rule_ids(lint_model(model, TENSORRT))
+    model.metadata_props.add(key="preprocessing", value="{}")
+    assert "I007" not in rule_ids(lint_model(model, TENSORRT))

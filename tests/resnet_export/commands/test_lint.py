@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -14,6 +15,7 @@ from quantized_graphs import ONNXRUNTIME, ONNXRUNTIME_SYMMETRIC, OURS, float_net
 
 from calibration.lint.rule_registry import all_rules
 from resnet_export.main import main
+from runtimes.bundle.manifest import load_manifest
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def test_missing_file_folder_and_file_that_cannot_be_written(folder, capsys):
     assert main(["lint", "nowhere.onnx"]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["lint", "models"]) == 2
-    assert "is no file" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
     assert main(["lint", "models/clean.onnx", "--sarif", "no/such/folder.sarif"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -243,3 +245,18 @@ def test_weights_in_another_file_are_not_read(folder, monkeypatch, capsys):
     code, _ = findings_of(capsys)
     assert code == 0
     assert not any(name.endswith("conv2.weight") for name in read)
+
+
+def test_a_bundle_is_all_of_its_files_for_its_own_target(digits_bundle, tmp_path, capsys):
+    main(["lint", str(digits_bundle), "--json", str(tmp_path / "lint.json"), "--sarif", str(tmp_path / "lint.sarif")])
+    report = json.loads((tmp_path / "lint.json").read_text())
+    names = [Path(one["file"]).name for one in report["files"]]
+    assert names == sorted(path.name for path in digits_bundle.glob("*.onnx"))
+    assert {one["target"] for one in report["files"]} == {load_manifest(digits_bundle).target}
+    assert len(json.loads((tmp_path / "lint.sarif").read_text())["runs"]) == len(names)
+    assert main(["lint", str(digits_bundle), "--target", "jetpack5", "--quiet"]) == 1, "opset 20 is too new for it"
+
+
+def test_a_folder_that_is_no_bundle(tmp_path, capsys):
+    assert main(["lint", str(tmp_path)]) == 2
+    assert "is not a bundle" in capsys.readouterr().err
