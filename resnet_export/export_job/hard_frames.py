@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.models.check_images import HARD_FRAMES, load_hard_frames
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.measure import model_files
 from resnet_export.export_job.run import ExportRun
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.transform import Preprocessing
@@ -54,7 +53,7 @@ def check_hard_frames(run: ExportRun, artifacts: Artifacts) -> dict[str, Any]:
     wanted = {name: answer for name, answer in wanted.items() if np.isfinite(answer).all()}
     largest = max(float(np.abs(answer).max()) for answer in (photographs, *wanted.values()))
     found: dict[str, dict[str, float]] = {}
-    for file, (name, model) in model_files(artifacts).items():
+    for file, (name, model) in artifacts.model_files().items():
         with open_runtime(model) as candidate:
             answers = {frame: first_output(candidate, frames[frame]) for frame in wanted}
         for frame, answer in answers.items():
@@ -65,7 +64,7 @@ def check_hard_frames(run: ExportRun, artifacts: Artifacts) -> dict[str, Any]:
     if wanted:
         shares = ", ".join(
             f"{name.removeprefix('ONNX ')} {max(found[file].values()):.2g}"
-            for file, (name, _) in model_files(artifacts).items()
+            for file, (name, _) in artifacts.model_files().items()
         )
         reporter.done(f"black, white, one-colored and noise frames: all files finite; largest |difference| {shares}")
     return found
