@@ -12,6 +12,6 @@ ONNXRUNTIME = Target(
     dialect="onnxruntime",
     exact_int8_simulation=False,
     has_dla=False,
-    newest_read=25,  # loaded and run, 2026-11-29
+    newest_read=26,  # loaded and run, 2026-11-29
     newest_reader="ONNX Runtime 1.31",
 )
