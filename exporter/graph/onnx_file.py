@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from exporter.errors import OnnxFileError
-from exporter.graph.onnx_graph import array_from_initializer, name_nodes, opset_of
+from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of
 from exporter.graph.unstable_nodes import unstable_nodes
 from runtimes.io.bounded_read import read_plain_file
 from runtimes.preprocessing.transform import MAX_CHANNELS

@@ -353,9 +353,9 @@ def test_a_tensor_of_terabytes_is_refused_by_its_shape(tmp_path):
         read_onnx(path)
 
 
-@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("opset", [11, 22])
 def test_a_linear_layer_behind_a_pool_that_rounds_up(opset, tmp_path):
-    """11 x 11 computed, 12 x 12 inferred by ONNX up to opset 21: the layer fits what is computed."""
+    """11 x 11 computed, 12 x 12 inferred by ONNX up to opset 21: the layer fits what is computed (17 loads nowhere)."""
     graph = GraphBuilder(channels=3, size=32)
     pool = graph.node("MaxPool", "pool", "input", kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, ceil_mode=1)
     flat = graph.node("Flatten", "flat", pool, axis=1)
