@@ -22,6 +22,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.errors import WeightsError
+from exporter.graph.float16_islands import float32_islands
 from exporter.graph.onnx_graph import (
     PassResult,
     array_from_initializer,
@@ -33,7 +34,6 @@ from exporter.graph.onnx_graph import (
     replace_nodes,
     tensor_types,
 )
-from exporter.passes.float16_islands import float32_islands
 
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number. Source: IEEE 754-2008, binary16."""

@@ -262,12 +262,12 @@ def _export(run: ExportRun) -> Artifacts:
         check_against_pytorch,
         check_declared_shapes,
     )
+    from exporter.tracing.check_hard_frames import hard_frames
     from exporter.tracing.check_rows import check_rows_are_independent
     from exporter.tracing.export import ExportConfig, export_loaded
     from exporter.tracing.float32_rounding import exact_outputs
     from resnet_export.export_job.dla_files import dla_files
     from resnet_export.export_job.finish_files import finish_files
-    from resnet_export.export_job.hard_frames import check_hard_frames, hard_frames
     from resnet_export.export_job.quantize import quantize_images
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime
@@ -316,9 +316,32 @@ def _export(run: ExportRun) -> Artifacts:
         int8_float16 = _int8_float16(int8.quantized.model, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
     artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget)
-    artifacts = replace(artifacts, hard=check_hard_frames(run, artifacts))
+    artifacts = replace(artifacts, hard=_on_hard_frames(run, artifacts))
     artifacts = replace(artifacts, finished=finish_files(run, artifacts))
     return replace(artifacts, dla=dla_files(run, artifacts)) if options.dla else artifacts
+
+
+def _on_hard_frames(run: ExportRun, artifacts: Artifacts) -> dict[str, Any]:
+    """Run every file on black, white and other hard frames; return what `report.json` says of it."""
+    from exporter.tracing.check_hard_frames import check_hard_frames
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.pytorch import TorchRuntime
+
+    files, loaded = artifacts.model_files(), run.loaded
+    open_runtime = partial(OrtRuntime, exact_qdq=run.options.target.exact_int8_simulation)
+    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
+        found = check_hard_frames(
+            reference, files, loaded.preprocessing, run.golden, open_runtime=open_runtime, warn=run.reporter.warn
+        )
+    shares = [
+        f"{name.removeprefix('ONNX ')} {max(found[file].values()):.2g}"
+        for file, (name, _) in files.items()
+        if found[file]
+    ]
+    if shares:
+        told = "black, white, one-colored and noise frames: all files finite; largest |difference| "
+        run.reporter.done(told + ", ".join(shares))
+    return dict(found)
 
 
 def _tell_folding(exported: ExportedModel, reporter: Reporter) -> None:

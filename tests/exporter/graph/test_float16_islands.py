@@ -6,9 +6,9 @@ import pytest
 from graph_builder import GraphBuilder
 from onnx import TensorProto, helper
 
+from exporter.graph.float16_islands import float32_islands, lost_in_float16
 from exporter.graph.onnx_graph import tensor_types
 from exporter.passes.float16 import float16_from_float32
-from exporter.passes.float16_islands import float32_islands, lost_in_float16
 from runtimes.ort.adapter import OrtRuntime
 
 
