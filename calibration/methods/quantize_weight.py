@@ -4,6 +4,11 @@
 
 Source: NVIDIA TensorRT documentation, "Quantization": symmetric, weights in [-127, 127]; ONNX QuantizeLinear-13
 (round half to even).
+
+Kernels for x86 without VNNI add two products of UINT8 and INT8 in 16 bits and saturate: 2 * 255 * 127 = 64 770, above
+32 767. With weights of 7 bits they cannot: 2 * 255 * 63 = 32 130.
+
+Source: Intel oneDNN, "Nuances of int8 computations".
 """
 
 from __future__ import annotations
@@ -22,6 +27,9 @@ MIN_SCALE = float(np.finfo(np.float32).tiny)
 QMAX = 127
 """Largest level of symmetric INT8; -128 is not used, so that the range is the same on both sides."""
 
+QMAX_7_BITS = 63
+"""Largest level with which two products with UINT8 fit into 16 bits."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedArray:
@@ -39,7 +47,7 @@ class QuantizedArray:
 
 
 def quantize_weight(
-    weight: NDArray[Any], *, axis: int, least_scale: NDArray[np.float64] | None = None
+    weight: NDArray[Any], *, axis: int, least_scale: NDArray[np.float64] | None = None, qmax: int = QMAX
 ) -> QuantizedArray:
     """Quantize a weight per channel along `axis`.
 
@@ -47,6 +55,7 @@ def quantize_weight(
         weight: float32, Conv [O, I/groups, kH, kW] or Gemm [O, I] / [I, O].
         axis: The output-channel axis.
         least_scale: float64 [C], what no scale may be below, where something else than the weight needs room.
+        qmax: Largest level, `QMAX` or `QMAX_7_BITS`.
 
     Returns:
         Values, scales and axis. A channel of zeros gets scale 1, TensorRT takes no scale of 0, or its least scale.
@@ -58,7 +67,7 @@ def quantize_weight(
         raise CalibrationError("a weight to quantize holds NaN or Inf")
     others = tuple(place for place in range(weight.ndim) if place != axis)
     amax = np.abs(weight).max(axis=others).astype(np.float64)
-    scale = (amax / QMAX).astype(np.float32)
+    scale = (amax / qmax).astype(np.float32)
     dead = scale < MIN_SCALE
     scale[dead] = 1.0
     if least_scale is not None:
@@ -67,4 +76,4 @@ def quantize_weight(
     shape = [1] * weight.ndim
     shape[axis] = -1
     levels = np.rint(weight / scale.reshape(shape))
-    return QuantizedArray(np.clip(levels, -QMAX, QMAX).astype(np.int8), scale, axis)
+    return QuantizedArray(np.clip(levels, -qmax, qmax).astype(np.int8), scale, axis)

@@ -18,6 +18,10 @@ An AveragePool with both ceil_mode and count_include_pad stays in float, and wit
 kernel divides the windows at the border by another count. So does one with dilations, which the integer kernel does not
 know. Both read no pair, since between two pairs nothing stops ONNX Runtime.
 
+The weights of layers that read the graph's input have 7 bits. On x86 without VNNI the kernels of a session without
+options saturate in 16 bits. Behind a ReLU few values are large; an input centered at its zero point is half of 255
+everywhere, and loses all there (measured; docs/int8.md).
+
 Nodes named in `keep_float` do not run in integers, nor does a residual Add whose main path ends in one: it would round
 what was just computed in float.
 
@@ -32,6 +36,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
+from calibration.methods.quantize_weight import QMAX, QMAX_7_BITS
 from calibration.placement.for_tensorrt import (
     Placement,
     QuantizedBias,
@@ -81,11 +86,7 @@ def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -
     pairs = _tensors_with_pairs(model, index, layers, wanted, given)
     return Placement(
         activations={name: _readers(name, index, in_integers, given) for name in pairs},
-        weights=tuple(
-            {
-                node.input[1]: QuantizedWeight(node.input[1], output_channel_axis(node)) for node in layers.values()
-            }.values()
-        ),
+        weights=_weights(layers.values(), model, index),
         residual_adds=tuple(add for add in residuals.matched if add.name not in float_adds),
         num_adds=len(residuals.matched) + len(residuals.skipped),
         skipped=(*skipped, *(f"{name}: {why}" for name, why in float_adds.items())),
@@ -122,6 +123,28 @@ def _why_bias_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: se
     if bias.data_type != TensorProto.FLOAT or list(bias.dims) != [num_channels]:
         return f"its bias {bias.name!r} is {list(bias.dims)}, not float32 [{num_channels}]"
     return "" if attribute(node, "beta", 1.0) == 1.0 else "Gemm with beta != 1"
+
+
+def _weights(layers: Iterable[NodeProto], model: ModelProto, index: GraphIndex) -> tuple[QuantizedWeight, ...]:
+    """Return the weights to quantize, each once, in graph order."""
+    inputs = {info.name for info in model.graph.input}
+    axes: dict[str, int] = {}
+    levels: dict[str, int] = {}
+    for node in layers:
+        name = node.input[1]
+        axes[name] = output_channel_axis(node)
+        qmax = QMAX_7_BITS if _is_moved_input(node.input[0], inputs, index) else QMAX
+        levels[name] = min(qmax, levels.get(name, QMAX))
+    return tuple(QuantizedWeight(name, axis, levels[name]) for name, axis in axes.items())
+
+
+def _is_moved_input(tensor: str, inputs: set[str], index: GraphIndex) -> bool:
+    while tensor not in inputs:
+        maker = index.producer.get(tensor)
+        if maker is None or maker.op_type not in SAME_RANGE_OPS:
+            return False
+        tensor = maker.input[0]
+    return True
 
 
 def _has_no_integer_kernel(node: NodeProto) -> bool:

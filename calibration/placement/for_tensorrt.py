@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.errors import PlacementError
+from calibration.methods.quantize_weight import QMAX
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.residual_adds import ResidualAdd, find_residual_adds
 from calibration.placement.shared_scales import Completion, float_tensors
@@ -54,10 +55,11 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
-    """One constant weight to store as INT8, with one scale per output channel along `axis`."""
+    """One constant weight to store as INT8, with one scale per output channel along `axis` and levels up to `qmax`."""
 
     name: str
     axis: int
+    qmax: int = QMAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,9 @@ def _add_quantized(
 ) -> NodeProto:
     """Add a float weight's INT8 values and scales, in place; return the DQ node that restores it."""
     try:
-        quantized = quantize_weight(array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale)
+        quantized = quantize_weight(
+            array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale, qmax=weight.qmax
+        )
     except CalibrationError as err:
         raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
     graph.initializer.append(initializer_from_array(weight.name, quantized.values))

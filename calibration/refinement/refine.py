@@ -154,6 +154,7 @@ def _round(layer: Layer, weight: NDArray[np.float32], constants: LayerConstants)
         per_group = hessians(layer.node, layer.inputs, old.levels.shape[2:], part)
         for place, hessian in enumerate(per_group):
             rounded[place, :, part] = round_by_hessian(rows[place, :, part], steps[place], hessian)
-    levels = weight_from_rows(layer.node, rounded, old.levels.shape)
+    largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
+    levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
     constants.set_levels(old.name, levels)
     return int(np.count_nonzero(levels != old.levels))
