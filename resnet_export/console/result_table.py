@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from resnet_export.console.terminal import print_table
@@ -21,11 +22,22 @@ def print_result(report: dict[str, Any]) -> None:
     if report["accuracy_budget"] is not None:
         footer.append(f"accuracy budget holds: {report['accuracy_budget']['statement']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
-    rows = [*report["rows"], *filter(None, [report["int8_default_kernels"]])]
+    rows = list(_with_plain_sessions(report["rows"], report.get("plain_sessions", [])))
+    rows += filter(None, [report["int8_default_kernels"]])
     if any("features" in row for row in rows):
         print_table(title, FEATURE_COLUMNS, (cells for row in rows for cells in feature_rows(row)), footer)
     else:
         print_table(title, COLUMNS, (table_row(row) for row in rows), footer)
+
+
+def _with_plain_sessions(rows: list[dict[str, Any]], plain: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each file's row, and behind it that of its plain session, which is the one that was timed."""
+    sessions = {row["file"]: row for row in plain}
+    for row in rows:
+        session = sessions.get(row["file"])
+        yield row if session is None else {**row, "latency": None}
+        if session is not None:
+            yield {**session, "size_bytes": None}
 
 
 def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:

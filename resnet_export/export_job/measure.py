@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.errors import ExportCheckError
 from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.metrics.latency import Latency, measure_latency
@@ -29,6 +30,9 @@ POOR_AGREEMENT = 0.9
 SATURATING_ROW = "INT8 default"
 """Target onnxruntime on a CPU without VNNI: the INT8 file as a session without options runs it."""
 
+PLAIN_SESSION = "plain session"
+"""Behind the name of a file for TensorRT: as any ONNX Runtime session without options runs it."""
+
 DLA_ROW = "INT8 for DLA (simulated)"
 """With `--dla`: every tensor in INT8, computed by ONNX Runtime as implicit quantization computes it."""
 
@@ -43,6 +47,7 @@ class Row:
         parity: Comparison with PyTorch; None when no image was at hand.
         latency: One image through ONNX Runtime on this machine's CPU; None for PyTorch.
         features: With `--features`, instead of `parity`: output's name to comparison.
+        is_plain: Whether it is a second row of its file, as a plain session runs it.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Row:
     parity: LogitComparison | None
     latency: Latency | None
     features: Mapping[str, TensorParity] | None = None
+    is_plain: bool = False
 
 
 def reference_row(loaded: LoadedModel) -> str:
@@ -58,7 +64,12 @@ def reference_row(loaded: LoadedModel) -> str:
 
 
 def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
-    """Return one row for the reference and one per file."""
+    """Return one row for the reference and one per file; a second one where a plain session computes otherwise.
+
+    Raises:
+        ExportCheckError: If a plain session answers otherwise than the file says.
+    """
+    _check_plain_sessions(run, artifacts)
     images, loaded, reporter = run.images, run.loaded, run.reporter
     parity: dict[str, LogitComparison] = {}
     features: dict[str, dict[str, TensorParity]] = {}
@@ -70,6 +81,9 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
     for file, (name, _) in artifacts.model_files().items():
         rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
+        if _is_rewritten(run, file):
+            plain = f"{name}, {PLAIN_SESSION}"
+            rows.append(Row(plain, file, parity.get(plain), latency[name], features.get(plain), is_plain=True))
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
     if SATURATING_ROW in latency:
@@ -86,6 +100,34 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
                 f"{row.parity.num_images} images only; do not deploy it before you know why"
             )
     return rows
+
+
+def _is_rewritten(run: ExportRun, file: str) -> bool:
+    """Tell whether a file is measured as it is written, which is not how a plain session runs it."""
+    return run.options.target.exact_int8_simulation and ".int8." in file
+
+
+def _check_plain_sessions(run: ExportRun, artifacts: Artifacts) -> None:
+    """Compare what a plain session answers on the golden inputs with what the INT8 files say.
+
+    Raises:
+        ExportCheckError: If they differ by more than the file's own error.
+    """
+    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.plain_session import compare_plain_session
+
+    quantized = {file: model for file, (_, model) in artifacts.model_files().items() if ".int8." in file}
+    if not quantized:
+        return
+    with OrtRuntime(artifacts.exported.onnx) as reference:
+        expected = first_output(reference, run.golden)
+    for file, model in run.reporter.track("opening plain sessions", quantized.items(), total=len(quantized)):
+        found = compare_plain_session(model, run.golden, expected)
+        if found.agrees:
+            continue
+        if not found.saturates:
+            raise ExportCheckError(f"{file} answers otherwise than it says, {found.sentence}; nothing was written")
+        run.reporter.warn(f"{file}: {found.sentence}")
 
 
 def int8_kernels_note() -> str:
@@ -145,6 +187,10 @@ def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Run
         name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
         for name, model in artifacts.model_files().values()
     }
+    for file, (name, model) in artifacts.model_files().items():
+        if _is_rewritten(run, file):
+            plain = OrtRuntime(model, allow_saturation=True)
+            candidates[f"{name}, {PLAIN_SESSION}"] = stack.enter_context(plain)
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
@@ -154,9 +200,10 @@ def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Run
 
 
 def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:
-    """Time one image through each file, alone, on the CPU, in the sessions that parity is measured in.
+    """Time one image through each file, alone, on the CPU.
 
-    Files for TensorRT run as ONNX Runtime optimizes them, not as they are written: nobody would deploy that.
+    Files for TensorRT are timed in a plain session, whose answers have a row of their own, not as they are written:
+    nobody would deploy that.
     """
     from runtimes.ort.adapter import OrtRuntime
 
@@ -164,7 +211,7 @@ def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:
     finished = artifacts.finished
     names = {file: name for file, (name, _) in artifacts.model_files().items()}
     for file, model in run.reporter.track("timing", finished.items(), total=len(finished)):
-        with OrtRuntime(model) as runtime:
+        with OrtRuntime(model, allow_saturation=_is_rewritten(run, file)) as runtime:
             result[names[file]] = _time_one_image(runtime)
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
         with OrtRuntime(finished[MODEL_FILES["int8"]], allow_saturation=True) as runtime:

@@ -102,6 +102,7 @@ def _write_labels(path: Path, loaded: LoadedModel) -> None:
 def _report(run: ExportRun, artifacts: Artifacts, rows: list[Row], sizes: Mapping[str, int]) -> dict[str, Any]:
     options, images, reporter = run.options, run.images, run.reporter
     saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
+    files = [row for row in rows if row.name != SATURATING_ROW and not row.is_plain]
     return {
         "bundle": str(options.folder),
         "model": artifacts.exported.loaded.model_id,
@@ -117,7 +118,8 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[Row], sizes: Mappin
         "measured_on": images.measured_from if images.measured else None,
         "calibration": None if artifacts.table is None else calibration_report(artifacts.table, artifacts.exported),
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
-        "rows": rows_to_json([row for row in rows if row.name != SATURATING_ROW], sizes),
+        "rows": rows_to_json(files, sizes),
+        "plain_sessions": rows_to_json([row for row in rows if row.is_plain], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,
         "dla": None if artifacts.dla is None else dict(artifacts.dla.report),
         "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,

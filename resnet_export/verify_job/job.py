@@ -31,6 +31,7 @@ from resnet_export.verify_job.compare import (
     validation_set,
 )
 from resnet_export.verify_job.options import VerifyOptions
+from resnet_export.verify_job.plain_sessions import judge_plain_sessions
 from resnet_export.verify_job.sides import Reference, load_reference, logits_of
 from resnet_export.verify_job.subject import TORCH, Subject, read_subject
 from runtimes.preprocessing.transform import Preprocessing
@@ -96,6 +97,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
         opened = _open(job, stack)
         compared, validation = _compare(job, trusted, opened)
         files = file_reports(opened, compared, choice)
+        plain_causes = judge_plain_sessions(subject, opened, compared, files, reporter)
         checks = bundle_checks(subject, job.reference, trusted, against=job.against)
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
@@ -106,7 +108,9 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     )
     losses = attribution(subject, opened, compared, against=job.against)
     setting = _setting(job, compared, validation)
-    report = build_report(setting, files, attribution=losses, causes=_causes(files, causes), warnings=reporter.warnings)
+    report = build_report(
+        setting, files, attribution=losses, causes=_causes(files, [*plain_causes, *causes]), warnings=reporter.warnings
+    )
     if options.baseline is None:
         return report
     stored = load_baseline(options.baseline)

@@ -150,11 +150,11 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     kind = RUNTIMES[provider]
     wants_logits = subject.finish.changes_output and kind.engine_flavor is None
     choice = Choice(path, provider, precision, "verified")
-    model = _with_logits(path) if wants_logits else None
+    model = with_logits(path) if wants_logits else None
     return kind.open(choice, subject.manifest, OpenOptions(exact=exact, model=model))
 
 
-def _with_logits(path: Path) -> ModelProto:
+def with_logits(path: Path) -> ModelProto:
     """Return the file's model with the logits before its softmax or TopK as the only output."""
     import onnx
 
