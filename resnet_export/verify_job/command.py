@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
-from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files
+from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files, scale
 from resnet_export.console.terminal import Terminal
 from resnet_export.images.image_set import image_folder
 from resnet_export.verify_job.job import run_verify
@@ -89,3 +89,5 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mean", type=per_channel, metavar="R,G,B", help="likewise")
     group.add_argument("--std", type=per_channel, metavar="R,G,B", help="likewise")
     group.add_argument("--interpolation", type=interpolation, metavar="bilinear|...", help="likewise")
+    group.add_argument("--color-order", choices=("RGB", "BGR"), help="likewise")
+    group.add_argument("--scale", type=scale, metavar="1/255|1", help="likewise")

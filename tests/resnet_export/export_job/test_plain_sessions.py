@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict
 
-import numpy as np
-import onnx
 import pytest
 from cli_runs import export_digits
-from onnx import numpy_helper
 
 from resnet_export.console.result_table import print_result
 from resnet_export.main import main
-from runtimes.bundle.manifest import file_entry
 from runtimes.ort import plain_session
 from runtimes.ort.plain_session import PlainSession
 
@@ -48,26 +42,6 @@ def test_verify_judges_it(digits_bundle, tmp_path):
     assert "in a plain ONNX Runtime session" in gates["model.int8.onnx"]["sentence"]
 
 
-def test_verify_fails_where_only_a_plain_session_is_wrong(digits_bundle, tmp_path):
-    """A channel's weights become almost zero: as written nothing much happens, INT32 does not hold its bias."""
-    broken = tmp_path / "broken"
-    shutil.copytree(digits_bundle, broken)
-    path = broken / "model.int8.onnx"
-    model = onnx.load(path)
-    scales = next(tensor for tensor in model.graph.initializer if tensor.name == "layer1.0.conv1.weight.scale")
-    values = numpy_helper.to_array(scales).copy()
-    values[0] *= np.float32(1e-12)
-    scales.CopyFrom(numpy_helper.from_array(values, scales.name))
-    onnx.save(model, path)
-    manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["files"][path.name] = asdict(file_entry(path))
-    (broken / "manifest.json").write_text(json.dumps(manifest))
-    code, gates, causes = verdicts(broken, tmp_path)
-    assert code == 1
-    assert gates["model.int8.onnx"]["verdict"] == "fail"
-    assert any("WeightBiasQuantization" in cause["sentence"] for cause in causes)
-
-
 def test_an_export_whose_plain_session_is_wrong_is_refused(digits_folder, tmp_path, monkeypatch, capsys):
     found = PlainSession(33.0, 5.0, "because of this")
     monkeypatch.setattr(plain_session, "compare_plain_session", lambda *given: found)
@@ -79,8 +53,9 @@ def test_an_export_whose_plain_session_is_wrong_is_refused(digits_folder, tmp_pa
 
 
 @pytest.mark.parametrize("word", ["warning", "refused"])
-def test_what_is_this_cpus_doing_is_a_warning(digits_bundle, tmp_path, monkeypatch, word):
-    found = PlainSession(33.0, 5.0, "this CPU saturates", saturates=word == "warning")
+def test_a_wrong_plain_session_fails_unless_it_is_this_cpus_doing(digits_bundle, tmp_path, monkeypatch, word):
+    found = PlainSession(33.0, 5.0, "why", saturates=word == "warning")
     monkeypatch.setattr(plain_session, "compare_plain_session", lambda *given: found)
-    code, gates, _ = verdicts(digits_bundle, tmp_path)
+    code, gates, causes = verdicts(digits_bundle, tmp_path)
     assert (code, gates["model.int8.onnx"]["verdict"]) == ((0, "skipped") if word == "warning" else (1, "fail"))
+    assert [cause["sentence"] for cause in causes] == ([] if word == "warning" else ["why"])
