@@ -10,6 +10,7 @@ help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
 	@echo "make test-fast  the tests without whole runs of the command, for every day; two minutes on two cores"
+	@echo "make docs       the documentation site, in site/; warnings are errors"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/models/model_table.json, which resnet-export models prints"
@@ -53,6 +54,14 @@ test-fast: $(VENV)/.dev
 
 test-matrix:
 	$(PYTHON) tests/matrix.py
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+# NO_MKDOCS_2_WARNING: the theme's own notice about a later major version is none about these pages.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 benchmark: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py

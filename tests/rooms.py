@@ -1,7 +1,7 @@
 """The house as it stands: which folder imports which, measured from the code; `python tests/rooms.py` prints it.
 
     python tests/rooms.py             rooms, modules, arrows, circles
-    python tests/rooms.py --write     put the drawing into docs/architecture.md
+    python tests/rooms.py --write     draw them: docs/rooms.svg, of the architecture page
 
 Every import counts, those under TYPE_CHECKING and inside functions too.
 """
@@ -20,8 +20,7 @@ ORDER = ("runtimes", "exporter", "calibration", "resnet_export")
 """The top level; each package may import what stands left of it, and itself."""
 MAX_MODULES = 15
 """Modules of one folder, `__init__` not counted."""
-DRAWING = ROOT / "docs" / "architecture.md"
-BEGIN, END = "<!-- rooms: begin -->", "<!-- rooms: end -->"
+DRAWING = ROOT / "docs" / "rooms.svg"
 
 
 def find_modules() -> dict[str, Path]:
@@ -113,23 +112,64 @@ def module_counts() -> Counter[str]:
     return Counter(room_of(name) for name in MODULES if not is_package(name))
 
 
+COLUMN, BOX, ROW, TOP = 250, 196, 34, 74
+"""Pixels: width of a package's column and of a room's box, height of a row, and of what stands above the rooms."""
+FILLS = ("#cfe8dc", "#d7e3f4", "#f4e3cf", "#e6d9ee")
+
+
 def drawing() -> str:
-    """Return the rooms and their arrows as a Mermaid flowchart, one box per top-level package."""
-    counts, arrows = module_counts(), room_arrows()
-    lines = ["```mermaid", "flowchart LR"]
-    for package in ORDER:
-        lines.append(f"  subgraph {package}")
-        for room in sorted(room for room in arrows if room.split(".")[0] == package):
-            label = room.partition(".")[2] or package
-            lines.append(f'    {room.replace(".", "_")}_room["{label} ({counts[room]})"]')
-        lines.append("  end")
-    packages: Counter[tuple[str, str]] = Counter()
+    """Return the house as SVG: a column per package, a box per room, an arrow per import between rooms.
+
+    Arrows between packages are drawn once, above the columns, with the number of imports; they all point to the left.
+    Arrows to a package itself (its errors) are left out.
+    The colors are readable on white and on black.
+    """
+    arrows, counts = room_arrows(), module_counts()
+    columns = [sorted(room for room in arrows if room.split(".")[0] == package) for package in ORDER]
+    place = {room: (x, y) for x, rooms in enumerate(columns) for y, room in enumerate(rooms)}
+    height = TOP + ROW * max(map(len, columns)) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {COLUMN * len(ORDER)} {height}" '
+        'font-family="sans-serif" font-size="13">',
+        '<defs><marker id="tip" markerWidth="7" markerHeight="7" refX="6" refY="3.5" orient="auto">'
+        '<path d="M0,0 L7,3.5 L0,7 z" fill="#888"/></marker></defs>',
+    ]
+    for room, targets in sorted(arrows.items()):
+        inside = [target for target in sorted(targets) if "." in target and place[target][0] == place[room][0]]
+        parts += [_arrow(place[room], place[target]) for target in inside]
+    for room, (x, y) in place.items():
+        label = room.partition(".")[2] or "(the package itself)"
+        left, upper = COLUMN * x + 6, TOP + ROW * y
+        parts.append(f'<rect x="{left}" y="{upper}" width="{BOX}" height="{ROW - 10}" rx="4" fill="{FILLS[x]}"/>')
+        parts.append(f'<text x="{left + 8}" y="{upper + 16}" fill="#222">{label}</text>')
+        parts.append(f'<text x="{left + BOX - 8}" y="{upper + 16}" fill="#555" text-anchor="end">{counts[room]}</text>')
+    for x, package in enumerate(ORDER):
+        parts.append(f'<text x="{COLUMN * x + 6}" y="{TOP - 12}" fill="#888" font-size="17">{package}</text>')
+    parts += _arrows_between_packages(arrows)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    """Return an arrow beside a column, from one of its rooms to another."""
+    x, first, last = COLUMN * start[0] + 6 + BOX, TOP + ROW * start[1] + 12, TOP + ROW * end[1] + 12
+    bulge = 8 + 5 * abs(start[1] - end[1])
+    path = f"M{x},{first} C{x + bulge},{first} {x + bulge},{last} {x},{last}"
+    return f'<path d="{path}" fill="none" stroke="#888" stroke-opacity="0.55" marker-end="url(#tip)"/>'
+
+
+def _arrows_between_packages(arrows: Mapping[str, Counter[str]]) -> Iterator[str]:
+    """Yield, above the columns, an arrow for each pair of packages, with the number of imports."""
+    between: Counter[tuple[int, int]] = Counter()
     for room, targets in arrows.items():
         for target, count in targets.items():
-            if room.split(".")[0] != target.split(".")[0]:
-                packages[room.split(".")[0], target.split(".")[0]] += count
-    lines += [f"  {start} -->|{count}| {end}" for (start, end), count in sorted(packages.items())]
-    return "\n".join([*lines, "```"])
+            pair = ORDER.index(room.split(".")[0]), ORDER.index(target.split(".")[0])
+            between[pair] += count if pair[0] != pair[1] else 0
+    for (start, end), count in sorted(between.items()):
+        if not count:
+            continue
+        y, left, right = 10 + 14 * (start - end - 1), COLUMN * end + 150 + 9 * start, COLUMN * start + 40 - 9 * end
+        yield f'<path d="M{right},{y} L{left},{y}" stroke="#888" marker-end="url(#tip)"/>'
+        yield f'<text x="{right + 4}" y="{y + 4}" fill="#888" font-size="11">{count}</text>'
 
 
 def report() -> str:
@@ -146,11 +186,9 @@ def report() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="print the house: rooms, arrows, circles")
-    parser.add_argument("--write", action="store_true", help=f"put the drawing into {DRAWING.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"draw them: {DRAWING.relative_to(ROOT)}")
     if parser.parse_args().write:
-        text = DRAWING.read_text(encoding="utf-8")
-        head, rest = text.split(BEGIN)
-        DRAWING.write_text(f"{head}{BEGIN}\n{drawing()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        DRAWING.write_text(drawing(), encoding="utf-8")
     print(report())
     return 0
 

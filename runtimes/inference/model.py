@@ -128,7 +128,7 @@ class Model:
         Raises:
             ImageReadError: If a picture cannot be read; its message names the picture.
             NotAClassifierError: If the model gives no classes, or how its pictures are prepared is not known.
-            and whatever `run` raises.
+            ModelClosedError, RuntimeAdapterError: And whatever else `run` raises.
         """
         if isinstance(image, (list, tuple)):
             return self._classify_list(image, channels, top)
@@ -139,7 +139,7 @@ class Model:
 
         Raises:
             TypeError: If it is one picture instead of a list.
-            and whatever `classify` raises for a picture.
+            ImageReadError, NotAClassifierError: As `classify` does for a picture.
         """
         if not isinstance(images, (list, tuple)):
             raise TypeError(f"images: got {type(images).__name__}, expected a list of pictures; [picture] for one")
