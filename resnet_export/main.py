@@ -52,6 +52,7 @@ VERBS = {
     "classify": Verb("resnet_export.commands.classify", "folders of images to a table, resumable, also on Ray"),
     "triton": Verb("resnet_export.commands.triton", "a Triton model repository"),
     "deepstream": Verb("resnet_export.commands.deepstream", "an nvinfer configuration and its model"),
+    "web": Verb("resnet_export.commands.web", "a page that runs the bundle in a browser"),
     "models": Verb("resnet_export.commands.models", "names, sizes, published accuracy"),
     "doctor": Verb("resnet_export.doctor_job.command", "what this machine can do, and what is missing"),
     "verify-signature": Verb("resnet_export.commands.verify_signature", "is a bundle whole, and by whom"),

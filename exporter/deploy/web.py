@@ -1,0 +1,167 @@
+"""A bundle as a web page that classifies pictures in the browser: files of its own, no server's help, no CDN.
+
+DIR/index.html, app.js, prepare.js, resample.js   the page; pictures are prepared as the manifest says
+DIR/onnxruntime/                                  onnxruntime-web, its WebAssembly for the CPU
+DIR/model.*.onnx, facts.json, golden.bin          the model, what the page knows of it, and its self-check
+DIR/serve.py                                      serves the folder; any web server does
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
+from exporter.deploy.onnxruntime_web import onnxruntime_web
+from exporter.errors import ExportError
+from runtimes.bundle.manifest import LABELS_NAME, Manifest, check_files, load_manifest
+from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.inference.classification import PROBABILITIES
+from runtimes.io.npz import load_npz
+from runtimes.protocol import Array, Runtime
+
+FACTS = "facts.json"
+MADE_BY = "resnet-export web"
+PAGE = ("index.html", "app.js", "prepare.js", "resample.js", "serve.py")
+NUM_GOLDEN = 4
+"""Pictures of the self-check: as many as a page loads without a pause."""
+
+
+def _is_page(folder: Path) -> bool:
+    try:
+        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("made_by") == MADE_BY
+
+
+WEB_PAGE = FolderKind("web page of this tool", f"{FACTS} with made_by", _is_page)
+
+
+@dataclass(frozen=True, slots=True)
+class WebReport:
+    """What was written: the model's file, its precision and why that one."""
+
+    file: str
+    precision: str
+    reason: str
+
+
+def write_web(
+    bundle: Path,
+    output: Path,
+    *,
+    precision: str | None = None,
+    open_runtime: Any,
+    package: Path | None = None,
+    force: bool = False,
+) -> WebReport:
+    """Write the page.
+
+    Args:
+        bundle: A bundle folder; its files must be unchanged.
+        output: The folder to write.
+        precision: A key of `MODEL_FILES`; None takes INT8 in ONNX Runtime's dialect, else FP32: what onnxruntime-web
+            runs fastest.
+        open_runtime: Opens a file as a plain session of ONNX Runtime: `OrtRuntime`.
+        package: Archive of onnxruntime-web; see `onnxruntime_web`.
+        force: Replace a page that this tool wrote.
+
+    Raises:
+        BundleError: If the folder is no bundle or was changed.
+        ExportError: If the page cannot prepare its pictures or read its answers, or onnxruntime-web is not to be had.
+        OutputExistsError: If something is there already, and `force` is off or it is no such page.
+    """
+    manifest = load_manifest(bundle)
+    check_files(bundle, manifest)
+    check_output(output, force=force, kind=WEB_PAGE)
+    chosen, reason = _chosen(bundle, manifest, precision)
+    _check_page_can(bundle, manifest)
+    file = MODEL_FILES[chosen]
+    inputs = _golden_inputs(bundle)
+    with open_runtime(bundle / file) as runtime:
+        answers = _answers(runtime, inputs, manifest.outputs[0].name)
+    assets = onnxruntime_web(package)
+    with bundle_folder(output, force=force, kind=WEB_PAGE) as folder:
+        for name in PAGE:
+            (folder / name).write_bytes(_page_file(name))
+        (folder / "onnxruntime").mkdir()
+        for name, content in assets.items():
+            (folder / "onnxruntime" / name).write_bytes(content)
+        shutil.copyfile(bundle / file, folder / file)
+        (folder / "golden.bin").write_bytes(np.ascontiguousarray(inputs).tobytes())
+        facts = page_facts(bundle, manifest, file, inputs, answers)
+        (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    return WebReport(file, chosen, reason)
+
+
+def page_facts(bundle: Path, manifest: Manifest, file: str, inputs: Array, answers: Array) -> Mapping[str, Any]:
+    """Return what the page knows of its model, as JSON holds it."""
+    labels = None
+    if LABELS_NAME in manifest.files:
+        labels = (bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
+    output = manifest.outputs[0].name
+    model = str(manifest.model.get("id", "model"))
+    return {
+        "made_by": MADE_BY,
+        "title": model,
+        "about": f"{file} in onnxruntime-web, on this computer's processor.",
+        "file": file,
+        "preprocessing": manifest.preprocessing.to_json(),
+        "input": {"name": manifest.inputs[0].name, "dtype": manifest.inputs[0].dtype},
+        "output": output,
+        "has_softmax": bool(manifest.options.get("softmax")) or output == PROBABILITIES,
+        "labels": labels,
+        "golden": {"file": "golden.bin", "shape": list(inputs.shape), "answers": answers.tolist()},
+    }
+
+
+def _chosen(bundle: Path, manifest: Manifest, precision: str | None) -> tuple[str, str]:
+    if precision is not None:
+        if MODEL_FILES[precision] not in manifest.files:
+            have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
+            raise ExportError(
+                f"{bundle} holds no {precision} model, it has {have}; export with {option_words(precision)}"
+            )
+        return precision, "as asked"
+    if MODEL_FILES["int8"] in manifest.files and not manifest.int8_for_tensorrt:
+        return "int8", "INT8 in ONNX Runtime's dialect runs in integer kernels there"
+    return "fp32", "FP32: INT8 in TensorRT's dialect is no faster there; --target onnxruntime writes one that is"
+
+
+def _check_page_can(bundle: Path, manifest: Manifest) -> None:
+    """Raise where the page could not do what `runtimes` does."""
+    told = manifest.preprocessing.to_json()
+    resize = told["resize"]
+    if told["color_order"] != "RGB":
+        raise ExportError(f"{bundle}: takes {told['color_order']} pictures; the page prepares RGB only")
+    if isinstance(resize, dict) and not {"shorter_side"} >= resize.keys() and not {"height", "width"} >= resize.keys():
+        raise ExportError(
+            f"{bundle}: its pictures are resized by {', '.join(resize)}; the page knows a shorter side and an exact "
+            "size"
+        )
+    if len(manifest.inputs) != 1 or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2:
+        raise ExportError(
+            f"{bundle}: its outputs are {', '.join(entry.name for entry in manifest.outputs)}; the page reads one "
+            "table of scores [N, classes]; export without --features and --topk"
+        )
+
+
+def _golden_inputs(bundle: Path) -> Array:
+    return load_npz(bundle / "golden.npz")["input"][:NUM_GOLDEN]
+
+
+def _answers(runtime: Runtime, inputs: Array, output: str) -> Array:
+    name = next(iter(runtime.input_specs))
+    return np.concatenate([runtime.run({name: image[np.newaxis]})[output] for image in inputs])
+
+
+def _page_file(name: str) -> bytes:
+    return (resources.files("exporter.deploy") / "web_page" / name).read_bytes()
