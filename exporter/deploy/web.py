@@ -21,8 +21,9 @@ import numpy as np
 from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
 from exporter.deploy.onnxruntime_web import onnxruntime_web
 from exporter.errors import ExportError
-from runtimes.bundle.manifest import LABELS_NAME, Manifest, check_files, load_manifest
-from runtimes.bundle.precision import MODEL_FILES, option_words
+from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.precision import option_words
 from runtimes.inference.classification import PROBABILITIES
 from runtimes.io.npz import load_npz
 from runtimes.protocol import Array, Runtime

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exporter.deploy.web import write_web
 from resnet_export.console.terminal import Terminal
-from runtimes.bundle.precision import MODEL_FILES
+from runtimes.bundle.file_names import MODEL_FILES
 
 
 def run(arguments: argparse.Namespace) -> int:
