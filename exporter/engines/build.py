@@ -155,8 +155,6 @@ def _configure(library: TensorRtLibrary, config: Any, options: BuildOptions) -> 
         config.builder_optimization_level = options.opt_level
     if options.version_compat:
         config.set_flag(_offered(library, trt.BuilderFlag, "VERSION_COMPATIBLE", "--version-compat"))
-    if options.strip_weights:
-        config.set_flag(_offered(library, trt.BuilderFlag, "STRIP_PLAN", "--strip-weights"))
     if options.hardware_compat is not None:
         member = HARDWARE_COMPATIBILITY[options.hardware_compat]
         levels = getattr(trt, "HardwareCompatibilityLevel", None)

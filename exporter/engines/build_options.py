@@ -25,7 +25,6 @@ class BuildOptions:
         opt_level: Builder optimization level, 0 (fast build) to 5 (fast engine); None leaves TensorRT's default, 3.
         hardware_compat: A key of `HARDWARE_COMPATIBILITY`, or None for this GPU only.
         version_compat: Whether later TensorRT versions may load the engine.
-        strip_weights: Whether the plan is written without weights, to be refitted from the ONNX file.
         compute_capabilities: TensorRT-RTX only: what to build for, such as ("8.6", "8.9"); empty leaves its default.
         dla_core: The DLA core to build for, from 0; None builds for the GPU.
         gpu_fallback: Whether layers that the DLA cannot run may run on the GPU.
@@ -36,7 +35,6 @@ class BuildOptions:
     opt_level: int | None = None
     hardware_compat: str | None = None
     version_compat: bool = False
-    strip_weights: bool = False
     compute_capabilities: tuple[str, ...] = ()
     dla_core: int | None = None
     gpu_fallback: bool = False

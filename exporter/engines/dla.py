@@ -18,6 +18,13 @@ from runtimes.bundle.manifest import BatchRange
 from runtimes.trt.calibration_cache import cache_for_version
 from runtimes.trt.library import TensorRtLibrary, TensorRtLog
 
+_WITHOUT_CALIBRATORS = (
+    ": TensorRT 11 has no calibrators, and takes for the DLA of AGX Orin (JetPack 7.2.2, TensorRT 11.4.1 and newer) "
+    "typed networks only, which this bundle's DLA files are not"
+)
+"""Source: NVIDIA TensorRT documentation 11.4.1, Strongly Typed Networks for DLA and Working with DLA; the bindings of
+11.4.0, which have neither IInt8EntropyCalibrator2 nor BuilderFlag.INT8 and FP16, but num_DLA_cores and DLA_core."""
+
 MAX_BATCH = 4096
 """Source: NVIDIA TensorRT documentation, DLA supported layers and restrictions, general."""
 
@@ -61,7 +68,8 @@ def check_offered(library: TensorRtLibrary, builder: Any, core: int) -> None:
     if not all(hasattr(owner, name) for owner, name in parts):
         raise EngineBuildError(
             f"{library.flavor} {library.version} does not build for a DLA from float files and scales, TensorRT 8.5 "
-            "to 10.7 do (JetPack 5 and 6); build without --dla"
+            f"to 10.7 do (JetPack 5 and 6){_WITHOUT_CALIBRATORS if library.flavor == 'tensorrt' else ''}; build "
+            "without --dla"
         )
     cores = int(getattr(builder, "num_DLA_cores", 0))
     if cores < 1:

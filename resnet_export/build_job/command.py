@@ -33,7 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
             opt_level=arguments.opt_level,
             hardware_compat=arguments.hardware_compat,
             version_compat=arguments.version_compat,
-            strip_weights=arguments.strip_weights,
             compute_capabilities=arguments.compute_capability or (),
             dla_core=arguments.dla,
             gpu_fallback=arguments.gpu_fallback,
@@ -96,7 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opt-level", type=int, metavar="0-5", help="optimization level (default: TensorRT's, 3)")
     parser.add_argument("--hardware-compat", choices=tuple(HARDWARE_COMPATIBILITY), help="let other GPUs load it too")
     parser.add_argument("--version-compat", action="store_true", help="let later TensorRT versions load it too")
-    parser.add_argument("--strip-weights", action="store_true", help="write the plan without weights")
     parser.add_argument(
         "--timing-cache",
         type=lambda text: False if text == "off" else Path(text),

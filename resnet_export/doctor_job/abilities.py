@@ -109,7 +109,7 @@ def _run_gpu_ability(facts: Facts) -> Ability:
     name = "run on a GPU"
     if not facts.gpu.is_usable:
         detail = facts.gpu.reason or "no GPU"
-        later = "" if facts.onnxruntime.loads(CUDA) else _cuda_command(facts)
+        later = "" if facts.onnxruntime.loads(CUDA) or facts.is_jetson else _cuda_command(facts)
         return Ability(name, False, detail, f"on a machine with a GPU and driver: {later}" if later else "")
     ways = []
     rtx = facts.flavor("tensorrt_rtx")

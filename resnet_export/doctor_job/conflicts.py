@@ -28,6 +28,7 @@ def find_conflicts(facts: Facts) -> tuple[Conflict, ...]:
         _tensorrt_provider_version,
         _torch_without_curand,
         _rtx_without_this_gpu,
+        _onnxruntime_gpu_on_jetson,
     )
     found = [conflict for check in checks if (conflict := check(facts)) is not None]
     versions = {item.name: item.version for item in facts.libraries if item.version}
@@ -52,6 +53,18 @@ def _two_onnxruntimes(facts: Facts) -> Conflict | None:
     return Conflict(
         "onnxruntime and onnxruntime-gpu are both installed; they share one folder, and the last one installed wins",
         "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+    )
+
+
+def _onnxruntime_gpu_on_jetson(facts: Facts) -> Conflict | None:
+    """It installs there and has no kernel for Orin (8.7) or Thor (11.0), nor PTX. Source: wheels of 1.29 to 1.31.1."""
+    installed = facts.version("onnxruntime-gpu")
+    if installed is None or not facts.is_jetson or facts.onnxruntime.loads(CUDA):
+        return None
+    return Conflict(
+        f"onnxruntime-gpu {installed} from PyPI has GPU code for compute capability 8.9, 9.0, 12.0 and 12.1 on ARM, "
+        "not for Orin (8.7) or Thor (11.0)",
+        "run engines with JetPack's TensorRT; for the CPU: pip uninstall -y onnxruntime-gpu && pip install onnxruntime",
     )
 
 

@@ -118,6 +118,11 @@ def check_plan(path: Path, sidecar: EngineSidecar, flavor: str, command: str) ->
 
 def check_version(path: Path, sidecar: EngineSidecar, library: TensorRtLibrary, command: str) -> None:
     """Compare the installed library with the sidecar."""
+    if sidecar.facts.flags.get("strip_weights"):
+        raise BundleError(
+            f"{path}: got an engine without weights, which an older resnet-export could build and nothing here fills; "
+            f"{command}"
+        )
     built = base_version(sidecar.facts.tensorrt_version)
     if library.flavor in LEAN_LIBRARIES and not sidecar.facts.flags.get("version_compat"):
         raise BundleError(

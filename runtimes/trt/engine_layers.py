@@ -70,12 +70,14 @@ class EngineLayer:
         precision: "INT8", "FP16", "FP32", ...: of what a convolution reads, otherwise of the first output. "?" where
             the account does not say.
         nodes: Names of the ONNX nodes in it, which are PyTorch's module names in files of `resnet-export`.
+        reads: Precision of its first input.
     """
 
     name: str
     kind: str
     precision: str
     nodes: tuple[str, ...]
+    reads: str = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,8 @@ def _layer(entry: Mapping[str, Any]) -> EngineLayer:
         precision = _precision_of_product(entry)
     else:
         precision = next((found for key in ("Outputs", "Inputs") if (found := _precision(entry.get(key))) != "?"), "?")
-    return EngineLayer(name, kind, precision, _nodes(name, str(entry.get("Metadata", ""))))
+    nodes = _nodes(name, str(entry.get("Metadata", "")))
+    return EngineLayer(name, kind, precision, nodes, _precision(entry.get("Inputs")))
 
 
 def _kind(name: str, layer_type: str, parameter_type: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.trt.engine_layers import CONVOLUTION, EngineLayer, EngineLayers, NetworkProducts
+from runtimes.trt.engine_layers import CONVOLUTION, OTHER, EngineLayer, EngineLayers, NetworkProducts
 
 NOT_LISTED = "?"
 """Precision of a convolution that no layer of the account names."""
@@ -70,10 +70,18 @@ def int8_coverage(layers: EngineLayers) -> Int8Coverage:
 
 
 def _precision_of(name: str, layers: tuple[EngineLayer, ...]) -> str:
-    """Return the precision of the layer that computes a node: other layers name it too, for its bias or its scale."""
-    naming = [layer for layer in layers if layer.kind == CONVOLUTION and name in layer.nodes]
-    own = [layer for layer in naming if layer.nodes[0] == name] or naming
-    return own[0].precision if own else NOT_LISTED
+    """Return the precision of the layer that computes a node: other layers name it too, for its bias or its scale.
+
+    A product that is part of a larger kernel (attention, a 1x1 convolution of one pixel) has no layer of its own; that
+    kernel is taken, unless it reads INT8: then it may be one that only adds the bias.
+    """
+    naming = [layer for layer in layers if name in layer.nodes]
+    products = [layer for layer in naming if layer.kind == CONVOLUTION]
+    own = [layer for layer in products if layer.nodes[0] == name] or products
+    if own:
+        return own[0].precision
+    kernels = [layer.reads for layer in naming if layer.kind == OTHER and layer.reads != "?"]
+    return kernels[0] if kernels and "INT8" not in kernels else NOT_LISTED
 
 
 def _products_of(layers: EngineLayers) -> NetworkProducts:

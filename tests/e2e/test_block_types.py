@@ -141,6 +141,7 @@ def _assert_precision(name: str, precision: str, products: NetworkProducts) -> N
 
 
 @pytest.mark.tensorrt
+@pytest.mark.slow
 def test_real_tensorrt_bindings_build_every_block(tmp_path: Path):
     """TensorRT 11.4's own bindings, and TensorRT-RTX's parser and builder behind them."""
     try:

@@ -63,11 +63,19 @@ def gpu(name="NVIDIA L4", capability="8.9", cuda="13.0"):
 
 
 def make_facts(
-    *, libraries=PRESENT, providers=(CPU,), gpu=NO_GPU, tensorrt=None, rtx="1.7.1", python="3.11.7", jetpack=None
+    *,
+    libraries=PRESENT,
+    providers=(CPU,),
+    gpu=NO_GPU,
+    tensorrt=None,
+    rtx="1.7.1",
+    python="3.11.7",
+    jetpack=None,
+    architecture="x86_64",
 ):
     names = [*PRESENT, "onnxruntime", "tensorrt", "tensorrt-rtx"]
     return Facts(
-        machine=MachineInfo("Debian", "Linux 6", "x86_64", "EPYC", ("avx2",), 2, 2**34, python, "/usr/bin/python"),
+        machine=MachineInfo("Debian", "Linux 6", architecture, "EPYC", ("avx2",), 2, 2**34, python, "/usr/bin/python"),
         gpu=gpu,
         jetpack=jetpack or JetPackInfo(None, None, None, "not a Jetson"),
         libraries=tuple(
@@ -88,6 +96,24 @@ ORIN = JetPackInfo("36.4.3", JetPackRelease("6.2", "3.10", "12.6", "10.3"), "Jet
 
 def abilities(facts):
     return {ability.name: ability for ability in judge_abilities(facts)}
+
+
+@pytest.mark.parametrize("gpus", [NO_GPU, gpu("Orin", "8.7")])
+def test_a_jetson_is_advised_nothing_that_cannot_be_installed_there(gpus):
+    """TensorRT-RTX has no ARM wheel, PyPI's onnxruntime-gpu no kernels for it."""
+    facts = make_facts(jetpack=ORIN, architecture="aarch64", rtx=None, gpu=gpus, providers=(CPU, CURAND))
+    commands = " ".join(ability.command for ability in judge_abilities(facts))
+    assert "rtx" not in commands
+    assert "onnxruntime-gpu" not in commands
+    assert "python3-libnvinfer" in commands
+    (conflict,) = (found for found in find_conflicts(facts) if "onnxruntime-gpu" in found.what and "Thor" in found.what)
+    assert "pip install onnxruntime" in conflict.remedy
+
+
+def test_arm_without_a_gpu_is_not_advised_tensorrt_rtx():
+    facts = make_facts(architecture="aarch64", rtx=None)
+    assert abilities(facts)["build engines"].command == ""
+    assert "[rtx]" in abilities(make_facts(rtx=None))["build engines"].command
 
 
 # The command

@@ -271,8 +271,9 @@ class TestWithoutGpu:
             assert model.describe().precision == "fp32"
         assert "fell back to the CPU, as allow_fallback=True permits" in caplog.text
 
-    def test_the_plug_in_names_its_package(self, bundle):
-        with pytest.raises(MissingDependencyError, match="pip install onnxruntime onnxruntime-ep-nv-tensorrt-rtx"):
+    def test_the_plug_in_names_its_package(self, bundle, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+        with pytest.raises(MissingDependencyError, match="pip install onnxruntime-ep-nv-tensorrt-rtx, beside onnx"):
             load(bundle, provider="ort-tensorrt-rtx")
 
 

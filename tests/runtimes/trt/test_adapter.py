@@ -659,6 +659,7 @@ def test_damaged_plan(machine, monkeypatch, damage):
     ("facts", "message"),
     [
         ({"tensorrt_version": "9.9.9"}, r"got an engine of tensorrt 9\.9\.9, expected [\d.]+, which is installed here"),
+        ({"flags": {"strip_weights": True}}, "got an engine without weights, which an older resnet-export could build"),
         ({"compute_capability": "7.2"}, r"compute capability 7\.2 \(Stand-in\), expected 8\.7, this GPU's"),
         ({"system": "Linux riscv64"}, rf"got an engine for Linux riscv64, this machine is {HERE}"),
     ],

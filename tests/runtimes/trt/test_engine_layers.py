@@ -36,7 +36,7 @@ DOCUMENTED = {
 def test_the_documented_layer():
     (layer,) = read(DOCUMENTED).layers
     nodes = ("node_of_gpu_0/res4_0_branch2a_1", "node_of_gpu_0/res4_0_branch2a_bn_1")
-    assert layer == EngineLayer(DOCUMENTED["Name"], CONVOLUTION, "INT8", nodes)
+    assert layer == EngineLayer(DOCUMENTED["Name"], CONVOLUTION, "INT8", nodes, "INT8")
 
 
 @pytest.mark.parametrize(

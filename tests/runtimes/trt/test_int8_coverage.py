@@ -47,13 +47,16 @@ LOG = "\n".join(
         line("__myl_FcAdd_5", "runtime_fusion", ["Half"], ["Half"], ["Float"], ["fc"]),
         line("__myl_CorrAddRelu_6", "runtime_fusion", ["Float"], ["Float"], ["Float"], ["grouped"]),
         line("proj_7", "gemm", ["Int8", "Int8"], ["Float"], ["Half"], ["proj"]),
+        line("_gemm_mha_v2_9", "kgen", ["Half", "Half"], [], ["Half"], ["attn.matmul", "softmax", "attn.matmul_1"]),
+        line("__myl_MulAdd_10", "kgen", ["Int8"], ["Float"], ["Float"], ["doubtful"]),
         line("__myl_Concat_8", "runtime_fusion", ["Half"], [], ["Half"], ["cat"]),
         "",
         "Bindings:",
     ]
 )
 PRODUCTS = NetworkProducts(
-    ("conv1", "conv2", "down", "mixed", "fc", "grouped", "proj", "lost"), ("conv1", "conv2", "mixed", "proj")
+    ("conv1", "conv2", "down", "mixed", "fc", "grouped", "proj", "attn.matmul", "doubtful", "lost"),
+    ("conv1", "conv2", "mixed", "proj"),
 )
 
 
@@ -72,16 +75,18 @@ def test_precision_is_that_of_what_is_read():
         "fc": "FP16",
         "grouped": "FP32",
         "proj": "INT8",
+        "attn.matmul": "FP16",  # part of a larger kernel
+        "doubtful": NOT_LISTED,  # a kernel that reads INT8 may only add the bias
         "lost": NOT_LISTED,
     }
-    assert (coverage.num_int8, coverage.share, coverage.source) == (2, 0.25, BUILD_LOG)
+    assert (coverage.num_int8, coverage.share, coverage.source) == (2, 0.2, BUILD_LOG)
     assert coverage.fallen_back() == {"conv2": "FP32", "mixed": "FP16"}
-    assert coverage.to_json()["count"] == {"FP16": 3, "INT8": 2, "FP32": 2, "?": 1}
+    assert coverage.to_json()["count"] == {"FP16": 4, "INT8": 2, "FP32": 2, "?": 2}
 
 
 def test_kinds():
     kinds = [layer.kind for layer in layers().layers]
-    assert (kinds.count(CONVOLUTION), kinds.count(CONTROL), kinds.count(OTHER)) == (7, 2, 3)
+    assert (kinds.count(CONVOLUTION), kinds.count(CONTROL), kinds.count(OTHER)) == (7, 2, 5)
     assert "?" not in layers().count()
 
 
