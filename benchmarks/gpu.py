@@ -1,11 +1,13 @@
 """Everything this project claims about GPUs, tried on the machine at hand, as one Markdown report.
 
-    python benchmarks/gpu.py [--quick] [--bundle DIR] [-o gpu_report.md]
+    python benchmarks/gpu.py [--quick] [--bundle DIR] [--budget 450] [-o gpu_report.md]
+    python benchmarks/gpu.py --rehearse --quick --models cifar_resnet20     # every GPU call replaced by the CPU
 
 Exports ResNets with random weights (or takes a bundle), builds engines with every TensorRT that is installed, runs
 them and ONNX Runtime's CUDA provider, compares all with PyTorch on the same GPU and times them, beside trtexec where
 it is on PATH. Runs from a plain checkout, without network. Every step is a process of its own: one that crashes, hangs
-or lacks a library leaves its reason in the report, and the rest goes on.
+or lacks a library leaves its reason in the report, and the rest goes on. With a budget no step starts or runs longer
+than it allows, so that an unattended run ends in time with a report of what it had.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,7 +48,19 @@ class Run:
 
     options: argparse.Namespace
     folder: Path
+    started: float = field(default_factory=time.monotonic)
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the budget."""
+        budget = self.options.budget
+        return float("inf") if budget is None else budget - (time.monotonic() - self.started)
+
+    @property
+    def device(self) -> str:
+        """Where GPU steps run: on the GPU, or in a rehearsal on the CPU."""
+        return "cpu" if self.options.rehearse else "cuda"
 
     def add(self, *lines: str) -> None:
         """Append to the report and save it: an interrupted run leaves what it had."""
@@ -61,7 +76,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="gpu_report_") as folder:
         run = Run(options, Path(folder))
-        run.add("# GPU report", "", f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, `{' '.join(sys.argv)}`", "")
+        run.add("# GPU report" + " (rehearsed on the CPU: no figure is a GPU's)" * options.rehearse, "")
+        run.add(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, `{' '.join(sys.argv)}`", "")
         environment: dict[str, Any] = {}
         with section(run, "Environment"):
             environment.update(environment_section(run))
@@ -81,6 +97,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--weights", default="random", help="as of resnet-export; DEFAULT needs network (random)")
     parser.add_argument("--target", default="tensorrt", help="as of resnet-export (tensorrt)")
     parser.add_argument("--bundle", type=Path, help="a bundle folder to take instead of exporting; needs no torch")
+    parser.add_argument("--rehearse", action="store_true", help="run every GPU step on the CPU: does the script work?")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="for the whole run (no limit)")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that one step may take (900)")
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu_report.md"))
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "JSON"), help=argparse.SUPPRESS)
@@ -150,14 +168,16 @@ def model_section(run: Run, model: str, environment: dict[str, Any]) -> None:
     run.add(source["note"], "")
     precisions = [name for name, file in FILES.items() if (folder / file).is_file()]
     torch_row = torch_on_gpu(run, folder)
-    reference = "PyTorch FP32 on this GPU, without TF32"
+    reference = f"PyTorch FP32 on this {run.device.upper().replace('CUDA', 'GPU')}, without TF32"
     if "error" in torch_row:
         reference = source["reference"]
     run.add(f"Reference of all comparisons: {reference}.", "")
     engines = build_section(run, folder, precisions, environment)
-    rows: list[tuple[str, dict[str, Any]]] = [("PyTorch FP32, GPU", torch_row)]
+    where = "GPU" if run.device == "cuda" else "CPU in place of the GPU"
+    rows: list[tuple[str, dict[str, Any]]] = [(f"PyTorch FP32, {where}", torch_row)]
     rows.append(("ONNX Runtime CPU, FP32", step(run, "ort", folder=folder, provider="CPUExecutionProvider")))
-    rows += [(f"ONNX Runtime CUDA, {name.upper()}", cuda_row(run, folder, name, environment)) for name in precisions]
+    place = "CUDA" if run.device == "cuda" else "CPU in place of CUDA"
+    rows += [(f"ONNX Runtime {place}, {name.upper()}", cuda_row(run, folder, name, environment)) for name in precisions]
     for flavor, name in engines:
         rows += trt_rows(run, folder, flavor, name)
     run.add("### Answers and latency", "", *rows_table(rows), "")
@@ -166,13 +186,27 @@ def model_section(run: Run, model: str, environment: dict[str, Any]) -> None:
         "p50 (p10 to p90).",
         "",
     )
+    overhead_section(run, folder, precisions)
     calibration_section(run, folder)
     trtexec_section(run, folder, engines)
 
 
+def overhead_section(run: Run, folder: Path, precisions: Sequence[str]) -> None:
+    """The adapter beside the raw session, with I/O binding and without, and with the provider's CUDA graph."""
+    run.add("### What the adapter costs", "")
+    run.add("| file | batch | way | p50 ms | beside the raw session |", "|---|---|---|---|---|")
+    for precision in precisions:
+        told = step(run, "overhead", folder=folder, precision=precision, device=run.device)
+        if "error" in told:
+            run.add(f"| {precision} | - | - | - | not run: {cell(told['error'])} |")
+            continue
+        run.add(*(f"| {precision} | {' | '.join(row)} |" for row in told["rows"]))
+    run.add("", "The project says: `Model.run` takes at most 2 % longer than the raw session's `run`.", "")
+
+
 def calibration_section(run: Run, folder: Path) -> None:
     """Scales measured on the GPU beside those of the CPU: at most 1 % apart, says the project."""
-    told = step(run, "calibration", folder=folder)
+    told = step(run, "calibration", folder=folder, device=run.device)
     run.add("### Calibration on the GPU", "")
     if "error" in told:
         run.add(f"Not run: {cell(told['error'])}", "")
@@ -196,11 +230,13 @@ def prepare(run: Run, model: str, folder: Path) -> dict[str, Any]:
 def torch_on_gpu(run: Run, folder: Path) -> dict[str, Any]:
     if not (folder / "module.pt").is_file():
         return {"error": "a bundle holds no PyTorch module"}
-    return step(run, "torch", folder=folder)
+    return step(run, "torch", folder=folder, device=run.device)
 
 
 def cuda_row(run: Run, folder: Path, precision: str, environment: dict[str, Any]) -> dict[str, Any]:
     """Run one file on ONNX Runtime's CUDA provider, unless the probe has found that it does not load."""
+    if run.device == "cpu":
+        return step(run, "ort", folder=folder, precision=precision, provider="CPUExecutionProvider")
     provider = environment.get("providers", {}).get("CUDAExecutionProvider")
     if provider is not None and not provider.loads:
         brings = f"; {provider.package} brings it" if provider.package else ""
@@ -295,12 +331,13 @@ def step(run: Run, worker: str, *, folder: Path, **arguments: Any) -> dict[str, 
     told = {"folder": str(folder), "quick": run.options.quick, **arguments}
     print(f"{worker} {' '.join(str(value) for value in arguments.values())} ...", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--worker", worker, json.dumps(told)]
+    limit = min(run.options.timeout, run.seconds_left)
+    if limit <= 0:
+        return {"error": f"the budget of {run.options.budget:g} s was used up"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=run.options.timeout, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit, check=False)
     except subprocess.TimeoutExpired:
-        return {"error": f"took longer than {run.options.timeout:g} s"}
+        return {"error": f"took longer than {limit:.0f} s"}
     found = re.search(r"^ANSWER (.*)$", done.stdout, re.MULTILINE)
     if found:
         answer: dict[str, Any] = json.loads(found[1])

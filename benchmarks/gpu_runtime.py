@@ -113,8 +113,10 @@ def times(module: torch.nn.Module, files: dict[str, Path], inputs: np.ndarray, o
     return "\n".join(lines)
 
 
-def bound_session(path: Path, images: np.ndarray, provider: str) -> Callable[[], object]:
+def bound_session(path: Path, images: np.ndarray, provider: str, *, cuda_graph: bool = False) -> Callable[[], object]:
     options = [{"use_tf32": "0"} if provider == "cuda" else {}]
+    if cuda_graph:
+        options[0]["enable_cuda_graph"] = "1"  # captured by the first run, replayed while the bindings stay
     session = onnxruntime.InferenceSession(str(path), providers=[PROVIDERS[provider]], provider_options=options)
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise SystemExit(f"ONNX Runtime did not load {PROVIDERS[provider]}")

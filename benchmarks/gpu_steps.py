@@ -78,17 +78,17 @@ def take_bundle(folder: str, bundle: str, **_: Any) -> dict[str, Any]:
     }
 
 
-def on_gpu(folder: str, *, quick: bool) -> dict[str, Any]:
-    """Run the PyTorch module on the GPU without TF32; its logits become the reference."""
+def on_gpu(folder: str, *, quick: bool, device: str = "cuda") -> dict[str, Any]:
+    """Run the PyTorch module on the GPU without TF32; its logits become the reference. A rehearsal says "cpu"."""
     import torch
 
     from runtimes import TorchRuntime
 
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         return {"error": "torch.cuda.is_available() is False: " + torch_reason(torch)}
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    module = torch.load(Path(folder) / "module.pt", weights_only=False).cuda()
+    module = torch.load(Path(folder) / "module.pt", weights_only=False).to(device)
     with TorchRuntime(module) as runtime:
         row = compare_and_time(Path(folder), runtime, quick=quick)
         images = load_images(Path(folder))
@@ -119,7 +119,40 @@ def ort(folder: str, provider: str, *, quick: bool, precision: str = "fp32") -> 
         return compare_and_time(Path(folder), runtime, quick=quick)
 
 
-def calibration(folder: str, **_: Any) -> dict[str, Any]:
+def overhead(folder: str, precision: str, device: str, *, quick: bool, **_: Any) -> dict[str, Any]:
+    """Time `Model.run` beside a raw session in turns: `run`, I/O binding to device memory, and its CUDA graph."""
+    import numpy as np
+    import onnxruntime
+
+    from benchmarks.gpu_runtime import PROVIDERS, bound_session
+    from runtimes import load
+    from runtimes.metrics.interleaved_timing import compare_timings, time_in_turns
+
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    path, rows = Path(folder) / FILES[precision], []
+    options = [{"use_tf32": "0"} if device == "cuda" else {}]
+    for batch in BATCHES:
+        given = load_images(Path(folder))
+        images = np.resize(given, (batch, *given.shape[1:]))
+        raw = onnxruntime.InferenceSession(str(path), providers=[PROVIDERS[device]], provider_options=options)
+        with load(path, provider=device) as model:
+            calls: dict[str, Callable[[], object]] = {
+                "raw session, host to host": lambda: raw.run(None, {"input": images}),  # noqa: B023 - in this turn
+                "`Model.run`, host to host": lambda: model.run({"input": images}),  # noqa: B023
+                "raw, I/O binding, device memory": bound_session(path, images, device),
+            }
+            if device == "cuda":
+                calls["raw, I/O binding, CUDA graph"] = bound_session(path, images, device, cuda_graph=True)
+            timings = time_in_turns(calls, seconds=0.3 if quick else 1.0, warm_up=5)
+        first = next(iter(timings.values()))
+        for way, timing in timings.items():
+            against = "" if timing is first else str(compare_timings(timing, first))
+            rows.append([str(batch), way, f"{timing.p50_ms:.3f}", against])
+    return {"rows": rows}
+
+
+def calibration(folder: str, device: str = "cuda", **_: Any) -> dict[str, Any]:
     """Calibrate on the CPU and on CUDA; tell how far the scales are apart."""
     import numpy as np
     import onnx
@@ -130,7 +163,7 @@ def calibration(folder: str, **_: Any) -> dict[str, Any]:
     model, images = onnx.load(Path(folder) / "model.onnx"), load_images(Path(folder))
     pieces = np.array_split(images, max(1, len(images) // 8))
     tables, seconds = [], []
-    for provider in ("cpu", "cuda"):
+    for provider in ("cpu", device):
         open_runtime = calibration_runtime(provider)
         start = time.perf_counter()
         tables.append(calibrate(model, iter(pieces), open_runtime=open_runtime).ranges)
@@ -190,6 +223,7 @@ WORKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "take_bundle": take_bundle,
     "torch": on_gpu,
     "ort": ort,
+    "overhead": overhead,
     "calibration": calibration,
     "build": build,
     "trt": trt,
