@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: aarch64 demo test test-fast test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
+.PHONY: aarch64 demo docs test test-fast test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
