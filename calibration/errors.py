@@ -17,7 +17,3 @@ class NonFiniteActivationError(CalibrationError):
 
 class PlacementError(CalibrationError):
     """Q/DQ cannot be placed: a scale is missing or the graph is not what the table was made for."""
-
-
-class LintInputError(CalibrationError):
-    """A file given to `lint` is missing, empty, corrupt, or no ONNX file."""

@@ -1,12 +1,10 @@
 """Read a file, run every rule, and say how it stands.
 
-Only the ONNX file itself is read whole (protobuf holds 2 GB at most); weights in other files stay there.
+Weights that the ONNX file keeps in other files stay there.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,13 @@ from typing import Any
 
 from onnx import ModelProto
 
-from calibration.errors import LintInputError
 from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules, target_rules
 from calibration.lint.finding import Finding, LintTarget, Severity
 from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph, why_not_walkable
 from calibration.lint.rule_registry import RULE_FAMILIES, BatchNormFate, LintSubject
+from exporter.graph.read_model import read_model
 
 SCHEMA_VERSION = 1
-
-MAX_PROTOBUF_BYTES = 2**31 - 1
-"""Source: protobuf.dev, "Proto limits": any proto in serialized form must be less than 2 GiB."""
 
 FoldCheck = Callable[[ModelProto, "Path | None"], BatchNormFate]
 """A model, and the folder of its external data, to what folding would do with its BatchNormalization nodes."""
@@ -103,9 +98,9 @@ def lint_file(path: Path, target: LintTarget, *, fold_check: FoldCheck | None = 
         fold_check: Tells which BatchNormalization nodes fold; asked only if there are any.
 
     Raises:
-        LintInputError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
+        OnnxFileError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
     """
-    return lint_model(read_model(path), target, path=path, fold_check=fold_check)
+    return lint_model(read_model(path, external_data=False), target, path=path, fold_check=fold_check)
 
 
 def lint_model(
@@ -121,17 +116,6 @@ def lint_model(
         if not problem:
             raise
         return _unreadable(model, target, path, problem)
-
-
-def _names_are_text(model: ModelProto) -> bool:
-    """Tell whether every name is UTF-8, which protobuf only looks at when a name is asked for."""
-    graph = model.graph
-    try:
-        named = [item.name for items in (graph.node, graph.initializer, graph.input, graph.output) for item in items]
-        tensors = [name for node in graph.node for name in (*node.input, *node.output, node.op_type, node.domain)]
-    except UnicodeDecodeError:
-        return False
-    return all(isinstance(name, str) for name in (*named, *tensors))
 
 
 def _run_rules(
@@ -152,36 +136,6 @@ def _unreadable(model: ModelProto, target: LintTarget, path: Path | None, proble
     nothing = Summary("", 0, int(model.ir_version), dialect_rules.NONE, 0, 0, 0, 0, {})
     finding = interface_rules.invalid_graph(f"{problem}; nothing else was looked at")
     return LintReport(path, target, nothing, (finding,))
-
-
-def read_model(path: Path) -> ModelProto:
-    """Return the model of a file, its external data not loaded.
-
-    Raises:
-        LintInputError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise LintInputError(f"{path} is no file, expected an ONNX file")
-        if (size := path.stat().st_size) > MAX_PROTOBUF_BYTES:
-            raise LintInputError(f"{path} is no ONNX file: it has {size:,} bytes, and protobuf holds 2 GiB at most")
-        content = path.read_bytes()
-    except OSError as err:
-        reason = "no such file" if err.errno == errno.ENOENT else os.strerror(err.errno or 0).lower()
-        raise LintInputError(f"{path} cannot be read: {reason}; expected an ONNX file") from err
-    if not content:
-        raise LintInputError(f"{path} is empty, expected an ONNX file; write it again")
-    try:
-        model = ModelProto.FromString(content)
-    except Exception as err:  # DecodeError of protobuf, which is onnx's dependency, not ours
-        raise LintInputError(
-            f"{path} is no ONNX file, or is truncated ({len(content):,} bytes do not parse); write it again"
-        ) from err
-    if not model.graph.node or not model.ir_version:
-        raise LintInputError(f"{path} is no ONNX file: its {len(content):,} bytes hold no graph")
-    if not _names_are_text(model):
-        raise LintInputError(f"{path} is damaged: a name in it is no text; write it again")
-    return model
 
 
 def _summary(graph: QuantizedGraph, target: LintTarget) -> Summary:

@@ -26,6 +26,7 @@ from exporter.deploy.nvinfer_config import (
 )
 from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.errors import ExportCheckError, ExportError
+from exporter.graph.read_model import read_model
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST, is_int8, option_words
@@ -111,8 +112,6 @@ def write_deepstream(
         ExportCheckError: If the written file does not answer like the bundle's; nothing is written then.
         OutputExistsError: If the output is there already, and `force` is off or it is something else.
     """
-    import onnx
-
     from exporter.deploy.nvinfer_graph import graph_for_nvinfer
 
     settings = settings or NvinferSettings()
@@ -126,7 +125,7 @@ def write_deepstream(
     normalized_by = "config" if best.is_exact else "single-scale" if single_scale else "graph"
     normalization = NOTHING if normalized_by == "graph" else best
     is_classifier = _is_classes(manifest)
-    original = onnx.load(bundle / MODEL_FILES[precision])
+    original = read_model(bundle / MODEL_FILES[precision])
     softmax = is_classifier and [entry.name for entry in manifest.outputs] != ["probabilities"]
     written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
     pixels = _pictures(bundle, manifest)

@@ -8,7 +8,6 @@ comparison is then the file itself, run by ONNX Runtime as it came.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from exporter.errors import OnnxFileError
 from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of
+from exporter.graph.read_model import read_model_and_hash
 from exporter.graph.unstable_nodes import unstable_nodes
-from runtimes.io.bounded_read import read_plain_file
 from runtimes.preprocessing.transform import MAX_CHANNELS
 
 MIN_SOURCE_OPSET = 7
@@ -30,9 +28,6 @@ MIN_SOURCE_OPSET = 7
 
 MAX_CHANNELS_LAST = 4
 """Of a file that says nothing by a Transpose: a last axis of 1, 3 or 4 behind a larger second one is the channels."""
-
-MAX_FILE_BYTES = 2**31 - 1
-"""What a protobuf message can have. Source: protobuf.dev, Proto Limits."""
 
 MAX_TENSOR_BYTES = 1 << 30
 """Of one tensor, at batch 1: sixteen times the largest one of a ResNet-152 at 1024 pixels. Shapes in a file are data
@@ -135,38 +130,12 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
 
 
 def _read(path: Path) -> tuple[ModelProto, str]:
-    try:
-        content = read_plain_file(path, MAX_FILE_BYTES)
-    except OSError as err:
-        raise OnnxFileError(f"{path} cannot be read: {err.strerror}") from err
-    try:
-        model = ModelProto.FromString(content)
-    except Exception as err:  # DecodeError of protobuf, which is onnx's dependency, not ours
-        raise OnnxFileError(f"{path} is not an ONNX file, or is truncated ({len(content):,} bytes): {err}") from err
-    if not model.graph.node or not model.ir_version:
-        raise OnnxFileError(f"{path} is not an ONNX file: it holds no graph ({len(content):,} bytes)")
-    _load_external_data(model, path)
+    model, sha256 = read_model_and_hash(path)
     try:
         onnx.checker.check_model(model)
     except Exception as err:  # the checker raises unrelated types
         raise OnnxFileError(f"{path} does not pass onnx.checker: {err}") from err
-    return model, hashlib.sha256(content).hexdigest()
-
-
-def _load_external_data(model: ModelProto, path: Path) -> None:
-    outside = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
-    if not outside:
-        return
-    try:
-        load_external_data_for_model(model, str(path.parent))
-    except Exception as err:  # a missing file, one that is too short, a path that leaves the folder: several types
-        locations = sorted(
-            {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-        )
-        raise OnnxFileError(
-            f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: {err}; "
-            "copy that file beside it under its old name"
-        ) from err
+    return model, sha256
 
 
 def open_unknown_axes(graph: GraphProto) -> None:

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Lint a file, or every ONNX file of a bundle; return 0 or 1.
 
     Raises:
-        LintInputError: If the file is missing, corrupt, or no ONNX file.
+        OnnxFileError: If the file is missing, corrupt, or no ONNX file.
         MissingDependencyError: If onnx is not installed.
     """
     if arguments.quiet and arguments.json == "-":
@@ -95,7 +95,7 @@ def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintRepo
         target: A name of `exporter.target.TARGETS`.
 
     Raises:
-        LintInputError: If the file is missing, corrupt, or no ONNX file.
+        OnnxFileError: If the file is missing, corrupt, or no ONNX file.
         MissingDependencyError: If onnx is not installed.
         ValueError: If there is no such target.
     """

@@ -166,9 +166,11 @@ def _recipe(bundle: Path) -> Recipe:
 def _float_model(bundle: Path) -> ModelProto:
     import onnx
 
+    from exporter.graph.read_model import read_model
+
     path = bundle / MODEL_FILES["fp32"]
     try:
-        model = onnx.load(path, load_external_data=False)  # a bundle's files are whole: the manifest knows no others
+        model = read_model(path, external_data=False)  # a bundle's files are whole: the manifest knows no others
         onnx.checker.check_model(model)
     except Exception as err:  # protobuf and the checker raise unrelated types
         raise BundleError(f"{path} cannot be read: {err}; export the bundle anew") from err

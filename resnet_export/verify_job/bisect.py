@@ -80,8 +80,6 @@ def _trusted(
     reference: Reference | None, files: Sequence[FileReport], *, against: bool
 ) -> tuple[ModelProto | None, str]:
     """Return the reference's graph, or why there is none that can be trusted."""
-    import onnx
-
     if reference is None:
         return None, "there is no reference whose blocks could be looked at; give --against MODEL"
     if against:
@@ -96,7 +94,9 @@ def _trusted(
             f"{reference.file.name}, whose blocks would be the reference, does not give PyTorch's stored answers; give "
             "--against MODEL --weights FILE"
         )
-    return onnx.load(reference.file), ""
+    from exporter.graph.read_model import read_model
+
+    return read_model(reference.file), ""
 
 
 def _why_not(candidate: Candidate, reference: Reference | None, *, against: bool) -> str:
@@ -126,13 +126,13 @@ def _images(subject: Subject, preprocessing: Preprocessing, validation: Validati
 
 
 def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
-    import onnx
 
     from calibration.diagnostics.bisect_blocks import bisect_blocks
     from calibration.errors import CalibrationError
+    from exporter.graph.read_model import read_model
     from runtimes.ort.adapter import OrtRuntime
 
-    model = onnx.load(candidate.path)
+    model = read_model(candidate.path)
     try:
         found = bisect_blocks(
             trusted, model, images, precision=candidate.precision, open_exact=partial(OrtRuntime, exact_qdq=True)

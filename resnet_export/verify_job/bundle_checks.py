@@ -154,12 +154,11 @@ def _calibration_table(path: Path, table: Any) -> GateResult:
     """Compare the scales in the file with those of calibration.json."""
     name = "calibration_table"
     try:
-        import onnx
-
         from exporter.graph.onnx_graph import array_from_initializer
+        from exporter.graph.read_model import read_model
     except ImportError:
         return _check(name, Verdict.SKIPPED, "not compared: reading the file's scales needs the package onnx")
-    constants = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+    constants = {tensor.name: tensor for tensor in read_model(path).graph.initializer}
     wrong: list[str] = []
     known = 0
     for tensor, kept in table.ranges.items():

@@ -156,11 +156,10 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
 
 def with_logits(path: Path) -> ModelProto:
     """Return the file's model with the logits before its softmax or TopK as the only output."""
-    import onnx
-
     from exporter.graph.onnx_graph import with_outputs
+    from exporter.graph.read_model import read_model
 
-    model = onnx.load(path)
+    model = read_model(path)
     made = {name: node for node in model.graph.node for name in node.output}
     tensor = model.graph.output[0].name
     while (node := made.get(tensor)) is not None and node.op_type in ("Softmax", "TopK", "Identity"):

@@ -284,12 +284,9 @@ def _onnx_alone(path: Path) -> Subject:
     """Return an ONNX file that lies in no bundle; what it says about itself is read from its metadata."""
     import onnx
 
-    try:
-        model = onnx.load(path)
-    except Exception as err:  # protobuf, and onnx where an external file is missing, raise unrelated types
-        raise ExportError(f"{path} is not an ONNX file, or is truncated: {err}") from err
-    if not model.graph.node:
-        raise ExportError(f"{path} is not an ONNX file: it holds no graph")
+    from exporter.graph.read_model import read_model
+
+    model = read_model(path)
     metadata = _metadata(model)
     try:
         said = metadata.get("preprocessing")

@@ -128,7 +128,7 @@ def test_a_truncated_file_is_refused(share, tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(OnnxFileError, match="cannot be read: No such file"):
+    with pytest.raises(OnnxFileError, match="cannot be read: no such file"):
         read_onnx(tmp_path / "model.onnx")
 
 

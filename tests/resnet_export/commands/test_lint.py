@@ -125,10 +125,10 @@ def test_sarif_names_a_file_outside_the_root_alone(folder, tmp_path_factory):
     ("content", "word"),
     [
         (b"", "empty"),
-        (b"this is a text, not a model\n" * 40, "no ONNX file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(200), "no ONNX file"),
-        (residual_network(OURS).SerializeToString()[:-900], "no ONNX file"),
-        (ModelProto(ir_version=9).SerializeToString(), "no ONNX file"),
+        (b"this is a text, not a model\n" * 40, "not an ONNX file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(200), "not an ONNX file"),
+        (residual_network(OURS).SerializeToString()[:-900], "not an ONNX file"),
+        (ModelProto(ir_version=9).SerializeToString(), "not an ONNX file"),
     ],
     ids=["empty", "text", "image", "truncated", "no graph"],
 )
