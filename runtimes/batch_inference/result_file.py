@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from runtimes.batch_inference.classify_images import Row
 from runtimes.errors import MissingDependencyError, ResultsError
+from runtimes.io.atomic_write import replacing
 
 _ROWS_OF_GROUP = 4096
 """Rows of a Parquet row group: a few hundred kilobytes in memory."""
@@ -62,21 +62,11 @@ def write_results(
         ResultsError: If it cannot be written; nothing of it is left then.
     """
     writer = _WRITERS[output.suffix.lower()]
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.name}-", dir=scratch or output.parent)
-        os.close(handle)
-        temporary = Path(name)
-        writer(temporary, rows, labels, top_k, report)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(output)
+        with replacing(output, folder=scratch) as temporary:
+            writer(temporary, rows, labels, top_k, report)
     except OSError as err:
         raise ResultsError(f"{output} cannot be written: {err}; make room, and go on with --resume") from err
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _write_json_lines(

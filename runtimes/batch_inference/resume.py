@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 from runtimes.batch_inference.classify_images import Part, Row
 from runtimes.errors import ResultsError
+from runtimes.io.atomic_write import replacing
 
 PLAN = "plan.json"
 _LOCK = "lock"
@@ -83,7 +82,7 @@ def _check_plan(folder: Path, plan: Mapping[str, Any], *, resume: bool, force: b
             raise ResultsError(f"{path} cannot be read ({err}); --force begins anew") from err
         if differences := plan_differences(old_plan, plan):
             raise ResultsError(f"{folder} is of another run ({differences}); run as before, or begin anew with --force")
-    write_whole(path, [json.dumps(plan, indent=2) + "\n"])
+    write_lines(path, [json.dumps(plan, indent=2) + "\n"])
 
 
 def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -120,7 +119,7 @@ def write_part(folder: Path, part: Part, rows: Sequence[Row]) -> None:
         raise ResultsError(
             f"part {part.number}: got {len(rows)} rows, expected one for each of {len(part.paths)} files"
         )
-    write_whole(_part_path(folder, part), (_line(row) for row in rows))
+    write_lines(_part_path(folder, part), (_line(row) for row in rows))
 
 
 def read_part(folder: Path, part: Part) -> Iterator[Row]:
@@ -137,19 +136,10 @@ def read_part(folder: Path, part: Part) -> Iterator[Row]:
             yield row
 
 
-def write_whole(path: Path, pieces: Iterable[str]) -> None:
+def write_lines(path: Path, pieces: Iterable[str]) -> None:
     """Write a text file, synced to the disk, by a rename."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(pieces)
 
 
 def _part_path(folder: Path, part: Part) -> Path:

@@ -20,8 +20,8 @@ from runtimes.batch_inference.resume import (
     plan_differences,
     read_part,
     remove_parts,
+    write_lines,
     write_part,
-    write_whole,
 )
 from runtimes.bundle.manifest import file_entry
 from runtimes.errors import ResultsError
@@ -171,7 +171,7 @@ def run(
         report = _report(folder, parts, plan, score, resumed)
         rows_in_order = (row for part in parts for row in read_part(folder, part))
         write_results(output, rows_in_order, labels=labels, top_k=top_k, report=report.to_json(), scratch=folder)
-        write_whole(report_path(output), [json.dumps(report.to_json(), indent=2) + "\n"])
+        write_lines(report_path(output), [json.dumps(report.to_json(), indent=2) + "\n"])
         remove_parts(output)
     return report
 

@@ -58,6 +58,25 @@ def write_whole(files: Sequence[tuple[Path, bytes]], *, mode: int = 0o644) -> No
 
 
 @contextmanager
+def replacing(path: Path, *, folder: Path | None = None, mode: int = 0o644) -> Iterator[Path]:
+    """Make an empty hidden file to be filled bit by bit, and rename it to `path` once the block ends without an error.
+
+    Args:
+        path: What it is to become.
+        folder: Where it grows, on the same file system; None for beside `path`.
+        mode: Permissions.
+
+    Raises:
+        OSError: If the disk refuses; `path` is unchanged then, and nothing else is left behind.
+    """
+    with _held_sibling(path, folder or path.parent) as temporary:
+        yield temporary
+        sync(temporary)
+        temporary.chmod(mode)
+        temporary.replace(path)
+
+
+@contextmanager
 def unfinished_folder(
     target: Path, infix: str = "", *, may_remove: Callable[[], bool] = lambda: True
 ) -> Iterator[Path]:
@@ -132,18 +151,24 @@ def sync(path: Path) -> None:
 @contextmanager
 def _unfinished(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     """Write the hidden sibling of `path`; remove it at the end unless it was renamed."""
-    prefix = f"{TEMPORARY}{path.name}-"
-    lock = None
-    while lock is None:
-        handle, name = tempfile.mkstemp(prefix=prefix, dir=path.parent)
-        os.close(handle)
-        lock = _held(temporary := Path(name))
-    try:
+    with _held_sibling(path, path.parent) as temporary:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
+        yield temporary
+
+
+@contextmanager
+def _held_sibling(path: Path, folder: Path) -> Iterator[Path]:
+    """Make the empty hidden file that is to become `path`, held; remove it at the end unless it was renamed."""
+    lock = None
+    while lock is None:
+        handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}-", dir=folder)
+        os.close(handle)
+        lock = _held(temporary := Path(name))
+    try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
