@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_export.console.terminal import print_table
 
-FEATURE_COLUMNS = ("", "output", "cosine", "max |diff|", "SQNR", "size", "p50 latency")
+FEATURE_COLUMNS = ("", "output", "cosine", "pixels agree", "max |diff|", "SQNR", "size", "p50 latency")
 COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "p50 latency")
 
 
@@ -44,11 +44,12 @@ def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return one line of cells per output of a file, or one for the reference."""
     ends = (_size(row["size_bytes"]), _latency(row["latency"]))
     if "features" not in row:
-        return [(row["name"], "all", "reference", "-", "-", *ends)]
+        return [(row["name"], "all", "reference", "-", "-", "-", *ends)]
     lines: list[tuple[str, ...]] = []
     for place, (output, found) in enumerate(row["features"].items()):
         cosine = "-" if found["cosine"] is None else f"{found['cosine']:.6f}"
-        cells = (output, cosine, f"{found['max_abs_diff']:.2g}", _sqnr(found))
+        pixels = "-" if found.get("pixel_agreement") is None else f"{found['pixel_agreement']:.2%}"
+        cells = (output, cosine, pixels, f"{found['max_abs_diff']:.2g}", _sqnr(found))
         lines.append((row["name"], *cells, *ends) if place == 0 else ("", *cells, "", ""))
     return lines
 

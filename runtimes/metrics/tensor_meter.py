@@ -22,6 +22,8 @@ class TensorParity:
         max_abs_reference: Largest |reference|.
         sqnr_db: Signal to noise in dB; None where it is no finite number.
         cosine: Cosine of the angle between the two, over all values of all images; None where one is zero.
+        pixel_agreement: Of maps [n, C, H, W] with several channels: share of positions at which both have the same
+            largest channel, the class that a segmentation network gives; None for other tensors.
     """
 
     num_images: int
@@ -29,6 +31,7 @@ class TensorParity:
     max_abs_reference: float
     sqnr_db: float | None
     cosine: float | None
+    pixel_agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields."""
@@ -41,6 +44,7 @@ class TensorMeter:
     def __init__(self) -> None:
         self._num_images = 0
         self._sums = DifferenceSums()
+        self._positions = self._equal = 0
 
     def add(self, reference: Array, candidate: Array) -> None:
         """Add one batch, float [n, ...] each.
@@ -57,6 +61,10 @@ class TensorMeter:
                 raise RuntimeAdapterError(f"the {side} gave NaN or Inf in {np.sum(~np.isfinite(values))} values")
         self._sums.add(trusted, tested)
         self._num_images += len(trusted)
+        if trusted.ndim == 4 and trusted.shape[1] > 1:
+            same = trusted.argmax(axis=1) == tested.argmax(axis=1)
+            self._positions += same.size
+            self._equal += int(same.sum())
 
     def report(self) -> TensorParity:
         """Return the comparison of everything added.
@@ -72,4 +80,5 @@ class TensorMeter:
             max_abs_reference=self._sums.max_abs_reference,
             sqnr_db=self._sums.sqnr_db,
             cosine=self._sums.cosine,
+            pixel_agreement=self._equal / self._positions if self._positions else None,
         )
