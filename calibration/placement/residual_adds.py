@@ -30,7 +30,8 @@ from exporter.graph.onnx_graph import GraphIndex, index_graph
 
 NO_CONV = "neither operand is the output of a convolution that only this Add reads"
 LAYER_NORM = (
-    "the stream between blocks with LayerNormalization stays in float: a few of its channels grow far beyond the others"
+    "the stream between blocks with LayerNorm or GroupNorm stays in float: a few of its channels grow far beyond the "
+    "others"
 )
 
 

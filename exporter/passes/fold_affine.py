@@ -197,9 +197,11 @@ def _affine_of(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
     vector = _per_channel(constants[place], node.input[1 - place], editor)
     if vector is None:
         return None, ""
-    one, zero = np.ones_like(vector), np.zeros_like(vector)
-    maps = {"Mul": (vector, zero), "Div": (one / vector, zero), "Add": (one, vector), "Sub": (one, -vector)}
-    return _Affine(*maps[node.op_type]), ""
+    if node.op_type == "Div" and not vector.all():
+        return None, ""  # x / 0: nothing to fold, and the check after the export tells
+    if node.op_type in ("Add", "Sub"):
+        return _Affine(np.ones_like(vector), vector if node.op_type == "Add" else -vector), ""
+    return _Affine(1 / vector if node.op_type == "Div" else vector, np.zeros_like(vector)), ""
 
 
 def _batchnorm_map(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:

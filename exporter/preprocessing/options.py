@@ -121,6 +121,22 @@ class PreprocessingOptions:
             raise PreprocessingError(f"preprocessing options: {err}") from err
 
 
+def assumed_resize(options: PreprocessingOptions, result: Preprocessing) -> str | None:
+    """Return what to say of a resize that follows from `--input-size` alone; None where nothing was assumed."""
+    if options.input_size is None or options.resize is not None or result.crop is None:
+        return None
+    height, width = result.crop
+    exactly, side = f"{height}x{width}", min(height, width)
+    if not isinstance(result.resize, int) or result.resize == side:
+        return (
+            f"assumed: what lies outside of the crop of {exactly} is cut off; --resize {exactly} keeps all of a picture"
+        )
+    return (
+        f"assumed: resize {result.resize}, the usual {result.resize / side:.2f} times {side}, then crop {exactly}; if "
+        f"training resized the whole picture, --resize {exactly} does exactly that"
+    )
+
+
 def _height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
 

@@ -218,7 +218,8 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         type=_target,
         default=TARGETS["tensorrt"],
         metavar="|".join(TARGETS),
-        help="where the files must load; decides opset and IR version (default tensorrt)",
+        help="where the files must load; decides opset and IR version (default tensorrt; JetPack 6.0, which has "
+        "TensorRT 8.6, needs jetpack5)",
     )
     group.add_argument("--opset", type=positive, metavar="N", help="ONNX opset (default: the target's)")
     group.add_argument(

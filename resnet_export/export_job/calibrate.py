@@ -68,6 +68,7 @@ class CachedCalibration:
         self._root = run.options.calib.root
         self._preprocessing = run.loaded.preprocessing
         self._images = run.images
+        self._model_id = run.loaded.model_id  # "resnet18" and "auto" that finds it share what was calibrated
         self._used = used
         self._reporter = run.reporter
 
@@ -91,7 +92,7 @@ class CachedCalibration:
             self._options.target.dialect,
             self._options.calib_provider,
         )
-        found = cache.look_up(self._options.model_name, key)
+        found = cache.look_up(self._model_id, key)
         if isinstance(found, Hit):
             self._reporter.done(f"calibration cache: hit, {found.path}")
             wanted = len(self._images.calibration)
@@ -103,7 +104,7 @@ class CachedCalibration:
         else:
             self._reporter.done(f"calibration cache: miss, {found.reason}")
         table = self._calibrate(model, seen)
-        _store(cache, self._options.model_name, key, table, self._reporter)
+        _store(cache, self._model_id, key, table, self._reporter)
         return table
 
     def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:

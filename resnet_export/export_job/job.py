@@ -20,6 +20,7 @@ from exporter.models.load_model import load_any
 from exporter.models.loaded_model import LoadedModel, check_labels
 from exporter.models.model_names import check_model_name
 from exporter.passes.pre_post_options import Finish
+from exporter.preprocessing.options import assumed_resize
 from exporter.target import check_opset
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.artifacts import Artifacts
@@ -29,6 +30,7 @@ from resnet_export.export_job.report import ExportReport, report_from_content
 from resnet_export.export_job.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
 from resnet_export.images.image_set import ImageSource
+from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
@@ -87,6 +89,10 @@ def _prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
     with reporter.working(f"loading {options.model_name}"):
         loaded = _load(options, labels, images)
     _tell_loaded(loaded, reporter)
+    if (assumed := assumed_resize(options.preprocessing, loaded.preprocessing)) is not None:
+        reporter.warn(assumed)
+    for line in unusual_files((*images.calibration, *images.measured)):
+        reporter.done(line)
     if loaded.source == "onnx" and options.preprocessing.mean is None:
         reporter.warn(
             f"{options.model_name} does not say how its images were prepared: ImageNet's mean and standard deviation "
@@ -198,6 +204,7 @@ def _tell_loaded(loaded: LoadedModel, reporter: Reporter) -> None:
         f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} classes"
     )
     reporter.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
+    reporter.done(f"each picture: {loaded.preprocessing.in_words}")
     for note in loaded.notes:
         reporter.done(note)
     for warning in loaded.warnings:

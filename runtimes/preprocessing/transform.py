@@ -159,6 +159,26 @@ class Preprocessing:
         assert isinstance(self.resize, tuple)  # __post_init__ refuses the rest
         return self.resize
 
+    @property
+    def in_words(self) -> str:
+        """Every step in one line: "resize 110 shorter side bilinear, crop 96x96, RGB, /255, mean ..., std ..."."""
+        steps = []
+        kind = self.interpolation.value
+        if isinstance(self.resize, int):
+            steps.append(f"resize {self.resize} shorter side {kind}")
+        elif isinstance(self.resize, tuple):
+            steps.append(f"resize {self.resize[0]}x{self.resize[1]} exactly {kind}")
+        elif self.resize is not None:
+            how = "inside" if self.resize.inside else "to cover"
+            steps.append(f"resize {how} {self.resize.height}x{self.resize.width} {kind}")
+        if self.crop is not None:
+            height, width = self.crop
+            steps.append(f"crop {height}" if height == width else f"crop {height}x{width}")
+        names = {"L": "grey", "RGB": "RGB"}
+        steps.append(names.get(self.color_order, f"{self.channels} bands"))
+        steps += [f"{name} {', '.join(f'{value:g}' for value in getattr(self, name))}" for name in ("mean", "std")]
+        return ", ".join(steps)
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, with nothing left to be guessed."""
         crop: dict[str, Any] | None = json_from_size(self.crop)

@@ -180,7 +180,10 @@ def _summary(files: Sequence[FileReport], verdict: Verdict) -> str:
         decisive = [(file, gate) for file in files for gate in file.gates if file.verdict is verdict]
     num_gates = sum(gate.verdict is not Verdict.SKIPPED for file in files for gate in file.gates)
     if verdict is Verdict.PASS:
-        return f"all {num_gates} gates of {len(files)} files pass" if decisive else "nothing was judged"
+        num_files = sum("." in file.name for file in files)  # the bundle itself is among them
+        skipped = sum(gate.verdict is Verdict.SKIPPED for file in files for gate in file.gates)
+        words = f"all {num_gates} gates of {num_files} file{'s' * (num_files != 1)} pass"
+        return f"{words}{f', {skipped} skipped' if skipped else ''}" if decisive else "nothing was judged"
     if not decisive:
         return "every gate was skipped: nothing was shown"
     file, gate = decisive[0]
