@@ -88,7 +88,10 @@ def load_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
         training = training_record(payload)
     else:
         known = ", ".join((".safetensors", *PICKLE_SUFFIXES))
-        raise WeightsError(f'{path}: got suffix "{suffix}", expected one of {known}; rename or re-save it')
+        program = ""
+        if suffix == ".pt2":
+            program = f'; of a program: torch.save(dict(torch.export.load("{path}").state_dict), "weights.pth")'
+        raise WeightsError(f'{path}: got suffix "{suffix}", expected one of {known}; rename or re-save it{program}')
     if not state_dict:
         raise WeightsError(f"{path}: got no tensors, expected a state dict; save model.state_dict()")
     _check_are_plain(state_dict, path)
@@ -223,7 +226,8 @@ def _read_pickle(path: Path) -> object:
     if _is_torchscript(path):
         raise UnsafeCheckpointError(
             f"{path}: got a TorchScript archive, which holds a program and would run it; "
-            f"expected tensors in plain containers; {RESAVE}"
+            f"expected tensors in plain containers; {RESAVE}; of the archive itself: "
+            f'torch.save(torch.jit.load("{path}").state_dict(), "weights.pth")'
         )
     try:
         with warnings.catch_warnings():

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class OnnxSource:
         channels: Of the image.
         is_nhwc: Whether the file takes [N, H, W, C].
         gives_logits: Whether its output is one of [N, classes].
+        metadata: Its `metadata_props`.
         num_parameters: Numbers in its float constants.
     """
 
@@ -83,6 +85,7 @@ class OnnxSource:
     channels: int = 3
     is_nhwc: bool = False
     gives_logits: bool = True
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
@@ -126,6 +129,7 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
         channels=image.channels,
         is_nhwc=image.is_nhwc,
         gives_logits=gives_logits,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 

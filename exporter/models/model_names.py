@@ -161,6 +161,8 @@ def parse_model(text: str) -> ModelReference:
         return ModelReference(AUTO, AUTO)
     if text.lower().endswith(".onnx"):
         return ModelReference(ONNX_FILE, text)
+    if text.lower().endswith(_FILE_SUFFIXES):
+        raise UnknownModelError(_file_as_model(text))
     name = ALIASES.get(text, text)
     if name in _FAMILY_OF:
         return ModelReference(_FAMILY_OF[name].source, name)
@@ -177,6 +179,30 @@ def parse_model(text: str) -> ModelReference:
     families = ", ".join(FAMILIES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {families};"
     raise UnknownModelError(f"unknown model {text!r}; {hint} {_ANY_SOURCE}")
+
+
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pth.tar")
+_PROGRAMS = (".pt2", ".ts", ".torchscript", ".jit")
+_FILE_SUFFIXES = (*_WEIGHTS, *_PROGRAMS)
+
+
+def _file_as_model(text: str) -> str:
+    """Return what to do about a file of PyTorch as MODEL: weights name no code, and programs are converted first."""
+    exported = (
+        f'torch.onnx.export(torch.export.load("{text}").module(), (torch.zeros(2, 3, 224, 224),), "model.onnx", '
+        'dynamo=True, dynamic_shapes=({0: "batch"},))'
+    )
+    scripted = (
+        f'torch.onnx.export(torch.jit.load("{text}").eval(), (torch.zeros(2, 3, 224, 224),), "model.onnx", '
+        'dynamo=False, input_names=["input"], dynamic_axes={"input": {0: "batch"}})'
+    )
+    if text.lower().endswith(".pt2"):
+        return f"{text} is a program of torch.export; convert it where you trust it, then give model.onnx: {exported}"
+    weights = ""
+    if not text.lower().endswith(_PROGRAMS):
+        weights = f"weights go to --weights (resnet-export auto --weights {text} reads the architecture off them); "
+    program = f"a TorchScript program is converted where you trust it, then give model.onnx: {scripted}"
+    return f"{text} is a file: {weights}{program}"
 
 
 def _near(text: str, known: Sequence[str]) -> list[str]:

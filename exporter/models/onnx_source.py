@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def load(request: ModelRequest) -> LoadedModel:
         preprocessing=preprocessing,
         preprocessing_source=told,
         num_classes=source.num_classes,
-        labels=None,
+        labels=_own_labels(source),
         notes=layout,
         reference_name=REFERENCE_NAME,
         outputs=source.output_names,
@@ -97,10 +98,29 @@ def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preproces
             )
         mean, std = options.mean, options.std
     resize = round(min(size) * RESIZE_SHARE)
+    if (own := _own_preprocessing(source)) is not None and own.input_shape == (source.channels, *size):
+        return own, "the file's own metadata"
     cover: Resize = resize
     if size[0] != size[1]:
         cover = KeepRatio(round(size[0] * RESIZE_SHARE), round(size[1] * RESIZE_SHARE), inside=False)
     return Preprocessing(cover, size, Interpolation.BILINEAR, mean, std), "ImageNet's, assumed: the file does not say"
+
+
+def _own_preprocessing(source: OnnxSource) -> Preprocessing | None:
+    """Return what a file of this project says about its pictures, None where it says nothing that can be followed."""
+    try:
+        return Preprocessing.from_json(json.loads(source.metadata["preprocessing"]))
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _own_labels(source: OnnxSource) -> tuple[str, ...] | None:
+    try:
+        labels = json.loads(source.metadata["labels"])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    fits = isinstance(labels, list) and len(labels) == source.num_classes and source.gives_logits
+    return tuple(map(str, labels)) if fits else None
 
 
 class OnnxReference(nn.Module):

@@ -93,7 +93,7 @@ def _prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
         reporter.warn(assumed)
     for line in unusual_files((*images.calibration, *images.measured)):
         reporter.done(line)
-    if loaded.source == "onnx" and options.preprocessing.mean is None:
+    if loaded.preprocessing_source.startswith("ImageNet's, assumed") and options.preprocessing.mean is None:
         reporter.warn(
             f"{options.model_name} does not say how its images were prepared: ImageNet's mean and standard deviation "
             "are assumed; give --mean and --std (and --resize) if it was trained otherwise"
