@@ -105,10 +105,6 @@ class EngineLayers:
         """How many layers only move data into another format or type."""
         return sum(layer.kind == REFORMAT for layer in self.layers)
 
-    def not_in(self, precision: str) -> tuple[EngineLayer, ...]:
-        """Return the convolutions that are computed in another precision."""
-        return tuple(layer for layer in self.layers if layer.kind == CONVOLUTION and layer.precision != precision)
-
     def to_json(self) -> dict[str, Any]:
         """Return the counts, and each convolution with its precision."""
         return {

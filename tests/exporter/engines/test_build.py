@@ -2,14 +2,14 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import types
-from enum import IntEnum
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from standins.cuda_standin import CudaStandin
+from standins.tensorrt_standin import VERSIONS, make_tensorrt
 from torch import nn
 
 import exporter.engines.build
@@ -263,123 +263,27 @@ def test_batch_range_by_default():
     assert dataclasses.astuple(DEFAULT_BATCH) == (1, 8, 32)
 
 
-# Other versions, played by a stand-in: what is asked of each
+# Other versions, played by the stand-in; what each is asked is tested in tests/runtimes/trt/test_adapter.py
 
 
-class Layer(types.SimpleNamespace):
-    num_outputs = 1
-
-    def get_output(self, place):
-        return types.SimpleNamespace(dtype=self.dtype)
-
-
-def fake_tensorrt(*, creation_flags, builder_flags, layers, shape=(-1, 3, 8, 8)):
-    """A `tensorrt` module with these flags whose parser finds `layers`; `asked` records the calls."""
-    asked = {"precisions": [], "shapes": []}
-    trt = types.ModuleType("tensorrt")
-    trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", creation_flags, start=0)
-    trt.BuilderFlag = IntEnum("BuilderFlag", [*builder_flags, "TF32"], start=0)
-    trt.LayerType = IntEnum("LayerType", ["CONVOLUTION", "QUANTIZE", "CAST"])
-    trt.DataType = IntEnum("DataType", ["FLOAT", "HALF", "INT8"])
-
-    class ILogger:
-        Severity = IntEnum("Severity", ["ERROR", "WARNING", "INFO"])
-
-    class Network:
-        num_layers, num_inputs = len(layers), 1
-
-        def get_layer(self, place):
-            kind, dtype = layers[place]
-            return Layer(type=trt.LayerType[kind], dtype=trt.DataType[dtype])
-
-        def get_input(self, place):
-            return types.SimpleNamespace(name="input", shape=shape)
-
-    class Config:
-        def set_flag(self, flag):
-            asked["precisions"].append(flag.name)
-
-        def add_optimization_profile(self, profile):
-            return 0
-
-    class Builder:
-        def __init__(self, logger):
-            assert isinstance(logger, ILogger)
-
-        def create_network(self, flags):
-            asked["creation"] = flags
-            return Network()
-
-        def create_builder_config(self):
-            return Config()
-
-        def create_optimization_profile(self):
-            return types.SimpleNamespace(set_shape=lambda *shapes: asked["shapes"].append(shapes))
-
-        def build_serialized_network(self, network, config):
-            return asked.get("plan", b"plan")
-
-    class OnnxParser:
-        num_errors = 0
-
-        def __init__(self, network, logger):
-            pass
-
-        def parse_from_file(self, path):
-            return True
-
-    trt.ILogger, trt.Builder, trt.OnnxParser = ILogger, Builder, OnnxParser
-    return trt, asked
-
-
-VERSIONS = {
-    "8.6": {"creation_flags": ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"], "builder_flags": ["FP16", "INT8"]},
-    "10": {"creation_flags": ["EXPLICIT_BATCH", "STRONGLY_TYPED"], "builder_flags": ["FP16", "INT8"]},
-    "11": {"creation_flags": ["STRONGLY_TYPED"], "builder_flags": []},
-}
-FILES = {
-    "float32": [("CONVOLUTION", "FLOAT")],
-    "float16": [("CAST", "HALF"), ("CONVOLUTION", "HALF"), ("CAST", "FLOAT")],
-    "int8": [("QUANTIZE", "INT8"), ("CONVOLUTION", "FLOAT")],
-}
-
-
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """Build with a stand-in of `version` that finds `file`; return what was asked of it."""
+@pytest.mark.parametrize("version", VERSIONS)
+def test_build_that_gives_nothing(tmp_path, tiny, monkeypatch, version):
+    standin = make_tensorrt(version, CudaStandin())
+    monkeypatch.setattr(standin.module.Builder, "build_serialized_network", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", standin.module)
     path = tmp_path / "model.onnx"
-    path.touch()
-
-    def run(version, file, *, plan=b"plan", **options):
-        trt, asked = fake_tensorrt(**VERSIONS[version], layers=FILES[file])
-        asked["plan"] = plan
-        monkeypatch.setitem(sys.modules, "tensorrt", trt)
-        assert build_engine(path, **options) == plan
-        return asked
-
-    return run
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize(("version", "flags"), [("10", 0b11), ("11", 0b1)])
-def test_types_in_the_file_decide_where_typing_is_strong(fake, version, flags, file):
-    asked = fake(version, file)
-    assert asked["creation"] == flags
-    assert asked["precisions"] == []  # TensorRT refuses a precision flag on a strongly typed network
-
-
-@pytest.mark.parametrize(("file", "precisions"), [("float32", []), ("float16", ["FP16"]), ("int8", ["INT8", "FP16"])])
-def test_tensorrt_8_is_allowed_what_the_file_holds(fake, file, precisions):
-    asked = fake("8.6", file)
-    assert asked["creation"] == 0b1  # explicit batch
-    assert asked["precisions"] == precisions
-
-
-def test_profile_covers_the_dynamic_axis(fake):
-    asked = fake("11", "float32", options=BuildOptions(batch=BatchRange(2, 4, 6)))
-    assert asked["shapes"] == [("input", (2, 3, 8, 8), (4, 3, 8, 8), (6, 3, 8, 8))]
-
-
-def test_build_that_gives_nothing(fake):
+    onnx.save_model(tiny, path)
     with pytest.raises(EngineBuildError, match=r"tensorrt could not build .*model\.onnx: it gave no message"):
-        fake("11", "float32", plan=None)
+        build_engine(path)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_builder_that_does_not_start(tmp_path, tiny, monkeypatch, version):
+    """The driver's reason, and what to do, in place of pybind11's TypeError."""
+    cuda = CudaStandin()
+    cuda.devices = 0
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version, cuda).module)
+    path = tmp_path / "model.onnx"
+    onnx.save_model(tiny, path)
+    with pytest.raises(EngineBuildError, match=r"does not start: CUDA init.*: build there, or with --rtx, which needs"):
+        build_engine(path)

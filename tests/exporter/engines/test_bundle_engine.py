@@ -11,12 +11,14 @@ from cli_runs import export_digits
 
 import exporter.engines.bundle_engine
 from exporter.engines.build_options import BuildOptions
-from exporter.engines.bundle_engine import engine_from_bundle
+from exporter.engines.bundle_engine import engine_from_bundle, layers_path
 from exporter.errors import EngineBuildError
 from resnet_export.main import main
 from runtimes.bundle.manifest import BatchRange, check_files, file_entry, load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
+from runtimes.trt.engine_layers import layers_from_inspector
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar, sidecar_path
+from runtimes.trt.int8_coverage import int8_coverage
 
 pytestmark = [
     pytest.mark.tensorrt,
@@ -48,6 +50,8 @@ def test_the_main_command_leaves_engine_and_sidecar(shared_bundle):
     assert sidecar.facts.precision == "int8-fp16"
     assert sidecar.facts.batch == BatchRange(1, 8, 32)
     assert sidecar.facts.gpu is None, "TensorRT-RTX engines are not bound to the GPU that was at hand"
+    coverage = int8_coverage(layers_from_inspector(layers_path(engine).read_text()))
+    assert coverage.count() == {"INT8": 22}, "--engine --rtx counts the layers too"
     check_files(shared_bundle, load_manifest(shared_bundle))  # the bundle itself is unchanged
 
 

@@ -176,7 +176,14 @@ seen = weakref.WeakSet()
 logger, other = Logger(), Logger()
 seen.update([logger, other])
 del other
+try:
+    trt.Runtime(logger)
+except TypeError as err:
+    assert str(err) == "pybind11::init(): factory function returned nullptr", err
+else:
+    raise AssertionError("a runtime without CUDA")
 kind = trt.IExecutionContext
 print(len(seen), kind.__weakrefoffset__ > 0, kind.__hash__ is object.__hash__)
 """
-    assert run_with_bindings(bindings, "-c", script).stdout.split() == ["1", "True", "True"]
+    done = run_with_bindings(bindings, "-c", script)
+    assert done.stdout.split() == ["1", "True", "True"], done.stderr
