@@ -50,8 +50,10 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def shared_exports(shared_folder: Path) -> Iterator[None]:
     """Trace the same network once in a run, wherever a test runs the command or asks for `export_shared`."""
-    from shared_exports import exports_shared_in
+    from shared_exports import exports_shared_in, keep_the_list_of_operators
 
+    if "torch" in sys.modules:
+        keep_the_list_of_operators()
     with exports_shared_in(shared_folder / "exports"):
         yield
 

@@ -87,6 +87,16 @@ def export_random(module, *, size: int, opset: int | None = None, seed: int = 0)
     return export_loaded_module(module, size=size, opset=opset)
 
 
+def make_resnet8(size: int = 32) -> ModelProto:
+    """Return a CIFAR ResNet-8 of random weights, the same ones at every call."""
+    import torch
+
+    from exporter.networks.cifar_resnet import CifarResNet
+
+    torch.manual_seed(20261126)
+    return export_random(CifarResNet(8), size=size)
+
+
 def export_loaded_module(module, *, size: int, opset: int | None = None) -> ModelProto:
     """Fold and export a PyTorch module of 10 classes as it is."""
     from exporter.models.loaded_model import LoadedModel

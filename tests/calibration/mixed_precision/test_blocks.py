@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, export_random, make_resnet8
 from onnx import ModelProto
 
 from calibration.mixed_precision.blocks import find_blocks, multiply_adds
 from calibration.placement.for_tensorrt import place_qdq
-from exporter.networks.cifar_resnet import CifarResNet
 
 
 def layers_of(model: ModelProto) -> list[str]:
@@ -27,7 +26,7 @@ def blocks_of(names: list[str]) -> dict[str, tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def resnet8() -> ModelProto:
-    return export_random(CifarResNet(8), size=32)
+    return make_resnet8()
 
 
 def test_a_resnet_has_a_stem_its_residual_blocks_and_the_classifier(resnet8):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, make_resnet8
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import ModelProto
 
@@ -18,7 +18,6 @@ from calibration.refinement.bias_correction import channel_means
 from calibration.refinement.channel_groups import find_channel_groups
 from calibration.refinement.cross_layer_equalization import scale_channels
 from exporter.graph.onnx_graph import with_outputs
-from exporter.networks.cifar_resnet import CifarResNet
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20261122
@@ -31,10 +30,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> ModelProto:
-    import torch
-
-    torch.manual_seed(SEED)
-    return export_random(CifarResNet(8), size=64)  # so large that tensors are sampled, not taken whole
+    return make_resnet8(64)  # so large that tensors are sampled, not taken whole
 
 
 def cut(images: np.ndarray) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -59,7 +60,8 @@ def parity(reference: ModelProto, candidate: ModelProto, images: np.ndarray) -> 
 
 @pytest.fixture(scope="module", params=["digits_network", "bottleneck_network"])
 def network(request) -> TrainedNetwork:
-    return request.getfixturevalue(request.param)
+    found = request.getfixturevalue(request.param)
+    return replace(found, calibration=found.calibration[:128], held_out=found.held_out[:200])
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +145,9 @@ def crippled(model: ModelProto, largest: float) -> ModelProto:
     return scale_channels(model, {group: largest ** random.uniform(0, 1, group.num_channels) for group in groups}).model
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
-@pytest.mark.parametrize("method", [None, Max()], ids=["mse", "max"])
+@pytest.mark.parametrize(
+    ("method", "dialect"), [(None, Dialect.TENSORRT), (Max(), Dialect.ONNXRUNTIME)], ids=["mse", "max"]
+)
 def test_the_killer_network_survives_by_default(network, method, dialect) -> None:
     """Channels 100 times apart: ranges alone fail, scaling the channels brings the network back."""
     killer = crippled(network.model, 100.0)

@@ -194,16 +194,15 @@ def test_what_only_moves_values_has_one_scale(network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_published_networks(name, tmp_path):
+def test_a_published_network(tmp_path):
     from torchvision import models
 
-    model = export_random(getattr(models, name)(), size=64)
+    model = export_random(models.resnet50(), size=64)
     before = Counter(node.op_type for node in model.graph.node)
     quantized = quantized_from(model, images_of(64, batch=2))
     after = kernels(quantized, tmp_path)
-    assert after["QLinearConv"] == before["Conv"] == {"resnet18": 20, "resnet50": 53}[name]
-    assert after["QLinearAdd"] == before["Add"] == {"resnet18": 8, "resnet50": 16}[name]
+    assert after["QLinearConv"] == before["Conv"] == 53
+    assert after["QLinearAdd"] == before["Add"] == 16
     assert (after["QLinearGlobalAveragePool"], after["NhwcMaxPool"], after["QGemm"]) == (1, 1, 1)
     assert not {op for op in FLOAT if after[op]}
     assert quantized.ByteSize() < 0.255 * model.ByteSize()

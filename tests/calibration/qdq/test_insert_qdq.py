@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, make_resnet8
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -15,7 +15,7 @@ from calibration.placement.for_tensorrt import place_qdq
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
 from calibration.ranges.collect_ranges import calibrate
-from exporter.networks.cifar_resnet import CifarResNet
+from exporter.passes.convert_opset import convert_opset
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20260105
@@ -64,10 +64,7 @@ def images() -> np.ndarray:
 @pytest.fixture(scope="module", params=[17, 20])
 def pair(request, images):
     """A ResNet-8 as exported, and quantized from its own ranges."""
-    import torch
-
-    torch.manual_seed(SEED)
-    model = export_random(CifarResNet(8), size=32, opset=request.param)
+    model = convert_opset(make_resnet8(), request.param)
     table = calibrate(model, [images], open_runtime=OrtRuntime, method=Max())
     before = model.SerializeToString(deterministic=True)
     quantized = insert_qdq(model, table)

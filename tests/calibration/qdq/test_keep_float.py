@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, make_resnet8
 from onnx import ModelProto, numpy_helper
 
 from calibration.errors import PlacementError
@@ -22,7 +22,6 @@ from calibration.placement.place import place
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from exporter.graph.onnx_graph import with_outputs
-from exporter.networks.cifar_resnet import CifarResNet
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20261126
@@ -47,10 +46,7 @@ def images() -> np.ndarray:
 @pytest.fixture(scope="module")
 def resnet() -> ModelProto:
     """Stem, three stages of one block (the second and third with a projection), classifier."""
-    import torch
-
-    torch.manual_seed(SEED)
-    return export_random(CifarResNet(8), size=32)
+    return make_resnet8()
 
 
 @pytest.fixture(scope="module")

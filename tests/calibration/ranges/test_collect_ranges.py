@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, export_random, make_resnet8
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
@@ -49,10 +49,7 @@ def in_batches(images, *sizes):
 
 @pytest.fixture(scope="module")
 def resnet8():
-    import torch
-
-    torch.manual_seed(SEED)
-    return export_random(CifarResNet(8), size=32)
+    return make_resnet8()
 
 
 @pytest.fixture(scope="module")

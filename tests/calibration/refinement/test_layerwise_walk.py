@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
-from graph_builder import export_random, three_convolutions
+from graph_builder import export_random, make_resnet8, three_convolutions
 from numpy.testing import assert_allclose
 from onnx import ModelProto, numpy_helper
 
@@ -19,7 +19,6 @@ from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.layerwise_walk import Layer, QuantizedWalk, quantized_layers
 from exporter.graph.onnx_graph import with_outputs
-from exporter.networks.cifar_resnet import CifarResNet
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20261127
@@ -41,7 +40,7 @@ def network(request) -> ModelProto:
     import torch
 
     torch.manual_seed(SEED)
-    return export_random(CifarResNet(8) if request.param == "basic" else bottleneck(), size=32)
+    return make_resnet8() if request.param == "basic" else export_random(bottleneck(), size=32)
 
 
 @pytest.fixture(scope="module")
