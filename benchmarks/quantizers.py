@@ -80,7 +80,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--speed-only", action="store_true", help="no accuracy; --val is not read")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="class names in index order, for an .onnx file")
     parser.add_argument("--resize", type=resize, metavar="N|HxW")
-    parser.add_argument("--input-size", type=positive, metavar="N", help="centre crop")
+    parser.add_argument("--input-size", type=positive, metavar="N", help="center crop")
     parser.add_argument("--mean", type=per_channel, metavar="R,G,B")
     parser.add_argument("--std", type=per_channel, metavar="R,G,B")
     homes = parser.add_mutually_exclusive_group()

@@ -44,7 +44,7 @@ class OnnxFileError(ExportError):
 
 
 class FeatureError(ExportError):
-    """What `--features` names is no module of the network, or gives no tensor."""
+    """A name of `--features` is no module of the network, or gives no tensor."""
 
 
 class NonFiniteTensorError(ExportError):

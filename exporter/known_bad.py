@@ -95,7 +95,7 @@ OLD_ONNXRUNTIME = KnownBad(
     'pip install "onnxruntime>=1.30"',
     "seen with 1.24.1, 1.26.0, 1.28.0 and 1.29.0: tests/exporter/passes/test_float16_qdq.py",
 )
-"""What a device with Python 3.10 has; `verify` does not judge INT8 with FP16 there."""
+"""Version on a device with Python 3.10; `verify` does not judge INT8 with FP16 there."""
 
 KNOWN_BAD: Sequence[KnownBad] = (
     KnownBad(

@@ -1,4 +1,4 @@
-"""What each target can read: opset, IR version, and what is pinned for it.
+"""Deployment targets: the opset and IR version that each can read, and what is pinned for it.
 
 The opset number is a promise that TensorRT does not check: a too-new operator is parsed as if it were old, and
 answers wrongly in silence (TensorRT 8.6 reads an opset-18 ReduceMean as a mean over every axis). So the target

@@ -1,4 +1,4 @@
-"""What a fork leaves behind: a child has its parent's objects, and none of the threads or GPU contexts they need.
+"""Refuse to use models in a forked child: it has its parent's objects, but not their threads and GPU contexts.
 
 Using such an object hangs or crashes, and so does releasing it: an ONNX Runtime session joins, when it is destroyed,
 threads that the child does not have (measured with ONNX Runtime 1.31). So a child refuses to use what its parent

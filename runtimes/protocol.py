@@ -24,7 +24,7 @@ _NUMPY_DTYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What one input or output looks like.
+    """Type and shape of one input or output.
 
     Attributes:
         dtype: NumPy name of the element type, such as "float32".

@@ -88,7 +88,7 @@ class BlockError:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """What was found.
+    """Result of bisecting a file.
 
     Attributes:
         num_images: Images that the blocks were compared on.
@@ -105,7 +105,7 @@ class Bisection:
 
     @property
     def statement(self) -> str:
-        """What was found, in a sentence."""
+        """The result in one sentence."""
         if not self.suspects:
             return f"no block of {len(self.blocks)} is worse than its precision explains, on {self.num_images} images"
         first = self.suspects[0]

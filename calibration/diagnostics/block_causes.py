@@ -1,4 +1,4 @@
-"""What is wrong with a block, read off its constants beside the reference's: the difference is no matter of images."""
+"""Find the cause of a broken block by comparing its constants with the reference's; no images are needed."""
 
 from __future__ import annotations
 

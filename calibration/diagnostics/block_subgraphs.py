@@ -26,7 +26,7 @@ Tensors = Mapping[str, NDArray[Any]]
 OpenRuntime = Callable[[ModelProto], Runtime]
 
 _BEFORE_THE_NETWORK = frozenset(("Cast", "Div", "Sub", "Mul", "Add", "Transpose"))
-"""What turns pixels into the network's input (`passes.add_pre_post`); casts to FP16 and Q/DQ are the network's."""
+"""Operators from pixels to the network's input (`passes.add_pre_post`); casts to FP16 and Q/DQ are the network's."""
 
 
 @dataclass(frozen=True, slots=True)

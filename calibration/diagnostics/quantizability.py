@@ -1,4 +1,4 @@
-"""What in a network will be hard to hold in 8 or 16 bits, and what becomes of it: told before anything is deployed.
+"""Find weights and activations that are hard to hold in 8 or 16 bits, before anything is deployed.
 
 From the folded weights alone, before an image is read:
 
@@ -61,7 +61,7 @@ ResNet-18 and a ResNet-20 as trained (measured)."""
 
 
 class FindingKind(Enum):
-    """What was found; the value is how it is told."""
+    """Kind of finding; the value is its wording."""
 
     WEIGHT_OUTLIER = "one weight sets the step of a channel"
     CHANNEL_OUTLIER = "weight channel far above the median channel"

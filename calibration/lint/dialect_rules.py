@@ -26,7 +26,7 @@ SIGNED = frozenset(
     for name in ("INT8", "INT4", "FLOAT8E4M3FN", "FLOAT4E2M1")
     if (kind := getattr(TensorProto, name, None)) is not None
 )
-"""What TensorRT takes between Q and DQ. Source: its parser's message, "FP8, FP4, Int4, Int8, or UInt8"."""
+"""Types that TensorRT accepts between Q and DQ. Source: its parser's message, "FP8, FP4, Int4, Int8, or UInt8"."""
 
 DIALECT = Rule(
     "D001",
@@ -54,7 +54,7 @@ RULES = (DIALECT, INTEGER_OPERATOR, FOREIGN_OPERATOR)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a file's quantization is.
+    """Dialect of a file's quantization.
 
     Attributes:
         name: `TENSORRT`, `ONNXRUNTIME`, `MIXED` or `NONE`.

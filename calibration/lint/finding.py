@@ -1,4 +1,4 @@
-"""What a rule is, the target it is held against, and what it found; findings of one kind are told as one.
+"""Rules, the target they are checked against, and their findings; findings of one kind are told as one.
 
 A file with 53 UINT8 activations has one thing wrong with it, not 53.
 """
@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rule found, all places with the same message together.
+    """One finding of a rule: all places with the same message together.
 
     Attributes:
         rule: The rule.
@@ -108,7 +108,7 @@ class LintTarget:
 
 
 Place = tuple[str, str]
-"""What a place is called in PyTorch's terms, and in the file."""
+"""Name of a place in PyTorch's terms, and in the file."""
 
 
 class Grouped:

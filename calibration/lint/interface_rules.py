@@ -78,7 +78,7 @@ RULES = (
 )
 
 PRODUCER = "resnet-export"
-"""What this tool calls itself in a file."""
+"""This tool's name in the files that it writes."""
 
 
 def inputs_of(graph: QuantizedGraph) -> list[ValueInfoProto]:

@@ -54,7 +54,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """What is true of one file on one target.
+    """Findings of one file on one target.
 
     Attributes:
         path: The file, or None for a model in memory.

@@ -1,4 +1,4 @@
-"""What a node of any ONNX file is called in PyTorch: `layer3.2.conv1` for `/layer3/layer3.2/conv1/Conv`.
+"""Map nodes of any ONNX file to PyTorch's module names: `layer3.2.conv1` for `/layer3/layer3.2/conv1/Conv`.
 
 Tried in this order, because quantizers rename nodes more often than weights:
 

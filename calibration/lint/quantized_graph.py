@@ -34,7 +34,7 @@ _SMALL = 4096
 
 
 class Role(Enum):
-    """What a Q or DQ node stands on."""
+    """Role of the tensor that a Q or DQ node handles."""
 
     ACTIVATION = "activation"
     WEIGHT = "weight"
@@ -70,7 +70,7 @@ class Quantizer:
 
     @property
     def where(self) -> tuple[str, str]:
-        """What it stands on, and what the file calls its node."""
+        """Place of the node in PyTorch's terms, and its name in the file."""
         return self.place, node_name(self.node)
 
     @property

@@ -16,7 +16,7 @@ from runtimes.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class BatchNormFate:
-    """What folding would do with the BatchNormalization nodes of a file, by the node's first output.
+    """Effect of folding on the BatchNormalization nodes of a file, by the node's first output.
 
     Attributes:
         folded: To the name of the layer that would take it in.
@@ -29,7 +29,7 @@ class BatchNormFate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LintSubject:
-    """What rules look at.
+    """Input of every rule.
 
     Attributes:
         graph: The file.

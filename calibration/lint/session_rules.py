@@ -1,4 +1,4 @@
-"""What a plain ONNX Runtime session makes of a Q/DQ file, and whether the answers are still the file's.
+"""Check how a plain ONNX Runtime session runs a Q/DQ file, and whether the answers are still the file's.
 
 Opening a file, ONNX Runtime turns layers between pairs into integer kernels. Their bias is INT32 with the scale of the
 sums, input scale times weight scale:

@@ -1,4 +1,4 @@
-"""What the target reads: opset, IR version, operators that it takes for something else.
+"""Check what the target reads: opset, IR version, operators that it takes for something else.
 
 TensorRT's parser does not check the opset: it reads a newer operator as if it were old and answers wrongly in silence.
 TensorRT 8.6 passes no axes to ReduceMean, so that axes given as an input (opset 18) become all axes.

@@ -37,7 +37,7 @@ _MSE_SPAN = 1024.0
 _MSE_NUM_COARSE = 100
 _MSE_NUM_FINE = 25
 """Clip values of the mse method: geometric from max / 1024 to max, then twice linear around the best, which
-leaves about 0.05 percent of amax between neighbours. Measured in tests/calibration/methods/test_amax.py."""
+leaves about 0.05 percent of amax between neighbors. Measured in tests/calibration/methods/test_amax.py."""
 
 _MSE_TIE = 1e-12
 """Squared errors nearer than this share of the sum of squares (-120 dB; INT8 gives about -45) are ties."""
@@ -204,7 +204,7 @@ def mse_amax(histogram: Histogram, levels: Levels = INT8) -> float:
     Raises:
         EmptyHistogramError: If the histogram holds no value.
 
-    Source: NVIDIA Model Optimizer, `calib/histogram.py` (there the values sit at bin centres).
+    Source: NVIDIA Model Optimizer, `calib/histogram.py` (there the values sit at bin centers).
     """
     _require_values(histogram)
     if histogram.max_abs < QMAX * MIN_SCALE:
@@ -301,7 +301,7 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _SumsAbove(NamedTuple):
-    """What lies above each edge of a histogram, x in bins; arrays are float64 [num_edges].
+    """Counts and sums above each edge of a histogram, x in bins; arrays are float64 [num_edges].
 
     Attributes:
         edges: 0 to top + 1, where bin `top` holds the maximum.

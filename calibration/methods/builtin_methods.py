@@ -98,4 +98,4 @@ class Auto(Method):
 
 
 CANDIDATES: tuple[Method, ...] = (MeanSquaredError(), Max(), Percentile(), Entropy())
-"""What `Auto` chooses from; the first is where it starts."""
+"""Methods that `Auto` chooses from; it starts with the first."""

@@ -28,4 +28,4 @@ EFFORTS: Mapping[int, Effort] = MappingProxyType(
 """The command line's numbers."""
 
 DEFAULT_EFFORT = 1
-"""What costs about one more look at a few images."""
+"""Default effort; costs about one extra forward pass over a few images."""

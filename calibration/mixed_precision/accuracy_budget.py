@@ -22,7 +22,7 @@ from runtimes.metrics.logit_comparison import LabelledResult, LogitComparison
 
 @dataclass(frozen=True, slots=True)
 class AccuracyBudget:
-    """What INT8 must keep; both, where both are given.
+    """Accuracy that INT8 must keep; both limits, where both are given.
 
     Attributes:
         max_top1_drop_pp: Largest top-1 drop in percentage points, 0 to 100, or None.
@@ -79,7 +79,7 @@ class AccuracyBudget:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a measurement shows of a budget.
+    """Evidence for a budget from one measurement.
 
     Attributes:
         confidence: Of each interval, both ends together.

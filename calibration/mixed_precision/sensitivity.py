@@ -50,7 +50,7 @@ Track = Callable[[Iterable["Unit"], int], Iterable["Unit"]]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is toggled: a block or one of its layers.
+    """Unit of the ranking: a block or one of its layers.
 
     Attributes:
         name: Module path of the block, node name of the layer.
@@ -67,7 +67,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one block or layer costs.
+    """Accuracy cost of one block or layer.
 
     Attributes:
         unit: Which.

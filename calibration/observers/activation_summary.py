@@ -1,4 +1,4 @@
-"""What calibration saw besides the ranges: how they settled, what the input looks like, which channels live."""
+"""Observations beside the ranges: how they settled, what the input looks like, which channels are alive."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ of 22 scales of a ResNet-20 on digits, 2 with max and 0 with mse moved so from 6
 _MAX_LOG = 700.0  # the exponential of more is beyond float64, as where a range went from 1e-300 to 1e300
 
 TOLERANCES = (0.01, 0.05)
-"""What `report.json` counts the images for."""
+"""Numbers of images at which `report.json` records the ranges."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the calibration images look like, seen as they pass, after the preprocessing; judged in `judge_input`."""
+"""Statistics of the calibration images after preprocessing, gathered as they pass; judged in `judge_input`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Images = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class InputStatistics:
-    """What was seen of the model's input, after normalization; per channel where it is a tuple.
+    """Statistics of the model's input after normalization; per channel where it is a tuple.
 
     Attributes:
         num_images: How many images.
@@ -38,7 +38,7 @@ class InputStatistics:
         high: Largest value of each channel, exact.
         mean: Mean of each channel over all pixels.
         std: Standard deviation of the same.
-        autocorrelation: Of neighbouring pixels: 10th, 50th and 90th percentile over the images that are not constant;
+        autocorrelation: Of neighboring pixels: 10th, 50th and 90th percentile over the images that are not constant;
             None when all are.
         num_constant: Images with nothing on them.
         num_compared: Images that were compared with those before them.
@@ -181,19 +181,19 @@ def _deciles(values: NDArray[np.float64]) -> tuple[float, float, float] | None:
     return float(low), float(median), float(high)
 
 
-def _variance(centred: NDArray[np.float64]) -> NDArray[np.float64]:
+def _variance(centered: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the variance of each image around its channels' means, [n]."""
-    flat = centred.reshape(len(centred), -1)
+    flat = centered.reshape(len(centered), -1)
     variance: NDArray[np.float64] = np.einsum("ij,ij->i", flat, flat) / flat.shape[1]
     return variance
 
 
-def _autocorrelation(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean correlation of horizontal and vertical neighbours of each image, [n]; 0 for a constant one."""
-    energy = np.einsum("nchw,nchw->n", centred, centred)
+def _autocorrelation(centered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean correlation of horizontal and vertical neighbors of each image, [n]; 0 for a constant one."""
+    energy = np.einsum("nchw,nchw->n", centered, centered)
     pairs = 0.0
-    for first, second in ((centred[..., 1:], centred[..., :-1]), (centred[..., 1:, :], centred[..., :-1, :])):
-        share = centred[0].size / max(first[0].size, 1)  # there is one pair less than pixels in each line
+    for first, second in ((centered[..., 1:], centered[..., :-1]), (centered[..., 1:, :], centered[..., :-1, :])):
+        share = centered[0].size / max(first[0].size, 1)  # there is one pair less than pixels in each line
         pairs = pairs + np.einsum("nchw,nchw->n", first, second) * share
     correlation: NDArray[np.float64] = pairs / 2 / np.maximum(energy, np.finfo(np.float64).tiny)
     return correlation
@@ -218,12 +218,12 @@ def _num_near_copies(thumbnails: NDArray[np.float32], tolerance: float) -> int:
         return 0
     count = 0
     limit = np.float32(max(tolerance, 1e-6) ** 2 * thumbnails.shape[1])
-    centred = thumbnails - thumbnails.mean(axis=0)  # small numbers, so that float32 does
-    norms = np.einsum("ij,ij->i", centred, centred)
-    for start in range(0, len(centred), _BLOCK):
+    centered = thumbnails - thumbnails.mean(axis=0)  # small numbers, so that float32 does
+    norms = np.einsum("ij,ij->i", centered, centered)
+    for start in range(0, len(centered), _BLOCK):
         rows = slice(start, start + _BLOCK)
         distances = (
-            norms[rows, np.newaxis] + norms[: start + _BLOCK] - 2 * (centred[rows] @ centred[: start + _BLOCK].T)
+            norms[rows, np.newaxis] + norms[: start + _BLOCK] - 2 * (centered[rows] @ centered[: start + _BLOCK].T)
         )
         count += int(np.tril(distances <= limit, start - 1).any(axis=1).sum())
     return count

@@ -41,7 +41,7 @@ _BGR_MIN_Z = 4.0
 
 
 class InputWarningKind(Enum):
-    """What is wrong with the images."""
+    """Problem with the calibration images."""
 
     NOISE = "random noise"
     WRONG_NORMALIZATION = "wrong normalization"
@@ -141,7 +141,7 @@ def _noise(statistics: InputStatistics) -> InputWarning | None:
         return None
     return InputWarning(
         InputWarningKind.NOISE,
-        f"neighbouring pixels hardly agree (autocorrelation {correlation[1]:.2f} in the median image)",
+        f"neighboring pixels hardly agree (autocorrelation {correlation[1]:.2f} in the median image)",
         "above 0.8, as photographs and drawings have",
         "Give images like those the model will see: ranges of random data fit nothing else",
     )

@@ -22,7 +22,7 @@ MIN_BYTES = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitModel:
-    """What `runtimes.OrtRuntime` opens without serializing the weights.
+    """Model that `runtimes.OrtRuntime` opens without serializing the weights.
 
     Attributes:
         skeleton: The model; its large weights are external data that no file holds.

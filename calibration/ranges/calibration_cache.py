@@ -44,7 +44,7 @@ _LIBRARIES = ("onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What decides a table, by part; values are short text or hashes."""
+    """Everything that a table depends on, by part; values are short text or hashes."""
 
     parts: Mapping[str, str]
 

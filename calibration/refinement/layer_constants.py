@@ -29,7 +29,7 @@ class WeightLevels:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AppliedBias:
-    """What was added to a bias.
+    """Correction that was added to a bias.
 
     Attributes:
         values: float64 [C]; an INT32 bias takes whole steps only.

@@ -1,4 +1,4 @@
-"""What each output of a weighted layer reads, as rows: the matrix form of Conv, Gemm and MatMul.
+"""Matrix form of Conv, Gemm and MatMul: the inputs that each output reads, as rows.
 
     Conv:  output[n, o, y, x] = sum_k W[o, k] rows[(n, y, x), k] + b[o],   k runs over (channel of the group, ky, kx)
 

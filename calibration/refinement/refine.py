@@ -31,7 +31,7 @@ TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
 @dataclass(frozen=True, slots=True)
 class LayerRefinement:
-    """What happened to one layer.
+    """Changes made to one layer.
 
     Attributes:
         name: The layer's node.

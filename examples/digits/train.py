@@ -77,7 +77,7 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images, each moved by up to `MAX_SHIFT` pixels in x and in y; black comes in at the edge.
 
     Args:
-        images: float32 [N, 3, H, W], normalised.
+        images: float32 [N, 3, H, W], normalized.
         generator: Where the shifts are drawn from.
     """
     black = -PREPROCESSING.mean[0] / PREPROCESSING.std[0]

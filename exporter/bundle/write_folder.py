@@ -27,7 +27,7 @@ from runtimes.io.atomic_write import ASIDE, leftovers, sync, unfinished_folder
 from runtimes.io.bounded_read import read_json_file
 
 TOOL_NAME = "resnet-export"
-"""What the manifest's `tool` says; a folder whose manifest says otherwise is not ours."""
+"""Name in the manifest's `tool`; a folder whose manifest says otherwise is not ours."""
 
 _OLD = "old"
 """Name of the old bundle in the folder where it steps aside."""
@@ -35,7 +35,7 @@ _OLD = "old"
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """What kind of folder is written, and how an old one is told from somebody else's.
+    """Kind of output folder, and how an old one is told from somebody else's.
 
     Attributes:
         what: In words, without an article.

@@ -33,7 +33,7 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-"""What DataParallel, `torch.compile` and the usual training modules put before every name."""
+"""Prefixes that DataParallel, `torch.compile` and the usual training modules put before every name."""
 
 NUM_BATCHES_TRACKED = "num_batches_tracked"
 """BatchNorm's count of training steps: inference does not read it and old files lack it."""

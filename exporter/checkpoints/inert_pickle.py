@@ -39,19 +39,19 @@ _HARMLESS_BUILTINS = frozenset(
     ]
 )  # fmt: skip
 _KEYS = (str, int, float, bytes, type(None))
-"""What may be a key: hashing anything else of a file (a tuple nested a million deep) can end the process."""
+"""Types allowed as keys: hashing anything else of a file (a tuple nested a million deep) can end the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a pickle would have imported: `text` is "module.name"."""
+    """Name that a pickle would have imported: `text` is "module.name"."""
 
     text: str
 
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """What a pickle would have made by calling `name`.
+    """Object that a pickle would have made by calling `name`.
 
     Attributes:
         name: "module.name".
@@ -170,7 +170,7 @@ _KNOWN: Mapping[str, Callable[..., object]] = MappingProxyType(
         "_codecs.encode": _encoded,
     }
 )
-"""What a call of these names is, computed by this module."""
+"""Results of calling these names, computed by this module."""
 
 _LEFT_OUT = (
     pickle.EXT1,  # names by number, which only a program that registered them knows

@@ -1,4 +1,4 @@
-"""What a pickle would import if it were run, read off its bytes without running it.
+"""List what a pickle would import if it were run, from its bytes, without running it.
 
 This words the message about a checkpoint that `torch.load(weights_only=True)` has refused; it decides nothing
 about safety.

@@ -32,12 +32,12 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "none": nn.Identity,
     }
 )
-"""What `--head-activation` takes, with PyTorch's own defaults."""
+"""Values of `--head-activation`, with PyTorch's own defaults."""
 
 HEAD_WORDS = frozenset(
     {"fc", "classifier", "head", "linear", "last_linear", "cls", "clf", "logits", "output", "out", "fc_out", "final"}
 )
-"""What a module that classifies is called. Source: torchvision, timm, pretrainedmodels (`last_linear`), common code."""
+"""Names of modules that classify. Source: torchvision, timm, pretrainedmodels (`last_linear`), common code."""
 
 _OWN_CODE = "or give the whole network as your own code, package.module:callable"
 _COUNTER = "num_batches_tracked"

@@ -21,10 +21,10 @@ RESAVE = (
     'safetensors.torch.save_file(model.state_dict(), "weights.safetensors") or '
     'torch.save(model.state_dict(), "weights.pth")'
 )
-"""What to do instead of loading it; the end of several messages."""
+"""Advice instead of loading it; the end of several messages."""
 
 _BOMBS = frozenset({"builtins.bytearray", "__builtin__.bytearray"})
-"""What torch.load allows with `weights_only=True` and what takes as much memory as the file says.
+"""Calls that torch.load allows with `weights_only=True` and that take as much memory as the file says.
 
 Source: torch/_weights_only_unpickler.py, _get_allowed_globals (PyTorch 2.15)."""
 

@@ -1,4 +1,4 @@
-"""What a training script wrote beside the weights about the network and its pictures: names and numbers, no objects."""
+"""Facts that a training script wrote beside the weights: names and numbers, no objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARCHITECTURE = ("arch", "architecture", "model_name", "model", "backbone", "enc
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What is known of the training.
+    """Facts about the training.
 
     Attributes:
         architecture: The network's name as the script knew it, or None.

@@ -61,7 +61,7 @@ DEEPSTREAM_FOLDER = FolderKind("DeepStream folder of this tool", f"{CONFIG} with
 
 @dataclass(frozen=True, slots=True)
 class DeepStreamReport:
-    """What was written, and the evidence.
+    """Files that were written, and the evidence.
 
     Attributes:
         file: Name of the ONNX file.

@@ -62,7 +62,7 @@ class NvinferSettings:
 
 @dataclass(frozen=True, slots=True)
 class NvinferModel:
-    """What is configured.
+    """Settings of nvinfer.
 
     Attributes:
         file: Name of the ONNX file beside the configuration.
@@ -193,7 +193,7 @@ def _words(preprocessing: Preprocessing) -> str:
     else:
         first = f"pictures resized {'into' if resize.inside else 'to cover'} {resize.width} x {resize.height}"
     height, width = preprocessing.input_size
-    return f"{first}, centre crop {width} x {height}"
+    return f"{first}, center crop {width} x {height}"
 
 
 def precision_notes(model: NvinferModel, settings: NvinferSettings) -> Sequence[str]:

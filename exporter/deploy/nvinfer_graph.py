@@ -85,7 +85,7 @@ def _put_normalization(graph: GraphProto, preprocessing: Preprocessing) -> None:
     }
     for word, values in constants.items():
         graph.initializer.append(initializer_from_array(f"{LEVELS}.{word}", np.asarray(values)))
-    tensors = [LEVELS, f"{LEVELS}.scaled", f"{LEVELS}.centred", old.name]
+    tensors = [LEVELS, f"{LEVELS}.scaled", f"{LEVELS}.centered", old.name]
     steps = [
         onnx.helper.make_node(op_type, [before, f"{LEVELS}.{word}"], [after], name=f"{LEVELS}.{place}")
         for place, (op_type, word, before, after) in enumerate(

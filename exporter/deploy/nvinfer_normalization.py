@@ -1,4 +1,4 @@
-"""What of a model's normalization DeepStream's nvinfer can do by itself, and how far it is off where it cannot.
+"""Decide which part of a model's normalization DeepStream's nvinfer can do, and how far it is off where it cannot.
 
 nvinfer computes y = net-scale-factor * (x - offsets[c]) of 8-bit levels x, in float32, one factor for all channels.
 Training's is y = ((x / 255) - mean[c]) / std[c]: with one std that is factor 1 / (255 std) and offsets 255 mean[c];

@@ -19,7 +19,7 @@ SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRM
 """Of the package's archive, in base64. Source: npm's `dist.integrity` of onnxruntime-web 1.30.0, seen 2026-11-29."""
 
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-"""What a page needs that runs on the CPU, from the package's `dist`."""
+"""Files of the package's `dist` that a page needs to run on the CPU."""
 
 _TIMEOUT_S = 300
 

@@ -39,7 +39,7 @@ TRITON_MODEL = FolderKind("Triton model of this tool", f"{CONFIG} with its first
 
 @dataclass(frozen=True, slots=True)
 class TritonPlan:
-    """What will be written.
+    """Plan of a model repository.
 
     Attributes:
         models: Every folder, with the file that goes into it.

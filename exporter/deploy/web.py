@@ -48,7 +48,7 @@ WEB_PAGE = FolderKind("web page of this tool", f"{FACTS} with made_by", _is_page
 
 @dataclass(frozen=True, slots=True)
 class WebReport:
-    """What was written: the model's file, its precision and why that one."""
+    """Result: the model's file, its precision and why that one."""
 
     file: str
     precision: str

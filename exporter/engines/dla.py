@@ -1,4 +1,4 @@
-"""What a build for the DLA of an Orin or Xavier needs of TensorRT 8.6 to 10.7; see `exporter.engines.build`.
+"""Build for the DLA of an Orin or Xavier with TensorRT 8.6 to 10.7; see `exporter.engines.build`.
 
 A DLA computes in FP16, or in INT8 by implicit quantization: a float network beside a scale for every tensor, which
 TensorRT reads from a calibration cache. So the network is weakly typed there, whatever the version offers, and the

@@ -1,4 +1,4 @@
-"""What TensorRT's own words most likely mean, and what to do."""
+"""Explain TensorRT's error messages: their most likely meaning, and what to do."""
 
 from __future__ import annotations
 

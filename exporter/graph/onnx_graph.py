@@ -47,7 +47,7 @@ class GraphIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassResult:
-    """What a pass did.
+    """Result of a pass.
 
     Attributes:
         model: The edited copy.

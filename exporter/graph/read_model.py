@@ -16,7 +16,7 @@ from exporter.errors import OnnxFileError
 from runtimes.io.bounded_read import read_plain_file
 
 MAX_FILE_BYTES = 2**31 - 1
-"""What a protobuf message can have. Source: protobuf.dev, Proto Limits."""
+"""Largest protobuf message. Source: protobuf.dev, Proto Limits."""
 
 
 def read_model(path: Path, *, external_data: bool = True) -> ModelProto:

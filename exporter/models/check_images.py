@@ -20,7 +20,7 @@ from runtimes.preprocessing.transform import Preprocessing, band_pixels, normali
 PHOTOS = ("astronaut.jpg", "chelsea.jpg", "coffee.jpg", "rocket.jpg")
 
 HARD_FRAMES = ("a black frame", "a white frame", "a frame of the mean color", "noise")
-"""What `load_hard_frames` returns, in words, in its order."""
+"""Descriptions of the frames that `load_hard_frames` returns, in its order."""
 
 _NOISE_SEED = 20261129
 

@@ -1,4 +1,4 @@
-"""What is asked of a model source and what it gives back. Imports no framework."""
+"""Request to a model source, and its result. Imports no framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RANDOM_WEIGHTS = "random"
 DEFAULT_WEIGHTS = "DEFAULT"
 HEAD_ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "elu", "leaky_relu", "hardswish", "none")
-"""What may stand between the Linears of a changed classifier; see `exporter.checkpoints.replaced_head`."""
+"""Activations allowed between the Linears of a changed classifier; see `exporter.checkpoints.replaced_head`."""
 
 RANDOM_SEED = 0
 """Seed of `--weights random`, so that two runs export the same file."""
@@ -27,7 +27,7 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What was asked for.
+    """Request for one model.
 
     Attributes:
         name: MODEL as `exporter.models.model_names.parse_model` reads it: one of `MODEL_NAMES`, "torchvision:NAME",
@@ -60,7 +60,7 @@ class ModelRequest:
 
     @property
     def reference(self) -> ModelReference:
-        """What `name` means.
+        """Source and name that MODEL stands for.
 
         Raises:
             UnknownModelError: If there is no such model.

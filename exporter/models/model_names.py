@@ -125,7 +125,7 @@ _ANY_SOURCE = "any other as torchvision:NAME, timm:NAME or package.module:callab
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """What a MODEL means.
+    """Source and name that a MODEL stands for.
 
     Attributes:
         source: TORCHVISION, OWN, TIMM, PYTHON_OBJECT, AUTO, ONNX_FILE, or another family's source.

@@ -1,4 +1,4 @@
-"""What is known of every model by name, without building it: `model_table.json`, which `make model-table` writes.
+"""Facts about every model by name, without building it: `model_table.json`, which `make model-table` writes.
 
 Imports no framework: `resnet-export models` must be quick, and needs neither torch nor timm.
 """

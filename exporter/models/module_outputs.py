@@ -1,4 +1,4 @@
-"""What a user's module takes and gives: one picture in; logits, or tensors of any shape under names, out.
+"""Inputs and outputs of a user's module: one picture in; logits, or tensors of any shape under names, out.
 
 A module may give a tensor, a tuple or a dict. Which of several is exported is for the user to say; the only one is
 taken as it is.

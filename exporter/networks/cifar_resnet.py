@@ -23,7 +23,7 @@ PAPER_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
 
 class ShortcutOption(Enum):
-    """What stands on the shortcut of a block. Source: He et al. 2015, arXiv:1512.03385, sections 3.3 and 4.1."""
+    """Kind of shortcut of a block. Source: He et al. 2015, arXiv:1512.03385, sections 3.3 and 4.1."""
 
     A = "A"
     """Identity; where the shape changes every second pixel, and channels of zeros. No weights."""

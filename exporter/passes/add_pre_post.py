@@ -84,7 +84,7 @@ def _take_pixels(graph: GraphProto, preprocessing: Preprocessing) -> None:
     }
     for word, values in constants.items():
         graph.initializer.append(initializer_from_array(f"{PIXELS}.{word}", np.asarray(values)))
-    steps = ["float", "scaled", "centred", "normalized"]
+    steps = ["float", "scaled", "centered", "normalized"]
     tensors = [PIXELS, *(f"{PIXELS}.{step}" for step in steps), name]
     nodes = [
         ("Cast", [], {"to": TensorProto.FLOAT}),

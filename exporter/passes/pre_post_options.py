@@ -1,4 +1,4 @@
-"""What a file gets beside the network itself: pixels as input, the answer as output. Imports no framework."""
+"""Options for pre- and post-processing inside the file: pixels as input, the answer as output. Imports no framework."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What to add.
+    """Pre- and post-processing to add.
 
     Attributes:
         uint8_input: Whether pixels are the input.

@@ -1,4 +1,4 @@
-"""What a user says about preprocessing, laid over what the weights say; or alone, where nothing else tells.
+"""Preprocessing options of a user, laid over those of the weights; or alone, where nothing else tells.
 
 Imports no framework.
 """
@@ -89,7 +89,7 @@ class PreprocessingOptions:
             raise PreprocessingError(f"preprocessing options: {err}") from err
 
     def complete(self, reason: str) -> Preprocessing:
-        """Return the preprocessing that these options alone say: shorter side to the input size, centre crop.
+        """Return the preprocessing that these options alone say: shorter side to the input size, center crop.
 
         Args:
             reason: Why nothing else tells.

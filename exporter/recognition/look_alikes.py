@@ -1,4 +1,4 @@
-"""What weights alone do not tell: other networks whose tensors have the same names and shapes.
+"""Networks that weights alone do not tell apart: their tensors have the same names and shapes.
 
 Strides, dilation, padding, pooling and blur have no weights. `timm:resnetblur50` answers otherwise than `resnet50`, and
 its file looks the same.

@@ -1,7 +1,7 @@
 """Does an answer depend on its own picture alone? Two looks at the reference, before a file of it is trusted.
 
 Wherever a batch is padded or requests are joined (a fixed batch, the batcher, Triton's dynamic batching), a picture
-meets neighbours that it did not have in training. BatchNorm without running statistics, or a mean over the batch, makes
+meets neighbors that it did not have in training. BatchNorm without running statistics, or a mean over the batch, makes
 its answer depend on them; Dropout in training mode makes it depend on chance. Neither shows when file and reference
 are compared on the same batches.
 """
@@ -43,7 +43,7 @@ def check_rows_are_independent(
         exact: Images to the reference's outputs in float64: decides where float32 rounds much.
 
     Raises:
-        UnstableAnswerError: Naming the tensor, and whether it is chance or the neighbours.
+        UnstableAnswerError: Naming the tensor, and whether it is chance or the neighbors.
     """
     several = np.concatenate([images[:3], -3 * images[:1]])  # the last one is unlike all, whatever the pictures are
 

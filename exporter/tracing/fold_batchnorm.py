@@ -62,7 +62,7 @@ class KeptBatchNorm:
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """What was folded and what was not."""
+    """Lists of folded and kept BatchNorms."""
 
     folded: tuple[FoldedBatchNorm, ...]
     kept: tuple[KeptBatchNorm, ...]

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--licenses",
         action="store_true",
-        help="list the packages that are installed for this tool, with their licences; with --json as CycloneDX",
+        help="list the packages that are installed for this tool, with their licenses; with --json as CycloneDX",
     )
     parser.add_argument(
         "--provider",

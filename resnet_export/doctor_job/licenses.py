@@ -1,4 +1,4 @@
-"""`resnet-export doctor --licenses`: what of other people is installed for this tool, and under which licence.
+"""`resnet-export doctor --licenses`: what of other people is installed for this tool, and under which license.
 
 Read from the metadata of the installed packages, without a network and without importing any of them: what this tool
 asks for, with all its extras, and what those ask for in turn, as far as it is installed.
@@ -90,7 +90,7 @@ def _component(distribution: metadata.Distribution, needs: Sequence[str]) -> Com
         words.rpartition(" :: ")[2] for words in told.get_all("Classifier") or () if words.startswith("License ::")
     ]
     text = _field(told, "License") or ""
-    short = text if text and "\n" not in text and len(text) < 100 else ""  # some put the whole licence there
+    short = text if text and "\n" not in text and len(text) < 100 else ""  # some put the whole license there
     words = expression or short or " AND ".join(classifiers) or UNKNOWN
     installed = [name for name in needs if _is_installed(name)]
     return Component(told["Name"], distribution.version, words, expression is not None, tuple(installed))
@@ -111,7 +111,7 @@ def _is_installed(name: str) -> bool:
 def print_licenses(components: Sequence[Component]) -> None:
     """Print one line per package."""
     rows = [(item.name, item.version, item.license) for item in components]
-    print_table("installed for resnet-export", ("package", "version", "licence"), rows, [])
+    print_table("installed for resnet-export", ("package", "version", "license"), rows, [])
 
 
 def bill_of_materials(components: Sequence[Component]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _NUM_EXAMPLES = 5  # errors that a report quotes; its count is complete
 
 
 class Work(Protocol):
-    """What does the parts: this process, or Ray."""
+    """Worker that computes the parts: this process, or Ray."""
 
     def facts(self) -> dict[str, Any]:
         """Return, as JSON values, which file runs on what: part of the plan."""
@@ -45,7 +45,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run gave; also the content of `<output>.json`.
+    """Result of a run; also the content of `<output>.json`.
 
     Attributes:
         plan: What the run was of; see `run_plan`.

@@ -1,1 +1,1 @@
-"""What a bundle holds: its manifest, its files by precision, its signature."""
+"""Read a bundle: its manifest, its files by precision, its signature."""

@@ -77,7 +77,7 @@ class BatchRange:
 
 
 DEFAULT_BATCH = BatchRange(1, 8, 32)
-"""What engines are built for when nobody says: one image at a time, up to what fills a small GPU."""
+"""Batch sizes that engines are built for by default: one image at a time, up to what fills a small GPU."""
 
 
 @dataclass(frozen=True, slots=True)

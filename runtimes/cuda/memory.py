@@ -38,7 +38,7 @@ _UNAVAILABLE = {
 
 
 class CudaRuntime(Protocol):
-    """What the TensorRT adapter needs of CUDA. Addresses, streams and graphs are plain numbers; sizes are bytes.
+    """Interface to CUDA of the TensorRT adapter. Addresses, streams and graphs are plain numbers; sizes are bytes.
 
     Every method raises RuntimeAdapterError when CUDA fails, and ProviderUnavailableError when there is no driver or
     no GPU.

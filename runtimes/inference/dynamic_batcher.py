@@ -36,7 +36,7 @@ class _Request:
 
 @dataclass(slots=True)
 class BatcherStatistics:
-    """What a batcher has done: requests answered, rows computed, batches run, and the most that ever waited."""
+    """Counters of a batcher: requests answered, rows computed, batches run, and the most that ever waited."""
 
     num_requests: int = 0
     num_rows: int = 0

@@ -1,4 +1,4 @@
-"""What a loaded model tells of itself: which file, on what it really runs, and what to know about that."""
+"""Description of a loaded model: which file, on what it really runs, and what to know about that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtimes.protocol import TensorSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDescription:
-    """What runs.
+    """Description of an open model.
 
     Attributes:
         file: Path of the file that was loaded.

@@ -27,7 +27,7 @@ _AS_SUCH = "the lowest precision of the bundle that it computes as such"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is to be opened.
+    """File that was chosen, and the runtime to open it on.
 
     Attributes:
         path: The file.
@@ -75,7 +75,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What `doctor` found out, by loading for real what can be loaded."""
+    """Facts about this machine that `doctor` found by loading for real what can be loaded."""
 
     gpu: GpuInfo
     onnxruntime: OnnxRuntimeInfo

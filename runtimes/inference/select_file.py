@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What decides "auto".
+    """Facts about this machine that decide "auto".
 
     Attributes:
         has_gpu: Whether a GPU is usable.

@@ -24,10 +24,10 @@ TEMPORARY = ".resnet-export-"
 """How the names of all unfinished files and folders begin."""
 
 ASIDE = "old-"
-"""What the name of a folder holds besides, into which an old bundle steps aside."""
+"""Part of the name of a folder into which an old bundle steps aside."""
 
 _MADE_UP = "[a-z0-9_]{8}"
-"""What Python's `tempfile` puts at the end of a name."""
+"""Random end that Python's `tempfile` gives a name."""
 
 
 def write_whole(files: Sequence[tuple[Path, bytes]], *, mode: int = 0o644) -> None:

@@ -1,4 +1,4 @@
-"""What a JSON value must be, asked before it is used: files from outside hold anything under the right keys."""
+"""Check types of JSON values before they are used: files from outside hold anything under the right keys."""
 
 from __future__ import annotations
 

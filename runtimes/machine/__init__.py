@@ -1,1 +1,1 @@
-"""What this machine is: hardware, libraries, power state, and which providers really load."""
+"""Inspect this machine: hardware, libraries, power state, and which providers really load."""

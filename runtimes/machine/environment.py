@@ -1,4 +1,4 @@
-"""What this machine has: CPU, GPU and driver, JetPack, library versions, and what of them really loads.
+"""Inspect this machine: CPU, GPU and driver, JetPack, library versions, and which of them really load.
 
 Every probe returns what it found or the reason why not; none raises, and none imports a framework into this process:
 whatever may be slow, hang or crash (a session on a GPU provider, `import tensorrt`) runs in a child with a time limit.
@@ -21,7 +21,7 @@ from runtimes.machine.probe_process import ask_python, last_line, run_command
 # The machine
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimdhp", "asimddp", "i8mm")
-"""What decides the speed of FP32 and INT8 on a CPU; names as in /proc/cpuinfo, x86-64 then Arm."""
+"""CPU flags that decide the speed of FP32 and INT8; names as in /proc/cpuinfo, x86-64 then Arm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What decides a benchmark beside the code: clocks, governors, power modes, and whether the machine held back.
+"""Read the power state that decides a benchmark beside the code: clocks, governors, power modes, throttling.
 
 Every probe returns what it found or leaves it out; none raises. Source: Linux, Documentation/admin-guide/pm/cpufreq.rst
 and the x86 thermal throttle counters in sysfs; NVIDIA, nvidia-smi(1) and Jetson Linux Developer Guide, nvpmodel.

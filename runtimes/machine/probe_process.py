@@ -23,7 +23,7 @@ _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a child wrote; `reason` is "" when it did what it was asked."""
+    """Output of a child process; `reason` is "" when it did what it was asked."""
 
     stdout: str
     stderr: str

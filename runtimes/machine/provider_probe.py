@@ -59,7 +59,7 @@ _SETUPS = {
     "CUDAExecutionProvider": ("", PRELOAD),
     "TensorrtExecutionProvider": ("", PRELOAD, f"import tensorrt, {PRELOAD}"),
 }
-"""What is tried in turn before the session is opened; the libraries of pip packages lie outside the loader's path."""
+"""Setups tried in turn before the session is opened; the libraries of pip packages lie outside the loader's path."""
 
 _MISSING_LIBRARY = re.compile(r"\b(lib[\w+-]+\.so[.\d]*): cannot open shared object file")
 _PACKAGE_OF_LIBRARY = {

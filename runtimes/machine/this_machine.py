@@ -1,4 +1,4 @@
-"""What of this machine an engine is bound to: GPU, CUDA, operating system, JetPack. No CUDA library is imported."""
+"""Facts of this machine that bind an engine: GPU, CUDA, operating system, JetPack. No CUDA library is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a number of images can and cannot show: intervals for shares, two-sided, and McNemar's test of a difference.
+"""Decide what a number of images can show: intervals for shares, two-sided, and McNemar's test of a difference.
 
     share of n images       Wilson's score interval
     difference of shares    Tango's score interval, for two models on the same n images: only images on which they
@@ -44,10 +44,10 @@ def wilson_interval(successes: int, num_images: int, confidence: float = CONFIDE
         raise ValueError(f"got {successes} of {num_images}, expected a count within at least one image")
     z2 = _z(confidence) ** 2
     share = successes / num_images
-    centre = (share + z2 / (2 * num_images)) / (1 + z2 / num_images)
+    center = (share + z2 / (2 * num_images)) / (1 + z2 / num_images)
     reach = math.sqrt(z2 * share * (1 - share) / num_images + z2**2 / (4 * num_images**2)) / (1 + z2 / num_images)
-    low = 0.0 if successes == 0 else centre - reach  # exact at the ends, where rounding would leave 1 - 1e-16
-    high = 1.0 if successes == num_images else centre + reach
+    low = 0.0 if successes == 0 else center - reach  # exact at the ends, where rounding would leave 1 - 1e-16
+    high = 1.0 if successes == num_images else center + reach
     return low, high
 
 

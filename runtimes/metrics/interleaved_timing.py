@@ -1,6 +1,6 @@
 """Time several calls against each other, taking turns, and say which differ, or that noise hides whether they do.
 
-A machine drifts: clocks ramp, neighbours come and go. So every candidate is timed in every round, rounds are compared
+A machine drifts: clocks ramp, neighbors come and go. So every candidate is timed in every round, rounds are compared
 with themselves (the ratio of two candidates in one round), and a difference is claimed only where all rounds agree on
 its sign: with `MIN_ROUNDS` rounds two equal candidates do that by chance 1.6 % of the time. Source: the sign test,
 two-sided, p = 2 / 2^rounds.

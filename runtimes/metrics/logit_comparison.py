@@ -1,4 +1,4 @@
-"""What a comparison of logits found: plain values, in JSON as the report holds them."""
+"""Result of comparing logits: plain values, in JSON as the report holds them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SINK = "/sink_port_0"
-"""What OpenVINO's ONNX reader puts behind the name of an output."""
+"""Suffix that OpenVINO's ONNX reader puts behind the name of an output."""
 
 
 class OpenVinoRuntime:
@@ -85,7 +85,7 @@ class OpenVinoRuntime:
 
     @property
     def float_precision(self) -> str:
-        """What layers that are not INT8 compute in: "f32" unless another was asked for."""
+        """Type that layers other than INT8 compute in: "f32" unless another was asked for."""
         return self._float_precision
 
     @property

@@ -1,4 +1,4 @@
-"""What each node of a compiled model really computes in, as OpenVINO tells after it has compiled."""
+"""Read the type that each node of a compiled model really computes in, as OpenVINO tells after compiling."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Whether ONNX Runtime's INT8 kernels may saturate on this CPU, and which session option makes them exact.
 
-For UINT8 activations and INT8 weights the fast kernels for x86 multiply and add two neighbouring products in 16 bits
+For UINT8 activations and INT8 weights the fast kernels for x86 multiply and add two neighboring products in 16 bits
 (`vpmaddubsw`): 255 * 127 * 2 = 64 770 becomes 32 767, and the answer is wrong where weights and activations are large
 together. CPUs with VNNI add in 32 bits, as Arm's kernels do. On the others `session.x64quantprecision` makes ONNX
 Runtime store the weights as UINT8, for kernels that are exact and slower. The option costs speed on a CPU with VNNI

@@ -34,7 +34,7 @@ Model = str | Path | bytes | SerializableModel
 
 @dataclass(frozen=True, slots=True)
 class PlainSession:
-    """What became of a file in a plain session.
+    """Behavior of a file in a plain session.
 
     Attributes:
         written_db: Signal to noise of the file as it is written, against the reference; inf where there is no noise,

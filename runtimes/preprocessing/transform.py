@@ -1,4 +1,4 @@
-"""From a picture to a model's input: resize, centre crop, scale to 0-1, subtract mean, divide by std.
+"""From a picture to a model's input: resize, center crop, scale to 0-1, subtract mean, divide by std.
 
 The one preprocessing of calibration, evaluation and the device, without torch: the pixels are bit for bit
 those of torchvision's `ImageClassification` preset and of timm's evaluation transform on a Pillow image, and the
@@ -81,7 +81,7 @@ class Preprocessing:
     Attributes:
         resize: Shorter side in pixels (the longer one is cut to a whole number), or exactly (height, width), or a
             `KeepRatio`, or None for no resize.
-        crop: (height, width) of the centre crop in pixels, or None for no crop. A picture smaller than the
+        crop: (height, width) of the center crop in pixels, or None for no crop. A picture smaller than the
             crop is padded with `fill`.
         interpolation: How pixels are computed in the resize; antialiased, as Pillow always is.
         mean: Per channel (grey; R, G, B; or one for each band), on the scale 0-1.
@@ -143,7 +143,7 @@ class Preprocessing:
 
     @property
     def color_order(self) -> str:
-        """What the channels are: "L" (grey), "RGB", or "bands"."""
+        """Kind of the channels: "L" (grey), "RGB", or "bands"."""
         return _ORDER_OF_CHANNELS.get(self.channels, _OTHER_ORDER)
 
     @property

@@ -1,4 +1,4 @@
-"""What an engine computes in which precision: TensorRT's own account of its layers, read and counted.
+"""Count the precisions of an engine's layers, from TensorRT's own account of them.
 
 The account is the engine inspector's JSON (`exporter.engines.inspect_engine`), `trtexec --exportLayerInfo`, or the list
 that TensorRT-RTX's builder logs (`runtimes.trt.build_log`). TensorRT 8 to 10 put format and type of a tensor into one

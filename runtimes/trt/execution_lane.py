@@ -96,7 +96,7 @@ def run_in_pieces(lane: Lane, inputs: Mapping[str, Array | DeviceArray]) -> dict
 
 
 class Lane:
-    """What one call at a time computes in: a stream, buffers for the largest batch, and execution contexts."""
+    """Resources of one call at a time: a stream, buffers for the largest batch, and execution contexts."""
 
     def __init__(self, model: LoadedEngine, cuda: CudaRuntime, *, graphs: bool) -> None:
         self.model = model

@@ -30,7 +30,7 @@ _TOLD_MESSAGES = 5
 
 @dataclass(slots=True)
 class TensorRtLog:
-    """What TensorRT said in this process, newest last: (is an error, text), at most a few hundred."""
+    """Messages of TensorRT in this process, newest last: (is an error, text), at most a few hundred."""
 
     entries: list[tuple[bool, str]] = field(default_factory=list)
     layer_list: str = ""

@@ -37,7 +37,7 @@ class GateOptionError(RuntimeAdapterError):
 
 @dataclass(frozen=True, slots=True)
 class GateChoice:
-    """What was asked for: precision, or "" for all, to gate's name to threshold; None takes a gate away."""
+    """Thresholds that were asked for: precision, or "" for all, to gate's name to threshold; None takes a gate away."""
 
     asked: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 

@@ -41,7 +41,7 @@ INTERVAL_CONFIDENCE = 2 * ONE_SIDED_CONFIDENCE - 1
 
 
 class Verdict(Enum):
-    """What came out."""
+    """Outcome of a gate."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -64,7 +64,7 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a gate can be about.
+    """Metric that a gate can be about.
 
     Attributes:
         largest: Whether the threshold is the largest value allowed, else the least.
@@ -143,7 +143,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What became of a gate.
+    """Result of a gate.
 
     Attributes:
         name: Of the gate, or of another check with a verdict of its own.

@@ -20,7 +20,7 @@ SUITE = "resnet-export verify"
 _ELEMENTS = {"fail": "failure", "inconclusive": "error", "skipped": "skipped"}
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold. Source: Extensible Markup Language (XML) 1.0, production 2."""
+"""Characters that XML 1.0 cannot hold. Source: Extensible Markup Language (XML) 1.0, production 2."""
 
 
 def junit_xml(report: Mapping[str, Any]) -> str:

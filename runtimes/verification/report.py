@@ -90,7 +90,7 @@ class FileComparison:
 
 @dataclass(slots=True)
 class FileReport:
-    """What is known of one file; the fields are the keys of `files`."""
+    """Results of one file; the fields are the keys of `files`."""
 
     name: str
     precision: str | None = None

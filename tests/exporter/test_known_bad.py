@@ -1,4 +1,4 @@
-"""Every combination by its versions, beside neighbours that are well; and the main job, which does not start."""
+"""Every combination by its versions, beside neighbors that are well; and the main job, which does not start."""
 
 import re
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""What the page shows besides verify's own report: ranges and histograms, latency, the images of answers that differ.
+"""Evidence on the page beside verify's own report: ranges and histograms, latency, the images of answers that differ.
 
 All of it is optional: a file without a bundle has none, and an image may be gone. What is missing is said on the page.
 """
@@ -56,7 +56,7 @@ class TensorRange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """What a bundle holds for the page.
+    """Evidence that a bundle holds for the page.
 
     Attributes:
         tensors: The quantized tensors, in graph order; () without calibration.json.

@@ -23,7 +23,7 @@ def test_hand_values_per_channel():
 
 
 def test_rounds_half_to_even():
-    """Scale 1: halves go to the even neighbour, on both sides of zero."""
+    """Scale 1: halves go to the even neighbor, on both sides of zero."""
     weight = np.array([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49, 0.51]], np.float32)
     assert quantize_weight(weight, axis=0).values.tolist() == [[127, 0, 2, 2, 0, -2, -2, 0, 1]]
 

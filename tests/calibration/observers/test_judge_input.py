@@ -78,7 +78,7 @@ class TestHonestImages:
 
     @pytest.mark.parametrize("name", ["camera", "coins", "moon", "page", "clock", "brick", "grass", "gravel"])
     def test_one_grey_scene_or_texture_over_and_over(self, name):
-        """Text, low contrast (moon), a lawn whose neighbouring pixels agree least of all."""
+        """Text, low contrast (moon), a lawn whose neighboring pixels agree least of all."""
         import skimage.data
 
         images = [preprocess(CROPPED, crop) for crop in crops(getattr(skimage.data, name)(), 40)]

@@ -16,7 +16,7 @@ def test_made_bytes_by_hand() -> None:
 
 
 def test_live_bytes_by_hand() -> None:
-    """The largest pair of neighbours: a and a.relu, 4 channels each, 64 positions, 4 bytes."""
+    """The largest pair of neighbors: a and a.relu, 4 channels each, 64 positions, 4 bytes."""
     assert live_bytes_per_image(three_convolutions()) == (4 + 4) * 64 * 4
     assert live_bytes_per_image(onnx.shape_inference.infer_shapes(three_convolutions())) == (4 + 4) * 64 * 4
 

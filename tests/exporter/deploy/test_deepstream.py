@@ -229,7 +229,7 @@ class TestConfiguration:
 class TestCropAdvice:
     @pytest.mark.parametrize("frame", [(1920, 1080), (1080, 1920), (640, 480), (500, 500)])
     def test_the_crop_shows_what_the_model_sees(self, frame):
-        """The centre of a picture of three bands, found again where the crop says, to a pixel of the small picture."""
+        """The center of a picture of three bands, found again where the crop says, to a pixel of the small picture."""
         from PIL import Image
 
         settings = Preprocessing(256, (224, 224), Interpolation.BILINEAR, (0.0,) * 3, (1.0,) * 3)
@@ -251,7 +251,7 @@ class TestCropAdvice:
         for text in (told, (tmp_path / "ds" / "config_infer.txt").read_text()):
             assert "NOT reproduced" in text
             assert "src-crop=300:50:400:400" in text
-            assert "shorter side of 10, centre crop 8 x 8" in text
+            assert "shorter side of 10, center crop 8 x 8" in text
 
     def test_a_plain_stretch_needs_none(self, models, tmp_path):
         bundle = write_bundle(tmp_path / "bundle", {"fp32": models["fp32"]}, preprocessing=ONE_STD)

@@ -45,9 +45,9 @@ def test_no_other_factor_is_better(seed):
     mean, std = tuple(random.uniform(0.1, 0.9, 3)), tuple(random.uniform(0.1, 0.5, 3))
     found = nvinfer_normalization(preprocessing(mean, std))
     exact = normalize(preprocessing(mean, std), LEVELS)[:, :, 0, 0].astype(np.float64)
-    centred = np.arange(256)[:, np.newaxis] - 255 * np.array(mean)
+    centered = np.arange(256)[:, np.newaxis] - 255 * np.array(mean)
     factors = np.linspace(1 / max(std), 1 / min(std), 4001) / 255
-    deviations = [np.abs(factor * centred - exact).max() for factor in factors]
+    deviations = [np.abs(factor * centered - exact).max() for factor in factors]
     assert found.max_deviation <= min(deviations) + 1e-5
     assert found.max_deviation > 0.9 * min(deviations)
 

@@ -23,9 +23,9 @@ def test_a_standardized_weight_becomes_a_constant():
     weight = graph.constant("w", graph.random.normal(size=(3, 2, 3, 3)).astype(np.float32))
     axes = graph.constant("axes", np.array([1, 2, 3], np.int64))
     mean = graph.node("ReduceMean", "mean", weight, axes)
-    centred = graph.node("Sub", "centred", weight, mean)
-    variance = graph.node("ReduceMean", "variance", graph.node("Mul", "square", centred, centred), axes)
-    graph.node("Div", "standard", centred, graph.node("Sqrt", "deviation", variance))
+    centered = graph.node("Sub", "centered", weight, mean)
+    variance = graph.node("ReduceMean", "variance", graph.node("Mul", "square", centered, centered), axes)
+    graph.node("Div", "standard", centered, graph.node("Sqrt", "deviation", variance))
     model = graph.model(graph.node("Conv", "conv", "input", "standard"), opset=20)
     result = fold_constants(model)
     assert [node.op_type for node in result.model.graph.node] == ["Conv"]

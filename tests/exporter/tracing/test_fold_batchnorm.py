@@ -321,7 +321,7 @@ KEPT = {
         "bn",
         "computed by a StandardizedConv",
     ),
-    "weight normalised": (
+    "weight normalized": (
         lambda: Net(
             lambda net, x: net.bn(net.conv(x)), **conv_bn(conv=parametrizations.weight_norm(nn.Conv2d(3, 3, 1)))
         ),

@@ -168,7 +168,7 @@ class TestChoice:
         assert told.exact == (target == "tensorrt" and file == "model.int8.onnx")
 
     def test_int8_for_tensorrt_is_computed_as_written(self, models, bundle):
-        """As the same Q/DQ graph with every optimisation of ONNX Runtime off."""
+        """As the same Q/DQ graph with every optimization of ONNX Runtime off."""
         images = np.random.default_rng(3).normal(size=(8, 3, SIZE, SIZE)).astype(np.float32)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

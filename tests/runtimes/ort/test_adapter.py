@@ -147,9 +147,9 @@ def quantized(model):
 
 
 class TestExactQdq:
-    def optimised(self, quantized, monkeypatch, tmp_path, *, exact_qdq):
+    def optimized(self, quantized, monkeypatch, tmp_path, *, exact_qdq):
         """Return the operators of the graph that ONNX Runtime really runs."""
-        path = tmp_path / f"optimised-{exact_qdq}.onnx"
+        path = tmp_path / f"optimized-{exact_qdq}.onnx"
         original = onnxruntime.InferenceSession
 
         def saving(source, options, **arguments):
@@ -161,17 +161,17 @@ class TestExactQdq:
         return [node.op_type for node in onnx.load(path).graph.node]
 
     def test_keeps_float_convolutions_and_every_pair(self, quantized, monkeypatch, tmp_path):
-        ops = self.optimised(quantized, monkeypatch, tmp_path, exact_qdq=True)
+        ops = self.optimized(quantized, monkeypatch, tmp_path, exact_qdq=True)
         assert not any(op.startswith("QLinear") or "Integer" in op for op in ops)
         assert ops.count("QuantizeLinear") == 2
         assert sum(op in ("Conv", "FusedConv") for op in ops) == 2
 
     def test_is_off_by_default_and_the_integer_kernels_run(self, quantized, monkeypatch, tmp_path):
-        ops = self.optimised(quantized, monkeypatch, tmp_path, exact_qdq=False)
+        ops = self.optimized(quantized, monkeypatch, tmp_path, exact_qdq=False)
         assert "QLinearConv" in ops
 
     def test_is_the_arithmetic_of_the_file(self, quantized):
-        """The same with every optimisation off, up to the order of float sums."""
+        """The same with every optimization off, up to the order of float sums."""
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(
