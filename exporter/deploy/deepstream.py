@@ -31,6 +31,7 @@ from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.bundle.precision import LOWEST_FIRST, is_int8, option_words
 from runtimes.io.npz import load_npz
+from runtimes.metrics.answer_kind import AnswerKind, kind_in
 from runtimes.preprocessing.transform import normalize
 from runtimes.protocol import Array, Runtime
 
@@ -126,10 +127,11 @@ def write_deepstream(
     normalization = NOTHING if normalized_by == "graph" else best
     is_classifier = _is_classes(manifest)
     original = read_model(bundle / MODEL_FILES[precision])
-    softmax = is_classifier and [entry.name for entry in manifest.outputs] != ["probabilities"]
+    kind = _kind(original, manifest)
+    softmax = is_classifier and kind.needs_softmax
     written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
     pixels = _pictures(bundle, manifest)
-    diff, agreement = _compare(original, written, manifest, pixels, normalization, open_runtime)
+    diff, agreement = _compare(original, written, manifest, pixels, normalization, kind, open_runtime)
     _judge(diff, agreement, is_classifier, normalized_by, precision)
     labels, warnings = _label_line(bundle, manifest) if is_classifier else (None, [])
     if normalized_by == "single-scale":
@@ -200,6 +202,14 @@ def _is_classes(manifest: Manifest) -> bool:
     return len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2 and not manifest.options.get("features")
 
 
+def _kind(original: ModelProto, manifest: Manifest) -> AnswerKind:
+    """Return what the file gives: as its graph ends, else as the export saw it."""
+    from exporter.graph.output_kind import output_kind
+
+    kind = output_kind(original)
+    return kind if kind is not AnswerKind.LOGITS else kind_in(manifest.model) or kind
+
+
 def _pictures(bundle: Path, manifest: Manifest) -> NDArray[np.uint8]:
     """Return the pictures that the bundle was checked on, uint8 [n, H, W, 3]."""
     from runtimes.preprocessing.restore_pixels import pixels_of
@@ -214,6 +224,7 @@ def _compare(
     manifest: Manifest,
     pixels: NDArray[np.uint8],
     normalization: NvinferNormalization,
+    kind: AnswerKind,
     open_runtime: Callable[[ModelProto], Runtime],
 ) -> tuple[float, float | None]:
     """Return the largest |difference| of the outputs and the share of equal best classes."""
@@ -224,9 +235,7 @@ def _compare(
     if not _is_classes(manifest):
         return max(_relative(expected[name], got[name]) for name in expected), None
     before, after = next(iter(expected.values())).astype(np.float64), next(iter(got.values()))
-    if "probabilities" not in expected:
-        powers = np.exp(before - before.max(axis=1, keepdims=True))
-        before = powers / powers.sum(axis=1, keepdims=True)
+    before = kind.probabilities(before)
     same = before.argmax(axis=1) == after.argmax(axis=1)
     return float(np.abs(before - after).max()), float(same.mean())
 

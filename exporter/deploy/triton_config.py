@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from exporter.deploy.proto_text import Message, Word, message, text_from_message
 from exporter.errors import ExportError
 from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry
+from runtimes.metrics.answer_kind import kind_in
 
 HEADER = "# Written by resnet-export triton; a folder whose config.pbtxt begins so is replaced by --force."
 
@@ -180,4 +181,6 @@ def _parameters(manifest: Manifest) -> list[Message]:
         "resnet_export.preprocessing": json.dumps(manifest.preprocessing.to_json()),
         "resnet_export.model": str(manifest.model.get("id", "")),
     }
+    if (kind := kind_in(manifest.model, softmax=bool(manifest.options.get("softmax")))) is not None:
+        known["resnet_export.answers"] = kind.value
     return [message(("key", key), ("value", message(("string_value", value)))) for key, value in known.items()]

@@ -21,6 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from exporter.graph.onnx_graph import copy_model, initializer_from_array, replace_nodes
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.passes.pre_post_options import Finish
+from runtimes.metrics.answer_kind import KEY, AnswerKind
 from runtimes.preprocessing.transform import Preprocessing
 
 PIXELS = "images"
@@ -142,8 +143,14 @@ def _add_head(graph: GraphProto, finish: Finish) -> None:
 
 
 def metadata_of(
-    preprocessing: Preprocessing, *, model_id: str, num_classes: int | None, labels: tuple[str, ...] | None
+    preprocessing: Preprocessing,
+    *,
+    model_id: str,
+    num_classes: int | None,
+    labels: tuple[str, ...] | None,
+    answers: AnswerKind | None = None,
 ) -> dict[str, Any]:
     """Return what a finished file says about itself; `preprocessing` is also what a uint8 input has built in."""
     known = {"model": model_id, "preprocessing": preprocessing.to_json(), "num_classes": num_classes, "labels": labels}
+    known[KEY] = None if answers is None else answers.value
     return {key: value for key, value in known.items() if value is not None}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exporter.passes.pre_post_options import Finish
     from exporter.tracing.check_export import CheckReport
     from exporter.tracing.export import ExportedModel
+    from runtimes.metrics.answer_kind import AnswerKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +67,7 @@ class Artifacts:
     `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
     for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
     `dla` is what `--dla` adds to the bundle. `hard` is what `report.json` says of black, white and other hard frames.
+    `answers` is what the network itself gives, None of features.
     """
 
     exported: ExportedModel
@@ -78,6 +80,7 @@ class Artifacts:
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
     dla: DlaFiles | None = None
     hard: Mapping[str, Any] = field(default_factory=dict)
+    answers: AnswerKind | None = None
 
     @property
     def table(self) -> CalibrationTable | None:

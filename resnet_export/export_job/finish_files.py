@@ -9,6 +9,7 @@ from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import FinishReport, check_finished
 from resnet_export.export_job.run import ExportRun
+from runtimes.metrics.answer_kind import AnswerKind
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,7 +24,11 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
     options, loaded, finish = run.options, run.loaded, artifacts.finish
     num_classes = loaded.num_classes if loaded.gives_logits else None
     metadata = metadata_of(
-        loaded.preprocessing, model_id=loaded.model_id, num_classes=num_classes, labels=loaded.labels
+        loaded.preprocessing,
+        model_id=loaded.model_id,
+        num_classes=num_classes,
+        labels=loaded.labels,
+        answers=AnswerKind.PROBABILITIES if finish.softmax else artifacts.answers,
     )
     finished: dict[str, ModelProto] = {}
     for file, (name, model) in artifacts.model_files().items():

@@ -32,6 +32,7 @@ from resnet_export.images.class_index import ClassIndex, class_indices, classes_
 from resnet_export.images.image_set import ImageSource
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
+from runtimes.metrics.answer_kind import AnswerKind, kind_of_answers
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
@@ -314,6 +315,7 @@ def _export(run: ExportRun) -> Artifacts:
         f"at largest |{'logit' if loaded.gives_logits else 'feature'}| {check.max_abs_logit:.3g}, batch "
         f"{', '.join(map(str, check.batch_sizes))}"
     )
+    answers = None if options.features else _answers(run, exported)
     float16 = _float16(exported, golden, reporter) if options.fp16 else None
     int8, budget = None, None
     if options.int8:
@@ -322,10 +324,37 @@ def _export(run: ExportRun) -> Artifacts:
     if int8 is not None and options.has_int8_float16:
         int8_float16 = _int8_float16(int8.quantized.model, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
-    artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget)
+    artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget, answers=answers)
     artifacts = replace(artifacts, hard=_on_hard_frames(run, artifacts))
     artifacts = replace(artifacts, finished=finish_files(run, artifacts))
     return replace(artifacts, dla=dla_files(run, artifacts)) if options.dla else artifacts
+
+
+def _answers(run: ExportRun, exported: ExportedModel) -> AnswerKind:
+    """Return what the network gives, by the end of its graph or by its answers, and tell where it is no logits.
+
+    Raises:
+        ExportError: If `--softmax` would be a second one.
+    """
+    from exporter.graph.output_kind import output_kind
+    from runtimes.pytorch import TorchRuntime
+
+    kind = output_kind(exported.onnx)
+    if kind is AnswerKind.LOGITS:
+        with TorchRuntime(run.loaded.module, output_names=run.loaded.outputs) as reference:
+            kind = kind_of_answers(first_output(reference, run.golden)) or kind
+    if run.options.softmax and not kind.needs_softmax:
+        raise ExportError(f"the network gives {kind.value} already; leave --softmax out")
+    if kind is not AnswerKind.LOGITS:
+        run.reporter.done(f"the network gives {kind.value}, and they are taken as such: {_END_OF_KIND[kind.value]}")
+    return kind
+
+
+_END_OF_KIND = {
+    "probabilities": "no Softmax is added, and the comparison is of probabilities",
+    "log-probabilities": "the probability is their power of e",
+    "independent": "each class is yes or no for itself (Sigmoid), and no Softmax is added",
+}
 
 
 def _on_hard_frames(run: ExportRun, artifacts: Artifacts) -> dict[str, Any]:

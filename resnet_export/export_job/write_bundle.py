@@ -36,6 +36,7 @@ from runtimes.bundle.file_names import (
 from runtimes.bundle.manifest import Manifest, TensorEntry
 from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
+from runtimes.metrics.answer_kind import KEY
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.pytorch import TorchRuntime
@@ -156,6 +157,7 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
             "weights_sha256": loaded.weights_sha256,
             "num_classes": loaded.num_classes if loaded.gives_logits else None,
             "reference": loaded.reference_name,
+            **({} if artifacts.answers is None else {KEY: artifacts.answers.value}),
         },
         preprocessing=loaded.preprocessing,
         inputs=tuple(_tensor_entry(info) for info in written.graph.input),

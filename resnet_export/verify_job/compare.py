@@ -18,6 +18,7 @@ from resnet_export.images.stream import batch_size_for
 from resnet_export.verify_job.sides import OpenCandidate, Reference, as_taken, logits_of, open_candidate
 from resnet_export.verify_job.subject import Candidate, Golden, Subject
 from runtimes.errors import MissingDependencyError
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
@@ -217,20 +218,28 @@ def _batches(paths: Sequence[Path], preprocessing: Preprocessing, size: int, err
     return image_batches(paths, preprocessing, batch_size=size, on_error=errors, max_bad_fraction=MAX_BAD_FRACTION)
 
 
-def compare(images: ImageSet, opened: Opened, *, leave_out: frozenset[str] = frozenset()) -> Compared:
+def compare(
+    images: ImageSet,
+    opened: Opened,
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    kind: AnswerKind | None = None,
+) -> Compared:
     """Run every file over one set of images.
 
     Args:
         images: The images with the reference's answers.
         opened: The files.
         leave_out: Names of files that are the reference themselves.
+        kind: What the answers are; None to tell by themselves.
     """
     judged = [one for one in opened.candidates if one.candidate.name not in leave_out]
     meters: dict[tuple[str, str], LogitMeter] = {}
+    answers = kind
 
     def meter(kind: str, name: str, num_classes: int) -> LogitMeter:
         if (kind, name) not in meters:
-            meters[kind, name] = LogitMeter(num_classes, labelled=images.labelled)
+            meters[kind, name] = LogitMeter(num_classes, labelled=images.labelled, kind=answers)
         return meters[kind, name]
 
     for batch in images.batches:

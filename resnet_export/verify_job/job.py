@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
 from exporter.bundle.write_folder import TOOL_NAME
+from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from exporter.version import __version__
 from resnet_export.console.reporter import Reporter
@@ -32,8 +33,9 @@ from resnet_export.verify_job.compare import (
 )
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
-from resnet_export.verify_job.sides import Reference, load_reference, logits_of
+from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of
 from resnet_export.verify_job.subject import TORCH, Subject, read_subject
+from runtimes.metrics.answer_kind import AnswerKind, kind_in, kind_of_answers
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
 from runtimes.verification.baseline import compare_baseline, load_baseline
@@ -94,6 +96,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
         trusted = None
         if job.reference is not None and _needs_reference(job):
             trusted = stack.enter_context(job.reference.open(subject))
+        job = _with_comparable_answers(job, trusted)
         opened = _open(job, stack)
         compared, validation = _compare(job, trusted, opened)
         files = file_reports(opened, compared, choice)
@@ -134,6 +137,32 @@ def _needs_reference(job: Job) -> bool:
     return job.subject.golden is None or job.against or asked.val is not None or asked.bisect
 
 
+def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
+    """Return the job whose files give what the model of --against gives: logits, or probabilities.
+
+    Of a file that ends in a Softmax, and lies in no bundle, the Softmax is left off where the model gives logits.
+
+    Raises:
+        ExportError: If a bundle gives one and the model the other.
+    """
+    if not job.against or trusted is None or job.reference is None:
+        return job
+    from exporter.models.check_images import load_check_images
+
+    prepared = job.reference.preprocessing
+    given = kind_of_answers(logits_of(trusted, as_taken(trusted, load_check_images(prepared)[:4], prepared)))
+    subject, gives = job.subject, given or AnswerKind.LOGITS
+    if subject.ends_in_softmax and gives is AnswerKind.LOGITS:
+        return replace(job, subject=replace(subject, finish=replace(subject.finish, softmax=True)))
+    own = None if subject.manifest is None else kind_in(subject.manifest.model)
+    if own is not None and own != gives and AnswerKind.PROBABILITIES in (own, gives):
+        raise ExportError(
+            f"{subject.path} gives {own.value}, {job.reference.name} {gives.value}; compare with the model that the "
+            "bundle was made of"
+        )
+    return job
+
+
 def _open(job: Job, stack: ExitStack) -> Opened:
     if job.tested is not None:
         return torch_side(stack.enter_context(job.tested.open(job.subject)))
@@ -144,13 +173,14 @@ def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Co
     """Run both sides over the golden inputs and over --val, or over the package's photographs."""
     subject, reference, reporter = job.subject, job.reference, job.reporter
     compared: list[Compared] = []
+    kind = None if subject.manifest is None else kind_in(subject.manifest.model)
     if subject.golden is not None:
-        compared.append(compare(golden_set(subject.golden, STORED), opened))
+        compared.append(compare(golden_set(subject.golden, STORED), opened, kind=kind))
     if reference is None or trusted is None or job.preprocessing is None:
         return compared, None
     if job.options.val is None:
         if subject.golden is None:
-            compared.append(compare(photograph_set(reference, job.preprocessing, trusted), opened))
+            compared.append(compare(photograph_set(reference, job.preprocessing, trusted), opened, kind=kind))
         return compared, None
     num_classes = _num_classes(job, trusted)
     validation = read_validation(
@@ -170,7 +200,7 @@ def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Co
         for one in opened.candidates
         if not job.against and one.candidate.path == reference.file and job.subject.provider == "cpu"
     }
-    compared.append(compare(images, opened, leave_out=frozenset(itself)))
+    compared.append(compare(images, opened, leave_out=frozenset(itself), kind=kind))
     return compared, validation
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import ExportError
+from exporter.passes.pre_post_options import Finish
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
 from runtimes.bundle.precision import is_int8
@@ -150,19 +151,24 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     kind = RUNTIMES[provider]
     wants_logits = subject.finish.changes_output and kind.engine_flavor is None
     choice = Choice(path, provider, precision, "verified")
-    model = with_logits(path) if wants_logits else None
+    model = with_logits(path, subject.finish) if wants_logits else None
     return kind.open(choice, subject.manifest, OpenOptions(exact=exact, model=model))
 
 
-def with_logits(path: Path) -> ModelProto:
-    """Return the file's model with the logits before its softmax or TopK as the only output."""
+def with_logits(path: Path, finish: Finish) -> ModelProto:
+    """Return the file's model with what the network gives, before a Softmax or TopK that was added, as the only output.
+
+    A Softmax of the network itself stays: the answers it is compared with have it too.
+    """
     from exporter.graph.onnx_graph import with_outputs
     from exporter.graph.read_model import read_model
 
     model = read_model(path)
     made = {name: node for node in model.graph.node for name in node.output}
     tensor = model.graph.output[0].name
-    while (node := made.get(tensor)) is not None and node.op_type in ("Softmax", "TopK", "Identity"):
+    added = {"TopK": finish.topk is not None, "Softmax": finish.softmax}
+    while (node := made.get(tensor)) is not None and (node.op_type == "Identity" or added.get(node.op_type, False)):
+        added[node.op_type] = False  # one of each
         tensor = node.input[0]
     cut = with_outputs(model, [tensor])
     kept = [info for info in cut.graph.output if info.name == tensor]

@@ -84,6 +84,7 @@ class Subject:
         labels: Class names; None where nobody named them.
         finish: What the files have beside the network.
         golden: Stored inputs and answers.
+        ends_in_softmax: Of a file alone: whether its last layer is a Softmax, which nobody says is the network's.
         provider: The runtime that the files are opened on.
     """
 
@@ -97,6 +98,7 @@ class Subject:
     labels: tuple[str, ...] | None = None
     finish: Finish = field(default_factory=Finish)
     golden: Golden | None = None
+    ends_in_softmax: bool = False
     provider: str = "cpu"
 
     @property
@@ -284,6 +286,7 @@ def _onnx_alone(path: Path) -> Subject:
     """Return an ONNX file that lies in no bundle; what it says about itself is read from its metadata."""
     import onnx
 
+    from exporter.graph.output_kind import ends_in_softmax
     from exporter.graph.read_model import read_model
 
     model = read_model(path)
@@ -304,10 +307,21 @@ def _onnx_alone(path: Path) -> Subject:
         candidates=(Candidate(path, precision, False, exact, file_entry(path).sha256),),
         preprocessing=preprocessing,
         labels=tuple(map(str, labels)) if isinstance(labels, list) else None,
-        finish=Finish(
-            uint8_input=takes_pixels, softmax=any(node.op_type == "Softmax" for node in model.graph.node[-2:])
-        ),
+        finish=replace(_added(model), uint8_input=takes_pixels),
+        ends_in_softmax=ends_in_softmax(model.graph),
     )
+
+
+def _added(model: ModelProto) -> Finish:
+    """Return what `--softmax` and `--topk` added to a file, by the names that they give."""
+    from exporter.passes.add_pre_post import INDICES, PROBABILITIES, SCORES
+
+    outputs = {info.name: info for info in model.graph.output}
+    made = {name for node in model.graph.node for name in node.output}
+    if not {SCORES, INDICES} <= outputs.keys():
+        return Finish(softmax=PROBABILITIES in outputs)
+    topk = outputs[SCORES].type.tensor_type.shape.dim[1].dim_value
+    return Finish(softmax=PROBABILITIES in made, topk=topk or None)
 
 
 def _metadata(model: ModelProto) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterE
 from runtimes.inference.classification import INDICES, SCORES, Classification, ScoredClass
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
+from runtimes.metrics.answer_kind import AnswerKind, kind_in
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -168,7 +169,8 @@ def _score(one: ScoredClass) -> float:
 def score_kind(manifest: Manifest) -> str:
     """Return what the scores of a row are: "probability" or "logit"."""
     names = [entry.name for entry in manifest.outputs]
-    return "logit" if INDICES in names and not manifest.options.get("softmax") else "probability"
+    kind = kind_in(manifest.model, softmax=bool(manifest.options.get("softmax"))) or AnswerKind.LOGITS
+    return "logit" if INDICES in names and kind is AnswerKind.LOGITS else "probability"
 
 
 def check_outputs(manifest: Manifest, top_k: int) -> None:

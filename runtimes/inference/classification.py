@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import NotAClassifierError, RuntimeAdapterError
+from runtimes.metrics.answer_kind import AnswerKind, kind_of_answers
 from runtimes.protocol import Array, TensorSpec
 
 PROBABILITIES, SCORES, INDICES = "probabilities", "scores", "indices"
@@ -66,13 +67,13 @@ class Head:
     Attributes:
         scores: Name of the output float32 [N, C] (all classes) or [N, K] (the best).
         indices: Name of the output int64 [N, K] with the best classes' numbers, or None.
-        are_probabilities: Whether the scores are probabilities; else they are logits.
+        kind: What the scores are; None where nobody says, and the answers themselves decide.
         labels: Name of class i at place i, or None.
     """
 
     scores: str
     indices: str | None
-    are_probabilities: bool
+    kind: AnswerKind | None
     labels: tuple[str, ...] | None
 
     def classes(self, outputs: Mapping[str, Array], *, top: int = 5) -> list[Classification]:
@@ -96,12 +97,12 @@ class Head:
             )
         if self.indices is not None:
             best, order = scores[:, :top], outputs[self.indices][:, :top]
-            chances: NDArray[np.float64] | None = best.astype(np.float64) if self.are_probabilities else None
+            chances = _chances_of_best(best, self.kind)
         else:
             order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
             best = np.take_along_axis(scores, order, axis=1)
-            every = scores.astype(np.float64) if self.are_probabilities else softmax(scores)
-            chances = np.take_along_axis(every, order, axis=1)
+            kind = self.kind or kind_of_answers(scores) or AnswerKind.LOGITS
+            chances = np.take_along_axis(kind.probabilities(scores), order, axis=1)
         known = [None] * len(best) if chances is None else chances.tolist()
         rows = zip(order.tolist(), best.tolist(), known, strict=True)
         return [
@@ -118,27 +119,29 @@ class Head:
         return str(index) if self.labels is None or index >= len(self.labels) else self.labels[index]
 
 
-def softmax(logits: Array) -> NDArray[np.float64]:
-    """Return probabilities of logits [N, C], in float64; the largest is taken off first, so nothing overflows."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+def _chances_of_best(best: Array, kind: AnswerKind | None) -> NDArray[np.float64] | None:
+    """Return probabilities of the best K scores; None of logits, whose Softmax needs all of them."""
+    if kind is AnswerKind.LOG_PROBABILITIES:
+        return np.exp(best.astype(np.float64))
+    return None if kind is None or kind.needs_softmax else best.astype(np.float64)
 
 
-def head_from_outputs(specs: Mapping[str, TensorSpec], *, labels: Sequence[str] | None, has_softmax: bool) -> Head:
+def head_from_outputs(
+    specs: Mapping[str, TensorSpec], *, labels: Sequence[str] | None, kind: AnswerKind | None
+) -> Head:
     """Find out how a model's outputs are read.
 
     Args:
         specs: The model's outputs.
         labels: Name of class i at place i, or None.
-        has_softmax: Whether the file computes probabilities, where the names of its outputs do not tell.
+        kind: What its scores are, None where nobody says.
 
     Raises:
         NotAClassifierError: If there is no output [N, classes], or more than one.
     """
     names = None if labels is None else tuple(labels)
     if {SCORES, INDICES} <= specs.keys():
-        return Head(SCORES, INDICES, has_softmax, names)
+        return Head(SCORES, INDICES, kind, names)
     tables = [name for name, spec in specs.items() if len(spec.shape) == 2 and spec.dtype.startswith("float")]
     if len(specs) != 1 or len(tables) != 1:
         told = ", ".join(f"{name} {spec}" for name, spec in specs.items())
@@ -148,4 +151,4 @@ def head_from_outputs(specs: Mapping[str, TensorSpec], *, labels: Sequence[str] 
     num_classes = specs[tables[0]].shape[1]
     if names is not None and num_classes is not None and num_classes != len(names):
         raise NotAClassifierError(f"{len(names)} labels for {num_classes} classes: which is which is not known")
-    return Head(tables[0], None, has_softmax or tables[0] == PROBABILITIES, names)
+    return Head(tables[0], None, AnswerKind.PROBABILITIES if tables[0] == PROBABILITIES else kind, names)

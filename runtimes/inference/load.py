@@ -26,6 +26,7 @@ from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word, word_of_flavor
 from runtimes.inference.select_file import Here, choose
 from runtimes.machine.environment import gpu_info
+from runtimes.metrics.answer_kind import KEY, AnswerKind, kind_in
 from runtimes.preprocessing.model_input import Preparation
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.compatibility import looks_like_onnx
@@ -154,7 +155,7 @@ class _Source:
                 preparation = Preparation(told.preprocessing, spec.dtype == "uint8", backend, draft)
             head: Head | NotAClassifierError
             try:
-                head = head_from_outputs(opened.runtime.output_specs, labels=told.labels, has_softmax=told.has_softmax)
+                head = head_from_outputs(opened.runtime.output_specs, labels=told.labels, kind=told.kind)
             except NotAClassifierError as err:
                 head = err
         except BaseException:  # an interrupt too: nothing may stay open that nobody holds
@@ -168,22 +169,25 @@ class _Source:
         labels = None
         if LABELS_NAME in self.manifest.files:
             labels = tuple((self.path / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
-        has_softmax = bool(self.manifest.options.get("softmax"))
-        return _Told(self.manifest.preprocessing, labels, has_softmax)
+        kind = kind_in(self.manifest.model, softmax=bool(self.manifest.options.get("softmax")))
+        return _Told(self.manifest.preprocessing, labels, kind)
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
     preprocessing: Preprocessing | None
     labels: tuple[str, ...] | None
-    has_softmax: bool
+    kind: AnswerKind | None
 
 
 def _told_by_metadata(path: Path, metadata: Mapping[str, str]) -> _Told:
     """Read what `resnet-export` writes into a file's metadata; other tools write other things under these names."""
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
+    kind: AnswerKind | None = None
     try:
+        if KEY in metadata:
+            kind = kind_in({KEY: json.loads(metadata[KEY])})
         if "preprocessing" in metadata:
             preprocessing = Preprocessing.from_json(json.loads(metadata["preprocessing"]))
         if "labels" in metadata:
@@ -191,7 +195,7 @@ def _told_by_metadata(path: Path, metadata: Mapping[str, str]) -> _Told:
             labels = tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
     except (ValueError, RecursionError) as err:
         _LOG.warning("%s: its metadata is not ours, classify() will not work: %s", path, err)
-    return _Told(preprocessing, labels, has_softmax=False)
+    return _Told(preprocessing, labels, kind)
 
 
 def _source(path: Path, file: str | None, public_key: Path | None) -> _Source:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import RuntimeAdapterError
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.metrics.kl_divergence import kl_divergence
 from runtimes.metrics.logit_comparison import (
@@ -47,6 +48,7 @@ class LogitMeter:
         labelled: Whether every image comes with its class; None takes what the first batch does.
         strict: Raise on NaN, Inf and on no image at all.
         max_flips: Flips that are kept; all are counted.
+        kind: What the answers are, for the divergence; None to tell by themselves.
 
     Raises:
         ValueError: If there are fewer than two classes: then no answer can differ.
@@ -59,6 +61,7 @@ class LogitMeter:
         labelled: bool | None = None,
         strict: bool = False,
         max_flips: int = MAX_FLIPS,
+        kind: AnswerKind | None = None,
     ) -> None:
         if num_classes is not None and num_classes < 2:
             raise ValueError(
@@ -68,6 +71,7 @@ class LogitMeter:
         self._num_classes = num_classes
         self._labelled = labelled
         self._max_flips = max_flips
+        self._kind = kind
         self._num_images = 0
         self._nonfinite = [0, 0]
         self._sums = DifferenceSums()
@@ -166,7 +170,7 @@ class LogitMeter:
 
     def _add_finite(self, trusted: Logits, tested: Logits, names: Sequence[str], truth: NDArray[np.int64]) -> None:
         self._sums.add(trusted, tested)
-        self._divergence += float(kl_divergence(trusted, tested).sum())
+        self._divergence += float(kl_divergence(trusted, tested, self._kind).sum())
         best = [np.argsort(-side, axis=1, kind="stable")[:, :NUM_TOP] for side in (trusted, tested)]
         shared = (best[0][:, :, np.newaxis] == best[1][:, np.newaxis, :]).any(axis=2)
         self._overlap += float(shared.mean(axis=1).sum())

@@ -20,6 +20,7 @@ from runtimes.errors import ForkedProcessError, InputMismatchError, ModelClosedE
 from runtimes.inference.classification import Head
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.model_input import Preparation
 from runtimes.protocol import TensorSpec
 from runtimes.pytorch import TorchRuntime
@@ -63,7 +64,7 @@ def test_any_runtime_can_be_a_model():
     """PyTorch too: the reference behind the same `classify`."""
     module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, CLASSES)).eval()
     runtime = TorchRuntime(module)
-    head = Head("logits", None, False, LABELS)
+    head = Head("logits", None, AnswerKind.LOGITS, LABELS)
     with Model(runtime, description=described(runtime), preparation=Preparation(PREPROCESSING), head=head) as model:
         answer = model.classify(np.full((32, 32, 3), 90, np.uint8), channels="RGB", top=CLASSES)
     assert {scored.label for scored in answer.top} == set(LABELS)
