@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper
 from calibration.diagnostics.block_subgraphs import Border
 from calibration.diagnostics.recover_channel_scales import LayerConstants
 from calibration.methods.dialect import Dialect
+from calibration.refinement.layer_hessian import has_rows, weight_rows
 from calibration.refinement.subgraph import constant_nodes, nodes_between
 from exporter.graph.onnx_graph import all_tensor_types, array_from_initializer, copy_model, initializer_from_array
 
@@ -27,6 +28,9 @@ MAX_BIAS_ERROR = 0.25
 (measured on the digits ResNet-20 and on a ResNet-18 of random weights)."""
 
 MAX_RATIO = 1.25
+
+MIN_ROW_COSINE, MIN_SHARE_OF_ROWS = 0.95, 0.9
+"""Of a weight's channels and their INT8 form: one whose scale is too wide loses levels, and some of its direction."""
 
 MAX_SCALE_RATIO = 2.5
 """Ranges of few images differ from those of many: 0.95 to 1.13 times on the digits (16 against 256); 4 is two bits."""
@@ -129,17 +133,49 @@ def _weight_causes(layer: LayerConstants) -> list[str]:
     expected, got = layer.reference[0], layer.candidate[0]
     if not np.any(got):
         return [f"the weight of {name} is all zeros"]
+    if (spread := _wrong_channel_scales(layer)) is not None:
+        return [
+            f"the scales of {name}'s weight (one per channel) are wrong: its channels are {spread[0]:.2g} to "
+            f"{spread[1]:.2g} times the reference's"
+        ]
     if _cosine(expected, got) < MIN_COSINE:
-        orders = list(permutations(range(expected.ndim)))[1:]
-        for order in (axes for axes in orders if expected.transpose(axes).shape == got.shape):
+        for order in _other_orders(expected.shape):
             # Signs only: integers may have been transposed, and their scales per channel not.
-            if _cosine(np.sign(expected.transpose(order)), np.sign(got)) > MIN_SIGN_COSINE:
+            turned = expected.transpose(order)
+            if turned.shape == got.shape and _cosine(np.sign(turned), np.sign(got)) > MIN_SIGN_COSINE:
                 return [f"the weight of {name} is transposed: its axes are in order {list(order)}"]
         return [f"the weight of {name} is another: cosine {_cosine(expected, got):.3f} with the reference's"]
     ratio = float((expected * got).sum() / np.square(expected).sum())
     if not 1 / MAX_RATIO < ratio < MAX_RATIO:
         return [f"the weight of {name} is {ratio:.3g} times the reference's: its scale is wrong"]
     return []
+
+
+def _other_orders(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the orders of axes that change a tensor; moving an axis of 1, as of a 1x1 kernel, changes nothing."""
+    wide = [axis for axis, size in enumerate(shape) if size > 1]
+    return [order for order in permutations(range(len(shape))) if [axis for axis in order if axis in wide] != wide]
+
+
+def _wrong_channel_scales(layer: LayerConstants) -> tuple[float, float] | None:
+    """Return the least and the largest factor of a layer's channels where each is its own multiple of the reference's.
+
+    None where the channels are no multiples (another weight), or all of about the same one.
+    """
+    if not has_rows(layer.node, layer.reference[0].ndim):
+        return None
+    expected, got = (weight_rows(layer.node, side) for side in (layer.reference[0], layer.candidate[0]))
+    expected, got = (side.reshape(-1, side.shape[-1]) for side in (expected, got))
+    products, squares, others = (expected * got).sum(1), np.square(expected).sum(1), np.square(got).sum(1)
+    alive = (squares > 0) & (others > 0)
+    if alive.sum() < 2:
+        return None
+    cosines = products[alive] / np.sqrt(squares[alive] * others[alive])
+    factors = products[alive] / squares[alive]
+    if np.mean(cosines > MIN_ROW_COSINE) < MIN_SHARE_OF_ROWS or factors.min() <= 0:
+        return None
+    low, high = float(factors.min()), float(factors.max())
+    return (low, high) if high / low > MAX_RATIO**2 else None
 
 
 def without_correction(candidate: ModelProto, layers: Mapping[str, LayerConstants]) -> ModelProto:
