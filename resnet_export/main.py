@@ -53,6 +53,7 @@ VERBS = {
     "triton": Verb("resnet_export.commands.triton", "a Triton model repository"),
     "deepstream": Verb("resnet_export.commands.deepstream", "an nvinfer configuration and its model"),
     "web": Verb("resnet_export.commands.web", "a page that runs the bundle in a browser"),
+    "package": Verb("resnet_export.commands.package", "Hugging Face, ONNX Runtime model package, MLflow"),
     "models": Verb("resnet_export.commands.models", "names, sizes, published accuracy"),
     "doctor": Verb("resnet_export.doctor_job.command", "what this machine can do, and what is missing"),
     "verify-signature": Verb("resnet_export.commands.verify_signature", "is a bundle whole, and by whom"),

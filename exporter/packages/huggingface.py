@@ -1,0 +1,132 @@
+"""The layout of Hugging Face's hub and onnx-community: what transformers, transformers.js and optimum read.
+
+The model's input is renamed to `pixel_values`, which these libraries feed. `BitImageProcessor` resizes and crops as
+torchvision does, but where an odd number of pixels is cut off, its crop may begin a pixel before ours.
+
+Source: transformers 4.57, models/bit/image_processing_bit.py; optimum-onnx 0.1, onnxruntime/modeling.py;
+transformers.js 3, utils/dtypes.js (file suffixes).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import ExportError
+from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest
+from runtimes.preprocessing.transform import Interpolation
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+INPUT = "pixel_values"
+FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}
+"""Precision to the name by which transformers.js asks for it; INT8 with FP16 has none there."""
+
+_RESAMPLE = {
+    Interpolation.NEAREST: 0,
+    Interpolation.LANCZOS: 1,
+    Interpolation.BILINEAR: 2,
+    Interpolation.BICUBIC: 3,
+    Interpolation.BOX: 4,
+    Interpolation.HAMMING: 5,
+}
+"""Pillow's numbers, which these files hold. Source: Pillow, Image.Resampling."""
+
+
+def write_huggingface(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict[str, str]:
+    """Write `config.json`, `preprocessor_config.json` and `onnx/`.
+
+    Raises:
+        ExportError: If the model takes no float32 RGB pictures or gives no logits.
+    """
+    import onnx
+
+    ((bundle, manifest),) = bundles
+    _check_fits(bundle, manifest)
+    written = {"config.json": "classes", "preprocessor_config.json": "how pictures are prepared"}
+    _write_json(folder / "config.json", model_config(bundle, manifest))
+    _write_json(folder / "preprocessor_config.json", processor_config(manifest))
+    (folder / "onnx").mkdir()
+    for precision, name in FILES.items():
+        if MODEL_FILES[precision] in manifest.files:
+            model = with_input_called(onnx.load(bundle / MODEL_FILES[precision]), INPUT)
+            onnx.save_model(model, folder / "onnx" / name)
+            written[f"onnx/{name}"] = precision
+    return written
+
+
+def model_config(bundle: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return what `config.json` holds."""
+    num_classes = int(manifest.outputs[0].shape[1])
+    labels = [f"LABEL_{index}" for index in range(num_classes)]
+    if LABELS_NAME in manifest.files:
+        labels = (bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
+    return {
+        "architectures": ["ResNetForImageClassification"],
+        "model_type": "resnet",
+        "num_labels": num_classes,
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "resnet_export_model": str(manifest.model.get("id", "")),
+    }
+
+
+def processor_config(manifest: Manifest) -> dict[str, Any]:
+    """Return what `preprocessor_config.json` holds."""
+    told = manifest.preprocessing
+    size = {"shortest_edge": told.resize}
+    if isinstance(told.resize, tuple):
+        size = dict(zip(("height", "width"), told.resize, strict=True))
+    height, width = told.input_size
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": told.resize is not None,
+        **({} if told.resize is None else {"size": size}),
+        "resample": _RESAMPLE[told.interpolation],
+        "do_center_crop": told.crop is not None,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(told.mean),
+        "image_std": list(told.std),
+    }
+
+
+def with_input_called(model: ModelProto, name: str) -> ModelProto:
+    """Return the model with its one input called `name`; the given one is changed."""
+    graph = model.graph
+    old = graph.input[0].name
+    if any(name in (*node.input, *node.output) for node in graph.node):
+        raise ExportError(f"a tensor of the model is called {name} already; the input {old} cannot be")
+    graph.input[0].name = name
+    for node in graph.node:
+        for place, tensor in enumerate(node.input):
+            if tensor == old:
+                node.input[place] = name
+    return model
+
+
+def _check_fits(bundle: Path, manifest: Manifest) -> None:
+    told = manifest.preprocessing
+    if manifest.inputs[0].dtype != "float32" or len(told.mean) != 3:
+        raise ExportError(
+            f"{bundle}: takes {manifest.inputs[0].dtype} of {len(told.mean)} channels; transformers feeds float32 of 3"
+        )
+    if told.resize is not None and not isinstance(told.resize, (int, tuple)):
+        raise ExportError(f"{bundle}: its pictures are resized by {told.resize}, which BitImageProcessor does not know")
+    shape = manifest.outputs[0].shape
+    if len(manifest.outputs) != 1 or len(shape) != 2 or manifest.options.get("softmax"):
+        raise ExportError(
+            f"{bundle}: gives {', '.join(entry.name for entry in manifest.outputs)}; transformers reads logits "
+            "[N, classes]; export without --softmax, --topk and --features"
+        )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

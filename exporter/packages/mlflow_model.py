@@ -1,0 +1,96 @@
+"""MLflow's ONNX flavor, written by mlflow: `mlflow.onnx.load_model` and `mlflow.pyfunc.load_model` read it.
+
+One file goes into it: what ONNX Runtime's CPU provider runs best, which is where MLflow runs models. How pictures are
+prepared stands in the model's metadata, because a flavor has no place for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, TensorEntry
+from runtimes.errors import MissingDependencyError
+from runtimes.inference.runtime_registry import RUNTIMES
+
+
+def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict[str, str]:
+    """Write the model.
+
+    Raises:
+        MissingDependencyError: If mlflow is not installed.
+    """
+    mlflow = _mlflow()
+    import onnx
+
+    ((bundle, manifest),) = bundles
+    wanted = RUNTIMES["cpu"].precisions_for(manifest)
+    precision = next((word for word in wanted if MODEL_FILES[word] in manifest.files), "fp32")
+    mlflow.onnx.save_model(
+        onnx.load(bundle / MODEL_FILES[precision]),
+        str(folder),
+        pip_requirements=[f"{name}=={metadata.version(name)}" for name in _requirements()],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        signature=_signature(mlflow, manifest),
+        metadata=_metadata(bundle, manifest, precision),
+        save_as_external_data=False,
+    )
+    return {"MLmodel": "the flavor, signature and metadata", "model.onnx": f"{precision}, for ONNX Runtime's CPU"}
+
+
+def _mlflow() -> Any:
+    try:
+        import mlflow
+        import mlflow.onnx
+    except ImportError as err:
+        raise MissingDependencyError(
+            f'--layout mlflow is written by mlflow ({err}); pip install "resnet-export[mlflow]"'
+        ) from err
+    return mlflow
+
+
+def _requirements() -> list[str]:
+    """Return what a server needs to load the model; the distribution of ONNX Runtime that is installed here."""
+    found = []
+    for names in (("onnx",), ("onnxruntime", "onnxruntime-gpu"), ("numpy",)):
+        installed = {dist.metadata["Name"] for name in names for dist in metadata.distributions(name=name)}
+        found.append(next((name for name in names if name in installed), names[0]))
+    return found
+
+
+def _signature(mlflow: Any, manifest: Manifest) -> Any:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(entries: Any) -> Any:
+        return Schema(
+            [
+                TensorSpec(
+                    np.dtype(entry.dtype), tuple(n if isinstance(n, int) else -1 for n in entry.shape), entry.name
+                )
+                for entry in entries
+            ]
+        )
+
+    return ModelSignature(inputs=schema(manifest.inputs), outputs=schema(manifest.outputs))
+
+
+def _shape(entry: TensorEntry) -> tuple[int, ...]:
+    """Return the shape as mlflow writes it: -1 is a dynamic axis."""
+    return tuple(size if isinstance(size, int) else -1 for size in entry.shape)
+
+
+def _metadata(bundle: Path, manifest: Manifest, precision: str) -> dict[str, str]:
+    told = {
+        "model": str(manifest.model.get("id", "")),
+        "precision": precision,
+        "preprocessing": json.dumps(manifest.preprocessing.to_json()),
+    }
+    if LABELS_NAME in manifest.files:
+        told["labels"] = json.dumps((bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
+    return told
