@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: aarch64 demo docs test test-fast test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
+.PHONY: aarch64 demo docs test test-fast test-kernels test-matrix lint benchmark model-table sweep sweep-efforts clean help robustness
 
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
 	@echo "make test-fast  the tests without whole runs of the command, for every day; two minutes on two cores"
 	@echo "make docs       the documentation site, in site/; warnings are errors"
+	@echo "make test-kernels  the numeric tests as other processors would add: OpenBLAS, ATen and oneDNN kernels"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
 	@echo "make benchmark  calibration beside ONNX Runtime's own, in one run"
 	@echo "make model-table  recount exporter/models/model_table.json, which resnet-export models prints"
@@ -51,6 +52,14 @@ test: lint
 
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
+
+# Every processor adds in an order of its own. Kernels of others, as far as this one can run them.
+NUMERIC := tests/runtimes/metrics tests/runtimes/verification tests/calibration tests/exporter/passes tests/exporter/tracing
+
+test-kernels: $(VENV)/.dev
+	OPENBLAS_CORETYPE=Prescott ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERIC)
+	OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERIC)
+	OPENBLAS_CORETYPE=SkylakeX $(PYTEST) $(NUMERIC)
 
 test-matrix:
 	$(PYTHON) tests/matrix.py

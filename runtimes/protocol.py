@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -77,6 +78,42 @@ class Runtime(Protocol):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+class RuntimeAdapter(ABC):
+    """Base of the adapters: the specifications, and closing at the end of a `with` block.
+
+    An adapter sets `_input_specs` and `_output_specs` when it opens.
+    """
+
+    _input_specs: Mapping[str, TensorSpec]
+    _output_specs: Mapping[str, TensorSpec]
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every input."""
+        return self._input_specs
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]:
+        """Name to specification of every output, in the model's order."""
+        return self._output_specs
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; see `Runtime.run`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the model; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class InputCheck:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from runtimes.errors import ModelClosedError
-from runtimes.protocol import Array, TensorSpec, check_inputs
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
 
 
-class TorchRuntime:
+class TorchRuntime(RuntimeAdapter):
     """A module with one float32 input [N, C, H, W] and one output [N, num_classes], run without gradients.
 
     Args:
@@ -50,16 +45,6 @@ class TorchRuntime:
         self._input_specs = {input_name: TensorSpec("float32", (None, None, height, width))}
         self._output_specs = dict.fromkeys(self._output_names, TensorSpec("float32", (None, None)))
 
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of the input."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of the output."""
-        return self._output_specs
-
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the module once; see `Runtime.run`.
 
@@ -82,14 +67,6 @@ class TorchRuntime:
     def close(self) -> None:
         """Release the module; a second call does nothing."""
         self._module = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _first_in_training_mode(module: nn.Module) -> str | None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtimes.errors import InputMismatchError
-from runtimes.protocol import Array, InputCheck, Runtime, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from runtimes.protocol import Array, InputCheck, Runtime, RuntimeAdapter, TensorSpec
 
 
 def fixed_batch(runtime: Runtime) -> int | None:
@@ -27,7 +22,7 @@ def fixed_batch(runtime: Runtime) -> int | None:
     return firsts.pop() if len(firsts) == 1 else None
 
 
-class AnyBatch:
+class AnyBatch(RuntimeAdapter):
     """A runtime of a fixed batch size, taking any.
 
     Args:
@@ -41,16 +36,6 @@ class AnyBatch:
         self._input_specs = {name: _any(spec) for name, spec in runtime.input_specs.items()}
         self._output_specs = {name: _any(spec) for name, spec in runtime.output_specs.items()}
         self._check = InputCheck(self._input_specs)
-
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every input, its first axis dynamic."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every output, its first axis dynamic."""
-        return self._output_specs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any number of rows; see `Runtime.run`.
@@ -73,14 +58,6 @@ class AnyBatch:
     def close(self) -> None:
         """Release the model; a second call does nothing."""
         self._runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _piece(self, inputs: Mapping[str, Array], start: int, total: int) -> dict[str, Array]:
         count = min(self._size, total - start)

@@ -7,8 +7,7 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +16,13 @@ from runtimes.fork_guard import forked_error, never_release_in_a_child
 from runtimes.openvino.library import PRECISION, load_core, properties_for
 from runtimes.openvino.node_precision import integer_layers, node_precisions
 from runtimes.ort.int8_kernels import why_int8_saturates
-from runtimes.protocol import Array, InputCheck, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
 _SINK = "/sink_port_0"
 """Suffix that OpenVINO's ONNX reader puts behind the name of an output."""
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(RuntimeAdapter):
     """An ONNX model compiled by OpenVINO for the CPU. Any number of threads may call `run`.
 
     Args:
@@ -62,16 +58,6 @@ class OpenVinoRuntime:
         self._check = InputCheck(self._input_specs)
         # A request holds the activations of one call: as many are made as threads call at the same time.
         self._idle: deque[Any] = deque()
-
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every input."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every output, in the model's order."""
-        return self._output_specs
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -128,14 +114,6 @@ class OpenVinoRuntime:
         """Release the model, as soon as no other thread computes in it; a second call does nothing."""
         self._compiled = None
         self._idle.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _source(model: str | Path | bytes | Any) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnxruntime
 
@@ -22,10 +21,7 @@ from runtimes.ort.session import (
     node_providers,
     open_session,
 )
-from runtimes.protocol import Array, InputCheck, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
 __all__ = ["CPU_PROVIDER", "OrtRuntime", "SerializableModel"]
 
@@ -41,7 +37,7 @@ _DTYPES = {
 }
 
 
-class OrtRuntime:
+class OrtRuntime(RuntimeAdapter):
     """An ONNX model opened in ONNX Runtime. Any number of threads may call `run`.
 
     Args:
@@ -107,16 +103,6 @@ class OrtRuntime:
         self._check = InputCheck(self._input_specs)
 
     @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every input."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every output, in the model's order."""
-        return self._output_specs
-
-    @property
     def may_saturate(self) -> bool:
         """Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits."""
         return self._may_saturate
@@ -177,14 +163,6 @@ class OrtRuntime:
     def close(self) -> None:
         """Release the session, as soon as no other thread computes in it; a second call does nothing."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _open_session(self) -> Any:
         session = self._session

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.cuda.device_array import is_on_device, read_inputs
 from runtimes.cuda.memory import CudaRuntime, load_cuda
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
-from runtimes.protocol import Array, TensorSpec, check_inputs
+from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
 from runtimes.trt.compatibility import (
     check_gpu,
     check_is_no_onnx,
@@ -41,8 +41,6 @@ from runtimes.trt.layer_times import EngineTimes, times_from_runs
 from runtimes.trt.library import TensorRtLibrary, library_for, load_library, start_runtime
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from runtimes.trt.engine_sidecar import EngineSidecar
 
 _DTYPES = MappingProxyType(
@@ -72,7 +70,7 @@ _WHY_INVALID = MappingProxyType(
 """Bits of TensorRT-RTX's engine diagnostics."""
 
 
-class TrtRuntime:
+class TrtRuntime(RuntimeAdapter):
     """An engine opened in TensorRT, on GPU 0.
 
     Args:
@@ -138,16 +136,6 @@ class TrtRuntime:
         self._model: LoadedEngine | None = _load(path, library, command, dla_core, trusted)
         self._input_specs, self._output_specs = self._model.inputs, self._model.outputs
         self._free.append(self._new_lane())
-
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every input."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every output, in the model's order."""
-        return self._output_specs
 
     @property
     def library(self) -> str:
@@ -233,14 +221,6 @@ class TrtRuntime:
             lanes, self._free, self._num_lanes = self._free, [], 0
             self._model = None
             close_all(lanes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _take_lane(self) -> Lane:
         with self._changed:
