@@ -51,7 +51,7 @@ test: lint
 	$(PYTEST) --durations 25
 
 test-fast: $(VENV)/.dev
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --durations 10 -m "not slow"
 
 # Every processor adds in an order of its own. Kernels of others, as far as this one can run them.
 NUMERIC := tests/runtimes/metrics tests/runtimes/verification tests/calibration tests/exporter/passes tests/exporter/tracing

@@ -104,7 +104,10 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "basic blocks" else ()) for name in NETWORKS],
+)
 def network(request) -> tuple[ModelProto, ModelProto, np.ndarray]:
     import torch
 

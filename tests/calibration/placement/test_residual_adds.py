@@ -180,7 +180,7 @@ def test_a_chain_of_600_blocks_needs_no_recursion_and_seconds_at_most():
     assert [add.main for add in found.matched] == [f"a{index}" for index in range(600)]
 
 
-@pytest.fixture(scope="module", params=["resnet18", "resnet50"])
+@pytest.fixture(scope="module", params=["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def exported(request):
     import torch
     import torchvision

@@ -426,7 +426,7 @@ EXPECTED_GROUPS = {
 }
 
 
-SLOW = {"mobilenet_v2", "mobilenet_v3"}  # fifty layers to trace
+SLOW = {"resnext", "densenet", "mobilenet_v2", "mobilenet_v3"}  # tens of layers to trace
 
 
 @pytest.mark.parametrize(
