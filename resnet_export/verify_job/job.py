@@ -31,6 +31,7 @@ from resnet_export.verify_job.compare import (
     torch_side,
     validation_set,
 )
+from resnet_export.verify_job.hard_frames import judge_hard_frames
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
 from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of
@@ -100,6 +101,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
         opened = _open(job, stack)
         compared, validation = _compare(job, trusted, opened)
         files = file_reports(opened, compared, choice)
+        judge_hard_frames(subject, opened, files)
         plain_causes = judge_plain_sessions(subject, opened, compared, files, reporter)
         checks = bundle_checks(subject, job.reference, trusted, against=job.against)
     if checks:

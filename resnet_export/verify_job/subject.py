@@ -63,10 +63,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
-    """The bundle's stored inputs, as its files take them, [n, ...], and PyTorch's logits, float32 [n, num_classes]."""
+    """The bundle's stored inputs, as its files take them, [n, ...], and PyTorch's logits, float32 [n, num_classes].
+
+    `hard_inputs` and `hard_logits` are the same of frames that are no photographs; None in bundles of older versions.
+    """
 
     inputs: NDArray[Any]
     logits: NDArray[np.float32]
+    hard_inputs: NDArray[Any] | None = None
+    hard_logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,7 +233,11 @@ def _golden(folder: Path, manifest: Manifest) -> Golden:
         raise BundleError(
             f"{path}: got inputs {list(inputs.shape)} and logits {list(logits.shape)}, expected as many of both"
         )
-    return Golden(inputs, logits)
+    hard = arrays.get("hard_input"), arrays.get("hard_logits")
+    fits = hard[0] is not None and hard[1] is not None and hard[1].shape == (len(hard[0]), logits.shape[1])
+    if not fits and any(part is not None for part in hard):
+        raise BundleError(f"{path}: hard_input and hard_logits do not fit each other; export the bundle anew")
+    return Golden(inputs, logits, *hard)
 
 
 def _engine_beside(folder: Path, file: str, manifest: Manifest, flavor: str, *, exact: bool) -> Candidate | None:
