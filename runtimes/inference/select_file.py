@@ -11,7 +11,6 @@ What the caller names (provider, precision, file) is not up for choice; what can
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from runtimes.inference.runtime_kind import Choice
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, word_of_flavor
 from runtimes.trt.compatibility import check_gpu, check_plan, check_version, rebuild_command
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
-from runtimes.trt.library import FLAVOURS, load_library
+from runtimes.trt.library import is_installed, library_for, load_library
 
 _LOG = logging.getLogger(__name__)
 
@@ -151,8 +150,9 @@ def _fitting_engine(bundle: Path, manifest: Manifest, here: Here, precision: str
     """Return the best engine that fits plan, system, library and GPU, or None; one that does not fit is logged."""
     for choice in _engines(bundle, manifest):
         assert choice.sidecar is not None
-        flavor = choice.sidecar.facts.flavor
-        if precision not in (None, choice.precision) or importlib.util.find_spec(FLAVOURS[flavor]) is None:
+        facts = choice.sidecar.facts
+        flavor = library_for(facts.flavor, version_compat=bool(facts.flags.get("version_compat")))
+        if precision not in (None, choice.precision) or not is_installed(flavor):
             continue
         command = rebuild_command(choice.path, choice.sidecar)
         try:

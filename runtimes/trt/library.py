@@ -123,12 +123,17 @@ def library_for(flavor: str, *, version_compat: bool) -> str:
     For a version-compatible engine of TensorRT that is the full library, or where that is not installed the lean one,
     or the dispatch one; for every other engine its own.
     """
-    if flavor != "tensorrt" or not version_compat or _is_installed(FLAVOURS[flavor]):
+    if flavor != "tensorrt" or not version_compat or is_installed(flavor):
         return flavor
-    return next((name for name, module in LEAN_LIBRARIES.items() if any(map(_is_installed, _names(module)))), flavor)
+    return next((name for name in LEAN_LIBRARIES if is_installed(name)), flavor)
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(flavor: str) -> bool:
+    """Tell whether a library is there, without importing it."""
+    return any(map(_is_there, _names({**FLAVOURS, **LEAN_LIBRARIES}[flavor])))
+
+
+def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ValueError:  # a module in sys.modules without a spec, or None there

@@ -19,7 +19,6 @@ SURFACES = {version: load_surface(version) for version in PACKAGES}
 UP_TO_10 = ("8.6", "10.3", "10.13")
 CLAIMED = {
     "exporter/engines/dla.py": UP_TO_10,  # it asks check_offered first
-    "exporter/engines/refit.py": ("10.3", "10.13", "11.4", "rtx"),  # check_offered of its own
 }
 """File to the versions it is written for, where these are not all."""
 

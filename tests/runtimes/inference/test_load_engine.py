@@ -99,6 +99,20 @@ def test_another_precision(bundle, options):
         assert model.describe().file.endswith("model.engine")
 
 
+@pytest.mark.parametrize("provider", ["auto", "tensorrt"])
+def test_the_lean_library_is_found_where_the_full_one_is_not(bundle, provider, monkeypatch):
+    """An edge image: only version-compatible engines are taken there."""
+    change_sidecar(bundle / "model.engine", flags={"version_compat": True})
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", sys.modules["tensorrt"])
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorrt" else object())
+    with load(bundle, provider=provider, precision="fp32") as model:
+        assert model.describe().file.endswith("model.engine")
+        assert model.describe().provider.startswith("lean ")
+    with load(bundle, precision="int8") as model:
+        assert not model.describe().file.endswith(".engine")
+
+
 def test_the_engines_own_path_is_the_bundles(bundle):
     with load(bundle / "model.engine") as model:
         assert model.labels is not None
