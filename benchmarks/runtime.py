@@ -3,6 +3,8 @@
     python benchmarks/runtime.py --write      # on an idle machine; ten minutes
     python benchmarks/runtime.py --quick      # does it work? its figures are noise
 
+OpenVINO beside ONNX Runtime: benchmarks/runtime_openvino.py.
+
 Raw and ours have the same session options and take turns (`interleaved_timing`); memory and import time are those of
 processes of their own. Networks: ResNet-50 and ResNet-18 with random weights, which compute as long as trained ones,
 and the digits network. The JPEG is a photograph of scikit-image enlarged to 12 megapixels, quality 92.
@@ -328,12 +330,12 @@ def installed(names: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def write_between(document: Path, text: str) -> None:
+def write_between(document: Path, text: str, first: str = BEGIN, last: str = END) -> None:
     content = document.read_text(encoding="utf-8")
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = content.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"{document} lacks {BEGIN} or {END}; nothing was written")
+        raise SystemExit(f"{document} lacks {first} or {last}; nothing was written")
     document.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 

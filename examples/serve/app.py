@@ -4,6 +4,9 @@
     BUNDLE=resnet50-int8 uvicorn app:app --app-dir examples/serve
     curl --data-binary @cat.jpg http://localhost:8000/classify
 
+Under /v2 it answers KServe's v2 protocol in JSON (kserve.py), so that Triton's HTTP clients find the same model here;
+it is called as the bundle's folder, or as $MODEL_NAME.
+
 Preparation runs in FastAPI's own threads, so that many pictures are decoded at once; one thread of the batcher runs the
 model. A full queue answers 503 at once: a client that waits for ever is worse than one that tries again.
 """
@@ -11,8 +14,10 @@ model. A full queue answers 503 at once: a client that waits for ever is worse t
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -20,6 +25,9 @@ from fastapi.concurrency import run_in_threadpool
 
 from runtimes import load
 from runtimes.errors import ImageReadError, QueueFullError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kserve import router
 
 MAX_BYTES = 20_000_000
 
@@ -32,10 +40,12 @@ async def open_model(app: FastAPI) -> AsyncIterator[None]:
         model.batcher(max_batch=8, max_wait_ms=2.0, max_queue=64) as batcher,
     ):
         app.state.model, app.state.batcher = model, batcher
+        app.state.name = os.environ.get("MODEL_NAME") or Path(os.environ["BUNDLE"]).resolve().name
         yield
 
 
 app = FastAPI(lifespan=open_model)
+app.include_router(router)
 
 
 @app.get("/")

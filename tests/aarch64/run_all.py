@@ -116,12 +116,12 @@ def answers(guest: Guest, bundles: dict[str, Path]) -> Iterator[Row]:
     """Golden answers: `verify`, and each file's logits beside the host's.
 
     The bounds are far under what was seen: FP32 122 dB (order of summation), INT8 as written 43 dB (rounding ties flip
-    a step), ONNX Runtime's integer kernels bit-equal.
+    a step), ONNX Runtime's dialect 44 dB: its kernels are bit-equal, and float layers between them flip a step too.
     """
     yield check_verify(guest, "/work/digits", "--precision", "fp32", "--precision", "int8")
     yield check_answers(guest, bundles["digits"], "/work/digits", "model.onnx", 100)
     yield check_answers(guest, bundles["digits"], "/work/digits", "model.int8.onnx", 35)
-    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 100)
+    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 35)
 
 
 def commands(guest: Guest, images: Path) -> Iterator[Row]:
