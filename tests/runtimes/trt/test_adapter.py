@@ -313,6 +313,7 @@ def test_86_engines_of_other_tools_share_one_context(machine_of, monkeypatch):
     """Without profile sharing a second context has no profile; the calls take turns instead of failing."""
     monkeypatch.setattr(exporter.engines.build, "_share_profiles", lambda trt, config: None)
     machine = machine_of("8.6")
+    machine.shares_profile = False  # a sidecar of an older builder, which does not say
     with machine.open(machine.build(), max_contexts=4) as runtime:
         gate = threading.Barrier(4)
 
