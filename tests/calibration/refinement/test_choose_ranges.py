@@ -109,7 +109,9 @@ def test_on_its_sample_it_is_never_worse(digits_network, dialect: Dialect) -> No
         errors.append(np.square(difference - difference.mean(axis=0)).sum())
     num_departures = sum(word != "mse" for word in settled.table.chosen.values())
     print(f"{dialect.value}: {num_departures} departures, error {errors[1] / errors[0]:.3f} of the start's")
-    assert errors[1] <= errors[0] * (1 - MIN_GAIN) ** bool(num_departures) * 1.001
+    # ONNX Runtime's file has INT32 biases, the model that was judged float ones: there the gain need not be the same.
+    gain = MIN_GAIN if num_departures and dialect is Dialect.TENSORRT else 0.0
+    assert errors[1] <= errors[0] * (1 - gain) * 1.001
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -84,5 +84,5 @@ def test_fingerprints_tell_architectures_apart():
 
 
 def test_the_file_says_what_it_was_made_with():
-    data = json.loads(resources.files("exporter").joinpath(TABLE_FILE).read_text())
+    data = json.loads(resources.files("exporter.models").joinpath(TABLE_FILE).read_text())
     assert set(data["made_with"]) == {"torch", "torchvision", "timm"}
