@@ -92,7 +92,7 @@ def table() -> str:
     for kind, words, file, test in ROWS:
         if test not in names_of_tests(ROOT / file):
             raise SystemExit(f"{kind}: there is no test {test} in {file}")
-        lines.append(f"| {kind} | {words} | [{test}](../{file}) |")
+        lines.append(f"| {kind} | {words} | `{file}`: `{test}` |")
     return "\n".join(lines)
 
 

@@ -184,7 +184,7 @@ def test_a_budget_that_cannot_hold_writes_nothing(
     [
         (["--max-top1-drop", 0.5], "give --int8 --calib DIR too"),
         (["--min-agreement", 0.99, "--fp16"], "give --int8 --calib DIR too"),
-        (["--int8", "--calib", "c", "--max-top1-drop", 0.5], "--max-top1-drop needs --val DIR"),
+        (["--int8", "--calib", ".", "--max-top1-drop", 0.5], "--max-top1-drop needs --val DIR"),
         (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", -1], "got '-1', expected percentage points"),
         (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", "half"], "got 'half', expected percentage points"),
         (["--int8", "--calib", "c", "--val", "v", "--max-top1-drop", "nan"], "got 'nan', expected percentage points"),

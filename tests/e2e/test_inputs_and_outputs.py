@@ -127,7 +127,10 @@ def test_wrong_options(words, reason, capsys):
 
 @pytest.mark.parametrize(
     ("words", "reason"),
-    [(["--features", "layer9"], "did you mean layer"), (["--topk", "11"], "the model has 10 classes only")],
+    [
+        (["--features", "layer9"], "did you mean layer"),
+        (["--topk", "11"], "the model has 10 classes; give"),
+    ],
 )
 def test_options_that_do_not_fit_the_network(words, reason, tmp_path, capsys):
     output = tmp_path / "bundle"

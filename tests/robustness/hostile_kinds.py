@@ -70,7 +70,7 @@ def manifest_kind(bundle: Path, folder: Path) -> Kind:
 
     def read(path: Path) -> None:
         from exporter.engines.bundle_engine import _onnx_file
-        from resnet_export.build_job.command import _parser, _precision
+        from resnet_export.build_job.command import lowest_precision
         from resnet_export.commands.sensitivity import _recipe
         from runtimes.bundle.manifest import check_files, load_manifest
 
@@ -78,7 +78,7 @@ def manifest_kind(bundle: Path, folder: Path) -> Kind:
         manifest.prepare(picture)
         json.dumps(manifest.to_json(), allow_nan=True)
         check_files(path.parent, manifest)
-        _onnx_file(manifest, path.parent, _precision(_parser().parse_args([str(path.parent)]), manifest))
+        _onnx_file(manifest, path.parent, lowest_precision(path.parent, manifest))
         _recipe(path.parent)
 
     def with_file(name: str) -> bytes:

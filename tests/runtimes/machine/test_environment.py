@@ -272,7 +272,7 @@ def test_versions_are_those_of_the_metadata():
 def test_system_tensorrt_without_metadata_is_imported_in_a_child(monkeypatch, tmp_path):
     package = tmp_path / "tensorrt"
     package.mkdir()
-    (package / "__init__.py").write_text("__version__ = '8.6.2'\n")
+    (package / "__init__.py").write_text("__version__ = '8.6.2'\nRuntime = object\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(metadata, "version", missing_distribution)
     found = {item.name: item for item in library_versions()}
@@ -309,7 +309,7 @@ def test_tensorrt_that_does_not_import_is_a_reason(monkeypatch, tmp_path, conten
 
 def test_compute_capabilities_are_read_from_the_library(monkeypatch, tmp_path):
     (tmp_path / "tensorrt_rtx.py").write_text(
-        "__version__ = '1.7'\nclass ComputeCapability: NONE, CURRENT, SM120, SM75, SM86 = range(5)\n"
+        "__version__ = '1.7'\nRuntime = object\nclass ComputeCapability: NONE, CURRENT, SM120, SM75, SM86 = range(5)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert tensorrt_info("tensorrt_rtx").compute_capabilities == ("7.5", "8.6", "12.0")
