@@ -3,7 +3,7 @@
     effort 0   ranges from every image, nothing else
     effort 1   + channels scaled to use the range (cross_layer_equalization); then, layer by layer, weights rounded for
                  the layer's output and biases corrected (refinement.refine)
-    effort 2   + the same for layers of any width, from twice as many images: minutes instead of seconds
+    effort 2   + the same for layers of any width: minutes instead of seconds
 
 Each step is measured alone and together with the others in docs/int8.md.
 """
@@ -151,9 +151,7 @@ def scale_and_calibrate(
     layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     refines = effort != EFFORTS[0]
     needs_sample = refines or isinstance(method, Auto)
-    sample, rest = (
-        _split(batches, sample_size(model, thorough=effort.thorough)) if needs_sample else ([], iter(batches))
-    )
+    sample, rest = _split(batches, sample_size(model)) if needs_sample else ([], iter(batches))
     observed = observe_batches(
         model,
         tensors,
@@ -243,10 +241,8 @@ def insert_and_refine(
     )
 
 
-def sample_size(model: ModelProto, *, thorough: bool = False) -> int:
+def sample_size(model: ModelProto) -> int:
     """Return how many images fit into `MAX_LIVE_BYTES` while a model is walked, within the limits above.
-
-    Twice as many where more is to be learnt from them.
 
     Where the size of a tensor is not known, as in windowed attention, the least number.
     """
@@ -254,8 +250,7 @@ def sample_size(model: ModelProto, *, thorough: bool = False) -> int:
         live_bytes = live_bytes_per_image(model)
     except CalibrationError:
         return MIN_SAMPLE
-    fitting = min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes))
-    return 2 * fitting if thorough else fitting
+    return min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes))
 
 
 def _split(batches: Iterable[Images], count: int) -> tuple[list[Images], Iterator[Images]]:

@@ -212,7 +212,7 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         choices=EFFORTS,
         default=DEFAULT_EFFORT,
         help="0: ranges only; 1: also scale channels, round weights for what layers read, correct biases (default); "
-        "2: the same for the widest layers too, from twice as many images, slow",
+        "2: the same for the widest layers too, slow",
     )
     group.add_argument(
         "--target",
