@@ -1,5 +1,5 @@
 # A Jetson: bundles are verified, engines built and run there, with JetPack's own TensorRT; never torch.
-# Not run on a Jetson by us. On the device, with NVIDIA's container runtime:
+# Not built or run by us; look up the tags of BASE for your JetPack, they were not checked. On the device, with NVIDIA's container runtime:
 #
 #   JetPack 6:  docker build -f examples/docker/jetson.Dockerfile -t resnet-export-jetson .
 #   JetPack 7:  ... --build-arg BASE=nvcr.io/nvidia/tensorrt:25.08-py3-igpu --build-arg CUDA_BINDINGS='cuda-bindings>=13,<14'
