@@ -116,8 +116,8 @@ def answers(guest: Guest, bundles: dict[str, Path]) -> Iterator[Row]:
     """Golden answers: `verify`, and each file's logits beside the host's.
 
     What was seen: FP32 130 dB (order of summation), INT8 as written 43 dB (rounding ties flip a step), ONNX Runtime's
-    dialect 44 dB on a Cortex-A72. Other files of that dialect were bit-equal to x86-64 with VNNI; why this one is not has
-    not been found. It is not the version: 1.31.1 and 1.32.0 are bit-equal on x86-64.
+    dialect 44 dB on a Cortex-A72. Other files of that dialect were bit-equal to x86-64 with VNNI; why this one is not
+    has not been found. It is not the version: 1.31.1 and 1.32.0 are bit-equal on x86-64.
     """
     yield check_verify(guest, "/work/digits", "--precision", "fp32", "--precision", "int8")
     yield check_answers(guest, bundles["digits"], "/work/digits", "model.onnx", 100)
