@@ -69,7 +69,7 @@ def measure(address: str, file: str, arguments: argparse.Namespace) -> tuple[dic
         if arguments.screenshot:
             if arguments.picture:
                 page.set_input_files("input", arguments.picture)
-                page.wait_for_function("document.querySelectorAll('#answers li').length > 0")
+                page.locator("#answers li").first.wait_for()
             page.screenshot(path=arguments.screenshot, full_page=True)
         version = browser.version
         browser.close()

@@ -52,6 +52,10 @@ def no_file_beyond(num_bytes: int) -> Callable[[], object]:
     return limit
 
 
+PAGE = 4096
+"""Bytes; a tmpfs gives each file whole ones, which counts where a bundle is small. Source: Linux, tmpfs(5)."""
+
+
 class Cases:
     """Runs the cases one after the other and keeps what went wrong."""
 
@@ -114,8 +118,8 @@ def _run_cases(cases: Cases) -> None:
 
 def full_disk(cases: Cases, words: list[object], good: Path, log: Path) -> None:
     """The bundle, the engine and the cache on a disk that fills up."""
-    size = sum(len(content) for content in snapshot(good).values())
-    disk = cases.disk("full", size * 3 // 2 // 1024)
+    pages = sum(-(-len(content) // PAGE) for content in snapshot(good).values())
+    disk = cases.disk("full", pages * 3 // 2 * PAGE // 1024)
     before: Callable[[], object] = lambda: None  # noqa: E731
     if disk is None:
         print("no mount allowed: a limit on the size of files stands in for the full disk")
