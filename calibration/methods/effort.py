@@ -14,18 +14,21 @@ class Effort:
     Attributes:
         equalize: Scale channels so that all of them use the range (calibration.refinement.cross_layer_equalization).
         correct_biases: Give every channel of a layer the mean it has in float (calibration.refinement.bias_correction).
-        round_weights: Round weights for the layer's output (refinement.gptq_rounding): minutes instead of seconds.
+        round_weights: Round weights for the layer's output, and let them make up for the error in what the layer reads
+            (calibration.refinement.round_layer).
+        thorough: The same for layers of any width: minutes instead of seconds.
     """
 
     equalize: bool
     correct_biases: bool
     round_weights: bool
+    thorough: bool = False
 
 
 EFFORTS: Mapping[int, Effort] = MappingProxyType(
-    {0: Effort(False, False, False), 1: Effort(True, True, False), 2: Effort(True, True, True)}
+    {0: Effort(False, False, False), 1: Effort(True, True, True), 2: Effort(True, True, True, thorough=True)}
 )
 """The command line's numbers."""
 
 DEFAULT_EFFORT = 1
-"""Default effort; costs about one extra forward pass over a few images."""
+"""Default effort; costs a few more looks at a few images."""

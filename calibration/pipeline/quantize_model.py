@@ -1,8 +1,9 @@
 """From a float model and images to the INT8 model: equalize, calibrate, place Q/DQ, refine.
 
     effort 0   ranges from every image, nothing else
-    effort 1   + channels scaled to use the range (cross_layer_equalization), biases corrected (refinement.refine)
-    effort 2   + weights rounded by second-order information (refinement.gptq_rounding): minutes instead of seconds
+    effort 1   + channels scaled to use the range (cross_layer_equalization); then, layer by layer, weights rounded for
+                 the layer's output and biases corrected (refinement.refine)
+    effort 2   + the same for layers of any width: minutes instead of seconds
 
 Each step is measured alone and together with the others in docs/int8.md.
 """

@@ -29,30 +29,36 @@ def has_rows(node: NodeProto, weight_ndim: int) -> bool:
     return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
-def hessians(
-    node: NodeProto, inputs: Sequence[Tensor], kernel_shape: Sequence[int], columns: slice = slice(None)
-) -> NDArray[np.float64]:
-    """Return x x^T summed over sampled rows, float64 [groups, K, K].
+def sampled_rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], num_images: int) -> Tensor:
+    """Return what the node reads at sampled positions of one image, float32 [groups, positions, K].
 
     Args:
         node: Conv, Gemm or MatMul.
-        inputs: What it reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else; at least one image.
+        image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
-        columns: Which of the K values; all by default.
+        num_images: Over which `MAX_ROWS` are spread.
     """
-    per_image = max(1, MAX_ROWS // sum(len(batch) for batch in inputs))
-    products = (
-        _product(_rows(node, image, kernel_shape, per_image)[:, :, columns]) for batch in inputs for image in batch
-    )
-    total = next(products).astype(np.float64)
-    for product in products:
-        total += product
-    return total
+    return _rows(node, image, kernel_shape, max(1, MAX_ROWS // num_images))
 
 
-def _product(rows: Tensor) -> Tensor:
-    product: Tensor = np.matmul(rows.transpose(0, 2, 1), rows)
-    return product
+def sampled_outputs(node: NodeProto, output: Tensor, groups: int, num_images: int) -> Tensor:
+    """Return what the node gives at the positions of `sampled_rows`, float32 [groups, positions, O], a copy.
+
+    Args:
+        node: Conv, Gemm or MatMul.
+        output: What it gives, float32 [C, H, W] for Conv, [..., O] else.
+        groups: Of its channels.
+        num_images: As for `sampled_rows`.
+    """
+    wanted = max(1, MAX_ROWS // num_images)
+    if node.op_type != "Conv":
+        rows = output.reshape(1, -1, output.shape[-1])
+        chosen: Tensor = rows[:, sampled_positions(rows.shape[1], wanted)].copy()
+        return chosen
+    flat = output.reshape(output.shape[0], -1)
+    picked = flat[:, sampled_positions(flat.shape[1], wanted)]
+    chosen = picked.reshape(groups, -1, picked.shape[1]).transpose(0, 2, 1).copy()
+    return chosen
 
 
 def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int) -> Tensor:

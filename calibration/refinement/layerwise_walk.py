@@ -7,7 +7,7 @@ model of its own, and only the tensors that a later piece reads stay in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,8 @@ class Layer:
     Attributes:
         node: The layer in the graph; its constants may be edited in place (see `QuantizedWalk.model`).
         inputs: What it reads, dequantized, float32 [n, C, ...] per batch; empty unless the walk was asked for them.
-        outputs: Its outputs; assign what a correction makes of them.
+        outputs: Its outputs; assign what a correction makes of them. In a walk with inputs they are not computed before
+            `QuantizedWalk.compute` is called, so that a layer whose weights are edited runs once.
     """
 
     node: NodeProto
@@ -45,16 +46,23 @@ class QuantizedWalk:
         model: The Q/DQ model; edited in place where the caller edits the layers.
         images: Batches, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
-        with_inputs: Whether layers come with what they read; that takes memory and time.
+        with_inputs: Whether layers come with what they read; that takes memory.
+        layers: Names of the nodes to stop at; by default the quantized layers of the model.
 
     Raises:
         CalibrationError: If there are no images, or the model has no quantized layer.
     """
 
     def __init__(
-        self, model: ModelProto, images: Sequence[Tensor], *, open_runtime: OpenRuntime, with_inputs: bool
+        self,
+        model: ModelProto,
+        images: Sequence[Tensor],
+        *,
+        open_runtime: OpenRuntime,
+        with_inputs: bool,
+        layers: Collection[str] | None = None,
     ) -> None:
-        names = quantized_layers(model)
+        names = quantized_layers(model) if layers is None else layers
         if not images or not names:
             raise CalibrationError(
                 f"got {len(images)} batches and {len(names)} quantized layers, expected some of each"
@@ -91,26 +99,34 @@ class QuantizedWalk:
             node = nodes[-1]
             self._run(place)
             inputs = [values[node.input[0]] for values in self._values] if self._with_inputs else []
-            layer = Layer(node, inputs, [values[node.output[0]] for values in self._values])
+            layer = Layer(node, inputs, [] if inputs else [values[node.output[0]] for values in self._values])
             del inputs
             self._forget(place)
             yield layer
+            if not layer.outputs:
+                self.compute(layer)
             self._store(place, node.output[0], layer.outputs)
             layer.inputs, layer.outputs = [], []  # whoever holds the layer holds no tensors
 
-    def rerun(self, layer: Layer) -> list[Tensor]:
-        """Return the layer's outputs with its constants as they are now; needs its inputs."""
+    def compute(self, layer: Layer) -> None:
+        """Compute the layer's outputs with its constants as they are now; needs its inputs."""
         piece = self._make_piece([layer.node], layer.node.output)
         with self._open(piece) as runtime:
-            return [runtime.run({layer.node.input[0]: batch})[layer.node.output[0]] for batch in layer.inputs]
+            name, output = layer.node.input[0], layer.node.output[0]
+            layer.outputs = [runtime.run({name: batch})[output] for batch in layer.inputs]
 
     def _run(self, place: int) -> None:
-        """Run piece number `place`; keep what later pieces read, the layer's output and, if asked for, its input."""
+        """Run piece number `place`; keep what later pieces read, and the layer's output or, if asked for, its input."""
         nodes = self._pieces[place]
+        if self._with_inputs:
+            nodes, needed = nodes[:-1], nodes[-1].input[0]
+        else:
+            needed = nodes[-1].output[0]
         made = [name for node in nodes for name in node.output if name]
-        also = nodes[-1].input[0] if self._with_inputs else ""
-        wanted = [name for name in made if self._last_use.get(name, -1) > place or name == also]
-        piece = self._make_piece(nodes, list(dict.fromkeys([*wanted, nodes[-1].output[0]])))
+        wanted = [name for name in made if self._last_use.get(name, -1) > place or name == needed]
+        if not wanted:
+            return  # the layer reads what an earlier piece has made
+        piece = self._make_piece(nodes, wanted)
         inputs = [info.name for info in piece.graph.input]
         with self._open(piece) as runtime:
             for values in self._values:

@@ -1,7 +1,7 @@
 """Refine a quantized model on images: what knowing the float model's answers can win back, at no cost when it runs.
 
     bias correction        every layer keeps the mean it has in float        (calibration.refinement.bias_correction)
-    second-order rounding  weights are rounded for the layer's output        (calibration.refinement.gptq_rounding)
+    rounding               weights are rounded for the layer's output        (calibration.refinement.round_layer)
 
 Layer by layer in graph order, each seeing what the corrected layers before it give (`refinement.layerwise_walk`). Only
 constants change: levels of weights by a step or two, biases by a fraction of a step; no node is added.
@@ -9,20 +9,26 @@ constants change: levels of weights by a step or two, biases by a fraction of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.effort import Effort
 from calibration.refinement.bias_correction import bias_correction, channel_means
-from calibration.refinement.gptq_rounding import column_parts, round_by_hessian
 from calibration.refinement.layer_constants import LayerConstants
-from calibration.refinement.layer_hessian import has_rows, hessians, weight_from_rows, weight_rows
-from calibration.refinement.layerwise_walk import Layer, OpenRuntime, QuantizedWalk, Tensor
+from calibration.refinement.layer_hessian import has_rows, weight_from_rows, weight_rows
+from calibration.refinement.layerwise_walk import (
+    Layer,
+    OpenRuntime,
+    QuantizedWalk,
+    Tensor,
+    quantized_layers,
+)
+from calibration.refinement.round_layer import WIDEST, FloatLayer, is_plain_sum, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
@@ -71,7 +77,7 @@ def refine(
         images: Batches of preprocessed images, float32 [n, C, H, W].
         means: Name of every quantized layer to the means of the reference's output over the same images, [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
-        effort: Whether to correct biases, and whether to round weights by second-order information.
+        effort: Whether to correct biases, and how to round weights.
         track: Wraps the iteration over the layers, given their number.
 
     Raises:
@@ -79,30 +85,45 @@ def refine(
     """
     result = copy_model(quantized)
     constants = LayerConstants(result.graph)
-    float_weights = _weights(reference)
     keeps_zero = _divides_by_features(reference)
-    walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=effort.round_weights)
+    layers = quantized_layers(result)
+    if missing := [name for name in layers if images and name not in means]:
+        raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
+    rounds = effort.round_weights
+    floats = _float_layers(reference) if rounds else {}
+    walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=rounds, layers=layers)
+    known = layers if rounds else ()
+    given = _outputs(reference, images, known, open_runtime)
     done: list[LayerRefinement] = []
     for layer in walk if track is None else track(walk, len(walk)):
         name = layer.node.name
-        if name not in means or (effort.round_weights and name not in float_weights):
-            raise CalibrationError(f"quantized layer {name!r} is not in the float model; the models differ")
         num_rounded, largest = 0, 0.0
-        if effort.round_weights:
-            num_rounded = _round(layer, array_from_initializer(float_weights[name]), constants)
-            if num_rounded:
-                layer.outputs = walk.rerun(layer)
+        if rounds:
+            outputs = next(given)
+            if name in floats:
+                num_rounded = _round(layer, floats[name], outputs, constants, thorough=effort.thorough)
+            del outputs
+            walk.compute(layer)
         if effort.correct_biases and not (keeps_zero and not _has_bias(layer)):
             largest = _correct(layer, means[name], constants)
         done.append(LayerRefinement(name, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
 
-def _weights(model: ModelProto) -> dict[str, TensorProto]:
-    """Return layer name to its weight."""
+def _outputs(
+    reference: ModelProto, images: Sequence[Tensor], layers: Sequence[str], open_runtime: OpenRuntime
+) -> Iterator[list[Tensor]]:
+    """Yield the reference's outputs of some layers, batch by batch, layer by layer in graph order."""
+    if layers:
+        walk = QuantizedWalk(reference, images, open_runtime=open_runtime, with_inputs=False, layers=layers)
+        yield from (layer.outputs for layer in walk)
+
+
+def _float_layers(model: ModelProto) -> dict[str, FloatLayer]:
+    """Return layer name to its weight and bias, of the layers whose weight is a float constant."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
-        node.name: tensors[node.input[1]]
+        node.name: FloatLayer(array_from_initializer(tensors[node.input[1]]), _bias(node, tensors), is_plain_sum(node))
         for node in model.graph.node
         if node.op_type in WEIGHTED_OPS and node.input[1] in tensors
     }
@@ -125,6 +146,12 @@ def _has_bias(layer: Layer) -> bool:
     return len(layer.node.input) > 2 and bool(layer.node.input[2])
 
 
+def _bias(node: NodeProto, tensors: Mapping[str, TensorProto]) -> NDArray[np.float32] | None:
+    """Return the constant bias of a layer; None where it has none."""
+    name = node.input[2] if len(node.input) > 2 else ""
+    return array_from_initializer(tensors[name]) if name in tensors else None
+
+
 def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants) -> float:
     """Correct the layer's bias, in place; return the largest |change|."""
     axis = -1 if layer.node.op_type == "MatMul" else 1
@@ -142,18 +169,17 @@ def _add(batches: Sequence[Tensor], values: NDArray[np.float64], axis: int) -> N
         batch += values.astype(np.float32).reshape(shape)
 
 
-def _round(layer: Layer, weight: NDArray[np.float32], constants: LayerConstants) -> int:
-    """Round the layer's weight by second-order information, in place; return how many levels changed."""
+def _round(
+    layer: Layer, known: FloatLayer, outputs: Sequence[Tensor], constants: LayerConstants, *, thorough: bool
+) -> int:
+    """Round the layer's weight for its output, in place; return how many levels changed."""
     old = constants.weight(layer.node)
     if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
-    rows = weight_rows(layer.node, weight)
-    steps = old.scale.reshape(rows.shape[:2])
-    rounded = np.empty(rows.shape, np.int8)
-    for part in column_parts(rows.shape[2]):
-        per_group = hessians(layer.node, layer.inputs, old.levels.shape[2:], part)
-        for place, hessian in enumerate(per_group):
-            rounded[place, :, part] = round_by_hessian(rows[place, :, part], steps[place], hessian)
+    rows = weight_rows(layer.node, known.weight)
+    if not thorough and rows.shape[2] > WIDEST:
+        return 0
+    rounded = round_layer(layer.node, known, old.scale.reshape(rows.shape[:2]), layer.inputs, outputs)
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
     constants.set_levels(old.name, levels)

@@ -211,7 +211,8 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=EFFORTS,
         default=DEFAULT_EFFORT,
-        help="0: ranges only; 1: also scale channels and correct biases (default); 2: also second-order rounding, slow",
+        help="0: ranges only; 1: also scale channels, round weights for what layers read, correct biases (default); "
+        "2: the same for the widest layers too, slow",
     )
     group.add_argument(
         "--target",

@@ -89,7 +89,7 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
         reporter.done(
             f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
-            + (f", {rounded:,} weights rounded the other way" if rounded else "")
+            + (f", {rounded:,} weights rounded for what their layer reads" if rounded else "")
         )
     if table.dialect is Dialect.ONNXRUNTIME:
         reporter.done(

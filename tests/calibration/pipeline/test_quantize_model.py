@@ -114,8 +114,8 @@ def test_the_result_says_what_was_done(network, result_of) -> None:
         assert [layer.name for layer in result.refinement] == layers
         assert 0 < result.num_groups <= len(find_channel_groups(network.model))
         assert sum(layer.largest_correction > 0 for layer in result.refinement) > len(layers) / 2
-    assert all(layer.num_rounded == 0 for layer in default.refinement)
-    assert all(layer.num_rounded > 0 for layer in slow.refinement)
+        assert sum(layer.num_rounded > 0 for layer in result.refinement) > len(layers) / 2
+    assert slow.num_sample == default.num_sample
 
 
 @pytest.mark.tensorrt

@@ -10,7 +10,7 @@ from onnx import helper
 from torch.nn import functional
 
 from calibration.refinement import layer_hessian as layer_reads
-from calibration.refinement.layer_hessian import has_rows, hessians, weight_from_rows, weight_rows
+from calibration.refinement.layer_hessian import has_rows, sampled_outputs, sampled_rows, weight_from_rows, weight_rows
 
 SEED = 20261129
 
@@ -34,6 +34,13 @@ def conv_node(**attributes):
     return helper.make_node("Conv", ["x", "w"], ["y"], name="conv", **attributes)
 
 
+def hessians(node, batches, kernel, columns=slice(None)) -> np.ndarray:
+    """Return x x^T summed over the sampled rows of all images."""
+    images = [image for batch in batches for image in batch]
+    rows = [sampled_rows(node, image, kernel, len(images))[:, :, columns].astype(np.float64) for image in images]
+    return sum(np.matmul(each.transpose(0, 2, 1), each) for each in rows)
+
+
 def unfolded(images: np.ndarray, kernel: tuple[int, int], attributes: dict) -> np.ndarray:
     """Return [groups, images * positions, K] as torch.nn.functional.unfold has them."""
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
@@ -53,7 +60,6 @@ def test_hessians_are_those_of_unfold(random: np.random.Generator, kind: str, ke
     images = random.normal(size=(3, 4, 11, 9)).astype(np.float32)
     rows = unfolded(images, kernel, attributes).astype(np.float64)
     found = hessians(conv_node(**attributes), [images[:1], images[1:]], kernel)
-    assert found.dtype == np.float64
     assert_allclose(found, np.matmul(rows.transpose(0, 2, 1), rows), rtol=1e-4, atol=1e-4)
 
 
@@ -140,3 +146,24 @@ def test_layers_whose_rows_are_not_known_are_told() -> None:
     assert has_rows(helper.make_node("Gemm", ["x", "w"], ["y"]), 2)
     assert not has_rows(conv_node(), 3), "one spatial axis"
     assert not has_rows(conv_node(auto_pad="SAME_UPPER"), 4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "groups", "depthwise", "all"])
+def test_sampled_outputs_stand_where_the_sampled_rows_do(random: np.random.Generator, kind: str, monkeypatch) -> None:
+    """What the convolution gives at the sampled positions is what the rows of these positions give."""
+    monkeypatch.setattr(layer_reads, "MAX_ROWS", 20)
+    attributes = CONVOLUTIONS[kind]
+    groups = attributes.get("group", 1)
+    image = random.normal(size=(4, 11, 9)).astype(np.float32)
+    weight = random.normal(size=(8, 4 // groups, 3, 2)).astype(np.float32)
+    node = conv_node(**attributes)
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    output = functional.conv2d(
+        functional.pad(torch.from_numpy(image), (left, right, top, bottom))[None],
+        torch.from_numpy(weight),
+        stride=attributes.get("strides", 1),
+        dilation=attributes.get("dilations", 1),
+        groups=groups,
+    )[0].numpy()
+    expected = np.matmul(sampled_rows(node, image, (3, 2), 1), weight_rows(node, weight).transpose(0, 2, 1))
+    assert_allclose(sampled_outputs(node, output, groups, 1), expected, atol=1e-4)
