@@ -147,7 +147,7 @@ def _weight_causes(layer: LayerConstants) -> list[str]:
         return [f"the weight of {name} is another: cosine {_cosine(expected, got):.3f} with the reference's"]
     ratio = float((expected * got).sum() / np.square(expected).sum())
     if not 1 / MAX_RATIO < ratio < MAX_RATIO:
-        return [f"the weight of {name} is {ratio:.3g} times the reference's: its scale is wrong"]
+        return [f"the weight of {name} is {ratio:.2g} times the reference's: its scale is wrong"]
     return []
 
 

@@ -1,5 +1,6 @@
 """The block that was broken is named, with what is wrong; healthy files name none."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -81,22 +82,25 @@ def test_a_healthy_file_in_the_other_dialect_too(digits_network, images):
 
 BREAKS = (
     {
-        "stem": ("conv1.weight.scale", times(4), "the weight of conv1 is 4 times"),
+        "stem": ("conv1.weight.scale", times(4), r"the weight of conv1 is (3\.9|4|4\.1) times"),
         "layer1.1": ("layer1.1.conv2.bias", np.zeros_like, "the bias of layer1.1.conv2 is missing"),
         "layer2.1": ("layer2.1.relu.scale", times(4), "the scale of layer2.1.relu"),
-        "layer2.2": ("layer2.2.conv1.weight", lambda w: w.transpose(1, 0, 2, 3), "axes are in order [1, 0, 2, 3]"),
+        "layer2.2": ("layer2.2.conv1.weight", lambda w: w.transpose(1, 0, 2, 3), r"axes are in order \[1, 0, 2, 3\]"),
         "layer3.1": ("layer3.0.relu_1.scale", times(4), "the scale of layer3.0.relu_1"),
         "fc": ("fc.weight", np.zeros_like, "the weight of fc is all zeros"),
     },
     {
         "layer1.0": ("layer1.0.conv2.weight", lambda w: w[::-1], "the weight of layer1.0.conv2 is another"),
-        "layer2.1": ("layer2.1.conv1.weight.scale", times(4), "the weight of layer2.1.conv1 is 4 times"),
+        "layer2.1": ("layer2.1.conv1.weight.scale", times(4), r"the weight of layer2.1.conv1 is (3\.9|4|4\.1) times"),
         "layer3.1": ("layer3.1.relu.scale", times(0.1), "larger values are clipped"),
-        "layer3.2": ("layer3.2.conv1.weight", lambda w: w.transpose(0, 1, 3, 2), "axes are in order [0, 1, 3, 2]"),
+        "layer3.2": ("layer3.2.conv1.weight", lambda w: w.transpose(0, 1, 3, 2), r"axes are in order \[0, 1, 3, 2\]"),
         "fc": ("fc.bias", lambda bias: bias[::-1], "the bias of fc is another"),
     },
 )
-"""Block to (constant, what is done to it, what has to be said); all of them at once in one file."""
+"""Block to (constant, what is done to it, what has to be said, a pattern); all of them at once in one file.
+
+Weights are moved by some percent to make up for the error in what they read, so 4 times is 3.9 to 4.1 times.
+"""
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-fp16"])
@@ -110,7 +114,7 @@ def test_every_break_is_found_where_it_is_whatever_else_is_broken(digits_network
     found = bisect(digits_network, broken, images, precision)
     assert [suspect.name for suspect in found.suspects] == list(breaks)
     for suspect in found.suspects:
-        assert breaks[suspect.name][2] in "; ".join(suspect.causes)
+        assert re.search(breaks[suspect.name][2], "; ".join(suspect.causes))
     assert f"the error jumps at {next(iter(breaks))} (" in found.statement
     assert len(found.to_json()["causes"]) >= len(breaks)
 
