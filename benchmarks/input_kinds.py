@@ -23,6 +23,7 @@ AUTO = "tests/exporter/recognition/test_auto_source.py"
 CONFIG = "tests/exporter/preprocessing/test_config_files.py"
 INPUTS = "tests/exporter/models/test_network_inputs.py"
 PROGRAMS = "tests/exporter/models/test_programs.py"
+VERIFY = "tests/resnet_export/verify_job/test_command.py"
 GATHER = "tests/resnet_export/images/test_gather.py"
 COPIES = "tests/calibration/observers/test_sample_images.py"
 
@@ -31,6 +32,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("wrapped: `model`, `state_dict`, `module`, `model_ema`, ...", "`resnet18 --weights FILE`", CHECKPOINT, "test_wrapper_is_opened_and_noted"),
     ("argparse.Namespace, NumPy scalars, paths, dates, any configuration class beside the weights", "`resnet18 --weights FILE`", INERT, "test_what_scripts_store_beside_the_weights"),
     ("optimizer and scheduler state beside the weights", "`resnet18 --weights FILE`", INERT, "test_all_of_it_at_once_with_an_optimizer"),
+    ("such a file as PyTorch before 1.6 wrote it, not zipped", "`resnet18 --weights FILE`", INERT, "test_values_that_come_out"),
     ("OmegaConf's nodes, without OmegaConf", "`resnet18 --weights FILE`", INERT, "test_modules_that_are_not_installed_and_are_never_imported"),
     ("timm's CheckpointSaver, with its preprocessing", "`auto --weights model_best.pth.tar`", CONFIG, "test_timms_saver_is_followed_as_timm_resolves_its_arguments"),
     ("torchvision's reference script, with its preprocessing", "`auto --weights checkpoint.pth`", CONFIG, "test_torchvisions_reference_script_is_followed_to_the_bit"),
@@ -78,6 +80,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     (".npy and .npz arrays", "`--val val.npz`", GATHER, "test_arrays_with_labels"),
     ("Hugging Face's `save_to_disk`", "`--val dataset/validation`", GATHER, "test_a_dataset_that_hugging_face_saved"),
     ("Parquet", "`--val val-00000.parquet`", GATHER, "test_parquet"),
+    ("any of these for an existing bundle", "`verify BUNDLE --val ...`", VERIFY, "test_every_kind_of_source_is_measured_as_the_folder"),
     ("copies between calibration and validation", "left out, with a count", COPIES, "test_a_copy_under_another_name"),
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from exporter.checkpoints.choose_weights import choose_weights
 from exporter.checkpoints.inert_checkpoint import read_inert_checkpoint
-from exporter.checkpoints.pickle_imports import names_imported_by_pickle
+from exporter.checkpoints.pickle_imports import is_zip_archive, names_imported_by_pickle
 from exporter.checkpoints.size_limits import RESAVE, check_is_no_bomb, check_tensor_bytes
 from exporter.checkpoints.training_record import TrainingRecord, training_record
 from exporter.errors import UnsafeCheckpointError, WeightsError
@@ -271,7 +271,7 @@ def _is_torchscript(path: Path) -> bool:
 
     Source: `constants.pkl` is what `torch.serialization._is_torchscript_zip` looks for (PyTorch 2.15).
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip_archive(path):
         return False
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,8 +1,9 @@
 """A `torch.save` file with whatever a training script stored beside the weights, read without running any of it.
 
 `torch.load(weights_only=True)` refuses a file as a whole when it names one class that it does not know. Here the file's
-pickle is read by `exporter.checkpoints.inert_pickle`, tensors are made from the archive's own bytes, and what would
-need code is an `Opaque`: its name, and nothing else.
+pickle is read by `exporter.checkpoints.inert_pickle`, tensors are made from the file's own bytes, and what would need
+code is an `Opaque`: its name, and nothing else. The bytes stand in a zip archive or, in files before PyTorch 1.6,
+behind the pickle (`legacy_file`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoints.inert_pickle import Made, Name, Storage, StoredTensor, read_inert
+from exporter.checkpoints.legacy_file import BIG_ENDIAN, read_legacy_file
+from exporter.checkpoints.pickle_imports import is_zip_archive
 from exporter.errors import WeightsError
 
 _DTYPES = {
@@ -31,10 +35,21 @@ _DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
 """Source: torch/storage.py, _dtype_to_storage_type_map (PyTorch 2.15)."""
+
+_ELEMENT_SIZES = {
+    **{kind: dtype.itemsize for kind, dtype in _DTYPES.items()},
+    "QInt8Storage": 1,
+    "QUInt8Storage": 1,
+    "QUInt4x2Storage": 1,
+    "QUInt2x4Storage": 1,
+    "QInt32Storage": 4,
+}
+"""Bytes of one element; a quantized tensor is not made, but its numbers are passed over."""
 
 _NUMBER_FORMATS = {
     "f8": "d",
@@ -63,7 +78,7 @@ class Opaque:
 
 
 def read_inert_checkpoint(path: Path) -> object:
-    """Return what a zipped `torch.save` file holds: tensors, numbers, strings, containers, and `Opaque` for the rest.
+    """Return what a `torch.save` file holds: tensors, numbers, strings, containers, and `Opaque` for the rest.
 
     Objects with attributes or items (`argparse.Namespace`, Lightning's AttributeDict, OmegaConf's nodes) come as dicts.
 
@@ -72,21 +87,23 @@ def read_inert_checkpoint(path: Path) -> object:
         WeightsError: If it was written on a big-endian machine.
         Exception: Whatever damage makes a reader raise.
     """
+    if not is_zip_archive(path):
+        content, numbers = read_legacy_file(path, _ELEMENT_SIZES)
+        return _Plain(numbers.__getitem__).of(content)
     with zipfile.ZipFile(path) as archive:
         pickled = next(name for name in archive.namelist() if name.split("/")[-1] == "data.pkl")
         folder = pickled.removesuffix("data.pkl")
         byteorder = f"{folder}byteorder"
         if byteorder in archive.namelist() and archive.read(byteorder).strip() != b"little":
-            raise WeightsError(f"{path}: it was written on a big-endian machine; save it anew on a little-endian one")
-        return _Plain(archive, folder).of(read_inert(archive.read(pickled)))
+            raise WeightsError(f"{path}: {BIG_ENDIAN}")
+        return _Plain(lambda key: archive.read(f"{folder}data/{key}")).of(read_inert(archive.read(pickled)))
 
 
 class _Plain:
     """Turns inert records into values, each once, so that shared and circular containers stay what they are."""
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        self._archive = archive
-        self._folder = folder
+    def __init__(self, numbers: Callable[[str], bytes | memoryview]) -> None:
+        self._numbers = numbers
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
         self._done: dict[int, object] = {}
         self._alive: list[object] = []  # an id is only good as long as its object lives
@@ -149,12 +166,16 @@ class _Plain:
         if not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"a tensor of an unknown type {stored.storage.kind}")
         # as_strided refuses what lies outside of the storage
-        return self._storage(stored.storage, dtype).as_strided(stored.size, stored.stride, stored.offset)
+        whole = self._storage(stored.storage, dtype)
+        if stored.storage.window is not None:
+            first, count = stored.storage.window
+            whole = whole[first : first + count].clone()  # alone, so that nothing beside the window is reached
+        return whole.as_strided(stored.size, stored.stride, stored.offset)
 
     def _storage(self, storage: Storage, dtype: torch.dtype) -> Tensor:
         key = (storage.key, dtype)
         if key not in self._storages:
-            content = self._archive.read(f"{self._folder}data/{storage.key}")
+            content = self._numbers(storage.key)
             empty = torch.empty(0, dtype=dtype)
             self._storages[key] = torch.frombuffer(bytearray(content), dtype=dtype) if content else empty
         return self._storages[key]

@@ -70,10 +70,17 @@ class Made:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A reference to numbers outside the pickle: `kind` such as "FloatStorage", `key` of the file that holds them."""
+    """A reference to numbers outside the pickle.
+
+    Attributes:
+        kind: Such as "FloatStorage".
+        key: Of the numbers.
+        window: (first, count) in elements, where this is a part of them; only files before PyTorch 0.4 have such.
+    """
 
     kind: str
     key: str
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,14 +94,21 @@ class StoredTensor:
     dtype: str | None = None
 
 
-def read_inert(content: bytes) -> object:
+def read_inert(content: bytes | BytesIO, storages: dict[str, Storage] | None = None) -> object:
     """Return what the pickle `content` describes, without importing or calling anything.
+
+    Args:
+        content: One pickle, or a stream that stands before one; it is left behind it.
+        storages: Gets the first reference to each storage, by its key.
 
     Raises:
         UnsafeCheckpointError: If it calls what acts on the machine, or what another call returned.
         Exception: Whatever damage makes a reader raise: `pickle.UnpicklingError`, EOFError, ValueError, ...
     """
-    return _InertUnpickler(BytesIO(content)).load()
+    reader = _InertUnpickler(BytesIO(content) if isinstance(content, bytes) else content)
+    if storages is not None:
+        reader.storages = storages
+    return reader.load()
 
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> StoredTensor:
@@ -114,6 +128,14 @@ def _checked_tensor(storage: object, offset: object, size: object, stride: objec
     if not isinstance(storage, Storage) or type(offset) is not int or len(sizes) != len(strides):
         raise pickle.UnpicklingError("a tensor without storage, offset, size and stride")
     return StoredTensor(storage, offset, sizes, strides, dtype)
+
+
+def _window(value: object) -> tuple[int, int] | None:
+    """Return (first, count) of a storage's (key, first, count), None where it is whole."""
+    if value is None:
+        return None
+    first, count = _sizes(value[1:] if isinstance(value, tuple) else value)
+    return first, count
 
 
 def _sizes(value: object) -> tuple[int, ...]:
@@ -192,15 +214,30 @@ class _InertUnpickler(pickle._Unpickler):  # the C one has no hook for calls
         code: read for code, read in pickle._Unpickler.dispatch.items() if bytes([code]) not in _LEFT_OUT
     }
 
+    def __init__(self, file: BytesIO) -> None:
+        # strings of Python 2 as torch.load reads them; those that are no text are of no use, and no reason to stop
+        super().__init__(file, encoding="utf-8", errors="replace")
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Name:
         """Return the name itself."""
         return Name(f"{module.replace('__builtin__', 'builtins')}.{name}")
 
-    def persistent_load(self, pid: object) -> Storage:
-        """Return which storage is meant: ("storage", type, key, location, number of elements)."""
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], Name):
+    def persistent_load(self, pid: object) -> Storage | Name:
+        """Return which storage or class is meant.
+
+        Source: torch/serialization.py (PyTorch 2.15): ("storage", type, key, location, number of elements), and in
+            files before 1.6 also the window, and ("module", class, its file, its source text) for a module's class.
+        """
+        if not isinstance(pid, tuple) or len(pid) < 2 or not isinstance(pid[1], Name):
             raise pickle.UnpicklingError("a reference to something outside that is no storage")
-        return Storage(pid[1].text.rpartition(".")[2], str(pid[2]))
+        if pid[0] == "module":
+            return pid[1]
+        if pid[0] != "storage" or len(pid) < 5 or not isinstance(pid[2], str):
+            raise pickle.UnpicklingError("a reference to something outside that is no storage")
+        found = Storage(pid[1].text.rpartition(".")[2], pid[2], _window(pid[5] if len(pid) > 5 else None))
+        self.storages.setdefault(found.key, found)
+        return found
 
     def _made(self, called: object, args: object) -> object:
         if not isinstance(called, Name):

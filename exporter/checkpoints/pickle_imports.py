@@ -16,6 +16,15 @@ _TENSOR_IMPORTS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.s
 """How the imports begin that any saved state dict has; its storages (`torch.FloatStorage`) end alike."""
 
 
+def is_zip_archive(path: Path) -> bool:
+    """Tell whether `torch.load` takes a file for a zip: by its first bytes, whatever follows.
+
+    Source: torch/serialization.py, _is_zipfile (PyTorch 2.15).
+    """
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def names_imported_by_pickle(path: Path) -> list[str]:
     """Return the Python names that a `torch.save` file or bare pickle imports beyond those of tensors.
 
@@ -25,7 +34,7 @@ def names_imported_by_pickle(path: Path) -> list[str]:
     Returns:
         "module.name" for each import, each once, in the file's order, up to where the pickle is damaged.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip_archive(path):
         with path.open("rb") as file:
             return _imported_names(file)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.checkpoints.pickle_imports import names_imported_by_pickle
+from exporter.checkpoints.pickle_imports import is_zip_archive, names_imported_by_pickle
 from exporter.errors import UnsafeCheckpointError, WeightsError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def check_is_no_bomb(path: Path) -> None:
 
 def _check_unpacked_size(path: Path) -> None:
     """Refuse a zip that claims to unpack to far more than its size; `torch.save` does not compress."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip_archive(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:

@@ -30,6 +30,9 @@ from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
 from runtimes.preprocessing.image_folder import class_of, find_images
 
+_MAX_STEM_BYTES = 120
+"""Of the 255 that a file name may have."""
+
 _KINDS = "a folder, a glob, a list (.txt, .csv), .tar, .npy, .npz, .parquet, or a saved dataset"
 
 
@@ -128,11 +131,17 @@ def _put(root: Path, number: int, picture: Picture, label: str | None) -> None:
     folder = root if label is None else root / _folder_name(label)
     folder.mkdir(exist_ok=True)
     suffix = Path(picture.name).suffix.lower() or ".img"
-    target = folder / f"{number:08d}{suffix}"
+    target = folder / f"{number:08d}-{_plain_stem(picture.name)}{suffix}"
     if picture.file is not None:
         target.symlink_to(picture.file.resolve())
     else:
         target.write_bytes(picture.content or b"")
+
+
+def _plain_stem(name: str) -> str:
+    """Return a name's last part without suffix, short enough for a file name: reports call the picture so."""
+    stem = Path(name.replace("\0", "_")).stem.encode("utf-8", "surrogateescape")[:_MAX_STEM_BYTES]
+    return stem.decode("utf-8", "ignore")
 
 
 def _folder_name(label: str) -> str:

@@ -6,14 +6,16 @@ Exit codes: 0 every gate passes; 1 one fails; 2 wrong use or bad input; 3 inconc
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
+from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files, scale
 from resnet_export.console.terminal import Terminal
-from resnet_export.images.image_set import image_folder
+from resnet_export.images.gather import gathered_source
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.subject import PRECISIONS, TORCH
@@ -26,16 +28,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge; print and write the report; return the exit code."""
     if arguments.html is not None:
         check_libraries()  # before the work
-    report = run_verify(_options(arguments), Terminal(quiet=arguments.quiet))
-    return write_reports(report, arguments)
+    with ExitStack() as stack:  # the page shows images of what --val gathered
+        report = run_verify(_options(arguments, stack), Terminal(quiet=arguments.quiet))
+        return write_reports(report, arguments)
 
 
-def _options(arguments: argparse.Namespace) -> VerifyOptions:
+def _options(arguments: argparse.Namespace, stack: ExitStack) -> VerifyOptions:
+    """Return the options that the words say; images that lie in no one folder are gathered until `stack` is left."""
     words = vars(arguments)
     said = PreprocessingOptions(**{option.name: words[option.name] for option in fields(PreprocessingOptions)})
     asked = {option.name: words[option.name] for option in fields(VerifyOptions) if option.name in words}
     asked |= {"precision": tuple(arguments.precision), "gates": tuple(arguments.gates), "preprocessing": said}
-    return VerifyOptions(**asked | {"val": None if arguments.val is None else image_folder(arguments.val)})
+    labels = arguments.val_label_file
+    if labels is not None and arguments.val is None:
+        raise OptionError("--val-labels says the classes of --val; give both")
+    val = None if arguments.val is None else stack.enter_context(gathered_source(arguments.val, labels))
+    return VerifyOptions(**asked | {"val": val})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", type=Path, metavar="BUNDLE|MODEL.onnx|ENGINE")
     _add_sides(parser)
     group = parser.add_argument_group("images and gates")
-    group.add_argument("--val", type=Path, metavar="DIR", help="images to compare on; in class folders, also accuracy")
+    group.add_argument(
+        "--val",
+        action="append",
+        metavar="DIR|...",
+        help="images to compare on, as --val of the main command; in class folders or with labels, also accuracy",
+    )
+    group.add_argument(
+        "--val-labels",
+        dest="val_label_file",
+        type=Path,
+        metavar="FILE",
+        help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
+    )
     group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
     group.add_argument(
         "--gate",

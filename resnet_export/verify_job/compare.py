@@ -132,9 +132,17 @@ def photograph_set(reference: Reference, preprocessing: Preprocessing, runtime: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """The images of --val: which, and their classes (None where they lie in no class folders)."""
+    """The images of --val.
+
+    Attributes:
+        root: Folder that they lie below while this runs.
+        shown: What the user called it.
+        paths: Which.
+        classes: Their classes; None where they lie in no class folders.
+    """
 
     root: Path
+    shown: str
     paths: tuple[Path, ...]
     classes: ClassIndex | None
 
@@ -161,12 +169,12 @@ def read_validation(
     root, paths = source.root, source.paths()
     if given is not None:
         known = classes_from_labels(paths, given, num_classes)
-        return Validation(root, paths[:num_val], known)
+        return Validation(root, source.shown, paths[:num_val], known)
     if all(class_of(root, path) is None for path in paths):
-        return Validation(root, paths[:num_val], None)
+        return Validation(root, source.shown, paths[:num_val], None)
     chosen = tuple(evenly_ordered(root, paths)[:num_val])
     classes = class_indices(root, chosen, None if labels is None else tuple(labels), num_classes)
-    return Validation(root, chosen, classes)
+    return Validation(root, source.shown, chosen, classes)
 
 
 def validation_set(
@@ -178,7 +186,7 @@ def validation_set(
 ) -> ImageSet:
     """Return the validation images with the reference's answers; each side's images are prepared as it says."""
     classes = validation.classes
-    words = f"{len(validation.paths)} images of {validation.root}"
+    words = f"{len(validation.paths)} images of {validation.shown}"
     batches = _validation_batches(validation, reference, preprocessing, runtime, reporter)
     return ImageSet("val", words, reference.name, preprocessing, batches, labelled=classes is not None)
 
@@ -203,7 +211,7 @@ def _validation_batches(
         trusted = batch if ours is None else next(ours, None)
         if trusted is None or trusted.paths != batch.paths:
             raise ExportError(
-                f"{validation.root}: the two sides could not read the same images; remove those that fail"
+                f"{validation.shown}: the two sides could not read the same images; remove those that fail"
             )
         names = tuple(path.relative_to(validation.root).as_posix() for path in batch.paths)
         labels = None if validation.classes is None else tuple(validation.classes.of[path] for path in batch.paths)

@@ -242,6 +242,7 @@ def _setting(job: Job, compared: Sequence[Compared], validation: Validation | No
         classes = validation.classes
         val = {
             "root": str(validation.root),
+            "source": validation.shown,
             "num_images": len(validation.paths),
             "labelled": classes is not None,
             "matched": None if classes is None else classes.how,

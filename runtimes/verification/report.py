@@ -8,8 +8,8 @@ not exist is null, never NaN. Shares are 0 to 1, drops in percentage points, log
     environment       library or "python", "platform", "machine" -> version
     subject           path; kind: "bundle", "onnx" or "engine"; model: its name, or null
     reference         name ("PyTorch", "model.onnx"); statement: what it is and where it came from
-    images            val: {root, num_images, labelled, matched}, or null; golden: {num_images, source}, or null;
-                      statement: what was compared on, and what that cannot show
+    images            val: {root, source (what was given), num_images, labelled, matched}, or null; golden:
+                      {num_images, source}, or null; statement: what was compared on, and what that cannot show
     labels            class names in index order, or null
     verdict           "pass", "fail" or "inconclusive"
     exit_code         0, 1 or 3

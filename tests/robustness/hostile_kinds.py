@@ -6,6 +6,7 @@ process of `hostile_files.py` only, and by the tests.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -300,11 +301,38 @@ def pth_kind(bundle: Path, folder: Path) -> Kind:
     return Kind("pth", "weights.pth", good, bombs, mutate, _load_weights)
 
 
-def _saved(payload: object) -> bytes:
+def old_pth_kind(bundle: Path, folder: Path) -> Kind:
+    """As before PyTorch 1.6, not zipped, with arguments beside the weights: torch.load refuses it, ours reads it."""
+    import torch
+    from safetensors.torch import load_file
+
+    state = load_file(WEIGHTS)
+    arguments = argparse.Namespace(lr=0.1, where=Path("runs"))
+    good = _saved({"model": state, "args": arguments}, zipped=False)
+    canary = str(folder / CANARY)
+    stretched = torch.as_strided(torch.zeros(1), (10**6, 10**6), (0, 0))
+    bombs = (
+        _saved({"model": state, "args": argparse.Namespace(hook=RunsCode(canary))}, zipped=False),
+        _saved({"model": torch.nn.Linear(2, 2), "args": arguments}, zipped=False),
+        _saved({"model": {**state, "conv1.weight": stretched}, "args": arguments}, zipped=False),
+        _saved({"model": state, "args": arguments, "b": bytearray(8)}, zipped=False),
+        good + _saved(state),
+    )
+    pickled = len(good) - sum(tensor.nbytes for tensor in state.values())
+
+    def mutate(content: bytes, generator: random.Random) -> bytes:
+        if generator.random() < 0.3:
+            return mutate_bytes(content, generator)
+        return mutate_bytes(content[:pickled], generator) + content[pickled:]
+
+    return Kind("old pth", "weights.pth", good, bombs, mutate, _load_weights)
+
+
+def _saved(payload: object, *, zipped: bool = True) -> bytes:
     import torch
 
     stream = io.BytesIO()
-    torch.save(payload, stream)
+    torch.save(payload, stream, _use_new_zipfile_serialization=zipped)
     return stream.getvalue()
 
 
@@ -560,6 +588,7 @@ KINDS: dict[str, Callable[[Path, Path], Kind]] = {
     "golden": golden_kind,
     "safetensors": safetensors_kind,
     "pth": pth_kind,
+    "pth_old": old_pth_kind,
     "jpeg": jpeg_kind,
     "png": png_kind,
 }

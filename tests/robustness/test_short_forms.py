@@ -35,6 +35,7 @@ KINDS = [
     "golden",
     "safetensors",
     "pth",
+    "pth_old",
     "jpeg",
     "png",
 ]

@@ -5,10 +5,9 @@ import collections
 import datetime
 import enum
 import functools
-import io
 import operator
 import pickle
-import pickletools
+import struct
 import sys
 import types
 import zipfile
@@ -46,9 +45,13 @@ def weights():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict()
 
 
-def saved(payload, path: Path, **options) -> Path:
-    torch.save(payload, path, **options)
+def saved(payload, path: Path, *, zipped=True, protocol=2) -> Path:
+    """Files before PyTorch 1.6 are not zipped."""
+    torch.save(payload, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     return path
+
+
+both_forms = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
 
 
 def assert_weights(loaded):
@@ -88,14 +91,17 @@ BESIDE = {
 }
 
 
+@both_forms
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("name", BESIDE)
-def test_what_scripts_store_beside_the_weights(tmp_path, name, protocol):
-    path = saved({"model": weights(), "beside": BESIDE[name]}, tmp_path / "w.pth", pickle_protocol=protocol)
+def test_what_scripts_store_beside_the_weights(tmp_path, name, protocol, zipped):
+    payload = {"model": weights(), "beside": BESIDE[name]}
+    path = saved(payload, tmp_path / "w.pth", zipped=zipped, protocol=protocol)
     assert_weights(load_checkpoint(path).state_dict)
 
 
-def test_all_of_it_at_once_with_an_optimizer(tmp_path):
+@both_forms
+def test_all_of_it_at_once_with_an_optimizer(tmp_path, zipped):
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
@@ -108,11 +114,12 @@ def test_all_of_it_at_once_with_an_optimizer(tmp_path):
         "scaler": {"scale": torch.ones(1)},
         **BESIDE,
     }
-    assert_weights(load_checkpoint(saved(payload, tmp_path / "w.ckpt")).state_dict)
+    assert_weights(load_checkpoint(saved(payload, tmp_path / "w.ckpt", zipped=zipped)).state_dict)
 
 
-def test_values_that_come_out(tmp_path):
-    read = read_inert_checkpoint(saved({**BESIDE, "model": weights()}, tmp_path / "w.pth"))
+@both_forms
+def test_values_that_come_out(tmp_path, zipped):
+    read = read_inert_checkpoint(saved({**BESIDE, "model": weights()}, tmp_path / "w.pth", zipped=zipped))
     assert read["namespace"] == {"lr": 0.1, "output": "runs/1", "mean": [0.5, 0.5]}
     assert (read["float64"], read["float32"], read["int64"], read["bool"]) == (74.6, 0.5, 3, True)
     assert read["path"] == "a/b"
@@ -124,8 +131,9 @@ def test_values_that_come_out(tmp_path):
     assert read["bytes"] == b"\xff\x00"
 
 
-def test_only_plain_values_come_out(tmp_path):
-    read = read_inert_checkpoint(saved({**BESIDE, "model": weights()}, tmp_path / "w.pth"))
+@both_forms
+def test_only_plain_values_come_out(tmp_path, zipped):
+    read = read_inert_checkpoint(saved({**BESIDE, "model": weights()}, tmp_path / "w.pth", zipped=zipped))
     waiting, kinds = [read], set()
     while waiting:
         value = waiting.pop()
@@ -149,11 +157,12 @@ def test_modules_that_are_not_installed_and_are_never_imported(tmp_path):
     assert module.__name__ not in sys.modules
 
 
+@both_forms
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.int64])
-def test_tensors_of_every_kind_are_those_of_torch_load(tmp_path, dtype):
+def test_tensors_of_every_kind_are_those_of_torch_load(tmp_path, dtype, zipped):
     base = torch.arange(24).reshape(4, 6).to(dtype)
     views = {"a": base, "b": base[1:, ::2], "c": base.t(), "d": base[0, 0], "e": base[:0], "p": base.clone()}
-    read = read_inert_checkpoint(saved(views, tmp_path / "w.pth"))
+    read = read_inert_checkpoint(saved(views, tmp_path / "w.pth", zipped=zipped))
     expected = torch.load(tmp_path / "w.pth", weights_only=True)
     for name, tensor in expected.items():
         assert read[name].stride() == tensor.stride()
@@ -168,16 +177,49 @@ def test_parameters_and_torch_dtypes(tmp_path):
     assert loaded["w"].tolist() == [1, 1]
 
 
-def test_containers_that_hold_themselves(tmp_path):
+@both_forms
+def test_containers_that_hold_themselves(tmp_path, zipped):
     payload = {"model": weights(), "n": np.int8(1)}
     payload["self"] = [payload]
-    assert_weights(load_checkpoint(saved(payload, tmp_path / "w.pth")).state_dict)
+    assert_weights(load_checkpoint(saved(payload, tmp_path / "w.pth", zipped=zipped)).state_dict)
+
+
+def old_file(program: bytes, keys: list[str], numbers: bytes, *, little_endian=True) -> bytes:
+    """The parts of a file before PyTorch 1.6, written by hand."""
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": little_endian}]
+    return b"".join(pickle.dumps(part, protocol=2) for part in parts) + program + pickle.dumps(keys, 2) + numbers
+
+
+def old_tensor(window: bytes = b"N") -> bytes:
+    """The pickle of a tensor of 2 numbers in the storage "1"; `window` is its last word."""
+    pid = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x001X\x03\x00\x00\x00cpuK\x04" + window
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor\n((" + pid + b"tQK\x00K\x02\x85K\x01\x85tR."
+
+
+def old_numbers(*values: float, claimed: int | None = None) -> bytes:
+    return struct.pack(f"<q{len(values)}f", len(values) if claimed is None else claimed, *values)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(b"N", [1, 2]), (b"(X\x01\x00\x00\x002K\x02K\x02t", [3, 4])])
+def test_windows_of_a_storage_as_pytorch_before_0_4_wrote_them(tmp_path, window, expected):
+    path = tmp_path / "w.pth"
+    path.write_bytes(old_file(old_tensor(window), ["1"], old_numbers(1, 2, 3, 4)))
+    assert torch.load(path, weights_only=True).tolist() == expected
+    assert read_inert_checkpoint(path).tolist() == expected
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_text_of_python_2_that_is_no_text(tmp_path, protocol):
+    """Python 2 wrote NumPy scalars as byte strings of any bytes."""
+    program = b"\x80\x02}(U\x01wK\x01U\x01nU\x04\xff\xfe\x00\x01u."
+    (tmp_path / "w.pth").write_bytes(old_file(program, [], b""))
+    assert read_inert_checkpoint(tmp_path / "w.pth")["w"] == 1
 
 
 # Still refused
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(("protocol", "zipped"), [(0, True), (2, True), (4, True), (1, False), (2, False), (4, False)])
 @pytest.mark.parametrize(
     ("call", "args", "named"),
     [
@@ -189,11 +231,11 @@ def test_containers_that_hold_themselves(tmp_path):
         ("importlib.import_module", ("{}",), r"importlib\.import_module"),
     ],
 )
-def test_a_bomb_in_the_arguments_is_refused_and_does_not_go_off(tmp_path, call, args, named, protocol):
+def test_a_bomb_in_the_arguments_is_refused_and_does_not_go_off(tmp_path, call, args, named, protocol, zipped):
     target = tmp_path / "it_ran"
     filled = tuple(type(a)(str(a).format(str(target))) if isinstance(a, (str, Path)) else a for a in args)
     bomb = argparse.Namespace(hook=Runs(_function(call), *filled))
-    path = saved({"model": weights(), "args": bomb}, tmp_path / "w.pth", pickle_protocol=protocol)
+    path = saved({"model": weights(), "args": bomb}, tmp_path / "w.pth", zipped=zipped, protocol=protocol)
     with pytest.raises(UnsafeCheckpointError, match=named):
         load_checkpoint(path)
     assert not target.exists()
@@ -212,19 +254,21 @@ def test_a_call_of_what_a_call_returned_is_refused():
         read_inert(program)
 
 
+@both_forms
 @pytest.mark.parametrize("beside", [{}, {"args": argparse.Namespace()}])
-def test_a_whole_module_is_refused_by_name(tmp_path, beside):
-    path = saved({"model": nn.Sequential(nn.Linear(2, 2)), **beside}, tmp_path / "w.pth")
+def test_a_whole_module_is_refused_by_name(tmp_path, beside, zipped):
+    path = saved({"model": nn.Sequential(nn.Linear(2, 2)), **beside}, tmp_path / "w.pth", zipped=zipped)
     with pytest.raises(UnsafeCheckpointError, match=r"torch\.nn\.modules\.container\.Sequential.*state_dict"):
         load_checkpoint(path)
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-def test_weights_that_need_code_are_refused(tmp_path):
+@both_forms
+def test_weights_that_need_code_are_refused(tmp_path, zipped):
     quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
     payload = {"model": {**weights(), "q": quantized}, "args": argparse.Namespace()}
     with pytest.raises(UnsafeCheckpointError, match=r"its weight 'q'.*_rebuild_qtensor"):
-        load_checkpoint(saved(payload, tmp_path / "w.pth"))
+        load_checkpoint(saved(payload, tmp_path / "w.pth", zipped=zipped))
 
 
 def test_nothing_is_called_and_nothing_imported():
@@ -240,26 +284,68 @@ def test_nothing_is_called_and_nothing_imported():
         b"\x80\x02\x82\x01.",  # EXT1: a class by number
         b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",  # BYTEARRAY8 of a terabyte: the end comes first
         b"\x80\x05\x97.",  # NEXT_BUFFER
-        b"\x80\x02]q\xff.",
         b"\x80\x02K\x01K\x02K\x03s.",  # an item for a number
         b"\x80\x02K\x01K\x02a.",  # an element for a number
         b"\x80\x02(K\x01Q.",  # a reference that is no storage
         b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",
     ],
 )
-def test_odd_programs_raise_and_end(program):
+@both_forms
+def test_odd_programs_raise_and_end(tmp_path, program, zipped):
+    path = tmp_path / "w.pth"
+    path.write_bytes(old_file(program, [], b""))
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("w/data.pkl", program)
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever; the caller tells it as a damaged file
-        _plain(program)
+        read_inert_checkpoint(path)
 
 
-def _plain(program):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("w/data.pkl", program)
-    buffer.seek(0)
-    read_inert_checkpoint(buffer)
-    list(pickletools.genops(program))
-    raise AssertionError("it was read")
+@pytest.mark.parametrize(
+    ("keys", "numbers"),
+    [
+        (["1"], old_numbers(1, 2, claimed=3)),  # longer than the file
+        (["1"], old_numbers(1, 2, claimed=1 << 60)),
+        (["1"], old_numbers(1, 2, claimed=-1)),
+        (["1"], b""),
+        ([], b""),  # the storage is missing
+        (["9"], old_numbers(1, 2)),  # nothing refers to it
+        ({"1": 1}, old_numbers(1, 2)),
+        (["1"], old_numbers(1)),  # the tensor is longer than its storage
+    ],
+)
+def test_old_files_with_damaged_storages_are_refused(tmp_path, keys, numbers):
+    path = tmp_path / "w.pth"
+    path.write_bytes(old_file(old_tensor(), keys, numbers))
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        read_inert_checkpoint(path)
+    with pytest.raises(WeightsError):
+        load_checkpoint(path)
+
+
+def test_a_window_shows_nothing_beside_it(tmp_path):
+    path = tmp_path / "w.pth"
+    path.write_bytes(old_file(old_tensor(b"(X\x01\x00\x00\x002K\x02K\x01t"), ["1"], old_numbers(1, 2, 3, 4)))
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        read_inert_checkpoint(path)
+
+
+def test_an_old_file_of_a_big_endian_machine_is_refused(tmp_path):
+    path = tmp_path / "w.pth"
+    beside = pickle.dumps({"n": np.float64(1), "args": argparse.Namespace()}, protocol=2)
+    path.write_bytes(old_file(beside, [], b"", little_endian=False))
+    with pytest.raises(WeightsError, match="big-endian"):
+        load_checkpoint(path)
+
+
+def test_an_old_file_with_an_archive_behind_it_is_read_as_torch_load_reads_it(tmp_path):
+    """A zip is known by its end, too: what checks the file must look at the part that is loaded."""
+    program = b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R."
+    good = saved({"model": weights()}, tmp_path / "good.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(old_file(program, [], b"") + good)
+    assert zipfile.is_zipfile(tmp_path / "w.pth")
+    with pytest.raises(UnsafeCheckpointError, match="bytearray"):
+        load_checkpoint(tmp_path / "w.pth")
 
 
 def test_a_key_nested_a_million_deep_is_not_hashed():

@@ -183,6 +183,10 @@ def test_thumbnails(tmp_path):
     assert thumbnail("golden[2]", None, golden) is None
     assert thumbnail("missing.png", tmp_path, None) is None
     assert thumbnail("../big.png", tmp_path / "inner", None) is None
+    assert thumbnail(str(tmp_path / "big.png"), tmp_path / "inner", None) is None
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "link.png").symlink_to(tmp_path / "big.png")
+    assert thumbnail("link.png", tmp_path / "inner", None) == thumbnail("big.png", tmp_path, None)
     assert thumbnail("big.png", None, None) is None
 
 
