@@ -13,11 +13,14 @@ import numpy as np
 import onnx
 import pytest
 from built_once import built_once, folder_of_the_run
+from one_thread import sessions_on_one_thread
 from onnx import ModelProto
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SEED = 20261202
+sessions_on_one_thread()
+
 WHOLE_RUNS = tuple(ROOT / "tests" / name for name in ("e2e", "robustness", "benchmarks"))
 
 

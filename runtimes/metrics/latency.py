@@ -24,8 +24,8 @@ def measure_latency(
     *,
     warm_up: int = 3,
     min_runs: int = 10,
-    max_runs: int = 200,
-    budget_s: float = 2.0,
+    max_runs: int = 50,
+    budget_s: float = 1.0,
 ) -> Latency:
     """Time `call`, which must return only when its work is done.
 

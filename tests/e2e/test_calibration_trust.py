@@ -55,7 +55,7 @@ def test_a_hit_writes_the_same_bytes_and_another_method_is_a_miss(first, digits_
 def test_auto_says_what_it_chose_and_a_hit_chooses_the_same(digits_folder, tmp_path):
     """What is stored are the candidates: the choice is made anew, and comes out the same."""
     for name in ("first", "again"):
-        options = (*QUICK, "--num-calib", 64, "--calib-cache", tmp_path / "cache", "--method", "auto")
+        options = (*QUICK, "--num-calib", 32, "--calib-cache", tmp_path / "cache", "--method", "auto")
         assert export_digits(digits_folder, tmp_path / name, *options) == 0
     reports = [report_of(tmp_path / name) for name in ("first", "again")]
     assert ["hit" in cache_lines(report)[0] for report in reports] == [False, True]

@@ -35,8 +35,12 @@ def test_there_are_two_examples() -> None:
     assert len(PYTHON_BLOCKS) == 2
 
 
-def test_five_lines_of_python(demo_folder: Path) -> None:
-    output = run(PYTHON_BLOCKS[0], demo_folder)
+def test_five_lines_of_python(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    exec(compile(PYTHON_BLOCKS[0], "README.md", "exec"), {})
+    output = capsys.readouterr().out
     agreement = re.search(r"agreement=([0-9.]+)", output)
     assert agreement is not None, output
     assert float(agreement[1]) > 0.98

@@ -166,15 +166,15 @@ def test_other_dynamic_axes_are_refused(tmp_path, shape):
 
 @marked
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_adds"), [("resnet18", 8), ("resnet50", 16)])
-def test_torchvision_resnet_in_every_precision(tmp_path, name, num_adds):
+def test_torchvision_resnet_in_every_precision(tmp_path):
+    """At full size; ResNet-50 is built in every precision by tests/e2e/test_main_job.py."""
     import torchvision
 
-    model = export(with_statistics(torchvision.models.get_model(name)), 224)
+    model = export(with_statistics(torchvision.models.get_model("resnet18")), 224)
     half = float16_from_float32(model).model
     quantized = quantize(model, load_check_images(IMAGENET_PREPROCESSING)[:4])
     placement = quantized.placement
-    assert len(placement.residual_adds) == placement.num_adds == num_adds
+    assert len(placement.residual_adds) == placement.num_adds == 8
     assert quantized.model.ByteSize() <= 0.27 * model.ByteSize()
     options = BuildOptions(batch=BatchRange(1, 1, 4))
     sizes = [len(build(file, tmp_path, options=options)) for file in (model, half, quantized.model)]
