@@ -23,6 +23,7 @@ AUTO = "tests/exporter/recognition/test_auto_source.py"
 CONFIG = "tests/exporter/preprocessing/test_config_files.py"
 INPUTS = "tests/exporter/models/test_network_inputs.py"
 PROGRAMS = "tests/exporter/models/test_programs.py"
+FEATURES = "tests/exporter/checkpoints/test_missing_head.py"
 VERIFY = "tests/resnet_export/verify_job/test_command.py"
 GATHER = "tests/resnet_export/images/test_gather.py"
 COPIES = "tests/calibration/observers/test_sample_images.py"
@@ -49,6 +50,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("backbone and head side by side", "`resnet18 --weights FILE`", HEAD, "test_a_head_beside_a_backbone_as_in_a_lightning_module"),
     ("classifier of several Linears, BatchNorm between", "`... --head-activation relu`", HEAD, "test_several_linears_with_the_activation_that_was_said"),
     ("no classifier (Identity): features", "`resnet18 --weights FILE`, warned", HEAD, "test_no_head_gives_features_and_says_so"),
+    ("your own module or an ONNX file without a classifier: features", "`my.nets:build`, `model.onnx`, warned; `classify` refused", FEATURES, "test_what_comes_out_is_features"),
     ("architecture unknown", "`auto --weights FILE`", AUTO, "test_every_model_is_found_by_its_names_and_shapes_alone"),
     ("architecture that weights cannot tell (blur pool)", "`auto --weights FILE`, warned", AUTO, "test_a_blur_pool_network_is_not_taken_for_the_plain_one_in_silence"),
     ("the same, with validation images", "`auto --weights FILE --val val/`", AUTO, "test_measured_on_images_the_most_accurate_is_taken_and_of_equals_the_plainest"),

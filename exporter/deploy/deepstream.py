@@ -199,7 +199,8 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: Nvin
 
 
 def _is_classes(manifest: Manifest) -> bool:
-    return len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2 and not manifest.options.get("features")
+    is_table = len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2
+    return is_table and not manifest.options.get("features") and kind_in(manifest.model) is not AnswerKind.FEATURES
 
 
 def _kind(original: ModelProto, manifest: Manifest) -> AnswerKind:

@@ -19,6 +19,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
 from exporter.errors import OnnxFileError
+from exporter.graph.feature_ends import ends_in_features
 from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of
 from exporter.graph.read_model import read_model_and_hash
 from exporter.graph.unstable_nodes import unstable_nodes
@@ -67,6 +68,7 @@ class OnnxSource:
         channels: Of the image.
         is_nhwc: Whether the file takes [N, H, W, C].
         gives_logits: Whether its output is one of [N, classes].
+        is_features: Whether its output is one of [N, C] that no classifier made.
         metadata: Its `metadata_props`.
         num_parameters: Numbers in its float constants.
     """
@@ -85,6 +87,7 @@ class OnnxSource:
     channels: int = 3
     is_nhwc: bool = False
     gives_logits: bool = True
+    is_features: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +116,7 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     _keep_outputs(model, outputs, path)
     shapes = _output_shapes(model, path)
     gives_logits = len(shapes) == 1 and len(shapes[0]) == 1 and shapes[0][0] is not None
+    is_features = gives_logits and ends_in_features(model)
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
     return OnnxSource(
         model=model,
@@ -128,7 +132,8 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
         num_parameters=sum(array_from_initializer(tensor).size for tensor in floats),
         channels=image.channels,
         is_nhwc=image.is_nhwc,
-        gives_logits=gives_logits,
+        gives_logits=gives_logits and not is_features,
+        is_features=is_features,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from exporter.models.loaded_model import LoadedModel, ModelRequest
+from exporter.models.loaded_model import LoadedModel, ModelRequest, told_features
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
 from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.errors import MissingDependencyError
@@ -86,7 +86,24 @@ def load_any(
     """
     if isinstance(model, (str, Path)):
         said = (weights, num_classes, preprocessing, checkpoint_key, head_activation, outputs, checks_output)
-        return load_model(ModelRequest(str(model), *said, judge=judge))
-    from exporter.models.module_source import load_module
+        loaded = load_model(ModelRequest(str(model), *said, judge=judge))
+    else:
+        from exporter.models.module_source import load_module
 
-    return load_module(model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output)
+        loaded = load_module(
+            model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output
+        )
+    if not checks_output or not loaded.gives_logits or loaded.source == ONNX_FILE or num_classes is not None:
+        return loaded
+    return _as_features(loaded)
+
+
+def _as_features(loaded: LoadedModel) -> LoadedModel:
+    """Return a network without a classifier as one that gives features, with a warning; another unchanged."""
+    from exporter.checkpoints.missing_head import why_features
+
+    if (why := why_features(loaded.module, loaded.preprocessing.input_shape)) is None:
+        return loaded
+    others = tuple(warning for warning in loaded.warnings if "the file has no classifier" not in warning)
+    warnings = (*others, told_features(loaded.num_classes, why))
+    return replace(loaded, outputs=("features",), labels=None, gives_logits=False, warnings=warnings)

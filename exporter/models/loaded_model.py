@@ -107,6 +107,14 @@ class LoadedModel:
     takes_bgr: bool = False
 
 
+def told_features(count: int, why: str) -> str:
+    """Return the warning of a network whose output [N, count] is no classes."""
+    return (
+        f"this network gives {count} features, no classes ({why}): files are compared by SQNR and cosine, and there is "
+        f"no top-1; if they are scores of classes all the same, say --num-classes {count}"
+    )
+
+
 def is_weights_file(weights: str) -> bool:
     """Tell whether `--weights` names a file rather than a keyword or an enum member.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from exporter.errors import OnnxFileError, PreprocessingError
 from exporter.graph.onnx_file import OnnxSource, read_onnx
-from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest
+from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, told_features
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -66,9 +66,16 @@ def load(request: ModelRequest) -> LoadedModel:
         notes=layout,
         reference_name=REFERENCE_NAME,
         outputs=source.output_names,
-        gives_logits=source.gives_logits,
+        gives_logits=source.gives_logits or (source.is_features and request.num_classes == source.num_classes),
+        warnings=_told_features(source, request),
         file=source,
     )
+
+
+def _told_features(source: OnnxSource, request: ModelRequest) -> tuple[str, ...]:
+    if not source.is_features or request.num_classes == source.num_classes:
+        return ()
+    return (told_features(source.num_classes, "as its graph ends"),)
 
 
 def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preprocessing, str]:

@@ -67,7 +67,7 @@ class Artifacts:
     `finished` holds, by file name, what is written: the models of the other fields with the input and the head asked
     for. Accuracy is measured on the logits or features of those without; that both answer alike has been checked.
     `dla` is what `--dla` adds to the bundle. `hard` is what `report.json` says of black, white and other hard frames.
-    `answers` is what the network itself gives, None of features.
+    `answers` is what the network itself gives.
     """
 
     exported: ExportedModel

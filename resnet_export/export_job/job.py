@@ -161,6 +161,8 @@ def _load(options: ExportOptions, labels: tuple[str, ...] | None, images: Chosen
         checks_output=not options.features,
         judge=None if options.val is None or options.features else partial(_top1, options, images, labels),
     )
+    if labels is not None and not loaded.gives_logits:
+        raise ExportError("--labels: this model gives features or maps, no classes; leave it out, or say --num-classes")
     if labels is not None:
         loaded = replace(loaded, labels=labels)
     if options.features:
@@ -202,7 +204,8 @@ def _tell_loaded(loaded: LoadedModel, reporter: Reporter) -> None:
         count = f"{loaded.file.num_parameters:,} numbers in its constants"
     height, width = loaded.preprocessing.input_size
     reporter.done(
-        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} classes"
+        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} "
+        f"{'classes' if loaded.gives_logits else 'channels'}"
     )
     reporter.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     reporter.done(f"each picture: {loaded.preprocessing.in_words}")
@@ -315,7 +318,7 @@ def _export(run: ExportRun) -> Artifacts:
         f"at largest |{'logit' if loaded.gives_logits else 'feature'}| {check.max_abs_logit:.3g}, batch "
         f"{', '.join(map(str, check.batch_sizes))}"
     )
-    answers = None if options.features else _answers(run, exported)
+    answers = _answers(run, exported) if loaded.gives_logits else AnswerKind.FEATURES
     float16 = _float16(exported, golden, reporter) if options.fp16 else None
     int8, budget = None, None
     if options.int8:

@@ -21,6 +21,7 @@ from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
 from runtimes.io.npz import load_npz
+from runtimes.metrics.answer_kind import AnswerKind, kind_in
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.engine_sidecar import EngineSidecar
 
@@ -173,10 +174,10 @@ def _on_own_runtime(subject: Subject, provider: str | None) -> Subject:
 def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) -> Subject:
     manifest = load_manifest(folder)
     check_files(folder, manifest)
-    if manifest.options.get("features"):
+    if manifest.options.get("features") or kind_in(manifest.model) is AnswerKind.FEATURES:
         raise ExportError(
-            f"{folder} gives feature maps ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
-            "answers, which need logits: report.json has the features' comparison"
+            f"{folder} gives features ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
+            "answers of classes, and there are none: report.json has the features' SQNR and cosine"
         )
     present = tuple(name for name in PRECISIONS if MODEL_FILES[name] in manifest.files)
     if missing := [name for name in precisions if name not in present]:

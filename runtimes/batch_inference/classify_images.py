@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import Manifest
 from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterError
-from runtimes.inference.classification import INDICES, SCORES, Classification, ScoredClass
+from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Classification, ScoredClass
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
@@ -180,6 +180,8 @@ def check_outputs(manifest: Manifest, top_k: int) -> None:
         NotAClassifierError: With what they are instead.
     """
     names = [entry.name for entry in manifest.outputs]
+    if kind_in(manifest.model) is AnswerKind.FEATURES:
+        raise NotAClassifierError(FEATURES_TOLD)
     if names == [SCORES, INDICES]:
         kept = manifest.outputs[0].shape[1]
         if isinstance(kept, int) and kept < top_k:

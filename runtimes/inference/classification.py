@@ -119,6 +119,12 @@ class Head:
         return str(index) if self.labels is None or index >= len(self.labels) else self.labels[index]
 
 
+FEATURES_TOLD = (
+    "this model gives features, no classes: it has no classifier; use run(), or export a network with one "
+    "(--num-classes N at export says that they are scores of classes all the same)"
+)
+
+
 def _chances_of_best(best: Array, kind: AnswerKind | None) -> NDArray[np.float64] | None:
     """Return probabilities of the best K scores; None of logits, whose Softmax needs all of them."""
     if kind is AnswerKind.LOG_PROBABILITIES:
@@ -140,6 +146,8 @@ def head_from_outputs(
         NotAClassifierError: If there is no output [N, classes], or more than one.
     """
     names = None if labels is None else tuple(labels)
+    if kind is AnswerKind.FEATURES:
+        raise NotAClassifierError(FEATURES_TOLD)
     if {SCORES, INDICES} <= specs.keys():
         return Head(SCORES, INDICES, kind, names)
     tables = [name for name, spec in specs.items() if len(spec.shape) == 2 and spec.dtype.startswith("float")]

@@ -4,6 +4,7 @@
     log-probabilities    p = exp(x), which softmax(x) is too
     probabilities        p = x: the file ends in a Softmax
     independent          p = x: the file ends in a Sigmoid, one yes or no for each class; the sum says nothing
+    features             no classes at all: a network without classifier, or maps
 
 An export writes the word into the manifest and the file's metadata, from the graph (`exporter.graph.output_kind`).
 """
@@ -31,6 +32,7 @@ class AnswerKind(Enum):
     LOG_PROBABILITIES = "log-probabilities"
     PROBABILITIES = "probabilities"
     INDEPENDENT = "independent"
+    FEATURES = "features"
 
     @property
     def needs_softmax(self) -> bool:

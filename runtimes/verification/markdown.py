@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runtimes.verification.shown_intervals import agreement_interval
+
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "skipped": "⏭️"}
 
 MAX_FLIPS = 10
@@ -86,7 +88,7 @@ def _class(labels: Sequence[str] | None, index: int) -> str:
 
 def _metrics_row(file: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
     found = part["metrics"]
-    interval = found["agreement_interval"]
+    interval = agreement_interval(found)
     agreement = _percent(found["agreement"])
     if interval is not None:
         agreement += f" ({_percent(interval[0])} to {_percent(interval[1])})"

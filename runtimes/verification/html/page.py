@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runtimes.errors import MissingDependencyError
 from runtimes.verification.html.evidence import Evidence, TensorRange, bundle_evidence, thumbnail
 from runtimes.verification.html.plots import block_plot, convergence_plot, histogram_plot, latency_plot
+from runtimes.verification.shown_intervals import agreement_interval, drop_interval_pp
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -93,7 +94,9 @@ def _plot(markup: type[Markup], draw: Callable[..., str], *data: Any) -> Markup 
 
 def _row(file: Report, part: Report) -> dict[str, Any]:
     """Return a line of the table of figures."""
-    return {"file": file, "part": part, "metrics": part["metrics"]}
+    found = part["metrics"]
+    intervals = {"agreement": agreement_interval(found), "drop": drop_interval_pp(found)}
+    return {"file": file, "part": part, "metrics": found, **intervals}
 
 
 def _gates(report: Report) -> list[tuple[Report, Report]]:
