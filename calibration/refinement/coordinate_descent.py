@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from calibration.methods.quantize_weight import QMAX
 
-BLOCK = 64
+BLOCK = 48
 """Columns between two matrix products that bring the gradient of the columns behind up to date."""
 
-PASSES = 3
-"""Over all columns, at most: the third moves few levels."""
+PASSES = 2
+"""Over all columns: a third moves few levels."""
 
 REACH = 1
 """Levels from the nearest."""
@@ -99,7 +99,10 @@ def _descend_block(
         wanted = np.rint(current[:, :, column] - gradient[:, :, column] / curvature[:, column, np.newaxis])
         level = np.clip(wanted, bounds[0][:, :, column], bounds[1][:, :, column])
         step = level - current[:, :, column]
+        if not step.any():
+            continue
         current[:, :, column] = level
-        gradient += step[:, :, np.newaxis] * hessian[:, np.newaxis, column]
+        behind = slice(column + 1, None)  # what comes before is looked at in the next pass, from a new gradient
+        gradient[:, :, behind] += step[:, :, np.newaxis] * hessian[:, np.newaxis, column, behind]
     moved: Array = current - before
     return moved

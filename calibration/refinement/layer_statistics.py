@@ -1,9 +1,10 @@
-"""What a layer reads and what it misses, summed over images: all that rounding and compensation need to know.
+"""What a layer reads and what it misses, over a sample: all that rounding and compensation need to know.
 
-    H = sum x x^T                      x: what the quantized layer reads at one position, after all roundings before it
-    M = sum (y - W x - b) x^T          y: what the float layer gives there: the error that came with the input
+    X   [positions, K]   what the quantized layer reads, after all roundings before it
+    E   [positions, O]   what the float layer gives there beyond W X + b: the error that came with the input
+    H = X^T X,  M = E^T X
 
-Both are kept for two halves of the images, so that what is fitted on one half can be judged on the other.
+X and E are kept for two halves of the images, so that what is fitted on one half can be judged on the other.
 
 A few hundred positions do not tell the correlations of a thousand channels. So H is shrunk towards its diagonal by as
 much as it differs from image to image:
@@ -30,40 +31,40 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerStatistics:
-    """Sums over two halves of the images.
+class Half:
+    """Half of the images.
 
     Attributes:
-        hessians: H of each half, float32 [groups, K, K].
-        residuals: M of each half, float32 [groups, O, K]; zeros where the float layer's outputs were not given.
+        read: X, float32 [groups, positions, K].
+        missing: E, float32 [groups, positions, O]; zeros where the float layer's outputs were not given.
+    """
+
+    read: Array
+    missing: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerStatistics:
+    """One layer's sample, and its sums over all images.
+
+    Attributes:
+        halves: The sample.
+        hessian: H, float32 [groups, K, K].
+        residual: M, float32 [groups, O, K].
         shrinkage: d, float32 [groups], from 0 to 1.
     """
 
-    hessians: tuple[Array, Array]
-    residuals: tuple[Array, Array]
+    halves: tuple[Half, Half]
+    hessian: Array
+    residual: Array
     shrinkage: Array
-
-    @property
-    def hessian(self) -> Array:
-        """H over all images."""
-        total: Array = self.hessians[0] + self.hessians[1]
-        return total
-
-    @property
-    def residual(self) -> Array:
-        """M over all images."""
-        total: Array = self.residuals[0] + self.residuals[1]
-        return total
 
     def shrunk_hessian(self) -> Array:
         """Return H*, float32 [groups, K, K]."""
-        result = self.hessian
-        diagonal = np.einsum("gkk->gk", result)
-        kept = 1 - self.shrinkage[:, np.newaxis]
-        restored = diagonal.copy()
-        result *= kept[:, :, np.newaxis]
+        kept = 1 - self.shrinkage[:, np.newaxis, np.newaxis]
+        result: Array = self.hessian * kept
         places = np.arange(result.shape[1])
-        result[:, places, places] = restored
+        result[:, places, places] = np.einsum("gkk->gk", self.hessian)
         return result
 
 
@@ -75,9 +76,10 @@ def collect(
     kernel_shape: tuple[int, ...],
     *,
     num_images: int,
+    detail: int = 1,
     columns: slice = slice(None),
 ) -> LayerStatistics:
-    """Sum up one layer.
+    """Look at one layer.
 
     Args:
         node: Conv, Gemm or MatMul.
@@ -86,38 +88,67 @@ def collect(
         bias: The float layer's, float32 [groups, O].
         kernel_shape: [kH, kW] of a Conv.
         num_images: How many images there are.
-        columns: Which of the K values H and M are of.
+        detail: How many times `layer_hessian.MAX_ROWS` positions are looked at.
+        columns: Which of the K values X is of.
     """
-    width = len(range(*columns.indices(weight.shape[2])))
-    groups, rows = weight.shape[:2]
-    halves = [np.zeros((groups, width, width), np.float32) for _ in range(2)]
-    residuals = [np.zeros((groups, rows, width), np.float32) for _ in range(2)]
+    groups, rows, _ = weight.shape
+    spread = max(1, num_images // detail)
+    reads: tuple[list[Array], list[Array]] = [], []
+    misses: tuple[list[Array], list[Array]] = [], []
     squares = np.zeros(groups)
     for index, (read, given) in enumerate(images):
-        whole = sampled_rows(node, read, kernel_shape, num_images)
-        x = whole[:, :, columns]
-        product = np.matmul(x.transpose(0, 2, 1), x)
-        squares += _off_diagonal_square(product)
-        halves[index % 2] += product
-        if given is not None:
-            missing = sampled_outputs(node, given, groups, num_images) - bias[:, np.newaxis]
+        whole = sampled_rows(node, read, kernel_shape, spread)
+        x = np.ascontiguousarray(whole[:, :, columns])
+        squares += _off_diagonal_square(x)
+        reads[index % 2].append(x)
+        if given is None:
+            misses[index % 2].append(np.zeros((groups, x.shape[1], rows), np.float32))
+        else:
+            missing = sampled_outputs(node, given, groups, spread) - bias[:, np.newaxis]
             missing -= np.matmul(whole, weight.transpose(0, 2, 1))
-            residuals[index % 2] += np.matmul(missing.transpose(0, 2, 1), x)
-    return LayerStatistics(
-        (halves[0], halves[1]), (residuals[0], residuals[1]), _shrinkage(halves, squares, num_images)
+            misses[index % 2].append(missing)
+    empty = np.zeros((groups, 0, len(range(*columns.indices(weight.shape[2])))), np.float32)
+    no_rows = np.zeros((groups, 0, rows), np.float32)
+    first, second = (
+        Half(np.concatenate([empty, *x], axis=1), np.concatenate([no_rows, *e], axis=1))
+        for x, e in zip(reads, misses, strict=True)
     )
+    hessian = gram(first.read) + gram(second.read)
+    residual = sum((np.matmul(half.missing.transpose(0, 2, 1), half.read) for half in (first, second)), np.float32(0))
+    return LayerStatistics((first, second), hessian, residual, _shrinkage(hessian, squares, num_images))
 
 
-def _off_diagonal_square(product: Array) -> NDArray[np.float64]:
-    diagonal = np.einsum("gkk->gk", product)
-    squares: NDArray[np.float64] = np.einsum("gkl,gkl->g", product, product, dtype=np.float64)
-    squares -= np.square(diagonal, dtype=np.float64).sum(axis=1)
+def gram(rows: Array) -> Array:
+    """Return rows^T rows of each group, float32 [groups, K, K]."""
+    if len(rows) == 1:  # a product of two dimensions with itself costs half
+        product: Array = (rows[0].T @ rows[0])[np.newaxis]
+        return product
+    product = np.matmul(rows.transpose(0, 2, 1), rows)
+    return product
+
+
+def _off_diagonal_square(rows: Array) -> NDArray[np.float64]:
+    """Return the sum of squares of rows^T rows off its diagonal, [groups].
+
+    |X^T X| is |X X^T|: the smaller of the two is computed.
+    """
+    narrow = rows.shape[1] < rows.shape[2]
+    product = gram(rows.transpose(0, 2, 1)) if narrow else gram(rows)
+    squares = _square(product)
+    squares -= np.square(np.square(rows).sum(axis=1), dtype=np.float64).sum(axis=1)
     return squares
 
 
-def _shrinkage(halves: list[Array], squares: NDArray[np.float64], count: int) -> Array:
+def _square(product: Array) -> NDArray[np.float64]:
+    """Return the sum of squares of each group."""
+    flat = product.reshape(len(product), -1)
+    return np.array([float(np.dot(row, row)) for row in flat])
+
+
+def _shrinkage(hessian: Array, squares: NDArray[np.float64], count: int) -> Array:
     """Return d; 1 where there is one image only, or nothing off the diagonal."""
-    off = _off_diagonal_square(halves[0] + halves[1]) / count**2
+    diagonal = np.einsum("gkk->gk", hessian)
+    off = (_square(hessian) - np.square(diagonal, dtype=np.float64).sum(axis=1)) / count**2
     if count < 2:
         return np.ones(len(off), np.float32)
     noise = np.maximum(squares / count - off, 0.0) / (count - 1)
