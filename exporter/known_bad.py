@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.errors import KnownBadLibrariesError
+from runtimes.machine.version_numbers import version_numbers
 
 Versions = Mapping[str, str]
 """Distribution name to installed version, such as "2.15.0" or "2.13.0+cpu"; what is not installed is not there."""
@@ -42,16 +43,6 @@ class KnownBad:
     def __str__(self) -> str:
         """Name it, say what happens and where that was seen."""
         return f"{self.name}: {self.consequence} ({self.source})"
-
-
-def version_numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, (0,) where there is none: (2, 13, 0) of "2.13.0+cpu"."""
-    numbers = []
-    for part in version.partition("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers) or (0,)
 
 
 def _below(library: str, *bound: int) -> Callable[[Versions], bool]:

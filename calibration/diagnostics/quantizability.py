@@ -82,7 +82,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TensorFinding:
     """One thing that was found.
 
     Attributes:
@@ -115,14 +115,14 @@ class Finding:
         return {**asdict(self), "kind": self.kind.value, "severity": self.severity.value}
 
 
-def lint_weights(model: ModelProto) -> tuple[Finding, ...]:
+def lint_weights(model: ModelProto) -> tuple[TensorFinding, ...]:
     """Return what is to be found in the weights that will be quantized.
 
     Args:
         model: Folded float32 model.
     """
     index = index_graph(model.graph)
-    found: list[Finding] = []
+    found: list[TensorFinding] = []
     for weight in place_qdq(model).weights:
         array = array_from_initializer(index.initializer[weight.name])
         channels = np.moveaxis(array, weight.axis, 0).reshape(array.shape[weight.axis], -1).astype(np.float64)
@@ -131,7 +131,7 @@ def lint_weights(model: ModelProto) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[Finding, ...]:
+def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[TensorFinding, ...]:
     """Return what is to be found in the activations that will be quantized; nothing where the table has not seen them.
 
     Args:
@@ -141,7 +141,7 @@ def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[Findin
     if table.observed is None:
         return ()
     index = index_graph(model.graph)
-    found: list[Finding] = []
+    found: list[TensorFinding] = []
     for tensor, seen in table.observed.activations.items():
         if tensor in table.ranges:
             kept = table.ranges[tensor]
@@ -149,7 +149,7 @@ def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[Findin
     return tuple(found)
 
 
-def lint_lines(findings: Iterable[Finding], *, worst: int = 3) -> tuple[str, ...]:
+def lint_lines(findings: Iterable[TensorFinding], *, worst: int = 3) -> tuple[str, ...]:
     """Return one line per kind of warning: how many, the worst few with figure, and what will happen to the worst.
 
     Notes have no line; `Finding.to_json` keeps them.
@@ -169,7 +169,7 @@ def _maker(tensor: str, index: GraphIndex) -> str:
     return tensor if producer is None else producer.name
 
 
-def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) -> Iterator[Finding]:
+def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) -> Iterator[TensorFinding]:
     """Yield the findings of one weight.
 
     Args:
@@ -181,7 +181,7 @@ def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) ->
     live = np.flatnonzero(largest > 0)
     dead = len(largest) - len(live)
     if dead:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.DEAD_WEIGHTS, Severity.NOTE, tensor, module, float(dead), 1.0,
             f"{dead} of {len(largest)} channels are stored as zeros with scale 1: no effect",
         )  # fmt: skip
@@ -190,14 +190,14 @@ def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) ->
     ratios = largest[live] / np.sqrt(np.square(channels[live]).mean(axis=1))
     worst = int(ratios.argmax())
     if ratios[worst] > MAX_WEIGHT_OUTLIER:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.WEIGHT_OUTLIER, Severity.WARNING, tensor, module, float(ratios[worst]), MAX_WEIGHT_OUTLIER,
             f"the other weights of channel {live[worst]} share {QMAX / ratios[worst]:.1f} steps (rms) of 127, or the "
             "one is clipped where that costs less",
         )  # fmt: skip
     spread = float(largest.max() / np.median(largest[live]))
     if spread > MAX_CHANNEL_OUTLIER:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.CHANNEL_OUTLIER, Severity.WARNING, tensor, module, spread, MAX_CHANNEL_OUTLIER,
             f"no loss in the weights, which have a scale per channel, but where channel {int(largest.argmax())} "
             f"dominates the activation it makes, the median channel gets {QMAX / spread:.1f} steps of 127 there",
@@ -205,15 +205,15 @@ def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) ->
     yield from _float16_weight_findings(tensor, module, largest[live])
 
 
-def _float16_weight_findings(tensor: str, module: str, largest: NDArray[np.float64]) -> Iterator[Finding]:
+def _float16_weight_findings(tensor: str, module: str, largest: NDArray[np.float64]) -> Iterator[TensorFinding]:
     if largest.max() > FLOAT16_MAX:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.WEIGHT_ABOVE_FLOAT16, Severity.WARNING, tensor, module, float(largest.max()), FLOAT16_MAX,
             "the FP16 file will overflow",
         )  # fmt: skip
     small = int((largest < FLOAT16_MIN_NORMAL).sum())
     if small:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.WEIGHT_BELOW_FLOAT16, Severity.NOTE, tensor, module, float(largest.min()), FLOAT16_MIN_NORMAL,
             f"the FP16 file holds {small} of {len(largest)} channels with fewer than 11 bits, or as zeros; no effect "
             "in INT8",
@@ -222,18 +222,18 @@ def _float16_weight_findings(tensor: str, module: str, largest: NDArray[np.float
 
 def _activation_findings(
     tensor: str, module: str, seen: ActivationSummary, amax: float, scale: float
-) -> Iterator[Finding]:
+) -> Iterator[TensorFinding]:
     """Yield the findings of one activation that keeps `amax` in steps of `scale`."""
     if seen.max_abs > FLOAT16_MAX / 2:
         overflows = seen.max_abs > FLOAT16_MAX
-        yield Finding(
+        yield TensorFinding(
             FindingKind.ACTIVATION_BEYOND_FLOAT16, Severity.WARNING, tensor, module, seen.max_abs, FLOAT16_MAX / 2,
             "the FP16 file will overflow" if overflows else "the FP16 file overflows at twice what these images reach",
         )  # fmt: skip
     if seen.typical > 0 and seen.max_abs > MAX_ACTIVATION_OUTLIER * seen.typical:
         steps = seen.typical / scale
         clips = f"values above {amax:.3g} are clipped" if amax < seen.max_abs else "nothing is clipped"
-        yield Finding(
+        yield TensorFinding(
             FindingKind.ACTIVATION_OUTLIER,
             Severity.WARNING if steps < MIN_STEPS else Severity.NOTE,
             tensor, module, seen.max_abs / seen.typical, MAX_ACTIVATION_OUTLIER,
@@ -241,20 +241,20 @@ def _activation_findings(
         )  # fmt: skip
     steps = seen.quartile_channel / scale
     if 0 < steps < MIN_STEPS:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.NARROW_CHANNELS, Severity.WARNING, tensor, module, steps, MIN_STEPS,
             f"a quarter of the channels gets {steps:.1f} steps or less of 127, because the largest channel is "
             f"{seen.max_abs / seen.quartile_channel:.0f} times theirs: one scale per tensor cannot hold both",
         )  # fmt: skip
     if seen.dead_channels and seen.low >= 0:
-        yield Finding(
+        yield TensorFinding(
             FindingKind.DEAD_ACTIVATIONS, Severity.NOTE, tensor, module, float(len(seen.dead_channels)), 1.0,
             f"{len(seen.dead_channels)} of {seen.num_channels} channels are 0 on every calibration image: no effect, "
             "unless other images make them fire",
         )  # fmt: skip
 
 
-def to_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def to_json(findings: Sequence[TensorFinding]) -> list[dict[str, Any]]:
     """Return all findings, worst first, as `report.json` holds them."""
     order = sorted(findings, key=lambda each: (each.severity is Severity.NOTE, -each.excess))
     return [finding.to_json() for finding in order]

@@ -78,7 +78,7 @@ class AccuracyBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class BudgetEvidence:
     """Evidence for a budget from one measurement.
 
     Attributes:
@@ -110,7 +110,7 @@ class Evidence:
         }
 
 
-def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int = 1) -> Evidence:
+def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int = 1) -> BudgetEvidence:
     """Return what `measured` shows of `budget`.
 
     Args:
@@ -126,10 +126,10 @@ def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int =
     shown = budget.min_agreement is None or agreement[0] >= budget.min_agreement
     if budget.max_top1_drop_pp is not None:
         shown = shown and drop is not None and drop[1] <= budget.max_top1_drop_pp
-    return Evidence(confidence, num_looks, agreement, drop, shown, budget.images_to_show_it)
+    return BudgetEvidence(confidence, num_looks, agreement, drop, shown, budget.images_to_show_it)
 
 
-def figures_in_words(budget: AccuracyBudget, measured: LogitComparison, found: Evidence | None = None) -> str:
+def figures_in_words(budget: AccuracyBudget, measured: LogitComparison, found: BudgetEvidence | None = None) -> str:
     """Return the figures that the budget is about, with their intervals where given."""
     words = []
     if budget.min_agreement is not None:
@@ -142,7 +142,7 @@ def figures_in_words(budget: AccuracyBudget, measured: LogitComparison, found: E
     return f"{', '.join(words)} on {measured.num_images} images"
 
 
-def evidence_in_words(budget: AccuracyBudget, measured: LogitComparison, found: Evidence) -> str:
+def evidence_in_words(budget: AccuracyBudget, measured: LogitComparison, found: BudgetEvidence) -> str:
     """Return whether the images show the budget, and if not, why not."""
     if found.shown:
         return f"shown at {CONFIDENCE:.0%} confidence"

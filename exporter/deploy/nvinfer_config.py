@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from exporter.deploy.nvinfer_normalization import NvinferNormalization
+from runtimes.bundle.file_names import LABELS_NAME
 from runtimes.bundle.precision import is_int8
 from runtimes.preprocessing.resize import resized_size
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
 HEADER = "# Written by resnet-export deepstream; a folder with a configuration that begins so is replaced by --force."
 
-CONFIG, LABELS, CALIBRATION = "config_infer.txt", "labels.txt", "not-read.calib"
+CONFIG, LABELS, CALIBRATION = "config_infer.txt", LABELS_NAME, "not-read.calib"
 
 # NvDsInferNetworkMode: 0 FP32, 1 INT8, 2 FP16.
 _NETWORK_MODE: Mapping[str, int] = MappingProxyType({"fp32": 0, "int8": 1, "int8-fp16": 1, "fp16": 2})

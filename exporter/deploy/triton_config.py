@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from exporter.deploy.proto_text import Message, Word, message, text_from_message
 from exporter.errors import ExportError
+from runtimes.bundle.file_names import LABELS_NAME
 from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry
 from runtimes.metrics.answer_kind import kind_in
 
 HEADER = "# Written by resnet-export triton; a folder whose config.pbtxt begins so is replaced by --force."
 
-LABELS = "labels.txt"
+LABELS = LABELS_NAME
 VERSION = "1"
 
 FILE_OF_BACKEND = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}

@@ -21,7 +21,7 @@ import numpy as np
 from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
 from exporter.deploy.onnxruntime_web import onnxruntime_web
 from exporter.errors import ExportError
-from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
+from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.bundle.precision import option_words
 from runtimes.inference.classification import PROBABILITIES
@@ -156,7 +156,7 @@ def _check_page_can(bundle: Path, manifest: Manifest) -> None:
 
 
 def _golden_inputs(bundle: Path) -> Array:
-    return load_npz(bundle / "golden.npz")["input"][:NUM_GOLDEN]
+    return load_npz(bundle / GOLDEN_NAME)["input"][:NUM_GOLDEN]
 
 
 def _answers(runtime: Runtime, inputs: Array, output: str) -> Array:

@@ -1,4 +1,4 @@
-"""What a graph gives: logits, or what a Softmax, LogSoftmax or Sigmoid at its end makes of them.
+"""Tell whether a graph gives logits, or what a Softmax, LogSoftmax or Sigmoid at its end makes of them.
 
 The end is followed backwards through what only moves or types values. Softmax is recognized where it is spelled out as
 well: Exp(x) / ReduceSum(Exp(x)), Exp(LogSoftmax(x)), Log(Softmax(x)).

@@ -12,13 +12,13 @@ from exporter.errors import ExportError
 from exporter.packages.huggingface import write_huggingface
 from exporter.packages.mlflow_model import write_mlflow
 from exporter.packages.ort_model_package import write_ort_model_package
-from runtimes.bundle.file_names import LABELS_NAME, MANIFEST_NAME
+from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MANIFEST_NAME
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 
 OURS = "resnet_export"
 """Folder inside a package for what its format has no place for; `manifest.json` of a model package is another's."""
 
-KEPT = (MANIFEST_NAME, LABELS_NAME, "golden.npz")
+KEPT = (MANIFEST_NAME, LABELS_NAME, GOLDEN_NAME)
 
 Bundle = tuple[Path, Manifest]
 

@@ -15,11 +15,12 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.models.check_images import HARD_FRAMES, load_hard_frames
 from exporter.tracing.check_export import first_nonfinite_tensor
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
 
-FLOAT16_FILE = "model.fp16.onnx"
+FLOAT16_FILE = MODEL_FILES["fp16"]
 
 MAX_FLOAT16_DIFFERENCE = 0.05
 """Of the largest |output|. FP16 has 11 bits: a ResNet loses 0.1 to 1 % (SQNR 44 to 75 dB); a constant that became 0

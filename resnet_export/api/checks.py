@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_export.api.images import StrPath
 from resnet_export.bench_job.command import BenchOptions, time_models
-from resnet_export.bench_job.stages import Row
+from resnet_export.bench_job.stages import BenchRow
 from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
 from resnet_export.console.reporter import Listener, Reporter
 
@@ -40,7 +40,7 @@ class BenchReport:
         content: Everything, as the command's `--json` prints it.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BenchRow, ...]
     content: Mapping[str, Any] = field(repr=False)
 
 

@@ -46,7 +46,7 @@ class GateOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verification:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
         verdict: "pass", "fail" or "inconclusive" (too few images for the claim).

@@ -17,7 +17,7 @@ from typing import Any
 from exporter.errors import OptionError
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
-from resnet_export.bench_job.stages import Candidate, Row, bench
+from resnet_export.bench_job.stages import BenchedModel, BenchRow, bench
 from resnet_export.console.option_types import names, positive, runtime, runtime_words
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
@@ -36,7 +36,7 @@ COLUMNS = ("", "batch", "prepare", "run p50", "p90", "p99", "answer", "images/s"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """What is timed, and how; fields as on the command line."""
+    """Models to time, and how; fields as on the command line."""
 
     models: tuple[Path, ...]
     batch: tuple[int, ...] = (1,)
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, Any], list[Row]]:
+def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, Any], list[BenchRow]]:
     """Return how long preparing, running and answering take, as JSON holds it and row by row.
 
     Raises:
@@ -93,7 +93,7 @@ def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, An
     return report, rows
 
 
-def _candidates(options: BenchOptions, stack: ExitStack) -> list[Candidate]:
+def _candidates(options: BenchOptions, stack: ExitStack) -> list[BenchedModel]:
     """Open every model in every precision that was named; the table's names are as short as they can be."""
     found = []
     for path in options.models:
@@ -109,17 +109,17 @@ def _candidates(options: BenchOptions, stack: ExitStack) -> list[Candidate]:
             stack.enter_context(model)
             told = model.describe()
             word = told.precision or Path(told.file).name
-            found.append(Candidate(f"{path.name} {word}" if len(options.models) > 1 else word, model))
+            found.append(BenchedModel(f"{path.name} {word}" if len(options.models) > 1 else word, model))
     names_seen: dict[str, int] = {}
     unique = []
     for candidate in found:
         names_seen[candidate.name] = seen = names_seen.get(candidate.name, 0) + 1
-        unique.append(candidate if seen == 1 else Candidate(f"{candidate.name} ({seen})", candidate.model))
+        unique.append(candidate if seen == 1 else BenchedModel(f"{candidate.name} ({seen})", candidate.model))
     return unique
 
 
 def _mlperf(
-    candidate: Candidate, pictures: Sequence[Path], options: BenchOptions, reporter: Reporter
+    candidate: BenchedModel, pictures: Sequence[Path], options: BenchOptions, reporter: Reporter
 ) -> list[dict[str, Any]]:
     results = []
     for scenario in options.mlperf:
@@ -136,7 +136,9 @@ def _mlperf(
     return results
 
 
-def _report(candidates: Sequence[Candidate], rows: Sequence[Row], mlperf: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(
+    candidates: Sequence[BenchedModel], rows: Sequence[BenchRow], mlperf: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": asdict(machine_info()),
@@ -148,7 +150,7 @@ def _report(candidates: Sequence[Candidate], rows: Sequence[Row], mlperf: list[d
     }
 
 
-def _write(report: dict[str, Any], rows: Sequence[Row], arguments: argparse.Namespace) -> None:
+def _write(report: dict[str, Any], rows: Sequence[BenchRow], arguments: argparse.Namespace) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if arguments.json == "-":
         print(text)
@@ -178,7 +180,7 @@ def _write(report: dict[str, Any], rows: Sequence[Row], arguments: argparse.Name
     print_table("", COLUMNS, [_cells(row) for row in rows], footer)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BenchRow) -> tuple[str, ...]:
     run = row.stages["run"]
 
     def median(stage: str) -> str:

@@ -32,7 +32,7 @@ _RESULT: Mapping[str, tuple[str, float, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class MlperfResult:
-    """What the load generator said: a scenario's figure, its unit, whether it calls the run valid, and its summary."""
+    """A load generator's result: a scenario's figure, its unit, whether it calls the run valid, and its summary."""
 
     scenario: str
     value: float

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
-from resnet_export.bench_job.stages import Row
+from resnet_export.bench_job.stages import BenchRow
 from runtimes.errors import MissingDependencyError
 
 
@@ -17,7 +17,7 @@ def check_can_plot() -> None:
     _figure_class()
 
 
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
+def plot_rows(rows: Sequence[BenchRow], path: Path) -> None:
     """Draw the median of `run` over the batch size, a line for each candidate; the bar is p50 to p90.
 
     Raises:

@@ -17,7 +17,7 @@ STAGES = ("prepare", "run", "answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class BenchedModel:
     """A model under test and the name it has in the table."""
 
     name: str
@@ -25,7 +25,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchRow:
     """One candidate at one batch size.
 
     Attributes:
@@ -60,8 +60,8 @@ class Row:
 
 
 def bench(
-    candidates: Sequence[Candidate], pictures: Sequence[Path], *, batches: Sequence[int], rounds: int, seconds: float
-) -> list[Row]:
+    candidates: Sequence[BenchedModel], pictures: Sequence[Path], *, batches: Sequence[int], rounds: int, seconds: float
+) -> list[BenchRow]:
     """Time every candidate at every batch size.
 
     Args:
@@ -85,7 +85,7 @@ def bench(
                 stage: timings[f"{candidate.name}\n{stage}"] for stage in STAGES if (candidate.name, stage) in calls
             }
             against = None if place == 0 else compare_timings(stages["run"], first)
-            rows.append(Row(candidate.name, batch, stages, against))
+            rows.append(BenchRow(candidate.name, batch, stages, against))
     return rows
 
 

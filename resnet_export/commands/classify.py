@@ -81,7 +81,7 @@ class OpenClassifier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyOptions:
-    """What is classified, with what, and where the rows go; fields as on the command line."""
+    """Images to classify, the model, and where the rows go; fields as on the command line."""
 
     bundle: Path
     input: Path

@@ -1,4 +1,4 @@
-"""What a job tells while it runs: steps done, warnings, progress. Silent unless somebody listens."""
+"""Events of a running job: steps done, warnings, progress. Silent unless somebody listens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: steps with progress bars on standard error, the table and the next command on standard output."""
+"""Output for a person: steps and progress bars on standard error, the table and the next command on standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done on a machine, and what to type where something cannot."""
+"""Tell what can be done on a machine, and what to type where something cannot."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from urllib.request import url2pathname
 
-from exporter.known_bad import version_numbers
 from resnet_export.doctor_job.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
 from runtimes.machine.environment import TensorRTInfo, rtx_serves
+from runtimes.machine.version_numbers import version_numbers
 
 BUILDERS = ("tensorrt", "tensorrt_rtx")
 """TensorRT's libraries that build engines; the others only run them."""

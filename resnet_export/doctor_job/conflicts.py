@@ -1,14 +1,15 @@
-"""What is installed on a machine and known not to go together, and what to do about it."""
+"""Find installed packages that are known not to go together, and say what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporter.known_bad import OLD_ONNXRUNTIME, KnownBad, known_bad_among, version_numbers
+from exporter.known_bad import OLD_ONNXRUNTIME, KnownBad, known_bad_among
 from resnet_export.doctor_job.abilities import tensorrt_command
 from resnet_export.doctor_job.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
 from runtimes.machine.environment import rtx_serves
+from runtimes.machine.version_numbers import version_numbers
 
 
 @dataclass(frozen=True, slots=True)

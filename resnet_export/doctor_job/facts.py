@@ -1,4 +1,4 @@
-"""What `resnet-export doctor` looks at: gathered by `machine.environment`, which loads for real what can be loaded."""
+"""Facts for `resnet-export doctor`, gathered by `machine.environment`, which loads for real what can be loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runtimes.machine.provider_probe import OnnxRuntimeInfo, loadable_providers
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 MIN_PYTHON = (3, 11)
-"""What onnxruntime-gpu from 1.24 on, and with it the main job, needs. Source: its metadata, Requires-Python."""
+"""The Python of onnxruntime-gpu from 1.24 on, and so of the main job. Source: its metadata, Requires-Python."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ _OPENS = {
     "tensorrt_rtx": "engines of TensorRT-RTX (build --rtx)",
     RTX_PLUGIN: "ONNX files, as ONNX Runtime's provider ort-tensorrt-rtx",
 }
-"""What each of TensorRT's libraries opens. Source: NVIDIA TensorRT support matrix 11.4.1, version compatibility."""
+"""Engines that each TensorRT library opens. Source: NVIDIA TensorRT support matrix 11.4.1, version compatibility."""
 
 
 def _flavor_text(facts: Facts, item: TensorRTInfo) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from calibration.mixed_precision.accuracy_budget import (
     AccuracyBudget,
-    Evidence,
+    BudgetEvidence,
     budget_figures,
     evidence,
     evidence_in_words,
@@ -305,7 +305,7 @@ def tally_images(
     return meter.report()
 
 
-def _statement(budget: AccuracyBudget, measured: LogitComparison, found: Evidence) -> str:
+def _statement(budget: AccuracyBudget, measured: LogitComparison, found: BudgetEvidence) -> str:
     return f"{figures_in_words(budget, measured, found)}, {evidence_in_words(budget, measured, found)}"
 
 

@@ -1,4 +1,4 @@
-"""What the main job computes, before it is written."""
+"""Results of the main job before they are written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BudgetOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DlaFiles:
-    """What is written, and how the INT8 file will answer.
+    """Models to write, and how the INT8 file will answer.
 
     Attributes:
         models: File name to float32 model.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.diagnostics.quantizability import Finding, lint_activations, lint_lines, lint_weights, to_json
+from calibration.diagnostics.quantizability import TensorFinding, lint_activations, lint_lines, lint_weights, to_json
 from calibration.methods.dialect import Dialect
 from calibration.observers.convergence import TOLERANCES, images_until_settled, still_moving, summary
 from calibration.observers.judge_input import judge_input
@@ -146,7 +146,7 @@ def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict
     }
 
 
-def _tell(findings: tuple[Finding, ...], reporter: Reporter) -> None:
+def _tell(findings: tuple[TensorFinding, ...], reporter: Reporter) -> None:
     for line in lint_lines(findings):
         reporter.warn(f"hard to quantize: {line}")
 

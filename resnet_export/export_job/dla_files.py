@@ -1,4 +1,4 @@
-"""What `--dla` adds to the bundle: files from which a Jetson builds for its DLA with neither torch nor onnx.
+"""Write the files that `--dla` adds to the bundle, from which a Jetson builds for its DLA with neither torch nor onnx.
 
 They are made here and not on the device because taking Q/DQ apart needs onnx, and the ranges that a DLA wants besides
 need the calibration images.

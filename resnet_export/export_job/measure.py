@@ -38,7 +38,7 @@ DLA_ROW = "INT8 for DLA (simulated)"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredRow:
     """One line of the table.
 
     Attributes:
@@ -63,7 +63,7 @@ def reference_row(loaded: LoadedModel) -> str:
     return "original FP32" if loaded.source == "onnx" else f"{loaded.reference_name} FP32"
 
 
-def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
+def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
     """Return one row for the reference and one per file; a second one where a plain session computes otherwise.
 
     Raises:
@@ -78,16 +78,18 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[Row]:
     elif images.measured:
         parity = _parity(run, artifacts)
     latency = _latency(run, artifacts)
-    rows = [Row(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
+    rows = [MeasuredRow(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
     for file, (name, _) in artifacts.model_files().items():
-        rows.append(Row(name, file, parity.get(name), latency[name], features.get(name)))
+        rows.append(MeasuredRow(name, file, parity.get(name), latency[name], features.get(name)))
         if _is_rewritten(run, file):
             plain = f"{name}, {PLAIN_SESSION}"
-            rows.append(Row(plain, file, parity.get(plain), latency[name], features.get(plain), is_plain=True))
+            rows.append(MeasuredRow(plain, file, parity.get(plain), latency[name], features.get(plain), is_plain=True))
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
-        rows.append(Row(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
+        rows.append(MeasuredRow(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
     if SATURATING_ROW in latency:
-        rows.append(Row(SATURATING_ROW, MODEL_FILES["int8"], parity.get(SATURATING_ROW), latency[SATURATING_ROW]))
+        rows.append(
+            MeasuredRow(SATURATING_ROW, MODEL_FILES["int8"], parity.get(SATURATING_ROW), latency[SATURATING_ROW])
+        )
     if not images.measured:
         reporter.warn(
             "no images were given, so nothing but equality on the package's own photographs was measured; "
@@ -225,7 +227,7 @@ def _time_one_image(runtime: Runtime) -> Latency:
     return measure_latency(lambda: runtime.run(image))
 
 
-def rows_to_json(rows: list[Row], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+def rows_to_json(rows: list[MeasuredRow], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the rows as `report.json` holds them."""
     return [
         {

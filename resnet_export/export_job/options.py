@@ -1,4 +1,4 @@
-"""What the main job is asked to do, as one checked value. Imports no framework."""
+"""Options of the main job as one checked value. Imports no framework."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INPUT_TYPES = ("float32", "uint8")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExportOptions:
-    """What the main job is asked to do; every field but `model` has the command's default.
+    """Options of the main job; every field but `model` has the command's default.
 
     Attributes:
         model: A name as on the command line, the path of an ONNX file, or a `torch.nn.Module`.
@@ -125,12 +125,12 @@ class ExportOptions:
 
     @property
     def engine_precision(self) -> str:
-        """What `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
+        """The precision that `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
         return "int8-fp16" if self.has_int8_float16 else self.precision
 
     @property
     def budget(self) -> AccuracyBudget | None:
-        """What INT8 must keep, or None where nothing was asked for."""
+        """The accuracy that INT8 must keep, or None where nothing was asked for."""
         if self.max_top1_drop is None and self.min_agreement is None:
             return None
         return AccuracyBudget(self.max_top1_drop, self.min_agreement)

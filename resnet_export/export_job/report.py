@@ -1,4 +1,4 @@
-"""What an export came to, as a typed value: one result per file, steps, warnings, and the whole of report.json."""
+"""The result of an export as a typed value: one result per file, steps, warnings, and the whole of report.json."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportReport:
-    """What an export wrote and measured.
+    """Files and measurements of an export.
 
     Attributes:
         bundle: The folder.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportRun:
-    """What is settled before the first file is computed.
+    """Settings of a run, complete before the first file is computed.
 
     Attributes:
         options: What was asked for.

@@ -22,7 +22,7 @@ from exporter.tracing.check_pre_post import expected_outputs
 from exporter.version import __version__
 from resnet_export.export_job.artifacts import Artifacts
 from resnet_export.export_job.calibrate import calibration_report
-from resnet_export.export_job.measure import SATURATING_ROW, Row, int8_kernels_note, rows_to_json
+from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, rows_to_json
 from resnet_export.export_job.options import ExportOptions
 from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.file_names import (
@@ -44,7 +44,7 @@ from runtimes.pytorch import TorchRuntime
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
 
-def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[Row]) -> dict[str, Any]:
+def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) -> dict[str, Any]:
     """Write the bundle and return what `report.json` holds.
 
     Raises:
@@ -100,7 +100,7 @@ def _write_labels(path: Path, loaded: LoadedModel) -> None:
     path.write_text("\n".join(labels) + "\n", encoding="utf-8")
 
 
-def _report(run: ExportRun, artifacts: Artifacts, rows: list[Row], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes: Mapping[str, int]) -> dict[str, Any]:
     options, images, reporter = run.options, run.images, run.reporter
     saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
     files = [row for row in rows if row.name != SATURATING_ROW and not row.is_plain]

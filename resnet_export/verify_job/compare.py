@@ -78,7 +78,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """What one set of images showed: file name to comparison; and, for engines, ONNX beside reference and engine."""
+    """Comparisons on one set of images: file name to comparison; and, for engines, ONNX beside reference and engine."""
 
     images: ImageSet
     found: dict[str, LogitComparison]

@@ -1,4 +1,4 @@
-"""What `verify` is asked to do, as one checked value. Imports no framework."""
+"""Options of `verify` as one checked value. Imports no framework."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtimes.inference.runtime_registry import RUNTIMES
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VerifyOptions:
-    """What is verified, against whom, on which images.
+    """Options of `verify`: the subject, the reference, the images.
 
     Attributes:
         subject: A bundle, an ONNX file, or an engine.

@@ -68,7 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{OPTION} needs pytest 8 or newer, found {pytest.__version__}")
     for bundle in bundles:
         path = Path(bundle)
-        if not (path / "manifest.json").is_file():
+        from runtimes.bundle.file_names import MANIFEST_NAME
+
+        if not (path / MANIFEST_NAME).is_file():
             raise pytest.UsageError(f"{OPTION} {bundle}: got no folder with a manifest.json, expected a bundle")
         if str(path.resolve()) not in config.args:
             config.args.append(str(path.resolve()))
@@ -195,7 +197,7 @@ def _folder(path: str | Path | None) -> ImageSource | None:
 
 
 class AssertParity(Protocol):
-    """What the fixture `assert_parity` gives."""
+    """The type of the fixture `assert_parity`."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""What `verify` was given, a bundle, an ONNX file or an engine: which files to judge, how images are prepared for them.
+"""Read the subject of `verify`, a bundle, an ONNX file or an engine: files to judge, how images are prepared.
 
 Reads and checks; runs nothing. A bundle, and an engine in one, need neither torch nor onnx.
 """
@@ -77,7 +77,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """What is verified.
+    """A bundle or file to verify.
 
     Attributes:
         path: As given.

@@ -35,7 +35,7 @@ _Decoding = tuple[int, str, "Future[NDArray[np.uint8]]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AnswerRow:
     """The answer for one file.
 
     Attributes:
@@ -101,7 +101,7 @@ class ImageClassifier:
         """Return what runs."""
         return self._model.describe()
 
-    def rows(self, parts: Iterable[Part]) -> Iterator[Row]:
+    def rows(self, parts: Iterable[Part]) -> Iterator[AnswerRow]:
         """Yield one row for every file of every part, in order; batches end where a part ends.
 
         Raises:
@@ -135,7 +135,7 @@ class ImageClassifier:
         """Return uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take."""
         return self._preparation.pixels(self._root / path)
 
-    def _answers(self, batch: list[_Decoding]) -> Iterator[Row]:
+    def _answers(self, batch: list[_Decoding]) -> Iterator[AnswerRow]:
         decoded: list[NDArray[np.uint8]] = []
         errors: dict[int, str] = {}
         for index, _, decoding in batch:
@@ -150,10 +150,10 @@ class ImageClassifier:
             raise RuntimeAdapterError(f"{told}: {err}") from err
         for index, path, _ in batch:
             if index in errors:
-                yield Row(index, path, (), (), errors[index])
+                yield AnswerRow(index, path, (), (), errors[index])
             else:
                 best = next(answers).top
-                yield Row(index, path, tuple(one.index for one in best), tuple(map(_score, best)))
+                yield AnswerRow(index, path, tuple(one.index for one in best), tuple(map(_score, best)))
 
     def _classify(self, decoded: list[NDArray[np.uint8]]) -> list[Classification]:
         (name,) = self._model.input_specs

@@ -14,7 +14,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from runtimes.batch_inference.classify_images import ImageClassifier, Part, Row
+from runtimes.batch_inference.classify_images import AnswerRow, ImageClassifier, Part
 from runtimes.batch_inference.run import model_facts
 from runtimes.errors import MissingDependencyError, ResultsError
 
@@ -66,7 +66,7 @@ class RayWork:
         facts: dict[str, Any] = _result(self._ray, task.remote(self._open_classifier), "the model")
         return facts
 
-    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[AnswerRow]]]:
         """Yield every part with its rows, in the order in which they are done.
 
         Raises:
@@ -93,7 +93,7 @@ class RayWork:
 
 def _in_flight(
     ray: Any, task: Any, parts: Sequence[Part], open_classifier: Callable[[], ImageClassifier], *, limit: int
-) -> Iterator[tuple[Part, list[Row]]]:
+) -> Iterator[tuple[Part, list[AnswerRow]]]:
     todo = iter(parts)
     running: dict[Any, Part] = {}
     try:
@@ -127,7 +127,7 @@ def _facts(open_classifier: Callable[[], ImageClassifier]) -> dict[str, Any]:
     return model_facts(_opened(open_classifier))
 
 
-def _rows_of_part(open_classifier: Callable[[], ImageClassifier], part: Part) -> list[Row]:
+def _rows_of_part(open_classifier: Callable[[], ImageClassifier], part: Part) -> list[AnswerRow]:
     return list(_opened(open_classifier).rows([part]))
 
 

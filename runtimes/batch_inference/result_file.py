@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runtimes.batch_inference.classify_images import Row
+from runtimes.batch_inference.classify_images import AnswerRow
 from runtimes.errors import MissingDependencyError, ResultsError
 from runtimes.io.atomic_write import replacing
 
@@ -41,7 +41,7 @@ def check_format(output: Path) -> None:
 
 def write_results(
     output: Path,
-    rows: Iterable[Row],
+    rows: Iterable[AnswerRow],
     *,
     labels: Sequence[str] | None,
     top_k: int,
@@ -70,7 +70,7 @@ def write_results(
 
 
 def _write_json_lines(
-    path: Path, rows: Iterable[Row], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
+    path: Path, rows: Iterable[AnswerRow], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
 ) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -81,7 +81,7 @@ def _write_json_lines(
 
 
 def _write_csv(
-    path: Path, rows: Iterable[Row], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
+    path: Path, rows: Iterable[AnswerRow], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
 ) -> None:
     words = ("class", "label", "score") if labels is not None else ("class", "score")
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -96,7 +96,7 @@ def _write_csv(
 
 
 def _write_parquet(
-    path: Path, rows: Iterable[Row], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
+    path: Path, rows: Iterable[AnswerRow], labels: Sequence[str] | None, top_k: int, report: Mapping[str, Any]
 ) -> None:
     pyarrow, parquet = _pyarrow()
     columns = [
@@ -115,7 +115,7 @@ def _write_parquet(
             writer.write_table(pyarrow.Table.from_pylist(content, schema=schema))
 
 
-def _parquet_row(row: Row, labels: Sequence[str] | None) -> dict[str, Any]:
+def _parquet_row(row: AnswerRow, labels: Sequence[str] | None) -> dict[str, Any]:
     encoded = os.fsencode(row.path)
     readable = encoded.decode("utf-8", "replace")
     return {
@@ -129,7 +129,7 @@ def _parquet_row(row: Row, labels: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _groups(rows: Iterable[AnswerRow]) -> Iterator[list[AnswerRow]]:
     remaining = iter(rows)
     while group := list(islice(remaining, _ROWS_OF_GROUP)):
         yield group
@@ -146,7 +146,7 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-_Writer = Callable[[Path, Iterable[Row], "Sequence[str] | None", int, Mapping[str, Any]], None]
+_Writer = Callable[[Path, Iterable[AnswerRow], "Sequence[str] | None", int, Mapping[str, Any]], None]
 _WRITERS: Mapping[str, _Writer] = MappingProxyType(
     {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}
 )

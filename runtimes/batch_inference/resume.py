@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtimes.batch_inference.classify_images import Part, Row
+from runtimes.batch_inference.classify_images import AnswerRow, Part
 from runtimes.errors import ResultsError
 from runtimes.io.atomic_write import replacing
 
@@ -109,7 +109,7 @@ def _is_done(folder: Path, part: Part) -> bool:
     return len(rows) == len(part.paths)
 
 
-def write_part(folder: Path, part: Part, rows: Sequence[Row]) -> None:
+def write_part(folder: Path, part: Part, rows: Sequence[AnswerRow]) -> None:
     """Write the rows of one part, whole or not at all.
 
     Raises:
@@ -122,7 +122,7 @@ def write_part(folder: Path, part: Part, rows: Sequence[Row]) -> None:
     write_lines(_part_path(folder, part), (_line(row) for row in rows))
 
 
-def read_part(folder: Path, part: Part) -> Iterator[Row]:
+def read_part(folder: Path, part: Part) -> Iterator[AnswerRow]:
     """Yield the rows of one part.
 
     Raises:
@@ -146,13 +146,13 @@ def _part_path(folder: Path, part: Part) -> Path:
     return folder / f"part-{part.number:06d}.jsonl"
 
 
-def _line(row: Row) -> str:
+def _line(row: AnswerRow) -> str:
     return json.dumps([row.index, row.path, row.classes, row.scores, row.error]) + "\n"
 
 
-def _row(line: str, part: Part) -> Row:
+def _row(line: str, part: Part) -> AnswerRow:
     try:
         index, path, classes, scores, error = json.loads(line)
-        return Row(index, path, tuple(classes), tuple(scores), error)
+        return AnswerRow(index, path, tuple(classes), tuple(scores), error)
     except (ValueError, TypeError) as err:
         raise ResultsError(f"part {part.number} is damaged ({err})") from err

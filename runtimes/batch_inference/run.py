@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from runtimes.batch_inference.classify_images import ImageClassifier, Part, Row, cut_parts
+from runtimes.batch_inference.classify_images import AnswerRow, ImageClassifier, Part, cut_parts
 from runtimes.batch_inference.result_file import check_format, write_results
 from runtimes.batch_inference.resume import (
     open_parts,
@@ -38,7 +38,7 @@ class Work(Protocol):
         """Return, as JSON values, which file runs on what: part of the plan."""
         ...
 
-    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[AnswerRow]]]:
         """Do parts; yield each with its rows, in any order."""
         ...
 
@@ -205,7 +205,7 @@ class LocalWork:
         """Return which file runs on what."""
         return model_facts(self._classifier)
 
-    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[Row]]]:
+    def done(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[AnswerRow]]]:
         """Do parts in order."""
         rows = self._classifier.rows(parts)
         for part in parts:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from runtimes.machine.environment import NOT_INSTALLED
 from runtimes.machine.probe_process import PROBE_TIMEOUT_S, Answer, ask_python
+from runtimes.machine.version_numbers import version_numbers
 
 PROBE_MODEL = (
     b'\x08\x08:g\n\x0f\n\x01x\n\x01w\x12\x01y"\x04Conv\x12\x05probe*\x13\x08\x01\x08\x01\x08\x01\x08\x01\x10\x01"\x04'
@@ -164,7 +165,7 @@ def package_of_library(library: str, cuda_version: str | None) -> str | None:
     package = _PACKAGE_OF_LIBRARY.get(stem if stem in _PACKAGE_OF_LIBRARY else stem.split("_")[0])
     if package is None:
         return None
-    cuda_major = int((cuda_version or "13").split(".")[0])
+    cuda_major = version_numbers(cuda_version or "13")[0]
     if package == "tensorrt":
         major = number.strip(".").split(".")[0]
         versions = f"=={major}.*" if major else ""

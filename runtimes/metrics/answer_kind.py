@@ -1,4 +1,4 @@
-"""What the numbers of a classifier's output are, so that a Softmax is applied once, here or in the file.
+"""The kind of a classifier's numbers, logits or probabilities, so that a Softmax is applied once, here or in the file.
 
     logits               p = softmax(x)
     log-probabilities    p = exp(x), which softmax(x) is too

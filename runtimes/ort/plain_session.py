@@ -109,8 +109,8 @@ def _first_output(model: Model, inputs: Array, entry: tuple[str, str] | None, di
     options.log_severity_level = 4
     if entry is not None:
         options.add_session_config_entry(*entry)
-    source: Any = model if isinstance(model, bytes) else str(model)
-    if not isinstance(model, (str, Path, bytes)):
+    source: Any = model
+    if not isinstance(model, (str, Path, bytes)):  # never str() of a model: that spells out every weight
         source = model.SerializeToString()
     try:
         session = onnxruntime.InferenceSession(

@@ -7,12 +7,12 @@ that does.
 from __future__ import annotations
 
 import platform
-import re
 from pathlib import Path
 
 from runtimes.bundle.manifest import file_entry
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.machine.version_numbers import version_numbers
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.trt.library import LEAN_LIBRARIES, TensorRtLibrary, base_version, built_flavor
 
@@ -148,13 +148,9 @@ def loads_version_compatible(built: str, installed: str) -> bool:
 
     Source: NVIDIA TensorRT support matrix 11.4.1, version compatibility: 10 loads those of 8, 11 those of 10.
     """
-    old, new = (_numbers(version) for version in (built, installed))
+    old, new = (version_numbers(version) for version in (built, installed))
     next_major = {8: 10, 10: 11}
     return old <= new and (old[0] == new[0] or next_major.get(old[0]) == new[0])
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def check_gpu(path: Path, sidecar: EngineSidecar, here: str, command: str) -> None:

@@ -13,9 +13,9 @@ from exporter.known_bad import (
     installed_versions,
     known_bad_among,
     refuse_known_bad,
-    version_numbers,
 )
 from resnet_export.main import main
+from runtimes.machine.version_numbers import version_numbers
 
 GOOD = {"torch": "2.15.0", "torchvision": "0.29.2", "onnx": "1.23.2", "onnxruntime-gpu": "1.31.1", "numpy": "2.4.6"}
 CASES = {
@@ -69,7 +69,14 @@ def test_pin_of_torchvision_is_read(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("version", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("1.23rc1", (1,)), ("", (0,)), ("dev", (0,))]
+    ("version", "numbers"),
+    [
+        ("2.13.0+cpu", (2, 13, 0)),
+        ("1.23rc1", (1, 23)),
+        ("10.3.0.30-1+cuda12.5", (10, 3, 0, 30)),
+        ("", (0,)),
+        ("dev", (0,)),
+    ],
 )
 def test_version_numbers(version, numbers):
     assert version_numbers(version) == numbers

@@ -56,7 +56,7 @@ class TensorRange:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
+class BundleEvidence:
     """Evidence that a bundle holds for the page.
 
     Attributes:
@@ -76,7 +76,7 @@ class Evidence:
     golden: NDArray[np.uint8] | None = None
 
 
-def bundle_evidence(subject: Path) -> Evidence:
+def bundle_evidence(subject: Path) -> BundleEvidence:
     """Return what the bundle of a subject holds; nothing where it is in none.
 
     Raises:
@@ -84,7 +84,7 @@ def bundle_evidence(subject: Path) -> Evidence:
     """
     folder = subject if subject.is_dir() else subject.parent
     if not (folder / MANIFEST_NAME).is_file():
-        return Evidence()
+        return BundleEvidence()
     calibration, exported = _read(folder / CALIBRATION_NAME), _read(folder / REPORT_NAME)
     try:
         tensors, num_images = _tensors(calibration)
@@ -94,7 +94,7 @@ def bundle_evidence(subject: Path) -> Evidence:
             f"{folder / 'calibration.json'}: a key is missing or of a wrong type ({err!r}); export the bundle anew"
         ) from err
     rows = [row for row in exported.get("rows", ()) if row.get("file") is not None]
-    return Evidence(tensors, num_images, method, rows, str(exported.get("machine", "")), _golden(folder))
+    return BundleEvidence(tensors, num_images, method, rows, str(exported.get("machine", "")), _golden(folder))
 
 
 def _read(path: Path) -> Report:

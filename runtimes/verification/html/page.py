@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import MissingDependencyError
-from runtimes.verification.html.evidence import Evidence, TensorRange, bundle_evidence, thumbnail
+from runtimes.verification.html.evidence import BundleEvidence, TensorRange, bundle_evidence, thumbnail
 from runtimes.verification.html.plots import block_plot, convergence_plot, histogram_plot, latency_plot
 from runtimes.verification.shown_intervals import agreement_interval, drop_interval_pp
 
@@ -39,7 +39,7 @@ VERDICT_WORDS = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive",
 Report = Mapping[str, Any]
 
 
-def html_report(report: Report, *, evidence: Evidence | None = None) -> str:
+def html_report(report: Report, *, evidence: BundleEvidence | None = None) -> str:
     """Return the page.
 
     Args:
@@ -132,7 +132,7 @@ class Flips:
         return int(self.part["metrics"]["num_flips"] or 0) - len(self.shown)
 
 
-def _flips(report: Report, evidence: Evidence) -> Iterator[Flips]:
+def _flips(report: Report, evidence: BundleEvidence) -> Iterator[Flips]:
     val = report["images"]["val"]
     root = None if val is None else Path(val["root"])
     for file in report["files"]:
@@ -158,7 +158,7 @@ def _classes(report: Report) -> Iterator[tuple[Report, Report, list[Report]]]:
                 yield file, part, differing[:MAX_CLASSES]
 
 
-def _histograms(markup: type[Markup], evidence: Evidence) -> list[tuple[TensorRange, Markup]]:
+def _histograms(markup: type[Markup], evidence: BundleEvidence) -> list[tuple[TensorRange, Markup]]:
     return [
         (tensor, markup(histogram_plot(tensor)))
         for tensor in evidence.tensors
@@ -166,12 +166,12 @@ def _histograms(markup: type[Markup], evidence: Evidence) -> list[tuple[TensorRa
     ]
 
 
-def _convergence(markup: type[Markup], evidence: Evidence) -> Markup | None:
+def _convergence(markup: type[Markup], evidence: BundleEvidence) -> Markup | None:
     curves = [tensor for tensor in evidence.tensors if len(tensor.curve) == len(evidence.num_images) > 1]
     return _plot(markup, convergence_plot, curves, evidence.num_images)
 
 
-def _latency(markup: type[Markup], evidence: Evidence) -> Markup | None:
+def _latency(markup: type[Markup], evidence: BundleEvidence) -> Markup | None:
     return _plot(markup, latency_plot, [row for row in evidence.rows if row.get("latency")])
 
 

@@ -1,4 +1,4 @@
-"""AccuracyBudget and Evidence: counts by hand, limits at the edge, and what too few images cannot show."""
+"""AccuracyBudget and BudgetEvidence: counts by hand, limits at the edge, and what too few images cannot show."""
 
 from __future__ import annotations
 

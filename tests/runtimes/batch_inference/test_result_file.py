@@ -9,16 +9,16 @@ import sys
 
 import pytest
 
-from runtimes.batch_inference.classify_images import Row
+from runtimes.batch_inference.classify_images import AnswerRow
 from runtimes.batch_inference.result_file import check_format, write_results
 from runtimes.errors import MissingDependencyError, ResultsError
 
 LATIN = os.fsdecode(b"latin-\xe9.png")
 ROWS = [
-    Row(0, 'a "quoted", name.png', (1, 0), (0.75, 0.25)),
-    Row(1, "two\nlines.png", (), (), "cannot read image 'two\\nlines.png': it is damaged"),
-    Row(2, LATIN, (0, 1), (0.1 + 0.2, 0.7)),
-    Row(3, "größe 猫.png", (0,), (1.0,)),
+    AnswerRow(0, 'a "quoted", name.png', (1, 0), (0.75, 0.25)),
+    AnswerRow(1, "two\nlines.png", (), (), "cannot read image 'two\\nlines.png': it is damaged"),
+    AnswerRow(2, LATIN, (0, 1), (0.1 + 0.2, 0.7)),
+    AnswerRow(3, "größe 猫.png", (0,), (1.0,)),
 ]
 LABELS = ("cat", "dog, große")
 REPORT = {"num_images": 4}

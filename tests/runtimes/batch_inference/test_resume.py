@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.batch_inference.classify_images import Part, Row, cut_parts
+from runtimes.batch_inference.classify_images import AnswerRow, Part, cut_parts
 from runtimes.batch_inference.resume import open_parts, parts_folder, parts_to_do, read_part, remove_parts, write_part
 from runtimes.errors import ResultsError
 
@@ -18,9 +18,11 @@ PATHS = ["a.png", "two\nlines.png", os.fsdecode(b"latin-\xe9.png"), "猫.png", "
 PARTS = cut_parts(PATHS, 2)
 
 
-def rows_of(part: Part) -> list[Row]:
+def rows_of(part: Part) -> list[AnswerRow]:
     return [
-        Row(part.start + place, path, (place,), (0.1 + place,)) if path != "e.png" else Row(4, path, (), (), "broken")
+        AnswerRow(part.start + place, path, (place,), (0.1 + place,))
+        if path != "e.png"
+        else AnswerRow(4, path, (), (), "broken")
         for place, path in enumerate(part.paths)
     ]
 

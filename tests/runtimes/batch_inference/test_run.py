@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runtimes.batch_inference.classify_images import Row
+from runtimes.batch_inference.classify_images import AnswerRow
 from runtimes.batch_inference.resume import parts_folder
 from runtimes.batch_inference.run import report_path, run, run_plan
 from runtimes.errors import ResultsError, RuntimeAdapterError
@@ -33,9 +33,13 @@ class Work:
             yield part, [row_of(path) for path in part.paths]
 
 
-def row_of(path: str) -> Row:
+def row_of(path: str) -> AnswerRow:
     index = int(path.removesuffix(".png"))
-    return Row(index, path, (), (), f"cannot read {path}") if index == 7 else Row(index, path, (index,), (0.5,))
+    return (
+        AnswerRow(index, path, (), (), f"cannot read {path}")
+        if index == 7
+        else AnswerRow(index, path, (index,), (0.5,))
+    )
 
 
 def classify(output, work, paths=PATHS, plan=PLAN, **options):

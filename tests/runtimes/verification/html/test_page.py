@@ -23,7 +23,7 @@ from PIL import Image
 from resnet_export.main import main
 from runtimes.errors import BundleError, MissingDependencyError
 from runtimes.verification.html import html_report
-from runtimes.verification.html.evidence import Evidence, TensorRange, bundle_evidence, thumbnail
+from runtimes.verification.html.evidence import BundleEvidence, TensorRange, bundle_evidence, thumbnail
 from runtimes.verification.html.plots import ROLES, block_plot, convergence_plot, histogram_plot
 
 HOSTILE = """<script>alert("$x$")</script><img src="http://example.invalid/a.png" onerror='alert(1)'>&amp;\u202e"""
@@ -120,7 +120,7 @@ def hostile(report: dict) -> dict:
 def hostile_page(report: dict) -> str:
     tensor = TensorRange(HOSTILE, 2.0, 3.0, 0.1, tuple(range(30, 0, -1)), (1.0, 1.5, 2.0))
     row = {"file": HOSTILE, "name": HOSTILE, "size_bytes": 1, "latency": {"p50_ms": 1.0, "p90_ms": 2.0}}
-    return html_report(hostile(report), evidence=Evidence((tensor,), (1, 2, 4), HOSTILE, (row,), HOSTILE))
+    return html_report(hostile(report), evidence=BundleEvidence((tensor,), (1, 2, 4), HOSTILE, (row,), HOSTILE))
 
 
 def test_markup_in_names_and_labels_is_text(report):
@@ -137,7 +137,7 @@ def test_a_report_without_a_bundle_and_without_images(report):
     bare["labels"] = None
     for file in bare["files"]:
         file["bisect"] = None
-    page = Elements(html_report(bare, evidence=Evidence()))
+    page = Elements(html_report(bare, evidence=BundleEvidence()))
     assert "run verify with --bisect" in page.text
     assert "image not found" in page.text
     assert "class 3" in page.text
@@ -146,7 +146,9 @@ def test_a_report_without_a_bundle_and_without_images(report):
 
 
 def test_calibration_without_histograms_says_so(report):
-    page = Elements(html_report(report, evidence=Evidence((TensorRange("relu", 2.0, 3.0, 0.0, (), (2.0,)),), (8,))))
+    page = Elements(
+        html_report(report, evidence=BundleEvidence((TensorRange("relu", 2.0, 3.0, 0.0, (), (2.0,)),), (8,)))
+    )
     assert "holds no histograms" in page.text
     assert "does not say how the ranges settled" in page.text
 
