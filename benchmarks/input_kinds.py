@@ -66,6 +66,7 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("ONNX of BGR and 0..255", "`model.onnx --color-order BGR --scale 1 ...`", INPUTS, "test_bgr_and_0_255_of_an_onnx_file"),
     ("ONNX with several outputs", "`model.onnx --outputs A,B`", INPUTS, "test_several_outputs_of_an_onnx_file"),
     ("a module that gives a dict or tuple; segmentation; FPN", "`my.nets:build --outputs out`", INPUTS, "test_segmentation_dicts_and_pyramids"),
+    ("torchvision's DeepLabV3 and FCN", "`my.nets:build --outputs out`", INPUTS, "test_torchvisions_deeplab"),
     ("one logits tensor of a dict", "`my.nets:build --outputs logits`", INPUTS, "test_one_logits_tensor_of_a_dict_keeps_its_top1"),
     ("features of a module whose output is a dict", "`my.nets:build --features layer4`", INPUTS, "test_features_of_a_module_whose_output_is_a_dict"),
     ("two inputs, a video", "refused in a sentence, exit 2", INPUTS, "test_what_is_refused_in_a_sentence"),

@@ -320,6 +320,8 @@ def _export(run: ExportRun) -> Artifacts:
     )
     answers = _answers(run, exported) if loaded.gives_logits else AnswerKind.FEATURES
     float16 = _float16(exported, golden, reporter) if options.fp16 else None
+    if options.fp16 and options.target.name == "onnxruntime":
+        reporter.warn(ARM_ADDS_IN_FLOAT16)
     int8, budget = None, None
     if options.int8:
         int8, budget = quantize_images(run, exported)
@@ -393,6 +395,12 @@ def _tell_folding(exported: ExportedModel, reporter: Reporter) -> None:
     for reason, paths in paths_of.items():
         named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
         reporter.done(f"{named} not folded but kept as one affine operation each: {reason}")
+
+
+ARM_ADDS_IN_FLOAT16 = (
+    "FP16: on ARM processors with FP16 arithmetic ONNX Runtime's CPU provider also adds in FP16, so that answers there "
+    "are less exact than here (46 instead of 62 dB on a ResNet-18, docs/sessions.md); verify measures it on the device"
+)
 
 
 def _float16(exported: ExportedModel, golden: NDArray[np.float32], reporter: Reporter) -> Any:

@@ -86,3 +86,11 @@ def test_an_engine_of_it_is_refused_before_anything_runs(tmp_path: Path, capsys)
     words = ["cifar_resnet20", "--weights", DIGITS_WEIGHTS, "--int8", "--calib", tmp_path, "--target", "onnxruntime"]
     assert main([str(word) for word in [*words, "--engine", "--rtx", "-o", tmp_path / "out"]]) == 2
     assert "writes INT8 that TensorRT does not read" in " ".join(capsys.readouterr().err.split())
+
+
+def test_it_is_said_that_arm_processors_add_in_float16(tmp_path: Path, digits_folder: Path) -> None:
+    """On an emulated Cortex-A76 the FP16 file answers with 46 instead of 62 dB: docs/sessions.md."""
+    words = ["cifar_resnet20", "--weights", DIGITS_WEIGHTS, "--fp16", "--target", "onnxruntime", "-o", tmp_path / "b"]
+    assert main([*map(str, words), "--quiet"]) == 0
+    warnings = json.loads((tmp_path / "b" / "report.json").read_text())["warnings"]
+    assert sum("ARM processors" in warning for warning in warnings) == 1

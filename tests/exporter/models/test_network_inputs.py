@@ -5,8 +5,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import torchvision
 from onnx import numpy_helper
 from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 
 from exporter.errors import ModelObjectError, OnnxFileError, PreprocessingError
 from exporter.models.check_images import load_check_images
@@ -279,6 +282,19 @@ def test_segmentation_dicts_and_pyramids(module, outputs, names, shapes):
     model, got = answers(loaded, IMAGES)
     assert [output.shape for output in got] == shapes
     assert tuple(info.name for info in model.graph.output) == names
+    assert "BatchNormalization" not in [node.op_type for node in model.graph.node]
+
+
+def test_torchvisions_deeplab():
+    """Its own head (dilated convolutions, image pooling) behind a ResNet-18; ResNet-50 is in docs/bring_your_own.md."""
+    backbone = IntermediateLayerGetter(torchvision.models.resnet18(), {"layer4": "out"})
+    network = DeepLabV3(backbone, DeepLabHead(512, 5)).eval()
+    loaded = load(network, outputs=("out",))
+    model, (got,) = answers(loaded, IMAGES)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(IMAGES))["out"].numpy()
+    assert got.shape == expected.shape == (2, 5, SIDE, SIDE)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert "BatchNormalization" not in [node.op_type for node in model.graph.node]
 
 

@@ -1,11 +1,15 @@
 import argparse
 import json
+import re
+import sys
+import types
 
 import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from cli_runs import DIGITS_WEIGHTS
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from exporter.checkpoints.weight_layout import layout_of, without_values
@@ -17,9 +21,10 @@ from exporter.models.model_names import MODEL_NAMES
 from exporter.networks.cifar_resnet import CifarResNet, ShortcutOption
 from exporter.networks.preact_resnet import CifarPreActResNet
 from exporter.preprocessing.config_files import CONFIG
-from exporter.recognition import match_weights
+from exporter.recognition import auto_source, match_weights
 from exporter.recognition.look_alikes import LOOK_ALIKES
 from exporter.recognition.match_weights import matching_models
+from resnet_export.main import main
 
 SAMPLES = [
     name for name in MODEL_NAMES if "." not in name and not name.startswith(("cifar_resnet1202", "convnextv2_b"))
@@ -210,3 +215,38 @@ def test_a_changed_head_does_not_hide_the_model(tmp_path, head):
     weights = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
     torch.save({"state_dict": {**weights, "loss.weight": torch.ones(3)}}, tmp_path / "w.ckpt")
     assert auto(tmp_path / "w.ckpt").model_id == "resnet18"
+
+
+OTHER = "strided_elsewhere:build"
+
+
+class OtherStrides(nn.Module):
+    """The digits network with another stride: its weights fit, its answers do not."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        for name, child in CifarResNet(20, num_classes=num_classes).named_children():
+            self.add_module(name, child)
+        self.conv1.stride = (2, 2)
+
+    forward = CifarResNet.forward
+
+
+@pytest.mark.parametrize("plainest", ["cifar_resnet20", OTHER])
+def test_trained_weights_are_measured_and_the_one_that_fits_is_taken(tmp_path, digits_folder, monkeypatch, plainest):
+    """The main job's own judge on real pictures: strides have no weights, so names and shapes fit both."""
+    monkeypatch.setitem(sys.modules, "strided_elsewhere", types.SimpleNamespace(build=OtherStrides))
+    other = "cifar_resnet20" if plainest == OTHER else OTHER
+    monkeypatch.setattr(auto_source, "candidates", lambda name: (plainest, other))
+    save_file(load_file(DIGITS_WEIGHTS), tmp_path / "w.safetensors")  # without the header that names the model
+    words = ["auto", "--weights", tmp_path / "w.safetensors", "--val", digits_folder / "val", "--num-val", 60]
+    words += ["--input-size", 32, "--resize", "32x32", "--mean", "0.306,0.306,0.306", "--std", "0.324,0.324,0.324"]
+    assert main([*map(str, words), "-o", str(tmp_path / "b")]) == 0
+    (told,) = [
+        step for step in json.loads((tmp_path / "b" / "report.json").read_text())["steps"] if "MODEL auto" in step
+    ]
+    assert told.startswith("MODEL auto is cifar_resnet20")
+    figures = {name: float(share) for name, share in re.findall(r":([\w.]+) ([\d.]+)%", told)}
+    assert figures.pop("cifar_resnet20") >= 95
+    assert len(figures) == 1
+    assert max(figures.values()) <= 60
