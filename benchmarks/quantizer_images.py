@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.observers.sample_images import evenly_ordered, leave_out_copies, split_images
+from calibration.observers.sample_images import leave_out_copies, proportionally_ordered, split_images
 from resnet_export.images.class_index import class_indices
 from runtimes import preprocess
 from runtimes.bundle.file_names import MANIFEST_NAME
@@ -120,7 +120,7 @@ def prepare_folders(
     if val is None:
         return Prepared(len(calibration), 0, words)
     apart = leave_out_copies(calibration, find_images(val))
-    validation = tuple(evenly_ordered(val, apart.validation)[:num_val])
+    validation = tuple(proportionally_ordered(val, apart.validation)[:num_val])
     _save_images(folder / "validation.npy", network.preprocessing, validation)
     if group_by_class(val, validation):
         index = class_indices(val, validation, network.labels, network.num_classes)

@@ -5,6 +5,7 @@ A new row is one line in `SETTINGS`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "modelopt": ("nvidia-modelopt[onnx]==0.47.0",),
     "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0"),
     "aimet": ("aimet-onnx==2.42.0",),
+    "quark": ("amd-quark==0.13", "onnx==1.22.0", "onnxruntime==1.28.0", "torch"),
 }
 """Environment to what is installed in it. Their pins conflict: ModelOpt 0.47 wants onnx 1.21 and ONNX Runtime 1.24."""
 
@@ -58,6 +60,11 @@ def aimet(name: str, *, second_order: bool = False, **options: Any) -> Setting:
     return Setting(f"aimet {name}", "aimet", "aimet_peer.py", options, second_order)
 
 
+def quark(name: str, *, second_order: bool = False, **options: Any) -> Setting:
+    """Return a row of AMD Quark."""
+    return Setting(f"quark {name}", "quark", "quark_peer.py", options, second_order)
+
+
 ADAROUND_STEPS = 500
 """Steps per layer. AIMET recommends 10 000, which is about five hours of CPU time for a ResNet-20 of 32x32 (measured:
 0.09 s a step with batches of 32); its schedule scales with the number of steps."""
@@ -70,21 +77,15 @@ SETTINGS: tuple[Setting, ...] = (
     ours("mse, float weights", float_weights=True, role="activations"),
     ours("mse + equalization", equalize=True),
     ours("mse + bias correction", correct_biases=True),
-    ours("effort 1 (default)", equalize=True, correct_biases=True, role="default"),
+    ours("mse + equalization + bias correction", equalize=True, correct_biases=True),
+    ours("effort 1 (default)", effort=1, role="default"),
     ours("auto, effort 0", method="auto"),
-    ours("auto, effort 1", method="auto", equalize=True, correct_biases=True),
+    ours("auto, effort 1", method="auto", effort=1),
     ours("mse + second-order rounding", round_weights=True, second_order=True),
-    ours("effort 2", equalize=True, correct_biases=True, round_weights=True, second_order=True, role="best"),
+    ours("effort 2", effort=2, second_order=True, role="best"),
     ours("onnxruntime, effort 0", dialect="onnxruntime"),
-    ours("onnxruntime, effort 1", dialect="onnxruntime", equalize=True, correct_biases=True, role="onnxruntime"),
-    ours(
-        "onnxruntime, effort 2",
-        dialect="onnxruntime",
-        equalize=True,
-        correct_biases=True,
-        round_weights=True,
-        second_order=True,
-    ),
+    ours("onnxruntime, effort 1", dialect="onnxruntime", effort=1, role="onnxruntime"),
+    ours("onnxruntime, effort 2", dialect="onnxruntime", effort=2, second_order=True),
     static("MinMax", method="MinMax", dialect="tensorrt"),
     static("Entropy", method="Entropy", dialect="tensorrt"),
     static("Percentile", method="Percentile", dialect="tensorrt"),
@@ -108,6 +109,23 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     aimet("tf_enhanced symmetric", scheme="tf_enhanced", symmetric=True),
     aimet("tf_enhanced symmetric + CLE", scheme="tf_enhanced", symmetric=True, equalize=True),
+    quark("MinMax", method="MinMax"),
+    quark("Percentile", method="Percentile"),
+    quark("MinMSE", method="MinMSE"),
+    quark("MinMSE + CLE", method="MinMSE", steps=("cle",)),
+    quark("MinMSE + CLE + bias correction", method="MinMSE", steps=("cle", "bias_correction")),
+    quark(
+        f"MinMSE + AdaRound ({ADAROUND_STEPS} steps)",
+        method="MinMSE",
+        adaround_iterations=ADAROUND_STEPS,
+        second_order=True,
+    ),
+    quark(
+        f"MinMSE + AdaQuant ({ADAROUND_STEPS} steps)",
+        method="MinMSE",
+        adaquant_iterations=ADAROUND_STEPS,
+        second_order=True,
+    ),
 )
 
 
@@ -115,7 +133,7 @@ def chosen(words: str | None, *, second_order: bool) -> tuple[Setting, ...]:
     """Return the rows that `--only` names, all of them without it.
 
     Args:
-        words: Beginnings of row names, separated by commas, such as "resnet-export,nncf default".
+        words: Beginnings of row names, separated by commas without a space, such as "resnet-export,nncf default".
         second_order: Whether rows that take many forward passes run without being named in full.
 
     Raises:
@@ -124,7 +142,7 @@ def chosen(words: str | None, *, second_order: bool) -> tuple[Setting, ...]:
     if words is None:
         return tuple(row for row in SETTINGS if second_order or not row.second_order)
     rows: list[Setting] = []
-    for word in (part.strip() for part in words.split(",")):
+    for word in re.split(r",(?! )", words):  # names of rows hold ", "
         found = [row for row in SETTINGS if row.name.startswith(word)]
         if not word or not found:
             raise ValueError(f"--only: got {word!r}, expected beginnings of {', '.join(row.name for row in SETTINGS)}")

@@ -13,6 +13,7 @@ import onnx
 from measured import CalibrationImages, main
 
 from calibration import Dialect, Effort, quantize
+from calibration.methods.effort import EFFORTS
 from calibration.methods.method import method_from_name
 from runtimes import OrtRuntime
 
@@ -28,6 +29,7 @@ def write_quantized(
     round_weights: bool = False,
     dialect: str = "tensorrt",
     float_weights: bool = False,
+    effort: int | None = None,
 ) -> None:
     """Write the Q/DQ file.
 
@@ -41,6 +43,7 @@ def write_quantized(
         round_weights: Likewise.
         dialect: Value of a `calibration.Dialect`.
         float_weights: Put the float weights back: what INT8 activations cost alone.
+        effort: Number of `--effort`; where given, the three steps above are not read.
     """
     loaded = onnx.load(model)
     result = quantize(
@@ -50,7 +53,7 @@ def write_quantized(
         open_exact=partial(OrtRuntime, exact_qdq=True),
         method=method_from_name(method),
         dialect=Dialect(dialect),
-        effort=Effort(equalize, correct_biases, round_weights),
+        effort=Effort(equalize, correct_biases, round_weights) if effort is None else EFFORTS[effort],
     )
     quantized = result.quantized.model
     if float_weights:

@@ -1,4 +1,4 @@
-"""Choose calibration images evenly over the classes, and keep others apart to measure on.
+"""Choose calibration images evenly over the classes, and others to measure on in proportion to them.
 
 No accuracy figure may come from images that set the ranges. So, when no validation folder is given, some images of
 the calibration folder are held out before anything runs.
@@ -67,6 +67,32 @@ def split_images(
 def evenly_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
     """Return all paths, shuffled with the fixed seed, so that every prefix is even over the classes."""
     return _in_turn(_shuffled_classes(root, paths))
+
+
+def proportionally_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """Return all paths in an order of which every prefix holds the classes in proportion to their images.
+
+    Image k of the n of a class gets a random place between k / n and (k + 1) / n, and places decide: a class is off
+    its share of a prefix by less than one image, and which of many small classes come first is chance, not their name.
+    Fixed seed. Accuracy on a prefix estimates accuracy on all; on an even one (`evenly_ordered`) it would be another
+    figure, the mean over classes.
+
+    Args:
+        root: The folder; its sub-folders are the classes. Without any, the order is random.
+        paths: Images in it.
+    """
+    generator = random.Random(SEED)
+    placed: list[tuple[float, Path]] = []
+    for group in _shuffled_classes(root, paths):
+        placed += [((turn + generator.random()) / len(group), path) for turn, path in enumerate(group)]
+    return [path for _, path in sorted(placed)]
+
+
+def drawn_in_words(num_drawn: int, num_images: int, source: object) -> str:
+    """Return how many of how many validation images are measured, for reports."""
+    if num_drawn == num_images:
+        return f"{num_images} images of {source}"
+    return f"{num_drawn} of {num_images} images of {source}, drawn in proportion to its classes"
 
 
 def _shuffled_classes(root: Path, paths: Sequence[Path]) -> list[list[Path]]:

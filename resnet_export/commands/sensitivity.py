@@ -26,8 +26,8 @@ from calibration.observers.sample_images import (
     MAX_HELD_OUT,
     MAX_HELD_OUT_FOR_BUDGET,
     check_enough,
-    evenly_ordered,
     leave_out_copies,
+    proportionally_ordered,
     split_images,
 )
 from calibration.ranges.calibration_table import CalibrationTable
@@ -184,7 +184,7 @@ def _validation(
     if options.val is None:
         return (), None
     apart = leave_out_copies(calibration, find_images(options.val))
-    paths = tuple(evenly_ordered(options.val, apart.validation))
+    paths = tuple(proportionally_ordered(options.val, apart.validation))
     path = options.bundle / LABELS_NAME
     try:
         labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())

@@ -69,7 +69,7 @@ def part_images(measured: Sequence[Path]) -> BudgetImages:
     """Return which images choose and which judge.
 
     Args:
-        measured: Images that calibrated nothing, every prefix even over the classes.
+        measured: Images that calibrated nothing, mixed, so that a part is like the whole.
     """
     if len(measured) < MIN_TO_SPLIT:
         return BudgetImages(tuple(measured), tuple(measured))

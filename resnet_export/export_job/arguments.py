@@ -248,7 +248,12 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
     )
-    group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
+    group.add_argument(
+        "--num-val",
+        type=positive,
+        metavar="N",
+        help="images used of it, drawn in proportion to its classes (default: all)",
+    )
     group.add_argument(
         "--max-top1-drop",
         type=percentage_points,

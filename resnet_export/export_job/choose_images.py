@@ -10,8 +10,9 @@ from calibration.observers.sample_images import (
     MAX_HELD_OUT_FOR_BUDGET,
     ImageSplit,
     check_enough,
-    evenly_ordered,
+    drawn_in_words,
     leave_out_copies,
+    proportionally_ordered,
     split_images,
 )
 from resnet_export.export_job.options import ExportOptions
@@ -63,8 +64,8 @@ def choose_images(options: ExportOptions) -> ChosenImages:
     allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
     if options.val is not None:
         apart = leave_out_copies(calibration, val)
-        measured = tuple(evenly_ordered(options.val.root, apart.validation)[: options.num_val])
-        measured_from = f"{len(measured)} images of {options.val.shown}"
+        measured = tuple(proportionally_ordered(options.val.root, apart.validation)[: options.num_val])
+        measured_from = drawn_in_words(len(measured), len(apart.validation), options.val.shown)
         return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
     source = "" if options.calib is None else f" of {options.calib.shown}, held out"
     measured_from = f"{len(split.held_out)} images{source}"

@@ -69,7 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
     )
-    group.add_argument("--num-val", type=positive, metavar="N", help="images used of it (default: all)")
+    group.add_argument(
+        "--num-val",
+        type=positive,
+        metavar="N",
+        help="images used of it, drawn in proportion to its classes (default: all)",
+    )
     group.add_argument(
         "--gate",
         dest="gates",

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from calibration.observers.sample_images import evenly_ordered
+from calibration.observers.sample_images import drawn_in_words, proportionally_ordered
 from exporter.errors import ExportError
 from exporter.known_bad import OLD_ONNXRUNTIME, installed_versions
 from resnet_export.console.reporter import Reporter
@@ -139,12 +139,14 @@ class Validation:
         shown: What the user called it.
         paths: Which.
         classes: Their classes; None where they lie in no class folders.
+        num_images: How many there are, of which `paths` were drawn.
     """
 
     root: Path
     shown: str
     paths: tuple[Path, ...]
     classes: ClassIndex | None
+    num_images: int
 
 
 def read_validation(
@@ -160,21 +162,21 @@ def read_validation(
         source: The images.
         labels: Class names in index order, where they are known.
         num_classes: Width of the logits.
-        num_val: How many images are used, at most.
+        num_val: How many images are used, at most; drawn in proportion to the class folders.
         given: Class index of each image, where those came with the images.
 
     Raises:
         ImageFolderError: If there are none, or their folders or indices do not match the classes.
     """
     root, paths = source.root, source.paths()
+    chosen = tuple(proportionally_ordered(root, paths)[:num_val])
     if given is not None:
-        known = classes_from_labels(paths, given, num_classes)
-        return Validation(root, source.shown, paths[:num_val], known)
-    if all(class_of(root, path) is None for path in paths):
-        return Validation(root, source.shown, paths[:num_val], None)
-    chosen = tuple(evenly_ordered(root, paths)[:num_val])
-    classes = class_indices(root, chosen, None if labels is None else tuple(labels), num_classes)
-    return Validation(root, source.shown, chosen, classes)
+        classes = classes_from_labels(paths, given, num_classes)
+    elif all(class_of(root, path) is None for path in paths):
+        classes = None
+    else:
+        classes = class_indices(root, chosen, None if labels is None else tuple(labels), num_classes)
+    return Validation(root, source.shown, chosen, classes, len(paths))
 
 
 def validation_set(
@@ -186,7 +188,7 @@ def validation_set(
 ) -> ImageSet:
     """Return the validation images with the reference's answers; each side's images are prepared as it says."""
     classes = validation.classes
-    words = f"{len(validation.paths)} images of {validation.shown}"
+    words = drawn_in_words(len(validation.paths), validation.num_images, validation.shown)
     batches = _validation_batches(validation, reference, preprocessing, runtime, reporter)
     return ImageSet("val", words, reference.name, preprocessing, batches, labelled=classes is not None)
 

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
+from calibration.observers.sample_images import drawn_in_words
 from exporter.bundle.write_folder import TOOL_NAME
 from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
@@ -193,7 +194,7 @@ def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Co
         given=job.options.val_labels,
     )
     reporter.done(
-        f"{len(validation.paths)} validation images. "
+        f"{drawn_in_words(len(validation.paths), validation.num_images, validation.shown)}. "
         + ("No class folders: no accuracy, agreement only." if validation.classes is None else validation.classes.how)
     )
     images = validation_set(validation, reference, job.preprocessing, trusted, reporter)
@@ -244,6 +245,7 @@ def _setting(job: Job, compared: Sequence[Compared], validation: Validation | No
             "root": str(validation.root),
             "source": validation.shown,
             "num_images": len(validation.paths),
+            "num_images_there": validation.num_images,
             "labelled": classes is not None,
             "matched": None if classes is None else classes.how,
         }

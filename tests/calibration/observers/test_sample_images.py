@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,9 +17,11 @@ from calibration.observers.sample_images import (
     MIN_IMAGES,
     check_enough,
     content_sha256,
+    drawn_in_words,
     evenly_ordered,
     image_list_sha256,
     leave_out_copies,
+    proportionally_ordered,
     split_images,
 )
 
@@ -74,6 +77,46 @@ class TestOrder:
 
     def test_no_images(self):
         assert evenly_ordered(ROOT, []) == []
+
+
+class TestProportionalOrder:
+    SIZES: ClassVar = {"a": 400, "b": 60, "c": 7, "d": 1}
+
+    def test_holds_every_path_once_and_is_the_same_every_time(self):
+        paths = folder(**self.SIZES)
+        order = proportionally_ordered(ROOT, paths)
+        assert sorted(order) == sorted(paths)
+        assert order == proportionally_ordered(ROOT, paths) != paths
+
+    def test_a_class_is_off_its_share_of_every_prefix_by_two_images_at_most(self):
+        total = sum(self.SIZES.values())
+        order = proportionally_ordered(ROOT, folder(**self.SIZES))
+        for length in range(1, total + 1):
+            counts = classes(order[:length])
+            for name, size in self.SIZES.items():
+                assert abs(counts[name] - length * size / total) < 2, f"{name}, prefix of {length}"
+
+    def test_accuracy_on_a_prefix_is_that_on_all_where_an_even_one_is_far_off(self):
+        # A model that knows the large class and nothing else: 85.5 % of all images.
+        right = self.SIZES["a"] / sum(self.SIZES.values())
+        paths = folder(**self.SIZES)
+        assert classes(proportionally_ordered(ROOT, paths)[:100])["a"] / 100 == pytest.approx(right, abs=0.02)
+        assert classes(evenly_ordered(ROOT, paths)[:100])["a"] / 100 < 0.6
+
+    def test_which_of_many_small_classes_come_is_chance_and_not_their_name(self):
+        paths = folder(**{f"class{number:04}": 5 for number in range(1000)})
+        numbers = [int(path.parent.name.removeprefix("class")) for path in proportionally_ordered(ROOT, paths)[:200]]
+        assert len(set(numbers)) > 190
+        assert sum(numbers) / 200 == pytest.approx(499.5, abs=60)  # 3 standard deviations of the mean of 200
+
+    def test_flat_folder_is_shuffled(self):
+        paths = [ROOT / f"{index:03}.jpg" for index in range(40)]
+        assert sorted(proportionally_ordered(ROOT, paths)) == paths
+        assert proportionally_ordered(ROOT, paths)[:10] != paths[:10]
+
+    def test_words_say_how_many_of_how_many(self):
+        assert drawn_in_words(400, 2624, "cells") == "400 of 2624 images of cells, drawn in proportion to its classes"
+        assert drawn_in_words(7, 7, "cells") == "7 images of cells"
 
 
 class TestSplit:
