@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ WHOLE_RUNS = tuple(ROOT / "tests" / name for name in ("e2e", "robustness", "benc
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark whole runs as slow, and begin with files of slow tests: no worker is left alone with one at the end."""
+    """Mark whole runs as slow, and begin with the slowest files: no worker is left alone with one at the end."""
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in WHOLE_RUNS):
             item.add_marker(pytest.mark.slow)
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    names = (ROOT / "tests" / "slowest_first.txt").read_text(encoding="utf-8").split()
+    rank = {ROOT / "tests" / name: place for place, name in enumerate(names)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

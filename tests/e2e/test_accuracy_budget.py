@@ -132,6 +132,8 @@ def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder:
         0,
         "--target",
         "onnxruntime",
+        "--num-calib",
+        128,
         "--min-agreement",
         0.9,
         "--quiet",
@@ -146,7 +148,7 @@ def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder:
 
 def test_nothing_changes_when_the_budget_holds(digits_folder: Path, tmp_path: Path) -> None:
     plain, held = tmp_path / "plain", tmp_path / "held"
-    options = ["--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
+    options = ["--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
     assert export_digits(digits_folder, plain, *options) == 0
     assert export_digits(digits_folder, held, *options, "--max-top1-drop", 5) == 0
     assert (plain / "model.int8.onnx").read_bytes() == (held / "model.int8.onnx").read_bytes()
@@ -167,7 +169,7 @@ def test_a_budget_that_cannot_hold_writes_nothing(
     weights = write_broken(tmp_path / "all.safetensors", BLOCKS)
     message = refused(
         capsys, 1, "cifar_resnet20", "--weights", weights, "--int8", "--effort", 0, "--calib", digits_folder / "calib",
-        "--val", digits_folder / "val", "--num-val", 64, "--max-top1-drop", 1, "-o", output,
+        "--val", digits_folder / "val", "--num-calib", 64, "--num-val", 64, "--max-top1-drop", 1, "-o", output,
     )  # fmt: skip
     assert "error: the accuracy budget cannot hold: got top-1 drop" in message
     assert "expected top-1 drop at most 1 points" in message

@@ -320,12 +320,18 @@ def test_int8_needs_the_cpu_provider():
     assert "signal 4" in found["INT8 model"].detail
 
 
+@pytest.fixture(scope="module")
+def judged_here():
+    return judge_runtimes(make_facts(providers=(CPU,)))
+
+
 @pytest.mark.parametrize("gpu_found", [NO_GPU, gpu(), gpu("Orin", "8.7", "12.6")])
 @pytest.mark.parametrize("jetpack", [None, ORIN])
 @pytest.mark.parametrize("providers", [(), (CURAND, NVINFER, CPU), (CUDA, CPU)])
-def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
+def test_every_state_prints(monkeypatch, capsys, judged_here, gpu_found, jetpack, providers):
     facts = make_facts(gpu=gpu_found, jetpack=jetpack, providers=providers, tensorrt="10.3.0", libraries={})
     monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
+    monkeypatch.setattr(doctor, "judge_runtimes", lambda facts: judged_here)  # it asks a process per runtime
     assert main(["doctor"]) == 0
     assert main(["doctor", "--json"]) == 0
     assert "What you can do here" in capsys.readouterr().out
