@@ -42,9 +42,12 @@ def _is_identity(child: nn.Module) -> bool:
 
 def _how_computed(module: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
     """Return what the end of the computation shows, None where it shows nothing."""
-    images = torch.zeros(1, *input_shape, requires_grad=True)
-    with torch.enable_grad():
-        output = module(images)
+    images = torch.zeros(2, *input_shape, requires_grad=True)
+    try:
+        with torch.enable_grad():
+            output = module(images)
+    except Exception:  # the network's code may raise anything; what runs it next says so in the user's words
+        return None
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         return None
     end = _behind(output.grad_fn, _MOVING)

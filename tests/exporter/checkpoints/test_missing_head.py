@@ -100,6 +100,35 @@ def test_classifiers_stay_what_they_are(name):
     assert not found.warnings
 
 
+class OfTheBatch(nn.Module):
+    """Needs more than one picture: BatchNorm without running statistics behind the classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = small(), nn.BatchNorm1d(10, track_running_stats=False)
+
+    def forward(self, images):
+        return self.norm(self.body(images))
+
+
+class NotTwice(nn.Module):
+    """Runs without gradients only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no gradients here")
+        return self.body(images)
+
+
+@pytest.mark.parametrize("make", [OfTheBatch, NotTwice])
+def test_networks_that_do_not_run_so_are_left_as_they_are(make):
+    assert loaded(make()).gives_logits
+
+
 @pytest.mark.parametrize("name", [*FEATURES, *CLASSES])
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.filterwarnings("ignore")
