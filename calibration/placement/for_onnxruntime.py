@@ -2,8 +2,8 @@
 
 ONNX Runtime runs a node in integers when every data input comes from a DequantizeLinear, the output goes to one
 QuantizeLinear and to nothing else, and all three are of one 8-bit type. A Relu between node and Q vanishes when the
-zero point is the least level, 0 of UINT8. So, unlike in `placement.tensorrt`, a pair stands on every tensor between
-two such nodes, behind the Relu where there is one:
+zero point is the least level, 0 of UINT8, and so does a Clip to [0, M], as a ReLU6 is, when no level lies above M. So,
+unlike in `placement.tensorrt`, a pair stands on each tensor between two such nodes, behind the Relu where there is one:
 
     Conv, Gemm (constant weight; a Gemm whose output nothing quantizes gives float)  ->  QLinearConv, QGemm
     Add, Mul, Concat, AveragePool, GlobalAveragePool, Sigmoid, LeakyRelu             ->  QLinear*
@@ -25,9 +25,9 @@ everywhere, and loses all there (measured; docs/int8.md).
 Nodes named in `keep_float` do not run in integers, nor does a residual Add whose main path ends in one: it would round
 what was just computed in float.
 
-Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc (the
-operators) and qdq_selectors.cc (the conditions); the kernels that come of it are counted in
-tests/calibration/placement/test_onnxruntime_kernels.py.
+Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer: selectors_actions/qdq_selector_action_transformer.cc (the
+operators) and qdq_selectors.cc (the conditions), clip_quantizelinear.cc and relu_quantizelinear.cc (what vanishes); the
+kernels that come of it are counted in tests/calibration/placement/test_onnxruntime_kernels.py.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from calibration.placement.for_tensorrt import (
     why_add_stays_float,
     why_not_quantized,
 )
+from calibration.placement.rectifiers import is_rectifier
 from calibration.placement.residual_adds import find_residual_adds
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
@@ -209,9 +210,9 @@ def _data_inputs(node: NodeProto) -> list[str]:
 
 
 def _pair_tensor(tensor: str, index: GraphIndex) -> str:
-    """Return where the pair for a node's output stands: behind the Relu, if that is all that reads it."""
+    """Return where the pair for a node's output stands: behind the Relu or ReLU6, if that is all that reads it."""
     uses = index.uses.get(tensor, ())
-    if len(uses) == 1 and uses[0].node.op_type == "Relu" and tensor not in index.outputs:
+    if len(uses) == 1 and is_rectifier(uses[0].node, index) and tensor not in index.outputs:
         return str(uses[0].node.output[0])
     return tensor
 
@@ -243,7 +244,7 @@ def _readers(
     float result would keep it in float. Otherwise only nodes that run in integers do; the others keep the exact tensor.
     """
     maker = index.producer.get(tensor)
-    if maker is not None and maker.op_type == "Relu" and len(index.uses[maker.input[0]]) == 1:
+    if maker is not None and is_rectifier(maker, index) and len(index.uses[maker.input[0]]) == 1:
         maker = index.producer.get(maker.input[0])
     everyone = maker is not None and maker.name in in_integers and tensor not in given
     return tuple(

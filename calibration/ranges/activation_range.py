@@ -50,7 +50,7 @@ def _unsigned_range(method: Method, histogram: Histogram, min_value: float, max_
     low, high = max(-below, -kept), min(above, kept)
     if high - low < NUM_UINT8_STEPS * MIN_SCALE:  # dead: zero on every image
         low, high = 0.0, MIN_AMAX
-    scale = float(np.float32((high - low) / NUM_UINT8_STEPS))
+    scale = _scale(high - low)
     return TensorRange(
         amax=max(-low, high),
         scale=scale,
@@ -60,3 +60,12 @@ def _unsigned_range(method: Method, histogram: Histogram, min_value: float, max_
         min_value=min_value,
         max_value=max_value,
     )
+
+
+def _scale(width: float) -> float:
+    """Return the step as a float32, rounded down where rounding up would put the last level above the largest value.
+
+    ONNX Runtime leaves a Clip out only where no level lies beyond its limit, and a ReLU6 reaches its limit exactly.
+    """
+    scale = np.float32(width / NUM_UINT8_STEPS)
+    return float(np.nextafter(scale, np.float32(0)) if float(scale) * NUM_UINT8_STEPS > width else scale)

@@ -231,6 +231,32 @@ def test_concat_mul_sigmoid_average_pool_and_reshape(tmp_path):
     assert not {op for op in FLOAT if after[op]}
 
 
+@pytest.mark.parametrize("limit", [0.3, 0.7, 6.0, None])
+def test_the_pair_of_a_relu6_stands_behind_it_and_no_clip_is_left(limit, tmp_path):
+    """Before it, one step would have to reach what the Clip cuts off: an EfficientNet-Lite0 kept 6 dB."""
+    graph = GraphBuilder(channels=3)
+    limits = [graph.constant("zero", np.float32(0))] + (
+        [] if limit is None else [graph.constant("m", np.float32(limit))]
+    )
+    tensor = "input"
+    for name in ("a", "b", "c"):
+        tensor = graph.node("Clip", f"clip_{name}", graph.conv(name, tensor, 4), *limits)
+    model = graph.model(graph.gemm("logits", graph.node("GlobalAveragePool", "pool", tensor), 3, transB=1))
+    placement = place(model, Dialect.ONNXRUNTIME)
+    assert [name for name in placement.activations if name in "abc"] == []
+    after = kernels(quantized_from(model, images_of(8)), tmp_path)
+    assert (after["QLinearConv"], after["Clip"]) == (3, 0)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.1])
+def test_a_clip_elsewhere_than_at_zero_is_no_relu(low, tmp_path):
+    graph = GraphBuilder(channels=3)
+    limits = [graph.constant("low", np.float32(low)), graph.constant("high", np.float32(1))]
+    clip = graph.node("Clip", "clip", graph.conv("a", "input", 4), *limits)
+    model = graph.model(graph.gemm("logits", graph.node("GlobalAveragePool", "pool", clip), 3, transB=1))
+    assert "a" in place(model, Dialect.ONNXRUNTIME).activations
+
+
 @pytest.mark.parametrize("trans_b", [0, 1])
 def test_either_layout_of_a_gemm(trans_b, tmp_path):
     graph = GraphBuilder(channels=3)

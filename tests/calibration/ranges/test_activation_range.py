@@ -59,7 +59,15 @@ def test_the_range_ends_at_amax_or_at_the_values(values, low, high, monkeypatch)
 def test_a_dead_tensor(method):
     got = range_of(np.zeros(100), method=method)
     assert (got.amax, got.zero_point, got.max_abs) == (MIN_AMAX, 0, 0.0)
-    assert got.scale == np.float32(MIN_AMAX / 255)
+    assert got.scale == pytest.approx(MIN_AMAX / 255, rel=2e-7)
+
+
+@pytest.mark.parametrize("largest", [6.0, 1.0, 0.7, 5.9951171875, 3e-3])
+def test_no_level_lies_above_the_largest_value(largest):
+    """Or ONNX Runtime keeps the Clip of a ReLU6, which reaches its limit, and with it a convolution in float."""
+    largest = float(np.float32(largest))
+    got = range_of(np.linspace(0, largest, 1000), method=Max())
+    assert largest * (1 - 2e-7) < got.scale * 255 <= largest
 
 
 @pytest.mark.parametrize("method", [Max(), Percentile(99.9), Entropy(), MeanSquaredError()])
