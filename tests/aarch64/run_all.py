@@ -116,13 +116,16 @@ def answers(guest: Guest, bundles: dict[str, Path]) -> Iterator[Row]:
     """Golden answers: `verify`, and each file's logits beside the host's.
 
     What was seen: FP32 130 dB (order of summation), INT8 as written 43 dB (rounding ties flip a step), ONNX Runtime's
-    dialect 44 dB on a Cortex-A72. Other files of that dialect were bit-equal to x86-64 with VNNI; why this one is not
-    has not been found. It is not the version: 1.31.1 and 1.32.0 are bit-equal on x86-64.
+    dialect 44 dB on a Cortex-A72. There the first node that differs is a QLinearAdd: 14 of 65,536 values lie half way
+    between two levels, and differ by one. ONNX Runtime's kernel for AArch64 rounds the product and then the sum, that
+    for x86-64 only the sum (a fused multiply-add): with the one or the other, NumPy gives every QLinearAdd's bytes of
+    this network on each. Layers behind it then read other values. A file without such ties is bit-equal. Bounds: one
+    flipped step at ties costs at most a few dB more than what was seen.
     """
     yield check_verify(guest, "/work/digits", "--precision", "fp32", "--precision", "int8")
     yield check_answers(guest, bundles["digits"], "/work/digits", "model.onnx", 100)
-    yield check_answers(guest, bundles["digits"], "/work/digits", "model.int8.onnx", 35)
-    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 35)
+    yield check_answers(guest, bundles["digits"], "/work/digits", "model.int8.onnx", 40)
+    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 40)
 
 
 def commands(guest: Guest, images: Path) -> Iterator[Row]:
@@ -150,6 +153,9 @@ def copy_tests(emulator: Emulator) -> None:
     (emulator.root / "work" / "repository").mkdir()
     for name in ("tests", "examples", "docs", "pyproject.toml"):
         copy_in(emulator, ROOT / name, f"repository/{name}")
+    photos = "exporter/models/check_photos"
+    (emulator.root / "work" / "repository" / photos).parent.mkdir(parents=True)
+    copy_in(emulator, ROOT / photos, f"repository/{photos}")
     site = emulator.root / emulator.site.lstrip("/")
     (site / "absent_libraries.py").write_text(Path(__file__).with_name("absent_libraries.py").read_text())
 
