@@ -160,14 +160,21 @@ def layers_of(block: Unit) -> tuple[Unit, ...]:
 
 
 def quantized_layer_names(calibrated: CalibratedModel, keep_float: Collection[str] = ()) -> tuple[str, ...]:
-    """Return the layers whose weights become integers when `keep_float` stays in float, in graph order."""
+    """Return the layers whose weights become integers when `keep_float` stays in float, in graph order.
+
+    What the calibrated model keeps in float does, too.
+    """
+    return _quantized(calibrated, {*calibrated.keep_float, *keep_float})
+
+
+def _quantized(calibrated: CalibratedModel, keep_float: Collection[str]) -> tuple[str, ...]:
     weights = {weight.name for weight in place(calibrated.model, calibrated.table.dialect, keep_float).weights}
     return tuple(node.name for node in calibrated.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
 
 
 def float_share(calibrated: CalibratedModel, keep_float: Collection[str]) -> float:
     """Return the share of multiply-adds that `keep_float` leaves in float, of those in layers that can be quantized."""
-    macs = multiply_adds(calibrated.model, quantized_layer_names(calibrated))
+    macs = multiply_adds(calibrated.model, _quantized(calibrated, ()))
     kept = macs.keys() - set(quantized_layer_names(calibrated, keep_float))
     return sum(macs[name] for name in kept) / sum(macs.values())
 

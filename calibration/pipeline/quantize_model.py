@@ -58,6 +58,7 @@ class CalibratedModel:
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement and `settle_ranges` look at, float32 [n, C, H, W]; else empty.
         means: Layer to the means of its output over the sample, float64 [n, C]; empty at effort 0.
+        keep_float: Names of nodes that stay in float whatever else does.
     """
 
     model: ModelProto
@@ -66,6 +67,7 @@ class CalibratedModel:
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    keep_float: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,14 +215,14 @@ def insert_and_refine(
         calibrated: What `scale_and_calibrate` returned; unchanged.
         open_exact: Opens a model so that Q/DQ is computed as written.
         track_layers: Wraps the walk through the layers.
-        keep_float: Names of nodes that stay in float.
+        keep_float: Names of nodes that stay in float, beside those of the calibrated model.
         round_weights: False leaves out second-order rounding, which takes minutes, where the effort has it.
 
     Raises:
         PlacementError: If Q/DQ cannot be placed, or no node has a name of `keep_float`.
     """
     effort = replace(calibrated.effort, round_weights=calibrated.effort.round_weights and round_weights)
-    plain = insert_qdq(calibrated.model, calibrated.table, keep_float=keep_float)
+    plain = insert_qdq(calibrated.model, calibrated.table, keep_float={*calibrated.keep_float, *keep_float})
     result = QuantizationResult(plain, calibrated.table, effort, calibrated.num_groups)
     if not (effort.correct_biases or effort.round_weights) or not plain.placement.weights:
         return result

@@ -41,7 +41,7 @@ GATE = (
 ATTENTION = "both factors are computed (attention): no weight to store in INT8, and softmax needs the range"
 CONSTANT_FACTOR = "its first factor is the constant; only weights [in, out] on the right are quantized"
 
-KEPT = "kept in float: the accuracy budget"
+KEPT = "kept in float: asked for, or by the accuracy budget"
 """Why a node named in `keep_float` is skipped."""
 
 

@@ -46,6 +46,7 @@ def export(
     calib_provider: Literal["cpu", "cuda"] = "cpu",
     method: str | Method = "mse",
     effort: int = DEFAULT_EFFORT,
+    keep_float: Sequence[str] = (),
     target: str | Target = "tensorrt",
     opset: int | None = None,
     batch: int | tuple[int, int, int] | BatchRange = DEFAULT_BATCH,
@@ -86,6 +87,7 @@ def export(
         calib_provider: Where the float model runs to calibrate.
         method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
+        keep_float: Modules or nodes that INT8 leaves in float, as PyTorch names them: ["layer4.1.conv2", "layer1"].
         target: "tensorrt", "jetpack5", "jetpack6", "jetpack7" or "onnxruntime".
         opset: ONNX opset; the target's by default.
         batch: Batch sizes that engines are built for: one, or (min, opt, max).
@@ -134,6 +136,7 @@ def export(
             calib_provider=calib_provider,
             method=method_from_name(method) if isinstance(method, str) else method,
             effort=effort,
+            keep_float=keep_float if isinstance(keep_float, str) else tuple(keep_float),  # type: ignore[arg-type]
             target=target_from_name(target) if isinstance(target, str) else target,
             opset=opset,
             batch=batch_range(batch),

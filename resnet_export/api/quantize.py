@@ -53,7 +53,7 @@ def quantize(
         method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
         target: Decides the dialect of INT8: "tensorrt", "jetpack6", ... or "onnxruntime".
-        keep_float: Names of nodes that stay in float.
+        keep_float: What stays in float: names of nodes or of PyTorch's modules, such as "layer4.1.conv2", "layer4.1".
         on_event: Called with every move of progress; None is silent.
 
     Returns:
@@ -64,6 +64,7 @@ def quantize(
         ExportError: If a file is no ONNX model, or nothing tells how pictures are prepared.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
+    from calibration.mixed_precision.keep_float import nodes_named
     from calibration.pipeline.quantize_model import quantize as quantize_model
     from runtimes.ort.adapter import OrtRuntime
 
@@ -72,6 +73,9 @@ def quantize(
     where = target_from_name(target) if isinstance(target, str) else target
     if effort not in EFFORTS:
         raise ValueError(f"effort: got {effort!r}, expected one of {', '.join(map(str, EFFORTS))}")
+    if isinstance(keep_float, str):
+        raise TypeError(f"keep_float: got the text {keep_float!r}, expected a list of names")
+    kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         return quantize_model(
             float_model,
@@ -81,7 +85,7 @@ def quantize(
             method=method_from_name(method) if isinstance(method, str) else method,
             dialect=Dialect(where.dialect),
             effort=EFFORTS[effort],
-            keep_float=keep_float,
+            keep_float=kept,
             track_layers=lambda layers, total: reporter.track("refining", layers, total=total),
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,7 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
         "num_ranking_images": ranking.whole.num_images,
         "same_ranges_as_bundle": same,
         "sensitivity": ranking.to_json(),
+        "keep_float": worst_in_float(ranking),
         "validation": _confirm(recipe, calibrated, ranking, measured, classes, reporter) if measured else None,
         "warnings": list(reporter.warnings),
     }
@@ -196,6 +197,7 @@ def _validation(
 
 def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter: Reporter) -> CalibratedModel:
     """Run the INT8 step again, up to the ranges."""
+    from calibration.mixed_precision.keep_float import nodes_named
     from calibration.pipeline.quantize_model import scale_and_calibrate, settle_ranges
 
     def arrays() -> Iterator[NDArray[np.float32]]:
@@ -211,6 +213,8 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
         dialect=Dialect(recipe.target.dialect),
         effort=EFFORTS[options["effort"]],
     )
+    kept = nodes_named(recipe.model, options.get("keep_float", ()))
+    calibrated = replace(calibrated, keep_float=frozenset(node for nodes in kept.values() for node in nodes))
     return settle_ranges(calibrated, open_exact=partial(OrtRuntime, exact_qdq=True))
 
 
@@ -292,6 +296,12 @@ def _confirm(
     return rows
 
 
+def worst_in_float(ranking: Sensitivity) -> str:
+    """Return what to give `--keep-float`: the worst blocks that add noise, `NUM_CONFIRMED` at most; else nothing."""
+    worst = [cost.unit for cost in ranking.blocks[:NUM_CONFIRMED] if cost.noise > 0]
+    return ",".join(unit.name for unit in worst[: max(0, len(ranking.blocks) - 1)])
+
+
 def print_ranking(report: Mapping[str, Any], ranking: Sensitivity) -> None:
     """Print the ranking as a person reads it."""
     whole = ranking.whole
@@ -306,6 +316,8 @@ def print_ranking(report: Mapping[str, Any], ranking: Sensitivity) -> None:
         "share of noise: mean of what it adds as the first and as the last to be quantized;",
         "below 0 its errors cancel others, so that it had better stay in INT8",
     ]
+    if report["keep_float"]:
+        footer += ["", f"to leave the worst in float: resnet-export ... --keep-float {report['keep_float']}"]
     if report["validation"]:
         footer += ["", f"on {report['validation'][0]['num_images']} validation images"]
         footer += [_validation_line(row) for row in report["validation"]]

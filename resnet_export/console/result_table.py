@@ -21,6 +21,8 @@ def print_result(report: dict[str, Any]) -> None:
         footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
     if report["accuracy_budget"] is not None:
         footer.append(f"accuracy budget holds: {report['accuracy_budget']['statement']}")
+    if report.get("keep_float") is not None:
+        footer.append(f"in float by --keep-float: {report['keep_float']['statement']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
     rows = list(_with_plain_sessions(report["rows"], report.get("plain_sessions", [])))
     rows += filter(None, [report["int8_default_kernels"]])

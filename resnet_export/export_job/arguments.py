@@ -255,6 +255,13 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         help="images used of it, drawn in proportion to its classes (default: all)",
     )
     group.add_argument(
+        "--keep-float",
+        type=names,
+        default=(),
+        metavar="NAME,...",
+        help="layers or blocks that stay in float, as PyTorch names them (layer4.1.conv2, layer4.1); sensitivity ranks",
+    )
+    group.add_argument(
         "--max-top1-drop",
         type=percentage_points,
         metavar="PP",

@@ -77,6 +77,7 @@ class Artifacts:
     int8_float16: ModelProto | None
     finish: Finish
     budget: BudgetOutcome | None = None
+    keep_float: dict[str, Any] | None = None
     finished: Mapping[str, ModelProto] = field(default_factory=dict)
     dla: DlaFiles | None = None
     hard: Mapping[str, Any] = field(default_factory=dict)

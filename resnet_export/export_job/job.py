@@ -322,14 +322,14 @@ def _export(run: ExportRun) -> Artifacts:
     float16 = _float16(exported, golden, reporter) if options.fp16 else None
     if options.fp16 and options.target.name == "onnxruntime":
         reporter.warn(ARM_ADDS_IN_FLOAT16)
-    int8, budget = None, None
+    int8, budget, kept = None, None, None
     if options.int8:
-        int8, budget = quantize_images(run, exported)
+        int8, budget, kept = quantize_images(run, exported)
     int8_float16 = None
     if int8 is not None and options.has_int8_float16:
         int8_float16 = _int8_float16(int8.quantized.model, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
-    artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget, answers=answers)
+    artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget, kept, answers=answers)
     artifacts = replace(artifacts, hard=_on_hard_frames(run, artifacts))
     artifacts = replace(artifacts, finished=finish_files(run, artifacts))
     return replace(artifacts, dla=dla_files(run, artifacts)) if options.dla else artifacts

@@ -51,6 +51,7 @@ class ExportOptions:
         calib_provider: "cpu" or "cuda": where the float model runs to calibrate.
         method: How ranges are chosen.
         effort: A key of `EFFORTS`.
+        keep_float: Modules and nodes that INT8 leaves in float.
         target: Where the files must load.
         opset: None takes the target's.
         batch: Batch sizes that engines are built for.
@@ -87,6 +88,7 @@ class ExportOptions:
     calib_provider: str = "cpu"
     method: Method = field(default_factory=MeanSquaredError)
     effort: int = DEFAULT_EFFORT
+    keep_float: tuple[str, ...] = ()
     target: Target = TARGETS["tensorrt"]
     opset: int | None = None
     batch: BatchRange = DEFAULT_BATCH
@@ -228,7 +230,15 @@ def _unknown_words(options: ExportOptions) -> str | None:
     return None
 
 
-_CONTRADICTIONS = (_unknown_words, _int8_without_images, _engine, _dla, _features, _budget)
+def _keep_float(options: ExportOptions) -> str | None:
+    if isinstance(options.keep_float, str):
+        return f"keep_float: got the text {options.keep_float!r}, expected a list of names"
+    if options.keep_float and not options.int8:
+        return "--keep-float names layers that INT8 leaves in float; give --int8 --calib DIR too"
+    return None
+
+
+_CONTRADICTIONS = (_unknown_words, _keep_float, _int8_without_images, _engine, _dla, _features, _budget)
 
 
 def with_output(options: ExportOptions) -> ExportOptions:

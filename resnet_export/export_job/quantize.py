@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS
+from calibration.mixed_precision.keep_float import nodes_named
 from calibration.pipeline.quantize_model import (
     QuantizationResult,
     insert_and_refine,
@@ -24,6 +26,7 @@ from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob
 from resnet_export.export_job.artifacts import BudgetOutcome
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
+from resnet_export.export_job.keep_float import KeptFloat
 from resnet_export.export_job.run import ExportRun
 from runtimes.ort.adapter import OrtRuntime
 
@@ -31,14 +34,18 @@ if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel
 
 
-def quantize_images(run: ExportRun, exported: ExportedModel) -> tuple[QuantizationResult, BudgetOutcome | None]:
-    """Return the INT8 model of `exported`, calibrated with the images of `--calib`, and what became of its budget.
+def quantize_images(
+    run: ExportRun, exported: ExportedModel
+) -> tuple[QuantizationResult, BudgetOutcome | None, dict[str, Any] | None]:
+    """Return the INT8 model of `exported`, what became of its budget, and what `--keep-float` gains and costs.
 
     Raises:
+        PlacementError: If `--keep-float` names nothing.
         AccuracyBudgetError: If a budget was given and cannot hold.
     """
     options, reporter = run.options, run.reporter
     tell_weights(exported, reporter)
+    named = nodes_named(exported.onnx, options.keep_float)
     used: list[Path] = []
 
     def arrays() -> Iterator[NDArray[np.float32]]:
@@ -55,6 +62,7 @@ def quantize_images(run: ExportRun, exported: ExportedModel) -> tuple[Quantizati
         dialect=Dialect(options.target.dialect),
         effort=EFFORTS[options.effort],
     )
+    calibrated = replace(calibrated, keep_float=frozenset(node for nodes in named.values() for node in nodes))
     open_exact = partial(OrtRuntime, exact_qdq=True)
     calibrated = settle_ranges(
         calibrated,
@@ -71,8 +79,9 @@ def quantize_images(run: ExportRun, exported: ExportedModel) -> tuple[Quantizati
     if options.budget is not None:
         outcome = BudgetJob(run, exported, calibrated).hold(result)
         result = outcome.result
+    kept = KeptFloat(run, exported, calibrated, named).report(result) if named else None
     _tell(result, reporter)
-    return result, outcome
+    return result, outcome, kept
 
 
 def _tell(result: QuantizationResult, reporter: Reporter) -> None:

@@ -124,6 +124,7 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes
         "int8_default_kernels": saturating[0] if saturating else None,
         "dla": None if artifacts.dla is None else dict(artifacts.dla.report),
         "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,
+        "keep_float": artifacts.keep_float,
         "machine": f"{platform.machine()}, {platform.system()}",
         "next": next_command(options),
     }
