@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS
 from calibration.mixed_precision.keep_float import nodes_named
+from calibration.mixed_precision.sensitivity import float_share, quantized_layer_names
 from calibration.pipeline.quantize_model import (
+    CalibratedModel,
     QuantizationResult,
     insert_and_refine,
     scale_and_calibrate,
@@ -23,12 +24,10 @@ from calibration.pipeline.quantize_model import (
 )
 from calibration.placement.for_tensorrt import Placement
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.accuracy_budget import BudgetJob
+from resnet_export.export_job.accuracy_budget import BudgetJob, open_exact, tally_images
 from resnet_export.export_job.artifacts import BudgetOutcome
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
-from resnet_export.export_job.keep_float import KeptFloat
 from resnet_export.export_job.run import ExportRun
-from runtimes.ort.adapter import OrtRuntime
 
 if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel
@@ -63,7 +62,6 @@ def quantize_images(
         effort=EFFORTS[options.effort],
     )
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in named.values() for node in nodes))
-    open_exact = partial(OrtRuntime, exact_qdq=True)
     calibrated = settle_ranges(
         calibrated,
         open_exact=open_exact,
@@ -124,3 +122,75 @@ def _tell_placement(placement: Placement, reporter: Reporter, *, on_one_side: bo
     for reason, nodes in nodes_of.items():
         named = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes, first {nodes[0]}"
         reporter.done(f"in float: {named}: {reason}")
+
+
+MAX_IMAGES = 64
+"""Images on which both are compared: enough to tell SQNR to a tenth of a decibel (measured on digits)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptFloat:
+    """One run's `--keep-float`.
+
+    Attributes:
+        run: What was asked for.
+        exported: The float model.
+        calibrated: The same with its ranges; `keep_float` is set.
+        named: Each name of `--keep-float` to its nodes.
+    """
+
+    run: ExportRun
+    exported: ExportedModel
+    calibrated: CalibratedModel
+    named: Mapping[str, tuple[str, ...]]
+
+    def report(self, result: QuantizationResult) -> dict[str, Any]:
+        """Return `keep_float` of `report.json`.
+
+        Args:
+            result: The INT8 model that is written.
+        """
+        without = replace(self.calibrated, keep_float=frozenset())
+        everything = insert_and_refine(without, open_exact=open_exact)
+        layers = set(quantized_layer_names(without)) - set(quantized_layer_names(self.calibrated))
+        share = float_share(self.calibrated, ())
+        weights = {tensor.name: 3 * _num_values(tensor.dims) for tensor in self.calibrated.model.graph.initializer}
+        names = {node.input[1] for node in self.calibrated.model.graph.node if node.name in layers}
+        more_bytes = sum(weights[name] for name in names)
+        images = (self.run.images.measured or self.run.images.calibration)[:MAX_IMAGES]
+        before, after = (self._sqnr_db(one, images) for one in (everything, result))
+        gain = "" if before is None or after is None else f", SQNR {before:.1f} -> {after:.1f} dB"
+        held_out = bool(self.run.images.measured)
+        statement = (
+            f"{', '.join(self.named)} ({len(layers)} layer{'s' * (len(layers) != 1)}): {100 * share:.1f} % of the "
+            f"multiply-adds, {more_bytes:,} bytes more{gain} on {len(images)} "
+            f"{'images' if held_out else 'calibration images'}"
+        )
+        self.run.reporter.done(f"in float by --keep-float: {statement}")
+        return {
+            "names": {name: [node for node in nodes if node in layers] for name, nodes in self.named.items()},
+            "layers": sorted(layers),
+            "share_of_macs": share,
+            "more_bytes": more_bytes,
+            "sqnr_db_without": before,
+            "sqnr_db_with": after,
+            "num_images": len(images),
+            "images_calibrated": not held_out,
+            "statement": statement,
+        }
+
+    def _sqnr_db(self, result: QuantizationResult, images: Any) -> float | None:
+        return tally_images(
+            self.exported.onnx,
+            result.quantized.model,
+            self.run.batches("measuring --keep-float", images),
+            classes=None,
+            exact_qdq=self.run.options.target.exact_int8_simulation,
+        ).sqnr_db
+
+
+def _num_values(dims: Any) -> int:
+    count = 1
+    for size in dims:
+        count *= size
+    return count
