@@ -97,8 +97,8 @@ def make_resnet8(size: int = 32) -> ModelProto:
     return export_random(CifarResNet(8), size=size)
 
 
-def export_loaded_module(module, *, size: int, opset: int | None = None) -> ModelProto:
-    """Fold and export a PyTorch module of 10 classes as it is."""
+def export_loaded_module(module, *, size: int, opset: int | None = None, num_classes: int = 10) -> ModelProto:
+    """Fold and export a PyTorch module as it is."""
     from exporter.models.loaded_model import LoadedModel
     from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
     from exporter.tracing.export import ExportConfig, export_loaded
@@ -111,7 +111,7 @@ def export_loaded_module(module, *, size: int, opset: int | None = None) -> Mode
         weights_sha256="",
         preprocessing=dataclasses.replace(IMAGENET_PREPROCESSING, resize=(size, size), crop=None),
         preprocessing_source="test",
-        num_classes=10,
+        num_classes=num_classes,
         labels=None,
     )
     return export_loaded(loaded, ExportConfig(opset=opset)).onnx

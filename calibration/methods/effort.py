@@ -16,7 +16,7 @@ class Effort:
         correct_biases: Give every channel of a layer the mean it has in float (calibration.refinement.bias_correction).
         round_weights: Round weights for the layer's output, and let them make up for the error in what the layer reads
             (calibration.refinement.round_layer).
-        thorough: The same for layers of any width, from four times as many positions.
+        thorough: The same for layers of any width: more time, more memory.
     """
 
     equalize: bool

@@ -3,7 +3,7 @@
     effort 0   ranges from every image, nothing else
     effort 1   + channels scaled to use the range (cross_layer_equalization); then, layer by layer, weights rounded for
                  the layer's output and biases corrected (refinement.refine)
-    effort 2   + the same for layers of any width, from four times as many positions: minutes instead of seconds
+    effort 2   + the same for layers of any width
 
 Each step is measured alone and together with the others in docs/int8.md.
 """

@@ -76,7 +76,6 @@ def collect(
     kernel_shape: tuple[int, ...],
     *,
     num_images: int,
-    detail: int = 1,
     columns: slice = slice(None),
 ) -> LayerStatistics:
     """Look at one layer.
@@ -88,23 +87,21 @@ def collect(
         bias: The float layer's, float32 [groups, O].
         kernel_shape: [kH, kW] of a Conv.
         num_images: How many images there are.
-        detail: How many times `layer_hessian.MAX_ROWS` positions are looked at.
         columns: Which of the K values X is of.
     """
     groups, rows, _ = weight.shape
-    spread = max(1, num_images // detail)
     reads: tuple[list[Array], list[Array]] = [], []
     misses: tuple[list[Array], list[Array]] = [], []
     squares = np.zeros(groups)
     for index, (read, given) in enumerate(images):
-        whole = sampled_rows(node, read, kernel_shape, spread)
+        whole = sampled_rows(node, read, kernel_shape, num_images)
         x = np.ascontiguousarray(whole[:, :, columns])
         squares += _off_diagonal_square(x)
         reads[index % 2].append(x)
         if given is None:
             misses[index % 2].append(np.zeros((groups, x.shape[1], rows), np.float32))
         else:
-            missing = sampled_outputs(node, given, groups, spread) - bias[:, np.newaxis]
+            missing = sampled_outputs(node, given, groups, num_images) - bias[:, np.newaxis]
             missing -= np.matmul(whole, weight.transpose(0, 2, 1))
             misses[index % 2].append(missing)
     empty = np.zeros((groups, 0, len(range(*columns.indices(weight.shape[2])))), np.float32)

@@ -28,7 +28,7 @@ from calibration.refinement.layerwise_walk import (
     Tensor,
     quantized_layers,
 )
-from calibration.refinement.round_layer import THOROUGH_DETAIL, WIDEST, FloatLayer, is_plain_sum, round_layer
+from calibration.refinement.round_layer import WIDEST, FloatLayer, is_plain_sum, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
@@ -179,8 +179,7 @@ def _round(
     rows = weight_rows(layer.node, known.weight)
     if not thorough and rows.shape[2] > WIDEST:
         return 0
-    detail = THOROUGH_DETAIL if thorough else 1
-    rounded = round_layer(layer.node, known, old.scale.reshape(rows.shape[:2]), layer.inputs, outputs, detail=detail)
+    rounded = round_layer(layer.node, known, old.scale.reshape(rows.shape[:2]), layer.inputs, outputs)
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
     constants.set_levels(old.name, levels)

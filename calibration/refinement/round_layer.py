@@ -28,9 +28,6 @@ WIDEST = 1152
 """Columns of the widest layer that the default effort rounds, 3 x 3 x 128; the time grows with their cube. Wider ones
 are the last of a network, where rounding gains least: 0.1 dB on a ResNet-18, for twice the time on a ResNet-50."""
 
-THOROUGH_DETAIL = 4
-"""How many times as many positions are looked at where minutes may be spent."""
-
 PART = 2304
 """Columns rounded together: a Hessian of 21 MB."""
 
@@ -65,8 +62,6 @@ def round_layer(
     scale: NDArray[np.float32],
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    *,
-    detail: int = 1,
 ) -> NDArray[np.int8]:
     """Return INT8 levels, int8 [groups, O, K].
 
@@ -76,7 +71,6 @@ def round_layer(
         scale: Step per row, float32 [groups, O], > 0.
         inputs: What the quantized layer reads, per batch: float32 [n, C, H, W] for Conv, [n, ..., K] else.
         outputs: What the float layer gives, per batch, float32 [n, O, H, W] or [n, ..., O].
-        detail: See `layer_statistics.collect`.
     """
     weight = weight_rows(node, layer.weight).astype(np.float32)
     bias = np.zeros(scale.shape, np.float32) if layer.bias is None else layer.bias.reshape(scale.shape)
@@ -90,7 +84,6 @@ def round_layer(
             bias,
             layer.weight.shape[2:],
             num_images=sum(map(len, inputs)),
-            detail=detail,
             columns=part,
         )
         own = weight[:, :, part]

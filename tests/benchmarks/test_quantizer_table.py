@@ -147,7 +147,7 @@ def test_targets_are_held_against_the_best_peer():
 
 
 def test_only_names_rows_by_their_beginnings():
-    names = [setting.name for setting in chosen("nncf default, resnet-export p", second_order=False)]
+    names = [setting.name for setting in chosen("nncf default,resnet-export p", second_order=False)]
     assert names == ["nncf default", "resnet-export percentile, effort 0"]
     with pytest.raises(ValueError, match="got 'tensorflow'"):
         chosen("tensorflow", second_order=False)

@@ -277,11 +277,11 @@ class TestWithoutGpu:
             load(bundle, provider="ort-tensorrt-rtx")
 
 
-def test_numpy_pillow_and_onnxruntime_are_enough(bundle, photograph):
+def test_numpy_pillow_packaging_and_onnxruntime_are_enough(bundle, photograph):
     """Every other package is not there: a finder in front refuses what is none of these or Python's own."""
     script = f"""
 import sys
-allowed = {{"numpy", "PIL", "onnxruntime", "runtimes"}} | set(sys.stdlib_module_names)
+allowed = {{"numpy", "PIL", "packaging", "onnxruntime", "runtimes"}} | set(sys.stdlib_module_names)
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] not in allowed:

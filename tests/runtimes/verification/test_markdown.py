@@ -17,7 +17,7 @@ def test_the_summary_holds_verdict_figures_gates_and_causes():
     assert text.startswith("## ❌ resnet-export verify: fail\n")
     assert "**What broke**" in text
     assert "layer2.1 broke" in text
-    low, high = stats.binomtest(300, 400).proportion_ci(method="wilson")
+    low, high = stats.binomtest(300, 400).proportion_ci(confidence_level=0.9, method="wilson")  # the gates'
     assert f"75.00 % ({100 * low:.2f} % to {100 * high:.2f} %)" in text
     assert "| ❌ | model.int8.onnx | val | agreement |" in text
 
