@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from runtimes.errors import (
     ProviderUnavailableError,
     RuntimeAdapterError,
 )
+from runtimes.inference import onnxruntime_kinds
 
 ROOT = Path(__file__).parents[3]
 
@@ -270,6 +272,14 @@ class TestWithoutGpu:
             assert model.describe().reason.startswith("fell back from cuda")
             assert model.describe().precision == "fp32"
         assert "fell back to the CPU, as allow_fallback=True permits" in caplog.text
+
+    @pytest.mark.parametrize(("flags", "warned"), [(("asimd", "asimdhp"), True), (("avx2",), False)])
+    def test_an_arm_processor_that_adds_in_fp16_is_told(self, bundle, monkeypatch, caplog, flags, warned):
+        machine = replace(onnxruntime_kinds.machine_info(), cpu_flags=flags)
+        monkeypatch.setattr(onnxruntime_kinds, "machine_info", lambda: machine)
+        with caplog.at_level(logging.WARNING), load(bundle / "model.fp16.onnx", provider="cpu") as model:
+            assert any("adds in it" in note for note in model.describe().notes) == warned
+        assert ("adds in it" in caplog.text) == warned
 
     def test_the_plug_in_names_its_package(self, bundle, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
