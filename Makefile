@@ -9,7 +9,7 @@ DEMO := demo
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
-	@echo "make test-fast  the tests without whole runs of the command, for every day; two minutes on two cores"
+	@echo "make test-fast  the tests without whole runs of the command, for every day; five minutes on two cores"
 	@echo "make docs       the documentation site, in site/; warnings are errors"
 	@echo "make test-kernels  the numeric tests as other processors would add: OpenBLAS, ATen and oneDNN kernels"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
