@@ -154,7 +154,7 @@ def raw(case: Case, name: str, image: np.ndarray) -> Callable[[], object]:
 def openvino_request(path: Path) -> Any:
     import openvino
 
-    from runtimes.openvino.library import properties_for
+    from runtimes.openvino.openvino_library import properties_for
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(str(path)), "CPU", properties_for(num_threads=THREADS, given={}))
@@ -181,7 +181,7 @@ opened.run({{name: np.zeros([n or 1 for n in spec.shape], np.float32)}})
 
 def memory_line(path: Path) -> str:
     """Return resident memory of a process of its own, ours beside raw."""
-    from runtimes.openvino.library import properties_for
+    from runtimes.openvino.openvino_library import properties_for
 
     properties = properties_for(num_threads=THREADS, given={})
     theirs = own_process(_RAW.format(path=str(path), properties=properties) + _RSS)

@@ -29,7 +29,7 @@ from exporter.errors import EngineBuildError
 from runtimes.bundle.manifest import BatchRange
 from runtimes.machine.environment import gpu_info
 from runtimes.trt.engine_layers import NetworkProducts
-from runtimes.trt.library import TensorRtLibrary, load_library
+from runtimes.trt.tensorrt_library import TensorRtLibrary, load_library
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, steps done, steps in all), perhaps from several threads."""

@@ -36,7 +36,7 @@ from runtimes.trt.engine_layers import (
 )
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.trt.layer_times import EngineTimes, times_from_json
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 from exporter.errors import EngineBuildError
 from runtimes.bundle.manifest import BatchRange
 from runtimes.trt.calibration_cache import cache_for_version
-from runtimes.trt.library import TensorRtLibrary, TensorRtLog
+from runtimes.trt.tensorrt_library import TensorRtLibrary, TensorRtLog
 
 _WITHOUT_CALIBRATORS = (
     ": TensorRT 11 has no calibrators, and takes for the DLA of AGX Orin (JetPack 7.2.2, TensorRT 11.4.1 and newer) "

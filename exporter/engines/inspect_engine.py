@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporter.errors import EngineBuildError
 from runtimes.errors import ProviderUnavailableError
-from runtimes.trt.library import TensorRtLibrary, start_runtime
+from runtimes.trt.tensorrt_library import TensorRtLibrary, start_runtime
 
 
 def inspect_engine(library: TensorRtLibrary, plan: bytes, *, no_gpu: str, dla_core: int | None = None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.io.cache_dir import user_cache_folder, write_cache_file
-from runtimes.trt.library import TensorRtLibrary
+from runtimes.trt.tensorrt_library import TensorRtLibrary
 
 
 def default_timing_cache(version: str, gpu: str | None) -> Path:

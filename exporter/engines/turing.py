@@ -16,7 +16,7 @@ from typing import Any
 
 from exporter.engines.network_products import network_products, product_layers
 from exporter.errors import EngineBuildError
-from runtimes.trt.library import TensorRtLibrary
+from runtimes.trt.tensorrt_library import TensorRtLibrary
 
 TURING = "7.5"
 

@@ -28,6 +28,7 @@ from resnet_export.console.option_types import (
     share,
     size,
 )
+from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
 from resnet_export.images.gather import gathered_source
 from runtimes.bundle.manifest import DEFAULT_BATCH
@@ -235,24 +236,9 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dla", action="store_true", help="also write what build --dla needs: for the DLA of Orin, to TensorRT 10.7"
     )
-    group.add_argument(
-        "--val",
-        action="append",
-        metavar="DIR|...",
-        help="labeled images, one folder per class, or as --calib; without labels agreement and SQNR are measured only",
-    )
-    group.add_argument(
-        "--val-labels",
-        dest="val_label_file",
-        type=Path,
-        metavar="FILE",
-        help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
-    )
-    group.add_argument(
-        "--num-val",
-        type=positive,
-        metavar="N",
-        help="images used of it, drawn in proportion to its classes (default: all)",
+    add_val_options(
+        group,
+        "labeled images, one folder per class, or as --calib; without labels agreement and SQNR are measured only",
     )
     group.add_argument(
         "--keep-float",

@@ -38,7 +38,7 @@ from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.transform import Preprocessing
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 
 if TYPE_CHECKING:
     from onnx import ModelProto

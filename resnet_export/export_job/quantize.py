@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -154,7 +155,7 @@ class KeptFloat:
         everything = insert_and_refine(without, open_exact=open_exact)
         layers = set(quantized_layer_names(without)) - set(quantized_layer_names(self.calibrated))
         share = float_share(self.calibrated, ())
-        weights = {tensor.name: 3 * _num_values(tensor.dims) for tensor in self.calibrated.model.graph.initializer}
+        weights = {tensor.name: 3 * math.prod(tensor.dims) for tensor in self.calibrated.model.graph.initializer}
         names = {node.input[1] for node in self.calibrated.model.graph.node if node.name in layers}
         more_bytes = sum(weights[name] for name in names)
         images = (self.run.images.measured or self.run.images.calibration)[:MAX_IMAGES]
@@ -187,10 +188,3 @@ class KeptFloat:
             classes=None,
             exact_qdq=self.run.options.target.exact_int8_simulation,
         ).sqnr_db
-
-
-def _num_values(dims: Any) -> int:
-    count = 1
-    for size in dims:
-        count *= size
-    return count

@@ -15,6 +15,7 @@ from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files, scale
 from resnet_export.console.terminal import Terminal
+from resnet_export.console.val_options import add_val_options
 from resnet_export.images.gather import gathered_source
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
@@ -56,24 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", type=Path, metavar="BUNDLE|MODEL.onnx|ENGINE")
     _add_sides(parser)
     group = parser.add_argument_group("images and gates")
-    group.add_argument(
-        "--val",
-        action="append",
-        metavar="DIR|...",
-        help="images to compare on, as --val of the main command; in class folders or with labels, also accuracy",
-    )
-    group.add_argument(
-        "--val-labels",
-        dest="val_label_file",
-        type=Path,
-        metavar="FILE",
-        help="labels of a --val without class folders: file name and class (index, label or synset id), one a line",
-    )
-    group.add_argument(
-        "--num-val",
-        type=positive,
-        metavar="N",
-        help="images used of it, drawn in proportion to its classes (default: all)",
+    add_val_options(
+        group,
+        "images to compare on, as --val of the main command; in class folders or with labels, also accuracy",
     )
     group.add_argument(
         "--gate",

@@ -128,7 +128,7 @@ def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> Ope
     opened = _opened(candidate.path, candidate.precision, subject, provider, exact=exact)
     told = opened.description
     name = None if candidate.is_engine else told.provider
-    return OpenCandidate(candidate, opened.runtime, kind.library, name, _arithmetic(candidate, kind, told))
+    return OpenCandidate(candidate, opened.runtime, kind.computed_by, name, _arithmetic(candidate, kind, told))
 
 
 def _arithmetic(candidate: Candidate, kind: RuntimeKind, told: ModelDescription) -> str | None:

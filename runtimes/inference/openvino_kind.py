@@ -107,7 +107,7 @@ def _works(machine: Machine) -> Availability:
 OPENVINO = RuntimeKind(
     name="openvino",
     title="OpenVINO on the CPU",
-    library="openvino",
+    computed_by="openvino",
     open=open_openvino,
     probe=_works,
     preferred=("int8", "fp32"),

@@ -97,7 +97,7 @@ class RuntimeKind:
     Attributes:
         name: The word of `--provider` and `load(provider=...)`.
         title: What it is, for people.
-        library: The library that computes, as reports name it: "onnxruntime", "tensorrt".
+        computed_by: The library that computes, as reports name it: "onnxruntime", "tensorrt".
         open: Opens the chosen file of a bundle, or a file without a bundle (None). Raises a `RuntimeAdapterError` where
             it does not run as asked; it never runs anything else instead.
         probe: Tells whether it works on this machine.
@@ -114,7 +114,7 @@ class RuntimeKind:
 
     name: str
     title: str
-    library: str
+    computed_by: str
     open: Callable[[Choice, Manifest | None, OpenOptions], Opened]
     probe: Callable[[Machine], Availability]
     aliases: tuple[str, ...] = ()

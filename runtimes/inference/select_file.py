@@ -23,7 +23,7 @@ from runtimes.inference.runtime_kind import Choice
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, word_of_flavor
 from runtimes.trt.compatibility import check_gpu, check_plan, check_version, rebuild_command
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
-from runtimes.trt.library import is_installed, library_for, load_library
+from runtimes.trt.tensorrt_library import is_installed, library_for, load_library
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from runtimes.inference.model_description import ModelDescription, library_versi
 from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
 from runtimes.machine.environment import rtx_serves
 from runtimes.trt.engine_sidecar import load_sidecar
-from runtimes.trt.library import FLAVOURS, LEAN_LIBRARIES, library_for
+from runtimes.trt.tensorrt_library import FLAVOURS, LEAN_LIBRARIES, library_for
 
 
 def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options: OpenOptions) -> Opened:
@@ -28,7 +28,7 @@ def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options:
         file=str(choice.path),
         precision=choice.precision,
         runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
-        provider=runtime.library,
+        provider=runtime.library_version,
         node_providers={},
         reason=choice.reason,
         batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
@@ -62,7 +62,7 @@ def _flavor_works(flavor: str, machine: Machine) -> Availability:
 TENSORRT = RuntimeKind(
     name="tensorrt",
     title="engines of TensorRT",
-    library="tensorrt",
+    computed_by="tensorrt",
     open=partial(open_engine, "tensorrt"),
     probe=partial(_flavor_works, "tensorrt"),
     engine_flavor="tensorrt",
@@ -72,7 +72,7 @@ TENSORRT = RuntimeKind(
 TENSORRT_RTX = RuntimeKind(
     name="tensorrt-rtx",
     title="engines of TensorRT-RTX",
-    library="tensorrt",
+    computed_by="tensorrt",
     open=partial(open_engine, "rtx"),
     probe=partial(_flavor_works, "rtx"),
     engine_flavor="rtx",

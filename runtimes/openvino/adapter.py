@@ -13,8 +13,8 @@ import numpy as np
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import forked_error, never_release_in_a_child
-from runtimes.openvino.library import PRECISION, load_core, properties_for
 from runtimes.openvino.node_precision import integer_layers, node_precisions
+from runtimes.openvino.openvino_library import PRECISION, load_core, properties_for
 from runtimes.ort.int8_kernels import why_int8_saturates
 from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
@@ -28,7 +28,7 @@ class OpenVinoRuntime(RuntimeAdapter):
     Args:
         model: Path, bytes or `ModelProto`.
         num_threads: Threads of one operator; 0 lets OpenVINO choose.
-        properties: Further properties of OpenVINO's CPU plug-in; they win over `runtimes.openvino.library`'s.
+        properties: Further properties of OpenVINO's CPU plug-in; they win over `runtimes.openvino.openvino_library`'s.
 
     Raises:
         MissingDependencyError: If OpenVINO is not installed.

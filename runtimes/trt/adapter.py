@@ -38,7 +38,7 @@ from runtimes.trt.execution_lane import (
     run_in_pieces,
 )
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
-from runtimes.trt.library import TensorRtLibrary, library_for, load_library, start_runtime
+from runtimes.trt.tensorrt_library import TensorRtLibrary, library_for, load_library, start_runtime
 
 if TYPE_CHECKING:
     from runtimes.trt.engine_sidecar import EngineSidecar
@@ -138,7 +138,7 @@ class TrtRuntime(RuntimeAdapter):
         self._free.append(self._new_lane())
 
     @property
-    def library(self) -> str:
+    def library_version(self) -> str:
         """Which TensorRT runs it, such as "lean 11.4.0"."""
         return f"{self._library.flavor} {self._library.version}"
 

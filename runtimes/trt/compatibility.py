@@ -14,7 +14,7 @@ from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
 from runtimes.machine.version_numbers import version_numbers
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
-from runtimes.trt.library import LEAN_LIBRARIES, TensorRtLibrary, base_version, built_flavor
+from runtimes.trt.tensorrt_library import LEAN_LIBRARIES, TensorRtLibrary, base_version, built_flavor
 
 _MODEL_FIELDS = frozenset(range(1, 27))
 """Field numbers of ModelProto. Source: onnx.proto."""

@@ -17,7 +17,7 @@ from runtimes.bundle.manifest import BatchRange, FileEntry
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import read_json_file
 from runtimes.io.json_types import check_kinds, finite
-from runtimes.trt.library import FLAVOURS, base_version
+from runtimes.trt.tensorrt_library import FLAVOURS, base_version
 
 SCHEMA_VERSION = 1
 _OPTIONAL = ("facts", "shares_profile")

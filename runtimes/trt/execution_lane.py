@@ -15,7 +15,7 @@ from runtimes.cuda.device_array import DeviceArray
 from runtimes.cuda.memory import CudaRuntime, DeviceBuffer, PinnedBuffer
 from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
-from runtimes.trt.library import TensorRtLibrary
+from runtimes.trt.tensorrt_library import TensorRtLibrary
 
 _GRAPHS_PER_LANE = 4
 """Each graph keeps an execution context, and with it activation memory, of its own: so only the last few stay."""

@@ -84,7 +84,7 @@ def check_answers(guest: Guest, host_bundle: Path, bundle: str, file: str, least
 
     def work() -> tuple[bool, str]:
         out = guest.emulator.root / "work" / "answers.npz"
-        done = guest.emulator.python("/work/guest_answers.py", bundle, file, "/work/answers.npz", cpu=guest.cpu)
+        done = guest.emulator.python("/guest/guest_answers.py", bundle, file, "/guest/answers.npz", cpu=guest.cpu)
         if done.returncode:
             return False, _last(done)
         got, ours = np.load(out)["logits"], host_answers(host_bundle, file)
@@ -113,7 +113,7 @@ def check_classify(guest: Guest, bundle: str, images: str, expected: int) -> Row
     def work() -> tuple[bool, str]:
         out = guest.emulator.root / "work" / "results.csv"
         out.unlink(missing_ok=True)
-        words = ("classify", "--bundle", bundle, "--input", images, "--output", "/work/results.csv")
+        words = ("classify", "--bundle", bundle, "--input", images, "--output", "/guest/results.csv")
         done = guest.emulator.python(*TOOL, *words, cpu=guest.cpu)
         if done.returncode or not out.exists():
             return False, _last(done)
@@ -129,7 +129,7 @@ def check_golden_script(guest: Guest, bundle: str, file: str) -> Row:
 
     def work() -> tuple[bool, str]:
         words = ("check_golden.py", f"{bundle}/{file}", "--runtime", "onnxruntime", "--tolerance", "0.2")
-        done = guest.emulator.python(*words, cpu=guest.cpu, folder="/work/jetson")
+        done = guest.emulator.python(*words, cpu=guest.cpu, folder="/guest/jetson")
         return done.returncode == 0, _last(done)
 
     return guest.row(f"`check_golden.py` {file}", work)
@@ -140,7 +140,7 @@ def check_tests(guest: Guest) -> Row:
 
     def work() -> tuple[bool, str]:
         words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "absent_libraries", "tests/runtimes")
-        done = guest.emulator.python(*words, cpu=guest.cpu, folder="/work/repository")
+        done = guest.emulator.python(*words, cpu=guest.cpu, folder="/guest/repository")
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         return done.returncode == 0, f"{_last(done)}{': ' + ', '.join(failed) if failed else ''}"
 
@@ -172,13 +172,13 @@ def check_cpp(folder: Path, *, cpu: str, short: bool) -> Row:
 
 
 def copy_in(emulator: Emulator, source: Path, name: str) -> str:
-    """Copy a file or folder into the root's /work; return its path as seen inside."""
+    """Copy a file or folder into the root's /guest; return its path as seen inside."""
     target = emulator.root / "work" / name
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:
         shutil.copy(source, target)
-    return f"/work/{name}"
+    return f"/guest/{name}"
 
 
 def _sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:

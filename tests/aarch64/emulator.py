@@ -55,7 +55,7 @@ class Emulator:
     root: Path
     site: str = "/site"
 
-    def run(self, command: Sequence[str], *, cpu: str, folder: str = "/work") -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], *, cpu: str, folder: str = "/guest") -> subprocess.CompletedProcess[str]:
         """Run a command in the root.
 
         Args:
@@ -73,7 +73,7 @@ class Emulator:
             env=self._environment(cpu),
         )
 
-    def python(self, *words: object, cpu: str, folder: str = "/work") -> subprocess.CompletedProcess[str]:
+    def python(self, *words: object, cpu: str, folder: str = "/guest") -> subprocess.CompletedProcess[str]:
         """Run the root's Python."""
         return self.run(["/usr/bin/python3", *(str(word) for word in words)], cpu=cpu, folder=folder)
 

@@ -122,30 +122,30 @@ def answers(guest: Guest, bundles: dict[str, Path]) -> Iterator[Row]:
     this network on each (four pictures). Layers behind it then read other values. The bounds of 40 dB are a margin
     below what was seen on this one network, not derived.
     """
-    yield check_verify(guest, "/work/digits", "--precision", "fp32", "--precision", "int8")
-    yield check_answers(guest, bundles["digits"], "/work/digits", "model.onnx", 100)
-    yield check_answers(guest, bundles["digits"], "/work/digits", "model.int8.onnx", 40)
-    yield check_answers(guest, bundles["digits-ort"], "/work/digits-ort", "model.int8.onnx", 40)
+    yield check_verify(guest, "/guest/digits", "--precision", "fp32", "--precision", "int8")
+    yield check_answers(guest, bundles["digits"], "/guest/digits", "model.onnx", 100)
+    yield check_answers(guest, bundles["digits"], "/guest/digits", "model.int8.onnx", 40)
+    yield check_answers(guest, bundles["digits-ort"], "/guest/digits-ort", "model.int8.onnx", 40)
 
 
 def commands(guest: Guest, images: Path) -> Iterator[Row]:
     """What a user types on a device."""
     yield check_doctor(guest)
-    yield check_verify(guest, "/work/digits")
+    yield check_verify(guest, "/guest/digits")
     chosen = [path for digit in sorted(images.iterdir()) for path in sorted(digit.iterdir())[:2]]
     for path in chosen:
         (guest.emulator.root / "work" / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
         copy_in(guest.emulator, path, f"val/{path.parent.name}/{path.name}")
-    yield check_classify(guest, "/work/digits-ort", "/work/val", len(chosen))
+    yield check_classify(guest, "/guest/digits-ort", "/guest/val", len(chosen))
     copy_in(guest.emulator, ROOT / "examples" / "jetson", "jetson")
-    yield check_golden_script(guest, "/work/digits", "model.int8.onnx")
+    yield check_golden_script(guest, "/guest/digits", "model.int8.onnx")
 
 
 def python_310(root: Path, wheel: Path) -> Iterator[Row]:
     """The newest versions that Python 3.10 gets (here under 3.11, which they support too)."""
     guest = Guest(install(root, "/site310", wheel, FOR_PYTHON_310), NEW, ", ONNX Runtime 1.23.2")
     yield check_doctor(guest)
-    yield check_verify(guest, "/work/digits")
+    yield check_verify(guest, "/guest/digits")
 
 
 def copy_tests(emulator: Emulator) -> None:

@@ -33,7 +33,7 @@ from runtimes.pytorch import TorchRuntime
 from runtimes.trt.build_log import layers_from_log
 from runtimes.trt.engine_layers import BUILD_LOG, NetworkProducts, layers_from_inspector, layers_to_json
 from runtimes.trt.int8_coverage import NOT_LISTED, int8_coverage
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 
 
 @cache
@@ -155,7 +155,7 @@ def test_real_tensorrt_bindings_build_every_block(tmp_path: Path):
 import sys
 from pathlib import Path
 from exporter.engines.build import build_engine
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
     print(file.stem, load_library("tensorrt").version, len(build_engine(file)) > 10_000)
 """

@@ -31,7 +31,7 @@ from runtimes.ort.adapter import OrtRuntime
 from runtimes.trt.build_log import layers_from_log
 from runtimes.trt.engine_layers import BUILD_LOG, layers_from_inspector, layers_to_json
 from runtimes.trt.int8_coverage import int8_coverage
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 
 needs_rtx = [
     pytest.mark.tensorrt,

@@ -106,7 +106,7 @@ def test_int8_with_fp16_around_it(bindings, digits_bundle, tmp_path):
 import sys
 from pathlib import Path
 from exporter.engines.build import build_engine
-from runtimes.trt.library import load_library
+from runtimes.trt.tensorrt_library import load_library
 assert len(build_engine(Path(sys.argv[1]))) > 100_000
 print(load_library("tensorrt").log.layer_list)
 """

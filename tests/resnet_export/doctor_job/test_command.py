@@ -402,7 +402,7 @@ def test_a_runtime_of_another_package_that_fails_is_told(monkeypatch):
     def probe(found):
         raise RuntimeError("no such board")
 
-    mine = RuntimeKind(name="mine", title="Mine", library="mine", open=None, probe=probe)
+    mine = RuntimeKind(name="mine", title="Mine", computed_by="mine", open=None, probe=probe)
     RUNTIMES.register("mine", mine)
     try:
         (state,) = (state for state in judge_runtimes(make_facts()) if state.name == "mine")

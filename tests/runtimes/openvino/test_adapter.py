@@ -12,7 +12,7 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: [openvino]")
 from runtimes import load
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 from runtimes.inference.runtime_registry import RUNTIMES
-from runtimes.openvino import adapter, library
+from runtimes.openvino import adapter, openvino_library
 from runtimes.openvino.adapter import OpenVinoRuntime
 from runtimes.ort.int8_kernels import why_int8_saturates
 
@@ -44,7 +44,7 @@ def as_written(model, images):
 
 @pytest.fixture
 def no_vnni(monkeypatch):
-    for module in (library, adapter):
+    for module in (openvino_library, adapter):
         monkeypatch.setattr(module, "why_int8_saturates", lambda: "a CPU without VNNI")
 
 

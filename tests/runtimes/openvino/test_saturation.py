@@ -19,7 +19,7 @@ SCRIPT = """
 import json, sys
 import numpy as np
 import openvino
-from runtimes.openvino.library import INT8_KERNELS
+from runtimes.openvino.openvino_library import INT8_KERNELS
 images = np.full((1, 16, 4, 4), 1.0, np.float32)
 answers = {}
 for name, properties in (("kernels", {}), ("prevented", {INT8_KERNELS: False})):

@@ -769,7 +769,7 @@ def test_lean_library_opens_version_compatible_engines(lean_machine):
     lean_machine.install()
     for flavor in (lean_machine.lean, None):  # by name, and found by itself
         with lean_machine.open(engine, flavor=flavor) as runtime:
-            assert runtime.library == f"{lean_machine.lean} 10.13.3.9"
+            assert runtime.library_version == f"{lean_machine.lean} 10.13.3.9"
             assert np.abs(runtime.run({"input": images(3)})["logits"] - expected(images(3))).max() <= 1e-6
 
 
@@ -813,7 +813,7 @@ def test_full_library_is_taken_where_it_is(lean_machine, monkeypatch):
     lean_machine.install()
     monkeypatch.setitem(sys.modules, "tensorrt", full)
     with lean_machine.open(engine) as runtime:
-        assert runtime.library == "tensorrt 10.13.3.9"
+        assert runtime.library_version == "tensorrt 10.13.3.9"
 
 
 def test_tensorrt_that_does_not_start(machine, monkeypatch):
