@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from calibration.refinement.layer_statistics import Half, LayerStatistics, gram
 
-RIDGES = (0.03, 0.3)
+RIDGES = (0.01, 0.1, 1.0)
 """Values of a that are tried; at 10 what is left of D lies within rounding."""
 
 Array = NDArray[np.floating]

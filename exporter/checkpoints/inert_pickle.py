@@ -226,7 +226,7 @@ class _InertUnpickler(pickle._Unpickler):  # the C one has no hook for calls
     def persistent_load(self, pid: object) -> Storage | Name:
         """Return which storage or class is meant.
 
-        Source: torch/serialization.py (PyTorch 2.15): ("storage", type, key, location, number of elements), and in
+        Source: torch/serialization.py (PyTorch 2.14): ("storage", type, key, location, number of elements), and in
             files before 1.6 also the window, and ("module", class, its file, its source text) for a module's class.
         """
         if not isinstance(pid, tuple) or len(pid) < 2 or not isinstance(pid[1], Name):

@@ -3,7 +3,7 @@
 Five pickles stand one after the other: a magic number, the protocol, facts of the machine, what was saved, and the keys
 of its storages. Then, for each key in that order, the number of elements (int64) and the elements themselves.
 
-Source: torch/serialization.py, _legacy_save and _legacy_load (PyTorch 2.15).
+Source: torch/serialization.py, _legacy_save and _legacy_load (PyTorch 2.14).
 """
 
 from __future__ import annotations

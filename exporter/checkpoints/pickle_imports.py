@@ -19,7 +19,7 @@ _TENSOR_IMPORTS = ("collections.OrderedDict", "torch._utils._rebuild_", "torch.s
 def is_zip_archive(path: Path) -> bool:
     """Tell whether `torch.load` takes a file for a zip: by its first bytes, whatever follows.
 
-    Source: torch/serialization.py, _is_zipfile (PyTorch 2.15).
+    Source: torch/serialization.py, _is_zipfile (PyTorch 2.14).
     """
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"

@@ -83,7 +83,7 @@ def check_answers(guest: Guest, host_bundle: Path, bundle: str, file: str, least
     """The logits of the golden inputs against those of this x86-64 (or whatever the host is)."""
 
     def work() -> tuple[bool, str]:
-        out = guest.emulator.root / "work" / "answers.npz"
+        out = guest.emulator.root / "guest" / "answers.npz"
         done = guest.emulator.python("/guest/guest_answers.py", bundle, file, "/guest/answers.npz", cpu=guest.cpu)
         if done.returncode:
             return False, _last(done)
@@ -111,7 +111,7 @@ def check_classify(guest: Guest, bundle: str, images: str, expected: int) -> Row
     """`classify` reads the pictures and names their classes."""
 
     def work() -> tuple[bool, str]:
-        out = guest.emulator.root / "work" / "results.csv"
+        out = guest.emulator.root / "guest" / "results.csv"
         out.unlink(missing_ok=True)
         words = ("classify", "--bundle", bundle, "--input", images, "--output", "/guest/results.csv")
         done = guest.emulator.python(*TOOL, *words, cpu=guest.cpu)
@@ -173,7 +173,7 @@ def check_cpp(folder: Path, *, cpu: str, short: bool) -> Row:
 
 def copy_in(emulator: Emulator, source: Path, name: str) -> str:
     """Copy a file or folder into the root's /guest; return its path as seen inside."""
-    target = emulator.root / "work" / name
+    target = emulator.root / "guest" / name
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)
     else:

@@ -32,7 +32,7 @@ def make_root(folder: Path) -> Path:
     command = ["mmdebstrap", "--variant=extract", "--architectures=arm64", f"--include={','.join(DEBIAN)}"]
     command += ["--mode=root"] if os.geteuid() == 0 else ["--mode=unshare"]
     _checked([*command, RELEASE, str(root), MIRROR])
-    (root / "work").mkdir()
+    (root / "guest").mkdir()
     return root
 
 

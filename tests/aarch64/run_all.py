@@ -134,7 +134,7 @@ def commands(guest: Guest, images: Path) -> Iterator[Row]:
     yield check_verify(guest, "/guest/digits")
     chosen = [path for digit in sorted(images.iterdir()) for path in sorted(digit.iterdir())[:2]]
     for path in chosen:
-        (guest.emulator.root / "work" / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (guest.emulator.root / "guest" / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
         copy_in(guest.emulator, path, f"val/{path.parent.name}/{path.name}")
     yield check_classify(guest, "/guest/digits-ort", "/guest/val", len(chosen))
     copy_in(guest.emulator, ROOT / "examples" / "jetson", "jetson")
@@ -150,11 +150,11 @@ def python_310(root: Path, wheel: Path) -> Iterator[Row]:
 
 def copy_tests(emulator: Emulator) -> None:
     """Copy what the tests read, without the packages: those are the wheel's."""
-    (emulator.root / "work" / "repository").mkdir()
+    (emulator.root / "guest" / "repository").mkdir()
     for name in ("tests", "examples", "docs", "pyproject.toml"):
         copy_in(emulator, ROOT / name, f"repository/{name}")
     photos = "exporter/models/check_photos"
-    (emulator.root / "work" / "repository" / photos).parent.mkdir(parents=True)
+    (emulator.root / "guest" / "repository" / photos).parent.mkdir(parents=True)
     copy_in(emulator, ROOT / photos, f"repository/{photos}")
     site = emulator.root / emulator.site.lstrip("/")
     (site / "absent_libraries.py").write_text(Path(__file__).with_name("absent_libraries.py").read_text())

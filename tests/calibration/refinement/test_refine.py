@@ -205,7 +205,7 @@ def test_second_order_rounding_brings_the_layers_closer(images: np.ndarray, dial
     ]
     print("dB per layer:", [f"{gain:.2f}" for gain in gains])
     assert gains[0] > 0.3
-    assert sum(gains) > 0.2
+    assert sum(gains) > 0.3
     assert min(gains) > -0.6, "rounding to the nearest may be lucky on four outputs"
 
 
