@@ -3,11 +3,14 @@
     python benchmarks/runtime_ort_peers.py --environments ENVS --write    # on an idle machine; ten minutes
     python benchmarks/runtime_ort_peers.py --environments ENVS --quick resnet18
     python benchmarks/runtime_ort_peers.py --environments ENVS BUNDLE     # a network with trained weights
+    python benchmarks/runtime_ort_peers.py --environments ENVS FOLDER     # of `benchmarks/quantizers.py --work FOLDER`
 
-ENVS is what `benchmarks/quantizers.py --create-environments` made. All quantizers get the same FP32 file and the same
-crops of photographs; a network given by name has random weights, which compute as long as trained ones. Calls take
-turns (`runtimes.metrics.interleaved_timing`), one picture, ONNX Runtime's own choice of threads. SQNR is that of the
-logits of other crops, in the session that is timed; it says little where weights are random.
+ENVS is what `benchmarks/quantizers.py --create-environments` made. Of a folder that this benchmark kept, its files are
+timed as they are and its held-out images measure; what is missing there is quantized, with its calibration images.
+Otherwise all quantizers get the same FP32 file and the same crops of photographs; a network given by name has random
+weights, which compute as long as trained ones. Calls take turns (`runtimes.metrics.interleaved_timing`), one picture,
+ONNX Runtime's own choice of threads. SQNR is that of the logits of other pictures, in the session that is timed; it
+says little where weights are random.
 """
 
 # ruff: noqa: E402 - the packages are found only once the path is right
@@ -76,7 +79,7 @@ class File:
 def main() -> int:
     """Print the table; with --write keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK|BUNDLE")
+    parser.add_argument("networks", nargs="*", default=NETWORKS, metavar="NETWORK|BUNDLE|FOLDER")
     parser.add_argument("--environments", type=Path, required=True, metavar="ENVS", help="of the peers")
     parser.add_argument("--create", action="store_true", help="make what is missing there (14 GB)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the files here, and take those that are there")
@@ -109,18 +112,18 @@ def header(before: object) -> str:
     mind = "".join(f" Mind: {warning}." for warning in warnings_of(before, power_state()))  # type: ignore[arg-type]
     return (
         f"{machine.num_cores} cores of {machine.cpu} ({', '.join(machine.cpu_flags)}), "
-        f"{datetime.now(timezone.utc).date()}; onnxruntime {onnxruntime.__version__}, default sessions; "
-        f"{NUM_CALIBRATION} crops of photographs calibrate, {NUM_HELD_OUT} others measure. "
+        f"{datetime.now(timezone.utc).date()}; onnxruntime {onnxruntime.__version__}, default sessions. "
         f"Target: ours at most {TARGET} of the fastest peer's p50, at equal or better SQNR.{mind}"
     )
 
 
 def rows(network: str, work: Path, options: argparse.Namespace) -> Iterator[str]:
     """Quantize with all, time in turns; yields a line of the table per file, then the verdict."""
-    name = Path(network).name.rpartition(":")[2]
-    folder = work / name
+    name = Path(network).name.rpartition(":")[2].removesuffix(".files")
+    kept = (Path(network) / "calibration.npy").is_file()
+    folder = Path(network).resolve() if kept else work.resolve() / name
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = prepare(network, folder)
+    held_out = np.load(folder / "validation.npy") if kept else prepare(network, folder)
     files = [quantized(row, folder, held_out, options) for text in ROWS for row in chosen_row(text)]
     calls: dict[str, Callable[[], object]] = {
         file.name: partial(file.session.run, None, {file.session.get_inputs()[0].name: held_out[:1]})
@@ -137,7 +140,8 @@ def rows(network: str, work: Path, options: argparse.Namespace) -> Iterator[str]
         compared = "" if file.name == OURS else ratio(timings[OURS], timing)
         figures = f"{file.sqnr_db:.1f} | {timing.p50_ms:.2f} | {timing.p99_ms:.2f}"
         yield f"| {name} | {file.name} | {file.kernels} | {figures} | {compared} |"
-    yield verdict(name, files, timings)
+    num_calibration = len(np.load(folder / "calibration.npy", mmap_mode="r"))
+    yield f"{verdict(name, files, timings)} {num_calibration} images calibrated, {len(held_out)} others measure.\n"
 
 
 def ratio(ours: Timing, theirs: Timing) -> str:
@@ -158,7 +162,7 @@ def verdict(name: str, files: list[File], timings: dict[str, Timing]) -> str:
     met = "met" if found <= TARGET else f"missed by {found - TARGET:.3f}"
     return (
         f"{name}: {found:.3f} of the fastest peer, {best.name} ({TARGET}: {met}); SQNR {ours:.1f} dB beside the best "
-        f"peer's {accuracy:.1f}.\n"
+        f"peer's {accuracy:.1f}."
     )
 
 
@@ -193,15 +197,17 @@ def quantized(row: Setting, folder: Path, held_out: NDArray[np.float32], options
             run_row(row, interpreter.path, folder, options)
         except RuntimeError as err:
             return File(row.name, error=str(err)[:200])
-    optimized = path.with_suffix(".optimized.onnx")
-    reference, session = opened(folder / "model.onnx"), opened(path, optimized)
+    with tempfile.TemporaryDirectory() as scratch:
+        optimized = Path(scratch) / "optimized.onnx"
+        reference, session = opened(folder / "model.onnx"), opened(path, optimized)
+        kernels = kernels_of(optimized)
     name = session.get_inputs()[0].name
     wanted, got = (
         np.concatenate([s.run(None, {name: image[None]})[0] for image in held_out]) for s in (reference, session)
     )
     noise = float(((wanted - got).astype(np.float64) ** 2).sum())
     sqnr = 10 * np.log10(float((wanted.astype(np.float64) ** 2).sum()) / noise) if noise else float("inf")
-    return File(row.name, session, kernels_of(optimized), float(sqnr))
+    return File(row.name, session, kernels, float(sqnr))
 
 
 def opened(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:

@@ -1,10 +1,11 @@
 """The layout of Hugging Face's hub and onnx-community: what transformers, transformers.js and optimum read.
 
 The model's input is renamed to `pixel_values`, which these libraries feed. `BitImageProcessor` resizes and crops as
-torchvision does, but where an odd number of pixels is cut off, its crop may begin a pixel before ours.
+torchvision does with pictures of Pillow's, if it is asked for its Pillow backend; that, and what it does otherwise in
+the default one, stands in the package's README.md, because its configuration has no place for it.
 
-Source: transformers 4.57, models/bit/image_processing_bit.py; optimum-onnx 0.1, onnxruntime/modeling.py;
-transformers.js 3, utils/dtypes.js (file suffixes).
+Source: transformers 4.57 and 5.24, models/bit and image_transforms.py (`center_crop`), measured over resizes, crops and
+interpolations; optimum-onnx 0.1, onnxruntime/modeling.py; transformers.js 3, utils/dtypes.js (file suffixes).
 """
 
 from __future__ import annotations
@@ -22,9 +23,46 @@ from runtimes.preprocessing.transform import Interpolation
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from runtimes.preprocessing.transform import Preprocessing
+
 INPUT = "pixel_values"
 FILES = {"fp32": "model.onnx", "fp16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 """Precision to the name by which transformers.js asks for it; INT8 with FP16 has none there."""
+
+CARD = """---
+pipeline_tag: image-classification
+library_name: onnx
+tags:
+- onnx
+- onnxruntime
+---
+
+# {name}
+
+{files}
+
+```python
+import onnxruntime
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor
+
+folder = "."
+config = AutoConfig.from_pretrained(folder)
+processor = AutoImageProcessor.from_pretrained(folder, backend="pil")  # transformers 4: use_fast=False
+session = onnxruntime.InferenceSession(f"{{folder}}/onnx/{first}", providers=["CPUExecutionProvider"])
+
+pixels = processor(Image.open("picture.jpg"), return_tensors="np")
+(logits,) = session.run(["{output}"], dict(pixels))
+print(config.id2label[int(logits[0].argmax())])
+```
+
+Pixels: {pixels}
+
+Our own manifest, labels and golden answers are in `resnet_export/`.
+"""
+"""README.md, which a hub shows as the model's card."""
+
+_NOT_IN_TORCHVISION = frozenset({Interpolation.BOX, Interpolation.HAMMING})
 
 _RESAMPLE = {
     Interpolation.NEAREST: 0,
@@ -49,14 +87,39 @@ def write_huggingface(bundles: Sequence[tuple[Path, Manifest]], folder: Path) ->
     _check_fits(bundle, manifest)
     written = {"config.json": "classes", "preprocessor_config.json": "how pictures are prepared"}
     _write_json(folder / "config.json", model_config(bundle, manifest))
-    _write_json(folder / "preprocessor_config.json", processor_config(manifest))
+    _write_json(folder / "preprocessor_config.json", processor_config(manifest.preprocessing))
     (folder / "onnx").mkdir()
     for precision, name in FILES.items():
         if MODEL_FILES[precision] in manifest.files:
             model = with_input_called(onnx.load(bundle / MODEL_FILES[precision]), INPUT)
             onnx.save_model(model, folder / "onnx" / name)
             written[f"onnx/{name}"] = precision
-    return written
+    (folder / "README.md").write_text(model_card(manifest), encoding="utf-8")
+    return {**written, "README.md": "the model's card: how it is run, and what to know about pixels"}
+
+
+def model_card(manifest: Manifest) -> str:
+    """Return what `README.md` holds."""
+    names = [name for precision, name in FILES.items() if MODEL_FILES[precision] in manifest.files]
+    return CARD.format(
+        name=manifest.model.get("id", "model"),
+        files="\n".join(f"- `onnx/{name}`" for name in names),
+        first=names[0],
+        output=manifest.outputs[0].name,
+        pixels=" ".join(pixel_notes(manifest.preprocessing)),
+    )
+
+
+def pixel_notes(told: Preprocessing) -> list[str]:
+    """Return how transformers' pixels can differ from the training's, in sentences."""
+    notes = ["The Pillow backend gives the training's pixels."]
+    if told.resize is not None and told.interpolation in _NOT_IN_TORCHVISION:
+        notes.append(f"torchvision's, the default of transformers 5, does not resize by {told.interpolation.value}.")
+    elif told.resize is not None:
+        notes.append("torchvision's, the default of transformers 5, is a gray level off, and more where it enlarges.")
+    if told.crop is not None:
+        notes.append("Where 3, 7, 11, ... pixels are cut off a side, either crop begins a pixel before the training's.")
+    return notes
 
 
 def model_config(bundle: Path, manifest: Manifest) -> dict[str, Any]:
@@ -75,9 +138,8 @@ def model_config(bundle: Path, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def processor_config(manifest: Manifest) -> dict[str, Any]:
+def processor_config(told: Preprocessing) -> dict[str, Any]:
     """Return what `preprocessor_config.json` holds."""
-    told = manifest.preprocessing
     size = {"shortest_edge": told.resize}
     if isinstance(told.resize, tuple):
         size = dict(zip(("height", "width"), told.resize, strict=True))

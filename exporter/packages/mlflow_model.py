@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, TensorEntry
+from runtimes.bundle.manifest import Manifest
 from runtimes.errors import MissingDependencyError
 from runtimes.inference.runtime_registry import RUNTIMES
 
@@ -78,11 +78,6 @@ def _signature(mlflow: Any, manifest: Manifest) -> Any:
         )
 
     return ModelSignature(inputs=schema(manifest.inputs), outputs=schema(manifest.outputs))
-
-
-def _shape(entry: TensorEntry) -> tuple[int, ...]:
-    """Return the shape as mlflow writes it: -1 is a dynamic axis."""
-    return tuple(size if isinstance(size, int) else -1 for size in entry.shape)
 
 
 def _metadata(bundle: Path, manifest: Manifest, precision: str) -> dict[str, str]:

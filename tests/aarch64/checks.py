@@ -79,15 +79,20 @@ def check_verify(guest: Guest, bundle: str, *options: str, expected: int = 0) ->
     return guest.row(f"`verify {Path(bundle).name} {' '.join(options)}`".replace(" `", "`"), work)
 
 
-def check_answers(guest: Guest, host_bundle: Path, bundle: str, file: str, least_db: float) -> Row:
-    """The logits of the golden inputs against those of this x86-64 (or whatever the host is)."""
+def check_answers(
+    guest: Guest, host_bundle: Path, bundle: str, file: str, least_db: float, *, images: int | None = None
+) -> Row:
+    """The logits of the golden inputs, or the first of them, against those of this x86-64 (or whatever the host is)."""
+    count = () if images is None else (images,)
 
     def work() -> tuple[bool, str]:
         out = guest.emulator.root / "guest" / "answers.npz"
-        done = guest.emulator.python("/guest/guest_answers.py", bundle, file, "/guest/answers.npz", cpu=guest.cpu)
+        done = guest.emulator.python(
+            "/guest/guest_answers.py", bundle, file, "/guest/answers.npz", *count, cpu=guest.cpu
+        )
         if done.returncode:
             return False, _last(done)
-        got, ours = np.load(out)["logits"], host_answers(host_bundle, file)
+        got, ours = np.load(out)["logits"], host_answers(host_bundle, file)[:images]
         same = int((got.argmax(1) == ours.argmax(1)).sum())
         sqnr = _sqnr_db(ours, got)
         outcome = "bit-equal" if np.array_equal(got, ours) else f"{sqnr:.1f} dB"

@@ -91,6 +91,8 @@ class Emulator:
         """Write what Linux shows on such a processor, for as many processors as the host has."""
         part, features = CPUS[cpu]
         path = self.root / f"cpuinfo-{cpu}"
+        if path.exists():  # what runs meanwhile may have it mounted
+            return path
         path.write_text(
             "".join(
                 f"processor\t: {number}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"

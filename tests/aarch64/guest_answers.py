@@ -1,6 +1,6 @@
 """Inside the root: run a bundle's golden inputs one by one and keep the logits.
 
-python3 guest_answers.py BUNDLE FILE OUT.npz
+python3 guest_answers.py BUNDLE FILE OUT.npz [COUNT]
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from runtimes import load
 
 
-def main(bundle: str, file: str, out: str) -> None:
+def main(bundle: str, file: str, out: str, count: str | None = None) -> None:
     """Write `logits`, float32 [n, classes]."""
-    images = np.load(Path(bundle) / "golden.npz")["input"]
+    images = np.load(Path(bundle) / "golden.npz")["input"][: None if count is None else int(count)]
     with load(bundle, file=file, provider="cpu") as model:
         name = next(iter(model.input_specs))
         output = next(iter(model.output_specs))

@@ -12,7 +12,7 @@ from emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 RELEASE, MIRROR = "bookworm", "http://deb.debian.org/debian"
-DEBIAN = ("python3", "libstdc++6", "bash", "coreutils")
+DEBIAN = ("python3", "libstdc++6", "bash", "coreutils", "dash")
 PYTHON = "311"
 """Python of Debian 12, as pip writes it."""
 

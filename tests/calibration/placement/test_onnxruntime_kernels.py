@@ -248,6 +248,20 @@ def test_the_pair_of_a_relu6_stands_behind_it_and_no_clip_is_left(limit, tmp_pat
     assert (after["QLinearConv"], after["Clip"]) == (3, 0)
 
 
+def test_no_layer_of_an_efficientnet_lite_stays_in_float(tmp_path):
+    """Its end is Clip, pool, Flatten, Gemm: all in integers, though the pool reads what a ReLU6 gives."""
+    graph = GraphBuilder(channels=3)
+    limits = [graph.constant("zero", np.float32(0)), graph.constant("six", np.float32(6))]
+    expand = graph.node("Clip", "act1", graph.conv("expand", "input", 8, kernel=1), *limits)
+    added = graph.node("Add", "add", graph.conv("project", expand, 3, kernel=1), graph.conv("stem", "input", 3))
+    head = graph.node("Clip", "act2", graph.conv("head", added, 6, kernel=1), *limits)
+    model = graph.model(graph.gemm("logits", head, 4, transB=1))
+    after = kernels(quantized_from(model, images_of(8)), tmp_path)
+    counts = {op: after[op] for op in ("QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm")}
+    assert counts == {"QLinearConv": 4, "QLinearAdd": 1, "QLinearGlobalAveragePool": 1, "QGemm": 1}
+    assert not {op for op in FLOAT | {"Clip"} if after[op]}
+
+
 @pytest.mark.parametrize("low", [-1.0, 0.1])
 def test_a_clip_elsewhere_than_at_zero_is_no_relu(low, tmp_path):
     graph = GraphBuilder(channels=3)

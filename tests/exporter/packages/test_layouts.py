@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,11 +16,11 @@ from PIL import Image
 from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, write_bundle
 
 from exporter.errors import ExportError
-from exporter.packages.huggingface import with_input_called
+from exporter.packages.huggingface import pixel_notes, processor_config, with_input_called
 from exporter.packages.layouts import LAYOUTS, write_package
 from resnet_export.main import main
 from runtimes.errors import MissingDependencyError
-from runtimes.preprocessing.transform import preprocess
+from runtimes.preprocessing.transform import Interpolation, preprocess
 
 HAS_PACKAGES = pytest.mark.skipif(
     not hasattr(onnxruntime, "ModelPackage"), reason="ONNX Runtime's model packages need onnxruntime 1.32"
@@ -40,6 +44,20 @@ def answers(model, images, name="input"):
     return session.run(None, {name: images})[0]
 
 
+def optimum_model_class():
+    """Return optimum's class, which is only looked for where it is named; optimum-onnx 0.1 wants transformers 4."""
+    runtime = pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
+    try:
+        return runtime.ORTModelForImageClassification
+    except ImportError as err:
+        pytest.skip(f"this optimum-onnx does not suit this transformers: {err}")
+
+
+@pytest.fixture
+def transformers():
+    return pytest.importorskip("transformers", reason="transformers is not installed")
+
+
 @pytest.fixture(scope="module")
 def huggingface(bundles, tmp_path_factory):
     output = tmp_path_factory.mktemp("huggingface") / "small"
@@ -58,26 +76,65 @@ class TestHuggingFace:
         kept = (huggingface / "resnet_export" / "manifest.json").read_bytes()
         assert kept == (bundles["tensorrt"] / "manifest.json").read_bytes()
 
-    def test_transformers_reads_classes_and_prepares_pictures(self, huggingface):
-        transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    def test_transformers_reads_the_classes(self, huggingface, transformers):
         config = transformers.AutoConfig.from_pretrained(huggingface)
         assert [config.id2label[index] for index in range(CLASSES)] == list(LABELS)
         assert config.label2id["cat"] == 2
-        processor = transformers.AutoImageProcessor.from_pretrained(huggingface, use_fast=False)
-        picture = np.random.default_rng(2).integers(0, 256, (54, 36, 3), dtype=np.uint8)
-        got = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
-        expected = preprocess(PREPROCESSING, Image.fromarray(picture))[np.newaxis]
+
+    @pytest.mark.parametrize(
+        ("resize", "crop", "interpolation"),
+        [
+            (20, (16, 16), Interpolation.BILINEAR),
+            (20, (16, 16), Interpolation.HAMMING),
+            ((30, 25), None, Interpolation.BICUBIC),
+            ((30, 25), (20, 21), Interpolation.LANCZOS),
+            (None, (16, 16), Interpolation.BILINEAR),
+        ],
+    )
+    def test_transformers_prepares_pictures(self, tmp_path, transformers, resize, crop, interpolation):
+        told = replace(PREPROCESSING, resize=resize, crop=crop, interpolation=interpolation)
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor_config(told)))
+        by_pillow = {"backend": "pil"} if int(transformers.__version__.partition(".")[0]) >= 5 else {"use_fast": False}
+        picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (54, 36, 3), dtype=np.uint8))
+        expected = preprocess(told, picture)[np.newaxis]
+        processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, **by_pillow)
+        got = processor(picture, return_tensors="np")["pixel_values"]
         assert got.shape == expected.shape
-        assert np.abs(got - expected).max() <= 2e-6, "the same grey levels; only the normalization is rounded otherwise"
+        assert np.abs(got - expected).max() <= 2e-6, "the same gray levels; only the normalization is rounded otherwise"
+        if interpolation is Interpolation.BILINEAR:
+            default = transformers.AutoImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="np")
+            assert np.abs(default["pixel_values"] - expected).max() <= 1.01 / 255 / min(told.std), "a gray level"
+
+    def test_the_card_s_program_runs(self, huggingface, transformers, tmp_path):
+        (program,) = re.findall(r"```python\n(.*?)```", (huggingface / "README.md").read_text(), re.DOTALL)
+        Image.new("RGB", (54, 36), (200, 30, 90)).save(tmp_path / "picture.jpg")
+        if int(transformers.__version__.partition(".")[0]) < 5:
+            program = program.replace('backend="pil"', "use_fast=False")
+        program = program.replace('folder = "."', f"folder = {str(huggingface)!r}")
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() in LABELS, done.stderr
 
     def test_optimum_answers_alike(self, huggingface, images):
-        runtime = pytest.importorskip("optimum.onnxruntime", reason="optimum-onnx is not installed")
+        model_class = optimum_model_class()
         torch = pytest.importorskip("torch")
-        model = runtime.ORTModelForImageClassification.from_pretrained(
-            huggingface, subfolder="onnx", file_name="model.onnx"
-        )
+        model = model_class.from_pretrained(huggingface, subfolder="onnx", file_name="model.onnx")
         got = model(pixel_values=torch.from_numpy(images)).logits.numpy()
         assert np.allclose(got, answers(huggingface / "onnx" / "model.onnx", images, "pixel_values"), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("resize", "crop", "interpolation", "words"),
+        [
+            (20, (16, 16), Interpolation.BILINEAR, ("a gray level off", "Where 3, 7, 11")),
+            ((16, 16), None, Interpolation.BOX, ("does not resize by box",)),
+            (None, (16, 16), Interpolation.BOX, ("Where 3, 7, 11",)),
+        ],
+    )
+    def test_the_card_tells_how_pixels_can_differ(self, resize, crop, interpolation, words):
+        notes = pixel_notes(replace(PREPROCESSING, resize=resize, crop=crop, interpolation=interpolation))
+        assert len(notes) == 1 + len(words)
+        assert all(word in note for word, note in zip(words, notes[1:], strict=True))
 
     def test_a_name_that_is_taken_is_refused(self):
         model = small_models()["fp32"]

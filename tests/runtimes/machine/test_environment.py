@@ -1,5 +1,6 @@
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,6 +24,11 @@ from runtimes.machine.environment import (
 from runtimes.machine.provider_probe import PROBE_MODEL, loadable_providers, package_of_library
 
 ROOT = Path(__file__).parents[3]
+
+
+def import_first(monkeypatch, folder):
+    """Let children import from `folder` before anything else; where the libraries lie by PYTHONPATH, it is kept."""
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def test_importing_and_probing_loads_no_framework():
@@ -273,7 +279,7 @@ def test_system_tensorrt_without_metadata_is_imported_in_a_child(monkeypatch, tm
     package = tmp_path / "tensorrt"
     package.mkdir()
     (package / "__init__.py").write_text("__version__ = '8.6.2'\nRuntime = object\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_first(monkeypatch, tmp_path)
     monkeypatch.setattr(metadata, "version", missing_distribution)
     found = {item.name: item for item in library_versions()}
     assert found["tensorrt"].version == "8.6.2"
@@ -301,7 +307,7 @@ def test_broken_metadata_is_told(monkeypatch):
 )
 def test_tensorrt_that_does_not_import_is_a_reason(monkeypatch, tmp_path, content, words):
     (tmp_path / "tensorrt.py").write_text(content)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_first(monkeypatch, tmp_path)
     info = tensorrt_info("tensorrt")
     assert info.version is None
     assert words in info.reason
@@ -311,7 +317,7 @@ def test_compute_capabilities_are_read_from_the_library(monkeypatch, tmp_path):
     (tmp_path / "tensorrt_rtx.py").write_text(
         "__version__ = '1.7'\nRuntime = object\nclass ComputeCapability: NONE, CURRENT, SM120, SM75, SM86 = range(5)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_first(monkeypatch, tmp_path)
     assert tensorrt_info("tensorrt_rtx").compute_capabilities == ("7.5", "8.6", "12.0")
 
 
@@ -369,7 +375,7 @@ class InferenceSession:
 
 def fake_onnxruntime(monkeypatch, tmp_path, cuda):
     (tmp_path / "onnxruntime.py").write_text(FAKE_ONNXRUNTIME.replace("{cuda}", cuda))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_first(monkeypatch, tmp_path)
 
 
 def cuda_provider(**options):
@@ -425,7 +431,7 @@ def test_provider_that_hangs_is_stopped_after_one_try(monkeypatch, tmp_path):
 
 def test_no_onnxruntime(monkeypatch, tmp_path):
     (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(\"No module named 'onnxruntime'\")")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    import_first(monkeypatch, tmp_path)
     info = loadable_providers()
     assert (info.version, info.providers, info.reason) == (None, (), "not installed")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,7 +18,7 @@ from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
+from runtimes.ort.int8_kernels import PRECISE_OPTION, X86_ARCHITECTURES, why_int8_saturates
 from runtimes.protocol import TensorSpec
 
 SEED = 20260108
@@ -245,6 +247,8 @@ class TestSaturation:
 
     def test_a_file_that_cannot_be_exact_says_so(self, quantized, cpu, opened):
         """A file for TensorRT: its weights share a zero point, which ONNX Runtime's precise mode does not load."""
+        if cpu and platform.machine().lower() not in X86_ARCHITECTURES:
+            pytest.skip("only an ONNX Runtime for x86 heeds the precise mode, and so refuses the file")
         with OrtRuntime(quantized) as runtime:
             assert runtime.may_saturate == bool(cpu)
             assert runtime.run({"input": IMAGES})["out"].shape == (2, 16, 8, 8)
