@@ -36,6 +36,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/digits/write_images.py $(DEMO)/digits
 	$(BIN)/resnet-export cifar_resnet20 --weights examples/digits/resnet20_digits.safetensors \
 	    --int8 --fp16 --calib $(DEMO)/digits/calib --val $(DEMO)/digits/val \
+	    $$($(BIN)/python -c 'import importlib.util as i; print("--measure-on openvino" if i.find_spec("openvino") else "")') \
 	    --output $(DEMO)/cifar_resnet20-int8 --force
 
 lint: $(VENV)/.dev

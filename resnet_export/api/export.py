@@ -56,6 +56,7 @@ def export(
     val: Images | None = None,
     val_labels: Sequence[int] | None = None,
     num_val: int | None = None,
+    measure_on: Sequence[str] = (),
     max_top1_drop: float | None = None,
     min_agreement: float | None = None,
     sign: StrPath | None = None,
@@ -97,6 +98,7 @@ def export(
         val: Images to measure on, like `calib`; without it some of `calib` are held out.
         val_labels: Class index of each image of `val`; folders of classes need none.
         num_val: How many of them are used, at most.
+        measure_on: Runtimes such as "openvino" on which the file that each would run is measured too.
         max_top1_drop: Percentage points of top-1 that INT8 may lose; else the worst layers stay in float.
         min_agreement: The same without labels, as a share of equal answers.
         sign: Private key (Ed25519, PEM) to sign the bundle with.
@@ -146,6 +148,7 @@ def export(
             val=image_source(val, "val", Path(spilled) / "val"),
             val_labels=None if val_labels is None else tuple(int(label) for label in val_labels),
             num_val=num_val,
+            measure_on=_names("measure_on", measure_on),
             max_top1_drop=max_top1_drop,
             min_agreement=min_agreement,
             output=None if output is None else Path(output),

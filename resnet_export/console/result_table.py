@@ -16,7 +16,9 @@ def print_result(report: dict[str, Any]) -> None:
     title = report["model"]
     if report["measured_on"] is not None:
         title += f", measured on {report['measured_on']}"
-    footer = ["latency: ONNX Runtime, CPU of this machine, one image; it says nothing about a GPU"]
+    elsewhere = {row["latency"]["provider"] for row in report.get("other_runtimes", ())}
+    computed_by = " or, in its row, ".join(("ONNX Runtime, CPU of this machine", *sorted(elsewhere)))
+    footer = [f"latency: {computed_by}, one image; it says nothing about a GPU"]
     if report["int8_arithmetic"] is not None:
         footer.append(f"INT8 accuracy: {report['int8_arithmetic']}")
     if report["accuracy_budget"] is not None:
@@ -25,6 +27,7 @@ def print_result(report: dict[str, Any]) -> None:
         footer.append(f"in float by --keep-float: {report['keep_float']['statement']}")
     footer += ["", f"bundle: {report['bundle']}/", f"next:   {report['next']}"]
     rows = list(_with_plain_sessions(report["rows"], report.get("plain_sessions", [])))
+    rows += [{**row, "size_bytes": None} for row in report.get("other_runtimes", ())]
     rows += filter(None, [report["int8_default_kernels"]])
     if any("features" in row for row in rows):
         print_table(title, FEATURE_COLUMNS, (cells for row in rows for cells in feature_rows(row)), footer)

@@ -241,6 +241,13 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         "labeled images, one folder per class, or as --calib; without labels agreement and SQNR are measured only",
     )
     group.add_argument(
+        "--measure-on",
+        type=names,
+        default=(),
+        metavar="RUNTIME,...",
+        help="a row of the table for other runtimes too (openvino, cuda, ...): the file that each would run",
+    )
+    group.add_argument(
         "--keep-float",
         type=names,
         default=(),

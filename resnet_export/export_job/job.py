@@ -84,6 +84,8 @@ def _prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
     if options.engine:
         load_library("rtx" if options.rtx else "tensorrt")
     check_machine(options.calib_provider)
+    for other in options.other_runtimes:
+        other.check()  # a missing library is told now, not after an hour
     labels = _read_labels(options.labels) if isinstance(options.labels, Path) else options.labels
     images = choose_images(options)
     _tell_copies(images, reporter)

@@ -12,6 +12,7 @@ import numpy as np
 from exporter.errors import ExportCheckError
 from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
+from runtimes.inference.model_in_memory import OtherRuntime
 from runtimes.metrics.latency import Latency, measure_latency
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
@@ -48,6 +49,8 @@ class MeasuredRow:
         latency: One image through ONNX Runtime on this machine's CPU; None for PyTorch.
         features: With `--features`, instead of `parity`: output's name to comparison.
         is_plain: Whether it is a second row of its file, as a plain session runs it.
+        provider: What computed it, as the runtime calls it.
+        is_elsewhere: Whether it is a further row of its file, of a runtime named by `--measure-on`.
     """
 
     name: str
@@ -56,6 +59,8 @@ class MeasuredRow:
     latency: Latency | None
     features: Mapping[str, TensorParity] | None = None
     is_plain: bool = False
+    provider: str = "CPUExecutionProvider"
+    is_elsewhere: bool = False
 
 
 def reference_row(loaded: LoadedModel) -> str:
@@ -86,6 +91,9 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
             rows.append(MeasuredRow(plain, file, parity.get(plain), latency[name], features.get(plain), is_plain=True))
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         rows.append(MeasuredRow(DLA_ROW, DLA_FILES["int8"], parity.get(DLA_ROW), None, features.get(DLA_ROW)))
+    for name, other in _elsewhere(run, artifacts).items():
+        found = parity.get(name), latency[name], features.get(name)
+        rows.append(MeasuredRow(name, other.file, *found, provider=other.title, is_elsewhere=True))
     if SATURATING_ROW in latency:
         rows.append(
             MeasuredRow(SATURATING_ROW, MODEL_FILES["int8"], parity.get(SATURATING_ROW), latency[SATURATING_ROW])
@@ -102,6 +110,13 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
                 f"{row.parity.num_images} images only; do not deploy it before you know why"
             )
     return rows
+
+
+def _elsewhere(run: ExportRun, artifacts: Artifacts) -> dict[str, OtherRuntime]:
+    """Return, by row name, what `--measure-on` asks for."""
+    names = {file: name for file, (name, _) in artifacts.model_files().items()}
+    others = run.options.other_runtimes
+    return {f"{names[other.file]}, {other.title}": other for other in others}
 
 
 def _is_rewritten(run: ExportRun, file: str) -> bool:
@@ -193,6 +208,11 @@ def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Run
         if _is_rewritten(run, file):
             plain = OrtRuntime(model, allow_saturation=True)
             candidates[f"{name}, {PLAIN_SESSION}"] = stack.enter_context(plain)
+    for name, other in _elsewhere(run, artifacts).items():
+        opened = other.open(artifacts.model_files()[other.file][1])
+        candidates[name] = stack.enter_context(opened.runtime)
+        for warning in opened.warnings:
+            run.reporter.warn(f"{name}: {warning}")
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
@@ -215,6 +235,9 @@ def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:
     for file, model in run.reporter.track("timing", finished.items(), total=len(finished)):
         with OrtRuntime(model, allow_saturation=_is_rewritten(run, file)) as runtime:
             result[names[file]] = _time_one_image(runtime)
+    for name, other in _elsewhere(run, artifacts).items():
+        with other.open(finished[other.file]).runtime as runtime:
+            result[name] = _time_one_image(runtime)
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
         with OrtRuntime(finished[MODEL_FILES["int8"]], allow_saturation=True) as runtime:
             result[SATURATING_ROW] = _time_one_image(runtime)
@@ -243,7 +266,7 @@ def rows_to_json(rows: list[MeasuredRow], sizes: Mapping[str, int]) -> list[dict
             "latency": None
             if row.latency is None
             else {
-                "provider": "CPUExecutionProvider",
+                "provider": row.provider,
                 "batch": 1,
                 "p50_ms": row.latency.p50_ms,
                 "p10_ms": row.latency.p10_ms,

@@ -18,6 +18,8 @@ from exporter.preprocessing.options import PreprocessingOptions
 from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target
 from resnet_export.images.image_set import ImageSource
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
+from runtimes.inference.model_in_memory import OtherRuntime, other_runtime
+from runtimes.inference.runtime_registry import RUNTIMES
 
 DEFAULT_NUM_CALIB = 512
 """Calibration images used, at most."""
@@ -61,6 +63,7 @@ class ExportOptions:
         val: Images to measure on; in class folders or with `val_labels` also accuracy.
         val_labels: Class index of each image of `val`, where those come without folders.
         num_val: How many of them are used, at most; None for all.
+        measure_on: Runtimes on which the file that they would run is measured too.
         max_top1_drop: Percentage points of top-1 that INT8 may lose.
         min_agreement: Share of images on which INT8 must answer as FP32 does.
         output: Bundle folder; None derives it from model and precision.
@@ -98,6 +101,7 @@ class ExportOptions:
     val: ImageSource | None = None
     val_labels: tuple[int, ...] | None = None
     num_val: int | None = None
+    measure_on: tuple[str, ...] = ()
     max_top1_drop: float | None = None
     min_agreement: float | None = None
     output: Path | None = None
@@ -129,6 +133,14 @@ class ExportOptions:
     def engine_precision(self) -> str:
         """The precision that `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
         return "int8-fp16" if self.has_int8_float16 else self.precision
+
+    @property
+    def other_runtimes(self) -> tuple[OtherRuntime, ...]:
+        """What `measure_on` names, each with the file that it would run."""
+        written = {"fp32": True, "fp16": self.fp16, "int8": self.int8, "int8-fp16": self.has_int8_float16}
+        precisions = [precision for precision, is_written in written.items() if is_written]
+        for_tensorrt = self.target.dialect == "tensorrt"
+        return tuple(other_runtime(name, precisions, for_tensorrt=for_tensorrt) for name in self.measure_on)
 
     @property
     def budget(self) -> AccuracyBudget | None:
@@ -238,7 +250,18 @@ def _keep_float(options: ExportOptions) -> str | None:
     return None
 
 
-_CONTRADICTIONS = (_unknown_words, _keep_float, _int8_without_images, _engine, _dla, _features, _budget)
+def _measure_on(options: ExportOptions) -> str | None:
+    known = [name for name, kind in RUNTIMES.items() if kind.engine_flavor is None and name != "cpu"]
+    for name in options.measure_on:
+        if name not in known:
+            return (
+                f"--measure-on: got {name!r}, expected some of {', '.join(known)}; ONNX Runtime's CPU is measured "
+                "anyhow, engines by verify"
+            )
+    return None
+
+
+_CONTRADICTIONS = (_unknown_words, _keep_float, _measure_on, _int8_without_images, _engine, _dla, _features, _budget)
 
 
 def with_output(options: ExportOptions) -> ExportOptions:

@@ -103,7 +103,7 @@ def _write_labels(path: Path, loaded: LoadedModel) -> None:
 def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes: Mapping[str, int]) -> dict[str, Any]:
     options, images, reporter = run.options, run.images, run.reporter
     saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
-    files = [row for row in rows if row.name != SATURATING_ROW and not row.is_plain]
+    files = [row for row in rows if row.name != SATURATING_ROW and not row.is_plain and not row.is_elsewhere]
     return {
         "bundle": str(options.folder),
         "model": artifacts.exported.loaded.model_id,
@@ -121,6 +121,7 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
         "rows": rows_to_json(files, sizes),
         "plain_sessions": rows_to_json([row for row in rows if row.is_plain], sizes),
+        "other_runtimes": rows_to_json([row for row in rows if row.is_elsewhere], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,
         "dla": None if artifacts.dla is None else dict(artifacts.dla.report),
         "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,

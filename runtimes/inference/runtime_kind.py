@@ -128,7 +128,11 @@ class RuntimeKind:
 
     def precisions_for(self, manifest: Manifest) -> tuple[str, ...]:
         """Return the precisions that it prefers of a bundle, best first."""
-        if manifest.int8_for_tensorrt:
+        return self.precisions_of_dialect(for_tensorrt=manifest.int8_for_tensorrt)
+
+    def precisions_of_dialect(self, *, for_tensorrt: bool) -> tuple[str, ...]:
+        """Return the precisions that it prefers of files whose INT8 is in TensorRT's dialect, or in ONNX Runtime's."""
+        if for_tensorrt:
             return self.preferred
         if self.preferred_of_onnxruntime is not None:
             return self.preferred_of_onnxruntime

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PROBE_TIMEOUT_S = 12.0
-"""Time limit of one child. A CUDA session takes 1 to 5 s; a broken driver may hang for ever."""
+PROBE_TIMEOUT_S = 30.0
+"""Time limit of one child. A CUDA session takes 1 to 5 s, importing ONNX Runtime under emulation on a busy machine was
+seen to take more than 12; a broken driver may hang for ever."""
 
 _PREAMBLE = """
 import json, sys

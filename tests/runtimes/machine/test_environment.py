@@ -422,11 +422,13 @@ def test_missing_library_is_found_in_the_log(monkeypatch, tmp_path):
 
 
 def test_provider_that_hangs_is_stopped_after_one_try(monkeypatch, tmp_path):
-    fake_onnxruntime(monkeypatch, tmp_path, "time.sleep(60)")
     start = time.monotonic()
-    provider = cuda_provider(timeout_s=3)
-    assert time.monotonic() - start < 20
-    assert provider.reason == "did not answer within 3 s"
+    subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+    limit = round(1 + 4 * (time.monotonic() - start), 1)  # what does not hang, answers: under emulation too
+    fake_onnxruntime(monkeypatch, tmp_path, "time.sleep(600)")
+    provider = cuda_provider(timeout_s=limit)
+    assert time.monotonic() - start < 300
+    assert provider.reason == f"did not answer within {limit:g} s"
 
 
 def test_no_onnxruntime(monkeypatch, tmp_path):
