@@ -9,7 +9,7 @@ DEMO := demo
 help:
 	@echo "make demo       export the digits ResNet to FP32, FP16 and INT8 and compare with PyTorch"
 	@echo "make test       linters and tests"
-	@echo "make test-fast  the tests without whole runs of the command, for every day; five minutes on two cores"
+	@echo "make test-fast  the tests for every day: without whole runs of the command and the slow tests (CONTRIBUTING.md)"
 	@echo "make docs       the documentation site, in site/; warnings are errors"
 	@echo "make test-kernels  the numeric tests as other processors would add: OpenBLAS, ATen and oneDNN kernels"
 	@echo "make test-matrix  the tests with the lowest and the newest torch, onnx, ONNX Runtime; 40 minutes, 6 GB"
@@ -46,7 +46,8 @@ lint: $(VENV)/.dev
 
 # Two processes of one thread each: on two cores that is half the time of one process whose libraries use both.
 # A file stays with one worker, which keeps its fixtures; what all files need is built once (tests/built_once.py).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Tests that pytest has rewritten once are kept, whatever the shell says of bytecode.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) --durations 25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,8 +43,9 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(broken: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("budget") / "bundle"
-    options = ["--weights", broken, "--int8", "--effort", 0, "--val", digits_folder / "val"]
-    assert export_digits(digits_folder, output, *options, "--min-agreement", 0.98, "--max-top1-drop", 1) == 0
+    options = ["--weights", broken, "--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val"]
+    options += ["--num-val", 160, "--min-agreement", 0.98, "--max-top1-drop", 1]
+    assert export_digits(digits_folder, output, *options) == 0
     return output
 
 
@@ -81,8 +83,8 @@ def test_before_and_after_are_measured_on_the_same_images_that_chose_nothing(bud
     assert budget["after"]["agreement"] >= 0.98
     assert budget["after"]["top1_drop_pp"] <= 1.0
     assert budget["verdict_apart_from_selection"] is True
-    assert budget["num_selection_images"] + budget["num_verdict_images"] == 360
-    assert budget["before"]["num_images"] == budget["after"]["num_images"] == budget["num_verdict_images"] == 180
+    assert budget["num_selection_images"] + budget["num_verdict_images"] == 160
+    assert budget["before"]["num_images"] == budget["after"]["num_images"] == budget["num_verdict_images"] == 80
 
 
 def test_the_report_says_how_sure_it_is_and_what_it_costs(budget: dict) -> None:
@@ -91,7 +93,7 @@ def test_the_report_says_how_sure_it_is_and_what_it_costs(budget: dict) -> None:
     assert low < budget["after"]["agreement"] <= high
     assert found["num_looks"] >= 2
     assert found["shown"] is False
-    assert "180 images are too few to show it" in budget["statement"]
+    assert "80 images are too few to show it" in budget["statement"]
     assert 0.05 < budget["kept_in_float"]["share_of_macs"] < 0.12
     assert budget["latency"]["before_ms"] > 0
     assert budget["latency"]["after_ms"] > 0
@@ -109,7 +111,7 @@ def test_the_result_says_which_layers_and_how_sure(
 ) -> None:
     """Without labels and with few images: the same ones choose and judge, and that is said."""
     output = tmp_path / "few"
-    options = ["--weights", broken, "--int8", "--effort", 0, "--min-agreement", 0.9]
+    options = ["--weights", broken, "--int8", "--effort", 0, "--num-calib", 32, "--min-agreement", 0.9]
     assert export_digits(digits_folder, output, *options) == 0
     printed = capsys.readouterr()
     footer = next(line for line in printed.out.splitlines() if line.startswith("accuracy budget holds:"))
@@ -124,20 +126,8 @@ def test_the_result_says_which_layers_and_how_sure(
 
 def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "ort"
-    options = [
-        "--weights",
-        broken,
-        "--int8",
-        "--effort",
-        0,
-        "--target",
-        "onnxruntime",
-        "--num-calib",
-        128,
-        "--min-agreement",
-        0.9,
-        "--quiet",
-    ]
+    options = ["--weights", broken, "--int8", "--effort", 0, "--target", "onnxruntime", "--num-calib", 32]
+    options += ["--min-agreement", 0.9, "--quiet"]
     assert export_digits(digits_folder, output, *options) == 0
     report = json.loads((output / "report.json").read_text())["accuracy_budget"]
     assert list(report["kept_in_float"]["blocks"]) == [BROKEN]
@@ -146,10 +136,9 @@ def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder:
 # A budget that holds anyway
 
 
-def test_nothing_changes_when_the_budget_holds(digits_folder: Path, tmp_path: Path) -> None:
-    plain, held = tmp_path / "plain", tmp_path / "held"
+def test_nothing_changes_when_the_budget_holds(digits_bundle: Path, digits_folder: Path, tmp_path: Path) -> None:
+    plain, held = digits_bundle, tmp_path / "held"
     options = ["--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
-    assert export_digits(digits_folder, plain, *options) == 0
     assert export_digits(digits_folder, held, *options, "--max-top1-drop", 5) == 0
     assert (plain / "model.int8.onnx").read_bytes() == (held / "model.int8.onnx").read_bytes()
     report = json.loads((held / "report.json").read_text())["accuracy_budget"]
@@ -169,7 +158,7 @@ def test_a_budget_that_cannot_hold_writes_nothing(
     weights = write_broken(tmp_path / "all.safetensors", BLOCKS)
     message = refused(
         capsys, 1, "cifar_resnet20", "--weights", weights, "--int8", "--effort", 0, "--calib", digits_folder / "calib",
-        "--val", digits_folder / "val", "--num-calib", 64, "--num-val", 64, "--max-top1-drop", 1, "-o", output,
+        "--val", digits_folder / "val", "--num-calib", 32, "--num-val", 32, "--max-top1-drop", 1, "-o", output,
     )  # fmt: skip
     assert "error: the accuracy budget cannot hold: got top-1 drop" in message
     assert "expected top-1 drop at most 1 points" in message
@@ -204,30 +193,33 @@ def test_bad_budgets_are_refused_before_anything_runs(
 
 
 def test_sensitivity_ranks_the_bundles_own_blocks(
-    bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--val", digits_folder / "val", "--json"]
+    for image in sorted(digits_folder.glob("val/*/*"))[::4]:
+        (tmp_path / image.parent.name).mkdir(exist_ok=True)
+        shutil.copy(image, tmp_path / image.parent.name)
+    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--val", tmp_path, "--num-images", 32, "--json"]
     assert main([str(word) for word in words]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["same_ranges_as_bundle"] is True
-    assert report["num_calibration_images"] == 256
-    assert report["num_ranking_images"] == report["sensitivity"]["whole"]["num_images"] == 64
+    assert report["num_calibration_images"] == 64
+    assert report["num_ranking_images"] == report["sensitivity"]["whole"]["num_images"] == 32
     assert report["sensitivity"]["blocks"][0]["name"] == BROKEN
     assert report["sensitivity"]["layers"][0]["name"] == f"{BROKEN}.conv2"
     whole, one = report["validation"][:2]
     assert (whole["kept_in_float"], one["kept_in_float"]) == ([], [BROKEN])
     assert whole["top1_candidate"] < 0.5 < 0.97 < one["top1_candidate"]
-    assert whole["num_images"] == 360
+    assert whole["num_images"] == 90
     assert report["warnings"] == []
 
 
 def test_sensitivity_prints_a_table_and_says_when_the_images_are_others(
     bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--num-calib", 64, "--num-images", 16]
+    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--num-calib", 32, "--num-images", 16]
     assert main([str(word) for word in words]) == 0
     printed = capsys.readouterr()
-    assert "gave other ranges than the bundle's 256" in " ".join(printed.err.split())
+    assert "gave other ranges than the bundle's 64" in " ".join(printed.err.split())
     lines = [line.split() for line in printed.out.splitlines() if line.strip().startswith("layer2.1")]
     assert lines[0][0] == BROKEN
     assert "on 16 calibration images" in printed.out
@@ -248,4 +240,5 @@ def test_sensitivity_refuses_validation_images_that_calibrate(
     bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calib = digits_folder / "calib"
-    assert "are also calibration images" in refused(capsys, 2, "sensitivity", bundle, "--calib", calib, "--val", calib)
+    words = ["sensitivity", bundle, "--calib", calib, "--num-calib", 256, "--val", calib]
+    assert "are also calibration images" in refused(capsys, 2, *words)

@@ -336,7 +336,7 @@ def test_grey_and_rgba_files_calibrate_like_what_one_sees(digits_folder: Path, t
     tables = []
     for mode in ("L", "RGBA", "P"):
         folder = tmp_path / mode / "calib"
-        for path in sorted((digits_folder / "calib").rglob("*.png")):
+        for path in sorted((digits_folder / "calib").rglob("*.png"))[::6]:
             target = folder / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             with Image.open(path) as image:

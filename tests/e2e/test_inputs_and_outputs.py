@@ -62,7 +62,7 @@ def test_a_camera_frame_and_the_five_best(photo_folder, tmp_path, capsys):
     """The bundle's own words are enough to classify a picture: no mean, no std, no softmax outside the file."""
     output = tmp_path / "bundle"
     words = ["cifar_resnet20", "--weights", "random", "--int8", "--fp16", "--calib", str(photo_folder), "--force"]
-    words += ["--input", "uint8", "--softmax", "--topk", "5", "-o", str(output), "--quiet"]
+    words += ["--effort", "0", "--input", "uint8", "--softmax", "--topk", "5", "-o", str(output), "--quiet"]
     assert main(words) == 0, capsys.readouterr().err
     manifest = load_manifest(output)
     assert (manifest.inputs[0].dtype, manifest.inputs[0].shape) == ("uint8", ("batch", 32, 32, 3))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from cli_runs import DIGITS_WEIGHTS
 from graph_builder import GraphBuilder
 
 from calibration.diagnostics.quantizability import (
@@ -28,7 +25,6 @@ from calibration.methods.builtin_methods import Max, MeanSquaredError
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.preprocessing.image_batches import load_batches
 
 Kind = FindingKind
 
@@ -181,43 +177,24 @@ def test_lines_name_the_worst_and_count_the_rest():
 # A network that INT8 kills: the demo's, trained on digits, with channels rescaled so that FP32 does not change.
 
 
-@pytest.fixture(scope="module")
-def digits():
-    from exporter.models.load_model import load_model
-    from exporter.models.loaded_model import ModelRequest
-
-    return load_model(ModelRequest("cifar_resnet20", str(DIGITS_WEIGHTS), None))
-
-
-@pytest.fixture(scope="module")
-def images(digits, digits_folder: Path):
-    return tuple(
-        np.concatenate(list(load_batches(digits_folder / part, digits.preprocessing, batch_size=64)))
-        for part in ("calib", "val")
-    )
-
-
-def rescaled(loaded, factor: float):
+def rescaled(model, factor: float):
     """Multiply one channel in sixteen before each block's inner ReLU by `factor`, and divide what reads it.
 
     relu(f x) = f relu(x) for f > 0: the network computes the same in FP32. Which channels: drawn with seed 0.
     """
-    import torch
-
-    from exporter.tracing.export import ExportConfig, export_loaded
-
-    module = copy.deepcopy(loaded.module)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in changed.graph.initializer}
     generator = np.random.default_rng(0)
-    with torch.no_grad():
-        for _, block in module.named_modules():
-            if hasattr(block, "conv2"):
-                factors = torch.ones(block.conv1.out_channels)
-                chosen = generator.choice(len(factors), len(factors) // 16, replace=False)
-                factors[torch.as_tensor(chosen)] = factor
-                block.bn1.weight *= factors
-                block.bn1.bias *= factors
-                block.conv2.weight /= factors.reshape(1, -1, 1, 1)
-    return export_loaded(dataclasses.replace(loaded, module=module), ExportConfig()).onnx
+    for name in (inner.removesuffix("relu") for inner in INNER):
+        channels = constants[f"{name}conv1.bias"].dims[0]
+        factors = np.ones(channels, np.float32)
+        factors[generator.choice(channels, channels // 16, replace=False)] = factor
+        for part, by in (("conv1.weight", (-1, 1, 1, 1)), ("conv1.bias", (-1,)), ("conv2.weight", (1, -1, 1, 1))):
+            values = onnx.numpy_helper.to_array(constants[name + part])
+            scaled = values / factors.reshape(by) if part == "conv2.weight" else values * factors.reshape(by)
+            constants[name + part].CopyFrom(onnx.numpy_helper.from_array(scaled, name + part))
+    return changed
 
 
 def logits(model, images):
@@ -226,16 +203,16 @@ def logits(model, images):
 
 
 @pytest.fixture(scope="module")
-def killers(digits, images):
+def killers(digits_network):
     """Factor to (model, FP32 logits on val, {method: (findings of activations, agreement with FP32)})."""
-    calibration, val = images
+    calibration, val = digits_network.calibration[:128], digits_network.held_out[:180]
     found = {}
     for factor in (1.0, 10.0, 100.0):
-        model = rescaled(digits, factor)
+        model = rescaled(digits_network.model, factor)
         expected = logits(model, val)
         methods = {}
         for name, method in (("max", Max()), ("mse", MeanSquaredError())):
-            table = calibrate(model, np.split(calibration, 4), open_runtime=OrtRuntime, method=method)
+            table = calibrate(model, np.split(calibration, 2), open_runtime=OrtRuntime, method=method)
             answer = logits(insert_qdq(model, table).model, val)
             agreement = float(np.mean(answer.argmax(axis=1) == expected.argmax(axis=1)))
             methods[name] = lint_activations(model, table), agreement

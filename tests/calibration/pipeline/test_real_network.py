@@ -21,7 +21,7 @@ from PIL import Image
 from calibration import EFFORTS, Dialect, quantize
 from runtimes import OrtRuntime
 
-SIZE = 128
+SIZE = 96
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina")
 open_exact = partial(OrtRuntime, exact_qdq=True)
 
@@ -57,14 +57,14 @@ def lite0() -> ModelProto:
 @pytest.fixture(scope="module")
 def sqnr(lite0):
     """SQNR of the logits in dB by (dialect, effort), on crops that did not calibrate."""
-    calibration, held_out = crops(24, seed=1), crops(20, seed=2)
+    calibration, held_out = crops(16, seed=1), crops(12, seed=2)
     expected = logits(lite0, held_out)
     found = {}
     for dialect in Dialect:
         for effort in (0, 1):
             result = quantize(
                 lite0,
-                [calibration[:12], calibration[12:]],
+                [calibration[:8], calibration[8:]],
                 open_runtime=OrtRuntime,
                 open_exact=open_exact,
                 effort=EFFORTS[effort],
@@ -76,7 +76,7 @@ def sqnr(lite0):
     return found
 
 
-@pytest.mark.parametrize(("dialect", "least"), [(Dialect.TENSORRT, 18.0), (Dialect.ONNXRUNTIME, 20.0)])
+@pytest.mark.parametrize(("dialect", "least"), [(Dialect.TENSORRT, 22.0), (Dialect.ONNXRUNTIME, 24.0)])
 def test_the_default_effort_holds_on_imagenet_weights(sqnr, dialect, least):
     assert sqnr[dialect, 1] > least
-    assert sqnr[dialect, 1] > sqnr[dialect, 0] + 2.0
+    assert sqnr[dialect, 1] > sqnr[dialect, 0] + 3.0
