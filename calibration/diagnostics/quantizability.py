@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -36,6 +36,7 @@ from calibration.observers.activation_summary import ActivationSummary
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.graph.onnx_graph import GraphIndex, array_from_initializer, index_graph
+from runtimes.io.json_fields import JsonFields
 
 FLOAT16_MAX = 65504.0
 """Largest float16. Source: IEEE 754-2019, binary16."""
@@ -82,7 +83,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class TensorFinding:
+class TensorFinding(JsonFields):
     """One thing that was found.
 
     Attributes:
@@ -109,10 +110,6 @@ class TensorFinding:
         if self.figure <= 0 or self.limit <= 0:
             return 1.0
         return max(self.figure / self.limit, self.limit / self.figure)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as `report.json` holds it."""
-        return {**asdict(self), "kind": self.kind.value, "severity": self.severity.value}
 
 
 def lint_weights(model: ModelProto) -> tuple[TensorFinding, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from runtimes.io.json_fields import JsonFields
 from runtimes.metrics.confidence_interval import (
     CONFIDENCE,
     images_to_show,
@@ -21,7 +22,7 @@ from runtimes.metrics.logit_comparison import LabelledResult, LogitComparison
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyBudget:
+class AccuracyBudget(JsonFields):
     """Accuracy that INT8 must keep; both limits, where both are given.
 
     Attributes:
@@ -71,10 +72,6 @@ class AccuracyBudget:
         if self.max_top1_drop_pp is not None:
             words.append(f"top-1 drop at most {self.max_top1_drop_pp:g} points")
         return " and ".join(words)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the limits."""
-        return {"max_top1_drop_pp": self.max_top1_drop_pp, "min_agreement": self.min_agreement}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 from calibration.methods.histogram import Histogram
 from calibration.observers.convergence import Convergence
 from calibration.observers.input_statistics import InputStatistics
+from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds, finite
 
 TYPICAL_PERCENTILE = 99.0
@@ -57,7 +58,7 @@ class CoarseHistogram:
 
 
 @dataclass(frozen=True, slots=True)
-class ActivationSummary:
+class ActivationSummary(JsonFields):
     """One tensor over all images.
 
     Attributes:
@@ -84,9 +85,16 @@ class ActivationSummary:
         """The largest |x|."""
         return max(self.high, -self.low)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; a histogram only where there is one."""
+        content = json_fields(self)
+        if self.histogram is None:
+            del content["histogram"]
+        return content
+
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(JsonFields):
     """Everything seen on the way to the ranges.
 
     Attributes:
@@ -98,25 +106,6 @@ class Observed:
     convergence: Convergence
     input: InputStatistics
     activations: Mapping[str, ActivationSummary]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `calibration.json` holds below "observed"."""
-        return {
-            "convergence": self.convergence.to_json(),
-            "input": self.input.to_json(),
-            "activations": {
-                name: {
-                    "low": seen.low,
-                    "high": seen.high,
-                    "typical": seen.typical,
-                    "num_channels": seen.num_channels,
-                    "dead_channels": list(seen.dead_channels),
-                    "quartile_channel": seen.quartile_channel,
-                    **({} if seen.histogram is None else {"histogram": seen.histogram.to_json()}),
-                }
-                for name, seen in self.activations.items()
-            },
-        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Observed:

@@ -14,6 +14,7 @@ from typing import Any
 
 from calibration.errors import CalibrationError
 from calibration.methods.histogram import Histogram
+from runtimes.io.json_fields import JsonFields
 from runtimes.io.json_types import check_kinds, finite
 
 MOVED = 0.10
@@ -37,7 +38,7 @@ TOLERANCES = (0.01, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
-class Convergence:
+class Convergence(JsonFields):
     """The amax of every tensor while images came in.
 
     Attributes:
@@ -54,10 +55,6 @@ class Convergence:
             raise CalibrationError(f"convergence: got image counts {self.num_images}, expected them ascending")
         if any(len(curve) != len(self.num_images) or min(curve) <= 0 for curve in self.amax.values()):
             raise CalibrationError(f"convergence: expected {len(self.num_images)} values > 0 of every tensor")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the curves as `calibration.json` holds them."""
-        return {"num_images": list(self.num_images), "amax": {name: list(curve) for name, curve in self.amax.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Convergence:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.io.json_fields import JsonFields
 from runtimes.io.json_types import check_kinds, finite
 
 CONSTANT_SHARE_OF_RANGE = 0.01
@@ -29,7 +30,7 @@ Images = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class InputStatistics:
+class InputStatistics(JsonFields):
     """Statistics of the model's input after normalization; per channel where it is a tuple.
 
     Attributes:
@@ -58,10 +59,6 @@ class InputStatistics:
     num_copies: int
     half_mean: tuple[float, ...]
     half_covariance: tuple[tuple[float, ...], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as `calibration.json` holds them."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> InputStatistics:

@@ -15,6 +15,7 @@ import numpy as np
 
 from calibration.observers.input_statistics import CONSTANT_SHARE_OF_RANGE, InputStatistics
 from calibration.observers.sample_images import MIN_IMAGES
+from runtimes.io.json_fields import JsonFields
 from runtimes.preprocessing.transform import Preprocessing
 
 MAX_NOISE_CORRELATION = 0.5
@@ -52,7 +53,7 @@ class InputWarningKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class InputWarning:
+class InputWarning(JsonFields):
     """One thing that is not as it should be.
 
     Attributes:
@@ -70,10 +71,6 @@ class InputWarning:
     def __str__(self) -> str:
         """Return one line."""
         return f"calibration images: {self.kind.value}: {self.seen}; expected {self.expected}. {self.advice}"
-
-    def to_json(self) -> dict[str, str]:
-        """Return the warning as `report.json` holds it."""
-        return {"kind": self.kind.value, "seen": self.seen, "expected": self.expected, "advice": self.advice}
 
 
 def judge_input(statistics: InputStatistics, preprocessing: Preprocessing | None = None) -> tuple[InputWarning, ...]:

@@ -12,11 +12,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from runtimes.io.json_fields import JsonFields
+
 TABLE_FILE = "model_table.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelFacts(JsonFields):
     """One model.
 
     Attributes:
@@ -42,21 +44,6 @@ class ModelFacts:
     fingerprint: str
     body: str
     classifier: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        return {
-            "name": self.name,
-            "family": self.family,
-            "source": self.source,
-            "parameters": self.parameters,
-            "macs": self.macs,
-            "input_size": list(self.input_size),
-            "top1": dict(self.top1),
-            "fingerprint": self.fingerprint,
-            "body": self.body,
-            "classifier": list(self.classifier),
-        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelFacts:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.errors import PreprocessingError
+from runtimes.io.json_fields import JsonFields
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
-class PreprocessingOptions:
+class PreprocessingOptions(JsonFields):
     """Changes to a preprocessing; None leaves what the weights say.
 
     Attributes:
@@ -62,11 +63,6 @@ class PreprocessingOptions:
         if self.color_order == "BGR":
             found = {name: values[::-1] for name, values in found.items()}
         return {name: tuple(value * factor for value in values) for name, values in found.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        shown = {name: getattr(self, name) for name in self.__slots__}
-        return shown | {"interpolation": None if self.interpolation is None else self.interpolation.value}
 
     def applied_to(self, preprocessing: Preprocessing) -> Preprocessing:
         """Return `preprocessing` with these changes; a new input size keeps the share of the picture that is seen.

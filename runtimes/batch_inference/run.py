@@ -25,6 +25,7 @@ from runtimes.batch_inference.resume import (
 )
 from runtimes.bundle.manifest import file_entry
 from runtimes.errors import ResultsError
+from runtimes.io.json_fields import JsonFields, json_fields
 
 _LARGEST_PART = 1024
 _NUM_PARTS = 64
@@ -44,7 +45,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class RunReport(JsonFields):
     """Result of a run; also the content of `<output>.json`.
 
     Attributes:
@@ -65,13 +66,9 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds: what does not depend on how often the run was interrupted."""
-        return {
-            "plan": dict(self.plan),
-            "num_images": self.num_images,
-            "num_errors": self.num_errors,
-            "examples": list(self.examples),
-            "score": self.score,
-        }
+        content = json_fields(self)
+        del content["resumed_images"]
+        return content
 
 
 def run_plan(paths: Sequence[str], *, batch_size: int, **facts: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.signature import check_signature
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
+from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds
 from runtimes.preprocessing.transform import Preprocessing, pixels, preprocess
 
@@ -81,7 +82,7 @@ DEFAULT_BATCH = BatchRange(1, 8, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(JsonFields):
     """The content of `manifest.json`.
 
     Attributes:
@@ -138,15 +139,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-        for name in self.__slots__:
-            content[name] = getattr(self, name)
-        content["preprocessing"] = self.preprocessing.to_json()
-        content["inputs"] = [asdict(entry) for entry in self.inputs]
-        content["outputs"] = [asdict(entry) for entry in self.outputs]
-        content["batch"] = asdict(self.batch)
-        content["files"] = {name: asdict(entry) for name, entry in self.files.items()}
-        return content
+        return {"schema_version": SCHEMA_VERSION, **json_fields(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.protocol import TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDescription:
+class ModelDescription(JsonFields):
     """Description of an open model.
 
     Attributes:
@@ -57,12 +58,10 @@ class ModelDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON holds it."""
-        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        content = json_fields(self) | {"nodes_per_provider": dict(self.nodes_per_provider)}
         for ends in ("inputs", "outputs"):
-            content[ends] = {name: str(spec) for name, spec in content[ends].items()}
-        content["node_providers"] = dict(self.node_providers)
-        content["nodes_per_provider"] = dict(self.nodes_per_provider)
-        return {**content, "notes": list(self.notes), "versions": dict(self.versions)}
+            content[ends] = {name: str(spec) for name, spec in getattr(self, ends).items()}
+        return content
 
     def __str__(self) -> str:
         """Return a few lines for people."""

@@ -7,10 +7,10 @@ and the x86 thermal throttle counters in sysfs; NVIDIA, nvidia-smi(1) and Jetson
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from runtimes.io.json_fields import JsonFields
 from runtimes.machine.probe_process import run_command
 
 _CPU = Path("/sys/devices/system/cpu")
@@ -25,7 +25,7 @@ _SMI_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class PowerState:
+class PowerState(JsonFields):
     """Clocks and power at one moment.
 
     Attributes:
@@ -45,10 +45,6 @@ class PowerState:
     gpu: dict[str, str]
     nvpmodel: str | None
     jetson_clocks: bool | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON holds it."""
-        return asdict(self)
 
 
 def power_state(folder: Path = _CPU) -> PowerState:

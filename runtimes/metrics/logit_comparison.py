@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from runtimes.io.json_fields import JsonFields
 from runtimes.metrics.confidence_interval import CONFIDENCE, mcnemar_exact, paired_drop_interval, wilson_interval
 
 Ranking = tuple[tuple[int, float], ...]
@@ -12,7 +13,7 @@ Ranking = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
+class Flip(JsonFields):
     """An image that the candidate answers otherwise than the reference.
 
     Attributes:
@@ -32,13 +33,6 @@ class Flip:
     margin: float
     reference_top3: Ranking
     candidate_top3: Ranking
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields; rankings as lists of [class, logit]."""
-        rankings = {
-            name: [list(entry) for entry in getattr(self, name)] for name in ("reference_top3", "candidate_top3")
-        }
-        return {**asdict(self), **rankings}
 
 
 @dataclass(frozen=True, slots=True)

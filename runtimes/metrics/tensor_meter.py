@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from runtimes.errors import RuntimeAdapterError
+from runtimes.io.json_fields import JsonFields
 from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.protocol import Array
 
 
 @dataclass(frozen=True, slots=True)
-class TensorParity:
+class TensorParity(JsonFields):
     """How a tensor that is no logits compares with the reference's: a feature map.
 
     Attributes:
@@ -32,10 +32,6 @@ class TensorParity:
     sqnr_db: float | None
     cosine: float | None
     pixel_agreement: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields."""
-        return asdict(self)
 
 
 class TensorMeter:

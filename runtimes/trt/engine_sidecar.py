@@ -8,7 +8,7 @@ same facts are the cache key: a second build with equal facts reuses the engine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from runtimes.bundle.manifest import BatchRange, FileEntry
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import read_json_file
+from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds, finite
 from runtimes.trt.tensorrt_library import FLAVOURS, base_version
 
@@ -24,7 +25,7 @@ _OPTIONAL = ("facts", "shares_profile")
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFacts:
+class EngineFacts(JsonFields):
     """Everything that decides whether an engine may be used: the cache key.
 
     Attributes:
@@ -63,14 +64,14 @@ class EngineFacts:
 
     def differences(self, other: EngineFacts) -> tuple[str, ...]:
         """Return what differs, as "tensorrt_version: 10.3.0, not 10.7.0" (own value first)."""
-        mine, theirs = asdict_plain(self), asdict_plain(other)
+        mine, theirs = self.to_json(), other.to_json()
         for facts in (mine, theirs):
             facts["tensorrt_version"] = base_version(facts["tensorrt_version"])
         return tuple(f"{name}: {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name])
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSidecar:
+class EngineSidecar(JsonFields):
     """The content of `<engine>.json`.
 
     Attributes:
@@ -102,9 +103,7 @@ class EngineSidecar:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        content = {name.name: getattr(self, name.name) for name in fields(self)}
-        content["facts"] = asdict_plain(self.facts)
-        return {"schema_version": SCHEMA_VERSION, **content, "warnings": list(self.warnings), "tool": dict(self.tool)}
+        return {"schema_version": SCHEMA_VERSION, **json_fields(self)}
 
     @classmethod
     def from_json(cls, content: Any) -> EngineSidecar:
@@ -127,12 +126,6 @@ class EngineSidecar:
             return cls(facts=EngineFacts(**facts), **rest)
         except (KeyError, TypeError, ValueError, OverflowError) as err:
             raise BundleError(f"engine sidecar: cannot be read: {err!r}") from err
-
-
-def asdict_plain(facts: EngineFacts) -> dict[str, Any]:
-    """Return the facts as JSON holds them."""
-    content = {item.name: getattr(facts, item.name) for item in fields(facts)}
-    return {**content, "batch": asdict(facts.batch), "flags": dict(facts.flags)}
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from runtimes.errors import RuntimeAdapterError
+from runtimes.io.json_fields import JsonFields
 from runtimes.io.json_types import check_kinds, finite
 from runtimes.trt.engine_layers import REFORMAT, EngineLayer, EngineLayers
 
@@ -20,7 +20,7 @@ UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class EngineTimes:
+class EngineTimes(JsonFields):
     """Median time of each layer.
 
     Attributes:
@@ -55,10 +55,6 @@ class EngineTimes:
             for name, spent in self.layer_ms.items()
         ]
         return sorted(named, key=lambda item: -item[1])[:count]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of the file beside the engine."""
-        return {"batch": self.batch, "num_runs": self.num_runs, "layer_ms": dict(self.layer_ms)}
 
 
 def _group(layer: EngineLayer | None) -> str:

@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
 
+from runtimes.io.json_fields import JsonFields
 from runtimes.metrics.confidence_interval import images_to_show
 from runtimes.metrics.logit_comparison import LogitComparison
 
@@ -142,7 +142,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class GateResult:
+class GateResult(JsonFields):
     """Result of a gate.
 
     Attributes:
@@ -164,19 +164,6 @@ class GateResult:
     unit: str
     verdict: Verdict
     sentence: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as the report holds them."""
-        return {
-            "name": self.name,
-            "on": self.on,
-            "threshold": self.threshold,
-            "measured": self.measured,
-            "interval": None if self.interval is None else list(self.interval),
-            "unit": self.unit,
-            "verdict": self.verdict.value,
-            "sentence": self.sentence,
-        }
 
 
 def judge(found: LogitComparison, gates: Iterable[Gate], *, on: str) -> tuple[GateResult, ...]:

@@ -58,9 +58,10 @@ not exist is null, never NaN. Shares are 0 to 1, drops in percentage points, log
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from runtimes.io.json_fields import JsonFields, json_fields, json_value
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.verification.gates import GateResult, Verdict, overall
 
@@ -83,13 +84,13 @@ class FileComparison:
             "images": self.images,
             "reference": self.reference,
             "metrics": self.found.to_json(),
-            "flips": [flip.to_json() for flip in self.found.flips],
-            "classes": [asdict(row) for row in self.found.classes],
+            "flips": json_value(self.found.flips),
+            "classes": json_value(self.found.classes),
         }
 
 
 @dataclass(slots=True)
-class FileReport:
+class FileReport(JsonFields):
     """Results of one file; the fields are the keys of `files`."""
 
     name: str
@@ -109,22 +110,13 @@ class FileReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return an entry of `files`."""
-        return {
-            "name": self.name,
-            "precision": self.precision,
-            "runtime": self.runtime,
-            "provider": self.provider,
-            "arithmetic": self.arithmetic,
-            "sha256": self.sha256,
-            "verdict": self.verdict.value,
-            "gates": [gate.to_json() for gate in self.gates],
-            "comparisons": [comparison.to_json() for comparison in self.comparisons],
-            "bisect": None if self.bisect is None else dict(self.bisect),
-        }
+        content = json_fields(self)
+        results = {name: content.pop(name) for name in ("gates", "comparisons", "bisect")}
+        return {**content, "verdict": self.verdict.value, **results}
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(JsonFields):
     """Everything about a run but its results; the fields are the report's keys."""
 
     tool: Mapping[str, str]
@@ -148,20 +140,15 @@ def build_report(
     verdict = overall([*verdicts, *([] if verdicts else [Verdict.INCONCLUSIVE])])
     return {
         "schema_version": SCHEMA_VERSION,
-        "tool": dict(setting.tool),
-        "environment": dict(setting.environment),
-        "subject": dict(setting.subject),
-        "reference": dict(setting.reference),
-        "images": dict(setting.images),
-        "labels": None if setting.labels is None else list(setting.labels),
+        **setting.to_json(),
         "verdict": verdict.value,
         "exit_code": verdict.exit_code,
         "summary": _summary(files, verdict),
-        "files": [file.to_json() for file in files],
-        "attribution": None if attribution is None else dict(attribution),
+        "files": json_value(files),
+        "attribution": json_value(attribution),
         "baseline": None,
-        "causes": [dict(cause) for cause in causes],
-        "warnings": list(warnings),
+        "causes": json_value(causes),
+        "warnings": json_value(warnings),
     }
 
 

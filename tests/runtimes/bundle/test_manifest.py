@@ -80,7 +80,7 @@ class TestRoundTrip:
         content = manifest.to_json()
         assert next(iter(content.items())) == ("schema_version", SCHEMA_VERSION)
         json.dumps(content, allow_nan=False)
-        assert content["inputs"] == [{"name": "input", "dtype": "float32", "shape": ("batch", 3, 224, 224)}]
+        assert content["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 224, 224]}]
         assert content["batch"] == {"min": 1, "opt": 8, "max": 32}
         assert content["files"]["empty"] == {"sha256": hashlib.sha256(b"").hexdigest(), "size_bytes": 0}
 
