@@ -8,8 +8,7 @@ from typing import Any
 import nncf
 import onnx
 from measured import CalibrationImages, input_name, main
-from nncf.common.quantization.structs import QuantizationScheme
-from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix, QuantizationParameters
+from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
 
 def quantize(
@@ -18,7 +17,7 @@ def quantize(
     output: Path,
     *,
     fast_bias_correction: bool = True,
-    signed_symmetric: bool = False,
+    preset: str = "performance",
     full_weights: bool = False,
 ) -> None:
     """Write the Q/DQ file.
@@ -28,22 +27,20 @@ def quantize(
         images: Calibration images, all of them, one at a time: NNCF's statistics are meant for batches of one.
         output: The file to write.
         fast_bias_correction: NNCF's default; False is its slower, more accurate form.
-        signed_symmetric: Force signed symmetric activations, as TensorRT takes them.
+        preset: "performance", NNCF's default (symmetric activations, unsigned where they are never negative), or
+            "mixed" (asymmetric ones). Signed ones, as TensorRT takes them, it cannot give: findings/nncf_signed.sh.
         full_weights: All 8 bits for the first layer's weights too; by default NNCF gives them 7, so that kernels of
             CPUs without VNNI do not saturate.
     """
     name = input_name(model)
     advanced: dict[str, Any] = {}
-    if signed_symmetric:
-        advanced["activations_quantization_params"] = QuantizationParameters(
-            mode=QuantizationScheme.SYMMETRIC, signedness_to_force=True
-        )
     if full_weights:
         advanced["overflow_fix"] = OverflowFix.DISABLE
     quantized = nncf.quantize(
         onnx.load(model),
         nncf.Dataset(Batches(images), lambda batch: {name: batch}),
         subset_size=len(images),
+        preset=nncf.QuantizationPreset(preset),
         fast_bias_correction=fast_bias_correction,
         advanced_parameters=AdvancedQuantizationParameters(**advanced),
     )

@@ -1,4 +1,9 @@
-"""AMD Quark's ONNX quantizer, on the CPU: signed symmetric activations, weights per channel, float biases."""
+"""AMD Quark's ONNX quantizer, on the CPU: signed symmetric activations, weights per channel, float biases.
+
+Ranges by mean squared error are not among the rows: `CalibMethod.MinMSE` makes every scale of an activation a power of
+two, also where `ScaleType.Float32` is asked for (findings/quark_minmse_power_of_two.sh). Bias correction edits INT32
+biases only, so that with it the file is ONNX Runtime's.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ def quantize(
     images: CalibrationImages,
     output: Path,
     *,
-    method: str = "MinMSE",
+    method: str = "Percentile",
     steps: tuple[str, ...] = (),
     adaround_iterations: int = 0,
     adaquant_iterations: int = 0,
@@ -50,12 +55,13 @@ def quantize(
         model: FP32 file.
         images: Calibration images, all of them, one at a time.
         output: The file to write.
-        method: How ranges are chosen: "MinMax", "Percentile" (Quark's default) or "MinMSE".
+        method: How ranges are chosen: "MinMax", "Percentile" (Quark's default) or "LayerwisePercentile".
         steps: Of `STEPS`.
         adaround_iterations: Steps per layer of AdaRound; 0 leaves it out. Quark's default is 1000.
         adaquant_iterations: Likewise of AdaQuant.
     """
     algorithms: list[Any] = [STEPS[step]() for step in steps]
+    integer_biases = "bias_correction" in steps
     shared = {"data_size": len(images), "batch_size": 2, "num_batches": 1}
     if adaround_iterations:
         algorithms.append(AdaRoundConfig(num_iterations=adaround_iterations, learning_rate=0.1, **shared))
@@ -70,8 +76,8 @@ def quantize(
         algo_config=algorithms,
         ActivationSymmetric=True,
         WeightSymmetric=True,
-        QuantizeBias=False,
-        Int32Bias=False,
+        QuantizeBias=integer_biases,
+        Int32Bias=integer_biases,
     )
     ModelQuantizer(config).quantize_model(str(model), str(output), Reader(input_name(model), images))
 
