@@ -14,7 +14,7 @@ from exporter.target import Target, target_from_name
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
-from resnet_export.export_job.options import DEFAULT_NUM_CALIB, ExportOptions
+from resnet_export.export_job.context.options import DEFAULT_NUM_CALIB, ExportOptions
 from resnet_export.export_job.report import ExportReport
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 

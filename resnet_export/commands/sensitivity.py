@@ -36,7 +36,7 @@ from exporter.target import Target, target_from_name
 from resnet_export.console.option_types import positive
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
-from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
+from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.stream import stream
 from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES

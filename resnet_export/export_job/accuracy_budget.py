@@ -28,8 +28,8 @@ from calibration.mixed_precision.search import MIN_INT8_SHARE, Search, kept_laye
 from calibration.mixed_precision.sensitivity import NUM_IMAGES, Sensitivity, float_share, rank
 from calibration.pipeline.quantize_model import CalibratedModel, QuantizationResult, insert_and_refine
 from exporter.errors import AccuracyBudgetError, ExportError
-from resnet_export.export_job.artifacts import BudgetOutcome
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.artifacts import BudgetOutcome
+from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex
 from runtimes.metrics.latency import measure_latency
 from runtimes.metrics.logit_comparison import LogitComparison

@@ -29,7 +29,7 @@ from resnet_export.console.option_types import (
     size,
 )
 from resnet_export.console.val_options import add_val_options
-from resnet_export.export_job.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
+from resnet_export.export_job.context.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
 from resnet_export.images.gather import gathered_source
 from runtimes.bundle.manifest import DEFAULT_BATCH
 

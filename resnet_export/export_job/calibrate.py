@@ -23,8 +23,8 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from exporter.tracing.export import ExportedModel
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.options import ExportOptions
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.options import ExportOptions
+from resnet_export.export_job.context.run import ExportRun
 from runtimes.io.cache_dir import user_cache_folder
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.providers import CUDA_PROVIDER, check_machine, prepare_libraries

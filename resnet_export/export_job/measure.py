@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import ExportCheckError
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.inference.model_in_memory import OtherRuntime
 from runtimes.metrics.latency import Latency, measure_latency
@@ -23,7 +23,7 @@ from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
     from exporter.models.loaded_model import LoadedModel
-    from resnet_export.export_job.artifacts import Artifacts
+    from resnet_export.export_job.context.artifacts import Artifacts
 
 POOR_AGREEMENT = 0.9
 """Below this share of equal answers the run warns. Not a gate: networks of random weights get there too."""

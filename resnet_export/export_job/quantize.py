@@ -26,9 +26,9 @@ from calibration.pipeline.quantize_model import (
 from calibration.placement.for_tensorrt import Placement
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob, open_exact, tally_images
-from resnet_export.export_job.artifacts import BudgetOutcome
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.artifacts import BudgetOutcome
+from resnet_export.export_job.context.run import ExportRun
 
 if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel

@@ -20,11 +20,11 @@ from exporter.models.loaded_model import LoadedModel
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.tracing.check_pre_post import expected_outputs
 from exporter.version import __version__
-from resnet_export.export_job.artifacts import Artifacts
 from resnet_export.export_job.calibrate import calibration_report
+from resnet_export.export_job.context.artifacts import Artifacts
+from resnet_export.export_job.context.options import ExportOptions
+from resnet_export.export_job.context.run import ExportRun
 from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, rows_to_json
-from resnet_export.export_job.options import ExportOptions
-from resnet_export.export_job.run import ExportRun
 from runtimes.bundle.file_names import (
     CALIBRATION_NAME,
     GOLDEN_NAME,

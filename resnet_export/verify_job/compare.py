@@ -11,7 +11,7 @@ from calibration.observers.sample_images import drawn_in_words, proportionally_o
 from exporter.errors import ExportError
 from exporter.known_bad import OLD_ONNXRUNTIME, installed_versions
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.choose_images import MAX_BAD_FRACTION
+from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
 from resnet_export.images.image_set import ImageSource
 from resnet_export.images.stream import batch_size_for

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtimes.errors import ImageReadError, MissingDependencyError
+from runtimes.preprocessing.center_crop import cropped
 from runtimes.preprocessing.decode import READ_FORMATS, check_pixel_count, exif_orientation
 from runtimes.preprocessing.image_input import Channels, ImageInput, array_of, rgb_array, rgb_image
-from runtimes.preprocessing.resize import draft_size, resized_size
-from runtimes.preprocessing.transform import Interpolation, Preprocessing, check_resized, cropped
+from runtimes.preprocessing.resize import check_resized, draft_size, resized_size
+from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
 REDUCING_GAP = 3.0
 """How many times the resized picture the reduced one is at least; 3 is "close to fair resampling" in Pillow's words."""

@@ -9,8 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtimes.errors import ImageReadError
+
 MAX_SIDE = 65_535
 """Pixels; what a JPEG can have. Source: ITU T.81, table B.2 (sizes in 16 bits)."""
+
+
+# More pixels than this after resizing is a strip (1 x 2000) blown up, not a photograph; it would fill a
+# device's memory.
+# Source: Pillow's MAX_IMAGE_PIXELS, a quarter of a GiB at three bytes.
+_MAX_RESIZED_PIXELS = 1024**3 // 4 // 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,21 @@ def draft_size(resize: int | tuple[int, int] | KeepRatio) -> tuple[int, int]:
     """
     width, height = resized_size(resize, (1 << 12, 1 << 12))
     return round(width * DRAFT_GAP), round(height * DRAFT_GAP)
+
+
+def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    """Raise ImageReadError when a picture of `size` = (width, height) is too long and thin for its `resized` form."""
+    if 0 in resized:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} nothing would be left of it; "
+            "expected a picture that is not so long and thin, so cut it or leave it out"
+        )
+    if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
+        raise ImageReadError(
+            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} it would be "
+            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
+            "cut it or leave it out"
+        )
 
 
 def json_from_resize(resize: Resize) -> dict[str, Any] | None:

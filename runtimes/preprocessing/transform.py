@@ -16,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import ImageReadError
+from runtimes.preprocessing.center_crop import BLACK, crop_from_json, cropped, is_color
 from runtimes.preprocessing.resize import (
     KeepRatio,
     Resize,
+    check_resized,
     is_side,
     is_size,
     json_from_resize,
     json_from_size,
     resize_from_json,
     resized_size,
-    size_from_json,
     with_keys,
 )
 
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
 # trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# More pixels than this after resizing is a strip (1 x 2000) blown up, not a photograph; it would fill a
-# device's memory.
-# Source: Pillow's MAX_IMAGE_PIXELS, a quarter of a GiB at three bytes.
-_MAX_RESIZED_PIXELS = 1024**3 // 4 // 3
 
 # 4096 x 4096, a hundred times what most networks take; prepared it is 200 MB, three channels of float32. A manifest is
 # data from outside: what it asks for must not decide how much memory is taken.
@@ -69,9 +65,6 @@ class Interpolation(Enum):
     BOX = "box"
     HAMMING = "hamming"
     LANCZOS = "lanczos"
-
-
-BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +124,7 @@ class Preprocessing:
             raise ValueError(f"got {len(self.mean)} numbers of mean and {len(self.std)} of std, expected as many")
         if self.fill != BLACK and self.channels != 3:
             raise ValueError(f"fill: got {self.fill!r} for {self.channels} channels, expected none: it is a color")
-        if not _is_color(self.fill):
+        if not is_color(self.fill):
             raise ValueError(f"fill: got {self.fill!r}, expected three whole numbers 0-255 (R, G, B)")
         if self.crop is None and self.fill != BLACK:
             raise ValueError(f"fill: got {self.fill!r} without a crop, which alone adds pixels; give a crop or no fill")
@@ -206,7 +199,7 @@ class Preprocessing:
         for key, expected in _FIXED_JSON.items():
             if data[key] != expected:
                 raise ValueError(f"preprocessing {key!r}: got {data[key]!r}, expected {expected!r}, the only one known")
-        crop, fill = _crop_from_json(data["crop"])
+        crop, fill = crop_from_json(data["crop"])
         preprocessing = cls(
             resize=resize_from_json(data["resize"]),
             crop=crop,
@@ -329,45 +322,6 @@ def _resized(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling[preprocessing.interpolation.name])
 
 
-def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
-    """Raise ImageReadError when a picture of `size` = (width, height) is too long and thin for its `resized` form."""
-    if 0 in resized:
-        raise ImageReadError(
-            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} nothing would be left of it; "
-            "expected a picture that is not so long and thin, so cut it or leave it out"
-        )
-    if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
-        raise ImageReadError(
-            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} it would be "
-            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
-            "cut it or leave it out"
-        )
-
-
-def cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
-    """Cut (height, width) out of the middle; a smaller picture is padded with `fill`."""
-    box = _crop_box(image.size, crop)
-    left, top, right, bottom = box
-    if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
-        return image.crop(box)
-    from PIL import Image as PillowImage
-
-    canvas = PillowImage.new("RGB", (right - left, bottom - top), fill)
-    canvas.paste(image, (-left, -top))
-    return canvas
-
-
-def _crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom); Pillow fills what lies outside the image with black."""
-    left, top = _crop_offset(size[0], crop[1]), _crop_offset(size[1], crop[0])
-    return left, top, left + crop[1], top + crop[0]
-
-
-def _crop_offset(side: int, crop: int) -> int:
-    """Return where the crop begins; an odd padding has its extra pixel at the end, a tie rounds to even."""
-    return -((crop - side) // 2) if crop > side else round((side - crop) / 2.0)
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -377,24 +331,6 @@ def _is_row_of_floats(value: object) -> bool:
     if not isinstance(value, tuple) or not 1 <= len(value) <= MAX_CHANNELS or not all(map(_is_number, value)):
         return False
     return all(abs(number) <= _MAX_FLOAT32 for number in value)  # not so of NaN; of a huge whole number isfinite fails
-
-
-def _is_color(value: object) -> bool:
-    if not isinstance(value, tuple) or len(value) != 3:
-        return False
-    return all(isinstance(level, int) and not isinstance(level, bool) and 0 <= level <= 255 for level in value)
-
-
-def _crop_from_json(value: object) -> tuple[tuple[int, int] | None, tuple[int, int, int]]:
-    """Return the crop and its fill; an absent fill is black."""
-    if not isinstance(value, Mapping) or "fill" not in value:
-        return size_from_json("preprocessing 'crop'", value), BLACK
-    crop = with_keys("preprocessing 'crop'", value, {"height", "width", "fill"})
-    fill = crop["fill"]
-    if not isinstance(fill, list) or not _is_color(tuple(fill)) or tuple(fill) == BLACK:
-        raise ValueError(f"preprocessing 'crop' fill: got {fill!r}, expected three whole numbers 0-255, not all 0")
-    red, green, blue = fill
-    return (crop["height"], crop["width"]), (red, green, blue)
 
 
 def _interpolation_from_json(value: object) -> Interpolation:

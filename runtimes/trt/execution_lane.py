@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from runtimes.cuda.device_array import DeviceArray
 from runtimes.cuda.memory import CudaRuntime, DeviceBuffer, PinnedBuffer
-from runtimes.errors import InputMismatchError, ModelClosedError, RuntimeAdapterError
+from runtimes.errors import InputMismatchError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
-from runtimes.trt.tensorrt_library import TensorRtLibrary
+from runtimes.trt.layer_times import make_profiler
+from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
 
 _GRAPHS_PER_LANE = 4
 """Each graph keeps an execution context, and with it activation memory, of its own: so only the last few stay."""
@@ -26,54 +24,6 @@ _WARM_UP_RUNS = 3
 _ALIGNMENT = 256
 """Of an address that TensorRT takes, in bytes; cudaMalloc's are. Source: NvInferRuntime.h, setTensorAddress: "The
 pointer must have at least 256-byte alignment"."""
-
-PROFILE = 0
-"""The builder adds one optimization profile."""
-
-
-class ProfileInUseError(RuntimeAdapterError):
-    """TensorRT 8.6 lets one context at a time use a profile, unless the engine was built to share it, as ours are."""
-
-
-def closed_error() -> ModelClosedError:
-    """Return the error of a use after close."""
-    return ModelClosedError("this runtime is closed; open the engine again")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedEngine:
-    """A deserialized engine.
-
-    Attributes:
-        loaded_by: The library that loaded it.
-        runtime: TensorRT's runtime, which must live as long as the engine.
-        engine: The engine.
-        inputs: Specification of each input; the first axis is None where the profile has a range.
-        outputs: Specification of each output.
-        batch: Smallest and largest batch of the profile, or None when all shapes are fixed.
-        shares_profile: Whether several contexts may use the profile at the same time: always from TensorRT 10 on; an
-            engine of 8.6 only where it was built so.
-        making: Held while contexts are made or exchanged for others.
-        holders: The contexts that are alive and use the profile.
-    """
-
-    loaded_by: TensorRtLibrary
-    runtime: Any
-    engine: Any
-    inputs: Mapping[str, TensorSpec]
-    outputs: Mapping[str, TensorSpec]
-    batch: tuple[int, int] | None
-    shares_profile: bool
-    making: threading.RLock = field(default_factory=threading.RLock)
-    holders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
-
-    def shape(self, spec: TensorSpec, batch: int) -> tuple[int, ...]:
-        """Return the shape of a tensor at a batch size."""
-        return tuple(batch if size is None else size for size in spec.shape)
-
-    def failed(self, what: str) -> RuntimeAdapterError:
-        """Return the error for a refused call, with TensorRT's own words."""
-        return RuntimeAdapterError(f"{self.loaded_by.flavor}: {what} failed: {self.loaded_by.log.last_words()}")
 
 
 def run_in_pieces(lane: Lane, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
@@ -163,7 +113,7 @@ class Lane:
             raise RuntimeAdapterError("layers cannot be timed in CUDA graphs; open the engine with cuda_graphs=False")
         for _ in range(_WARM_UP_RUNS):
             self.run(inputs)
-        profiler = _make_profiler(self.model.loaded_by.module)
+        profiler = make_profiler(self.model.loaded_by.module)
         self._context.profiler = profiler
         runs: list[list[tuple[str, float]]] = []
         for _ in range(num_runs):
@@ -354,26 +304,6 @@ class Lane:
 
     def _addresses(self) -> dict[str, int]:
         return {name: buffer.address for name, buffer in self._device.items()}
-
-
-def noise(dtype: str, shape: tuple[int, ...]) -> Array:
-    """Return an input to time an engine with: the same random numbers each time, of standard normal size."""
-    values = np.random.default_rng(0).normal(size=shape)
-    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (np.abs(values) * 60).astype(dtype)
-
-
-def _make_profiler(trt: Any) -> Any:
-    class LayerProfiler(trt.IProfiler):  # type: ignore[misc]
-        """Keeps what TensorRT reports."""
-
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.heard: list[tuple[str, float]] = []
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.heard.append((str(layer_name), float(ms)))
-
-    return LayerProfiler()
 
 
 class _Captured:

@@ -109,7 +109,9 @@ def test_parameters_of_a_signature():
 
 
 @pytest.mark.parametrize("version", LEAN_PACKAGES)
-@pytest.mark.parametrize("file", ["adapter.py", "execution_lane.py", "tensorrt_library.py"])
+@pytest.mark.parametrize(
+    "file", ["adapter.py", "execution_lane.py", "layer_times.py", "loaded_engine.py", "tensorrt_library.py"]
+)
 def test_engines_are_run_with_what_the_lean_libraries_have(file, version):
     assert not list(map(str, misuses((ROOT / "runtimes" / "trt" / file).read_text(), load_surface(version))))
 

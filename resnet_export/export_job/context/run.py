@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from exporter.models.loaded_model import LoadedModel
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.choose_images import ChosenImages
-from resnet_export.export_job.options import ExportOptions
+from resnet_export.export_job.context.choose_images import ChosenImages
+from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.images.class_index import ClassIndex
 from resnet_export.images.stream import stream
 

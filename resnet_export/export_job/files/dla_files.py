@@ -15,8 +15,8 @@ from calibration.qdq.implicit_quantization import StrippedModel, complete_scales
 from exporter.errors import ExportCheckError, ExportError
 from exporter.passes.lower_global_pool import average_pool_from_global
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.artifacts import Artifacts, DlaFiles
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.artifacts import Artifacts, DlaFiles
+from resnet_export.export_job.context.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.restore_pixels import pixels_of

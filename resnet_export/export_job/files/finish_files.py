@@ -8,13 +8,13 @@ from exporter.errors import ExportError
 from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import FinishReport, check_finished
-from resnet_export.export_job.run import ExportRun
+from resnet_export.export_job.context.run import ExportRun
 from runtimes.metrics.answer_kind import AnswerKind
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from resnet_export.export_job.artifacts import Artifacts
+    from resnet_export.export_job.context.artifacts import Artifacts
 
 
 def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:

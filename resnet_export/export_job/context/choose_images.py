@@ -15,7 +15,7 @@ from calibration.observers.sample_images import (
     proportionally_ordered,
     split_images,
 )
-from resnet_export.export_job.options import ExportOptions
+from resnet_export.export_job.context.options import ExportOptions
 
 MAX_BAD_FRACTION = 0.01
 """Share of a folder's images that may be unreadable."""

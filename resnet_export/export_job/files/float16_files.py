@@ -1,0 +1,74 @@
+"""FP16, and INT8 with FP16 around it: typed, then run on real inputs, because FP16 ends at 65504."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.errors import NonFiniteTensorError
+from resnet_export.console.reporter import Reporter
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from exporter.tracing.export import ExportedModel
+
+ARM_ADDS_IN_FLOAT16 = (
+    "FP16: on ARM processors with FP16 arithmetic ONNX Runtime's CPU provider also adds in FP16, so that answers there "
+    "are less exact than here (46 instead of 62 dB on a ResNet-18, docs/sessions.md); verify measures it on the device"
+)
+"""Said where FP16 is for ONNX Runtime."""
+
+
+def float16_file(exported: ExportedModel, golden: NDArray[np.float32], reporter: Reporter) -> ModelProto:
+    """Return the network in FP16.
+
+    Raises:
+        NonFiniteTensorError: If a real input overflows.
+    """
+    from exporter.passes.float16 import float16_from_float32
+    from exporter.tracing.check_export import first_nonfinite_tensor
+    from runtimes.ort.adapter import OrtRuntime
+
+    with reporter.working("typing FP16"):
+        result = float16_from_float32(exported.onnx)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
+    _refuse_overflow(tensor)
+    reporter.done(f"FP16: {result.num_changes} constants converted, every activation finite")
+    for note in result.skipped:
+        reporter.done(f"FP16: {note}")
+    return result.model
+
+
+def int8_float16_file(quantized: ModelProto, golden: NDArray[np.float32], reporter: Reporter) -> ModelProto:
+    """Return the quantized network with its scales, and what is not quantized, in FP16.
+
+    Raises:
+        NonFiniteTensorError: If a real input overflows.
+    """
+    from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
+    from exporter.tracing.check_export import first_nonfinite_tensor
+    from runtimes.ort.adapter import OrtRuntime
+
+    with reporter.working("typing INT8 + FP16"):
+        result = float16_qdq_from_float32(quantized)
+        exact = partial(OrtRuntime, exact_qdq=True)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
+    _refuse_overflow(tensor)
+    reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    for note in result.notes:
+        reporter.done(f"INT8 + FP16: {note}")
+    if result.num_raised:
+        reporter.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
+    return result.model
+
+
+def _refuse_overflow(tensor: str | None) -> None:
+    if tensor is not None:
+        raise NonFiniteTensorError(
+            f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
+            "--fp16, or scale the input as in training"
+        )
