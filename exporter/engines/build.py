@@ -87,14 +87,7 @@ def build_engine(
         for notice in notices:
             on_notice(notice)
     config = builder.create_builder_config()
-    _configure(library, config, chosen)
-    _share_profiles(library.module, config)
-    if core is None:
-        _allow_precisions(library.module, network, config)
-    else:
-        choose_dla(library, config, core, gpu_fallback=chosen.gpu_fallback)
-    profile = _add_profile(library, builder, network, config, chosen.batch)
-    calibrator = None if core is None or scales is None else attach_scales(library, config, scales, profile)
+    calibrator = _settle(library, builder, network, config, chosen, scales)
     if core is not None:
         placement = check_placement(library, network, config, gpu_fallback=chosen.gpu_fallback)
         if on_placement is not None:
@@ -108,6 +101,20 @@ def build_engine(
     plan = bytes(built)
     save_timing_cache(library, config, timings)
     return plan
+
+
+def _settle(
+    library: TensorRtLibrary, builder: Any, network: Any, config: Any, options: BuildOptions, scales: Path | None
+) -> Any:
+    """Write every choice into `config`: options, precisions or the DLA, the profile; return what must outlive it."""
+    _configure(library, config, options)
+    _share_profiles(library.module, config)
+    if options.dla_core is None:
+        _allow_precisions(library.module, network, config)
+    else:
+        choose_dla(library, config, options.dla_core, gpu_fallback=options.gpu_fallback)
+    profile = _add_profile(library, builder, network, config, options.batch)
+    return None if options.dla_core is None or scales is None else attach_scales(library, config, scales, profile)
 
 
 def _start_builder(library: TensorRtLibrary) -> Any:

@@ -6,36 +6,28 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from exporter.bundle.write_folder import TOOL_NAME
 from exporter.engines.build import Progress, build_engine
 from exporter.engines.build_options import BuildOptions
 from exporter.engines.dla import DlaPlacement
-from exporter.engines.inspect_engine import inspect_engine
+from exporter.engines.engine_evidence import EngineEvidence, gather_evidence, layers_path, saved_evidence, times_path
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
 from exporter.version import __version__
 from runtimes.bundle.file_names import DLA_FILES, DLA_SCALES, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.bundle.precision import is_int8, option_words
-from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.errors import BundleError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
 from runtimes.machine.this_machine import machine_facts
-from runtimes.trt.build_log import layers_from_log
 from runtimes.trt.engine_layers import (
-    BUILD_LOG,
-    INSPECTOR,
-    EngineLayers,
     NetworkProducts,
-    layers_from_inspector,
-    layers_to_json,
 )
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
-from runtimes.trt.layer_times import EngineTimes, times_from_json
 from runtimes.trt.tensorrt_library import load_library
 
 
@@ -48,10 +40,7 @@ class EngineOutcome:
         sidecar: What is known of it.
         reused: Whether it was there already.
         reason: Why it was reused or built, in words.
-        layers: What it computes in which precision, or None where it could not be asked.
-        why_no_layers: Why it could not.
-        times: How long each of them takes, or None where that was not measured.
-        why_no_times: Why it was not.
+        evidence: What it computes in which precision, and how long that takes.
         placement: Of one just built for a DLA, which layers run there.
     """
 
@@ -59,10 +48,7 @@ class EngineOutcome:
     sidecar: EngineSidecar
     reused: bool
     reason: str
-    layers: EngineLayers | None = None
-    why_no_layers: str = ""
-    times: EngineTimes | None = None
-    why_no_times: str = ""
+    evidence: EngineEvidence = field(default_factory=EngineEvidence)
     placement: DlaPlacement | None = None
 
 
@@ -125,35 +111,14 @@ def engine_from_bundle(
     )
     layer_list = load_library(flavor).log.layer_list
     sidecar = _write(path, plan, facts, model, time.perf_counter() - start)
-    layers, why_no_layers = _told_layers(path, plan, facts, products[0] if products else None, layer_list)
-    on_gpu = layers is not None and layers.source == INSPECTOR
-    times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)
-    return EngineOutcome(
-        path,
-        sidecar,
-        reused=False,
-        reason=reason,
-        layers=layers,
-        why_no_layers=why_no_layers,
-        times=times,
-        why_no_times=why_no_times,
-        placement=placements[0] if placements else None,
-    )
+    evidence = gather_evidence(path, plan, facts, products[0] if products else None, layer_list)
+    placement = placements[0] if placements else None
+    return EngineOutcome(path, sidecar, reused=False, reason=reason, evidence=evidence, placement=placement)
 
 
 def _reused(path: Path) -> EngineOutcome:
-    layers, why_no_layers = _saved_layers(path)
-    times, why_no_times = _saved_times(path)
-    return EngineOutcome(
-        path,
-        load_sidecar(path),
-        reused=True,
-        reason="built from the same file, for the same machine, with the same options",
-        layers=layers,
-        why_no_layers=why_no_layers,
-        times=times,
-        why_no_times=why_no_times,
-    )
+    reason = "built from the same file, for the same machine, with the same options"
+    return EngineOutcome(path, load_sidecar(path), reused=True, reason=reason, evidence=saved_evidence(path))
 
 
 def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
@@ -245,85 +210,3 @@ def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: fl
     except OSError as err:
         raise EngineBuildError(f"{path} cannot be written: {err}; the old engine, if any, is unchanged") from err
     return sidecar
-
-
-def layers_path(engine: Path) -> Path:
-    """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
-    return engine.with_name(f"{engine.name}.layers.json")
-
-
-_NEEDS_GPU = "an engine runs on a GPU only, and here is none"
-
-
-def _told_layers(
-    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
-) -> tuple[EngineLayers | None, str]:
-    """Return the layers of the engine just built, and keep them; whatever becomes of that, the engine is good.
-
-    TensorRT's inspector tells them on a GPU; elsewhere the list that TensorRT-RTX's builder logged is taken.
-    """
-    layers_path(path).unlink(missing_ok=True)
-    entries, source, why_not = _inspected(plan, facts)
-    if entries is None and layer_list:
-        try:
-            entries, source = layers_from_log(layer_list), BUILD_LOG
-        except ValueError as err:
-            why_not = f"{why_not}; {err}"
-    if entries is None:
-        return None, why_not
-    text = json.dumps(layers_to_json(entries, source=source, products=products))
-    try:
-        layers = layers_from_inspector(text)
-        write_whole([(layers_path(path), text.encode())])
-    except (RuntimeAdapterError, OSError) as err:
-        return None, str(err)
-    return layers, ""
-
-
-def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, str]:
-    """Return what the inspector lists, `INSPECTOR`, and why it does not."""
-    if machine_facts().gpu is None:
-        return None, INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
-    try:
-        text = inspect_engine(load_library(facts.flavor), plan, no_gpu="", dla_core=facts.flags.get("dla_core"))
-        layers_from_inspector(text)  # raises where it names layers and says no more
-        return json.loads(text)["Layers"], INSPECTOR, ""
-    except (EngineBuildError, RuntimeAdapterError) as err:
-        return None, INSPECTOR, str(err)
-
-
-def times_path(engine: Path) -> Path:
-    """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
-    return engine.with_name(f"{engine.name}.times.json")
-
-
-def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
-    """Run the engine just built at its best batch and keep its layers' times; it is good whatever becomes of that."""
-    from runtimes.trt.adapter import TrtRuntime
-
-    times_path(path).unlink(missing_ok=True)
-    try:
-        with TrtRuntime(path, max_contexts=1) as runtime:
-            times = runtime.layer_times(batch=facts.batch.opt)
-        write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
-    except (RuntimeAdapterError, OSError) as err:
-        return None, str(err)
-    return times, ""
-
-
-def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
-    try:
-        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return None, "they were not timed when it was built (an engine runs on a GPU only)"
-    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
-        return None, f"not kept from its build ({err})"
-
-
-def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
-    try:
-        return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return None, "they were not counted when it was built (an engine tells its layers on a GPU only)"
-    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
-        return None, f"not kept from its build ({err})"

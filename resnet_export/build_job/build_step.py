@@ -76,13 +76,14 @@ def _tell_placement(outcome: EngineOutcome, reporter: Reporter) -> None:
 
 def _tell_layers(outcome: EngineOutcome, reporter: Reporter) -> None:
     """Tell how many layers run in which precision, and which convolutions fell back."""
-    if outcome.layers is None:
-        reporter.done(f"layers not counted: {outcome.why_no_layers}")
+    layers = outcome.evidence.layers
+    if layers is None:
+        reporter.done(f"layers not counted: {outcome.evidence.why_no_layers}")
         return
-    counts = ", ".join(f"{number} in {precision}" for precision, number in outcome.layers.count().items())
-    reporter.done(f"layers of the engine: {counts}; {outcome.layers.num_reformats} reformats")
-    _tell_coverage(outcome, int8_coverage(outcome.layers), reporter)
-    _tell_times(outcome, outcome.layers, reporter)
+    counts = ", ".join(f"{number} in {precision}" for precision, number in layers.count().items())
+    reporter.done(f"layers of the engine: {counts}; {layers.num_reformats} reformats")
+    _tell_coverage(outcome, int8_coverage(layers), reporter)
+    _tell_times(outcome, layers, reporter)
 
 
 def _tell_coverage(outcome: EngineOutcome, coverage: Int8Coverage, reporter: Reporter) -> None:
@@ -111,10 +112,10 @@ def check_min_int8(outcome: EngineOutcome, share: float) -> None:
     Raises:
         EngineCheckError: If it is less, or if that cannot be told.
     """
-    if outcome.layers is None:
+    if outcome.evidence.layers is None:
         again = f"; delete {outcome.path} to build it anew" if outcome.reused else ""
-        raise EngineCheckError(f"--min-int8-layers: it cannot be told here: {outcome.why_no_layers}{again}")
-    coverage = int8_coverage(outcome.layers)
+        raise EngineCheckError(f"--min-int8-layers: it cannot be told here: {outcome.evidence.why_no_layers}{again}")
+    coverage = int8_coverage(outcome.evidence.layers)
     if coverage.share < share:
         others = {name: kind for name, kind in coverage.precisions.items() if kind != "INT8"}
         raise EngineCheckError(
@@ -125,9 +126,9 @@ def check_min_int8(outcome: EngineOutcome, share: float) -> None:
 
 def _tell_times(outcome: EngineOutcome, layers: EngineLayers, reporter: Reporter) -> None:
     """Tell how much of the time goes where, and which layers are slowest."""
-    times = outcome.times
+    times = outcome.evidence.times
     if times is None:
-        reporter.done(f"layers not timed: {outcome.why_no_times}")
+        reporter.done(f"layers not timed: {outcome.evidence.why_no_times}")
         return
     total = times.total_ms or 1.0
     shares = ", ".join(
@@ -147,6 +148,7 @@ def _tell_times(outcome: EngineOutcome, layers: EngineLayers, reporter: Reporter
 
 def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
     """Return an outcome as JSON holds it."""
+    found, layers = outcome.evidence, outcome.evidence.layers
     return {
         "engine": str(outcome.path),
         "reused": outcome.reused,
@@ -155,9 +157,9 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "dla": None
         if outcome.placement is None
         else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
-        "times": outcome.why_no_times if outcome.times is None else _times_report(outcome.times, outcome.layers),
-        "layers": outcome.why_no_layers if outcome.layers is None else outcome.layers.to_json(),
-        "int8_coverage": outcome.why_no_layers if outcome.layers is None else int8_coverage(outcome.layers).to_json(),
+        "times": found.why_no_times if found.times is None else _times_report(found.times, layers),
+        "layers": found.why_no_layers if layers is None else layers.to_json(),
+        "int8_coverage": found.why_no_layers if layers is None else int8_coverage(layers).to_json(),
     }
 
 

@@ -179,6 +179,12 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("precision and target")
     group.add_argument("--int8", action="store_true", help="write model.int8.onnx (Q/DQ); needs --calib")
     group.add_argument("--fp16", action="store_true", help="write model.fp16.onnx (typed, float32 inputs and outputs)")
+    _add_calibration_options(group)
+    _add_target_options(group)
+    _add_accuracy_options(group)
+
+
+def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--calib",
         action="append",
@@ -215,6 +221,9 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
         help="0: ranges only; 1: also scale channels, round weights for what layers read, correct biases (default); "
         "2: the same for the widest layers too, slow",
     )
+
+
+def _add_target_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--target",
         type=_target,
@@ -236,6 +245,9 @@ def _add_precision_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dla", action="store_true", help="also write what build --dla needs: for the DLA of Orin, to TensorRT 10.7"
     )
+
+
+def _add_accuracy_options(group: argparse._ArgumentGroup) -> None:
     add_val_options(
         group,
         "labeled images, one folder per class, or as --calib; without labels agreement and SQNR are measured only",

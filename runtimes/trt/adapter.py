@@ -28,7 +28,8 @@ from runtimes.trt.compatibility import (
     rebuild_command,
 )
 from runtimes.trt.execution_lane import Lane, close_all, run_in_pieces
-from runtimes.trt.layer_times import EngineTimes, noise, times_from_runs
+from runtimes.trt.layer_profiler import noise
+from runtimes.trt.layer_times import EngineTimes, times_from_runs
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
 from runtimes.trt.tensorrt_library import TensorRtLibrary, library_for, load_library, start_runtime
 

@@ -12,7 +12,7 @@ from runtimes.cuda.device_array import DeviceArray
 from runtimes.cuda.memory import CudaRuntime, DeviceBuffer, PinnedBuffer
 from runtimes.errors import InputMismatchError, RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
-from runtimes.trt.layer_times import make_profiler
+from runtimes.trt.layer_profiler import make_profiler
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
 
 _GRAPHS_PER_LANE = 4

@@ -9,14 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
-
-import numpy as np
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.io.json_fields import JsonFields
 from runtimes.io.json_types import check_kinds, finite
-from runtimes.protocol import Array
 from runtimes.trt.engine_layers import REFORMAT, EngineLayer, EngineLayers
 
 UNKNOWN = "?"
@@ -104,25 +100,3 @@ def times_from_json(text: str) -> EngineTimes:
         return EngineTimes(content["batch"], content["num_runs"], layer_ms)
     except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise RuntimeAdapterError(f"the times of the engine's layers cannot be read: {err!r}") from err
-
-
-def noise(dtype: str, shape: tuple[int, ...]) -> Array:
-    """Return an input to time an engine with: the same random numbers each time, of standard normal size."""
-    values = np.random.default_rng(0).normal(size=shape)
-    return values.astype(dtype) if np.dtype(dtype).kind == "f" else (np.abs(values) * 60).astype(dtype)
-
-
-def make_profiler(trt: Any) -> Any:
-    """Return a profiler of this TensorRT module that keeps what it reports: `heard`, (layer, milliseconds)."""
-
-    class LayerProfiler(trt.IProfiler):  # type: ignore[misc]
-        """Keeps what TensorRT reports."""
-
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.heard: list[tuple[str, float]] = []
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.heard.append((str(layer_name), float(ms)))
-
-    return LayerProfiler()

@@ -23,7 +23,7 @@ CLAIMED = {
 """File to the versions it is written for, where these are not all."""
 
 
-CALLS = re.compile(r"\bTensorRtLibrary\b|\btrt: Any\b")
+CALLS = re.compile(r"\bTensorRtLibrary\b|\bLoadedEngine\b|\btrt: Any\b")
 
 
 def files_that_call_tensorrt():

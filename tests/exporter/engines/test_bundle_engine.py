@@ -11,7 +11,8 @@ from cli_runs import export_digits
 
 import exporter.engines.bundle_engine
 from exporter.engines.build_options import BuildOptions
-from exporter.engines.bundle_engine import engine_from_bundle, layers_path
+from exporter.engines.bundle_engine import engine_from_bundle
+from exporter.engines.engine_evidence import layers_path
 from exporter.errors import EngineBuildError
 from resnet_export.main import main
 from runtimes.bundle.manifest import BatchRange, check_files, file_entry, load_manifest

@@ -42,7 +42,8 @@ def orin(monkeypatch):
 
     def make(version, cores=2):
         facts = dataclasses.replace(machine_facts(), gpu="Orin", compute_capability="8.7", cuda="12.6")
-        monkeypatch.setattr(exporter.engines.bundle_engine, "machine_facts", lambda: facts)
+        for module in (exporter.engines.bundle_engine, exporter.engines.engine_evidence):
+            monkeypatch.setattr(module, "machine_facts", lambda: facts)
         standin = make_tensorrt(version, CudaStandin())
         standin.dla_cores = cores
         monkeypatch.setitem(sys.modules, "tensorrt", standin.module)

@@ -10,7 +10,8 @@ from standins.tensorrt_standin import VERSIONS, make_tensorrt
 
 import exporter.engines.bundle_engine
 import runtimes.trt.adapter
-from exporter.engines.bundle_engine import engine_from_bundle, layers_path, times_path
+from exporter.engines.bundle_engine import engine_from_bundle
+from exporter.engines.engine_evidence import layers_path, times_path
 from resnet_export.main import main
 from runtimes.errors import MissingDependencyError
 from runtimes.machine.this_machine import machine_facts
@@ -30,7 +31,8 @@ def on_a_gpu(monkeypatch):
 
     def make(version):
         facts = dataclasses.replace(machine_facts(), gpu="Stand-in", compute_capability="8.7", cuda="12.6")
-        monkeypatch.setattr(exporter.engines.bundle_engine, "machine_facts", lambda: facts)
+        for module in (exporter.engines.bundle_engine, exporter.engines.engine_evidence):
+            monkeypatch.setattr(module, "machine_facts", lambda: facts)
         cuda = CudaStandin()
         standin = make_tensorrt(version, cuda)
         monkeypatch.setattr(runtimes.trt.adapter, "load_cuda", lambda: cuda)
@@ -44,26 +46,28 @@ def on_a_gpu(monkeypatch):
 def test_layers_are_counted_and_kept(version, bundle, on_a_gpu):
     on_a_gpu(version)
     outcome = engine_from_bundle(bundle, precision="int8", timing_cache=False)
-    assert outcome.why_no_layers == ""
-    assert outcome.layers.count(CONVOLUTION) == {"INT8": 22}
-    assert outcome.layers.num_reformats == 1
-    assert {"conv1", "layer1.0.conv2", "fc"} <= {node for layer in outcome.layers.layers for node in layer.nodes}
+    assert outcome.evidence.why_no_layers == ""
+    assert outcome.evidence.layers.count(CONVOLUTION) == {"INT8": 22}
+    assert outcome.evidence.layers.num_reformats == 1
+    assert {"conv1", "layer1.0.conv2", "fc"} <= {
+        node for layer in outcome.evidence.layers.layers for node in layer.nodes
+    }
     again = engine_from_bundle(bundle, precision="int8", timing_cache=False)
     assert again.reused
-    assert again.layers == outcome.layers
-    assert again.times == outcome.times
+    assert again.evidence.layers == outcome.evidence.layers
+    assert again.evidence.times == outcome.evidence.times
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_layers_are_timed_and_kept(version, bundle, on_a_gpu):
     standin = on_a_gpu(version)
     outcome = engine_from_bundle(bundle, precision="int8", timing_cache=False)
-    times = outcome.times
+    times = outcome.evidence.times
     assert (times.batch, times.num_runs, standin.profiled_runs) == (8, 20, 20)
     assert len(times.layer_ms) == 23
     microseconds = [1000 * spent for spent in times.layer_ms.values()]
     assert microseconds == pytest.approx([2 * place for place in range(1, 24)])  # the median of n, 2n and 3n
-    by_precision = times.by_precision(outcome.layers)
+    by_precision = times.by_precision(outcome.evidence.layers)
     assert by_precision == pytest.approx({"INT8": 0.002 * sum(range(2, 24)), REFORMAT: 0.002})
     assert set(standin.executions[-23:]) == {8}
     assert standin.cuda.leaks() == []
@@ -152,8 +156,8 @@ def test_an_engine_that_does_not_load_is_still_an_engine(bundle, on_a_gpu, monke
     monkeypatch.setattr(standin.module.Runtime, "_refusal", lambda self, content: "out of memory")
     outcome = engine_from_bundle(bundle, precision="fp32", timing_cache=False)
     assert outcome.path.is_file()
-    assert outcome.layers is None
-    assert "out of memory" in outcome.why_no_layers
+    assert outcome.evidence.layers is None
+    assert "out of memory" in outcome.evidence.why_no_layers
     assert not layers_path(outcome.path).exists()
 
 
@@ -161,5 +165,5 @@ def test_without_a_gpu_it_says_so(bundle, monkeypatch):
     monkeypatch.setattr(exporter.engines.bundle_engine, "build_engine", lambda *_, **__: b"plan")
     monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt("10.3", CudaStandin()).module)
     outcome = engine_from_bundle(bundle, precision="fp32")
-    assert outcome.layers is None
-    assert "here is none" in outcome.why_no_layers
+    assert outcome.evidence.layers is None
+    assert "here is none" in outcome.evidence.why_no_layers

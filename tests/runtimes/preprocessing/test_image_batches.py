@@ -96,7 +96,7 @@ def test_bad_images_are_left_out_and_recorded(tmp_path):
 
 
 def test_a_strip_counts_as_bad(tmp_path, monkeypatch):
-    monkeypatch.setattr("runtimes.preprocessing.transform._MAX_RESIZED_PIXELS", 500)
+    monkeypatch.setattr("runtimes.preprocessing.resize._MAX_RESIZED_PIXELS", 500)
     paths = write_images(tmp_path, 3)
     Image.new("RGB", (1, 50)).save(paths[1])
     batches, errors = collect(paths, max_bad_fraction=0.5)

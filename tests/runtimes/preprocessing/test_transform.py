@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from runtimes.errors import ImageReadError
-from runtimes.preprocessing import transform as preprocessing_module
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import (
     IMAGENET_MEAN,
@@ -213,7 +212,7 @@ def test_pixels_refuses_other_modes():
 
 
 def test_a_strip_is_refused_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(preprocessing_module, "_MAX_RESIZED_PIXELS", 256 * 1000)
+    monkeypatch.setattr("runtimes.preprocessing.resize._MAX_RESIZED_PIXELS", 256 * 1000)
     assert pixels(RESNET, noise(10, 39)).shape == (224, 224, 3)
     with pytest.raises(ImageReadError, match="10 x 40 pixels; resized to 256 x 1024"):
         pixels(RESNET, noise(10, 40))

@@ -1,0 +1,152 @@
+"""What an engine computes and how long it takes, asked where it was built and kept beside it.
+
+TensorRT's inspector tells the layers on a GPU; elsewhere the list that TensorRT-RTX's builder logged is taken. Whatever
+becomes of these files, the engine is good.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.engines.inspect_engine import inspect_engine
+from exporter.errors import EngineBuildError
+from runtimes.errors import RuntimeAdapterError
+from runtimes.io.atomic_write import write_whole
+from runtimes.machine.this_machine import machine_facts
+from runtimes.trt.build_log import layers_from_log
+from runtimes.trt.engine_layers import (
+    BUILD_LOG,
+    INSPECTOR,
+    EngineLayers,
+    NetworkProducts,
+    layers_from_inspector,
+    layers_to_json,
+)
+from runtimes.trt.engine_sidecar import EngineFacts
+from runtimes.trt.layer_times import EngineTimes, times_from_json
+from runtimes.trt.tensorrt_library import load_library
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvidence:
+    """What is known of an engine beside its sidecar.
+
+    Attributes:
+        layers: What it computes in which precision, or None where it could not be asked.
+        why_no_layers: Why it could not.
+        times: How long each of them takes, or None where that was not measured.
+        why_no_times: Why it was not.
+    """
+
+    layers: EngineLayers | None = None
+    why_no_layers: str = ""
+    times: EngineTimes | None = None
+    why_no_times: str = ""
+
+
+def gather_evidence(
+    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
+) -> EngineEvidence:
+    """Ask the engine just built, and keep what it says beside it.
+
+    Args:
+        path: The plan.
+        plan: Its bytes.
+        facts: What it was built from.
+        products: The network's convolutions and matrix products.
+        layer_list: What the builder logged of its layers, "" for nothing.
+    """
+    layers, why_no_layers = _told_layers(path, plan, facts, products, layer_list)
+    on_gpu = layers is not None and layers.source == INSPECTOR
+    times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)
+    return EngineEvidence(layers, why_no_layers, times, why_no_times)
+
+
+def saved_evidence(path: Path) -> EngineEvidence:
+    """Return what was kept beside an engine when it was built."""
+    return EngineEvidence(*_saved_layers(path), *_saved_times(path))
+
+
+def layers_path(engine: Path) -> Path:
+    """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
+    return engine.with_name(f"{engine.name}.layers.json")
+
+
+_NEEDS_GPU = "an engine runs on a GPU only, and here is none"
+
+
+def _told_layers(
+    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
+) -> tuple[EngineLayers | None, str]:
+    """Return the layers of the engine just built, and keep them; whatever becomes of that, the engine is good.
+
+    TensorRT's inspector tells them on a GPU; elsewhere the list that TensorRT-RTX's builder logged is taken.
+    """
+    layers_path(path).unlink(missing_ok=True)
+    entries, source, why_not = _inspected(plan, facts)
+    if entries is None and layer_list:
+        try:
+            entries, source = layers_from_log(layer_list), BUILD_LOG
+        except ValueError as err:
+            why_not = f"{why_not}; {err}"
+    if entries is None:
+        return None, why_not
+    text = json.dumps(layers_to_json(entries, source=source, products=products))
+    try:
+        layers = layers_from_inspector(text)
+        write_whole([(layers_path(path), text.encode())])
+    except (RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return layers, ""
+
+
+def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, str]:
+    """Return what the inspector lists, `INSPECTOR`, and why it does not."""
+    if machine_facts().gpu is None:
+        return None, INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
+    try:
+        text = inspect_engine(load_library(facts.flavor), plan, no_gpu="", dla_core=facts.flags.get("dla_core"))
+        layers_from_inspector(text)  # raises where it names layers and says no more
+        return json.loads(text)["Layers"], INSPECTOR, ""
+    except (EngineBuildError, RuntimeAdapterError) as err:
+        return None, INSPECTOR, str(err)
+
+
+def times_path(engine: Path) -> Path:
+    """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
+    return engine.with_name(f"{engine.name}.times.json")
+
+
+def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
+    """Run the engine just built at its best batch and keep its layers' times; it is good whatever becomes of that."""
+    from runtimes.trt.adapter import TrtRuntime
+
+    times_path(path).unlink(missing_ok=True)
+    try:
+        with TrtRuntime(path, max_contexts=1) as runtime:
+            times = runtime.layer_times(batch=facts.batch.opt)
+        write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
+    except (RuntimeAdapterError, OSError) as err:
+        return None, str(err)
+    return times, ""
+
+
+def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
+    try:
+        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not timed when it was built (an engine runs on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
+
+
+def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
+    try:
+        return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, "they were not counted when it was built (an engine tells its layers on a GPU only)"
+    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
+        return None, f"not kept from its build ({err})"
