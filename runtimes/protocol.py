@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Runtime(Protocol):
     ) -> None: ...
 
 
-class RuntimeAdapter(ABC):
+class RuntimeAdapter(Closing):
     """Base of the adapters: the specifications, and closing at the end of a `with` block.
 
     An adapter sets `_input_specs` and `_output_specs` when it opens.
@@ -106,14 +107,6 @@ class RuntimeAdapter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the model; a second call does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class InputCheck:

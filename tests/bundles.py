@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from exporter.bundle.write_folder import TOOL_NAME, file_entries, write_manifest
+from exporter.bundle.tool_entry import TOOL_NAME
+from exporter.bundle.write_folder import file_entries, write_manifest
 from exporter.passes.add_pre_post import finish_graph
 from exporter.passes.pre_post_options import Finish
 from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from calibration.mixed_precision.blocks import find_blocks
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
 from exporter.graph.onnx_graph import all_tensor_types
 from exporter.graph.weighted_ops import WEIGHTED_OPS
+from runtimes.closing import Closing
 from runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 Tensors = Mapping[str, NDArray[Any]]
 OpenRuntime = Callable[[ModelProto], Runtime]
@@ -102,7 +102,7 @@ def block_borders(reference: ModelProto, candidate: ModelProto) -> tuple[Border,
     return tuple(borders)
 
 
-class BlockPieces:
+class BlockPieces(Closing):
     """One file, whole and block by block; opened when first used, closed by `close`.
 
     Args:
@@ -147,11 +147,3 @@ class BlockPieces:
         """Release every piece."""
         self._stack.close()
         self._opened.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

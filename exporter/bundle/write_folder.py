@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exporter.bundle.tool_entry import TOOL_NAME
 from exporter.errors import ExportError, OutputExistsError
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import FileEntry, Manifest, file_entry
 from runtimes.io.atomic_write import ASIDE, leftovers, sync, unfinished_folder
 from runtimes.io.bounded_read import read_json_file
-
-TOOL_NAME = "resnet-export"
-"""Name in the manifest's `tool`; a folder whose manifest says otherwise is not ours."""
 
 _OLD = "old"
 """Name of the old bundle in the folder where it steps aside."""
@@ -46,6 +44,18 @@ class FolderKind:
     what: str
     sign: str
     is_ours: Callable[[Path], bool]
+
+
+def marked_by_first_line(what: str, file: str, header: str) -> FolderKind:
+    """Return the kind of the folders in which the text file `file` begins with `header`."""
+
+    def is_ours(folder: Path) -> bool:
+        try:
+            return (folder / file).read_text(encoding="utf-8").startswith(header)
+        except (OSError, ValueError):
+            return False
+
+    return FolderKind(what, f"{file} with its first line", is_ours)
 
 
 def check_output(output: Path, *, force: bool, kind: FolderKind | None = None) -> None:

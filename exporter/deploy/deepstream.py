@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
+from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_first_line
 from exporter.deploy.nvinfer_config import (
     CALIBRATION,
     CONFIG,
@@ -50,14 +50,7 @@ MAX_ROUNDED_DIFFERENCE = 0.02
 """Of a probability in FP16 and INT8 where nvinfer normalizes: another last bit may round to another level."""
 
 
-def _is_deepstream(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).read_text(encoding="utf-8").startswith(HEADER)
-    except (OSError, ValueError):
-        return False
-
-
-DEEPSTREAM_FOLDER = FolderKind("DeepStream folder of this tool", f"{CONFIG} with its first line", _is_deepstream)
+DEEPSTREAM_FOLDER = marked_by_first_line("DeepStream folder of this tool", CONFIG, HEADER)
 
 
 @dataclass(frozen=True, slots=True)

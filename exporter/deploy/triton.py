@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
+from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_first_line
 from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
 from exporter.errors import ExportError
 from runtimes.bundle.file_names import MODEL_FILES
@@ -27,14 +27,7 @@ from runtimes.trt.engine_sidecar import load_sidecar
 CONFIG = "config.pbtxt"
 
 
-def _is_triton_model(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).read_text(encoding="utf-8").startswith(HEADER)
-    except (OSError, ValueError):
-        return False
-
-
-TRITON_MODEL = FolderKind("Triton model of this tool", f"{CONFIG} with its first line", _is_triton_model)
+TRITON_MODEL = marked_by_first_line("Triton model of this tool", CONFIG, HEADER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
-from exporter.bundle.write_folder import TOOL_NAME
+from exporter.bundle.tool_entry import tool_entry
 from exporter.engines.build import Progress, build_engine
 from exporter.engines.build_options import BuildOptions
 from exporter.engines.dla import DlaPlacement
 from exporter.engines.engine_evidence import EngineEvidence, gather_evidence, layers_path, saved_evidence, times_path
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
-from exporter.version import __version__
 from runtimes.bundle.file_names import DLA_FILES, DLA_SCALES, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
 from runtimes.bundle.precision import is_int8, option_words
@@ -196,11 +194,7 @@ def _write(path: Path, plan: bytes, facts: EngineFacts, model: Path, seconds: fl
         engine_size_bytes=len(plan),
         onnx_file=model.name,
         warnings=load_library(facts.flavor).log.warnings(),
-        tool={
-            "name": TOOL_NAME,
-            "version": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
+        tool=tool_entry(),
         build_seconds=round(seconds, 3),
         shares_profile=True,
     )

@@ -64,14 +64,7 @@ class Terminal(Reporter):
             yield move
 
     def track(self, what: str, items: Iterable[Item], total: int, sizes: Any = None) -> Iterator[Item]:
-        """Yield `items` behind a progress bar.
-
-        Args:
-            what: The step's name.
-            items: Batches or single things.
-            total: Sum of all sizes.
-            sizes: Item to its share of `total`; 1 when None.
-        """
+        """Yield `items` behind a progress bar; see `Reporter.track`."""
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporter.bundle.write_folder import TOOL_NAME, bundle_folder, file_entries, write_json, write_manifest
+from exporter.bundle.tool_entry import tool_entry
+from exporter.bundle.write_folder import bundle_folder, file_entries, write_json, write_manifest
 from exporter.models.check_images import load_hard_frames
 from exporter.models.loaded_model import LoadedModel
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.tracing.check_pre_post import expected_outputs
-from exporter.version import __version__
 from resnet_export.export_job.calibrate import calibration_report
 from resnet_export.export_job.context.artifacts import Artifacts
 from resnet_export.export_job.context.options import ExportOptions
@@ -168,11 +167,7 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
         target=options.target.name,
         opset=exported.config.resolved_opset,
         ir_version=exported.onnx.ir_version,
-        tool={
-            "name": TOOL_NAME,
-            "version": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
+        tool=tool_entry(),
         libraries=_library_versions(),
         options=options.to_json(),
         folding={

@@ -6,15 +6,13 @@ import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
 from calibration.observers.sample_images import drawn_in_words
-from exporter.bundle.write_folder import TOOL_NAME
+from exporter.bundle.tool_entry import tool_entry
 from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
-from exporter.version import __version__
 from resnet_export.console.reporter import Reporter
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import bisect_files
@@ -250,11 +248,7 @@ def _setting(job: Job, compared: Sequence[Compared], validation: Validation | No
             "matched": None if classes is None else classes.how,
         }
     return Setting(
-        tool={
-            "name": TOOL_NAME,
-            "version": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
+        tool=tool_entry(),
         environment=_environment(),
         subject=subject.to_json(),
         reference={

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import Manifest
+from runtimes.closing import Closing
 from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterError
 from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Classification, ScoredClass
 from runtimes.inference.model import Model
@@ -27,7 +27,7 @@ from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 _BATCHES_AHEAD = 2
 
@@ -62,7 +62,7 @@ class Part:
     paths: tuple[str, ...]
 
 
-class ImageClassifier:
+class ImageClassifier(Closing):
     """An open model with all that is needed to classify files.
 
     Args:
@@ -122,14 +122,6 @@ class ImageClassifier:
     def close(self) -> None:
         """Release the model."""
         self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _decode(self, path: str) -> NDArray[np.uint8]:
         """Return uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take."""

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.batch_inference.classify_images import AnswerRow, ImageClassifier, Part
 from runtimes.batch_inference.run import model_facts
+from runtimes.closing import Closing
 from runtimes.errors import MissingDependencyError, ResultsError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the run and stopped after it."""
@@ -30,7 +30,7 @@ MAX_RETRIES = 4
 _TASKS_PER_WORKER = 2  # one runs, one waits with its arguments at hand
 
 
-class RayWork:
+class RayWork(Closing):
     """Does parts as tasks of a Ray cluster; a context manager, which stops a cluster that it started.
 
     Args:
@@ -81,14 +81,6 @@ class RayWork:
         """Stop the cluster, if this started it."""
         if self._started:
             self._ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _in_flight(

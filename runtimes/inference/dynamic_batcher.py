@@ -13,17 +13,17 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError, ModelClosedError, QueueFullError
 from runtimes.fork_guard import forked_error
 from runtimes.protocol import Array, InputCheck, Runtime
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class BatcherStatistics:
     longest_queue: int = 0
 
 
-class DynamicBatcher:
+class DynamicBatcher(Closing):
     """Gathers requests into batches of at most `max_batch` rows. Any number of threads may use one.
 
     Args:
@@ -140,14 +140,6 @@ class DynamicBatcher:
             self._taken.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _work(self) -> None:
         while batch := self._next_batch():

@@ -6,9 +6,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError, ModelClosedError, NotAClassifierError
 from runtimes.fork_guard import forked_error
 from runtimes.inference.classification import Classification, Head
@@ -19,8 +19,6 @@ from runtimes.preprocessing.model_input import Preparation
 from runtimes.protocol import Array, Runtime, TensorSpec
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from runtimes.preprocessing.image_input import Channels, ImageInput
 
 _CHUNK = 16
@@ -29,7 +27,7 @@ _CHUNK = 16
 _Result = TypeVar("_Result")
 
 
-class Model:
+class Model(Closing):
     """An opened model; `runtimes.load` makes them. Any number of threads may use one.
 
     Args:
@@ -186,14 +184,6 @@ class Model:
         if executor is not None:
             executor.shutdown(wait=False)
         self._runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _enter(self) -> None:
         if os.getpid() != self._process:  # first: in a child a lock may be held for ever by a thread of the parent
