@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ class OpenVinoRuntime(RuntimeAdapter):
         self._input_specs = {port.get_any_name(): _spec(port) for port in self._compiled.inputs}
         self._output_specs = {_output_name(port): _spec(port) for port in self._compiled.outputs}
         self._check = InputCheck(self._input_specs)
+        self._tensor: Any = sys.modules["openvino"].Tensor
         # A request holds the activations of one call: as many are made as threads call at the same time.
         self._idle: deque[Any] = deque()
 
@@ -94,14 +96,17 @@ class OpenVinoRuntime(RuntimeAdapter):
         if os.getpid() != self._process:
             raise forked_error(self._process)
         inputs = self._check(inputs)
-        # Shared with the request, which reads plain C memory only.
-        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        # Shared with the request, which reads plain C memory only, and takes no memory that may not be written.
+        given = {name: np.require(inputs[name], requirements=("C", "W")) for name in self._input_specs}
         try:
             request = self._idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            results = request.infer(given, share_inputs=True, share_outputs=False)
+            # Set here, and not given to `infer`, which looks up each input's port and type again.
+            for place, array in enumerate(given.values()):
+                request.set_input_tensor(place, self._tensor(array, shared_memory=True))
+            results = request.infer()
         except Exception as err:  # OpenVINO raises RuntimeError and others
             raise RuntimeAdapterError(f"OpenVINO failed: {_sentence(err)}") from err
         outputs = _with_nan_of(given, dict(zip(self._output_specs, results.values(), strict=True)))

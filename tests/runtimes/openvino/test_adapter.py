@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from small_bundle import CLASSES, LABELS, SIZE, small_models, write_bundle
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: [openvino]")
@@ -72,6 +73,14 @@ def test_int8_is_chosen_and_computed_in_integers(bundle):
     assert "openvino" in told.versions
 
 
+@HAS_VNNI
+def test_the_slower_dialect_is_told(bundle, models, tmp_path):
+    other = write_bundle(tmp_path / "other", models, target="onnxruntime")
+    for folder, is_told in ((bundle, True), (other, False)):
+        with load(folder, provider="openvino") as model:
+            assert any("--target onnxruntime" in note for note in model.describe().notes) == is_told
+
+
 def test_a_file_alone_keeps_its_preprocessing_and_labels(bundle):
     picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     with load(bundle, provider="openvino", precision="fp32") as model:
@@ -123,6 +132,18 @@ def test_threads_are_passed_on(bundle):
     with load(bundle, provider="openvino", threads=1) as model:
         assert model.describe().threads == 1
         assert model.run({"input": np.zeros((1, 3, SIZE, SIZE), np.float32)})["logits"].shape == (1, CLASSES)
+
+
+def test_inputs_are_told_apart_by_name():
+    """They are set by place, so the order of a caller's mapping must not matter."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("b", "a", "difference")]
+    node = helper.make_node("Sub", ["a", "b"], ["difference"])
+    graph = helper.make_graph([node], "two", ends[:2], ends[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    given = {"a": np.full((3, 2), 5, np.float32), "b": np.full((3, 2), 2, np.float32)}
+    with OpenVinoRuntime(model) as runtime:
+        for names in (("a", "b"), ("b", "a")):
+            assert (runtime.run({name: given[name] for name in names})["difference"] == 3).all()
 
 
 def test_it_works_here():
