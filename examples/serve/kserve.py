@@ -7,6 +7,7 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,8 @@ async def infer(request: Request, name: str) -> JSONResponse:
         return JSONResponse({"error": str(err)}, 400)
     except QueueFullError as err:
         return JSONResponse({"error": str(err)}, 503, {"Retry-After": "1"})
+    if unusable := [each for each in wanted if not np.isfinite(outputs[each]).all()]:
+        return JSONResponse({"error": f"output {unusable[0]!r} holds NaN or Inf, which JSON has not"}, 500)
     told = [
         {
             "name": each,
@@ -114,14 +117,19 @@ async def _json(request: Request) -> dict[str, Any]:
             "got tensors in the binary form, expected JSON; set_data_from_numpy(..., binary_data=False)"
         )
     try:
-        asked = await request.json()
-    except ValueError as err:
+        asked = json.loads(await request.body(), parse_constant=_no_json)
+    except (ValueError, RecursionError) as err:
         raise BadRequestError(f"the request is not JSON: {err}") from err
     if not isinstance(asked, dict) or not isinstance(asked.get("inputs"), list):
         raise BadRequestError('expected a JSON object with a list "inputs"')
     if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in asked["inputs"]):
         raise BadRequestError('each of "inputs": expected an object with a "name"')
     return asked
+
+
+def _no_json(word: str) -> float:
+    """Refuse NaN and Infinity, which Triton's client sends as they are, though JSON has no word for them."""
+    raise ValueError(f"it holds {word}")
 
 
 def _array(tensor: dict[str, Any]) -> np.ndarray:
@@ -138,9 +146,12 @@ def _array(tensor: dict[str, Any]) -> np.ndarray:
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise BadRequestError(f"input {tensor['name']!r}: got shape {shape!r}, expected a list of whole numbers")
     try:
-        flat = np.asarray(data, _DTYPES[datatype]).ravel()
+        with np.errstate(over="ignore"):  # told below
+            flat = np.asarray(data, _DTYPES[datatype]).ravel()
     except (TypeError, ValueError, OverflowError) as err:
         raise BadRequestError(f"input {tensor['name']!r}: its data are not {datatype}: {err}") from err
+    if data is None or not np.isfinite(flat).all():
+        raise BadRequestError(f"input {tensor['name']!r}: got no data, or values that {datatype} cannot hold")
     if flat.size != int(np.prod(shape)):
         raise BadRequestError(f"input {tensor['name']!r}: got {flat.size} values for the shape {shape}")
     return flat.reshape(shape)
@@ -153,7 +164,10 @@ def _wanted(asked: dict[str, Any], specs: Any) -> list[str]:
         BadRequestError: If one is not the model's, or is asked for in the binary form.
     """
     outputs = asked.get("outputs") or []
-    if any((each.get("parameters") or {}).get("binary_data") for each in outputs):
+    if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
+        raise BadRequestError('"outputs": expected a list of objects')
+    parameters = [each.get("parameters") for each in outputs]
+    if any(isinstance(each, dict) and each.get("binary_data") for each in parameters):
         raise BadRequestError(
             "got an output asked for in the binary form; InferRequestedOutput(..., binary_data=False)"
         )

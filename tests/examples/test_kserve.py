@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -101,6 +102,12 @@ def test_it_is_ready_and_describes_itself(client):
         (lambda t, x: (("small", asked(t, x, binary=True)), {"outputs": wanted(t)}), "binary form, expected JSON"),
         (lambda t, x: (("small", asked(t, x)), {"outputs": wanted(t, binary=True)}), "asked for in the binary form"),
         (lambda t, x: (("small", asked(t, x)), {"outputs": wanted(t, "scores")}), "'scores' is not one of the model's"),
+        (lambda t, x: (("small", asked(t, np.full_like(x, np.nan))), {"outputs": wanted(t)}), "not JSON: it holds NaN"),
+        (lambda t, x: (("small", asked(t, np.full_like(x, -np.inf))), {"outputs": wanted(t)}), "holds -Infinity"),
+        (
+            lambda t, x: (("small", asked(t, np.full_like(x, 3e38))), {"outputs": wanted(t)}),
+            "'logits' holds NaN or Inf",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(client, triton, images, change, message):
@@ -108,3 +115,24 @@ def test_what_is_wrong_is_told(client, triton, images, change, message):
     with pytest.raises(Exception, match=message):
         client.infer(*arguments, **options)
     assert client.infer("small", asked(triton, images), outputs=wanted(triton)).as_numpy("logits").shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": [1]}, '"outputs": expected a list of objects'),
+        ({"outputs": "logits"}, '"outputs": expected a list of objects'),
+        ({"data": None}, "got no data"),
+        ({"data": [1e39] * 3 * SIZE * SIZE}, "values that FP32 cannot hold"),
+        ({"data": "picture"}, "its data are not FP32"),
+        ({"shape": [1, 3, SIZE]}, "values for the shape"),
+    ],
+)
+def test_no_body_is_answered_with_an_internal_error(client, bundle, change, message):
+    """What no client of Triton's writes, sent as it is; the client's own pool sends it."""
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, SIZE, SIZE], "data": [0.0] * 3 * SIZE * SIZE}
+    body = {"inputs": [{**tensor, **{key: value for key, value in change.items() if key in tensor}}]}
+    body |= {key: value for key, value in change.items() if key not in tensor}
+    answer = client._client_stub.post("/v2/models/small/infer", body=json.dumps(body))
+    assert answer.status_code == 400
+    assert message in json.loads(answer.read())["error"]

@@ -146,5 +146,16 @@ def test_inputs_are_told_apart_by_name():
             assert (runtime.run({name: given[name] for name in names})["difference"] == 3).all()
 
 
+@pytest.mark.parametrize(("kind", "word"), [(TensorProto.INT64, "wrap"), (TensorProto.DOUBLE, "in float32")])
+def test_types_that_openvino_narrows_are_warned_of(kind, word, tmp_path, caplog):
+    ends = [helper.make_tensor_value_info(name, kind, ["n", 2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "wide", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "wide.onnx").write_bytes(model.SerializeToString())
+    with load(tmp_path / "wide.onnx", provider="openvino") as opened:
+        assert any(word in note for note in opened.describe().notes)
+    assert word in caplog.text
+
+
 def test_it_works_here():
     assert RUNTIMES["openvino"].probe(None).works
