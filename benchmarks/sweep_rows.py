@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtimes.machine.installed_versions import installed_versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -253,12 +254,7 @@ def engine_bytes(model: Any) -> int:
 def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "tensorrt-rtx")
     found = {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | installed_versions(names)
 
 
 def conditions(rows: dict[str, Row]) -> str:

@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from calibration.ranges.calibration_table import SCHEMA_VERSION, CalibrationTabl
 from exporter.graph.onnx_graph import copy_without_constants
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_json_file, read_plain_file
 from runtimes.io.cache_dir import write_cache_file
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.preprocessing.transform import Preprocessing
 
 CODE_VERSION = 2
@@ -221,10 +221,5 @@ def _sha256(text: str) -> str:
 
 
 def _versions() -> str:
-    found = [platform.machine()]
-    for name in _LIBRARIES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    found = [f"{name} {version}" for name, version in installed_versions(_LIBRARIES).items()]
+    return ", ".join([platform.machine(), *found])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from runtimes.bundle.file_names import (
 from runtimes.bundle.manifest import Manifest, TensorEntry
 from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.metrics.answer_kind import KEY
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.restore_pixels import pixels_of
@@ -209,9 +209,4 @@ def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
 
 def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | installed_versions(LIBRARIES)

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import Any
 
 from calibration.observers.sample_images import drawn_in_words
@@ -35,6 +34,7 @@ from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
 from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of
 from resnet_export.verify_job.subject import TORCH, Subject, read_subject
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.metrics.answer_kind import AnswerKind, kind_in, kind_of_answers
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
@@ -273,12 +273,7 @@ def _images_statement(compared: Sequence[Compared], validation: Validation | Non
 
 def _environment() -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return versions | installed_versions(LIBRARIES)
 
 
 def _tell_subject(job: Job) -> None:

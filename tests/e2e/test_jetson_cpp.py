@@ -16,6 +16,7 @@ import pytest
 import skimage.data
 from cli_runs import ROOT
 from numpy.typing import NDArray
+from packaging.version import Version
 from PIL import Image
 
 from runtimes.bundle.manifest import load_manifest
@@ -44,7 +45,7 @@ GEOMETRIES: tuple[tuple[int | tuple[int, int] | None, tuple[int, int] | None], .
 
 
 PILLOW_13 = pytest.mark.skipif(
-    int(PIL.__version__.split(".")[0]) < 13,
+    Version(PIL.__version__).major < 13,
     reason="the C++ follows Pillow 13, which resizes tall pictures rows first (python-pillow/Pillow#9549)",
 )
 
