@@ -87,6 +87,7 @@ sweep-efforts: $(VENV)/.dev
 	$(BIN)/python benchmarks/sweep_efforts.py
 
 robustness: $(VENV)/.dev
+	RESNET_EXPORT_LONG_FORMS=1 $(BIN)/python -m pytest tests/e2e/test_constant_memory.py
 	$(BIN)/python tests/robustness/run_all.py
 
 # Exit code 77 where QEMU, mmdebstrap or the cross compiler are missing; the reason is printed.

@@ -11,7 +11,7 @@ import pytest
 from cli_runs import export_digits
 from PIL import Image
 
-QUICK = ("--int8", "--effort", 0, "--quiet")
+QUICK = ("--int8", "--effort", 0, "--num-calib", 160, "--quiet")
 
 
 @pytest.fixture(scope="module")
