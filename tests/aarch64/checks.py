@@ -144,7 +144,8 @@ def check_tests(guest: Guest) -> Row:
     """The tests of `runtimes` that need no torch."""
 
     def work() -> tuple[bool, str]:
-        words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "absent_libraries", "tests/runtimes")
+        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "absent_libraries", "tests/runtimes"]
+        words += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
         done = guest.emulator.python(*words, cpu=guest.cpu, folder="/guest/repository")
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         return done.returncode == 0, f"{_last(done)}{': ' + ', '.join(failed) if failed else ''}"

@@ -22,7 +22,7 @@ NEWEST = ("numpy", "pillow", "rich", "onnxruntime")
 FOR_PYTHON_310 = ("numpy==2.2.6", "pillow==12.3.0", "rich", "onnxruntime==1.23.2")
 """The newest that have wheels for Python 3.10 on aarch64 (JetPack 6). Source: PyPI, 2026-11."""
 
-FOR_TESTS = ("pytest", "scipy", "onnx", "filelock", "jinja2", "matplotlib", "xmlschema")
+FOR_TESTS = ("pytest", "pytest-xdist", "scipy", "onnx", "filelock", "jinja2", "matplotlib", "xmlschema")
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 

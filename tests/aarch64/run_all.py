@@ -92,7 +92,7 @@ def report_rows(folder: Path, *, short: bool, given: Sequence[Path]) -> Iterator
         yield check_doctor(Guest(newest, OLD))
         return
     copy_tests(newest)
-    with ThreadPoolExecutor(1) as beside:  # the tests are half of the work, and one core's
+    with ThreadPoolExecutor(1) as beside:  # the tests are more than half of the work
         tests = beside.submit(check_tests, Guest(newest, NEW))
         yield from answers(Guest(newest, OLD), bundles)
         yield check_cpp(root, cpu=OLD, short=False)
