@@ -30,7 +30,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def shared_bundle(digits_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("engines") / "digits-int8"
-    assert export_digits(digits_folder, output, "--int8", "--fp16", "--quiet", "--engine", "--rtx") == 0
+    words = ("--int8", "--fp16", "--effort", 0, "--num-calib", 64, "--quiet", "--engine", "--rtx")
+    assert export_digits(digits_folder, output, *words) == 0
     return output
 
 
