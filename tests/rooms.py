@@ -13,6 +13,7 @@ import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def find_modules() -> dict[str, Path]:
 MODULES = find_modules()
 
 
+@cache
 def imports_of(path: Path, *, module_level: bool = False) -> set[str]:
     """Return the modules of this project that a file imports; a name that is itself a module counts as that module."""
     return set(_imports(ast.parse(path.read_text(encoding="utf-8")), module_level=module_level))
