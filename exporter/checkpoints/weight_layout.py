@@ -9,9 +9,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from exporter.checkpoints.checkpoint import NUM_BATCHES_TRACKED
 from exporter.errors import ModelObjectError
@@ -86,11 +88,25 @@ def fingerprint(shapes: Mapping[str, Shape]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_DIGITS]
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are where initial weights would be drawn: on "meta" half of the cost, for no values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.bernoulli_})
+
+
 def without_values(build: Callable[[int], nn.Module], num_classes: int) -> nn.Module:
     """Return what `build` makes, on the "meta" device: names and shapes without values."""
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _NoDraws():
                 return build(num_classes).eval()
         except (NotImplementedError, RuntimeError, ModelObjectError):
             # Some compute with values while they are built, as torchvision's RegNet its widths.
