@@ -59,3 +59,27 @@ def test_a_network_that_computes_with_values_while_it_is_built():
 def test_errors_of_the_builder_are_its_own():
     with pytest.raises(ValueError, match="mine"):
         without_values(lambda n: (_ for _ in ()).throw(ValueError("mine")), 3)
+
+
+class DrawsInEveryWay(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+        self.scale = nn.Parameter(torch.empty(5).uniform_(0, 1))
+        nn.init.trunc_normal_(tensor=self.fc.weight, std=0.02)
+        assert nn.init.zeros_(self.fc.bias) is self.fc.bias
+        assert self.scale.data.normal_().shape == (5,)
+
+
+def test_initial_weights_are_not_drawn_but_there():
+    before = torch.random.get_rng_state()
+    module = without_values(DrawsInEveryWay, 7)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} == {
+        "fc.weight": (7, 3),
+        "fc.bias": (7,),
+        "scale": (5,),
+    }
+    assert all(tensor.is_meta for tensor in module.state_dict().values())
+    drawn = DrawsInEveryWay(7)  # and elsewhere they still are
+    assert drawn.fc.weight.abs().sum() > 0
