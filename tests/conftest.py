@@ -163,6 +163,7 @@ def digits_network(digits_folder: Path) -> TrainedNetwork:
 def digits_bundle(digits_folder: Path, shared_folder: Path) -> Path:
     """The demo's network as a bundle of FP32 and INT8 files, calibrated on a few images; not to be changed."""
     words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100)
+    words += ("--measure-on", "openvino") if importlib.util.find_spec("openvino") else ()
     return bundle_of_digits(shared_folder / "int8" / "digits-int8", digits_folder, *words)
 
 
