@@ -15,14 +15,16 @@ Neither is enough, so blocks are ranked by the mean of both as noise power relat
 what the block adds when it is the first to be quantized and when it is the last: the two ends of its Shapley value.
 It is a place to start from, no promise: who decides by it (`mixed_precision.search`) measures after every step.
 
-Every model measured is what `insert_and_refine` would write, second-order rounding apart.
+Every model measured is what `insert_and_refine` would write, second-order rounding apart. What only one block apart has
+in common is computed once: all `alone` begin like the float model, all `without` like the whole quantized one
+(`mixed_precision.variant_runs`).
 
 Source: Shapley 1953, "A value for n-person games": the mean of a player's contribution over all orders, here over two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +34,14 @@ from numpy.typing import NDArray
 from calibration.errors import CalibrationError
 from calibration.mixed_precision.blocks import Block, find_blocks, multiply_adds
 from calibration.mixed_precision.output_error import error_json, output_error
+from calibration.mixed_precision.variant_runs import VariantRuns, can_share
+from calibration.mixed_precision.variants import VariantMaker
 from calibration.observers.observe_batches import OpenRuntime
+from calibration.observers.tensor_bytes import live_bytes_per_image
 from calibration.pipeline.quantize_model import CalibratedModel, insert_and_refine
 from calibration.placement.place import place
 from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 
 NUM_IMAGES = 64
@@ -43,6 +49,11 @@ NUM_IMAGES = 64
 
 NUM_WORST = 3
 """Blocks whose layers are ranked too."""
+
+ALONE, WITHOUT, WHOLE = "alone", "without", ""
+
+MAX_BYTES, NUM_RUNS, LEAST_AT_ONCE = 2**30, 2, 8
+"""Tensors that are kept: of the model that all begin with, and of the one that goes on from there."""
 
 Images = NDArray[np.float32]
 Track = Callable[[Iterable["Unit"], int], Iterable["Unit"]]
@@ -149,7 +160,9 @@ def rank(
     units = [Unit(block.name, block.name, block.nodes, block.layers) for block in bench.blocks]
     blocks = bench.costs(units, track)
     parts = [unit for cost in blocks[:num_worst] for unit in layers_of(cost.unit)]
-    return Sensitivity(bench.whole, blocks, bench.costs(parts, track) if parts else ())
+    layers = bench.costs(parts, track) if parts else ()
+    assert bench.whole is not None
+    return Sensitivity(bench.whole, blocks, layers)
 
 
 def layers_of(block: Unit) -> tuple[Unit, ...]:
@@ -196,22 +209,84 @@ class _Bench:
         self.blocks: tuple[Block, ...] = find_blocks(calibrated.model, layers)
         with open_exact(calibrated.model) as runtime:
             self._reference = [first_output(runtime, batch) for batch in images]
-        self.whole = self.error(())
+        self._maker = VariantMaker(calibrated) if can_share(calibrated.model) else None
+        self.whole: LogitComparison | None = None if self._maker is not None else self._error(())
 
-    def error(self, keep_float: Collection[str]) -> LogitComparison:
-        """Return the error with everything but `keep_float` quantized."""
+    def costs(self, units: Sequence[Unit], track: Track | None) -> tuple[Cost, ...]:
+        """Measure every unit; return them worst first."""
+        kept = {(unit.name, kind): nodes for unit in units for kind, nodes in self._kept(unit).items()}
+        found = self._shared(units, kept, track)
+        for key, nodes in kept.items():
+            if key not in found:
+                found[key] = self._error(nodes)
+        self.whole = self.whole or found[WHOLE, WITHOUT]
+        costs = (self._cost(unit, self.whole, found[unit.name, ALONE], found[unit.name, WITHOUT]) for unit in units)
+        return tuple(sorted(costs, key=lambda cost: cost.noise, reverse=True))
+
+    def _kept(self, unit: Unit) -> dict[str, frozenset[str]]:
+        nodes = frozenset(unit.nodes)
+        return {ALONE: self._nodes - nodes, WITHOUT: nodes}
+
+    def _shared(
+        self, units: Sequence[Unit], kept: Mapping[tuple[str, str], frozenset[str]], track: Track | None
+    ) -> dict[tuple[str, str], LogitComparison]:
+        """Measure what can begin where the float model or the whole quantized one has come to."""
+        if self._maker is None:
+            list(units if track is None else track(units, len(units)))
+            return {}
+        maker = self._maker
+        entries = {key: found for key, nodes in kept.items() if (found := maker.entries(nodes)) is not None}
+        bases = {ALONE: frozenset[tuple[object, ...]](), WITHOUT: maker.whole}
+        starts = {key: maker.first_difference(bases[key[1]], found) for key, found in entries.items()}
+        if self.whole is None:  # the same way as the blocks, so that what differs is the block
+            entries[WHOLE, WITHOUT], starts[WHOLE, WITHOUT] = maker.whole, len(maker.places)
+        meters = {key: LogitMeter(strict=True) for key in entries}
+        groups = _groups(self._images, self._images_at_once())
+        rounds = [unit for _ in groups for unit in units]
+        progress = iter(rounds if track is None else track(rounds, len(rounds)))
+        with VariantRuns(self._calibrated, starts.values(), self._open) as runs:
+            reference = iter(self._reference)
+            for images in groups:
+                expected = [next(reference) for _ in images]
+                for kind, base in ((ALONE, maker.float_variant()), (WITHOUT, maker.variant(maker.whole))):
+                    now = runs.begin(images)
+                    for key in sorted((key for key in entries if key[1] == kind), key=lambda key: starts[key]):
+                        now = runs.go_on(base, now, starts[key])
+                        done = now
+                        if now.place < len(maker.places):
+                            done = runs.go_on(maker.variant(entries[key]), now, len(maker.places))
+                        for truth, logits in zip(expected, runs.logits(done), strict=True):
+                            meters[key].add(truth, logits)
+                        if kind == WITHOUT:
+                            next(progress, None)
+        list(progress)
+        return {key: meter.report() for key, meter in meters.items()}
+
+    def _error(self, keep_float: Collection[str]) -> LogitComparison:
+        """Return the error with everything but `keep_float` quantized, of a file made for it."""
         result = insert_and_refine(self._calibrated, open_exact=self._open, keep_float=keep_float, round_weights=False)
         with self._open(result.quantized.model) as runtime:
             return output_error(self._reference, runtime, self._images)
 
-    def costs(self, units: Sequence[Unit], track: Track | None) -> tuple[Cost, ...]:
-        """Measure one unit after the other; return them worst first."""
-        measured = (self._cost(unit) for unit in (units if track is None else track(units, len(units))))
-        return tuple(sorted(measured, key=lambda cost: cost.noise, reverse=True))
+    def _images_at_once(self) -> int:
+        """Return how many images run together beside the sample, so that what lives takes `MAX_BYTES` at most."""
+        try:
+            fitting = MAX_BYTES // (NUM_RUNS * live_bytes_per_image(self._calibrated.model))
+        except CalibrationError:
+            return LEAST_AT_ONCE
+        return max(LEAST_AT_ONCE, fitting - sum(map(len, self._calibrated.sample)))
 
-    def _cost(self, unit: Unit) -> Cost:
-        nodes = frozenset(unit.nodes)
+    def _cost(self, unit: Unit, whole: LogitComparison, alone: LogitComparison, without: LogitComparison) -> Cost:
         share = sum(self._macs[layer] for layer in unit.layers) / sum(self._macs.values())
-        alone, without = self.error(self._nodes - nodes), self.error(nodes)
-        noise = (noise_to_signal(alone) + noise_to_signal(self.whole) - noise_to_signal(without)) / 2
+        noise = (noise_to_signal(alone) + noise_to_signal(whole) - noise_to_signal(without)) / 2
         return Cost(unit, share, alone, without, noise)
+
+
+def _groups(images: Sequence[Images], count: int) -> list[list[Images]]:
+    """Return the batches in groups of `count` images at most, of one batch at least."""
+    groups: list[list[Images]] = [[]]
+    for batch in images:
+        if groups[-1] and sum(map(len, groups[-1])) + len(batch) > count:
+            groups.append([])
+        groups[-1].append(batch)
+    return groups

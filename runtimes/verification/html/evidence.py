@@ -66,6 +66,7 @@ class BundleEvidence:
         rows: `rows` of the bundle's report.json: size and latency of each file as the export measured them.
         machine: Where that was.
         golden: Pixels of the golden inputs, uint8 [n, H, W, 3], or None.
+        kept_float: What `--keep-float` gained and cost, a sentence; "" where nothing was kept.
     """
 
     tensors: tuple[TensorRange, ...] = ()
@@ -74,6 +75,7 @@ class BundleEvidence:
     rows: Sequence[Report] = field(default_factory=tuple)
     machine: str = ""
     golden: NDArray[np.uint8] | None = None
+    kept_float: str = ""
 
 
 def bundle_evidence(subject: Path) -> BundleEvidence:
@@ -94,7 +96,10 @@ def bundle_evidence(subject: Path) -> BundleEvidence:
             f"{folder / 'calibration.json'}: a key is missing or of a wrong type ({err!r}); export the bundle anew"
         ) from err
     rows = [row for row in exported.get("rows", ()) if row.get("file") is not None]
-    return BundleEvidence(tensors, num_images, method, rows, str(exported.get("machine", "")), _golden(folder))
+    kept = exported.get("keep_float")
+    statement = str(kept.get("statement", "")) if isinstance(kept, Mapping) else ""
+    machine = str(exported.get("machine", ""))
+    return BundleEvidence(tensors, num_images, method, rows, machine, _golden(folder), statement)
 
 
 def _read(path: Path) -> Report:

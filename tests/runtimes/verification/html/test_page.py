@@ -120,7 +120,8 @@ def hostile(report: dict) -> dict:
 def hostile_page(report: dict) -> str:
     tensor = TensorRange(HOSTILE, 2.0, 3.0, 0.1, tuple(range(30, 0, -1)), (1.0, 1.5, 2.0))
     row = {"file": HOSTILE, "name": HOSTILE, "size_bytes": 1, "latency": {"p50_ms": 1.0, "p90_ms": 2.0}}
-    return html_report(hostile(report), evidence=BundleEvidence((tensor,), (1, 2, 4), HOSTILE, (row,), HOSTILE))
+    evidence = BundleEvidence((tensor,), (1, 2, 4), HOSTILE, (row,), HOSTILE, kept_float=HOSTILE)
+    return html_report(hostile(report), evidence=evidence)
 
 
 def test_markup_in_names_and_labels_is_text(report):
@@ -143,6 +144,19 @@ def test_a_report_without_a_bundle_and_without_images(report):
     assert "class 3" in page.text
     assert not page.all("svg")
     assert not page.all("img")
+    assert "--keep-float" not in page.text
+
+
+def test_what_keep_float_gained_and_cost(report, tmp_path):
+    """The sentence of the bundle's report.json; one that holds something else there is no reason to fail."""
+    (tmp_path / "manifest.json").write_text("{}")
+    for content, sentence in (({"statement": "conv1 (1 layer): 3 % <more>"}, "3 % <more>"), (None, ""), ([], "")):
+        (tmp_path / "report.json").write_text(json.dumps({"keep_float": content}))
+        evidence = bundle_evidence(tmp_path)
+        assert evidence.kept_float.endswith(sentence)
+        page = Elements(html_report(report, evidence=evidence))
+        assert ("By --keep-float" in page.text) == bool(sentence)
+        assert sentence in page.text
 
 
 def test_calibration_without_histograms_says_so(report):
