@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,10 @@ from exporter.target import Target, target_from_name
 from resnet_export.console.option_types import positive
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
+from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
+from resnet_export.images.gather import gathered_source
 from resnet_export.images.stream import stream
 from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
@@ -79,22 +82,46 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivityOptions:
-    """Whose blocks are ranked, on which images; fields as on the command line."""
+    """Whose blocks are ranked, on which images; fields as on the command line.
+
+    Attributes:
+        bundle: The folder.
+        calib: Folder of the calibration images.
+        num_calib: Images of it that calibrate; None takes as many as for the bundle.
+        num_images: Of these, images that rank.
+        val: Folder of labelled images, or None.
+        num_val: Images of it, None for all.
+        calib_name: How the calibration images are called in messages; None calls them by their folder.
+    """
 
     bundle: Path
     calib: Path
     num_calib: int | None = None
     num_images: int = 64
     val: Path | None = None
+    num_val: int | None = None
+    calib_name: str | None = None
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Rank blocks and layers; return 0, or raise what reading or quantizing raises."""
     if arguments.quiet and arguments.json:
         raise OptionError("--quiet and --json contradict each other: --json prints the ranking")
-    words = vars(arguments)
-    options = SensitivityOptions(**{field.name: words[field.name] for field in fields(SensitivityOptions)})
-    report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
+    if arguments.val_label_file is not None and arguments.val is None:
+        raise OptionError("--val-labels says the classes of --val; give both")
+    with ExitStack() as stack:
+        calib = stack.enter_context(gathered_source(arguments.calib))
+        val = arguments.val and stack.enter_context(gathered_source(arguments.val, arguments.val_label_file))
+        options = SensitivityOptions(
+            bundle=arguments.bundle,
+            calib=calib.root,
+            num_calib=arguments.num_calib,
+            num_images=arguments.num_images,
+            val=val.root if val else None,
+            num_val=arguments.num_val,
+            calib_name=calib.shown,
+        )
+        report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     elif not arguments.quiet:
@@ -111,7 +138,7 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
     """
     recipe = _recipe(options.bundle)
     calib = find_images(options.calib)
-    check_enough(len(calib), options.calib, force=False)
+    check_enough(len(calib), options.calib_name or options.calib, force=False)
     split = split_images(
         options.calib,
         calib,
@@ -185,7 +212,7 @@ def _validation(
     if options.val is None:
         return (), None
     apart = leave_out_copies(calibration, find_images(options.val))
-    paths = tuple(proportionally_ordered(options.val, apart.validation))
+    paths = tuple(proportionally_ordered(options.val, apart.validation))[: options.num_val]
     path = options.bundle / LABELS_NAME
     try:
         labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
@@ -358,7 +385,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote, with INT8")
     parser.add_argument(
-        "--calib", type=Path, required=True, metavar="DIR", help="calibration images, best the bundle's own"
+        "--calib",
+        action="append",
+        required=True,
+        metavar="DIR|...",
+        help="calibration images, best the bundle's own; a folder, or whatever --calib of the export takes",
     )
     parser.add_argument(
         "--num-calib", type=positive, metavar="N", help="images that calibrate (default: as for the bundle)"
@@ -366,7 +397,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-images", type=positive, default=64, metavar="N", help="of these, images that rank (default 64)"
     )
-    parser.add_argument(
-        "--val", type=Path, metavar="DIR", help="labelled images: what leaving the three worst blocks in float wins"
+    add_val_options(
+        parser.add_argument_group("validation"),
+        "labelled images: what leaving the three worst blocks in float wins; a folder, or as --calib",
     )
     parser.add_argument("--json", action="store_true", help="print the ranking as JSON")

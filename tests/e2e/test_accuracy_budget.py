@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -214,15 +215,22 @@ def test_sensitivity_ranks_the_bundles_own_blocks(
 
 
 def test_sensitivity_prints_a_table_and_says_when_the_images_are_others(
-    bundle: Path, digits_folder: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["sensitivity", bundle, "--calib", digits_folder / "calib", "--num-calib", 32, "--num-images", 16]
+    """The images come as whatever the export takes: here an archive, and a list with its labels in a file beside."""
+    with tarfile.open(tmp_path / "calib.tar", "w") as archive:
+        archive.add(digits_folder / "calib", arcname="calib")
+    pictures = sorted((digits_folder / "val").glob("*/*"))[::20]
+    (tmp_path / "val.csv").write_text("".join(f"{path},{path.parent.name}\n" for path in pictures))
+    words = ["sensitivity", bundle, "--calib", tmp_path / "calib.tar", "--num-calib", 32, "--num-images", 16]
+    words += ["--val", tmp_path / "val.csv", "--num-val", 10]
     assert main([str(word) for word in words]) == 0
     printed = capsys.readouterr()
     assert "gave other ranges than the bundle's 64" in " ".join(printed.err.split())
     lines = [line.split() for line in printed.out.splitlines() if line.strip().startswith("layer2.1")]
     assert lines[0][0] == BROKEN
     assert "on 16 calibration images" in printed.out
+    assert "on 10 validation images" in printed.out
     assert max(map(len, printed.out.splitlines())) <= 90
 
 
@@ -234,6 +242,8 @@ def test_sensitivity_needs_a_bundle_with_int8(
     assert "holds no INT8 file" in refused(capsys, 2, "sensitivity", output, "--calib", digits_folder / "calib")
     assert "is not a bundle" in refused(capsys, 2, "sensitivity", tmp_path, "--calib", digits_folder / "calib")
     assert "--calib" in refused(capsys, 2, "sensitivity", output)
+    words = ("sensitivity", output, "--calib", digits_folder / "calib", "--val-labels", tmp_path / "labels.csv")
+    assert "give both" in refused(capsys, 2, *words)
 
 
 def test_sensitivity_refuses_validation_images_that_calibrate(
