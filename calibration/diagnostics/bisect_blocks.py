@@ -40,7 +40,12 @@ from calibration.diagnostics.block_causes import (
     without_correction,
 )
 from calibration.diagnostics.block_subgraphs import BlockPieces, Border, block_borders, float_entry
-from calibration.diagnostics.recover_channel_scales import LayerConstants, layer_constants, recover_factors
+from calibration.diagnostics.recover_channel_scales import (
+    LayerConstants,
+    layer_constants,
+    recover_factors,
+    with_reference,
+)
 from calibration.errors import CalibrationError
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.ranges.collect_ranges import calibrate
@@ -167,7 +172,7 @@ def bisect_blocks(
     quantized = is_int8(precision)
     if quantized:
         plain = scale_channels(plain, recover_factors(plain, layers)).model
-        layers = layer_constants(plain, tested, open_exact)
+        layers = with_reference(plain, layers, open_exact)
     borders = block_borders(plain, tested)
     expected, scales = None, {}
     if quantized:

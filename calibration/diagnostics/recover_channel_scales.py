@@ -83,6 +83,30 @@ def layer_constants(
     return layers
 
 
+def with_reference(
+    reference: ModelProto, layers: Mapping[str, LayerConstants], open_runtime: Callable[[ModelProto], Runtime]
+) -> dict[str, LayerConstants]:
+    """Return the same layers beside another reference's constants, such as one whose channels are scaled.
+
+    Args:
+        reference: A float32 model with the layers' nodes.
+        layers: Both sides' constants; the candidate's are taken over.
+        open_runtime: Opens a model.
+    """
+    nodes = {node.name: node for node in reference.graph.node if node.name in layers}
+    values = constant_values(
+        reference, [name for node in nodes.values() for name in node.input[1:] if name], open_runtime
+    )
+    return {
+        name: LayerConstants(
+            nodes[name],
+            (values[nodes[name].input[1]], None if layer.reference[1] is None else values[nodes[name].input[2]]),
+            layer.candidate,
+        )
+        for name, layer in layers.items()
+    }
+
+
 def recover_factors(reference: ModelProto, layers: Mapping[str, LayerConstants]) -> dict[ChannelGroup, Factors]:
     """Return the factors of every group that can be scaled, float64 [num_channels], > 0; ones where nothing tells.
 

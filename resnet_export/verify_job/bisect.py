@@ -29,8 +29,9 @@ from runtimes.verification.report import FileReport
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-NUM_IMAGES = 32
-"""Of --val that blocks are compared on: each block is one more pass over them, on both sides."""
+NUM_IMAGES = 16
+"""Of --val that blocks are compared on, as many as what a healthy block measures was found with (`bisect_blocks`): each
+block is one more pass over them, on both sides."""
 
 GATE = "blocks"
 """Name of the gate that a suspect block fails."""
