@@ -27,19 +27,6 @@ class WeightLevels:
     scale: NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AppliedBias:
-    """Correction that was added to a bias.
-
-    Attributes:
-        values: float64 [C]; an INT32 bias takes whole steps only.
-        in_layer: The layer's own output shows it. A MatMul has no bias; the Add behind it does.
-    """
-
-    values: NDArray[np.float64]
-    in_layer: bool
-
-
 class LayerConstants:
     """The constants of a Q/DQ graph, edited in place.
 
@@ -65,25 +52,49 @@ class LayerConstants:
         """Store other levels."""
         self._tensors[name].CopyFrom(initializer_from_array(name, levels))
 
-    def add_to_bias(self, node: NodeProto, wanted: NDArray[np.float64]) -> AppliedBias:
-        """Add to a layer's bias what it can take; give a Conv or Gemm without bias one."""
-        nothing = AppliedBias(np.zeros_like(wanted), in_layer=True)
+    def bias(self, node: NodeProto, num_channels: int) -> NDArray[np.float64] | None:
+        """Return what a layer adds to each channel, float64 [num_channels]; None where that is no constant of its own.
+
+        Zeros where it has no bias, and for a MatMul.
+        """
+        if len(node.input) < 3 or not node.input[2]:
+            return np.zeros(num_channels)
+        if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
+            return None
+        stored = self._tensors.get(node.input[2])
+        if stored is not None:
+            values = array_from_initializer(stored).astype(np.float64)
+        else:
+            dequantize = self._index.producer.get(node.input[2])
+            if dequantize is None or any(name not in self._tensors for name in dequantize.input):
+                return None
+            levels, scale, *_ = (array_from_initializer(self._tensors[name]) for name in dequantize.input)
+            values = levels * scale.astype(np.float64)
+        return values if values.shape == (num_channels,) else None
+
+    def add_to_bias(self, node: NodeProto, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add to a layer's bias what it can take; give a Conv or Gemm without bias one, and let a MatMul's Add take it.
+
+        Returns:
+            What was added, float64 [C]; an INT32 bias takes whole steps only.
+        """
+        nothing = np.zeros_like(wanted)
         if node.op_type == "MatMul":
             name = self._added_constant(node, len(wanted))
-            return nothing if name is None else AppliedBias(self._add_float(name, wanted), in_layer=False)
+            return nothing if name is None else self._add_float(name, wanted)
         if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
             return nothing
         if len(node.input) < 3 or not node.input[2]:
-            return AppliedBias(self._new_bias(node, wanted), in_layer=True)
+            return self._new_bias(node, wanted)
         name = node.input[2]
         if self._is_own(name, len(wanted), TensorProto.FLOAT):
-            return AppliedBias(self._add_float(name, wanted), in_layer=True)
+            return self._add_float(name, wanted)
         dequantize = self._index.producer.get(name)
         if dequantize is None or dequantize.op_type != "DequantizeLinear" or self._is_shared(name):
             return nothing
         if not self._is_own(dequantize.input[0], len(wanted), TensorProto.INT32):
             return nothing
-        return AppliedBias(self._add_integer(dequantize, wanted), in_layer=True)
+        return self._add_integer(dequantize, wanted)
 
     def _is_shared(self, name: str) -> bool:
         return len(self._index.uses.get(name, ())) > 1 or name in self._index.outputs

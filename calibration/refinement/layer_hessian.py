@@ -10,6 +10,7 @@ Source: ONNX operators Conv, Gemm, MatMul.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,24 +42,31 @@ def sampled_rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], nu
     return _rows(node, image, kernel_shape, max(1, MAX_ROWS // num_images))
 
 
-def sampled_outputs(node: NodeProto, output: Tensor, groups: int, num_images: int) -> Tensor:
-    """Return what the node gives at the positions of `sampled_rows`, float32 [groups, positions, O], a copy.
+def mean_row(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean of what the node reads over all positions of one image, float64 [groups, K].
 
     Args:
         node: Conv, Gemm or MatMul.
-        output: What it gives, float32 [C, H, W] for Conv, [..., O] else.
-        groups: Of its channels.
-        num_images: As for `sampled_rows`.
+        image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
+        kernel_shape: [kH, kW] of a Conv; not read for the others.
     """
-    wanted = max(1, MAX_ROWS // num_images)
     if node.op_type != "Conv":
-        rows = output.reshape(1, -1, output.shape[-1])
-        chosen: Tensor = rows[:, sampled_positions(rows.shape[1], wanted)].copy()
-        return chosen
-    flat = output.reshape(output.shape[0], -1)
-    picked = flat[:, sampled_positions(flat.shape[1], wanted)]
-    chosen = picked.reshape(groups, -1, picked.shape[1]).transpose(0, 2, 1).copy()
-    return chosen
+        mean: NDArray[np.float64] = image.reshape(1, -1, image.shape[-1]).mean(axis=1, dtype=np.float64)
+        return mean
+    strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
+    padded = _padded(node, image)
+    spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
+    sizes = [(size - span) // step + 1 for size, span, step in zip(padded.shape[1:], spans, strides, strict=True)]
+    sums = np.empty((len(image), *kernel_shape))
+    for y in range(kernel_shape[0]):
+        first = y * dilations[0]
+        column = padded[:, first : first + (sizes[0] - 1) * strides[0] + 1 : strides[0]].sum(axis=1)
+        for x in range(kernel_shape[1]):
+            first = x * dilations[1]
+            picked = column[:, first : first + (sizes[1] - 1) * strides[1] + 1 : strides[1]]
+            sums[:, y, x] = picked.sum(axis=1, dtype=np.float64)
+    mean = sums.reshape(attribute(node, "group", 1), -1) / (sizes[0] * sizes[1])
+    return mean
 
 
 def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int) -> Tensor:
@@ -68,8 +76,7 @@ def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: i
         return rows[:, sampled_positions(rows.shape[1], wanted)]
     strides = attribute(node, "strides", [1, 1])
     dilations = attribute(node, "dilations", [1, 1])
-    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
-    padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
+    padded = _padded(node, image)
     spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
     windows = windows[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
@@ -82,7 +89,12 @@ def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: i
     return chosen
 
 
-def weight_rows(node: NodeProto, weight: NDArray[np.floating]) -> NDArray[np.floating]:
+def _padded(node: NodeProto, image: Tensor) -> Tensor:
+    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
+    return np.pad(image, ((0, 0), (top, bottom), (left, right))) if top or left or bottom or right else image
+
+
+def weight_rows(node: NodeProto, weight: NDArray[Any]) -> NDArray[Any]:
     """Return the weight as [groups, O / groups, K], a view or copy."""
     if node.op_type == "Conv":
         groups = attribute(node, "group", 1)

@@ -1,10 +1,12 @@
-"""What a layer reads and what it misses, over a sample: all that rounding and compensation need to know.
+"""What a layer reads and what it misses, summed over a sample: all that rounding and compensation need to know.
 
-    X   [positions, K]   what the quantized layer reads, after all roundings before it
-    E   [positions, O]   what the float layer gives there beyond W X + b: the error that came with the input
-    H = X^T X,  M = E^T X
+    x   [K]   what the quantized layer reads at one position, after all roundings before it
+    e   [O]   W x_float - V x: what its sum lacks there, with x_float what the float layer reads, W its weights, and V
+              what they are so far
+    H = sum of x x^T,  M = sum of e x^T
 
-X and E are kept for two halves of the images, so that what is fitted on one half can be judged on the other.
+Image after image is added to the sums of one of two halves, so that what is fitted on one half can be judged on the
+other, and nothing grows with the number of images.
 
 A few hundred positions do not tell the correlations of a thousand channels. So H is shrunk towards its diagonal by as
 much as it differs from image to image:
@@ -24,55 +26,53 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from calibration.refinement.layer_hessian import sampled_outputs, sampled_rows
+from calibration.refinement.layer_hessian import sampled_rows
 
 Tensor = NDArray[np.float32]
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Half:
-    """Half of the images.
+class Sums:
+    """Of some images.
 
     Attributes:
-        read: X, float32 [groups, positions, K].
-        missing: E, float32 [groups, positions, O]; zeros where the float layer's outputs were not given.
+        hessian: H, float32 [groups, K, K].
+        residual: M, float32 [groups, O, K]; zeros where what the float layer reads was not given.
     """
 
-    read: Array
-    missing: Array
+    hessian: Array
+    residual: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStatistics:
-    """One layer's sample, and its sums over all images.
+    """One layer's sums.
 
     Attributes:
-        halves: The sample.
-        hessian: H, float32 [groups, K, K].
-        residual: M, float32 [groups, O, K].
+        halves: Over every second image, and over the others.
         shrinkage: d, float32 [groups], from 0 to 1.
     """
 
-    halves: tuple[Half, Half]
-    hessian: Array
-    residual: Array
+    halves: tuple[Sums, Sums]
     shrinkage: Array
 
-    def shrunk_hessian(self) -> Array:
-        """Return H*, float32 [groups, K, K]."""
-        kept = 1 - self.shrinkage[:, np.newaxis, np.newaxis]
-        result: Array = self.hessian * kept
-        places = np.arange(result.shape[1])
-        result[:, places, places] = np.einsum("gkk->gk", self.hessian)
-        return result
+    def whole(self) -> Sums:
+        """Return the sums over all images, with H* for H."""
+        first, second = self.halves
+        hessian: Array = first.hessian + second.hessian
+        diagonal = np.einsum("gkk->gk", hessian).copy()
+        hessian *= 1 - self.shrinkage[:, np.newaxis, np.newaxis]
+        places = np.arange(hessian.shape[1])
+        hessian[:, places, places] = diagonal
+        return Sums(hessian, first.residual + second.residual)
 
 
 def collect(
     node: NodeProto,
     images: Iterable[tuple[Tensor, Tensor | None]],
     weight: Array,
-    bias: Array,
+    current: Array,
     kernel_shape: tuple[int, ...],
     *,
     num_images: int,
@@ -82,37 +82,32 @@ def collect(
 
     Args:
         node: Conv, Gemm or MatMul.
-        images: Of each image what the quantized layer reads [C, H, W] (or [..., K]), and what the float layer gives.
-        weight: What the layer's weight is so far, float32 [groups, O, K].
-        bias: The float layer's, float32 [groups, O].
+        images: Of each image what the quantized layer reads [C, H, W] (or [..., K]), and what the float layer reads.
+        weight: W, float32 [groups, O, K].
+        current: V, float32 [groups, O, K].
         kernel_shape: [kH, kW] of a Conv.
         num_images: How many images there are.
-        columns: Which of the K values X is of.
+        columns: Which of the K values x is of.
     """
     groups, rows, _ = weight.shape
-    reads: tuple[list[Array], list[Array]] = [], []
-    misses: tuple[list[Array], list[Array]] = [], []
+    width = len(range(*columns.indices(weight.shape[2])))
+    first, second = (
+        Sums(np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32))
+        for _ in range(2)
+    )
     squares = np.zeros(groups)
-    for index, (read, given) in enumerate(images):
+    for index, (read, in_float) in enumerate(images):
+        sums = second if index % 2 else first
         whole = sampled_rows(node, read, kernel_shape, num_images)
         x = np.ascontiguousarray(whole[:, :, columns])
-        squares += _off_diagonal_square(x)
-        reads[index % 2].append(x)
-        if given is None:
-            misses[index % 2].append(np.zeros((groups, x.shape[1], rows), np.float32))
-        else:
-            missing = sampled_outputs(node, given, groups, num_images) - bias[:, np.newaxis]
-            missing -= np.matmul(whole, weight.transpose(0, 2, 1))
-            misses[index % 2].append(missing)
-    empty = np.zeros((groups, 0, len(range(*columns.indices(weight.shape[2])))), np.float32)
-    no_rows = np.zeros((groups, 0, rows), np.float32)
-    first, second = (
-        Half(np.concatenate([empty, *x], axis=1), np.concatenate([no_rows, *e], axis=1))
-        for x, e in zip(reads, misses, strict=True)
-    )
-    hessian = gram(first.read) + gram(second.read)
-    residual = sum((np.matmul(half.missing.transpose(0, 2, 1), half.read) for half in (first, second)), np.float32(0))
-    return LayerStatistics((first, second), hessian, residual, _shrinkage(hessian, squares, num_images))
+        of_image = gram(x)
+        squares += _off_diagonal_square(of_image)
+        np.add(sums.hessian, of_image, out=sums.hessian)
+        if in_float is not None:
+            missing = np.matmul(sampled_rows(node, in_float, kernel_shape, num_images), weight.transpose(0, 2, 1))
+            missing -= np.matmul(whole, current.transpose(0, 2, 1))
+            np.add(sums.residual, np.matmul(missing.transpose(0, 2, 1), x), out=sums.residual)
+    return LayerStatistics((first, second), _shrinkage(first.hessian + second.hessian, squares, num_images))
 
 
 def gram(rows: Array) -> Array:
@@ -124,28 +119,17 @@ def gram(rows: Array) -> Array:
     return product
 
 
-def _off_diagonal_square(rows: Array) -> NDArray[np.float64]:
-    """Return the sum of squares of rows^T rows off its diagonal, [groups].
-
-    |X^T X| is |X X^T|: the smaller of the two is computed.
-    """
-    narrow = rows.shape[1] < rows.shape[2]
-    product = gram(rows.transpose(0, 2, 1)) if narrow else gram(rows)
-    squares = _square(product)
-    squares -= np.square(np.square(rows).sum(axis=1), dtype=np.float64).sum(axis=1)
+def _off_diagonal_square(hessian: Array) -> NDArray[np.float64]:
+    """Return the sum of squares off the diagonal of each group, [groups]."""
+    flat = hessian.reshape(len(hessian), -1)
+    squares = np.array([float(np.dot(row, row)) for row in flat])
+    squares -= np.square(np.einsum("gkk->gk", hessian), dtype=np.float64).sum(axis=1)
     return squares
-
-
-def _square(product: Array) -> NDArray[np.float64]:
-    """Return the sum of squares of each group."""
-    flat = product.reshape(len(product), -1)
-    return np.array([float(np.dot(row, row)) for row in flat])
 
 
 def _shrinkage(hessian: Array, squares: NDArray[np.float64], count: int) -> Array:
     """Return d; 1 where there is one image only, or nothing off the diagonal."""
-    diagonal = np.einsum("gkk->gk", hessian)
-    off = (_square(hessian) - np.square(diagonal, dtype=np.float64).sum(axis=1)) / count**2
+    off = _off_diagonal_square(hessian) / count**2
     if count < 2:
         return np.ones(len(off), np.float32)
     noise = np.maximum(squares / count - off, 0.0) / (count - 1)

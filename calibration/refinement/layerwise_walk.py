@@ -1,21 +1,24 @@
-"""Walk through a quantized model one weighted layer at a time, so that each layer can be edited before the next is run.
+"""Walk through a model one weighted layer at a time, so that each layer can be edited before what it gives is computed.
 
 What a layer really reads is what the layers before it made of the images, with every correction made to them so far. So
-the walk goes in graph order and computes each part once: the graph is cut behind every layer, each piece runs as a
-model of its own, and only the tensors that a later piece reads stay in memory.
+the walk goes in graph order and computes each part once: the graph is cut before every layer, each piece runs as a
+model of its own, and only the tensors that a later piece reads stay in memory, in few bits: levels in the 8 they have,
+float values in 16 (`Rounded`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from calibration.refinement.subgraph import PieceMaker, constant_nodes
+from exporter.graph.onnx_graph import array_from_initializer
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.protocol import Runtime
 
@@ -23,30 +26,70 @@ Tensor = NDArray[np.float32]
 OpenRuntime = Callable[[ModelProto], Runtime]
 
 
-@dataclass(slots=True, eq=False)
-class Layer:
-    """One quantized layer, batch by batch; its arrays are there until the walk goes on.
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """Float values as multiples of one step, 1/32767 of the largest: a 256th of the step they get in INT8.
 
     Attributes:
-        node: The layer in the graph; its constants may be edited in place (see `QuantizedWalk.model`).
-        inputs: What it reads, dequantized, float32 [n, C, ...] per batch; empty unless the walk was asked for them.
-        outputs: Its outputs; assign what a correction makes of them. In a walk with inputs they are not computed before
-            `QuantizedWalk.compute` is called, so that a layer whose weights are edited runs once.
+        multiples: int16.
+        step: > 0.
+    """
+
+    multiples: NDArray[np.int16]
+    step: np.float32
+
+    @classmethod
+    def of(cls, values: Tensor) -> Rounded:
+        """Round finite values."""
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+        step = np.float32(max(largest / 32767, float(np.finfo(np.float32).tiny)))
+        multiples = values * (1 / step)
+        np.rint(multiples, out=multiples)
+        return cls(np.clip(multiples, -32767, 32767, out=multiples).astype(np.int16), step)
+
+    def values(self) -> Tensor:
+        """Return what was rounded, float32."""
+        result = self.multiples.astype(np.float32)
+        result *= self.step
+        return result
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.multiples)
+
+
+Stored = NDArray[Any] | Rounded
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """One layer and what it reads; its constants may be edited in place until the walk goes on.
+
+    Attributes:
+        node: The layer in the graph.
+        stored: What it reads, per batch, as the walk keeps it.
     """
 
     node: NodeProto
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    stored: list[Stored]
+    _restore: Callable[[Stored], Tensor]
+
+    def images(self) -> Iterator[Tensor]:
+        """Yield what the layer reads, dequantized, image by image: float32 [C, H, W] for a Conv, [..., K] else."""
+        return (image for batch in self.stored for image in self._restore(batch))
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the same, batch by batch."""
+        return map(self._restore, self.stored)
 
 
-class QuantizedWalk:
-    """A Q/DQ model, cut at its quantized layers.
+class LayerwiseWalk:
+    """A model, cut before some of its layers.
 
     Args:
-        model: The Q/DQ model; edited in place where the caller edits the layers.
+        model: Float, or with Q/DQ; edited in place where the caller edits the layers.
         images: Batches, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
-        with_inputs: Whether layers come with what they read; that takes memory.
         layers: Names of the nodes to stop at; by default the quantized layers of the model.
 
     Raises:
@@ -59,7 +102,6 @@ class QuantizedWalk:
         images: Sequence[Tensor],
         *,
         open_runtime: OpenRuntime,
-        with_inputs: bool,
         layers: Collection[str] | None = None,
     ) -> None:
         names = quantized_layers(model) if layers is None else layers
@@ -72,19 +114,23 @@ class QuantizedWalk:
         self.model = model
         self._started = False
         self._open = open_runtime
-        self._with_inputs = with_inputs
         constants = constant_nodes(model.graph)
         self._make_piece = PieceMaker(model, constants)
-        self._pieces = _cut(model.graph, set(names), constants)
+        self._restoring = {
+            node.output[0]: node
+            for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.output[0] not in constants
+        }
+        self._layers, self._pieces = self._cut(set(names), constants)
         self._last_use = {
             name: place for place, nodes in enumerate(self._pieces) for node in nodes for name in node.input
         }
         input_name = model.graph.input[0].name
-        self._values = [{input_name: np.ascontiguousarray(batch)} for batch in images]
+        self._values: list[dict[str, Stored]] = [{input_name: np.ascontiguousarray(batch)} for batch in images]
 
     def __len__(self) -> int:
         """Return the number of layers."""
-        return len(self._pieces)
+        return len(self._layers)
 
     def __iter__(self) -> Iterator[Layer]:
         """Give the layers in graph order, once; each is brought up to date with the edits of those before.
@@ -93,35 +139,26 @@ class QuantizedWalk:
             CalibrationError: If the walk has been gone already.
         """
         if self._started:
-            raise CalibrationError("this walk has been gone already; make a new QuantizedWalk")
+            raise CalibrationError("this walk has been gone already; make a new LayerwiseWalk")
         self._started = True
-        for place, nodes in enumerate(self._pieces):
-            node = nodes[-1]
-            self._run(place)
-            inputs = [values[node.input[0]] for values in self._values] if self._with_inputs else []
-            layer = Layer(node, inputs, [] if inputs else [values[node.output[0]] for values in self._values])
-            del inputs
+        for place, node in enumerate(self._layers):
+            kept = self._kept_as(node.input[0])
+            self._run(place, kept)
+            layer = Layer(node, [values[kept] for values in self._values], self._restorer(node.input[0]))
             self._forget(place)
             yield layer
-            if not layer.outputs:
-                self.compute(layer)
-            self._store(place, node.output[0], layer.outputs)
-            layer.inputs, layer.outputs = [], []  # whoever holds the layer holds no tensors
+            layer.stored = []  # whoever holds the layer holds no tensors
 
-    def compute(self, layer: Layer) -> None:
-        """Compute the layer's outputs with its constants as they are now; needs its inputs."""
+    def outputs(self, layer: Layer) -> list[Tensor]:
+        """Return what the layer gives with its constants as they are now, batch by batch."""
         piece = self._make_piece([layer.node], layer.node.output)
         with self._open(piece) as runtime:
             name, output = layer.node.input[0], layer.node.output[0]
-            layer.outputs = [runtime.run({name: batch})[output] for batch in layer.inputs]
+            return [runtime.run({name: batch})[output] for batch in layer.batches()]
 
-    def _run(self, place: int) -> None:
-        """Run piece number `place`; keep what later pieces read, and the layer's output or, if asked for, its input."""
+    def _run(self, place: int, needed: str) -> None:
+        """Run piece number `place`; keep `needed` and what later pieces read."""
         nodes = self._pieces[place]
-        if self._with_inputs:
-            nodes, needed = nodes[:-1], nodes[-1].input[0]
-        else:
-            needed = nodes[-1].output[0]
         made = [name for node in nodes for name in node.output if name]
         wanted = [name for name in made if self._last_use.get(name, -1) > place or name == needed]
         if not wanted:
@@ -130,7 +167,8 @@ class QuantizedWalk:
         inputs = [info.name for info in piece.graph.input]
         with self._open(piece) as runtime:
             for values in self._values:
-                values.update(runtime.run({name: values[name] for name in inputs}))
+                outputs = runtime.run({name: _restored(values[name]) for name in inputs})
+                values.update((name, _rounded(array)) for name, array in outputs.items())
 
     def _forget(self, place: int) -> None:
         """Drop what no piece behind number `place` reads."""
@@ -138,11 +176,44 @@ class QuantizedWalk:
             for name in [name for name in values if self._last_use.get(name, -1) <= place]:
                 del values[name]
 
-    def _store(self, place: int, name: str, batches: Sequence[Tensor]) -> None:
-        """Let later pieces read `batches` as tensor `name`, if any of them does."""
-        if self._last_use.get(name, -1) > place:
-            for values, batch in zip(self._values, batches, strict=True):
-                values[name] = batch
+    def _kept_as(self, name: str) -> str:
+        """Return the tensor that is stored for one that is read: the levels, where it has some."""
+        node = self._restoring.get(name)
+        return name if node is None else str(node.input[0])
+
+    def _restorer(self, name: str) -> Callable[[Stored], Tensor]:
+        """Return how `name` comes from what is stored for it."""
+        node = self._restoring.get(name)
+        if node is None:
+            return _restored
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        scale, zero_point = (array_from_initializer(constants[constant]) for constant in node.input[1:3])
+        zero = zero_point.astype(np.float32)
+        return lambda levels: (_restored(levels).astype(np.float32) - zero) * scale
+
+    def _cut(self, names: set[str], constants: Collection[str]) -> tuple[list[NodeProto], list[list[NodeProto]]]:
+        """Return the layers, and what is run before each; behind the last one there is nothing to correct.
+
+        Levels are made float again by whoever reads them.
+        """
+        layers: list[NodeProto] = []
+        pieces: list[list[NodeProto]] = [[]]
+        for node in self.model.graph.node:
+            if node.output[0] in constants or node.output[0] in self._restoring:
+                continue
+            if node.name in names:
+                layers.append(node)
+                pieces.append([])
+            pieces[-1].append(node)
+        return layers, [self._with_restoring(nodes) for nodes in pieces[:-1]]
+
+    def _with_restoring(self, nodes: Iterable[NodeProto]) -> list[NodeProto]:
+        """Return the nodes, each tensor's DequantizeLinear before the first that reads it."""
+        found: dict[str, NodeProto] = {}
+        for node in nodes:
+            found.update((name, self._restoring[name]) for name in node.input if name in self._restoring)
+            found[node.output[0]] = node
+        return list(found.values())
 
 
 def quantized_layers(model: ModelProto) -> tuple[str, ...]:
@@ -156,13 +227,9 @@ def quantized_layers(model: ModelProto) -> tuple[str, ...]:
     )
 
 
-def _cut(graph: GraphProto, layers: set[str], constants: dict[str, NodeProto]) -> list[list[NodeProto]]:
-    """Return the nodes up to each layer; behind the last one there is nothing to correct."""
-    pieces: list[list[NodeProto]] = [[]]
-    for node in graph.node:
-        if node.output[0] in constants:
-            continue
-        pieces[-1].append(node)
-        if node.name in layers:
-            pieces.append([])
-    return pieces[:-1]
+def _rounded(array: NDArray[Any]) -> Stored:
+    return Rounded.of(array) if array.dtype == np.float32 else array
+
+
+def _restored(stored: Stored) -> NDArray[Any]:
+    return stored.values() if isinstance(stored, Rounded) else stored

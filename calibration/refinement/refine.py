@@ -9,28 +9,28 @@ constants change: levels of weights by a step or two, biases by a fraction of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.effort import Effort
 from calibration.refinement.bias_correction import bias_correction, channel_means
 from calibration.refinement.layer_constants import LayerConstants
-from calibration.refinement.layer_hessian import has_rows, weight_from_rows, weight_rows
+from calibration.refinement.layer_hessian import has_rows, mean_row, weight_from_rows, weight_rows
 from calibration.refinement.layerwise_walk import (
     Layer,
+    LayerwiseWalk,
     OpenRuntime,
-    QuantizedWalk,
     Tensor,
     quantized_layers,
 )
-from calibration.refinement.round_layer import WIDEST, FloatLayer, is_plain_sum, round_layer
+from calibration.refinement.round_layer import WIDEST, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
-from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -89,44 +89,26 @@ def refine(
     layers = quantized_layers(result)
     if missing := [name for name in layers if images and name not in means]:
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
-    rounds = effort.round_weights
-    floats = _float_layers(reference) if rounds else {}
-    walk = QuantizedWalk(result, images, open_runtime=open_runtime, with_inputs=rounds, layers=layers)
-    known = layers if rounds else ()
-    given = _outputs(reference, images, known, open_runtime)
+    walk = LayerwiseWalk(result, images, open_runtime=open_runtime, layers=layers)
+    floats = _float_layers(reference, images, layers, open_runtime) if effort.round_weights else repeat(None)
+    tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
     done: list[LayerRefinement] = []
-    for layer in walk if track is None else track(walk, len(walk)):
-        name = layer.node.name
+    for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
         num_rounded, largest = 0, 0.0
-        if rounds:
-            outputs = next(given)
-            if name in floats:
-                num_rounded = _round(layer, floats[name], outputs, constants, thorough=effort.thorough)
-            del outputs
-            walk.compute(layer)
+        if in_float is not None and in_float.node.input[1] in tensors:
+            weight = array_from_initializer(tensors[in_float.node.input[1]])
+            num_rounded = _round(layer, in_float, weight, constants, thorough=effort.thorough)
         if effort.correct_biases and not (keeps_zero and not _has_bias(layer)):
-            largest = _correct(layer, means[name], constants)
-        done.append(LayerRefinement(name, largest, num_rounded))
+            largest = _correct(layer, means[layer.node.name], constants, walk)
+        done.append(LayerRefinement(layer.node.name, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
 
-def _outputs(
+def _float_layers(
     reference: ModelProto, images: Sequence[Tensor], layers: Sequence[str], open_runtime: OpenRuntime
-) -> Iterator[list[Tensor]]:
-    """Yield the reference's outputs of some layers, batch by batch, layer by layer in graph order."""
-    if layers:
-        walk = QuantizedWalk(reference, images, open_runtime=open_runtime, with_inputs=False, layers=layers)
-        yield from (layer.outputs for layer in walk)
-
-
-def _float_layers(model: ModelProto) -> dict[str, FloatLayer]:
-    """Return layer name to its weight and bias, of the layers whose weight is a float constant."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {
-        node.name: FloatLayer(array_from_initializer(tensors[node.input[1]]), _bias(node, tensors), is_plain_sum(node))
-        for node in model.graph.node
-        if node.op_type in WEIGHTED_OPS and node.input[1] in tensors
-    }
+) -> Iterable[Layer]:
+    """Return the reference's layers of some names, with what they read, in graph order."""
+    return LayerwiseWalk(reference, images, open_runtime=open_runtime, layers=layers)
 
 
 def _divides_by_features(model: ModelProto) -> bool:
@@ -146,40 +128,47 @@ def _has_bias(layer: Layer) -> bool:
     return len(layer.node.input) > 2 and bool(layer.node.input[2])
 
 
-def _bias(node: NodeProto, tensors: Mapping[str, TensorProto]) -> NDArray[np.float32] | None:
-    """Return the constant bias of a layer; None where it has none."""
-    name = node.input[2] if len(node.input) > 2 else ""
-    return array_from_initializer(tensors[name]) if name in tensors else None
-
-
-def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants) -> float:
+def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants, walk: LayerwiseWalk) -> float:
     """Correct the layer's bias, in place; return the largest |change|."""
-    axis = -1 if layer.node.op_type == "MatMul" else 1
-    applied = constants.add_to_bias(layer.node, bias_correction(expected - channel_means(layer.outputs, axis)))
-    if applied.in_layer:
-        _add(layer.outputs, applied.values, axis)
-    return float(np.abs(applied.values).max())
+    found = _means(layer, constants)
+    if found is None:
+        found = channel_means(walk.outputs(layer), -1 if layer.node.op_type == "MatMul" else 1)
+    return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected - found))).max())
 
 
-def _add(batches: Sequence[Tensor], values: NDArray[np.float64], axis: int) -> None:
-    """Add values[c] to channel c of every batch, in place."""
-    for batch in batches:
-        shape = [1] * batch.ndim
-        shape[axis] = -1
-        batch += values.astype(np.float32).reshape(shape)
+def _means(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] | None:
+    """Return the mean over positions of each channel the layer gives, [num_images, O]; None where it must be run.
+
+    It is the layer's answer to the mean of what it reads.
+    """
+    weight = constants.weight(layer.node)
+    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+        return None
+    rows = weight_rows(layer.node, weight.levels).astype(np.float64)
+    rows *= weight.scale.reshape(*rows.shape[:2], 1)
+    bias = constants.bias(layer.node, len(weight.scale))
+    if bias is None:
+        return None
+    reads = np.stack([mean_row(layer.node, image, weight.levels.shape[2:]) for image in layer.images()])
+    means: NDArray[np.float64] = np.einsum("gok,ngk->ngo", rows, reads, optimize=True).reshape(len(reads), -1) + bias
+    return means
 
 
-def _round(
-    layer: Layer, known: FloatLayer, outputs: Sequence[Tensor], constants: LayerConstants, *, thorough: bool
-) -> int:
+def _round(layer: Layer, in_float: Layer, weight: Tensor, constants: LayerConstants, *, thorough: bool) -> int:
     """Round the layer's weight for its output, in place; return how many levels changed."""
     old = constants.weight(layer.node)
     if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
-    rows = weight_rows(layer.node, known.weight)
+    rows = weight_rows(layer.node, weight)
     if not thorough and rows.shape[2] > WIDEST:
         return 0
-    rounded = round_layer(layer.node, known, old.scale.reshape(rows.shape[:2]), layer.inputs, outputs)
+    rounded = round_layer(
+        layer.node,
+        weight,
+        old.scale.reshape(rows.shape[:2]),
+        lambda: zip(layer.images(), in_float.images(), strict=True),
+        sum(map(len, layer.stored)),
+    )
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
     constants.set_levels(old.name, levels)

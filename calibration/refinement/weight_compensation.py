@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refinement.layer_statistics import Half, LayerStatistics, gram
+from calibration.refinement.layer_statistics import LayerStatistics, Sums
 
 RIDGES = (0.01, 0.1, 1.0)
 """Values of a that are tried; at 10 what is left of D lies within rounding."""
@@ -32,64 +32,39 @@ def compensation(statistics: LayerStatistics) -> Array | None:
         statistics: Of the layer, with what it misses.
     """
     first, second = statistics.halves
-    if not first.read.any() or not second.read.any():
+    if not first.residual.any() or not second.residual.any():
         return None
-    ridges = [_Ridge(half) for half in (first, second)]
-    change = [_judge(ridges[0].solve(ridge), second) + _judge(ridges[1].solve(ridge), first) for ridge in RIDGES]
-    best = int(np.argmin(change))
-    if not change[best] < 0:
-        return None
-    whole = Half(
-        np.concatenate([first.read, second.read], axis=1), np.concatenate([first.missing, second.missing], axis=1)
-    )
-    moved: Array = _Ridge(whole).solve(RIDGES[best]).transpose(0, 2, 1)
-    return moved
+    found: tuple[float, Array] | None = None
+    for ridge in RIDGES:
+        of_first, of_second = _fit(first, ridge), _fit(second, ridge)
+        change = float((error_change(of_first, second) + error_change(of_second, first)).sum())
+        if change < (0.0 if found is None else found[0]):
+            found = change, (of_first + of_second) / 2
+    return None if found is None else found[1]
 
 
-def error_change(change: Array, hessian: Array, residual: Array) -> NDArray[np.float64]:
+def error_change(change: Array, sums: Sums) -> NDArray[np.float64]:
     """Return by how much the squared error of each row's output grows when `change` is added to it, [groups, O].
 
     Args:
         change: Of the weights, [groups, O, K].
-        hessian: H, [groups, K, K].
-        residual: M, [groups, O, K].
+        sums: H and M of the images in question.
     """
-    inner = np.matmul(change, hessian) - 2 * residual
+    inner = np.matmul(change, sums.hessian) - 2 * sums.residual
     inner *= change
     grown: NDArray[np.float64] = inner.sum(axis=2, dtype=np.float64)
     return grown
 
 
-def _judge(moved: Array, half: Half) -> float:
-    """Return by how much the squared error of the layer's output grows on images when D^T [groups, K, O] is added."""
-    given = np.matmul(half.read, moved)
-    return float((given * (given - 2 * half.missing)).sum(dtype=np.float64))
+def _fit(sums: Sums, ridge: float) -> Array:
+    """Return D, float32 [groups, O, K], for one ridge.
 
-
-class _Ridge:
-    """The equation of one sample, with the ridge open: in its unknowns, or where there are fewer, in its positions.
-
-    D^T = (X^T X + a L)^-1 X^T E  =  L^-1/2 Z^T (Z Z^T + a I)^-1 E,     Z = X L^-1/2,  L = diag(H) + 1e-3 mean
+    D (H + a L) = M,   L = diag(H) + 1e-3 of its mean, which keeps what is never read where it is
     """
-
-    def __init__(self, half: Half) -> None:
-        diagonal = np.square(half.read).sum(axis=1)
-        mean = diagonal.mean(axis=1, keepdims=True)
-        self._root = np.sqrt(diagonal + 1e-3 * mean + np.where(mean == 0, 1.0, 0.0)).astype(np.float32)
-        self._scaled = half.read / self._root[:, np.newaxis]
-        self._missing = half.missing
-        self._by_position = half.read.shape[1] < half.read.shape[2]
-        turned = self._scaled.transpose(0, 2, 1)
-        self._matrix = gram(turned if self._by_position else self._scaled)
-        self._right = self._missing if self._by_position else np.matmul(turned, self._missing)
-
-    def solve(self, ridge: float) -> Array:
-        """Return D^T, float32 [groups, K, O]."""
-        matrix = self._matrix.copy()
-        places = np.arange(matrix.shape[1])
-        matrix[:, places, places] += np.float32(ridge)
-        solution: Array = np.linalg.solve(matrix, self._right)
-        if self._by_position:
-            solution = np.matmul(self._scaled.transpose(0, 2, 1), solution)
-        solution /= self._root[:, :, np.newaxis]
-        return solution
+    matrix = sums.hessian.copy()
+    diagonal = np.einsum("gkk->gk", sums.hessian)
+    mean = diagonal.mean(axis=1, keepdims=True)
+    places = np.arange(matrix.shape[1])
+    matrix[:, places, places] += np.float32(ridge) * (diagonal + 1e-3 * mean + np.where(mean == 0, 1.0, 0.0))
+    solution: Array = np.linalg.solve(matrix, sums.residual.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return solution

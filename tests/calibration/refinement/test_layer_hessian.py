@@ -10,7 +10,7 @@ from onnx import helper
 from torch.nn import functional
 
 from calibration.refinement import layer_hessian as layer_reads
-from calibration.refinement.layer_hessian import has_rows, sampled_outputs, sampled_rows, weight_from_rows, weight_rows
+from calibration.refinement.layer_hessian import has_rows, mean_row, sampled_rows, weight_from_rows, weight_rows
 
 SEED = 20261129
 
@@ -148,22 +148,16 @@ def test_layers_whose_rows_are_not_known_are_told() -> None:
     assert not has_rows(conv_node(auto_pad="SAME_UPPER"), 4)
 
 
-@pytest.mark.parametrize("kind", ["plain", "groups", "depthwise", "all"])
-def test_sampled_outputs_stand_where_the_sampled_rows_do(random: np.random.Generator, kind: str, monkeypatch) -> None:
-    """What the convolution gives at the sampled positions is what the rows of these positions give."""
-    monkeypatch.setattr(layer_reads, "MAX_ROWS", 20)
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 3)])
+def test_the_mean_row_is_that_of_all_positions(random: np.random.Generator, kind: str, kernel: tuple[int, int]) -> None:
     attributes = CONVOLUTIONS[kind]
-    groups = attributes.get("group", 1)
-    image = random.normal(size=(4, 11, 9)).astype(np.float32)
-    weight = random.normal(size=(8, 4 // groups, 3, 2)).astype(np.float32)
-    node = conv_node(**attributes)
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    output = functional.conv2d(
-        functional.pad(torch.from_numpy(image), (left, right, top, bottom))[None],
-        torch.from_numpy(weight),
-        stride=attributes.get("strides", 1),
-        dilation=attributes.get("dilations", 1),
-        groups=groups,
-    )[0].numpy()
-    expected = np.matmul(sampled_rows(node, image, (3, 2), 1), weight_rows(node, weight).transpose(0, 2, 1))
-    assert_allclose(sampled_outputs(node, output, groups, 1), expected, atol=1e-4)
+    images = random.normal(size=(1, 4, 11, 9)).astype(np.float32)
+    expected = unfolded(images, kernel, attributes).mean(axis=1)
+    assert_allclose(mean_row(conv_node(**attributes), images[0], kernel), expected, atol=1e-6)
+
+
+def test_the_mean_row_of_a_matmul_is_over_all_axes_but_the_last(random: np.random.Generator) -> None:
+    image = random.normal(size=(5, 7, 6)).astype(np.float32)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    assert_allclose(mean_row(node, image, ()), image.mean(axis=(0, 1))[None], atol=1e-6)

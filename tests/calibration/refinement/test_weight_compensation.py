@@ -7,33 +7,33 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import helper
 
-from calibration.refinement.layer_statistics import collect
+from calibration.refinement.layer_statistics import Sums, collect
 from calibration.refinement.weight_compensation import compensation, error_change
 
 SEED = 20261130
 NODE = helper.make_node("MatMul", ["x", "w"], ["y"])
 
 
-def statistics(read: np.ndarray, given: np.ndarray, weight: np.ndarray):
-    """Return the statistics of a MatMul over images [n, positions, K] and [n, positions, O]."""
-    bias = np.zeros((1, weight.shape[0]), np.float32)
-    images = zip(read.astype(np.float32), given.astype(np.float32), strict=True)
-    return collect(NODE, images, weight[np.newaxis].astype(np.float32), bias, (), num_images=len(read))
+def statistics(read: np.ndarray, in_float: np.ndarray, weight: np.ndarray):
+    """Return the statistics of a MatMul over images [n, positions, K]: what the quantized and the float layer reads."""
+    images = zip(read.astype(np.float32), in_float.astype(np.float32), strict=True)
+    own = weight[np.newaxis].astype(np.float32)
+    return collect(NODE, images, own, own, (), num_images=len(read))
 
 
 def noisy_layer(random: np.random.Generator, noise: float):
-    """Return (weight, what the quantized layer reads, what the float layer gives); one channel of six is noisy."""
+    """Return (weight, what the quantized layer reads, what the float layer reads); one channel of six is noisy."""
     weight = random.normal(size=(4, 6))
     true = random.normal(size=(16, 50, 6))
     read = true.copy()
     read[:, :, 2] += noise * random.normal(size=(16, 50))
-    return weight, read, true @ weight.T
+    return weight, read, true
 
 
 def test_a_channel_that_is_mostly_noise_counts_for_less() -> None:
     """Of a channel with noise of its own power, half the weight is best (Wiener): found to 10 %."""
-    weight, read, given = noisy_layer(np.random.default_rng(SEED), noise=1.0)
-    moved = compensation(statistics(read, given, weight))
+    weight, read, in_float = noisy_layer(np.random.default_rng(SEED), noise=1.0)
+    moved = compensation(statistics(read, in_float, weight))
     assert moved is not None
     assert_allclose((weight + moved[0])[:, 2], weight[:, 2] / 2, atol=0.1 * np.abs(weight[:, 2]).max())
     others = [0, 1, 3, 4, 5]
@@ -43,7 +43,7 @@ def test_a_channel_that_is_mostly_noise_counts_for_less() -> None:
 def test_without_an_error_nothing_is_moved() -> None:
     random = np.random.default_rng(SEED)
     weight, read = random.normal(size=(4, 6)), random.normal(size=(8, 20, 6))
-    moved = compensation(statistics(read, read @ weight.T, weight))
+    moved = compensation(statistics(read, read, weight))
     assert moved is None or np.abs(moved).max() < 1e-4
 
 
@@ -51,26 +51,27 @@ def test_errors_that_other_images_do_not_share_are_not_fitted() -> None:
     """40 channels, 2 images of 15 positions, errors that hang on nothing: a fit would take them for signal."""
     random = np.random.default_rng(SEED)
     weight, read = random.normal(size=(3, 40)), random.normal(size=(2, 15, 40))
-    given = read @ weight.T + random.normal(size=(2, 15, 3))
-    assert compensation(statistics(read, given, weight)) is None
+    in_float = read + random.normal(size=(2, 15, 40))
+    assert compensation(statistics(read, in_float, weight)) is None
 
 
 def test_error_change_is_that_of_the_outputs() -> None:
     random = np.random.default_rng(SEED)
-    weight, read, given = noisy_layer(random, noise=0.5)
-    seen = statistics(read, given, weight)
+    weight, read, in_float = noisy_layer(random, noise=0.5)
+    given, seen = in_float @ weight.T, statistics(read, in_float, weight)
+    whole = Sums(seen.halves[0].hessian + seen.halves[1].hessian, seen.halves[0].residual + seen.halves[1].residual)
     change = 0.1 * random.normal(size=(1, 4, 6))
     before, after = (np.square(given - read @ (weight + each).T).sum(axis=(0, 1)) for each in (0, change[0]))
-    assert_allclose(error_change(change, seen.hessian, seen.residual)[0], after - before, rtol=1e-3, atol=1e-3)
+    assert_allclose(error_change(change, whole)[0], after - before, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("positions", "least", "most"), [(2, 0.2, 1.0), (4000, 0.0, 0.02)])
 def test_few_positions_shrink_the_hessian_towards_its_diagonal(positions: int, least: float, most: float) -> None:
     random = np.random.default_rng(SEED)
     read = random.normal(size=(6, positions, 12)) + 0.5 * random.normal(size=(6, positions, 1))
-    seen = statistics(read, np.zeros((6, positions, 1)), np.zeros((1, 12)))
+    seen = statistics(read, read, np.zeros((1, 12)))
     assert least <= seen.shrinkage[0] <= most
-    shrunk, whole = seen.shrunk_hessian()[0], seen.hessian[0]
+    shrunk, whole = seen.whole().hessian[0], sum(half.hessian[0] for half in seen.halves)
     assert_allclose(np.diag(shrunk), np.diag(whole))
     off = ~np.eye(12, dtype=bool)
     assert_allclose(shrunk[off], (1 - seen.shrinkage[0]) * whole[off], rtol=1e-4)
