@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from calibration.refinement.layer_statistics import LayerStatistics, Sums
 
-RIDGES = (0.01, 0.1, 1.0)
-"""Values of a that are tried; at 10 what is left of D lies within rounding."""
+RIDGES = (1.0, 0.1, 0.01)
+"""Values of a, tried in this order until one does worse than the one before: for most layers the first does worse than
+nothing. At 10 what is left of D lies within rounding."""
 
 Array = NDArray[np.floating]
 
@@ -34,13 +35,14 @@ def compensation(statistics: LayerStatistics) -> Array | None:
     first, second = statistics.halves
     if not first.residual.any() or not second.residual.any():
         return None
-    found: tuple[float, Array] | None = None
+    least, found = 0.0, None
     for ridge in RIDGES:
         of_first, of_second = _fit(first, ridge), _fit(second, ridge)
         change = float((error_change(of_first, second) + error_change(of_second, first)).sum())
-        if change < (0.0 if found is None else found[0]):
-            found = change, (of_first + of_second) / 2
-    return None if found is None else found[1]
+        if not change < least:
+            break
+        least, found = change, (of_first + of_second) / 2
+    return found
 
 
 def error_change(change: Array, sums: Sums) -> NDArray[np.float64]:
