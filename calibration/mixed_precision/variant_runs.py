@@ -159,7 +159,7 @@ class VariantRuns:
         sample, images = ([values[node.output[0]] for values in part] for part in (run.sample, run.images))
         found = channel_means(sample)
         wanted = bias_correction(self._means[node.name][: len(found)] - found)
-        applied = biases.add_to_bias(node, wanted).values.astype(np.float32)
+        applied = biases.add_to_bias(node, wanted).astype(np.float32)
         for batch in (*sample, *images):
             batch += applied.reshape(1, -1, *(1,) * (batch.ndim - 2))
 

@@ -1,4 +1,4 @@
-"""What a layer reads and what it misses, summed over a sample: all that rounding and compensation need to know.
+"""Sums of what a layer reads and of what it misses: all that rounding and compensation need to know.
 
     x   [K]   what the quantized layer reads at one position, after all roundings before it
     e   [O]   W x_float - V x: what its sum lacks there, with x_float what the float layer reads, W its weights, and V
