@@ -86,3 +86,10 @@ def test_fingerprints_tell_architectures_apart():
 def test_the_file_says_what_it_was_made_with():
     data = json.loads(resources.files("exporter.models").joinpath(TABLE_FILE).read_text())
     assert set(data["made_with"]) == {"torch", "torchvision", "timm"}
+
+
+def test_the_table_of_models_is_written_as_it_was():
+    text = (resources.files("exporter.models") / TABLE_FILE).read_text(encoding="utf-8")
+    assert [json.dumps(row.to_json()) for row in load_model_table()] == [
+        json.dumps(row) for row in json.loads(text)["models"]
+    ]

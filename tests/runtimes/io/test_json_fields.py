@@ -10,7 +10,6 @@ from types import MappingProxyType
 import pytest
 
 from calibration.ranges.calibration_table import CalibrationTable
-from exporter.models.model_table import load_model_table
 from runtimes.bundle.manifest import load_manifest
 from runtimes.io.json_fields import JsonFields, json_fields, json_value
 
@@ -80,10 +79,3 @@ def test_the_committed_bundle_is_written_as_it_was():
         if name == "calibration.json":
             content["schema_version"] = again["schema_version"]
         assert json.dumps(again) == json.dumps(content), name
-
-
-def test_the_table_of_models_is_written_as_it_was():
-    text = (Path(__file__).parents[3] / "exporter" / "models" / "model_table.json").read_text(encoding="utf-8")
-    assert [json.dumps(row.to_json()) for row in load_model_table()] == [
-        json.dumps(row) for row in json.loads(text)["models"]
-    ]
