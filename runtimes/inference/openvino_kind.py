@@ -22,7 +22,7 @@ _IN_FLOAT = (
 )
 _PARTLY_FLOAT = "INT8: {integers} of {weighted} convolutions and fully connected layers compute in integers"
 _OTHER_DIALECT = (
-    "INT8 in TensorRT's dialect: OpenVINO computes ONNX Runtime's faster (7 to 15 % in docs/openvino.md, on a CPU with "
+    "INT8 in TensorRT's dialect: OpenVINO computes ONNX Runtime's faster (9 to 14 % in docs/openvino.md, on a CPU with "
     "VNNI); for OpenVINO alone export with --target onnxruntime, and bench compares the two bundles here"
 )
 _NARROWED = {
