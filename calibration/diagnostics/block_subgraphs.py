@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from exporter.graph.onnx_graph import all_tensor_types
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.closing import Closing
 from runtimes.protocol import Runtime
-
-if TYPE_CHECKING:
-    pass
 
 Tensors = Mapping[str, NDArray[Any]]
 OpenRuntime = Callable[[ModelProto], Runtime]

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +24,6 @@ from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Cl
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
-
-if TYPE_CHECKING:
-    pass
 
 _BATCHES_AHEAD = 2
 

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtimes.batch_inference.classify_images import AnswerRow, ImageClassifier, Part
 from runtimes.batch_inference.run import model_facts
 from runtimes.closing import Closing
 from runtimes.errors import MissingDependencyError, ResultsError
-
-if TYPE_CHECKING:
-    pass
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the run and stopped after it."""

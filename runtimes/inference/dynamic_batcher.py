@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError, ModelClosedError, QueueFullError
 from runtimes.fork_guard import forked_error
 from runtimes.protocol import Array, InputCheck, Runtime
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
