@@ -16,7 +16,7 @@ from resnet_export.console.option_types import positive, runtime, runtime_words
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes import load
-from runtimes.batch_inference.classify_images import ImageClassifier, check_outputs, score_kind, usable_cpus
+from runtimes.batch_inference.classify_images import ImageClassifier, check_outputs, score_kind
 from runtimes.batch_inference.ray_backend import LOCAL, RayWork
 from runtimes.batch_inference.resume import parts_folder
 from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run_plan
@@ -27,6 +27,7 @@ from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
 from runtimes.preprocessing.image_list import list_images
 from runtimes.preprocessing.model_input import BACKENDS
+from runtimes.side_by_side import usable_cpus
 
 EXIT_ERRORS = 1
 EXIT_INTERRUPTED = 130

@@ -29,6 +29,7 @@ from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing, normalize
 from runtimes.protocol import Array, Runtime
+from runtimes.side_by_side import ONE_STREAM, Streams
 from runtimes.verification.gates import DEFAULT_GATES, Gate, GateResult, Verdict, judge
 
 MAX_SCALE_DIFFERENCE = 1e-6
@@ -38,7 +39,12 @@ _NUM_NAMED = 3
 
 
 def bundle_checks(
-    subject: Subject, reference: Reference | None, trusted: Runtime | None, *, against: bool
+    subject: Subject,
+    reference: Reference | None,
+    trusted: Runtime | None,
+    *,
+    against: bool,
+    streams: Streams = ONE_STREAM,
 ) -> tuple[GateResult, ...]:
     """Return the checks that apply.
 
@@ -47,6 +53,7 @@ def bundle_checks(
         reference: Who is trusted on images, or None.
         trusted: The same, open.
         against: Whether it is a model of --against rather than the bundle's own file.
+        streams: How images are run on that file.
     """
     results: list[GateResult] = []
     if subject.golden is not None and subject.preprocessing is not None:
@@ -56,7 +63,7 @@ def bundle_checks(
     if reference is not None and trusted is not None and subject.golden is not None:
         # The bundle's own file takes them as they are stored.
         inputs = _as_prepared_by(reference, subject) if against else subject.golden.inputs
-        results.append(_golden_outputs(subject.golden, inputs, reference, trusted))
+        results.append(_golden_outputs(subject.golden, inputs, reference, trusted, streams))
     if subject.folder is not None and (subject.folder / CALIBRATION_NAME).is_file():
         results.extend(_calibration_checks(subject.folder, subject))
     return tuple(results)
@@ -114,12 +121,14 @@ def _as_prepared_by(reference: Reference, subject: Subject) -> Array | None:
     return normalize(reference.preprocessing, pixels)
 
 
-def _golden_outputs(golden: Golden, inputs: Array | None, reference: Reference, trusted: Runtime) -> GateResult:
+def _golden_outputs(
+    golden: Golden, inputs: Array | None, reference: Reference, trusted: Runtime, streams: Streams
+) -> GateResult:
     """Run the reference on the golden inputs beside the stored answers."""
     name = "golden_outputs"
     if inputs is None:
         return _check(name, Verdict.SKIPPED, "not compared: the golden inputs do not fit the preprocessing")
-    now = logits_of(trusted, inputs)
+    now = logits_of(trusted, inputs, streams if reference.loaded is None else ONE_STREAM)
     if now.shape != golden.logits.shape:
         return _check(
             name,

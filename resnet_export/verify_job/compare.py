@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from calibration.observers.sample_images import drawn_in_words, proportionally_ordered
@@ -25,6 +26,7 @@ from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batch
 from runtimes.preprocessing.image_folder import class_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
+from runtimes.side_by_side import ONE_STREAM, Streams, in_order
 from runtimes.verification.gate_options import GateChoice
 from runtimes.verification.gates import Gate, GateResult, Verdict, judge
 from runtimes.verification.report import FileComparison, FileReport
@@ -37,13 +39,13 @@ class ReferenceBatch:
     Attributes:
         names: Name of each image.
         labels: Class of each, or None.
-        logits: The reference's, [n, num_classes].
+        logits: Gives the reference's, [n, num_classes]; for validation images they are computed then.
         inputs: The images as the candidates' preprocessing makes them: normalized, or already as the files take them.
     """
 
     names: tuple[str, ...]
     labels: tuple[int, ...] | None
-    logits: Array
+    logits: Callable[[], Array]
     inputs: Array
 
 
@@ -70,10 +72,11 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
-    """Every file to judge, open, and for an engine also the ONNX file it was built from."""
+    """Every file to judge, open, and for an engine also the ONNX file it was built from; and how batches are run."""
 
     candidates: tuple[OpenCandidate, ...]
     origins: dict[str, OpenCandidate] = field(default_factory=dict)
+    streams: Streams = ONE_STREAM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +89,7 @@ class Compared:
     engine_losses: dict[str, LogitComparison]
 
 
-def open_all(subject: Subject, stack: ExitStack) -> Opened:
+def open_all(subject: Subject, stack: ExitStack, streams: Streams = ONE_STREAM) -> Opened:
     """Open every file until `stack` is left.
 
     Raises:
@@ -95,25 +98,25 @@ def open_all(subject: Subject, stack: ExitStack) -> Opened:
     opened = []
     origins = {}
     for candidate in subject.candidates:
-        found = open_candidate(candidate, subject, subject.provider)
+        found = open_candidate(candidate, subject, subject.provider, streams)
         stack.callback(found.runtime.close)
         opened.append(found)
         if candidate.built_from is not None:
             source = replace(candidate, path=candidate.built_from, is_engine=False, built_from=None)
             try:
-                origin = open_candidate(source, subject, "cpu")
+                origin = open_candidate(source, subject, "cpu", streams)
             except MissingDependencyError:  # an engine can be judged without ONNX Runtime; the attribution says so
                 continue
             stack.callback(origin.runtime.close)
             origins[candidate.name] = origin
-    return Opened(tuple(opened), origins)
+    return Opened(tuple(opened), origins, streams)
 
 
 def golden_set(golden: Golden, reference: str) -> ImageSet:
     """Return the bundle's stored inputs with PyTorch's stored answers."""
     count = len(golden.inputs)
     names = tuple(f"golden[{place}]" for place in range(count))
-    batch = ReferenceBatch(names, None, golden.logits, golden.inputs)
+    batch = ReferenceBatch(names, None, lambda: golden.logits, golden.inputs)
     return ImageSet("golden", f"{count} golden inputs stored in the bundle", reference, None, [batch])
 
 
@@ -126,7 +129,7 @@ def photograph_set(reference: Reference, preprocessing: Preprocessing, runtime: 
     names = tuple(f"photograph[{place}]" for place in range(len(inputs)))
     logits = logits_of(runtime, as_taken(runtime, trusted, reference.preprocessing))
     words = f"{len(names)} views of four photographs that ship with resnet-export"
-    batch = ReferenceBatch(names, None, logits, inputs)
+    batch = ReferenceBatch(names, None, lambda: logits, inputs)
     return ImageSet("photographs", words, reference.name, preprocessing, [batch])
 
 
@@ -217,11 +220,21 @@ def _validation_batches(
             )
         names = tuple(path.relative_to(validation.root).as_posix() for path in batch.paths)
         labels = None if validation.classes is None else tuple(validation.classes.of[path] for path in batch.paths)
-        logits = logits_of(runtime, as_taken(runtime, trusted.images, reference.preprocessing))
+        logits = partial(_reference_logits, runtime, trusted.images, reference.preprocessing)
+        if reference.loaded is not None:  # PyTorch splits an operator over the cores; one batch at a time
+            logits = partial(_same, logits())
         yield ReferenceBatch(names, labels, logits, batch.images)
     if len(errors):
         named = "; ".join(reason for _, reason in errors.items[:5])
         reporter.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
+
+
+def _reference_logits(runtime: Runtime, images: Array, preprocessing: Preprocessing) -> Array:
+    return logits_of(runtime, as_taken(runtime, images, preprocessing))
+
+
+def _same(logits: Array) -> Array:
+    return logits
 
 
 def _batches(paths: Sequence[Path], preprocessing: Preprocessing, size: int, errors: ImageErrors) -> Iterator[Batch]:
@@ -252,15 +265,13 @@ def compare(
             meters[kind, name] = LogitMeter(num_classes, labelled=images.labelled, kind=answers)
         return meters[kind, name]
 
-    for batch in images.batches:
-        num_classes = batch.logits.shape[1]
-        for one in judged:
+    for batch, trusted, answered in _all_answers(images, judged, opened):
+        num_classes = trusted.shape[1]
+        for one, (got, between) in zip(judged, answered, strict=True):
             name = one.candidate.name
-            got = _answers(one, batch, images.preprocessing)
-            meter("found", name, num_classes).add(batch.logits, got, names=batch.names, labels=batch.labels)
-            if (origin := opened.origins.get(name)) is not None:
-                between = _answers(origin, batch, images.preprocessing)
-                meter("origin", name, num_classes).add(batch.logits, between, names=batch.names, labels=batch.labels)
+            meter("found", name, num_classes).add(trusted, got, names=batch.names, labels=batch.labels)
+            if between is not None:
+                meter("origin", name, num_classes).add(trusted, between, names=batch.names, labels=batch.labels)
                 meter("engine", name, num_classes).add(between, got, names=batch.names, labels=batch.labels)
     reports = {key: one.report() for key, one in meters.items()}
     kinds = ("found", "origin", "engine")
@@ -268,15 +279,43 @@ def compare(
     return Compared(images, found, origins, losses)
 
 
-def _answers(one: OpenCandidate, batch: ReferenceBatch, preprocessing: Preprocessing | None) -> Array:
-    inputs = batch.inputs if preprocessing is None else as_taken(one.runtime, batch.inputs, preprocessing)
-    got = logits_of(one.runtime, inputs)
-    if got.shape != batch.logits.shape:
+def _all_answers(
+    images: ImageSet, judged: Sequence[OpenCandidate], opened: Opened
+) -> Iterator[tuple[ReferenceBatch, Array, list[tuple[Array, Array | None]]]]:
+    """Yield every batch with the reference's answers and, by file, the file's and those of what it was built from.
+
+    Many batches run side by side; of a single one the images do.
+    """
+    is_one_batch = isinstance(images.batches, list)
+    outer, inner = (ONE_STREAM, opened.streams) if is_one_batch else (opened.streams, ONE_STREAM)
+
+    def answer(batch: ReferenceBatch) -> tuple[ReferenceBatch, Array, list[tuple[Array, Array | None]]]:
+        trusted = batch.logits()
+        found = []
+        for one in judged:
+            origin = opened.origins.get(one.candidate.name)
+            got = _answers(one, batch.inputs, images.preprocessing, inner)
+            between = None if origin is None else _answers(origin, batch.inputs, images.preprocessing, inner)
+            for side, logits in ((one, got), (origin, between)):
+                if side is not None and logits is not None:
+                    _check_same_model(side.candidate, logits, trusted)
+            found.append((got, between))
+        return batch, trusted, found
+
+    return in_order((partial(answer, batch) for batch in images.batches), outer)
+
+
+def _answers(one: OpenCandidate, inputs: Array, preprocessing: Preprocessing | None, streams: Streams) -> Array:
+    taken = inputs if preprocessing is None else as_taken(one.runtime, inputs, preprocessing)
+    return logits_of(one.runtime, taken, streams)
+
+
+def _check_same_model(candidate: Candidate, got: Array, trusted: Array) -> None:
+    if got.shape != trusted.shape:
         raise ExportError(
-            f"{one.candidate.path} gives {got.shape[1]} classes, the reference {batch.logits.shape[1]}; they are not "
-            "the same model"
+            f"{candidate.path} gives {got.shape[1]} classes, the reference {trusted.shape[1]}; they are not the same "
+            "model"
         )
-    return got
 
 
 def file_reports(opened: Opened, compared: Sequence[Compared], choice: GateChoice) -> list[FileReport]:

@@ -15,6 +15,7 @@ from resnet_export.verify_job.compare import Opened
 from resnet_export.verify_job.sides import OpenCandidate, logits_of
 from resnet_export.verify_job.subject import Golden, Subject
 from runtimes.bundle.precision import is_int8
+from runtimes.side_by_side import Streams
 from runtimes.verification.gates import GateResult, Verdict
 from runtimes.verification.report import FileReport
 
@@ -35,10 +36,10 @@ def judge_hard_frames(subject: Subject, opened: Opened, files: Sequence[FileRepo
     reports = {report.name: report for report in files}
     for one in opened.candidates:
         if one.candidate.name in reports:
-            reports[one.candidate.name].gates.append(_judge(one, golden))
+            reports[one.candidate.name].gates.append(_judge(one, golden, opened.streams))
 
 
-def _judge(one: OpenCandidate, golden: Golden) -> GateResult:
+def _judge(one: OpenCandidate, golden: Golden, streams: Streams) -> GateResult:
     assert golden.hard_inputs is not None
     assert golden.hard_logits is not None
     precision = one.candidate.precision
@@ -47,7 +48,7 @@ def _judge(one: OpenCandidate, golden: Golden) -> GateResult:
     if not known.any():
         sentence = "the reference itself gives NaN or Inf on black, white, one-colored and noise frames"
         return GateResult(NAME, "golden", allowed, None, None, "", Verdict.SKIPPED, sentence)
-    got = logits_of(one.runtime, golden.hard_inputs)[known]
+    got = logits_of(one.runtime, golden.hard_inputs, streams)[known]
     if not np.isfinite(got).all():
         sentence = "gives NaN or Inf on a black, white, one-colored or noise frame, where the reference does not"
         return GateResult(NAME, "golden", allowed, None, None, "", Verdict.FAIL, sentence)

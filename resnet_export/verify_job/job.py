@@ -32,12 +32,13 @@ from resnet_export.verify_job.compare import (
 from resnet_export.verify_job.hard_frames import judge_hard_frames
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
-from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of
+from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of, streams_for
 from resnet_export.verify_job.subject import TORCH, Subject, read_subject
 from runtimes.machine.installed_versions import installed_versions
 from runtimes.metrics.answer_kind import AnswerKind, kind_in, kind_of_answers
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
+from runtimes.side_by_side import ONE_STREAM, Streams
 from runtimes.verification.baseline import compare_baseline, load_baseline
 from runtimes.verification.gate_options import read_gates
 from runtimes.verification.report import FileReport, Setting, build_report, with_baseline
@@ -73,6 +74,11 @@ class Job:
         return self.options.against is not None and self.tested is None
 
     @property
+    def streams(self) -> Streams:
+        """How images are shared out over the cores; a PyTorch model on trial takes all for each batch."""
+        return ONE_STREAM if self.tested is not None else streams_for(self.subject.provider)
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """How images are prepared for the files: as they say, else as the reference does."""
         if self.subject.preprocessing is not None:
@@ -95,14 +101,14 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     with ExitStack() as stack:
         trusted = None
         if job.reference is not None and _needs_reference(job):
-            trusted = stack.enter_context(job.reference.open(subject))
+            trusted = stack.enter_context(job.reference.open(subject, job.streams))
         job = _with_comparable_answers(job, trusted)
         opened = _open(job, stack)
         compared, validation = _compare(job, trusted, opened)
         files = file_reports(opened, compared, choice)
         judge_hard_frames(subject, opened, files)
         plain_causes = judge_plain_sessions(subject, opened, compared, files, reporter)
-        checks = bundle_checks(subject, job.reference, trusted, against=job.against)
+        checks = bundle_checks(subject, job.reference, trusted, against=job.against, streams=job.streams)
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
     causes = (
@@ -166,8 +172,8 @@ def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
 
 def _open(job: Job, stack: ExitStack) -> Opened:
     if job.tested is not None:
-        return torch_side(stack.enter_context(job.tested.open(job.subject)))
-    return open_all(job.subject, stack)
+        return torch_side(stack.enter_context(job.tested.open(job.subject, job.streams)))
+    return open_all(job.subject, stack, job.streams)
 
 
 def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Compared], Validation | None]:

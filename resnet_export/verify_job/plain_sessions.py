@@ -58,7 +58,7 @@ def _judge(one: OpenCandidate, subject: Subject, images: ImageSet, reporter: Rep
     path = one.candidate.path
     model = with_logits(path, subject.finish) if subject.finish.changes_output else path
     inputs = batch.inputs if images.preprocessing is None else as_taken(one.runtime, batch.inputs, images.preprocessing)
-    found = compare_plain_session(model, inputs, batch.logits)
+    found = compare_plain_session(model, inputs, batch.logits())
     verdict = Verdict.PASS if found.agrees else Verdict.SKIPPED if found.saturates else Verdict.FAIL
     if found.saturates:
         reporter.warn(f"{path.name}: {found.sentence}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
+from runtimes.side_by_side import ONE_STREAM, Streams, in_order, streams_of_this_machine
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -46,14 +48,19 @@ class Reference:
     loaded: LoadedModel | None = None
     file: Path | None = None
 
-    def open(self, subject: Subject) -> Runtime:
+    def open(self, subject: Subject, streams: Streams) -> Runtime:
         """Open it; images go in normalized, logits come out."""
         if self.loaded is not None:
             from runtimes.pytorch import TorchRuntime
 
             return TorchRuntime(self.loaded.module, output_names=self.loaded.outputs)
         assert self.file is not None
-        return _opened(self.file, "fp32", subject, "cpu", exact=True).runtime
+        return _opened(self.file, "fp32", subject, "cpu", exact=True, streams=streams).runtime
+
+
+def streams_for(provider: str) -> Streams:
+    """Return how batches are shared out over the cores: any number of threads may run ONNX Runtime's CPU sessions."""
+    return streams_of_this_machine() if provider == "cpu" else ONE_STREAM
 
 
 def load_reference(
@@ -106,13 +113,14 @@ class OpenCandidate:
     arithmetic: str | None
 
 
-def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> OpenCandidate:
+def open_candidate(candidate: Candidate, subject: Subject, provider: str, streams: Streams) -> OpenCandidate:
     """Open one file.
 
     Args:
         candidate: The file.
         subject: What is verified.
         provider: Word of `--provider`.
+        streams: In which it will run.
 
     Raises:
         RuntimeAdapterError: If it does not load, or what it needs (a provider, TensorRT, a GPU) is not there.
@@ -125,7 +133,7 @@ def open_candidate(candidate: Candidate, subject: Subject, provider: str) -> Ope
             "verify its ONNX file, or export without --softmax and --topk"
         )
     exact = candidate.exact_qdq and is_int8(candidate.precision)
-    opened = _opened(candidate.path, candidate.precision, subject, provider, exact=exact)
+    opened = _opened(candidate.path, candidate.precision, subject, provider, exact=exact, streams=streams)
     told = opened.description
     name = None if candidate.is_engine else told.provider
     return OpenCandidate(candidate, opened.runtime, kind.computed_by, name, _arithmetic(candidate, kind, told))
@@ -146,13 +154,13 @@ def _arithmetic(candidate: Candidate, kind: RuntimeKind, told: ModelDescription)
     return f"the kernels of {told.provider}{saturates}"
 
 
-def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exact: bool) -> Opened:
+def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exact: bool, streams: Streams) -> Opened:
     """Open a file as `load` would, and nothing else where that does not work; logits come out."""
     kind = RUNTIMES[provider]
     wants_logits = subject.finish.changes_output and kind.engine_flavor is None
     choice = Choice(path, provider, precision, "verified")
     model = with_logits(path, subject.finish) if wants_logits else None
-    return kind.open(choice, subject.manifest, OpenOptions(exact=exact, model=model))
+    return kind.open(choice, subject.manifest, OpenOptions(threads=streams.threads or None, exact=exact, model=model))
 
 
 def with_logits(path: Path, finish: Finish) -> ModelProto:
@@ -177,21 +185,27 @@ def with_logits(path: Path, finish: Finish) -> ModelProto:
     return cut
 
 
-def logits_of(runtime: Runtime, inputs: Array) -> Array:
+def logits_of(runtime: Runtime, inputs: Array, streams: Streams = ONE_STREAM) -> Array:
     """Return the first output, float32 [n, num_classes]; a file fixed to a batch size gets its images in such pieces.
+
+    Args:
+        runtime: An open file or model.
+        inputs: As it takes them, [n, ...].
+        streams: In how many pieces they run side by side.
 
     Raises:
         ExportError: If that is no table of logits.
     """
     ((name, spec),) = list(runtime.input_specs.items())[:1]
     output = next(iter(runtime.output_specs))
-    size = spec.shape[0] or len(inputs)
-    parts = []
-    for first in range(0, len(inputs), size):
-        piece = inputs[first : first + size]
-        filled = np.ascontiguousarray(np.resize(piece, (size, *piece.shape[1:])))
-        parts.append(runtime.run({name: filled})[output][: len(piece)])
-    logits: Array = np.concatenate(parts)
+    size = spec.shape[0] or -(-len(inputs) // streams.count)
+
+    def answers(piece: Array) -> Array:
+        filled = np.ascontiguousarray(np.resize(piece, (spec.shape[0] or len(piece), *piece.shape[1:])))
+        return runtime.run({name: filled})[output][: len(piece)]
+
+    pieces = [partial(answers, inputs[first : first + size]) for first in range(0, len(inputs), size)]
+    logits: Array = np.concatenate(list(in_order(pieces, streams)))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ExportError(
             f"output {output!r}: got {list(logits.shape)}, expected logits [N, classes] of 2 classes or more"

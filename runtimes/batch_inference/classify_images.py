@@ -7,7 +7,6 @@ before and wherever it runs. Memory does not grow with the number of files: thre
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Cl
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
+from runtimes.side_by_side import usable_cpus
 
 _BATCHES_AHEAD = 2
 
@@ -187,11 +187,6 @@ def cut_parts(paths: Sequence[str], part_size: int) -> list[Part]:
         Part(number, start, tuple(paths[start : start + part_size]))
         for number, start in enumerate(range(0, len(paths), part_size))
     ]
-
-
-def usable_cpus() -> int:
-    """Return on how many CPUs this process may run."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _batches(parts: Iterable[Part], batch_size: int) -> Iterator[list[tuple[int, str]]]:

@@ -119,6 +119,16 @@ def test_the_story_fails_where_a_break_is_not_caught_or_not_named(monkeypatch, t
     assert "BAD  nothing broken" in capsys.readouterr().out
 
 
+def test_the_number_of_cores_changes_no_figure(bundle, few_images, tmp_path, monkeypatch):
+    """Batches run side by side, of the golden inputs parts do: every figure, flip and name stays as it is."""
+    reports = []
+    for num_cores in (1, 3):
+        monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda num_cores=num_cores: num_cores)
+        reports.append(report_of(tmp_path, bundle, "--val", few_images / "val", "--bisect"))
+        del reports[-1]["tool"]["created"]
+    assert reports[0] == reports[1]
+
+
 def test_golden_inputs_alone_pass_and_say_what_they_do_not_show(bundle, tmp_path):
     content = report_of(tmp_path, bundle)
     assert content["verdict"] == "pass"
