@@ -164,8 +164,8 @@ def remove_unused_initializers(graph: GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def remove_dead_nodes(graph: GraphProto) -> int:
-    """Drop nodes whose outputs nobody reads and that are no graph output, in place; return how many."""
+def remove_dead_nodes(graph: GraphProto) -> None:
+    """Drop nodes whose outputs nobody reads and that are no graph output, and constants that nobody reads, in place."""
     read = {output.name for output in graph.output}
     kept: list[NodeProto] = []
     for node in reversed(graph.node):
@@ -173,9 +173,8 @@ def remove_dead_nodes(graph: GraphProto) -> int:
         if subgraphs or read & set(node.output):
             kept.append(node)
             read.update(node.input)
-    num_dead = len(graph.node) - len(kept)
     replace_nodes(graph, reversed(kept))
-    return num_dead
+    remove_unused_initializers(graph)
 
 
 def infer_shapes(model: ModelProto) -> ModelProto:

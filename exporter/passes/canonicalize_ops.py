@@ -32,7 +32,6 @@ from exporter.graph.onnx_graph import (
     index_graph,
     infer_shapes,
     remove_dead_nodes,
-    remove_unused_initializers,
     replace_nodes,
     tensor_shapes,
     tensor_types,
@@ -66,7 +65,6 @@ def canonical_ops(model: ModelProto) -> PassResult:
     num_changes += _drop_expands(result, shapes)
     num_changes += _drop_identities(result)
     remove_dead_nodes(result.graph)
-    remove_unused_initializers(result.graph)
     return PassResult(result, num_changes)
 
 

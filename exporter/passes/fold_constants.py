@@ -27,7 +27,6 @@ from exporter.graph.onnx_graph import (
     copy_model,
     initializer_from_array,
     remove_dead_nodes,
-    remove_unused_initializers,
     replace_nodes,
 )
 
@@ -70,7 +69,6 @@ def fold_constants(model: ModelProto) -> PassResult:
                 graph.initializer.append(constants[name])
     replace_nodes(graph, kept)
     remove_dead_nodes(graph)
-    remove_unused_initializers(graph)
     return PassResult(result, before - len(graph.node), tuple(skipped))
 
 

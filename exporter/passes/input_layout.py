@@ -21,7 +21,6 @@ from exporter.graph.onnx_graph import (
     index_graph,
     initializer_from_array,
     remove_dead_nodes,
-    remove_unused_initializers,
     replace_nodes,
 )
 
@@ -75,7 +74,6 @@ def fold_input_layout(model: ModelProto) -> ModelProto:
     _cancel_transposes(result.graph)
     _fold_orders(result.graph)
     remove_dead_nodes(result.graph)
-    remove_unused_initializers(result.graph)
     return result
 
 

@@ -23,7 +23,6 @@ from exporter.graph.onnx_graph import (
     index_graph,
     initializer_from_array,
     remove_dead_nodes,
-    remove_unused_initializers,
     replace_nodes,
     tensor_shapes,
 )
@@ -61,7 +60,6 @@ def split_zero_padding(model: ModelProto) -> PassResult:
         count += 1
     replace_nodes(graph, nodes)
     remove_dead_nodes(graph)
-    remove_unused_initializers(graph)
     return PassResult(result, count)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -196,8 +196,8 @@ def _folder(path: str | Path | None) -> ImageSource | None:
     return None if path is None else image_folder(Path(path))
 
 
-class AssertParity(Protocol):
-    """The type of the fixture `assert_parity`."""
+class AssertParity:
+    """What the fixture `assert_parity` gives, for a test's type annotations."""
 
     def __call__(
         self,
@@ -211,7 +211,33 @@ class AssertParity(Protocol):
         gates: Mapping[str, float | str] | None = None,
     ) -> Report:
         """Fail the test unless every gate passes; see the fixture."""
-        ...
+        __tracebackhide__ = True
+        asked = [f"{name}={threshold}" for name, threshold in (gates or {}).items()]
+        if not isinstance(runtime, str):
+            if (val, against, weights) != (None, None, None):
+                raise ValueError(
+                    "val, against and weights belong to a runtime by name; a runtime of your own runs golden"
+                )
+            return _golden_parity(Path(bundle), runtime, precision, asked)
+        report = verify_report(
+            subject=Path(bundle),
+            provider=runtime,
+            precision=() if precision is None else (precision,),
+            val=_folder(val),
+            against=against,
+            gates=tuple(asked),
+            **({} if weights is None else {"weights": weights}),
+        )
+        if report["exit_code"]:
+            bad = [
+                _sentence(entry["name"], gate)
+                for entry in report["files"]
+                for gate in entry["gates"]
+                if gate["verdict"] not in _PASSING
+            ]
+            causes = [f"cause: {cause['file']}: {cause['sentence']}" for cause in report["causes"]]
+            raise ParityError("\n".join([f"{bundle}: {report['verdict']}: {report['summary']}", *bad, *causes]))
+        return report
 
 
 @pytest.fixture(scope="session")
@@ -224,44 +250,7 @@ def assert_parity() -> AssertParity:
     and its answers are held against PyTorch's stored ones, by the gates of `precision` (default: the bundle's lowest).
     Returns the report.
     """
-    return _assert_parity
-
-
-def _assert_parity(
-    bundle: str | Path,
-    runtime: str | Runtime = "cpu",
-    *,
-    precision: str | None = None,
-    val: str | Path | None = None,
-    against: str | None = None,
-    weights: str | None = None,
-    gates: Mapping[str, float | str] | None = None,
-) -> Report:
-    __tracebackhide__ = True
-    asked = [f"{name}={threshold}" for name, threshold in (gates or {}).items()]
-    if not isinstance(runtime, str):
-        if (val, against, weights) != (None, None, None):
-            raise ValueError("val, against and weights belong to a runtime by name; a runtime of your own runs golden")
-        return _golden_parity(Path(bundle), runtime, precision, asked)
-    report = verify_report(
-        subject=Path(bundle),
-        provider=runtime,
-        precision=() if precision is None else (precision,),
-        val=_folder(val),
-        against=against,
-        gates=tuple(asked),
-        **({} if weights is None else {"weights": weights}),
-    )
-    if report["exit_code"]:
-        bad = [
-            _sentence(entry["name"], gate)
-            for entry in report["files"]
-            for gate in entry["gates"]
-            if gate["verdict"] not in _PASSING
-        ]
-        causes = [f"cause: {cause['file']}: {cause['sentence']}" for cause in report["causes"]]
-        raise ParityError("\n".join([f"{bundle}: {report['verdict']}: {report['summary']}", *bad, *causes]))
-    return report
+    return AssertParity()
 
 
 def _golden_parity(bundle: Path, runtime: Runtime, precision: str | None, asked: Sequence[str]) -> Report:

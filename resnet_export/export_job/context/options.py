@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +262,3 @@ def _measure_on(options: ExportOptions) -> str | None:
 
 
 _CONTRADICTIONS = (_unknown_words, _keep_float, _measure_on, _int8_without_images, _engine, _dla, _features, _budget)
-
-
-def with_output(options: ExportOptions) -> ExportOptions:
-    """Return the options with the folder spelled out."""
-    return replace(options, output=options.folder)
