@@ -168,6 +168,14 @@ def digits_bundle(digits_folder: Path, shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_weights(digits_folder: Path, shared_folder: Path) -> Path:
+    """Weights of `small_digits.MODEL`, which costs a third of the demo's network; not to be changed."""
+    from small_digits import write_weights
+
+    return built_once(shared_folder / "small.safetensors", lambda path: write_weights(path, digits=digits_folder))
+
+
+@pytest.fixture(scope="session")
 def main_bundle(digits_folder: Path, shared_folder: Path) -> Path:
     """The demo's network by the demo's command, every image and default; not to be changed."""
     words = ("--int8", "--fp16", "--val", digits_folder / "val")

@@ -1,4 +1,4 @@
-"""Accuracy budgets from the command line, on the digits network with blocks that were broken on purpose."""
+"""Accuracy budgets from the command line, on a small digits network with blocks that were broken on purpose."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cli_runs import DIGITS_WEIGHTS, export_digits
+from cli_runs import export_digits, export_small
 from onnx import TensorProto
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_digits import MODEL
 
 from resnet_export.export_job.accuracy_budget import MIN_TO_SPLIT
 from resnet_export.main import main
 from runtimes.bundle.manifest import load_manifest
 
-BROKEN = "layer2.1"
-BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
+BROKEN = "layer2.0"
+BLOCKS = ["layer1.0", "layer2.0", "layer3.0"]
 
 
-def write_broken(path: Path, blocks: Sequence[str], factor: float = 1e4) -> Path:
+def write_broken(path: Path, healthy: Path, blocks: Sequence[str], factor: float = 1e4) -> Path:
     """Let one channel inside each block be far larger than the others; its reader undoes it: FP32 does not notice."""
-    with safe_open(DIGITS_WEIGHTS, "pt") as file:
+    with safe_open(healthy, "pt") as file:
         metadata = file.metadata()
-    state = load_file(DIGITS_WEIGHTS)
+    state = load_file(healthy)
     for block in blocks:
         for name in ("weight", "bias"):
             state[f"{block}.bn1.{name}"][0] *= factor
@@ -37,16 +38,16 @@ def write_broken(path: Path, blocks: Sequence[str], factor: float = 1e4) -> Path
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_broken(tmp_path_factory.mktemp("broken") / "broken.safetensors", [BROKEN])
+def broken(small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_broken(tmp_path_factory.mktemp("broken") / "broken.safetensors", small_weights, [BROKEN])
 
 
 @pytest.fixture(scope="module")
 def bundle(broken: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("budget") / "bundle"
-    options = ["--weights", broken, "--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val"]
-    options += ["--num-val", 160, "--min-agreement", 0.98, "--max-top1-drop", 1]
-    assert export_digits(digits_folder, output, *options) == 0
+    options = ["--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val"]
+    options += ["--num-val", 160, "--min-agreement", 0.95, "--max-top1-drop", 2]
+    assert export_small(broken, digits_folder, output, *options) == 0
     return output
 
 
@@ -81,8 +82,8 @@ def test_only_the_broken_block_is_left_in_float(budget: dict, bundle: Path) -> N
 def test_before_and_after_are_measured_on_the_same_images_that_chose_nothing(budget: dict) -> None:
     assert budget["holds"] is True
     assert budget["before"]["agreement"] < 0.5
-    assert budget["after"]["agreement"] >= 0.98
-    assert budget["after"]["top1_drop_pp"] <= 1.0
+    assert budget["after"]["agreement"] >= 0.95
+    assert budget["after"]["top1_drop_pp"] <= 2.0
     assert budget["verdict_apart_from_selection"] is True
     assert budget["num_selection_images"] + budget["num_verdict_images"] == 160
     assert budget["before"]["num_images"] == budget["after"]["num_images"] == budget["num_verdict_images"] == 80
@@ -95,7 +96,7 @@ def test_the_report_says_how_sure_it_is_and_what_it_costs(budget: dict) -> None:
     assert found["num_looks"] >= 2
     assert found["shown"] is False
     assert "80 images are too few to show it" in budget["statement"]
-    assert 0.05 < budget["kept_in_float"]["share_of_macs"] < 0.12
+    assert 0.15 < budget["kept_in_float"]["share_of_macs"] < 0.35
     assert budget["latency"]["before_ms"] > 0
     assert budget["latency"]["after_ms"] > 0
     assert budget["latency"]["note"] == "ONNX Runtime on this CPU; GPU cost not measured"
@@ -103,35 +104,28 @@ def test_the_report_says_how_sure_it_is_and_what_it_costs(budget: dict) -> None:
 
 def test_the_table_of_the_bundle_has_the_better_file(bundle: Path) -> None:
     rows = {row["name"]: row["parity"] for row in json.loads((bundle / "report.json").read_text())["rows"]}
-    assert rows["ONNX INT8"]["agreement"] >= 0.98
-    assert load_manifest(bundle).options["min_agreement"] == 0.98
+    assert rows["ONNX INT8"]["agreement"] >= 0.95
+    assert load_manifest(bundle).options["min_agreement"] == 0.95
 
 
 def test_the_result_says_which_layers_and_how_sure(
     broken: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without labels and with few images: the same ones choose and judge, and that is said."""
+    """In ONNX Runtime's dialect, few images, no labels: the same ones choose and judge, and that is said."""
     output = tmp_path / "few"
-    options = ["--weights", broken, "--int8", "--effort", 0, "--num-calib", 32, "--min-agreement", 0.9]
-    assert export_digits(digits_folder, output, *options) == 0
+    options = ["--int8", "--effort", 0, "--num-calib", 32, "--min-agreement", 0.9]
+    options += ["--target", "onnxruntime"]
+    assert export_small(broken, digits_folder, output, *options) == 0
     printed = capsys.readouterr()
     footer = next(line for line in printed.out.splitlines() if line.startswith("accuracy budget holds:"))
-    assert "in float: layer2.1 (conv2)" in footer
+    assert "in float: layer2.0 (conv1, conv2)" in footer
     assert "of the multiply-adds in float" in footer
     assert "with 64 images the same ones chose the layers and judged the result" in " ".join(printed.err.split())
     report = json.loads((output / "report.json").read_text())["accuracy_budget"]
+    assert list(report["kept_in_float"]["blocks"]) == [BROKEN]
     assert report["verdict_apart_from_selection"] is False
     assert report["after"]["top1_drop_pp"] is None
     assert report["num_verdict_images"] == 64 < MIN_TO_SPLIT
-
-
-def test_onnx_runtimes_dialect_keeps_its_budget_too(broken: Path, digits_folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "ort"
-    options = ["--weights", broken, "--int8", "--effort", 0, "--target", "onnxruntime", "--num-calib", 32]
-    options += ["--min-agreement", 0.9, "--quiet"]
-    assert export_digits(digits_folder, output, *options) == 0
-    report = json.loads((output / "report.json").read_text())["accuracy_budget"]
-    assert list(report["kept_in_float"]["blocks"]) == [BROKEN]
 
 
 # A budget that holds anyway
@@ -152,13 +146,13 @@ def test_nothing_changes_when_the_budget_holds(digits_bundle: Path, digits_folde
 
 
 def test_a_budget_that_cannot_hold_writes_nothing(
-    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_weights: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With every block broken, hardly a layer would be left in INT8."""
     output = tmp_path / "out" / "bundle"
-    weights = write_broken(tmp_path / "all.safetensors", BLOCKS)
+    weights = write_broken(tmp_path / "all.safetensors", small_weights, BLOCKS)
     message = refused(
-        capsys, 1, "cifar_resnet20", "--weights", weights, "--int8", "--effort", 0, "--calib", digits_folder / "calib",
+        capsys, 1, MODEL, "--weights", weights, "--int8", "--effort", 0, "--calib", digits_folder / "calib",
         "--val", digits_folder / "val", "--num-calib", 32, "--num-val", 32, "--max-top1-drop", 1, "-o", output,
     )  # fmt: skip
     assert "error: the accuracy budget cannot hold: got top-1 drop" in message
@@ -209,7 +203,7 @@ def test_sensitivity_ranks_the_bundles_own_blocks(
     assert report["sensitivity"]["layers"][0]["name"] == f"{BROKEN}.conv2"
     whole, one = report["validation"][:2]
     assert (whole["kept_in_float"], one["kept_in_float"]) == ([], [BROKEN])
-    assert whole["top1_candidate"] < 0.5 < 0.97 < one["top1_candidate"]
+    assert whole["top1_candidate"] < 0.5 < 0.8 < one["top1_candidate"]
     assert whole["num_images"] == 90
     assert report["warnings"] == []
 
@@ -227,7 +221,7 @@ def test_sensitivity_prints_a_table_and_says_when_the_images_are_others(
     assert main([str(word) for word in words]) == 0
     printed = capsys.readouterr()
     assert "gave other ranges than the bundle's 64" in " ".join(printed.err.split())
-    lines = [line.split() for line in printed.out.splitlines() if line.strip().startswith("layer2.1")]
+    lines = [line.split() for line in printed.out.splitlines() if line.strip().startswith(BROKEN)]
     assert lines[0][0] == BROKEN
     assert "on 16 calibration images" in printed.out
     assert "on 10 validation images" in printed.out
@@ -235,10 +229,10 @@ def test_sensitivity_prints_a_table_and_says_when_the_images_are_others(
 
 
 def test_sensitivity_needs_a_bundle_with_int8(
-    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    broken: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "float"
-    assert export_digits(digits_folder, output, "--quiet") == 0
+    assert export_small(broken, digits_folder, output, "--quiet") == 0
     assert "holds no INT8 file" in refused(capsys, 2, "sensitivity", output, "--calib", digits_folder / "calib")
     assert "is not a bundle" in refused(capsys, 2, "sensitivity", tmp_path, "--calib", digits_folder / "calib")
     assert "--calib" in refused(capsys, 2, "sensitivity", output)
