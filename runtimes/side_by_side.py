@@ -15,7 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from runtimes.protocol import Runtime
 
 Result = TypeVar("Result")
 
@@ -37,6 +39,19 @@ class Streams:
 
     count: int
     threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """How to open models that run side by side.
+
+    Attributes:
+        open: Opens a model (a `ModelProto`) whose operators take `streams.threads` threads.
+        streams: How many of its runs there are at a time.
+    """
+
+    open: Callable[[Any], Runtime]
+    streams: Streams
 
 
 ONE_STREAM = Streams(1, 0)

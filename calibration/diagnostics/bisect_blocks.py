@@ -24,7 +24,9 @@ times 4 puts its block 27 dB or more below, ranges of random noise 14 dB, entrop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,7 @@ from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
 from runtimes.metrics.tensor_meter import TensorMeter
 from runtimes.protocol import Runtime
+from runtimes.side_by_side import ONE_STREAM, SideBySide, Streams, in_order
 
 HARMLESS_DB = 30.0
 """A block that adds less noise costs no answers: every block of INT8 files of a ResNet-18 (random weights) and of the
@@ -67,6 +70,7 @@ LEAST_SQNR_DB: Mapping[str, float] = {"fp32": 80.0, "fp16": 40.0}
 75 dB."""
 
 Images = NDArray[np.float32]
+Meters = dict[str, dict[str, TensorMeter]]
 OpenRuntime = Callable[[ModelProto], Runtime]
 
 
@@ -149,6 +153,7 @@ def bisect_blocks(
     *,
     precision: str,
     open_exact: OpenRuntime,
+    side_by_side: SideBySide | None = None,
 ) -> Bisection:
     """Compare two files block by block.
 
@@ -158,6 +163,7 @@ def bisect_blocks(
         images: Batches, normalized, float32 [n, 3, H, W]; also for files that take pixels.
         precision: The candidate's: "fp32", "fp16", "int8" or "int8-fp16".
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
+        side_by_side: Opens the same for batches that run side by side; None runs one after the other.
 
     Raises:
         CalibrationError: If there is no image, or the files have too little in common to be compared block by block.
@@ -174,15 +180,16 @@ def bisect_blocks(
         plain = scale_channels(plain, recover_factors(plain, layers)).model
         layers = with_reference(plain, layers, open_exact)
     borders = block_borders(plain, tested)
+    runs = side_by_side or SideBySide(open_exact, ONE_STREAM)
     expected, scales = None, {}
     if quantized:
         table = calibrate(plain, images, open_runtime=open_exact, dialect=dialect_of(tested))
         honest = insert_qdq(plain, table).model
-        expected = BlockPieces(honest, borders, open_exact)
+        expected = BlockPieces(honest, borders, runs.open)
         scales = activation_scales(tested, honest, borders)
     alone = without_correction(tested, layers) if quantized else tested
-    trusted, whole, own = (BlockPieces(model, borders, open_exact) for model in (plain, tested, alone))
-    meters = _measure(borders, trusted, whole, own, expected, images)
+    trusted, whole, own = (BlockPieces(model, borders, runs.open) for model in (plain, tested, alone))
+    meters = _measure(borders, trusted, whole, own, expected, images, runs.streams)
     blocks = tuple(
         _judge(border, meters[border.name], layers, scales.get(border.name, ()), precision) for border in borders
     )
@@ -196,25 +203,39 @@ def _measure(
     alone: BlockPieces,
     expected: BlockPieces | None,
     images: Sequence[Images],
-) -> dict[str, dict[str, TensorMeter]]:
+    streams: Streams,
+) -> Meters:
     """Return, by block, the meters "arrived", "own" and "expected"."""
-    meters = {border.name: {kind: TensorMeter() for kind in ("arrived", "own", "expected")} for border in borders}
-    with trusted, tested, alone:
-        for batch in images:
-            truth, arrived = trusted.whole(batch), tested.whole(batch)
+
+    def measure(batch: Images) -> Meters:
+        meters = _meters(borders)
+        truth, arrived = trusted.whole(batch), tested.whole(batch)
+        for border in borders:
+            found = {
+                "arrived": {name: arrived[name] for name in border.outputs},
+                "own": alone.block(border, truth),
+            }
+            if expected is not None:
+                found["expected"] = expected.block(border, truth)
+            for kind, values in found.items():
+                for name in border.outputs:
+                    meters[border.name][kind].add(truth[name], values[name])
+        return meters
+
+    total = _meters(borders)
+    with ExitStack() as stack:
+        for pieces in (trusted, tested, alone, expected):
+            if pieces is not None:
+                stack.enter_context(pieces)
+        for one in in_order((partial(measure, batch) for batch in images), streams):
             for border in borders:
-                found = {
-                    "arrived": {name: arrived[name] for name in border.outputs},
-                    "own": alone.block(border, truth),
-                }
-                if expected is not None:
-                    found["expected"] = expected.block(border, truth)
-                for kind, values in found.items():
-                    for name in border.outputs:
-                        meters[border.name][kind].add(truth[name], values[name])
-    if expected is not None:
-        expected.close()
-    return meters
+                for kind, meter in total[border.name].items():
+                    meter.include(one[border.name][kind])
+    return total
+
+
+def _meters(borders: Sequence[Border]) -> Meters:
+    return {border.name: {kind: TensorMeter() for kind in ("arrived", "own", "expected")} for border in borders}
 
 
 def _judge(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def block_borders(reference: ModelProto, candidate: ModelProto) -> tuple[Border,
 
 
 class BlockPieces(Closing):
-    """One file, whole and block by block; opened when first used, closed by `close`.
+    """One file, whole and block by block; opened when first used, closed by `close`. Any thread may run it.
 
     Args:
         model: The file, from its normalized input on.
@@ -117,6 +118,7 @@ class BlockPieces(Closing):
         self._tensors = tuple(dict.fromkeys(name for border in borders for name in (*border.inputs, *border.outputs)))
         self._stack = ExitStack()
         self._opened: dict[str, tuple[Runtime, tuple[str, ...]]] = {}
+        self._opening = Lock()
 
     def whole(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Return every border tensor of a run on `images`, float32."""
@@ -132,11 +134,12 @@ class BlockPieces(Closing):
     def _run(
         self, key: str, inputs: Sequence[str], outputs: Sequence[str], values: Tensors
     ) -> dict[str, NDArray[np.float32]]:
-        if key not in self._opened:
-            nodes = nodes_between(self._graph, set(inputs), outputs, self._constants)
-            runtime = self._stack.enter_context(self._open(self._make(nodes, outputs)))
-            self._opened[key] = runtime, tuple(runtime.input_specs)
-        runtime, names = self._opened[key]
+        with self._opening:
+            if key not in self._opened:
+                nodes = nodes_between(self._graph, set(inputs), outputs, self._constants)
+                runtime = self._stack.enter_context(self._open(self._make(nodes, outputs)))
+                self._opened[key] = runtime, tuple(runtime.input_specs)
+            runtime, names = self._opened[key]
         given = {name: values[name].astype(runtime.input_specs[name].dtype) for name in names}
         return {name: array.astype(np.float32) for name, array in runtime.run(given).items()}
 

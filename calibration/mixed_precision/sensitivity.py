@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from calibration.placement.place import place
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
+from runtimes.side_by_side import ONE_STREAM, SideBySide, in_order
 
 NUM_IMAGES = 64
 """Images that the ranking looks at."""
@@ -140,6 +142,7 @@ def rank(
     images: Sequence[Images],
     *,
     open_exact: OpenRuntime,
+    side_by_side: SideBySide | None = None,
     num_worst: int = NUM_WORST,
     track: Track | None = None,
 ) -> Sensitivity:
@@ -150,13 +153,14 @@ def rank(
         images: A few batches of preprocessed images, float32 [n, C, H, W]: calibration images, never those that a
             verdict is measured on.
         open_exact: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
+        side_by_side: Opens the same for batches that run side by side; None runs one after the other.
         num_worst: In how many of the worst blocks layers are ranked.
         track: Wraps the iteration over what is measured, given their number; called for blocks, then for layers.
 
     Raises:
         CalibrationError: If there are no images, or nothing is quantized.
     """
-    bench = _Bench(calibrated, images, open_exact)
+    bench = _Bench(calibrated, images, open_exact, side_by_side or SideBySide(open_exact, ONE_STREAM))
     units = [Unit(block.name, block.name, block.nodes, block.layers) for block in bench.blocks]
     blocks = bench.costs(units, track)
     parts = [unit for cost in blocks[:num_worst] for unit in layers_of(cost.unit)]
@@ -195,20 +199,27 @@ def float_share(calibrated: CalibratedModel, keep_float: Collection[str]) -> flo
 class _Bench:
     """Measures variants of one calibrated model on the same images."""
 
-    def __init__(self, calibrated: CalibratedModel, images: Sequence[Images], open_exact: OpenRuntime) -> None:
+    def __init__(
+        self,
+        calibrated: CalibratedModel,
+        images: Sequence[Images],
+        open_exact: OpenRuntime,
+        side_by_side: SideBySide,
+    ) -> None:
         if not images:
             raise CalibrationError("got no image to rank blocks with, expected at least one")
         self._calibrated = calibrated
         self._images = images
-        self._open = open_exact
+        self._open, self._side_by_side = open_exact, side_by_side
         self._nodes = frozenset(node.name for node in calibrated.model.graph.node)
         layers = quantized_layer_names(calibrated)
         if not layers:
             raise CalibrationError("nothing in the model is quantized; there is nothing to rank")
         self._macs = multiply_adds(calibrated.model, layers)
         self.blocks: tuple[Block, ...] = find_blocks(calibrated.model, layers)
-        with open_exact(calibrated.model) as runtime:
-            self._reference = [first_output(runtime, batch) for batch in images]
+        with side_by_side.open(calibrated.model) as runtime:
+            pieces = (partial(first_output, runtime, batch) for batch in images)
+            self._reference = list(in_order(pieces, side_by_side.streams))
         self._maker = VariantMaker(calibrated) if can_share(calibrated.model) else None
         self.whole: LogitComparison | None = None if self._maker is not None else self._error(())
 
@@ -244,7 +255,7 @@ class _Bench:
         groups = _groups(self._images, self._images_at_once())
         rounds = [unit for _ in groups for unit in units]
         progress = iter(rounds if track is None else track(rounds, len(rounds)))
-        with VariantRuns(self._calibrated, starts.values(), self._open) as runs:
+        with VariantRuns(self._calibrated, starts.values(), self._side_by_side) as runs:
             reference = iter(self._reference)
             for images in groups:
                 expected = [next(reference) for _ in images]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto
 
 from calibration.mixed_precision.variants import Variant, digest_of
-from calibration.observers.observe_batches import OpenRuntime
 from calibration.pipeline.quantize_model import CalibratedModel
 from calibration.refinement.bias_correction import bias_correction, channel_means
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layerwise_walk import quantized_layers
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
 from runtimes.protocol import Runtime
+from runtimes.side_by_side import SideBySide, in_order
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,16 +70,16 @@ class VariantRuns:
     Args:
         calibrated: The float model, the images of its sample, and the means that biases are corrected to.
         cuts: Places of the float graph where pieces end, beside quantized layers.
-        open_exact: Opens a model so that Q/DQ is computed as written.
+        side_by_side: Opens models so that Q/DQ is computed as written, for batches that run side by side.
     """
 
-    def __init__(self, calibrated: CalibratedModel, cuts: Iterable[int], open_exact: OpenRuntime) -> None:
+    def __init__(self, calibrated: CalibratedModel, cuts: Iterable[int], side_by_side: SideBySide) -> None:
         self._graph = calibrated.model.graph
         self._means = calibrated.means
         self._corrects = calibrated.effort.correct_biases
         self._sample = _first_images(calibrated.sample, NUM_SAMPLE) if self._corrects else ()
         self._cuts = frozenset(cuts)
-        self._open = open_exact
+        self._open, self._streams = side_by_side.open, side_by_side.streams
         self._stack = ExitStack()
         self._sessions: dict[bytes, Runtime] = {}
         self._places = {node.name: place for place, node in enumerate(self._graph.node)}
@@ -136,7 +137,9 @@ class VariantRuns:
             made = {} if session is None else session.run({name: values[name] for name in inputs})
             return {**{name: values[name] for name in kept}, **made}
 
-        return Run(end, tuple(map(after, run.sample)), tuple(map(after, run.images)))
+        batches = (*run.sample, *run.images)
+        done = tuple(in_order((partial(after, values) for values in batches), self._streams))
+        return Run(end, done[: len(run.sample)], done[len(run.sample) :])
 
     def _session(
         self,

@@ -48,6 +48,7 @@ from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.exact_sessions import exact_side_by_side
 from runtimes.preprocessing.image_folder import find_images
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def _rank(
         calibrated,
         batches,
         open_exact=partial(OrtRuntime, exact_qdq=True),
+        side_by_side=exact_side_by_side(),
         track=lambda units, total: reporter.track("ranking", units, total=total),
     )
     reporter.done(

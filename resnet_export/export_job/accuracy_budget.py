@@ -36,6 +36,7 @@ from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.exact_sessions import exact_side_by_side
 from runtimes.preprocessing.image_batches import Batch
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ class BudgetJob:
             self.calibrated,
             batches,
             open_exact=open_exact,
+            side_by_side=exact_side_by_side(),
             track=lambda units, total: self.run.reporter.track("ranking", units, total=total),
         )
 

@@ -132,11 +132,17 @@ def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[
     from calibration.errors import CalibrationError
     from exporter.graph.read_model import read_model
     from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.exact_sessions import exact_side_by_side
 
     model = read_model(candidate.path)
     try:
         found = bisect_blocks(
-            trusted, model, images, precision=candidate.precision, open_exact=partial(OrtRuntime, exact_qdq=True)
+            trusted,
+            model,
+            images,
+            precision=candidate.precision,
+            open_exact=partial(OrtRuntime, exact_qdq=True),
+            side_by_side=exact_side_by_side(),
         )
     except (CalibrationError, ExportError, RuntimeAdapterError) as err:  # a foreign graph, NaN: the gates have judged
         return _nothing(f"blocks could not be compared: {err}")

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from resnet_export.console.reporter import Reporter
 from resnet_export.verify_job.compare import Compared, ImageSet, Opened, ReferenceBatch
-from resnet_export.verify_job.sides import OpenCandidate, as_taken, with_logits
+from resnet_export.verify_job.sides import OpenCandidate, as_taken, logits_of, with_logits
 from resnet_export.verify_job.subject import Subject
 from runtimes.bundle.precision import is_int8
+from runtimes.side_by_side import Streams
 from runtimes.verification.gates import GateResult, Verdict
 from runtimes.verification.report import FileReport
 
@@ -42,14 +43,16 @@ def judge_plain_sessions(
     for one in opened.candidates:
         if one.inference_library != "onnxruntime" or not is_int8(one.candidate.precision):
             continue
-        result, cause = _judge(one, subject, again, reporter)
+        result, cause = _judge(one, subject, again, reporter, opened.streams)
         reports[one.candidate.name].gates.append(result)
         if cause:
             causes.append({"file": one.candidate.name, "sentence": cause})
     return causes
 
 
-def _judge(one: OpenCandidate, subject: Subject, images: ImageSet, reporter: Reporter) -> tuple[GateResult, str]:
+def _judge(
+    one: OpenCandidate, subject: Subject, images: ImageSet, reporter: Reporter, streams: Streams
+) -> tuple[GateResult, str]:
     """Return the gate's result and, where it fails, the cause."""
     from runtimes.ort.plain_session import compare_plain_session
 
@@ -58,7 +61,8 @@ def _judge(one: OpenCandidate, subject: Subject, images: ImageSet, reporter: Rep
     path = one.candidate.path
     model = with_logits(path, subject.finish) if subject.finish.changes_output else path
     inputs = batch.inputs if images.preprocessing is None else as_taken(one.runtime, batch.inputs, images.preprocessing)
-    found = compare_plain_session(model, inputs, batch.logits())
+    written = logits_of(one.runtime, inputs, streams) if one.candidate.exact_qdq else None
+    found = compare_plain_session(model, inputs, batch.logits(), written)
     verdict = Verdict.PASS if found.agrees else Verdict.SKIPPED if found.saturates else Verdict.FAIL
     if found.saturates:
         reporter.warn(f"{path.name}: {found.sentence}")

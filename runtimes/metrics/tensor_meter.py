@@ -62,6 +62,13 @@ class TensorMeter:
             self._positions += same.size
             self._equal += int(same.sum())
 
+    def include(self, other: TensorMeter) -> None:
+        """Add what another meter has added up."""
+        self._sums.include(other._sums)
+        self._num_images += other._num_images
+        self._positions += other._positions
+        self._equal += other._equal
+
     def report(self) -> TensorParity:
         """Return the comparison of everything added.
 

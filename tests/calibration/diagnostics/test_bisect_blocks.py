@@ -21,6 +21,7 @@ from exporter.passes.float16_qdq import float16_qdq_from_float32
 from exporter.passes.pre_post_options import Finish
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
+from runtimes.side_by_side import SideBySide, Streams
 
 open_exact = partial(OrtRuntime, exact_qdq=True)
 BLOCKS = ("stem", *(f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(3)), "fc")
@@ -52,6 +53,21 @@ def edited(model, name, edit):
 
 def times(factor):
     return lambda values: values * np.float32(factor)
+
+
+def test_batches_side_by_side_give_the_same_figures(digits_network, healthy):
+    batches = np.array_split(digits_network.held_out[:12], 4)
+    side_by_side = SideBySide(partial(OrtRuntime, exact_qdq=True, num_threads=1), Streams(3, 1))
+    one_by_one = bisect(digits_network, healthy, batches)
+    found = bisect_blocks(
+        digits_network.model,
+        healthy,
+        batches,
+        precision="int8",
+        open_exact=open_exact,
+        side_by_side=side_by_side,
+    )
+    assert found == one_by_one
 
 
 def test_a_healthy_file_is_left_in_peace(digits_network, healthy, images):

@@ -19,6 +19,7 @@ from calibration.mixed_precision.variants import VariantMaker
 from calibration.pipeline.quantize_model import CalibratedModel, insert_and_refine, scale_and_calibrate
 from calibration.qdq.insert_qdq import insert_qdq
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.side_by_side import SideBySide, Streams
 
 SEED = 20261129
 open_exact = partial(OrtRuntime, exact_qdq=True)
@@ -132,7 +133,7 @@ def test_a_run_goes_on_where_another_has_come_to(images):
     entries = maker.entries(frozenset(maker.places) - nodes)
     start = maker.first_difference(frozenset(), entries)
     assert 0 < start <= min(maker.places[name] for name in nodes)
-    with VariantRuns(calibrated, (), open_exact) as runs:
+    with VariantRuns(calibrated, (), SideBySide(open_exact, Streams(2, 1))) as runs:
         half = runs.go_on(maker.float_variant(), runs.begin([images]), start)
         before = {name: array.copy() for name, array in half.images[0].items()}
         (logits,) = runs.logits(runs.go_on(maker.variant(entries), half, end))
@@ -158,6 +159,15 @@ def test_images_in_small_groups_give_the_same_figures(images, monkeypatch):
         assert first.unit == second.unit
         assert first.noise == pytest.approx(second.noise, rel=1e-3, abs=1e-9)
         assert first.alone.num_images == second.alone.num_images == 16
+
+
+def test_batches_side_by_side_give_the_same_figures(images):
+    """Exactly: the ranking does not depend on how many cores there are."""
+    calibrated = calibrated_from(make_resnet8(), images, 1, Dialect.TENSORRT)
+    batches = [images[place : place + 4] for place in range(8, 24, 4)]
+    side_by_side = SideBySide(partial(OrtRuntime, exact_qdq=True, num_threads=1), Streams(3, 1))
+    one_by_one = rank(calibrated, batches, open_exact=open_exact, num_worst=1)
+    assert rank(calibrated, batches, open_exact=open_exact, side_by_side=side_by_side, num_worst=1) == one_by_one
 
 
 def test_networks_that_take_the_slow_form(images):

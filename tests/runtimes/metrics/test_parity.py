@@ -273,6 +273,19 @@ def test_tensor_meter_takes_maps_of_any_rank_and_no_batch_twice():
     assert one.cosine == pytest.approx(np.corrcoef(whole[0].ravel(), whole[1].ravel())[0, 1], abs=0.05)
 
 
+def test_meters_of_batches_include_one_another_as_if_added_in_turn():
+    """To the last bit: what is measured side by side is the same figure."""
+    random = np.random.default_rng(1)
+    batches = [(random.normal(size=(2, 3, 4, 5)), random.normal(size=(2, 3, 4, 5))) for _ in range(3)]
+    in_turn, total = TensorMeter(), TensorMeter()
+    for batch in batches:
+        in_turn.add(*batch)
+        one = TensorMeter()
+        one.add(*batch)
+        total.include(one)
+    assert in_turn.report() == total.report()
+
+
 def test_tensor_meter_refuses():
     meter = TensorMeter()
     with pytest.raises(ValueError, match="no image was compared"):

@@ -112,3 +112,12 @@ def test_what_agrees(written, plain, agrees):
 def test_a_file_that_does_not_load_is_told():
     with pytest.raises(RuntimeAdapterError, match="ONNX Runtime does not run the model"):
         compare_plain_session(b"no model", X, X)
+
+
+def test_answers_that_are_there_already_are_not_computed_again():
+    model = residual_network(OURS, opset=19)
+    written = as_written(model)
+    expected = near(written)
+    assert compare_plain_session(model, X, expected, written) == compare_plain_session(model, X, expected)
+    off = compare_plain_session(model, X, expected, written + np.float32(1))
+    assert off.written_db < off.plain_db, "these were taken"
