@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,7 +77,9 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(pieces: Iterable[Callable[[], Result]], streams: Streams) -> Iterator[Result]:
+def in_order(
+    pieces: Iterable[Callable[[], Result]], streams: Streams, pool: ThreadPoolExecutor | None = None
+) -> Iterator[Result]:
     """Run pieces side by side and yield what they return, in their order.
 
     Pieces are asked for in the caller's thread, a few ahead. The first that raises, in their order, raises here; those
@@ -85,18 +88,25 @@ def in_order(pieces: Iterable[Callable[[], Result]], streams: Streams) -> Iterat
     Args:
         pieces: Functions that may run at the same time.
         streams: How many of them do.
+        pool: Threads to run them in, as many, which stay; None starts some for these pieces: 1.5 ms.
     """
     if streams.count == 1:
         yield from (piece() for piece in pieces)
         return
-    begun: deque[Future[Result]] = deque()
-    executor = ThreadPoolExecutor(streams.count, thread_name_prefix="side_by_side")
-    try:
-        for piece in pieces:
-            begun.append(executor.submit(piece))
-            if len(begun) == streams.count * _AHEAD:
+    with ExitStack() as stack:
+        threads = pool or stack.enter_context(pool_of(streams))
+        begun: deque[Future[Result]] = deque()
+        try:
+            for piece in pieces:
+                begun.append(threads.submit(piece))
+                if len(begun) == streams.count * _AHEAD:
+                    yield begun.popleft().result()
+            while begun:
                 yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        finally:
+            wait([one for one in begun if not one.cancel()])
+
+
+def pool_of(streams: Streams) -> ThreadPoolExecutor:
+    """Return threads for `in_order`; a context manager that ends them."""
+    return ThreadPoolExecutor(streams.count, thread_name_prefix="side_by_side")

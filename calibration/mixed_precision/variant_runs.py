@@ -25,7 +25,7 @@ from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layerwise_walk import quantized_layers
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
 from runtimes.protocol import Runtime
-from runtimes.side_by_side import SideBySide, in_order
+from runtimes.side_by_side import SideBySide, in_order, pool_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,6 +81,7 @@ class VariantRuns:
         self._cuts = frozenset(cuts)
         self._open, self._streams = side_by_side.open, side_by_side.streams
         self._stack = ExitStack()
+        self._pool = self._stack.enter_context(pool_of(self._streams))
         self._sessions: dict[bytes, Runtime] = {}
         self._places = {node.name: place for place, node in enumerate(self._graph.node)}
         self._live = _live_tensors(self._graph)
@@ -138,7 +139,7 @@ class VariantRuns:
             return {**{name: values[name] for name in kept}, **made}
 
         batches = (*run.sample, *run.images)
-        done = tuple(in_order((partial(after, values) for values in batches), self._streams))
+        done = tuple(in_order((partial(after, values) for values in batches), self._streams, self._pool))
         return Run(end, done[: len(run.sample)], done[len(run.sample) :])
 
     def _session(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.side_by_side import MAX_STREAMS, ONE_STREAM, Streams, in_order, streams_on
+from runtimes.side_by_side import MAX_STREAMS, ONE_STREAM, Streams, in_order, pool_of, streams_on
 
 TWO = Streams(2, 1)
 
@@ -78,6 +78,17 @@ def test_leaving_early_leaves_no_thread_behind():
     assert next(results) == 1
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("side_by_side")]
+
+
+def test_threads_that_stay_serve_again_after_an_error():
+    def fails():
+        raise ValueError("no")
+
+    with pool_of(TWO) as pool:
+        with pytest.raises(ValueError, match="no"):
+            list(in_order([fails, *[lambda: 1] * 9], TWO, pool))
+        assert list(in_order([lambda: 1, lambda: 2, lambda: 3], TWO, pool)) == [1, 2, 3]
+        assert len([thread for thread in threading.enumerate() if thread.name.startswith("side_by_side")]) <= 2
 
 
 def test_answers_are_the_same_bit_for_bit(digits_network):
