@@ -8,7 +8,7 @@ on noise, and exported without --val, are noise too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,21 +37,21 @@ GATE = "blocks"
 """Name of the gate that a suspect block fails."""
 
 
-def bisect_files(
+def find_breaks(
     subject: Subject,
     reference: Reference | None,
-    files: Sequence[FileReport],
+    checks: Sequence[GateResult],
     preprocessing: Preprocessing | None,
     validation: Validation | None,
     *,
     against: bool,
-) -> list[dict[str, str]]:
-    """Lay `bisect` and the gate `blocks` into every file's entry; return the causes that were found.
+) -> dict[str, dict[str, Any]]:
+    """Return `bisect` of every file's entry, by the file's name.
 
     Args:
         subject: What is verified.
         reference: Who is trusted.
-        files: The entries, judged already.
+        checks: Of the bundle as a whole.
         preprocessing: Of the images.
         validation: The images of --val, or None.
         against: Whether the reference is a model of --against.
@@ -63,22 +63,26 @@ def bisect_files(
         import onnx  # noqa: F401 - asked for before anything runs
     except ImportError as err:
         raise MissingDependencyError(f'--bisect reads graphs ({err}); pip install "resnet-export[export]"') from err
-    trusted, why_not = _trusted(reference, files, against=against)
+    trusted, why_not = _trusted(reference, checks, against=against)
     images = [] if preprocessing is None else _images(subject, preprocessing, validation)
-    causes = []
-    entries = {file.name: file for file in files}
+    found = {}
     for candidate in subject.candidates:
-        entry = entries[candidate.name]
         reason = why_not or _why_not(candidate, reference, against=against)
-        found = _nothing(reason) if reason or trusted is None else _bisect(trusted, candidate, images)
-        entry.bisect = found
-        entry.gates.append(_gate(found))
-        causes += [{"file": candidate.name, "sentence": cause} for cause in found["causes"]]
-    return causes
+        found[candidate.name] = _nothing(reason) if reason or trusted is None else _bisect(trusted, candidate, images)
+    return found
+
+
+def enter_breaks(found: Mapping[str, dict[str, Any]], files: Sequence[FileReport]) -> list[dict[str, str]]:
+    """Lay `bisect` and the gate `blocks` into every file's entry, judged already; return the causes that were found."""
+    entries = {file.name: file for file in files}
+    for name, one in found.items():
+        entries[name].bisect = one
+        entries[name].gates.append(_gate(one))
+    return [{"file": name, "sentence": cause} for name, one in found.items() for cause in one["causes"]]
 
 
 def _trusted(
-    reference: Reference | None, files: Sequence[FileReport], *, against: bool
+    reference: Reference | None, checks: Sequence[GateResult], *, against: bool
 ) -> tuple[ModelProto | None, str]:
     """Return the reference's graph, or why there is none that can be trusted."""
     if reference is None:
@@ -89,8 +93,8 @@ def _trusted(
         assert reference.loaded is not None
         return export_loaded(reference.loaded, ExportConfig()).onnx, ""
     assert reference.file is not None
-    checks = {gate.name: gate.verdict for file in files for gate in file.gates if file.name == "bundle"}
-    if checks.get("golden_outputs") is not Verdict.PASS:
+    verdicts = {gate.name: gate.verdict for gate in checks}
+    if verdicts.get("golden_outputs") is not Verdict.PASS:
         return None, (
             f"{reference.file.name}, whose blocks would be the reference, does not give PyTorch's stored answers; give "
             "--against MODEL --weights FILE"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from calibration.observers.sample_images import drawn_in_words
@@ -14,7 +16,7 @@ from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
 from resnet_export.verify_job.attribution import attribution
-from resnet_export.verify_job.bisect import bisect_files
+from resnet_export.verify_job.bisect import enter_breaks, find_breaks
 from resnet_export.verify_job.bundle_checks import bundle_checks
 from resnet_export.verify_job.compare import (
     Compared,
@@ -41,6 +43,7 @@ from runtimes.protocol import Runtime
 from runtimes.side_by_side import ONE_STREAM, Streams
 from runtimes.verification.baseline import compare_baseline, load_baseline
 from runtimes.verification.gate_options import read_gates
+from runtimes.verification.gates import GateResult
 from runtimes.verification.report import FileReport, Setting, build_report, with_baseline
 
 LIBRARIES = (
@@ -104,18 +107,17 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
             trusted = stack.enter_context(job.reference.open(subject, job.streams))
         job = _with_comparable_answers(job, trusted)
         opened = _open(job, stack)
-        compared, validation = _compare(job, trusted, opened)
+        compared = _compare_stored(job, trusted, opened)
+        validation = _validation(job, trusted)
+        checks = bundle_checks(subject, job.reference, trusted, against=job.against, streams=job.streams)
+        with _bisecting(job, checks, validation) as breaks:
+            compared += _compare_validation(job, trusted, opened, validation)
         files = file_reports(opened, compared, choice)
         judge_hard_frames(subject, opened, files)
         plain_causes = judge_plain_sessions(subject, opened, compared, files, reporter)
-        checks = bundle_checks(subject, job.reference, trusted, against=job.against, streams=job.streams)
+    causes = enter_breaks(breaks(), files) if options.bisect else []
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
-    causes = (
-        bisect_files(subject, job.reference, files, job.preprocessing, validation, against=job.against)
-        if options.bisect
-        else []
-    )
     losses = attribution(subject, opened, compared, against=job.against)
     setting = _setting(job, compared, validation)
     report = build_report(
@@ -176,39 +178,68 @@ def _open(job: Job, stack: ExitStack) -> Opened:
     return open_all(job.subject, stack, job.streams)
 
 
-def _compare(job: Job, trusted: Runtime | None, opened: Opened) -> tuple[list[Compared], Validation | None]:
-    """Run both sides over the golden inputs and over --val, or over the package's photographs."""
-    subject, reference, reporter = job.subject, job.reference, job.reporter
-    compared: list[Compared] = []
-    kind = None if subject.manifest is None else kind_in(subject.manifest.model)
+def _compare_stored(job: Job, trusted: Runtime | None, opened: Opened) -> list[Compared]:
+    """Run the files over the golden inputs; without these and without --val, over the package's photographs."""
+    subject, reference = job.subject, job.reference
     if subject.golden is not None:
-        compared.append(compare(golden_set(subject.golden, STORED), opened, kind=kind))
-    if reference is None or trusted is None or job.preprocessing is None:
-        return compared, None
-    if job.options.val is None:
-        if subject.golden is None:
-            compared.append(compare(photograph_set(reference, job.preprocessing, trusted), opened, kind=kind))
-        return compared, None
-    num_classes = _num_classes(job, trusted)
+        return [compare(golden_set(subject.golden, STORED), opened, kind=_kind(job))]
+    if reference is None or trusted is None or job.preprocessing is None or job.options.val is not None:
+        return []
+    return [compare(photograph_set(reference, job.preprocessing, trusted), opened, kind=_kind(job))]
+
+
+def _kind(job: Job) -> AnswerKind | None:
+    return None if job.subject.manifest is None else kind_in(job.subject.manifest.model)
+
+
+def _validation(job: Job, trusted: Runtime | None) -> Validation | None:
+    """Return the images of --val; None where there are none, or no reference to answer for them."""
+    if job.reference is None or trusted is None or job.preprocessing is None or job.options.val is None:
+        return None
     validation = read_validation(
         job.options.val,
-        subject.labels,
-        num_classes,
+        job.subject.labels,
+        _num_classes(job, trusted),
         num_val=job.options.num_val,
         given=job.options.val_labels,
     )
-    reporter.done(
+    job.reporter.done(
         f"{drawn_in_words(len(validation.paths), validation.num_images, validation.shown)}. "
         + ("No class folders: no accuracy, agreement only." if validation.classes is None else validation.classes.how)
     )
-    images = validation_set(validation, reference, job.preprocessing, trusted, reporter)
+    return validation
+
+
+@contextmanager
+def _bisecting(
+    job: Job, checks: Sequence[GateResult], validation: Validation | None
+) -> Iterator[Callable[[], dict[str, dict[str, Any]]]]:
+    """Give what returns each file's bisection, which runs beside what the context does with validation images.
+
+    A PyTorch model is exported for it, and computes in the context; there it runs when asked for.
+    """
+    find = partial(find_breaks, job.subject, job.reference, checks, job.preprocessing, validation, against=job.against)
+    if not job.options.bisect or job.against or validation is None:
+        yield find
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="bisect") as executor:
+        yield executor.submit(find).result
+
+
+def _compare_validation(
+    job: Job, trusted: Runtime | None, opened: Opened, validation: Validation | None
+) -> list[Compared]:
+    """Run both sides over the images of --val."""
+    reference = job.reference
+    if validation is None or reference is None or trusted is None or job.preprocessing is None:
+        return []
+    images = validation_set(validation, reference, job.preprocessing, trusted, job.reporter)
     itself = {
         one.candidate.name
         for one in opened.candidates
         if not job.against and one.candidate.path == reference.file and job.subject.provider == "cpu"
     }
-    compared.append(compare(images, opened, leave_out=frozenset(itself), kind=kind))
-    return compared, validation
+    return [compare(images, opened, leave_out=frozenset(itself), kind=_kind(job))]
 
 
 def _num_classes(job: Job, trusted: Runtime) -> int:
