@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from calibration.observers.sample_images import drawn_in_words
-from exporter.bundle.tool_entry import tool_entry
 from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
@@ -34,9 +32,9 @@ from resnet_export.verify_job.compare import (
 from resnet_export.verify_job.hard_frames import judge_hard_frames
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
+from resnet_export.verify_job.setting import STORED, setting
 from resnet_export.verify_job.sides import Reference, as_taken, load_reference, logits_of, streams_for
 from resnet_export.verify_job.subject import TORCH, Subject, read_subject
-from runtimes.machine.installed_versions import installed_versions
 from runtimes.metrics.answer_kind import AnswerKind, kind_in, kind_of_answers
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Runtime
@@ -44,21 +42,7 @@ from runtimes.side_by_side import ONE_STREAM, Streams
 from runtimes.verification.baseline import compare_baseline, load_baseline
 from runtimes.verification.gate_options import read_gates
 from runtimes.verification.gates import GateResult
-from runtimes.verification.report import FileReport, Setting, build_report, with_baseline
-
-LIBRARIES = (
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "onnx",
-    "torch",
-    "tensorrt",
-    "tensorrt-rtx",
-)
-
-STORED = "PyTorch's answers stored in the bundle"
+from runtimes.verification.report import FileReport, build_report, with_baseline
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,9 +103,9 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     if checks:
         files.insert(0, FileReport("bundle", gates=list(checks)))
     losses = attribution(subject, opened, compared, against=job.against)
-    setting = _setting(job, compared, validation)
+    told = setting(subject, job.reference, compared, validation, against=job.against)
     report = build_report(
-        setting, files, attribution=losses, causes=_causes(files, [*plain_causes, *causes]), warnings=reporter.warnings
+        told, files, attribution=losses, causes=_causes(files, [*plain_causes, *causes]), warnings=reporter.warnings
     )
     if options.baseline is None:
         return report
@@ -266,51 +250,6 @@ def _causes(files: Sequence[FileReport], found: Sequence[dict[str, str]]) -> lis
         if gate.on == "file" and gate.verdict.value == "fail" and gate.name != "blocks"
     ]
     return [*checks, *found]
-
-
-def _setting(job: Job, compared: Sequence[Compared], validation: Validation | None) -> Setting:
-    subject, reference = job.subject, job.reference
-    golden = None
-    if subject.golden is not None:
-        golden = {"num_images": len(subject.golden.inputs), "source": "golden.npz, PyTorch's answers at export"}
-    val = None
-    if validation is not None:
-        classes = validation.classes
-        val = {
-            "root": str(validation.root),
-            "source": validation.shown,
-            "num_images": len(validation.paths),
-            "num_images_there": validation.num_images,
-            "labelled": classes is not None,
-            "matched": None if classes is None else classes.how,
-        }
-    return Setting(
-        tool=tool_entry(),
-        environment=_environment(),
-        subject=subject.to_json(),
-        reference={
-            "name": "PyTorch" if reference is None else reference.name,
-            "statement": STORED if reference is None or not (val or job.against) else reference.statement,
-        },
-        images={"val": val, "golden": golden, "statement": _images_statement(compared, validation)},
-        labels=subject.labels or (reference.loaded.labels if reference is not None and reference.loaded else None),
-    )
-
-
-def _images_statement(compared: Sequence[Compared], validation: Validation | None) -> str:
-    words = " and ".join(part.images.words for part in compared)
-    if validation is not None:
-        return f"compared on {words}"
-    kind = "golden inputs only" if compared and compared[0].images.on == "golden" else "photographs of the package only"
-    return (
-        f"compared on {words}: {kind}; they show that files compute the same, not how accurate they are. "
-        "--val DIR compares on images of yours"
-    )
-
-
-def _environment() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    return versions | installed_versions(LIBRARIES)
 
 
 def _tell_subject(job: Job) -> None:
