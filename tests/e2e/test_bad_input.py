@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_runs import DIGITS_WEIGHTS, export_digits
+from cli_runs import DIGITS_WEIGHTS, export_digits, export_small
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -160,7 +160,7 @@ def test_too_few_images_say_why_and_force_goes_on(capsys: Capture, digits_folder
 
 
 def test_few_corrupt_images_are_named_and_counted_many_stop(
-    capsys: Capture, digits_folder: Path, tmp_path: Path
+    capsys: Capture, small_weights: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "calib"
     shutil.copytree(digits_folder / "calib", folder)
@@ -168,7 +168,7 @@ def test_few_corrupt_images_are_named_and_counted_many_stop(
     for path in broken:
         path.write_bytes(path.read_bytes()[:40])
     words = ("--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 32, "--quiet")
-    assert export_digits(tmp_path, tmp_path / "ok", *words) == 0
+    assert export_small(small_weights, tmp_path, tmp_path / "ok", *words) == 0
     message = capsys.readouterr().err
     assert "2 of 256 images could not be read" in message
     assert all(path.name in message for path in broken)
@@ -343,7 +343,9 @@ def test_an_interrupted_run_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_grey_and_rgba_files_calibrate_like_what_one_sees(digits_folder: Path, tmp_path: Path) -> None:
+def test_grey_and_rgba_files_calibrate_like_what_one_sees(
+    small_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
     # The digits are grey; the same pictures as RGBA and palette files must give the same ranges.
     tables = []
     for mode in ("L", "RGBA", "P"):
@@ -355,6 +357,6 @@ def test_grey_and_rgba_files_calibrate_like_what_one_sees(digits_folder: Path, t
                 image.convert(mode).save(target)
         output = tmp_path / f"bundle-{mode}"
         words = ("--int8", "--effort", 0, "--val", digits_folder / "val", "--num-val", 32, "--quiet")
-        assert export_digits(folder.parent, output, *words) == 0
+        assert export_small(small_weights, folder.parent, output, *words) == 0
         tables.append((output / "model.int8.onnx").read_bytes())
     assert tables[0] == tables[1] == tables[2]

@@ -91,7 +91,7 @@ def test_a_camera_frame_and_the_five_best(photo_folder, tmp_path, capsys):
 def test_features_with_parity_per_output(photo_folder, tmp_path, capsys):
     output = tmp_path / "bundle"
     words = ["cifar_resnet20", "--weights", "random", "--int8", "--calib", str(photo_folder), "--force"]
-    words += ["--features", "layer1,layer3", "-o", str(output), "--json"]
+    words += ["--effort", "0", "--features", "layer1,layer3", "-o", str(output), "--json"]
     assert main(words) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)
     reference, *files = report["rows"]

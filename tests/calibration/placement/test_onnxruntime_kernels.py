@@ -197,15 +197,16 @@ def test_what_only_moves_values_has_one_scale(network):
 
 
 @pytest.mark.slow
-def test_a_published_network(tmp_path):
-    from torchvision import models
+def test_published_bottlenecks(tmp_path):
+    """ResNet-50 with one block a stage, two in the first."""
+    from torchvision.models.resnet import Bottleneck, ResNet
 
-    model = export_random(models.resnet50(), size=64)
+    model = export_random(ResNet(Bottleneck, [2, 1, 1, 1]), size=64)
     before = Counter(node.op_type for node in model.graph.node)
     quantized = quantized_from(model, images_of(64, batch=2))
     after = kernels(quantized, tmp_path)
-    assert after["QLinearConv"] == before["Conv"] == 53
-    assert after["QLinearAdd"] == before["Add"] == 16
+    assert after["QLinearConv"] == before["Conv"] == 20
+    assert after["QLinearAdd"] == before["Add"] == 5
     assert (after["QLinearGlobalAveragePool"], after["NhwcMaxPool"], after["QGemm"]) == (1, 1, 1)
     assert not {op for op in FLOAT if after[op]}
     assert quantized.ByteSize() < 0.255 * model.ByteSize()

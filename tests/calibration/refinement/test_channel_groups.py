@@ -403,9 +403,15 @@ def architectures():
     import torchvision.models as zoo
     from torch import nn
     from torchvision.models.densenet import DenseNet
+    from torchvision.models.mobilenetv3 import InvertedResidualConfig
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
     from torchvision.models.vgg import make_layers
 
+    blocks_of_mobilenet_v3 = [
+        InvertedResidualConfig(16, 3, 16, 16, True, "RE", 2, 1, 0.25),
+        InvertedResidualConfig(16, 3, 72, 24, False, "RE", 2, 1, 0.25),
+        InvertedResidualConfig(24, 5, 96, 24, True, "HS", 1, 1, 0.25),
+    ]
     return {
         "cifar": lambda: CifarResNet(8),
         "resnet": lambda: ResNet(BasicBlock, [2, 1, 1, 1], num_classes=10),
@@ -414,8 +420,8 @@ def architectures():
         "vgg": lambda: nn.Sequential(
             make_layers([8, 8, "M", 16], batch_norm=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
         ),
-        "mobilenet_v2": lambda: zoo.mobilenet_v2(width_mult=0.1, num_classes=10),
-        "mobilenet_v3": lambda: zoo.mobilenet_v3_small(width_mult=0.25, num_classes=10),
+        "mobilenet_v2": lambda: zoo.MobileNetV2(10, 0.1, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]),
+        "mobilenet_v3": lambda: zoo.MobileNetV3(blocks_of_mobilenet_v3, 64, num_classes=10),
     }
 
 
@@ -426,7 +432,7 @@ EXPECTED_GROUPS = {
 }
 
 
-SLOW = {"resnext", "densenet", "mobilenet_v2", "mobilenet_v3"}  # tens of layers to trace
+SLOW = {"resnext", "densenet"}  # tens of layers to trace
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,11 @@ def test_outliers_that_nobody_reads_are_clipped(dialect: Dialect, effort: int) -
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_on_its_sample_it_is_never_worse(digits_network, dialect: Dialect) -> None:
+def test_on_its_sample_it_is_never_worse(bottleneck_network, dialect: Dialect) -> None:
     """Every kept candidate brought the logits nearer on both halves; what was not kept is where it began."""
-    images = digits_network.calibration[:64]
+    images = bottleneck_network.calibration[:64]
     calibrated = scale_and_calibrate(
-        digits_network.model,
+        bottleneck_network.model,
         [images],
         open_runtime=OrtRuntime,
         method=Auto(),
@@ -99,7 +99,7 @@ def test_on_its_sample_it_is_never_worse(digits_network, dialect: Dialect) -> No
     assert settle_ranges(settled, open_exact=open_exact) is settled, "nothing is left to settle"
 
     sample = np.concatenate(calibrated.sample)
-    with OrtRuntime(digits_network.model) as runtime:
+    with OrtRuntime(bottleneck_network.model) as runtime:
         (true,) = runtime.run({"input": sample}).values()
     errors = []
     for table in (calibrated.table, settled.table):
