@@ -19,23 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweep_rows import (
-    ROOT,
-    Row,
-    Stage,
-    Sweep,
-    conditions,
-    decibel,
-    engine_bytes,
-    load_variant,
-    logits,
-    megabytes,
-    pixels,
-    quantize_variant,
-    run_all,
-    sqnr_db,
-    told_error,
-)
+import sweep_rows
+from sweep_rows import Row, Stage
 
 PUBLISHED_PARAMETERS = {
     # He et al. 2015, as torchvision counts them, and table 6 for CIFAR-10 (in millions, as printed there).
@@ -63,7 +48,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.pytorch import TorchRuntime
 
-    variant = load_variant(row, name, size)
+    variant = sweep_rows.load_variant(row, name, size)
     loaded, compared = variant.loaded, variant.compared
     row["parameters"] = sum(parameter.numel() for parameter in loaded.module.parameters())
     row["macs"] = macs_of(loaded.module, loaded.preprocessing.input_size)
@@ -82,10 +67,10 @@ def fill(row: Row, name: str, size: int | None) -> None:
     with Stage(row, "fp16"):
         half = float16_from_float32(exported.onnx).model
         row["fp16_nonfinite"] = first_nonfinite_tensor(half, compared[:2], open_runtime=OrtRuntime)
-    row["fp16_sqnr_db"] = sqnr_db(expected, logits(half, compared))
+    row["fp16_sqnr_db"] = sweep_rows.sqnr_db(expected, sweep_rows.logits(half, compared))
     with Stage(row, "int8"):
-        quantized = quantize_variant(exported.onnx, variant, EFFORTS[DEFAULT_EFFORT]).quantized
-    row["int8_sqnr_db"] = sqnr_db(expected, logits(quantized.model, compared))
+        quantized = sweep_rows.quantize_variant(exported.onnx, variant, EFFORTS[DEFAULT_EFFORT]).quantized
+    row["int8_sqnr_db"] = sweep_rows.sqnr_db(expected, sweep_rows.logits(quantized.model, compared))
     placement = quantized.placement
     row["int8"] = {
         "layers": len(placement.weights),
@@ -99,7 +84,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
     row["engines"] = {}
     with Stage(row, "build"):
         for precision, model in (("fp32", exported.onnx), ("fp16", half), ("int8", quantized.model)):
-            row["engines"][precision] = engine_bytes(model)
+            row["engines"][precision] = sweep_rows.engine_bytes(model)
 
 
 def general(reason: str) -> str:
@@ -119,70 +104,40 @@ def macs_of(module: Any, input_size: tuple[int, int]) -> int:
 # The table
 
 
-def verdict(row: Row) -> str:
-    """Return "green", or in a few words why not."""
-    if "error" in row:
-        return told_error(row)
-    if row["fp16_nonfinite"] is not None:
-        return f"FP16 overflows in {row['fp16_nonfinite']}"
-    return "green"
+def wrong(row: Row) -> str:
+    return "" if row["fp16_nonfinite"] is None else f"FP16 overflows in {row['fp16_nonfinite']}"
 
 
-def page(rows: dict[str, Row]) -> str:
+def closing(rows: dict[str, Row]) -> list[str]:
+    """Return why something is not folded, or stays in float, with the variants of which it holds."""
     from exporter.models.model_names import FAMILIES
 
-    lines = [
-        "# Variants",
-        "",
-        "Written by `make sweep` (`benchmarks/sweep.py`), which says what is checked and what makes a row green.",
-        "Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy. "
-        + conditions(rows),
-        "",
-    ]
     notes: dict[str, list[str]] = {}
-    for family in FAMILIES.values():
-        lines += [f"## {family.title}", "", *HEADER]
-        for name in family.models:
-            row = rows.get(name)
-            lines.append(f"| {name} | {'not run yet' if row is None else cells(row)} |")
-            for note in () if row is None else notes_of(row):
-                notes.setdefault(note, []).append(name)
-        lines.append("")
-    lines += ["## Why something is not folded, or stays in float", ""]
-    lines += [f"- {note} ({', '.join(names)})" for note, names in notes.items()]
-    return "\n".join(lines).rstrip() + "\n"
+    for name in (name for family in FAMILIES.values() for name in family.models if name in rows):
+        for note in notes_of(rows[name]):
+            notes.setdefault(note, []).append(name)
+    lines = [f"- {note} ({', '.join(names)})" for note, names in notes.items()]
+    return ["## Why something is not folded, or stays in float", "", *lines]
 
 
-HEADER = (
-    "| model | verdict | parameters | MACs | input | FP32 parity | BatchNorms folded / kept | FP16 | INT8 "
-    "| layers in INT8 | residual Adds | RTX plans FP32 / FP16 / INT8 | seconds |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-)
-
-
-def cells(row: Row) -> str:
-    if "error" in row:
-        return " | ".join([verdict(row), *["-"] * 10, f"{row['seconds']['all']:.0f}"])
+def cells(row: Row) -> list[str]:
     int8 = row["int8"]
     layers = sum(count for reason, count in int8["skipped"].items() if is_layer(reason))
     adds = f"{int8['adds']} of {int8['all_adds']}" if int8["all_adds"] else "none"
     adds += f" ({int8['gated_adds']} behind a gate)" if int8["gated_adds"] else ""
-    return " | ".join(
-        [
-            verdict(row),
-            parameters(row),
-            f"{row['macs'] / 1e9:.2f} G" if row["macs"] >= 1e8 else f"{row['macs'] / 1e6:.1f} M",
-            pixels(row),
-            f"{row['parity']:.1e}",
-            f"{row['folded']} / {sum(row['kept'].values())}",
-            decibel(row["fp16_sqnr_db"]),
-            decibel(row["int8_sqnr_db"]),
-            f"{int8['layers']}" + (f", {layers} in float" if layers else ""),
-            adds,
-            megabytes(row["engines"][key] for key in ("fp32", "fp16", "int8")),
-            f"{row['seconds']['all']:.0f}",
-        ]
-    )
+    return [
+        parameters(row),
+        f"{row['macs'] / 1e9:.2f} G" if row["macs"] >= 1e8 else f"{row['macs'] / 1e6:.1f} M",
+        sweep_rows.pixels(row),
+        f"{row['parity']:.1e}",
+        f"{row['folded']} / {sum(row['kept'].values())}",
+        sweep_rows.decibel(row["fp16_sqnr_db"]),
+        sweep_rows.decibel(row["int8_sqnr_db"]),
+        f"{int8['layers']}" + (f", {layers} in float" if layers else ""),
+        adds,
+        sweep_rows.megabytes(row["engines"][key] for key in ("fp32", "fp16", "int8")),
+        f"{row['seconds']['all']:.0f}",
+    ]
 
 
 def parameters(row: Row) -> str:
@@ -209,15 +164,25 @@ def notes_of(row: Row) -> list[str]:
     return notes + [f"In float: {reason}" for reason in row["int8"]["skipped"]]
 
 
-SWEEP = Sweep(
+SWEEP = sweep_rows.Sweep(
     script=Path(__file__),
     description=__doc__ or "",
-    document=ROOT / "docs" / "variants.md",
-    results=ROOT / "build" / "sweep",
+    document=sweep_rows.ROOT / "docs" / "variants.md",
     fill=fill,
-    verdict=verdict,
-    page=page,
+    wrong=wrong,
+    opening=(
+        "# Variants",
+        "",
+        "Written by `make sweep` (`benchmarks/sweep.py`), which says what is checked and what makes a row green.",
+        "Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy.",
+    ),
+    header=(
+        "model | verdict | parameters | MACs | input | FP32 parity | BatchNorms folded / kept | FP16 | INT8 "
+        "| layers in INT8 | residual Adds | RTX plans FP32 / FP16 / INT8 | seconds"
+    ),
+    cells=cells,
+    closing=closing,
 )
 
 if __name__ == "__main__":
-    sys.exit(run_all(SWEEP))
+    sys.exit(sweep_rows.run_all(SWEEP))

@@ -16,25 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sweep_rows
 from onnx import ModelProto, NodeProto, numpy_helper
 from quantizer_dialect import TENSORRT, dialect_of
-from sweep_rows import (
-    ROOT,
-    Row,
-    Stage,
-    Sweep,
-    conditions,
-    decibel,
-    engine_bytes,
-    load_variant,
-    logits,
-    megabytes,
-    pixels,
-    quantize_variant,
-    run_all,
-    sqnr_db,
-    told_error,
-)
+from sweep_rows import Row, Stage
 
 
 def fill(row: Row, name: str, size: int | None) -> None:
@@ -42,21 +27,21 @@ def fill(row: Row, name: str, size: int | None) -> None:
     from calibration.methods.effort import EFFORTS
     from exporter.tracing.export import ExportConfig, export_loaded
 
-    variant = load_variant(row, name, size)
+    variant = sweep_rows.load_variant(row, name, size)
     with Stage(row, "export"):
         model = export_loaded(variant.loaded, ExportConfig()).onnx
-    expected = logits(model, variant.compared)
+    expected = sweep_rows.logits(model, variant.compared)
     row["efforts"], nodes = {}, []
     for effort, steps in EFFORTS.items():
         found = row["efforts"][str(effort)] = {}
         with Stage(row, f"effort {effort}"):
-            result = quantize_variant(model, variant, steps)
+            result = sweep_rows.quantize_variant(model, variant, steps)
         quantized = result.quantized.model
         found["wrong"] = what_is_wrong(quantized, result.quantized.placement)
-        found["sqnr_db"] = sqnr_db(expected, logits(quantized, variant.compared))
+        found["sqnr_db"] = sweep_rows.sqnr_db(expected, sweep_rows.logits(quantized, variant.compared))
         nodes.append([_without_bias(node) for node in quantized.graph.node])
         with Stage(row, f"build {effort}"):
-            found["engine"] = engine_bytes(quantized)
+            found["engine"] = sweep_rows.engine_bytes(quantized)
     row["same_nodes"] = all(each == nodes[0] for each in nodes)
     placement = result.quantized.placement
     row["layers"], row["adds"] = len(placement.weights), len(placement.residual_adds)
@@ -91,69 +76,42 @@ def what_is_wrong(model: ModelProto, placement: Any) -> list[str]:
     return wrong
 
 
-def verdict(row: Row) -> str:
-    """Return "green", or in a few words why not."""
-    if "error" in row:
-        return told_error(row)
-    wrong = [f"effort {effort}: {one}" for effort, found in row["efforts"].items() for one in found["wrong"]]
-    if not row["same_nodes"]:
-        wrong.append("the nodes differ between efforts")
-    return "; ".join(wrong) or "green"
+def wrong(row: Row) -> str:
+    found = [f"effort {effort}: {one}" for effort, of_effort in row["efforts"].items() for one in of_effort["wrong"]]
+    return "; ".join(found if row["same_nodes"] else [*found, "the nodes differ between efforts"])
 
 
-def page(rows: dict[str, Row]) -> str:
-    from exporter.models.model_names import FAMILIES
+def cells(row: Row) -> list[str]:
+    efforts = row["efforts"]
+    return [
+        sweep_rows.pixels(row),
+        str(row["layers"]),
+        str(row["adds"]) if row["adds"] else "none",
+        " / ".join(sweep_rows.decibel(found["sqnr_db"], 1) for found in efforts.values()),
+        sweep_rows.megabytes(found["engine"] for found in efforts.values()),
+        " / ".join(f"{row['seconds'][f'effort {effort}']:.0f}" for effort in efforts),
+    ]
 
-    lines = [
+
+SWEEP = sweep_rows.Sweep(
+    script=Path(__file__),
+    description=__doc__ or "",
+    document=sweep_rows.ROOT / "docs" / "variants_efforts.md",
+    fill=fill,
+    wrong=wrong,
+    opening=(
         "# Variants at every effort",
         "",
         "Written by `make sweep-efforts` (`benchmarks/sweep_efforts.py`), which says what is checked and what makes a",
         "row green. Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy;",
         "seconds are for orientation. `--size` makes the images smaller; the column tells what was run.",
-        conditions(rows),
-        "",
-    ]
-    for family in FAMILIES.values():
-        lines += [f"## {family.title}", "", *HEADER]
-        for name in family.models:
-            lines.append(f"| {name} | {cells(rows[name]) if name in rows else 'not run yet'} |")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-HEADER = (
-    "| model | verdict | input | layers in INT8 | Adds with Q/DQ on one side | SQNR at effort 0 / 1 / 2 "
-    "| RTX plan at 0 / 1 / 2 | seconds to quantize at 0 / 1 / 2 |",
-    "|---|---|---|---|---|---|---|---|",
-)
-
-
-def cells(row: Row) -> str:
-    if "error" in row:
-        return " | ".join([verdict(row), *["-"] * 6])
-    efforts = row["efforts"]
-    return " | ".join(
-        [
-            verdict(row),
-            pixels(row),
-            str(row["layers"]),
-            str(row["adds"]) if row["adds"] else "none",
-            " / ".join(decibel(found["sqnr_db"], 1) for found in efforts.values()),
-            megabytes(found["engine"] for found in efforts.values()),
-            " / ".join(f"{row['seconds'][f'effort {effort}']:.0f}" for effort in efforts),
-        ]
-    )
-
-
-SWEEP = Sweep(
-    script=Path(__file__),
-    description=__doc__ or "",
-    document=ROOT / "docs" / "variants_efforts.md",
-    results=ROOT / "build" / "sweep_efforts",
-    fill=fill,
-    verdict=verdict,
-    page=page,
+    ),
+    header=(
+        "model | verdict | input | layers in INT8 | Adds with Q/DQ on one side | SQNR at effort 0 / 1 / 2 "
+        "| RTX plan at 0 / 1 / 2 | seconds to quantize at 0 / 1 / 2"
+    ),
+    cells=cells,
 )
 
 if __name__ == "__main__":
-    sys.exit(run_all(SWEEP))
+    sys.exit(sweep_rows.run_all(SWEEP))

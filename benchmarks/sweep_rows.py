@@ -49,22 +49,49 @@ class Sweep:
     """One sweep.
 
     Attributes:
-        script: Its file; a process of its own runs it for each variant.
+        script: Its file; a process of its own runs it for each variant. build/ holds its rows.
         description: What `--help` says.
         document: The page it writes.
-        results: Folder of its rows, one JSON file per variant.
         fill: Fills the row of a variant: row, name, side of the images in pixels or None.
-        verdict: Row to "green", or why not.
-        page: All rows, by name, to the page's text.
+        wrong: What is wrong with a row that has no error; "" is green.
+        opening: Lines of the page before its tables; the conditions follow on the last.
+        header: The columns, model and verdict first.
+        cells: A row that has no error to its cells behind the verdict.
+        closing: Lines behind the tables.
     """
 
     script: Path
     description: str
     document: Path
-    results: Path
     fill: Callable[[Row, str, int | None], None]
-    verdict: Callable[[Row], str]
-    page: Callable[[dict[str, Row]], str]
+    wrong: Callable[[Row], str]
+    opening: tuple[str, ...]
+    header: str
+    cells: Callable[[Row], list[str]]
+    closing: Callable[[dict[str, Row]], list[str]] = lambda rows: []
+
+    def verdict(self, row: Row) -> str:
+        """Return "green", or in a few words why not."""
+        return told_error(row) if "error" in row else self.wrong(row) or "green"
+
+    def page(self, rows: dict[str, Row]) -> str:
+        """Return the page: a table for each family."""
+        from exporter.models.model_names import FAMILIES
+
+        *before, last = self.opening
+        lines = [*before, f"{last} {conditions(rows)}", ""]
+        for family in FAMILIES.values():
+            lines += [f"## {family.title}", "", f"| {self.header} |", "|---" * (self.header.count("|") + 1) + "|"]
+            lines += [f"| {name} | {self._line(rows.get(name))} |" for name in family.models]
+            lines.append("")
+        return "\n".join([*lines, *self.closing(rows)]).rstrip() + "\n"
+
+    def _line(self, row: Row | None) -> str:
+        if row is None:
+            return "not run yet"
+        if "error" in row:
+            return " | ".join([self.verdict(row), *["-"] * (self.header.count("|") - 1)])
+        return " | ".join([self.verdict(row), *self.cells(row)])
 
 
 def run_all(sweep: Sweep) -> int:
@@ -76,7 +103,9 @@ def run_all(sweep: Sweep) -> int:
     parser.add_argument("--family", help="as resnet-export models --family")
     parser.add_argument("--size", type=int, help="side of the images in pixels (default: the model's own)")
     parser.add_argument("--again", action="store_true", help="run variants that have a result too")
-    parser.add_argument("--results", type=Path, default=sweep.results, help="folder of the JSON files")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "build" / sweep.script.stem, help="folder of the JSON files"
+    )
     parser.add_argument("--document", type=Path, default=sweep.document)
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
