@@ -95,22 +95,22 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("package", VERBS)
-def test_verbs_are_callable_before_and_after_every_module_was_imported(package):
-    everything = [name for name in MODULES if is_within(name, package)]
+def test_verbs_are_callable_before_and_after_every_module_was_imported():
+    """A module that is imported must not take the name of a verb of its package."""
+    everything = [name for name in MODULES if any(is_within(name, package) for package in VERBS)]
     script = f"""
-import importlib, {package}
+import importlib
 def check():
-    for name in {VERBS[package]!r}:
-        assert callable(getattr({package}, name)), name
-    for name in {package}.__all__:
-        assert hasattr({package}, name), name
+    for package, verbs in {VERBS!r}.items():
+        found = importlib.import_module(package)
+        for name in verbs:
+            assert callable(getattr(found, name)), name
+        for name in found.__all__:
+            assert hasattr(found, name), name
 check()
 for name in {everything!r}:
     importlib.import_module(name)
 check()
-from {package} import {", ".join(VERBS[package])}
-assert all(callable(verb) for verb in ({", ".join(VERBS[package])}))
 """
     run_python(script)
 
