@@ -7,12 +7,14 @@ chosen, one part of the images chooses and the other judges, where there are eno
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.mixed_precision.accuracy_budget import (
     AccuracyBudget,
@@ -38,6 +40,7 @@ from runtimes.metrics.parity import first_output
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.exact_sessions import exact_side_by_side
 from runtimes.preprocessing.image_batches import Batch
+from runtimes.side_by_side import in_order, streams_of_this_machine
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -300,10 +303,17 @@ def tally_images(
         exact_qdq: Whether the target computes Q/DQ as written.
     """
     meter = LogitMeter(strict=True)
-    with OrtRuntime(reference) as trusted, OrtRuntime(candidate, exact_qdq=exact_qdq) as tested:
-        for batch in batches:
+    streams = streams_of_this_machine()
+    with ExitStack() as stack:
+        trusted = stack.enter_context(OrtRuntime(reference, num_threads=streams.threads))
+        tested = stack.enter_context(OrtRuntime(candidate, exact_qdq=exact_qdq, num_threads=streams.threads))
+
+        def answers(batch: Batch) -> tuple[Batch, NDArray[np.float32], NDArray[np.float32]]:
+            return batch, first_output(trusted, batch.images), first_output(tested, batch.images)
+
+        for batch, wanted, got in in_order((partial(answers, batch) for batch in batches), streams):
             labels = None if classes is None else [classes.of[path] for path in batch.paths]
-            meter.add(first_output(trusted, batch.images), first_output(tested, batch.images), labels=labels)
+            meter.add(wanted, got, labels=labels)
     return meter.report()
 
 

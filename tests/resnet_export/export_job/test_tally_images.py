@@ -1,0 +1,29 @@
+"""INT8 beside FP32 over a stream of images: every image with its own label, on however many cores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibration import quantize
+from resnet_export.export_job.accuracy_budget import open_exact, tally_images
+from resnet_export.images.class_index import ClassIndex
+from runtimes.metrics.parity import compare
+from runtimes.ort.adapter import OrtRuntime
+from runtimes.preprocessing.image_batches import Batch
+
+
+@pytest.mark.parametrize("num_cores", [1, 3])
+def test_the_figures_are_those_of_one_image_after_the_other(digits_network, monkeypatch, num_cores):
+    monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda: num_cores)
+    float_model, images = digits_network.model, digits_network.held_out[:24]
+    calibration = [digits_network.calibration[:32]]
+    int8 = quantize(float_model, calibration, open_runtime=OrtRuntime, open_exact=open_exact).quantized.model
+    paths = [Path(f"{place}.png") for place in range(len(images))]
+    labels = [place % 10 for place in range(len(images))]
+    cuts = [slice(first, first + 5) for first in range(0, len(images), 5)]  # the last has four
+    batches = (Batch(images[cut], tuple(paths[cut])) for cut in cuts)
+    classes = ClassIndex(dict(zip(paths, labels, strict=True)), "by hand")
+    found = tally_images(float_model, int8, batches, classes=classes, exact_qdq=True)
+    with OrtRuntime(float_model) as trusted, OrtRuntime(int8, exact_qdq=True) as tested:
+        assert found == compare(trusted, tested, [images[cut] for cut in cuts], labels=np.array(labels))
