@@ -53,7 +53,7 @@ def write_quantized(
         open_exact=partial(OrtRuntime, exact_qdq=True),
         method=method_from_name(method),
         dialect=Dialect(dialect),
-        effort=Effort(equalize, correct_biases, round_weights) if effort is None else EFFORTS[effort],
+        effort=Effort(equalize, correct_biases, round_weights, equalize) if effort is None else EFFORTS[effort],
     )
     quantized = result.quantized.model
     if float_weights:

@@ -50,6 +50,7 @@ from calibration.diagnostics.recover_channel_scales import (
 )
 from calibration.errors import CalibrationError
 from calibration.qdq.insert_qdq import insert_qdq
+from calibration.qdq.offsets import give_offsets_back
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
@@ -171,7 +172,7 @@ def bisect_blocks(
     if not images:
         raise CalibrationError("got no image to compare blocks on, expected at least one")
     plain = float_entry(reference)
-    tested = float_entry(candidate)
+    tested = float_entry(give_offsets_back(candidate, plain))
     layers = layer_constants(plain, tested, open_exact)
     if not layers:
         raise CalibrationError("no layer has the same name and shape in both files; blocks cannot be matched")

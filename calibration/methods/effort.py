@@ -16,17 +16,24 @@ class Effort:
         correct_biases: Give every channel of a layer the mean it has in float (calibration.refinement.bias_correction).
         round_weights: Round weights for the layer's output, and let them make up for the error in what the layer reads
             (calibration.refinement.round_layer).
-        thorough: The same for layers of any width: more time, more memory.
+        zero_points: Let activations have zero points in TensorRT's dialect, taken by biases
+            (calibration.placement.offset_tensors). False for a DLA, whose ranges are symmetric.
+        thorough: Round layers of any width: more time, more memory.
     """
 
     equalize: bool
     correct_biases: bool
     round_weights: bool
+    zero_points: bool
     thorough: bool = False
 
 
 EFFORTS: Mapping[int, Effort] = MappingProxyType(
-    {0: Effort(False, False, False), 1: Effort(True, True, True), 2: Effort(True, True, True, thorough=True)}
+    {
+        0: Effort(False, False, False, False),
+        1: Effort(True, True, True, True),
+        2: Effort(True, True, True, True, thorough=True),
+    }
 )
 """The command line's numbers."""
 

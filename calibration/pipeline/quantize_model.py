@@ -1,8 +1,9 @@
 """From a float model and images to the INT8 model: equalize, calibrate, place Q/DQ, refine.
 
     effort 0   ranges from every image, nothing else
-    effort 1   + channels scaled to use the range (cross_layer_equalization); then, layer by layer, weights rounded for
-                 the layer's output and biases corrected (refinement.refine)
+    effort 1   + channels scaled to use the range (cross_layer_equalization), zero points where biases can take them
+                 (placement.offset_tensors); then, layer by layer, weights rounded for the layer's output and biases
+                 corrected (refinement.refine)
     effort 2   + the same for layers of any width
 
 Each step is measured alone and together with the others in docs/int8.md.
@@ -26,8 +27,10 @@ from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.observers.tensor_bytes import live_bytes_per_image
+from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
+from calibration.qdq.offsets import take_offsets
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
@@ -152,7 +155,7 @@ def scale_and_calibrate(
     """
     tensors = tensors_to_observe(place(model, dialect))
     layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    refines = effort != EFFORTS[0]
+    refines = effort.equalize or effort.correct_biases or effort.round_weights
     needs_sample = refines or isinstance(method, Auto)
     sample, rest = _split(batches, sample_size(model)) if needs_sample else ([], iter(batches))
     observed = observe_batches(
@@ -170,7 +173,7 @@ def scale_and_calibrate(
         of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
         seen = (batch.scaled(of_tensors) for batch in chain(_taken(first), observed))
         if calibrator is None:
-            table = table_of(model, seen, method=method, dialect=dialect)
+            table = table_of(model, seen, method=method, dialect=dialect, zero_points=effort.zero_points)
         else:
             table = calibrator(model, of_tensors, seen)
     equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
@@ -226,7 +229,7 @@ def insert_and_refine(
     plain = insert_qdq(calibrated.model, calibrated.table, keep_float={*calibrated.keep_float, *keep_float})
     result = QuantizationResult(plain, calibrated.table, effort, calibrated.num_groups)
     if not (effort.correct_biases or effort.round_weights) or not plain.placement.weights:
-        return result
+        return _without_zero_points(result, calibrated)
     refined = refine(
         calibrated.model,
         plain.model,
@@ -236,12 +239,23 @@ def insert_and_refine(
         effort=effort,
         track=track_layers,
     )
-    return replace(
+    result = replace(
         result,
         quantized=replace(plain, model=refined.model),
         refinement=refined.layers,
         num_sample=refined.num_images,
     )
+    return _without_zero_points(result, calibrated)
+
+
+def _without_zero_points(result: QuantizationResult, calibrated: CalibratedModel) -> QuantizationResult:
+    """Return the result with the zero points in its biases, where TensorRT wants none."""
+    table = calibrated.table
+    if table.dialect is not Dialect.TENSORRT or all(kept.dtype == "int8" for kept in table.ranges.values()):
+        return result
+    tensors = offset_tensors(calibrated.model, place(calibrated.model, table.dialect))
+    model = take_offsets(result.quantized.model, tensors.values())
+    return replace(result, quantized=replace(result.quantized, model=model))
 
 
 def sample_size(model: ModelProto) -> int:

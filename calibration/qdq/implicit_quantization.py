@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import onnx
@@ -35,10 +34,8 @@ from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import MeanSquaredError
-from calibration.methods.dialect import Dialect
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, observe_batches
-from calibration.ranges.activation_range import activation_range
 from calibration.ranges.collect_ranges import Images, collect_ranges
 from exporter.graph.onnx_graph import (
     GraphIndex,
@@ -186,11 +183,11 @@ def complete_scales(
     scales = _backwards(stripped.model, stripped.scales)
     missing = _without_scale(stripped, scales)
     if missing:
-        range_from = partial(activation_range, Dialect.TENSORRT, method or MeanSquaredError())
+        chosen = method or MeanSquaredError()
         with closing(
             observe_batches(stripped.model, missing, batches, open_runtime=open_runtime, method=method)
         ) as seen:
-            collector = collect_ranges(missing, seen, range_from=range_from)
+            collector = collect_ranges(missing, seen, method=chosen)
         scales = _backwards(stripped.model, {**scales, **{name: collector.range_of(name).scale for name in missing}})
     for node in stripped.model.graph.node:
         if node.op_type in _POOLS_BY_MEAN and node.input[0] in scales:

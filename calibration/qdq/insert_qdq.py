@@ -25,6 +25,7 @@ from calibration.methods.dialect import Dialect
 from calibration.methods.quantize_bias import bias_scale, least_weight_scale, quantize_bias
 from calibration.methods.quantize_weight import quantize_weight
 from calibration.placement.for_tensorrt import Placement, QuantizedBias, QuantizedWeight
+from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
 from exporter.graph.onnx_graph import (
@@ -71,7 +72,7 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
             f"the calibration table lacks {len(missing)} of {len(placement.activations)} tensors, first "
             f"{missing[0]!r}; it was made for another model"
         )
-    _check_dtypes(table)
+    _check_dtypes(model, table)
     for group in placement.shared_scales:
         if len({table.ranges[name].scale for name in group}) > 1:
             raise PlacementError(f"the table gives {group[0]!r} and {group[1]!r} different scales; they must share one")
@@ -94,10 +95,18 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
     return QuantizedModel(typed, placement)
 
 
-def _check_dtypes(table: CalibrationTable) -> None:
-    """Raise unless every range is of the dialect's kind: one UINT8 tensor and TensorRT refuses the file."""
-    dtype = "uint8" if table.dialect is Dialect.ONNXRUNTIME else "int8"
-    if wrong := [name for name, kept in table.ranges.items() if kept.dtype != dtype]:
+def _check_dtypes(model: ModelProto, table: CalibrationTable) -> None:
+    """Raise unless every range is of the dialect's kind: one UINT8 tensor and TensorRT refuses the file.
+
+    Where biases can take a zero point (`placement.offset_tensors`), UINT8 is for `offsets.take_offsets` to take away.
+    """
+    is_for_onnxruntime = table.dialect is Dialect.ONNXRUNTIME
+    dtype = "uint8" if is_for_onnxruntime else "int8"
+    wrong = [name for name, kept in table.ranges.items() if kept.dtype != dtype]
+    if wrong and not is_for_onnxruntime:
+        taken = offset_tensors(model, place(model, table.dialect))
+        wrong = [name for name in wrong if name not in taken]
+    if wrong:
         raise CalibrationError(
             f"the table is for {table.dialect.value}, which takes {dtype}, but {wrong[0]!r} is "
             f"{table.ranges[wrong[0]].dtype}; calibrate for this dialect"

@@ -1,10 +1,11 @@
 """From what was seen of a tensor to the levels it gets.
 
-    INT8     scale = amax / 127, zero point 0                                                (TensorRT)
-    UINT8    low = max(min, -amax), high = min(max, amax), both widened to hold 0            (ONNX Runtime)
+    INT8     scale = amax / 127, zero point 0                                  (TensorRT)
+    UINT8    low = max(min, -amax), high = min(max, amax), both widened to hold 0            (asymmetric)
              scale = (high - low) / 255, zero point = round(-low / scale)
 
 A tensor that never goes below 0, as after a ReLU, so has zero point 0 and 255 steps up to amax, twice as many as INT8.
+ONNX Runtime takes UINT8 everywhere, TensorRT where biases can take the zero point (`placement.offset_tensors`).
 
 Source: Jacob et al. 2018, arXiv:1712.05877, section 2.1 (scale and zero point, 0 exactly representable).
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 import numpy as np
 
 from calibration.methods.amax import MIN_AMAX, Levels
-from calibration.methods.dialect import Dialect
 from calibration.methods.histogram import Histogram
 from calibration.methods.method import Method, amax
 from calibration.methods.quantize_weight import MIN_SCALE, QMAX
@@ -24,21 +24,21 @@ NUM_UINT8_STEPS = 255
 
 
 def activation_range(
-    dialect: Dialect, method: Method, histogram: Histogram, min_value: float, max_value: float
+    method: Method, histogram: Histogram, min_value: float, max_value: float, *, asymmetric: bool
 ) -> TensorRange:
     """Return the range of one tensor.
 
     Args:
-        dialect: Which levels there are.
         method: How to get from histogram to amax.
         histogram: Counts of |x|.
         min_value: The exact least value seen.
         max_value: The exact largest value seen.
+        asymmetric: UINT8 instead of INT8.
 
     Raises:
         EmptyHistogramError: If the histogram holds no value.
     """
-    if dialect is Dialect.ONNXRUNTIME:
+    if asymmetric:
         return _unsigned_range(method, histogram, min_value, max_value)
     kept = amax(method, histogram)
     return TensorRange(amax=kept, scale=float(np.float32(kept / QMAX)), max_abs=histogram.max_abs)

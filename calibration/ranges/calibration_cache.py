@@ -88,6 +88,8 @@ def calibration_key(
     method: Method,
     dialect: str,
     provider: str,
+    *,
+    zero_points: bool = False,
 ) -> CacheKey:
     """Return the key of one calibration.
 
@@ -99,6 +101,7 @@ def calibration_key(
         method: How ranges are chosen.
         dialect: Which tensors get ranges, such as "tensorrt".
         provider: Where the model ran, such as "cpu": sums are rounded in another order elsewhere.
+        zero_points: Whether activations may have one where the dialect has none.
     """
     return CacheKey(
         {
@@ -109,6 +112,7 @@ def calibration_key(
             "method": _canonical(describe(method)),
             "sampling": f"{samples_per_image(method)} values per image, {DEFAULT_NUM_BINS} bins",
             "dialect": dialect,
+            "zero points": "taken by biases" if zero_points else "the dialect's",
             "provider": provider,
             "libraries": _versions(),
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",

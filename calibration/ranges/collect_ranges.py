@@ -7,11 +7,10 @@ the images are batched. While one batch runs, a thread counts the one before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from calibration.observers.input_statistics import InputCollector
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.observers.probes import Observation
 from calibration.placement.for_tensorrt import Placement
+from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.ranges.activation_range import activation_range
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
@@ -65,7 +65,12 @@ def calibrate(
 
 
 def table_of(
-    model: ModelProto, seen: Iterable[SeenBatch], *, method: Method | None = None, dialect: Dialect = Dialect.TENSORRT
+    model: ModelProto,
+    seen: Iterable[SeenBatch],
+    *,
+    method: Method | None = None,
+    dialect: Dialect = Dialect.TENSORRT,
+    zero_points: bool = False,
 ) -> CalibrationTable:
     """Return the table of a model whose tensors are being observed: the part of `calibrate` that needs no session.
 
@@ -74,18 +79,23 @@ def table_of(
         seen: Every batch with what was seen of `tensors_to_observe`. Consumed once.
         method: Likewise.
         dialect: Likewise.
+        zero_points: Let tensors have zero points in TensorRT's dialect too, where biases can take them.
     """
     chosen = MeanSquaredError() if method is None else method
     placement = place(model, dialect)
     tensors = tensors_to_observe(placement)
-    range_from = partial(activation_range, dialect, chosen)
-    collector = collect_ranges(tensors, seen, range_from=range_from, shared_scales=placement.shared_scales)
+    asymmetric: Collection[str] = tensors if dialect is Dialect.ONNXRUNTIME else ()
+    if zero_points and dialect is Dialect.TENSORRT:
+        asymmetric = offset_tensors(model, placement)
+    collector = collect_ranges(
+        tensors, seen, method=chosen, shared_scales=placement.shared_scales, asymmetric=frozenset(asymmetric)
+    )
     observed = collector.observed()
     sources = _sources(placement)
     ranges = {name: collector.range_of(name) for name in tensors}
     candidates = {}
     for other in CANDIDATES[1:] if isinstance(chosen, Auto) else ():
-        collector.range_from = partial(activation_range, dialect, other)
+        collector.method = other
         of_other = {name: collector.range_of(name) for name in tensors}
         candidates[str(describe(other)["name"])] = {name: of_other[source] for name, source in sources.items()}
     return CalibrationTable(
@@ -104,21 +114,23 @@ def collect_ranges(
     tensors: Sequence[str],
     seen: Iterable[SeenBatch],
     *,
-    range_from: Callable[[Histogram, float, float], TensorRange],
+    method: Method,
     shared_scales: tuple[tuple[str, ...], ...] = (),
+    asymmetric: frozenset[str] = frozenset(),
 ) -> RangeCollector:
     """Count what was seen of some tensors; while a thread counts one batch, the next one is run.
 
     Args:
         tensors: Names, at least one.
         seen: Batches in which they were observed. Consumed once.
-        range_from: Histogram, least and largest value to a range.
+        method: How to get from histogram to amax.
         shared_scales: Groups of tensors that have one range.
+        asymmetric: Tensors with a zero point.
 
     Raises:
         CalibrationError: If there was no image.
     """
-    collector = RangeCollector(tuple(tensors), range_from, shared_scales)
+    collector = RangeCollector(tuple(tensors), method, shared_scales, asymmetric)
     with ThreadPoolExecutor(1, "count") as counter:
         counting: Future[None] | None = None
         for batch in seen:
@@ -158,16 +170,18 @@ class RangeCollector:
 
     Attributes:
         tensors: Their names.
-        range_from: Histogram, least and largest value to a range.
+        method: How to get from histogram to amax.
         shared_scales: Groups of tensors that have one histogram, and so one range: that of all their values together.
+        asymmetric: Tensors with a zero point.
         histograms: Tensor name to the counts of the sample, over the range of all values.
         extremes: Tensor name to (least, largest value), exact; the least is 0 where the graph allows none below.
         num_images: How many were added.
     """
 
     tensors: tuple[str, ...]
-    range_from: Callable[[Histogram, float, float], TensorRange]
+    method: Method
     shared_scales: tuple[tuple[str, ...], ...] = ()
+    asymmetric: frozenset[str] = frozenset()
     histograms: dict[str, Histogram] = field(init=False)
     extremes: dict[str, tuple[float, float]] = field(init=False, default_factory=dict)
     num_images: int = field(init=False, default=0)
@@ -184,7 +198,9 @@ class RangeCollector:
 
     def range_of(self, name: str) -> TensorRange:
         """Return the range of a tensor, from what was added so far."""
-        return self.range_from(self.histograms[name], *self.extremes[name])
+        return activation_range(
+            self.method, self.histograms[name], *self.extremes[name], asymmetric=name in self.asymmetric
+        )
 
     def add(self, images: Images, observations: Mapping[str, Observation]) -> None:
         """Add one batch, all of it finite.

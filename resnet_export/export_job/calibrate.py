@@ -65,6 +65,7 @@ class CachedCalibration:
     def __init__(self, run: ExportRun, used: list[Path]) -> None:
         assert run.options.calib is not None  # ExportOptions refuses int8 without it
         self._options = run.options
+        self._effort = run.options.steps
         self._root = run.options.calib.root
         self._preprocessing = run.loaded.preprocessing
         self._images = run.images
@@ -91,6 +92,7 @@ class CachedCalibration:
             self._options.method,
             self._options.target.dialect,
             self._options.calib_provider,
+            zero_points=self._effort.zero_points,
         )
         found = cache.look_up(self._model_id, key)
         if isinstance(found, Hit):
@@ -109,7 +111,9 @@ class CachedCalibration:
 
     def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:
         dialect = Dialect(self._options.target.dialect)
-        measured = table_of(model, seen, method=self._options.method, dialect=dialect)
+        measured = table_of(
+            model, seen, method=self._options.method, dialect=dialect, zero_points=self._effort.zero_points
+        )
         return replace(measured, image_list_sha256=image_list_sha256(self._root, self._used), seed=SEED)
 
 

@@ -79,7 +79,7 @@ def _export(run: ExportRun) -> Artifacts:
     int8, budget, kept = quantize_images(run, exported) if options.int8 else (None, None, None)
     int8_float16 = None
     if int8 is not None and options.has_int8_float16:
-        int8_float16 = int8_float16_file(int8.quantized.model, golden, reporter)
+        int8_float16 = int8_float16_file(int8.quantized.model, exported.onnx, golden, reporter)
     finish = Finish(options.input_type == "uint8", options.softmax, options.topk)
     artifacts = Artifacts(exported, check, float16, int8, int8_float16, finish, budget, kept, answers=answers)
     artifacts = replace(artifacts, hard=_on_hard_frames(run, artifacts))

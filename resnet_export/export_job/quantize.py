@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
-from calibration.methods.effort import EFFORTS
 from calibration.mixed_precision.keep_float import nodes_named
 from calibration.mixed_precision.sensitivity import float_share, quantized_layer_names
 from calibration.pipeline.quantize_model import (
@@ -60,7 +59,7 @@ def quantize_images(
         calibrator=CachedCalibration(run, used),
         method=options.method,
         dialect=Dialect(options.target.dialect),
-        effort=EFFORTS[options.effort],
+        effort=options.steps,
     )
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in named.values() for node in nodes))
     calibrated = settle_ranges(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.methods.builtin_methods import MeanSquaredError
-from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.methods.method import Method, describe
 from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from exporter.errors import OptionError
@@ -122,6 +122,11 @@ class ExportOptions:
     def precision(self) -> str:
         """The lowest precision asked for: "int8", "fp16" or "fp32"."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+
+    @property
+    def steps(self) -> Effort:
+        """What `effort` does; a DLA's ranges are symmetric, so no tensor may have a zero point."""
+        return replace(EFFORTS[self.effort], zero_points=False) if self.dla else EFFORTS[self.effort]
 
     @property
     def has_int8_float16(self) -> bool:

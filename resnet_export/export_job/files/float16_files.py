@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,18 +44,34 @@ def float16_file(exported: ExportedModel, golden: NDArray[np.float32], reporter:
     return result.model
 
 
-def int8_float16_file(quantized: ModelProto, golden: NDArray[np.float32], reporter: Reporter) -> ModelProto:
+def int8_float16_file(
+    quantized: ModelProto, reference: ModelProto, golden: NDArray[np.float32], reporter: Reporter
+) -> ModelProto:
     """Return the quantized network with its scales, and what is not quantized, in FP16.
+
+    Biases take zero points of the rounded scales.
+
+    Args:
+        quantized: The INT8 file.
+        reference: The float model that it was made of.
+        golden: Inputs on which it must not overflow, float32 [n, C, H, W].
+        reporter: Where to tell.
 
     Raises:
         NonFiniteTensorError: If a real input overflows.
     """
+    from calibration.methods.dialect import Dialect
+    from calibration.placement.offset_tensors import offset_tensors
+    from calibration.placement.place import place
+    from calibration.qdq.offsets import give_offsets_back, take_offsets
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.adapter import OrtRuntime
 
     with reporter.working("typing INT8 + FP16"):
-        result = float16_qdq_from_float32(quantized)
+        typed = float16_qdq_from_float32(give_offsets_back(quantized, reference))
+        tensors = offset_tensors(reference, place(reference, Dialect.TENSORRT))
+        result = replace(typed, model=take_offsets(typed.model, tensors.values()))
         exact = partial(OrtRuntime, exact_qdq=True)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
     _refuse_overflow(tensor)

@@ -26,6 +26,7 @@ from calibration.pipeline.quantize_model import (
     quantize,
     scale_and_calibrate,
 )
+from calibration.qdq.offsets import give_offsets_back
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from calibration.refinement.channel_groups import find_channel_groups
@@ -89,15 +90,25 @@ def test_every_effort_beats_the_one_below_on_images_that_it_has_not_seen(network
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_every_effort_places_the_same_nodes(result_of, dialect) -> None:
+def test_every_effort_places_the_same_nodes(network, result_of, dialect) -> None:
     nodes = [
         [
             (node.name, node.op_type, *node.input, *node.output)
-            for node in result_of(effort, dialect).quantized.model.graph.node
+            for node in give_offsets_back(result_of(effort, dialect).quantized.model, network.model).graph.node
         ]
         for effort in EFFORTS
     ]
-    assert nodes[0] == nodes[1] == nodes[2]
+    without = [[[name for name in node if "zero_point" not in name] for node in each] for each in nodes]
+    assert without[0] == without[1]
+    assert nodes[1] == nodes[2]
+
+
+def test_tensorrt_gets_no_zero_point_at_any_effort(result_of) -> None:
+    for effort in EFFORTS:
+        model = result_of(effort, Dialect.TENSORRT).quantized.model
+        types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        points = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+        assert {types[name] for name in points} == {onnx.TensorProto.INT8}
 
 
 def test_the_result_says_what_was_done(network, result_of) -> None:

@@ -18,7 +18,13 @@ def range_of(values, *, dialect=Dialect.ONNXRUNTIME, method=None):
     array = np.asarray(values, np.float32)
     histogram = Histogram()
     histogram.add(array)
-    return activation_range(dialect, method or Max(), histogram, float(array.min()), float(array.max()))
+    return activation_range(
+        method or Max(),
+        histogram,
+        float(array.min()),
+        float(array.max()),
+        asymmetric=dialect is Dialect.ONNXRUNTIME,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""take_offsets and give_offsets_back: the same levels without zero points, by onnx's own evaluator, and back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from graph_builder import GraphBuilder
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from calibration.errors import CalibrationError
+from calibration.methods.dialect import Dialect
+from calibration.observers.observe_batches import observe_batches
+from calibration.placement.offset_tensors import offset_tensors
+from calibration.placement.place import place
+from calibration.qdq.insert_qdq import insert_qdq
+from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, take_offsets
+from calibration.ranges.calibration_table import CalibrationTable
+from calibration.ranges.collect_ranges import calibrate, table_of, tensors_to_observe
+from exporter.graph.onnx_graph import with_outputs
+from exporter.passes.float16_qdq import float16_qdq_from_float32
+from runtimes.ort.adapter import OrtRuntime
+
+SEED = 20261129
+
+
+def two_blocks(rectifier: str = "Relu", *, groups: int = 1, biased: bool = True) -> ModelProto:
+    """Stem with MaxPool, a bottleneck with a projection, one without, and a classifier."""
+    build = GraphBuilder(channels=3)
+    limits = [build.constant("low", np.float32(0)), build.constant("high", np.float32(0.6))]
+
+    def rectified(name: str, data: str) -> str:
+        return build.node(rectifier, name, data, *(limits if rectifier == "Clip" else ()))
+
+    rectified("relu", build.conv("stem", "input", 4))
+    source = build.node("MaxPool", "pool", "relu", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for block in ("a", "b"):
+        rectified(f"{block}.relu1", build.conv(f"{block}.conv1", source, 4, kernel=1))
+        rectified(f"{block}.relu2", build.conv(f"{block}.conv2", f"{block}.relu1", 4))
+        values = build.random.normal(0.2, 0.4, (8, 4 // groups, 1, 1)).astype(np.float32)
+        weight = build.constant(f"{block}.conv3.weight", values)
+        bias = [build.constant(f"{block}.conv3.bias", build.random.normal(0, 0.2, 8).astype(np.float32))]
+        main = build.node("Conv", f"{block}.conv3", f"{block}.relu2", weight, *bias * biased, group=groups)
+        build.channels[main] = 8
+        shortcut = build.conv("a.downsample", source, 8, kernel=1) if block == "a" else source
+        source = rectified(f"{block}.relu3", build.node("Add", f"{block}.add", main, shortcut))
+    return build.model(build.gemm("fc", source, 5), opset=19)
+
+
+def images(count: int = 6) -> np.ndarray:
+    return np.random.default_rng(SEED).normal(0, 1, (count, 3, 8, 8)).astype(np.float32)
+
+
+def table_with_zero_points(model: ModelProto) -> CalibrationTable:
+    names = tensors_to_observe(place(model, Dialect.TENSORRT))
+    seen = observe_batches(model, names, [images()], open_runtime=OrtRuntime)
+    return table_of(model, seen, zero_points=True)
+
+
+def with_zero_points(model: ModelProto, *keep_float: str) -> ModelProto:
+    return insert_qdq(model, table_with_zero_points(model), keep_float=keep_float).model
+
+
+def taken(model: ModelProto, quantized: ModelProto) -> ModelProto:
+    return take_offsets(quantized, offset_tensors(model, place(model, Dialect.TENSORRT)).values())
+
+
+def zero_points(model: ModelProto) -> set[tuple[str, int]]:
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    return {(str(constants[node.input[2]].dtype), int(constants[node.input[2]])) for node in pairs}
+
+
+def levels(model: ModelProto) -> dict[str, np.ndarray]:
+    """Return every level and the output, levels counted from the lowest."""
+    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    found = ReferenceEvaluator(with_outputs(model, names)).run(None, {"input": images()})
+    outputs = [info.name for info in model.graph.output] + names
+    return {
+        name: values.astype(np.int64) + 128 * (values.dtype == np.int8) if values.dtype != np.float32 else values
+        for name, values in zip(outputs, found, strict=True)
+    }
+
+
+def assert_same_levels(one: ModelProto, other: ModelProto, *, tolerance: float = 1e-4) -> None:
+    before, after = levels(one), levels(other)
+    assert before.keys() == after.keys()
+    for name, expected in before.items():
+        if expected.dtype == np.float32:
+            np.testing.assert_allclose(after[name], expected, rtol=0, atol=tolerance * np.abs(expected).max())
+        else:
+            np.testing.assert_array_equal(after[name], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_levels_stay(rectifier, groups, biased) -> None:
+    model = two_blocks(rectifier, groups=groups, biased=biased)
+    quantized = with_zero_points(model)
+    result = taken(model, quantized)
+    assert len(zero_points(quantized)) > 1
+    assert zero_points(result) == {("int8", 0)}
+    left = {node.name for node in result.graph.node if node.op_type == rectifier}
+    assert left == {"a.relu1", "b.relu1", "b.relu3"}, "where levels end at 0, nothing else cuts there"
+    onnx.checker.check_model(result, full_check=True)
+    assert_same_levels(quantized, result)
+
+
+def test_the_step_is_half_as_wide() -> None:
+    model = two_blocks()
+    symmetric = calibrate(model, [images()], open_runtime=OrtRuntime)
+    finer = table_with_zero_points(model)
+    for name in ("pool", "a.relu2", "a.relu3", "b.relu2"):
+        assert finer.ranges[name].scale == pytest.approx(symmetric.ranges[name].scale * 127 / 255, rel=0.02)
+    assert finer.ranges["a.relu1"] == symmetric.ranges["a.relu1"], "a padded layer reads it"
+
+
+@pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
+@pytest.mark.parametrize("kept", ["a.conv1", "b.conv1", "b.conv3", "a.downsample", "b.add"])
+def test_a_layer_in_float_reads_the_shifted_values(rectifier, kept) -> None:
+    model = two_blocks(rectifier)
+    quantized = with_zero_points(model, kept)
+    assert_same_levels(quantized, taken(model, quantized))
+
+
+@pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
+@pytest.mark.parametrize("kept", [(), ("b.conv1",)])
+def test_the_way_back(rectifier, kept) -> None:
+    model = two_blocks(rectifier)
+    quantized = with_zero_points(model, *kept)
+    result = give_offsets_back(taken(model, quantized), model)
+    assert zero_points(result) == zero_points(quantized)
+    assert [(node.name, node.op_type) for node in result.graph.node] == [
+        (node.name, node.op_type) for node in quantized.graph.node
+    ]
+    assert not result.metadata_props
+    onnx.checker.check_model(result, full_check=True)
+    assert_same_levels(quantized, result)
+
+
+def test_float16_takes_the_offsets_of_its_rounded_scales() -> None:
+    model = two_blocks()
+    typed = float16_qdq_from_float32(with_zero_points(model)).model
+    result = taken(model, typed)
+    assert zero_points(result) == {("int8", 0)}
+    onnx.checker.check_model(result, full_check=True)
+    types = [{tensor.name: tensor.data_type for tensor in each.graph.initializer} for each in (typed, result)]
+    assert types[1]["a.conv3.bias"] == types[0]["a.conv3.bias"] == TensorProto.FLOAT16
+    with OrtRuntime(typed, exact_qdq=True) as first, OrtRuntime(result, exact_qdq=True) as second:
+        expected, got = (next(iter(each.run({"input": images()}).values())) for each in (first, second))
+    assert np.abs(got - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+def test_a_file_without_them_is_itself() -> None:
+    model = two_blocks()
+    symmetric = insert_qdq(model, calibrate(model, [images()], open_runtime=OrtRuntime)).model
+    assert taken(model, symmetric) is symmetric
+    assert give_offsets_back(symmetric, model) is symmetric
+
+
+@pytest.mark.parametrize(
+    "value", ["", "[]", "{", '{"nothing": 0}', '{"pool": 256}', '{"pool": "0"}', '{"pool": null}', '{"a.relu1": 0}']
+)
+def test_metadata_of_another_model_are_refused(value) -> None:
+    model = two_blocks()
+    result = taken(model, with_zero_points(model))
+    entry = next(entry for entry in result.metadata_props if entry.key == METADATA_KEY)
+    assert json.loads(entry.value)["pool"] == 0
+    entry.value = value
+    with pytest.raises(CalibrationError, match=r"zero_points.* do not fit"):
+        give_offsets_back(result, model)
+
+
+def test_unsigned_ranges_where_no_bias_can_take_them_are_refused() -> None:
+    model = two_blocks()
+    table = table_with_zero_points(model)
+    wrong = {**table.ranges, "a.relu1": table.ranges["a.relu2"]}
+    with pytest.raises(CalibrationError, match=r"'a\.relu1' is uint8"):
+        insert_qdq(model, CalibrationTable(wrong, table.method, 1, (), ()))
