@@ -77,6 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
     ours("mse, float weights", float_weights=True, role="activations"),
     ours("mse + equalization", equalize=True),
     ours("mse + bias correction", correct_biases=True),
+    ours("mse + zero points", zero_points=True),
     ours("mse + equalization + bias correction", equalize=True, correct_biases=True),
     ours("effort 1 (default)", effort=1, role="default"),
     ours("auto, effort 0", method="auto"),

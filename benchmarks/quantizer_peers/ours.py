@@ -27,6 +27,7 @@ def write_quantized(
     equalize: bool = False,
     correct_biases: bool = False,
     round_weights: bool = False,
+    zero_points: bool = False,
     dialect: str = "tensorrt",
     float_weights: bool = False,
     effort: int | None = None,
@@ -38,12 +39,13 @@ def write_quantized(
         images: Calibration images.
         output: The file to write.
         method: Word of `--method`.
-        equalize: See `calibration.methods.effort.Effort`, as for the next two.
+        equalize: See `calibration.methods.effort.Effort`, as for the next three.
         correct_biases: Likewise.
         round_weights: Likewise.
+        zero_points: Likewise.
         dialect: Value of a `calibration.Dialect`.
         float_weights: Put the float weights back: what INT8 activations cost alone.
-        effort: Number of `--effort`; where given, the three steps above are not read.
+        effort: Number of `--effort`; where given, the four steps above are not read.
     """
     loaded = onnx.load(model)
     result = quantize(
@@ -53,7 +55,7 @@ def write_quantized(
         open_exact=partial(OrtRuntime, exact_qdq=True),
         method=method_from_name(method),
         dialect=Dialect(dialect),
-        effort=Effort(equalize, correct_biases, round_weights, equalize) if effort is None else EFFORTS[effort],
+        effort=Effort(equalize, correct_biases, round_weights, zero_points) if effort is None else EFFORTS[effort],
     )
     quantized = result.quantized.model
     if float_weights:

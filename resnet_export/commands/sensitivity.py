@@ -232,13 +232,14 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
             yield batch.images
 
     options: Mapping[str, Any] = recipe.manifest.options
+    effort = EFFORTS[options["effort"]]
     calibrated = scale_and_calibrate(
         recipe.model,
         arrays(),
         open_runtime=OrtRuntime,
         method=method_from_name(options["method"]["name"]),
         dialect=Dialect(recipe.target.dialect),
-        effort=EFFORTS[options["effort"]],
+        effort=replace(effort, zero_points=effort.zero_points and not options.get("dla")),
     )
     kept = nodes_named(recipe.model, options.get("keep_float", ()))
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in kept.values() for node in nodes))

@@ -98,6 +98,9 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
             + (f", {rounded:,} weights rounded for what their layer reads" if rounded else "")
         )
+    taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
+    if taken and table.dialect is Dialect.TENSORRT:
+        reporter.done(f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take: twice the levels")
     if table.dialect is Dialect.ONNXRUNTIME:
         reporter.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
