@@ -1,5 +1,6 @@
 """The block that was broken is named, with what is wrong; healthy files name none."""
 
+import json
 import re
 from functools import partial
 
@@ -13,6 +14,7 @@ from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import Max
 from calibration.methods.dialect import Dialect
 from calibration.qdq.insert_qdq import insert_qdq
+from calibration.qdq.offsets import METADATA_KEY
 from calibration.ranges.collect_ranges import calibrate
 from exporter.graph.onnx_graph import array_from_initializer, initializer_from_array
 from exporter.passes.add_pre_post import finish_graph
@@ -94,6 +96,38 @@ def test_a_healthy_file_in_the_other_dialect_too(digits_network, images):
         dialect=Dialect.ONNXRUNTIME,
     )
     assert bisect(digits_network, insert_qdq(digits_network.model, table).model, images).suspects == ()
+
+
+@pytest.fixture(scope="module")
+def shifted(bottleneck_network):
+    """INT8 of bottlenecks, where biases take the zero points of most tensors."""
+    network = bottleneck_network
+    return quantize(
+        network.model, [network.calibration[:32]], open_runtime=OrtRuntime, open_exact=open_exact
+    ).quantized.model
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_zero_points_in_the_biases_are_no_fault(bottleneck_network, shifted, pixels):
+    images, candidate = [bottleneck_network.held_out[:8]], shifted
+    if pixels:
+        preprocessing = Preprocessing((8, 8), None, Interpolation.BILINEAR, (0.306,) * 3, (0.324,) * 3)
+        candidate = finish_graph(shifted, Finish(uint8_input=True, softmax=False), preprocessing=preprocessing)
+    assert json.loads(next(entry.value for entry in shifted.metadata_props if entry.key == METADATA_KEY))
+    found = bisect(bottleneck_network, candidate, images)
+    assert [block.name for block in found.blocks] == [block.name for block in found.blocks if not block.causes]
+    assert found.suspects == ()
+
+
+def test_what_is_broken_behind_a_zero_point_is_found(bottleneck_network, shifted):
+    images = [bottleneck_network.held_out[:8]]
+    for name, edit, cause in (
+        ("2.conv3.weight.scale", times(4), "the weight of 2.conv3"),
+        ("2.conv1.weight", np.zeros_like, "the weight of 2.conv1 is all zeros"),
+    ):
+        (first, *_) = bisect(bottleneck_network, edited(shifted, name, edit), images).suspects
+        assert first.name == "2"
+        assert cause in first.causes[0]
 
 
 BREAKS = (
