@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 import pytest
-from cli_runs import export_digits
+from cli_runs import export_small
 
 from resnet_export.main import main
 
@@ -24,7 +24,7 @@ def signing(tmp_path):
     return ["--sign", tmp_path / "key"], ["--public-key", str(tmp_path / "pub")]
 
 
-def test_the_main_job_without_sockets(digits_folder, tmp_path, monkeypatch, signing):
+def test_the_main_job_without_sockets(small_weights, digits_folder, tmp_path, monkeypatch, signing):
     opened, started = [], []
 
     class NoSocket(socket.socket):
@@ -46,7 +46,7 @@ def test_the_main_job_without_sockets(digits_folder, tmp_path, monkeypatch, sign
     monkeypatch.setattr(subprocess, "Popen", Recorded)
     sign, verify = signing
     words = ["--int8", "--fp16", "--effort", "0", "--num-calib", "32", "--quiet", "--calib-cache", "off", *sign]
-    assert export_digits(digits_folder, tmp_path / "bundle", *words) == 0
+    assert export_small(small_weights, digits_folder, tmp_path / "bundle", *words) == 0
     assert opened == []
     assert not [words for words in started if any(name in words for name in ("pip", "conda", "apt", "curl", "wget"))]
     if verify:

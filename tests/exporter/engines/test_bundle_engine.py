@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from cli_runs import export_digits
+from cli_runs import export_small
 
 import exporter.engines.bundle_engine
 from exporter.engines.build_options import BuildOptions
@@ -28,10 +28,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def shared_bundle(digits_folder, tmp_path_factory):
+def shared_bundle(small_weights, digits_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("engines") / "digits-int8"
     words = ("--int8", "--fp16", "--effort", 0, "--num-calib", 64, "--quiet", "--engine", "--rtx")
-    assert export_digits(digits_folder, output, *words) == 0
+    assert export_small(small_weights, digits_folder, output, *words) == 0
     return output
 
 
@@ -53,7 +53,7 @@ def test_the_main_command_leaves_engine_and_sidecar(shared_bundle):
     assert sidecar.facts.batch == BatchRange(1, 8, 32)
     assert sidecar.facts.gpu is None, "TensorRT-RTX engines are not bound to the GPU that was at hand"
     coverage = int8_coverage(layers_from_inspector(layers_path(engine).read_text()))
-    assert coverage.count() == {"INT8": 22}, "--engine --rtx counts the layers too"
+    assert coverage.count() == {"INT8": 10}, "--engine --rtx counts the layers too"
     check_files(shared_bundle, load_manifest(shared_bundle))  # the bundle itself is unchanged
 
 
@@ -161,9 +161,9 @@ def test_a_changed_bundle_is_refused_before_anything_is_built(bundle):
         engine_from_bundle(bundle, precision="int8-fp16", flavor="rtx")
 
 
-def test_a_precision_that_the_bundle_lacks(digits_folder, tmp_path):
+def test_a_precision_that_the_bundle_lacks(small_weights, digits_folder, tmp_path):
     output = tmp_path / "fp32"
-    assert export_digits(digits_folder, output, "--quiet") == 0
+    assert export_small(small_weights, digits_folder, output, "--quiet") == 0
     with pytest.raises(BundleError, match=r"no int8-fp16 model, it has fp32; export with --int8 --fp16"):
         engine_from_bundle(output, precision="int8-fp16", flavor="rtx")
 

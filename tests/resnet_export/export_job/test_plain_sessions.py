@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from cli_runs import export_digits
+from cli_runs import export_small
 
 from resnet_export.console.result_table import print_result
 from resnet_export.main import main
@@ -46,11 +46,11 @@ def test_verify_judges_it(digits_bundle, tmp_path):
     assert "in a plain ONNX Runtime session" in gates["model.int8.onnx"]["sentence"]
 
 
-def test_an_export_whose_plain_session_is_wrong_is_refused(digits_folder, tmp_path, monkeypatch, capsys):
+def test_an_export_whose_plain_session_is_wrong_is_refused(small_weights, digits_folder, tmp_path, monkeypatch, capsys):
     found = PlainSession(33.0, 5.0, "because of this")
     monkeypatch.setattr(plain_session, "compare_plain_session", lambda *given: found)
     options = ("--int8", "--effort", 0, "--num-calib", 16, "--quiet")
-    assert export_digits(digits_folder, tmp_path / "bundle", *options) == 1
+    assert export_small(small_weights, digits_folder, tmp_path / "bundle", *options) == 1
     assert "model.int8.onnx answers otherwise than it says" in (told := capsys.readouterr().err)
     assert "because of this" in told
     assert not (tmp_path / "bundle").exists()
