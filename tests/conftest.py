@@ -160,11 +160,11 @@ def digits_network(digits_folder: Path) -> TrainedNetwork:
 
 
 @pytest.fixture(scope="session")
-def digits_bundle(digits_folder: Path, shared_folder: Path) -> Path:
-    """The demo's network as a bundle of FP32 and INT8 files, calibrated on a few images; not to be changed."""
+def digits_bundle(small_weights: Path, digits_folder: Path, shared_folder: Path) -> Path:
+    """A small digits network as a bundle of FP32 and INT8 files, calibrated on a few images; not to be changed."""
     words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100)
     words += ("--measure-on", "openvino") if importlib.util.find_spec("openvino") else ()
-    return bundle_of_digits(shared_folder / "int8" / "digits-int8", digits_folder, *words)
+    return bundle_of_digits(shared_folder / "int8" / "digits-int8", digits_folder, *words, small=small_weights)
 
 
 @pytest.fixture(scope="session")
@@ -189,11 +189,12 @@ def engine_bundle(digits_folder: Path, shared_folder: Path) -> Path:
     return bundle_of_digits(shared_folder / "engines" / "digits-engines", digits_folder, *words)
 
 
-def bundle_of_digits(output: Path, digits: Path, *words: object) -> Path:
-    from cli_runs import export_digits
+def bundle_of_digits(output: Path, digits: Path, *words: object, small: Path | None = None) -> Path:
+    from cli_runs import export_digits, export_small
 
     def build(folder: Path) -> None:
-        assert export_digits(digits, folder / output.name, *words, "--quiet") == 0
+        options = (digits, folder / output.name, *words, "--quiet")
+        assert (export_digits(*options) if small is None else export_small(small, *options)) == 0
 
     return built_once(output.parent, build) / output.name
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cli_runs import export_digits, export_small
+from cli_runs import export_small
 from onnx import TensorProto
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -131,10 +131,12 @@ def test_the_result_says_which_layers_and_how_sure(
 # A budget that holds anyway
 
 
-def test_nothing_changes_when_the_budget_holds(digits_bundle: Path, digits_folder: Path, tmp_path: Path) -> None:
+def test_nothing_changes_when_the_budget_holds(
+    digits_bundle: Path, small_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
     plain, held = digits_bundle, tmp_path / "held"
     options = ["--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100, "--quiet"]
-    assert export_digits(digits_folder, held, *options, "--max-top1-drop", 5) == 0
+    assert export_small(small_weights, digits_folder, held, *options, "--max-top1-drop", 5) == 0
     assert (plain / "model.int8.onnx").read_bytes() == (held / "model.int8.onnx").read_bytes()
     report = json.loads((held / "report.json").read_text())["accuracy_budget"]
     assert report["kept_in_float"] == {"blocks": {}, "nodes": [], "share_of_macs": 0.0}
