@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from calibration import quantize
 from resnet_export.export_job.accuracy_budget import open_exact, tally_images
@@ -13,17 +12,17 @@ from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.image_batches import Batch
 
 
-@pytest.mark.parametrize("num_cores", [1, 3])
-def test_the_figures_are_those_of_one_image_after_the_other(digits_network, monkeypatch, num_cores):
-    monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda: num_cores)
+def test_the_figures_are_those_of_one_batch_after_the_other(digits_network, monkeypatch):
     float_model, images = digits_network.model, digits_network.held_out[:24]
     calibration = [digits_network.calibration[:32]]
     int8 = quantize(float_model, calibration, open_runtime=OrtRuntime, open_exact=open_exact).quantized.model
     paths = [Path(f"{place}.png") for place in range(len(images))]
     labels = [place % 10 for place in range(len(images))]
     cuts = [slice(first, first + 5) for first in range(0, len(images), 5)]  # the last has four
-    batches = (Batch(images[cut], tuple(paths[cut])) for cut in cuts)
     classes = ClassIndex(dict(zip(paths, labels, strict=True)), "by hand")
-    found = tally_images(float_model, int8, batches, classes=classes, exact_qdq=True)
     with OrtRuntime(float_model) as trusted, OrtRuntime(int8, exact_qdq=True) as tested:
-        assert found == compare(trusted, tested, [images[cut] for cut in cuts], labels=np.array(labels))
+        expected = compare(trusted, tested, [images[cut] for cut in cuts], labels=np.array(labels))
+    for num_cores in (1, 3):
+        monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda num_cores=num_cores: num_cores)
+        batches = (Batch(images[cut], tuple(paths[cut])) for cut in cuts)
+        assert tally_images(float_model, int8, batches, classes=classes, exact_qdq=True) == expected
