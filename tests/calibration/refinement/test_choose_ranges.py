@@ -115,13 +115,13 @@ def test_on_its_sample_it_is_never_worse(bottleneck_network, dialect: Dialect) -
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_judged_model_answers_like_the_quantized_one(digits_network, dialect: Dialect) -> None:
+def test_the_judged_model_answers_like_the_quantized_one(bottleneck_network, dialect: Dialect) -> None:
     """With the table's own ranges as inputs, biases in float: nothing but what is chosen is another."""
     from calibration.refinement import choose_ranges as module
 
-    images = digits_network.calibration[:16]
-    table = calibrate(digits_network.model, [images], open_runtime=OrtRuntime, dialect=dialect)
-    quantized = insert_qdq(digits_network.model, table)
+    images = bottleneck_network.calibration[:16]
+    table = calibrate(bottleneck_network.model, [images], open_runtime=OrtRuntime, dialect=dialect)
+    quantized = insert_qdq(bottleneck_network.model, table)
     with open_exact(quantized.model) as runtime:
         (expected,) = runtime.run({"input": images}).values()
     with open_exact(module._with_free_ranges(quantized)) as runtime:
