@@ -86,10 +86,10 @@ def check_answers(
     count = () if images is None else (images,)
 
     def work() -> tuple[bool, str]:
-        out = guest.emulator.root / "guest" / "answers.npz"
-        done = guest.emulator.python(
-            "/guest/guest_answers.py", bundle, file, "/guest/answers.npz", *count, cpu=guest.cpu
-        )
+        name = f"answers-{Path(bundle).name}-{file}-{guest.cpu}.npz"  # checks run beside each other
+        out = guest.emulator.root / "guest" / name
+        words = ("/guest/guest_answers.py", bundle, file, f"/guest/{name}", *count)
+        done = guest.emulator.python(*words, cpu=guest.cpu)
         if done.returncode:
             return False, _last(done)
         got, ours = np.load(out)["logits"], host_answers(host_bundle, file)[:images]
@@ -141,11 +141,14 @@ def check_golden_script(guest: Guest, bundle: str, file: str) -> Row:
 
 
 def check_tests(guest: Guest) -> Row:
-    """The tests of `runtimes` that need no torch."""
+    """The tests of `runtimes` that need no torch, in one process: collecting them is much of the work under emulation.
+
+    Plain assertions: to rewrite those of 70 files is slow there, and of a test that fails only its name is told.
+    """
 
     def work() -> tuple[bool, str]:
-        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "absent_libraries", "tests/runtimes"]
-        words += ["-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+        words = ["-m", "pytest", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "absent_libraries"]
+        words += ["tests/runtimes"]
         done = guest.emulator.python(*words, cpu=guest.cpu, folder="/guest/repository")
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         return done.returncode == 0, f"{_last(done)}{': ' + ', '.join(failed) if failed else ''}"
@@ -153,8 +156,16 @@ def check_tests(guest: Guest) -> Row:
     return guest.row("tests of `runtimes` without torch", work)
 
 
-def check_cpp(folder: Path, *, cpu: str, short: bool) -> Row:
-    """The C++ preprocessing, cross-compiled, by its own tests: every pixel of every case as in Python."""
+def check_cpp(root: Path, bundle: Path, images: Path, *, cpu: str, short: bool) -> Row:
+    """The C++ preprocessing, cross-compiled, by its own tests: every pixel of every case as in Python.
+
+    Args:
+        root: The emulated root, for the report.
+        bundle: One whose golden inputs are prepared again.
+        images: The pictures they come from.
+        cpu: A key of `CPUS`.
+        short: Whether to leave out the golden inputs and the random cases.
+    """
 
     def work() -> tuple[bool, str]:
         words = [
@@ -169,12 +180,13 @@ def check_cpp(folder: Path, *, cpu: str, short: bool) -> Row:
         ]
         words[-1] += " and not golden and not random" if short else ""
         environment = {**os.environ, "RESNET_EXPORT_CPP_FOR": "aarch64", "QEMU_CPU": cpu, "PYTHONPATH": str(ROOT)}
+        environment |= {"RESNET_EXPORT_CPP_BUNDLE": str(bundle), "RESNET_EXPORT_CPP_IMAGES": str(images)}
         done = subprocess.run(
             [sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
         )
         return done.returncode == 0 and "skipped" not in done.stdout, _last(done)
 
-    return Guest(Emulator(folder), cpu).row("C++ preprocessing, `aarch64-linux-gnu-g++`", work)
+    return Guest(Emulator(root), cpu).row("C++ preprocessing, `aarch64-linux-gnu-g++`", work)
 
 
 def copy_in(emulator: Emulator, source: Path, name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +94,15 @@ class Emulator:
         path = self.root / f"cpuinfo-{cpu}"
         if path.exists():  # what runs meanwhile may have it mounted
             return path
-        path.write_text(
+        whole = self.root / f"cpuinfo-{cpu}-{threading.get_ident()}"
+        whole.write_text(
             "".join(
                 f"processor\t: {number}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
                 f"CPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
                 for number in range(os.cpu_count() or 1)
             )
         )
-        return path
+        return whole.rename(path)
 
 
 def why_not() -> str:

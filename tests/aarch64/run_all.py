@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -43,6 +44,12 @@ from guest_root import FOR_PYTHON_310, FOR_TESTS, NEWEST, ROOT, install, make_ro
 DOCUMENT = ROOT / "docs" / "jetson.md"
 BEGIN, END = "<!-- begin: tests/aarch64/run_all.py -->", "<!-- end: tests/aarch64/run_all.py -->"
 CANNOT = 77
+IMAGES = "images"
+"""Folder of the demo's images."""
+
+EXACT = ("--precision", "fp32", "--precision", "int8")
+"""What a processor without FP16 arithmetic verifies."""
+
 OWN_IMAGES = 4
 """How many golden images of a bundle that was given are run."""
 
@@ -76,32 +83,48 @@ def main() -> int:
 def report_rows(folder: Path, *, short: bool, given: Sequence[Path]) -> Iterator[Row]:
     """Set up and check; yields a row per check."""
     tell = Stopwatch()
-    bundles = export_bundles(folder, short=short)
+    with ThreadPoolExecutor(2) as beside:
+        wheel, exported = beside.submit(make_wheel, folder), beside.submit(export_bundles, folder, short=short)
+        root = make_root(folder)
+        newest = install(root, "/site", wheel.result(), NEWEST if short else (*NEWEST, *FOR_TESTS))
+        tell("root made, newest wheels installed")
+        bundles = exported.result()
     tell("bundles exported")
-    root = make_root(folder)
-    wheel = make_wheel(folder)
-    tell("root and wheel made")
-    newest = install(root, "/site", wheel, NEWEST if short else (*NEWEST, *FOR_TESTS))
-    tell("newest wheels installed")
     copy_in(newest, Path(__file__).with_name("guest_answers.py"), "guest_answers.py")
     for name, bundle in bundles.items():
         copy_in(newest, bundle, name)
     if short:
-        yield from answers(Guest(newest, OLD), bundles)
-        yield check_cpp(root, cpu=OLD, short=True)
+        yield check_verify(Guest(newest, OLD), "/guest/digits", *EXACT)
+        for bundle, file, least_db in golden_files(bundles):
+            yield check_answers(Guest(newest, OLD), bundle, f"/guest/{bundle.name}", file, least_db)
+        yield check_cpp(root, bundles["digits"], folder / IMAGES, cpu=OLD, short=True)
         yield check_doctor(Guest(newest, OLD))
         return
     copy_tests(newest)
-    with ThreadPoolExecutor(1) as beside:  # the tests are more than half of the work
-        tests = beside.submit(check_tests, Guest(newest, NEW))
-        yield from answers(Guest(newest, OLD), bundles)
-        yield check_cpp(root, cpu=OLD, short=False)
-        yield from answers(Guest(newest, NEW), bundles, with_verify=False)
-        yield from commands(Guest(newest, NEW), folder / "digits" / "val")
-        yield from python_310(root, wheel)
-        for bundle in given:
-            yield from own_network(Guest(newest, NEW), bundle.resolve(), folder)
-        yield tests.result()
+    works = full_form(newest, root, wheel.result(), folder, bundles, given)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as beside:  # most of a check keeps one processor busy
+        for rows in [beside.submit(work) for work in works]:
+            yield from rows.result()
+
+
+def full_form(
+    newest: Emulator, root: Path, wheel: Path, folder: Path, bundles: dict[str, Path], given: Sequence[Path]
+) -> list[Callable[[], list[Row]]]:
+    """Return the checks of the full form, the longest first: they run beside each other."""
+    old, new = Guest(newest, OLD), Guest(newest, NEW)
+    works: list[Callable[[], list[Row]]] = [
+        lambda: [check_tests(new)],
+        lambda: list(python_310(root, wheel)),
+        lambda: [check_verify(new, "/guest/digits")],
+        lambda: [check_verify(old, "/guest/digits", *EXACT)],
+    ]
+    works += [partial(own_network, new, bundle.resolve(), folder) for bundle in given]
+    works += [partial(both_processors, newest, *which) for which in golden_files(bundles)]
+    works += [
+        lambda: [check_cpp(root, bundles["digits"], folder / IMAGES, cpu=OLD, short=False)],
+        lambda: list(commands(new, folder / IMAGES / "val")),
+    ]
+    return works
 
 
 class Stopwatch:
@@ -117,19 +140,29 @@ class Stopwatch:
 
 def export_bundles(folder: Path, *, short: bool) -> dict[str, Path]:
     """Export the demo's network for TensorRT (`digits`) and for ONNX Runtime (`digits-ort`)."""
-    _checked(ROOT / "examples" / "digits" / "write_images.py", folder / "digits")
+    _checked(ROOT / "examples" / "digits" / "write_images.py", folder / IMAGES)
     weights = ROOT / "examples" / "digits" / "resnet20_digits.safetensors"
-    common = ("--weights", weights, "--calib", folder / "digits" / "calib", "--quiet", "--effort", 0, "--num-calib", 64)
+    common: tuple[object, ...] = (
+        "--weights",
+        weights,
+        "--calib",
+        folder / IMAGES / "calib",
+        "--quiet",
+        "--effort",
+        0,
+        "--num-calib",
+        64,
+    )
     common += ("--calib-cache", folder / "cache")
     found = {}
     for name, more in {"digits": () if short else ("--fp16",), "digits-ort": ("--target", "onnxruntime")}.items():
-        found[name] = folder / f"bundle-{name}"
+        found[name] = folder / name
         _checked("-m", "resnet_export", "cifar_resnet20", "--int8", *common, *more, "-o", found[name])
     return found
 
 
-def answers(guest: Guest, bundles: dict[str, Path], *, with_verify: bool = True) -> Iterator[Row]:
-    """Golden answers: `verify`, unless all files are verified later, and each file's logits beside the host's.
+def golden_files(bundles: dict[str, Path]) -> list[tuple[Path, str, float]]:
+    """Return bundle, file and least SQNR in dB of each file whose golden answers are compared with the host's.
 
     What was seen: FP32 130 dB (order of summation), INT8 as written 43 dB (rounding ties flip a step), ONNX Runtime's
     dialect bit-equal, or 44 dB with the scales of an earlier export. There the first node that differed was a
@@ -138,27 +171,30 @@ def answers(guest: Guest, bundles: dict[str, Path], *, with_verify: bool = True)
     the other, NumPy gives every QLinearAdd's bytes of this network on each (four pictures). Layers behind it then read
     other values. The bounds of 40 dB are a margin below what was seen on this one network, not derived.
     """
-    if with_verify:
-        yield check_verify(guest, "/guest/digits", "--precision", "fp32", "--precision", "int8")
-    yield check_answers(guest, bundles["digits"], "/guest/digits", "model.onnx", 100)
-    yield check_answers(guest, bundles["digits"], "/guest/digits", "model.int8.onnx", 40)
-    yield check_answers(guest, bundles["digits-ort"], "/guest/digits-ort", "model.int8.onnx", 40)
+    trt, ort = bundles["digits"], bundles["digits-ort"]
+    return [(trt, "model.onnx", 100), (trt, "model.int8.onnx", 40), (ort, "model.int8.onnx", 40)]
 
 
-def own_network(guest: Guest, bundle: Path, folder: Path) -> Iterator[Row]:
+def both_processors(newest: Emulator, bundle: Path, file: str, least_db: float) -> list[Row]:
+    """Golden answers on each processor, one after the other: the host's are computed once."""
+    return [check_answers(Guest(newest, cpu), bundle, f"/guest/{bundle.name}", file, least_db) for cpu in (OLD, NEW)]
+
+
+def own_network(guest: Guest, bundle: Path, folder: Path) -> list[Row]:
     """The first golden answers of a bundle's files; the bounds are those of the demo's network."""
+    rows = []
     copied = folder / bundle.name
     shutil.copytree(bundle, copied)
     copy_in(guest.emulator, copied, copied.name)
     for name, least_db in {"model.onnx": 100, "model.fp16.onnx": 40, "model.int8.onnx": 30}.items():
         if (copied / name).is_file():
-            yield check_answers(guest, copied, f"/guest/{copied.name}", name, least_db, images=OWN_IMAGES)
+            rows.append(check_answers(guest, copied, f"/guest/{copied.name}", name, least_db, images=OWN_IMAGES))
+    return rows
 
 
 def commands(guest: Guest, images: Path) -> Iterator[Row]:
     """What a user types on a device."""
     yield check_doctor(guest)
-    yield check_verify(guest, "/guest/digits")
     chosen = [path for digit in sorted(images.iterdir()) for path in sorted(digit.iterdir())[:2]]
     for path in chosen:
         (guest.emulator.root / "guest" / "val" / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -188,9 +224,9 @@ def copy_tests(emulator: Emulator) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as Markdown, by processor."""
     lines = ["| what | processor | outcome | | s |", "|---|---|---|---|---|"]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.cpu):
         word = "as it should be" if row.passed else "**wrong**"
         lines.append(f"| {row.what} | {row.cpu} | {row.outcome} | {word} | {row.seconds:.0f} |")
     return "\n".join(lines)
