@@ -1,9 +1,11 @@
 """Sums of what a layer reads and of what it misses: all that rounding and compensation need to know.
 
     x   [K]   what the quantized layer reads at one position, after all roundings before it
-    e   [O]   W x_float - V x: what its sum lacks there, with x_float what the float layer reads, W its weights, and V
-              what they are so far
-    H = sum of x x^T,  M = sum of e x^T
+    d   [K]   x_float - x, with x_float what the float layer reads there
+    e   [O]   W d + (W - V) x: what its sum lacks there, with W its weights and V what they are so far
+    H = sum of x x^T,  M = sum of e x^T = W (sum of d x^T) while V = W
+
+In a layer of more outputs than inputs the sum of d x^T is the smaller one, and W is multiplied once.
 
 Image after image is added to the sums of one of two halves, so that what is fitted on one half can be judged on the
 other, and nothing grows with the number of images.
@@ -96,6 +98,10 @@ def collect(
         for _ in range(2)
     )
     squares = np.zeros(groups)
+    moved = weight - current
+    moved_at_all = bool(moved.any())
+    by_inputs = not moved_at_all and weight.shape[2] < 2 * rows
+    crossed = [np.zeros((groups, weight.shape[2], width), np.float32) for _ in range(2)] if by_inputs else []
     for index, (read, in_float) in enumerate(images):
         sums = second if index % 2 else first
         whole = sampled_rows(node, read, kernel_shape, num_images)
@@ -103,10 +109,18 @@ def collect(
         of_image = gram(x)
         squares += _off_diagonal_square(of_image)
         np.add(sums.hessian, of_image, out=sums.hessian)
-        if in_float is not None:
-            missing = np.matmul(sampled_rows(node, in_float, kernel_shape, num_images), weight.transpose(0, 2, 1))
-            missing -= np.matmul(whole, current.transpose(0, 2, 1))
-            np.add(sums.residual, np.matmul(missing.transpose(0, 2, 1), x), out=sums.residual)
+        if in_float is None:
+            continue
+        lost = sampled_rows(node, in_float, kernel_shape, num_images) - whole
+        if by_inputs:
+            crossed[index % 2] += np.matmul(lost.transpose(0, 2, 1), x)
+            continue
+        missing = np.matmul(lost, weight.transpose(0, 2, 1))
+        if moved_at_all:
+            missing += np.matmul(whole, moved.transpose(0, 2, 1))
+        np.add(sums.residual, np.matmul(missing.transpose(0, 2, 1), x), out=sums.residual)
+    for sums, of_half in zip((first, second), crossed, strict=False):
+        np.matmul(weight, of_half, out=sums.residual)
     return LayerStatistics((first, second), _shrinkage(first.hessian + second.hessian, squares, num_images))
 
 
