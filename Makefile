@@ -18,7 +18,7 @@ help:
 	@echo "make sweep      export every variant and write docs/variants.md; an hour or more, resumable"
 	@echo "make sweep-efforts  quantize every variant at efforts 0, 1, 2 and write docs/variants_efforts.md; likewise"
 	@echo "make robustness kill, fill, flood and fuzz it for half an hour; writes docs/robustness.md"
-	@echo "make aarch64    what runs on AArch64, under QEMU, from nothing in under six minutes; writes docs/jetson.md"
+	@echo "make aarch64    what runs on AArch64, under QEMU, from nothing in four minutes; writes docs/jetson.md"
 	@echo "make clean      remove .venv and $(DEMO)/"
 
 # pip's progress is kept: the first installation brings PyTorch (about 6 GB with its CUDA libraries).

@@ -172,7 +172,8 @@ def bisect_blocks(
     if not images:
         raise CalibrationError("got no image to compare blocks on, expected at least one")
     plain = float_entry(reference)
-    tested = float_entry(give_offsets_back(candidate, plain))
+    given_back = give_offsets_back(candidate, plain)
+    tested = float_entry(given_back)
     layers = layer_constants(plain, tested, open_exact)
     if not layers:
         raise CalibrationError("no layer has the same name and shape in both files; blocks cannot be matched")
@@ -184,7 +185,13 @@ def bisect_blocks(
     runs = side_by_side or SideBySide(open_exact, ONE_STREAM)
     expected, scales = None, {}
     if quantized:
-        table = calibrate(plain, images, open_runtime=open_exact, dialect=dialect_of(tested))
+        table = calibrate(
+            plain,
+            images,
+            open_runtime=open_exact,
+            dialect=dialect_of(candidate),
+            zero_points=given_back is not candidate,
+        )
         honest = insert_qdq(plain, table).model
         expected = BlockPieces(honest, borders, runs.open)
         scales = activation_scales(tested, honest, borders)

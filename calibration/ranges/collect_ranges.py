@@ -42,6 +42,7 @@ def calibrate(
     open_runtime: OpenRuntime,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
+    zero_points: bool = False,
 ) -> CalibrationTable:
     """Return the range of every tensor that the dialect wants quantized.
 
@@ -51,6 +52,7 @@ def calibrate(
         open_runtime: Opens a model, such as `runtimes.OrtRuntime`; closed at the end.
         method: How to get from histogram to amax; mean squared error by default.
         dialect: Who the file is for; the table carries it to `insert_qdq`.
+        zero_points: Let tensors have zero points in TensorRT's dialect too, where biases can take them.
 
     Returns:
         The table, in graph order.
@@ -61,7 +63,7 @@ def calibrate(
     """
     tensors = tensors_to_observe(place(model, dialect))
     with closing(observe_batches(model, tensors, batches, open_runtime=open_runtime, method=method)) as seen:
-        return table_of(model, seen, method=method, dialect=dialect)
+        return table_of(model, seen, method=method, dialect=dialect, zero_points=zero_points)
 
 
 def table_of(
@@ -79,7 +81,7 @@ def table_of(
         seen: Every batch with what was seen of `tensors_to_observe`. Consumed once.
         method: Likewise.
         dialect: Likewise.
-        zero_points: Let tensors have zero points in TensorRT's dialect too, where biases can take them.
+        zero_points: Likewise.
     """
     chosen = MeanSquaredError() if method is None else method
     placement = place(model, dialect)

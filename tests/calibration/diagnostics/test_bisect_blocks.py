@@ -13,6 +13,7 @@ from calibration.diagnostics.bisect_blocks import bisect_blocks
 from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import Max
 from calibration.methods.dialect import Dialect
+from calibration.methods.effort import EFFORTS
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.qdq.offsets import METADATA_KEY
 from calibration.ranges.collect_ranges import calibrate
@@ -115,8 +116,29 @@ def test_zero_points_in_the_biases_are_no_fault(bottleneck_network, shifted, pix
         candidate = finish_graph(shifted, Finish(uint8_input=True, softmax=False), preprocessing=preprocessing)
     assert json.loads(next(entry.value for entry in shifted.metadata_props if entry.key == METADATA_KEY))
     found = bisect(bottleneck_network, candidate, images)
-    assert [block.name for block in found.blocks] == [block.name for block in found.blocks if not block.causes]
     assert found.suspects == ()
+
+
+def test_plain_int8_is_quantized_like_the_file(bottleneck_network, shifted, monkeypatch):
+    seen = []
+
+    def noted(*arguments, **options):
+        seen.append((options["dialect"], options["zero_points"]))
+        return calibrate(*arguments, **options)
+
+    monkeypatch.setattr("calibration.diagnostics.bisect_blocks.calibrate", noted)
+    network = bottleneck_network
+    for dialect, effort in ((Dialect.TENSORRT, 1), (Dialect.TENSORRT, 0), (Dialect.ONNXRUNTIME, 1)):
+        result = quantize(
+            network.model,
+            [network.calibration[:32]],
+            open_runtime=OrtRuntime,
+            open_exact=open_exact,
+            dialect=dialect,
+            effort=EFFORTS[effort],
+        )
+        assert bisect(network, result.quantized.model, [network.held_out[:8]]).suspects == ()
+    assert seen == [(Dialect.TENSORRT, True), (Dialect.TENSORRT, False), (Dialect.ONNXRUNTIME, False)]
 
 
 def test_what_is_broken_behind_a_zero_point_is_found(bottleneck_network, shifted):
