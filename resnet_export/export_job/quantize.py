@@ -100,7 +100,7 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
         )
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:
-        reporter.done(f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take: twice the levels")
+        reporter.done(f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take")
     if table.dialect is Dialect.ONNXRUNTIME:
         reporter.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
