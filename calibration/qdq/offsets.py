@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.helper import np_dtype_to_tensor_dtype
+from onnx.helper import np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
 
 from calibration.errors import CalibrationError
 from calibration.methods.dialect import Dialect
@@ -161,9 +161,10 @@ class _Graph:
         limits = [low] if high is None else [low, high + low]
         del node.input[1:], node.attribute[:]
         node.op_type = "Clip"
-        for name, value in zip(("min", "max"), limits, strict=False):
-            self._constant(f"{node.name}.{name}", np.asarray(value, np.float32))
-            node.input.append(f"{node.name}.{name}")
+        for word, value in zip(("min", "max"), limits, strict=False):
+            name = f"{node.name}.{word}.offset"
+            self._constant(name, np.asarray(value, self._dtype_after(node)))
+            node.input.append(name)
 
     def remove(self, rectifier: str) -> None:
         """Take a node of one input out; what it made has the same name afterwards."""
@@ -230,6 +231,11 @@ class _Graph:
         """Return the type of a layer's weights as the layer reads them."""
         dequantize = self._made_by.get(node.input[1])
         return self._array(node.input[1] if dequantize is None else dequantize.input[1]).dtype
+
+    def _dtype_after(self, node: NodeProto) -> np.dtype[Any]:
+        """Return the type of what a rectifier makes: FP16 in a file that is typed so."""
+        info = self._infos.get(node.output[0])
+        return np.dtype(np.float32) if info is None else tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
 
     def _upper_limit(self, node: NodeProto) -> float | None:
         if node.op_type == "Relu":

@@ -142,9 +142,11 @@ def test_the_way_back(rectifier, kept) -> None:
     assert_same_levels(quantized, result)
 
 
-def test_float16_takes_the_offsets_of_its_rounded_scales() -> None:
-    model = two_blocks()
-    typed = float16_qdq_from_float32(with_zero_points(model)).model
+@pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
+@pytest.mark.parametrize("kept", [(), ("b.conv1",), ("a.conv3", "b.add")])
+def test_float16_takes_the_offsets_of_its_rounded_scales(rectifier, kept) -> None:
+    model = two_blocks(rectifier)
+    typed = float16_qdq_from_float32(with_zero_points(model, *kept)).model
     result = taken(model, typed)
     assert zero_points(result) == {("int8", 0)}
     onnx.checker.check_model(result, full_check=True)
