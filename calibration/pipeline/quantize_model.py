@@ -27,7 +27,6 @@ from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
 from calibration.observers.tensor_bytes import live_bytes_per_image
-from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
 from calibration.qdq.offsets import take_offsets
@@ -253,8 +252,7 @@ def _without_zero_points(result: QuantizationResult, calibrated: CalibratedModel
     table = calibrated.table
     if table.dialect is not Dialect.TENSORRT or all(kept.dtype == "int8" for kept in table.ranges.values()):
         return result
-    tensors = offset_tensors(calibrated.model, place(calibrated.model, table.dialect))
-    model = take_offsets(result.quantized.model, tensors.values())
+    model = take_offsets(result.quantized.model, calibrated.model)
     return replace(result, quantized=replace(result.quantized, model=model))
 
 

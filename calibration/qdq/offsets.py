@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,18 +39,18 @@ METADATA_KEY = "zero_points"
 """Of the file's `metadata_props`: JSON, tensor to the UINT8 level of 0 that its biases took."""
 
 
-def take_offsets(model: ModelProto, tensors: Iterable[OffsetTensor]) -> ModelProto:
-    """Return a Q/DQ model without UINT8 activations, which computes the same.
+def take_offsets(model: ModelProto, reference: ModelProto) -> ModelProto:
+    """Return a Q/DQ model of TensorRT's dialect without UINT8 activations, which computes the same.
 
     Args:
-        model: Q/DQ model in which some of `tensors` are UINT8; itself where none is.
-        tensors: As `offset_tensors` found them in the float model.
+        model: Q/DQ model in which some of `offset_tensors` are UINT8; itself where none is.
+        reference: The float model that it was made of; nodes and tensors have the names they have there.
     """
     quantizers = {node.name: node for node in model.graph.node}
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     shifted = [
         tensor
-        for tensor in tensors
+        for tensor in _offset_tensors(reference).values()
         if (node := quantizers.get(f"{tensor.name}.quantized")) and types[node.input[2]] == TensorProto.UINT8
     ]
     if not shifted:
@@ -86,7 +85,7 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
     stored = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if stored is None:
         return model
-    tensors = offset_tensors(reference, place(reference, Dialect.TENSORRT))
+    tensors = _offset_tensors(reference)
     result = copy_model(model)
     graph = _Graph(result.graph)
     try:
@@ -105,6 +104,10 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
     del result.metadata_props[:]
     result.metadata_props.extend(kept)
     return result
+
+
+def _offset_tensors(reference: ModelProto) -> dict[str, OffsetTensor]:
+    return offset_tensors(reference, place(reference, Dialect.TENSORRT))
 
 
 class _Graph:
@@ -205,15 +208,21 @@ class _Graph:
         remove_unused_initializers(self._graph)
 
     def _add(self, layer: str, offset: NDArray[np.float64] | np.float64) -> None:
-        num_channels = len(self._sums_of_weights(self._nodes[layer]))
-        self._added.setdefault(layer, np.zeros(num_channels))
+        if layer not in self._added:
+            node = self._nodes[layer]
+            self._added[layer] = np.zeros(self._constants[self._weight(node)].dims[output_channel_axis(node)])
         self._added[layer] += offset
+
+    def _weight(self, node: NodeProto) -> str:
+        """Return the constant that a layer's weight is stored in."""
+        dequantize = self._made_by.get(node.input[1])
+        return str(node.input[1] if dequantize is None else dequantize.input[0])
 
     def _sums_of_weights(self, node: NodeProto) -> NDArray[np.float64]:
         """Return the sum of a layer's weights per output channel, float64 [O]."""
         axis = output_channel_axis(node)
         dequantize = self._made_by.get(node.input[1])
-        values = self._array(node.input[1] if dequantize is None else dequantize.input[0])
+        values = self._array(self._weight(node))
         others = tuple(place for place in range(values.ndim) if place != axis)
         sums: NDArray[np.float64] = values.sum(axis=others, dtype=np.float64)
         return sums if dequantize is None else sums * self._array(dequantize.input[1]).astype(np.float64)

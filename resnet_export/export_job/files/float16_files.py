@@ -60,9 +60,6 @@ def int8_float16_file(
     Raises:
         NonFiniteTensorError: If a real input overflows.
     """
-    from calibration.methods.dialect import Dialect
-    from calibration.placement.offset_tensors import offset_tensors
-    from calibration.placement.place import place
     from calibration.qdq.offsets import give_offsets_back, take_offsets
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
@@ -70,8 +67,7 @@ def int8_float16_file(
 
     with reporter.working("typing INT8 + FP16"):
         typed = float16_qdq_from_float32(give_offsets_back(quantized, reference))
-        tensors = offset_tensors(reference, place(reference, Dialect.TENSORRT))
-        result = replace(typed, model=take_offsets(typed.model, tensors.values()))
+        result = replace(typed, model=take_offsets(typed.model, reference))
         exact = partial(OrtRuntime, exact_qdq=True)
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
     _refuse_overflow(tensor)

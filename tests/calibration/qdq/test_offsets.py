@@ -14,7 +14,6 @@ from onnx.reference import ReferenceEvaluator
 from calibration.errors import CalibrationError
 from calibration.methods.dialect import Dialect
 from calibration.observers.observe_batches import observe_batches
-from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, take_offsets
@@ -65,7 +64,7 @@ def with_zero_points(model: ModelProto, *keep_float: str) -> ModelProto:
 
 
 def taken(model: ModelProto, quantized: ModelProto) -> ModelProto:
-    return take_offsets(quantized, offset_tensors(model, place(model, Dialect.TENSORRT)).values())
+    return take_offsets(quantized, model)
 
 
 def zero_points(model: ModelProto) -> set[tuple[str, int]]:
