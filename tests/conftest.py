@@ -144,19 +144,34 @@ class TrainedNetwork:
 @pytest.fixture(scope="session")
 def digits_network(digits_folder: Path) -> TrainedNetwork:
     """The demo's ResNet-20 and its images: 256 and 360, evenly mixed over the classes."""
+    from small_digits import DIGITS_WEIGHTS
+
+    return network_of_digits("cifar_resnet20", DIGITS_WEIGHTS, digits_folder)
+
+
+@pytest.fixture(scope="session")
+def small_network(small_weights: Path, digits_folder: Path) -> TrainedNetwork:
+    """The network of `small_digits`, a third of the demo's, and the same images."""
+    from small_digits import MODEL
+
+    return network_of_digits(MODEL, small_weights, digits_folder)
+
+
+def network_of_digits(name: str, weights: Path, digits: Path) -> TrainedNetwork:
+    from shared_exports import export_shared
+
     from calibration.observers.sample_images import evenly_ordered
-    from exporter import export_resnet
+    from exporter.models.load_model import load_model
+    from exporter.models.loaded_model import ModelRequest
     from runtimes import preprocess, read_image
 
-    exported = export_resnet(
-        "cifar_resnet20", weights=str(ROOT / "examples" / "digits" / "resnet20_digits.safetensors")
-    )
+    exported = export_shared(load_model(ModelRequest(name, str(weights))))
 
     def images(folder: Path) -> np.ndarray:
         paths = evenly_ordered(folder, sorted(path for path in folder.rglob("*.png")))
         return np.stack([preprocess(exported.preprocessing, read_image(path)) for path in paths])
 
-    return TrainedNetwork(exported.onnx, images(digits_folder / "calib"), images(digits_folder / "val"))
+    return TrainedNetwork(exported.onnx, images(digits / "calib"), images(digits / "val"))
 
 
 @pytest.fixture(scope="session")

@@ -91,12 +91,12 @@ def test_threads_that_stay_serve_again_after_an_error():
         assert len([thread for thread in threading.enumerate() if thread.name.startswith("side_by_side")]) <= 2
 
 
-def test_answers_are_the_same_bit_for_bit(digits_network):
+def test_answers_are_the_same_bit_for_bit(small_network):
     """Whole batches in one thread each, and one after the other on all cores."""
-    batches = np.array_split(digits_network.held_out[:24], 3)
+    batches = np.array_split(small_network.held_out[:24], 3)
     answers = []
     for streams in (ONE_STREAM, TWO):
-        with OrtRuntime(digits_network.model, num_threads=streams.threads) as runtime:
+        with OrtRuntime(small_network.model, num_threads=streams.threads) as runtime:
             (name,) = runtime.input_specs
             pieces = [partial(runtime.run, {name: batch}) for batch in batches]
             answers.append([next(iter(found.values())) for found in in_order(pieces, streams)])

@@ -18,7 +18,7 @@ SEED = 8
 open_exact = partial(OrtRuntime, exact_qdq=True)
 
 
-@pytest.fixture(scope="module", params=[pytest.param("digits_network", marks=pytest.mark.slow), "bottleneck_network"])
+@pytest.fixture(scope="module", params=[pytest.param("small_network", marks=pytest.mark.slow), "bottleneck_network"])
 def scaled(request):
     """(reference, Q/DQ copy with scaled channels, the factors)."""
     network = request.getfixturevalue(request.param)

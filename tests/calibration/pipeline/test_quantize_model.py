@@ -59,7 +59,7 @@ def parity(reference: ModelProto, candidate: ModelProto, images: np.ndarray) -> 
     return meter.report()
 
 
-@pytest.fixture(scope="module", params=[pytest.param("digits_network", marks=pytest.mark.slow), "bottleneck_network"])
+@pytest.fixture(scope="module", params=[pytest.param("small_network", marks=pytest.mark.slow), "bottleneck_network"])
 def network(request) -> TrainedNetwork:
     found = request.getfixturevalue(request.param)
     return replace(found, calibration=found.calibration[:128], held_out=found.held_out[:200])

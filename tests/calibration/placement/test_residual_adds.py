@@ -1,4 +1,4 @@
-"""find_residual_adds on hand-built blocks, then on whole exported torchvision ResNets."""
+"""find_residual_adds on hand-built blocks, then on exported torchvision ResNets."""
 
 from __future__ import annotations
 
@@ -180,23 +180,18 @@ def test_a_chain_of_600_blocks_needs_no_recursion_and_seconds_at_most():
     assert [add.main for add in found.matched] == [f"a{index}" for index in range(600)]
 
 
-@pytest.fixture(scope="module", params=["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
-def exported(request):
+@pytest.mark.parametrize(("kind", "last_conv"), [("BasicBlock", "conv2"), ("Bottleneck", "conv3")])
+def test_torchvision(kind, last_conv):
+    """Blocks with and without a projection, as torchvision's ResNets of every depth have them."""
     import torch
-    import torchvision
+    from torchvision.models import resnet
 
     torch.manual_seed(0)
-    module = torchvision.models.get_model(request.param, weights=None, num_classes=10)
-    return request.param, export_random(module, size=64)
-
-
-def test_torchvision(exported):
-    name, model = exported
-    blocks, last_conv = {"resnet18": ([2, 2, 2, 2], "conv2"), "resnet50": ([3, 4, 6, 3], "conv3")}[name]
+    blocks = [2, 1, 1, 1]
+    model = export_random(resnet.ResNet(getattr(resnet, kind), blocks, num_classes=10), size=32)
     found = find_residual_adds(model)
     assert found.skipped == ()
     paths = [f"layer{stage}.{block}" for stage, count in enumerate(blocks, 1) for block in range(count)]
-    assert len(paths) == {"resnet18": 8, "resnet50": 16}[name]
     assert [(add.name, add.main) for add in found.matched] == [(f"{path}.add", f"{path}.{last_conv}") for path in paths]
     nodes = {node.name: node for node in model.graph.node}
     for add in found.matched:

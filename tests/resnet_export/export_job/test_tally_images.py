@@ -12,9 +12,9 @@ from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.image_batches import Batch
 
 
-def test_the_figures_are_those_of_one_batch_after_the_other(digits_network, monkeypatch):
-    float_model, images = digits_network.model, digits_network.held_out[:24]
-    calibration = [digits_network.calibration[:32]]
+def test_the_figures_are_those_of_one_batch_after_the_other(small_network, monkeypatch):
+    float_model, images = small_network.model, small_network.held_out[:24]
+    calibration = [small_network.calibration[:32]]
     int8 = quantize(float_model, calibration, open_runtime=OrtRuntime, open_exact=open_exact).quantized.model
     paths = [Path(f"{place}.png") for place in range(len(images))]
     labels = [place % 10 for place in range(len(images))]
