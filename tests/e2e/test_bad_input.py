@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_runs import DIGITS_WEIGHTS, export_digits, export_small
+from cli_runs import DIGITS_WEIGHTS, export_small
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_digits import MODEL
 
 from resnet_export.main import main
 
@@ -48,9 +50,11 @@ def digits(**changes: object) -> list[object]:
     return ["cifar_resnet20", *(word for pair in options.items() for word in pair)]
 
 
-def altered_weights(folder: Path, **changes: torch.Tensor | None) -> Path:
-    """Write the digits weights with tensors replaced (or removed, by None)."""
-    state = load_file(DIGITS_WEIGHTS)
+def altered_weights(folder: Path, source: Path = DIGITS_WEIGHTS, **changes: torch.Tensor | None) -> Path:
+    """Write the weights of `source` with tensors replaced (or removed, by None)."""
+    state = load_file(source)
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
     for name, tensor in changes.items():
         key = name.replace("__", ".")
         if tensor is None:
@@ -58,7 +62,7 @@ def altered_weights(folder: Path, **changes: torch.Tensor | None) -> Path:
         else:
             state[key] = tensor
     path = folder / "altered.safetensors"
-    save_file(state, path)
+    save_file(state, path, metadata)
     return path
 
 
@@ -186,23 +190,28 @@ def test_nan_in_the_weights_names_the_tensor(capsys: Capture, output: Path, tmp_
     assert "layer2.0.conv1.weight" in message
 
 
-def test_overflowing_activations_name_the_tensor(capsys: Capture, output: Path, tmp_path: Path) -> None:
-    weight = load_file(DIGITS_WEIGHTS)["fc.weight"] * 3e38
-    message = refused(capsys, output, *digits(weights=altered_weights(tmp_path, fc__weight=weight.clamp(-3e38, 3e38))))
+def test_overflowing_activations_name_the_tensor(
+    capsys: Capture, output: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    weight = load_file(small_weights)["fc.weight"] * 3e38
+    path = altered_weights(tmp_path, small_weights, fc__weight=weight.clamp(-3e38, 3e38))
+    message = refused(capsys, output, MODEL, "--weights", path)
     assert "NaN or Inf" in message
     assert "'logits'" in message
 
 
-def test_fp16_overflow_names_the_tensor(capsys: Capture, output: Path, tmp_path: Path) -> None:
-    weight = load_file(DIGITS_WEIGHTS)["bn1.weight"] * 3e5
-    path = altered_weights(tmp_path, bn1__weight=weight)
-    message = refused(capsys, output, *digits(weights=path), "--fp16")
+def test_fp16_overflow_names_the_tensor(capsys: Capture, output: Path, small_weights: Path, tmp_path: Path) -> None:
+    weight = load_file(small_weights)["bn1.weight"] * 3e5
+    path = altered_weights(tmp_path, small_weights, bn1__weight=weight)
+    message = refused(capsys, output, MODEL, "--weights", path, "--fp16")
     assert "FP16" in message
 
 
-def test_an_existing_bundle_needs_force(capsys: Capture, digits_folder: Path, tmp_path: Path) -> None:
+def test_an_existing_bundle_needs_force(
+    capsys: Capture, small_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "bundle"
-    assert export_digits(digits_folder, output, "--quiet") == 0
+    assert export_small(small_weights, digits_folder, output, "--quiet") == 0
     before = (output / "manifest.json").read_bytes()
     assert "--force" in refused(capsys, output, *digits())
     assert (output / "manifest.json").read_bytes() == before

@@ -12,6 +12,7 @@ import pytest
 import torch
 from block_models import trained
 from PIL import Image
+from small_digits import MODEL
 
 from resnet_export.main import main
 from runtimes.bundle.manifest import check_files, load_manifest
@@ -58,10 +59,10 @@ def test_an_onnx_file_that_is_none(tmp_path, capsys):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_camera_frame_and_the_five_best(photo_folder, tmp_path, capsys):
+def test_a_camera_frame_and_the_five_best(small_weights, photo_folder, tmp_path, capsys):
     """The bundle's own words are enough to classify a picture: no mean, no std, no softmax outside the file."""
     output = tmp_path / "bundle"
-    words = ["cifar_resnet20", "--weights", "random", "--int8", "--fp16", "--calib", str(photo_folder), "--force"]
+    words = [MODEL, "--weights", str(small_weights), "--int8", "--fp16", "--calib", str(photo_folder), "--force"]
     words += ["--effort", "0", "--input", "uint8", "--softmax", "--topk", "5", "-o", str(output), "--quiet"]
     assert main(words) == 0, capsys.readouterr().err
     manifest = load_manifest(output)
@@ -88,9 +89,9 @@ def test_a_camera_frame_and_the_five_best(photo_folder, tmp_path, capsys):
     assert metadata["preprocessing"] == manifest.preprocessing.to_json()
 
 
-def test_features_with_parity_per_output(photo_folder, tmp_path, capsys):
+def test_features_with_parity_per_output(small_weights, photo_folder, tmp_path, capsys):
     output = tmp_path / "bundle"
-    words = ["cifar_resnet20", "--weights", "random", "--int8", "--calib", str(photo_folder), "--force"]
+    words = [MODEL, "--weights", str(small_weights), "--int8", "--calib", str(photo_folder), "--force"]
     words += ["--effort", "0", "--features", "layer1,layer3", "-o", str(output), "--json"]
     assert main(words) == 0, capsys.readouterr().err
     report = json.loads(capsys.readouterr().out)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cli_runs import DIGITS_WEIGHTS, export_digits, export_small
+from cli_runs import DIGITS_WEIGHTS, export_small
 from numpy.testing import assert_allclose
 
 from resnet_export.main import main
@@ -132,12 +132,15 @@ def test_no_path_of_this_machine_is_in_the_model_files(bundle: Path, digits_fold
 
 
 @pytest.mark.usefixtures("own_exports")
-def test_two_runs_write_the_same_model_files(bundle: Path, digits_folder: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again"
-    words = ("--int8", "--fp16", "--val", digits_folder / "val", "--num-val", 32, "--quiet")
-    assert export_digits(digits_folder, again, *words) == 0
-    first, second = load_manifest(bundle).files, load_manifest(again).files
-    for name in sorted(BUNDLE_FILES - {MANIFEST_NAME, "report.json", "golden.npz"}):
+def test_two_runs_write_the_same_model_files(
+    digits_bundle: Path, small_weights: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    """Traced again, and of other validation images; more effort than 0 is repeated in test_quantize_model."""
+    words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 32, "--quiet")
+    assert export_small(small_weights, digits_folder, tmp_path / "again", *words) == 0
+    first, second = load_manifest(digits_bundle).files, load_manifest(tmp_path / "again").files
+    assert first.keys() == second.keys()
+    for name in sorted(first.keys() - {"report.json", "golden.npz"}):
         assert first[name] == second[name], name
 
 
@@ -206,18 +209,19 @@ def test_every_method_calibrates(small_weights: Path, digits_folder: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.tensorrt
-def test_resnet18_on_photographs_builds_with_tensorrt_rtx(photo_folder: Path, tmp_path: Path) -> None:
-    """Every layer, at 64 x 64 and without corrections; ResNet-50 is built in tests/exporter/engines."""
+def test_a_network_for_photographs_builds_with_tensorrt_rtx(photo_folder: Path, tmp_path: Path) -> None:
+    """timm's smallest: ResNet-18's stem, pool and four stages; ResNet-50 is built in tests/exporter/engines."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     from exporter import build_engine
 
-    output = tmp_path / "resnet18-int8"
-    arguments = ["resnet18", "--weights", "random", "--int8", "--fp16", "--calib", str(photo_folder), "-o", str(output)]
-    assert main([*arguments, "--input-size", "64", "--num-calib", "8", "--effort", "0", "--quiet"]) == 0
+    output = tmp_path / "int8"
+    arguments = ["timm:test_resnet", "--weights", "random", "-o", str(output), "--int8", "--fp16"]
+    arguments += ["--calib", str(photo_folder), "--input-size", "64", "--num-calib", "8", "--effort", "0", "--quiet"]
+    assert main(arguments) == 0
     quantization = load_manifest(output).quantization
     assert quantization is not None
-    assert (quantization["residual_adds_quantized"], quantization["residual_adds"]) == (8, 8)
+    assert (quantization["residual_adds_quantized"], quantization["residual_adds"]) == (4, 4)
     sizes = {file.name: file.stat().st_size for file in output.glob("*.onnx")}
-    assert sizes["model.int8.onnx"] < 0.26 * sizes["model.onnx"]
+    assert sizes["model.int8.onnx"] < 0.28 * sizes["model.onnx"]
     for file in ("model.int8.onnx", "model.int8.fp16.onnx"):
-        assert len(build_engine(output / file, flavor="rtx")) > 1_000_000
+        assert len(build_engine(output / file, flavor="rtx")) > 100_000

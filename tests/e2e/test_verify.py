@@ -58,7 +58,7 @@ def told(few_images, tmp_path_factory):
         one for one in story.BREAKS if one.make not in (story.wrong_normalization, story.noise_calibration)
     )
     assert len(story.BREAKS) == 3
-    return folder, story.story(folder, few_images, "--quiet")
+    return folder, story.story(folder, few_images, "--num-calib", 64, "--quiet")
 
 
 @pytest.fixture(scope="module")
