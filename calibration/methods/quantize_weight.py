@@ -77,3 +77,21 @@ def quantize_weight(
     shape[axis] = -1
     levels = np.rint(weight / scale.reshape(shape))
     return QuantizedArray(np.clip(levels, -qmax, qmax).astype(np.int8), scale, axis)
+
+
+def widen_scales(weight: QuantizedArray, least_scale: NDArray[np.float64]) -> QuantizedArray:
+    """Return a quantized weight with no scale below `least_scale`; channels that are wide enough keep their levels.
+
+    Args:
+        weight: INT8 values and scales.
+        least_scale: float64 [C], as for `quantize_weight`; 0 where a channel need not change.
+    """
+    others = tuple(place for place in range(weight.values.ndim) if place != weight.axis)
+    floor = least_scale.astype(np.float32)
+    dead = ~weight.values.any(axis=others) & (floor >= MIN_SCALE)
+    scale = np.where(dead, floor, np.maximum(weight.scale, floor))
+    shape = [1] * weight.values.ndim
+    shape[weight.axis] = -1
+    levels = np.rint(weight.values * (weight.scale / scale).reshape(shape))
+    levels = np.where((scale == weight.scale).reshape(shape), weight.values, levels)
+    return QuantizedArray(levels.astype(np.int8), scale, weight.axis)

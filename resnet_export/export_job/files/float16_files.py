@@ -60,7 +60,7 @@ def int8_float16_file(
     Raises:
         NonFiniteTensorError: If a real input overflows.
     """
-    from calibration.qdq.offsets import give_offsets_back, take_offsets
+    from calibration.qdq.offsets import give_offsets_back, num_zero_points, take_offsets
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.adapter import OrtRuntime
@@ -72,6 +72,10 @@ def int8_float16_file(
         tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
     _refuse_overflow(tensor)
     reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
+    if symmetric := num_zero_points(quantized) - num_zero_points(result.model):
+        reporter.done(
+            f"INT8 + FP16: {symmetric} tensors without their zero point: FP16 ends before a bias that takes it"
+        )
     for note in result.notes:
         reporter.done(f"INT8 + FP16: {note}")
     if result.num_raised:

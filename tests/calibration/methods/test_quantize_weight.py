@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from calibration.errors import CalibrationError
-from calibration.methods.quantize_weight import MIN_SCALE, QMAX, quantize_weight
+from calibration.methods.quantize_weight import MIN_SCALE, QMAX, quantize_weight, widen_scales
 
 SEED = 20260104
 
@@ -146,3 +146,14 @@ def test_the_error_is_half_a_step_at_most():
     result = quantize_weight(weight, axis=0)
     step = result.scale[:, np.newaxis].astype(np.float64)
     assert (np.abs(result.values * step - weight) <= step * (0.5 + 1e-5)).all()
+
+
+def test_scales_are_widened_where_they_are_too_narrow_only():
+    weight = quantize_weight(np.array([[1.27, 0.5], [12.7, -4.0], [0.0, 0.0], [0.0, 0.0]], np.float32), axis=0)
+    widened = widen_scales(weight, np.array([0.0, 0.4, 0.25, 0.0]))
+    assert widened.values.tolist() == [[127, 50], [32, -10], [0, 0], [0, 0]]
+    assert widened.scale.tolist() == pytest.approx([0.01, 0.4, 0.25, 1.0])
+    assert widened.axis == 0
+    columns = widen_scales(quantize_weight(weight.values.T.astype(np.float32), axis=1), np.array([0.0, 4.0, 0.0, 0.0]))
+    assert columns.scale.tolist() == pytest.approx([1.0, 4.0, 1.0, 1.0])
+    assert columns.values[:, 1].tolist() == [32, -10]

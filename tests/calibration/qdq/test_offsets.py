@@ -16,7 +16,7 @@ from calibration.methods.dialect import Dialect
 from calibration.observers.observe_batches import observe_batches
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import insert_qdq
-from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, take_offsets
+from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, num_zero_points, take_offsets
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import calibrate, table_of, tensors_to_observe
 from exporter.graph.onnx_graph import with_outputs
@@ -182,3 +182,54 @@ def test_unsigned_ranges_where_no_bias_can_take_them_are_refused() -> None:
     wrong = {**table.ranges, "a.relu1": table.ranges["a.relu2"]}
     with pytest.raises(CalibrationError, match=r"'a\.relu1' is uint8"):
         insert_qdq(model, CalibrationTable(wrong, table.method, 1, (), ()))
+
+
+def loud(largest: float) -> ModelProto:
+    """Two layers and a classifier: what the second reads reaches `largest`, and all of it fits FP16."""
+    build = GraphBuilder(channels=3)
+    build.node("Relu", "first.relu", build.conv("first", "input", 8))
+    build.node("Relu", "second.relu", build.conv("second", "first.relu", 8, kernel=1))
+    model = build.model(build.gemm("fc", "second.relu", 5), opset=19)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, factor in (("first.weight", largest), ("first.bias", largest), ("second.weight", 3.0)):
+        values = (numpy_helper.to_array(weights[name]) * factor).astype(np.float32)
+        weights[name].CopyFrom(numpy_helper.from_array(values, name))
+    return model
+
+
+def test_float16_ends_before_a_bias_so_the_tensor_is_symmetric() -> None:
+    model = loud(5000)
+    quantized = with_zero_points(model)
+    typed = float16_qdq_from_float32(quantized).model
+    result = taken(model, typed)
+    assert num_zero_points(taken(model, quantized)) == 1
+    assert num_zero_points(result) == 0
+    assert zero_points(result) == {("int8", 0)}
+    onnx.checker.check_model(result, full_check=True)
+    assert all(np.isfinite(numpy_helper.to_array(tensor)).all() for tensor in result.graph.initializer)
+    with OrtRuntime(model) as first, OrtRuntime(result, exact_qdq=True) as second:
+        expected, got = (next(iter(each.run({"input": images()}).values())) for each in (first, second))
+    assert np.square(got - expected).mean() < 1e-3 * np.square(expected).mean()
+    assert num_zero_points(taken(loud(50), float16_qdq_from_float32(with_zero_points(loud(50))).model)) == 1
+
+
+@pytest.mark.parametrize("gain", [1e-6, 1e-20, 0.0])
+@pytest.mark.parametrize("block", ["plain", "residual"])
+def test_a_plain_session_has_room_for_the_offset_of_a_dead_channel(gain, block) -> None:
+    build = GraphBuilder(channels=3)
+    build.node("Relu", "first.relu", build.conv("first", "input", 8))
+    source = build.conv("second", "first.relu", 8, kernel=1)
+    if block == "residual":
+        source = build.node("Add", "add", source, "first.relu")
+    model = build.model(build.gemm("fc", build.node("Relu", "second.relu", source), 5), opset=19)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("first.weight", "first.bias"):
+            values = numpy_helper.to_array(tensor).copy()
+            values[2] *= gain
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    quantized = with_zero_points(model)
+    result = taken(model, quantized)
+    assert_same_levels(quantized, result)
+    with OrtRuntime(result) as plain, OrtRuntime(result, exact_qdq=True) as written:
+        got, expected = (next(iter(each.run({"input": images()}).values())) for each in (plain, written))
+    assert np.square(got - expected).mean() < 1e-3 * np.square(expected).mean()

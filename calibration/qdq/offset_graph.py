@@ -1,0 +1,231 @@
+"""A Q/DQ graph whose tensors are moved by a constant each, their makers' and readers' biases with them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto
+from onnx.helper import np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
+
+from calibration.methods.quantize_bias import least_weight_scale
+from calibration.methods.quantize_weight import QuantizedArray, widen_scales
+from calibration.placement.for_tensorrt import output_channel_axis
+from calibration.placement.offset_tensors import OffsetTensor
+from calibration.qdq.insert_qdq import ZERO_POINT
+from exporter.graph.onnx_graph import (
+    array_from_initializer,
+    attribute,
+    initializer_from_array,
+    remove_unused_initializers,
+    replace_nodes,
+)
+
+
+class OffsetGraph:
+    """A Q/DQ graph under edit: `move` as often as wanted, then `write_biases`, then `finish`."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._graph = graph
+        self._nodes = {node.name: node for node in graph.node}
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+        self._made_by = {name: node for node in graph.node for name in node.output}
+        self._infos = {info.name: info for info in graph.value_info}
+        self._added: dict[str, NDArray[np.float64]] = {}
+        self._gone: set[str] = set()
+        self._behind: dict[str, NodeProto] = {}
+        self._uses: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._uses[name].append(node)
+
+    def scale(self, tensor: OffsetTensor) -> float:
+        """Return the step of a tensor."""
+        return float(self._array(self._nodes[f"{tensor.name}.quantized"].input[1]).reshape(()))
+
+    def move(self, tensor: OffsetTensor, offset: float) -> None:
+        """Add `offset` to a tensor, and let those who read it not notice."""
+        for layer, added in self._moved(tensor, offset).items():
+            self._added[layer] = added
+
+    def has_room(self, tensor: OffsetTensor, offset: float) -> bool:
+        """Tell whether the biases that `move` changes stay finite in the file's type."""
+        for layer, added in self._moved(tensor, offset).items():
+            before = self._bias(self._nodes[layer])
+            if np.abs(before + added).max() > np.finfo(before.dtype).max:
+                return False
+        return True
+
+    def make_symmetric(self, tensor: OffsetTensor, zero_point: int) -> None:
+        """Give a UINT8 tensor an INT8 range from -amax to amax that holds its own, and no offset."""
+        quantize = self._nodes[f"{tensor.name}.quantized"]
+        reach = max(zero_point, 255 - zero_point) / 127
+        for name in {node.input[1] for node in (quantize, *self._uses[quantize.output[0]])}:
+            scale = self._array(name)
+            self._constant(name, (scale.astype(np.float64) * reach).astype(scale.dtype))
+        self.set_zero_point(tensor, np.zeros((), np.int8))
+
+    def widen_weight_scales(self) -> None:
+        """Make room for the changed biases of float32 in INT32, where the weights and what they read are quantized."""
+        for name in self._added:
+            node = self._nodes[name]
+            data, weight = (self._made_by.get(read) for read in node.input[:2])
+            if data is None or weight is None or {data.op_type, weight.op_type} != {"DequantizeLinear"}:
+                continue
+            bias, scale = self._array(node.input[2]), self._array(weight.input[1])
+            if scale.dtype != np.float32:
+                continue
+            least = least_weight_scale(bias, float(self._array(data.input[1])))
+            least[bias == 0] = 0.0
+            quantized = QuantizedArray(self._array(weight.input[0]), scale, output_channel_axis(node))
+            widened = widen_scales(quantized, least)
+            self._constant(weight.input[0], widened.values)
+            self._constant(weight.input[1], widened.scale)
+
+    def zero_point(self, tensor: OffsetTensor) -> int:
+        """Return the level of 0."""
+        return int(self._array(self._nodes[f"{tensor.name}.quantized"].input[2]).reshape(()))
+
+    def set_zero_point(self, tensor: OffsetTensor, level: NDArray[Any]) -> None:
+        """Let another level be 0, and be of another type."""
+        name = ZERO_POINT if level.dtype == np.int8 else f"{tensor.name}.{ZERO_POINT}"
+        self._constant(name, level)
+        quantize = self._nodes[f"{tensor.name}.quantized"]
+        for node in (quantize, *self._uses[quantize.output[0]]):
+            node.input[2] = name
+        if (info := self._infos.get(f"{tensor.name}.quantized")) is not None:
+            info.type.tensor_type.elem_type = np_dtype_to_tensor_dtype(level.dtype)
+
+    def is_read_in_float(self, tensor: OffsetTensor) -> bool:
+        """Tell whether anything but its QuantizeLinear reads a tensor, as a layer does that is kept in float."""
+        return any(node.name != f"{tensor.name}.quantized" for node in self._uses[tensor.name])
+
+    def limit_from(self, tensor: OffsetTensor, low: float) -> None:
+        """Let the rectifier cut at `low` instead of 0, and at its own upper limit as much lower."""
+        node = self._nodes[tensor.rectifier]
+        high = self._upper_limit(node)
+        limits = [low] if high is None else [low, high + low]
+        del node.input[1:], node.attribute[:]
+        node.op_type = "Clip"
+        for word, value in zip(("min", "max"), limits, strict=False):
+            name = f"{node.name}.{word}.offset"
+            self._constant(name, np.asarray(value, self._dtype_after(node)))
+            node.input.append(name)
+
+    def remove(self, rectifier: str) -> None:
+        """Take a node of one input out; what it made has the same name afterwards."""
+        node = self._nodes[rectifier]
+        before = self._made_by[node.input[0]]
+        before.output[list(before.output).index(node.input[0])] = node.output[0]
+        self._gone.add(rectifier)
+
+    def restore(self, tensor: OffsetTensor, reference: ModelProto) -> None:
+        """Put the reference's rectifier back."""
+        theirs = next(node for node in reference.graph.node if node.name == tensor.rectifier)
+        if tensor.rectifier in self._nodes:
+            self._nodes[tensor.rectifier].CopyFrom(theirs)
+        else:
+            before = self._made_by[theirs.output[0]]
+            before.output[list(before.output).index(theirs.output[0])] = theirs.input[0]
+            self._behind[before.name] = theirs
+            if (info := self._infos.get(theirs.output[0])) is not None:
+                self._graph.value_info.add(name=theirs.input[0], type=info.type)
+        limits = {tensor.name: tensor for tensor in reference.graph.initializer}
+        for name in theirs.input[1:]:
+            if name in limits and name not in self._constants:
+                self._constant(name, array_from_initializer(limits[name]))
+
+    def write_biases(self) -> None:
+        """Write what the biases have taken."""
+        for name, added in self._added.items():
+            self._write_bias(self._nodes[name], added)
+
+    def finish(self) -> None:
+        """Order the nodes; drop the constants that nothing reads any more."""
+        nodes: list[NodeProto] = []
+        for node in self._graph.node:
+            nodes += [node] if node.name not in self._gone else []
+            nodes += [self._behind[node.name]] if node.name in self._behind else []
+        replace_nodes(self._graph, nodes)
+        made = {name for node in nodes for name in node.output}
+        infos = [info for info in self._graph.value_info if info.name in made]
+        del self._graph.value_info[:]
+        self._graph.value_info.extend(infos)
+        remove_unused_initializers(self._graph)
+
+    def _moved(self, tensor: OffsetTensor, offset: float) -> dict[str, NDArray[np.float64]]:
+        """Return by layer what its bias has taken, float64 [O], when a tensor is moved, too."""
+        moved: dict[str, NDArray[np.float64]] = {}
+
+        def add(layer: str, added: NDArray[np.float64] | float) -> None:
+            before = moved.get(layer, self._added.get(layer, np.zeros(self._num_channels(layer))))
+            moved[layer] = before + added
+
+        add(tensor.maker, offset)
+        for name in tensor.readers:
+            add(name, -offset * self._sums_of_weights(self._nodes[name]))
+        for name in tensor.added_to:
+            add(name, -offset)
+        return moved
+
+    def _num_channels(self, layer: str) -> int:
+        node = self._nodes[layer]
+        return int(self._constants[self._weight(node)].dims[output_channel_axis(node)])
+
+    def _bias(self, node: NodeProto) -> NDArray[Any]:
+        """Return a layer's bias [O], zeros where it has none."""
+        if len(node.input) > 2 and node.input[2]:
+            return self._array(node.input[2])
+        return np.zeros(self._num_channels(node.name), self._dtype_of(node))
+
+    def _weight(self, node: NodeProto) -> str:
+        """Return the constant that a layer's weight is stored in."""
+        dequantize = self._made_by.get(node.input[1])
+        return str(node.input[1] if dequantize is None else dequantize.input[0])
+
+    def _sums_of_weights(self, node: NodeProto) -> NDArray[np.float64]:
+        """Return the sum of a layer's weights per output channel, float64 [O]."""
+        axis = output_channel_axis(node)
+        dequantize = self._made_by.get(node.input[1])
+        values = self._array(self._weight(node))
+        others = tuple(place for place in range(values.ndim) if place != axis)
+        sums: NDArray[np.float64] = values.sum(axis=others, dtype=np.float64)
+        return sums if dequantize is None else sums * self._array(dequantize.input[1]).astype(np.float64)
+
+    def _write_bias(self, node: NodeProto, added: NDArray[np.float64]) -> None:
+        if len(node.input) < 3:
+            node.input.append("")
+        before = self._bias(node)
+        shared = sum(node.input[2] in other.input for other in self._graph.node) > 1
+        name = f"{node.name}.bias.offset" if shared or not node.input[2] else node.input[2]
+        self._constant(name, (before + added).astype(before.dtype))
+        node.input[2] = name
+
+    def _dtype_of(self, node: NodeProto) -> np.dtype[np.generic]:
+        """Return the type of a layer's weights as the layer reads them."""
+        dequantize = self._made_by.get(node.input[1])
+        return self._array(node.input[1] if dequantize is None else dequantize.input[1]).dtype
+
+    def _dtype_after(self, node: NodeProto) -> np.dtype[Any]:
+        """Return the type of what a rectifier makes: FP16 in a file that is typed so."""
+        info = self._infos.get(node.output[0])
+        return np.dtype(np.float32) if info is None else tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+
+    def _upper_limit(self, node: NodeProto) -> float | None:
+        if node.op_type == "Relu":
+            return None
+        if len(node.input) > 2 and node.input[2]:
+            return float(self._array(node.input[2]).reshape(()))
+        limit: float | None = attribute(node, "max")
+        return limit
+
+    def _array(self, name: str) -> NDArray[Any]:
+        return array_from_initializer(self._constants[name])
+
+    def _constant(self, name: str, values: NDArray[Any]) -> None:
+        """Add a constant, or give one other values."""
+        if name not in self._constants:
+            self._constants[name] = self._graph.initializer.add()
+        self._constants[name].CopyFrom(initializer_from_array(name, np.asarray(values)))
