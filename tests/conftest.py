@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,6 +93,21 @@ def own_exports(monkeypatch: pytest.MonkeyPatch) -> None:
 def digits_folder(shared_folder: Path) -> Path:
     """The demo's images: `calib/<digit>/` and `val/<digit>/`; not to be changed."""
     return built_once(shared_folder / "digits", write_digits)
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits_folder: Path, shared_folder: Path) -> Path:
+    """A third of the demo's `calib/`, and of `val/` what a top-1 drop of two points takes: 16 of each class."""
+
+    def write(folder: Path) -> None:
+        groups = [sorted(group.iterdir()) for group in digits_folder.glob("val/*")]
+        chosen = sorted(digits_folder.glob("calib/*/*"))[::3] + [path for group in groups for path in group[:16]]
+        for path in chosen:
+            copy = folder / path.relative_to(digits_folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+
+    return built_once(shared_folder / "few-digits", write)
 
 
 def write_digits(folder: Path) -> None:

@@ -201,15 +201,3 @@ def test_neither_torch_nor_onnx_is_needed(bundle, digits_folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(read_csv(tmp_path / "r.csv")) == 36
-
-
-def test_on_ray_it_is_the_same_command(bundle, digits_folder, tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="Ray is not installed; the [ray] extra brings it")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a token into the user's home
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.chdir(digits_folder)  # relative paths mean the same in the workers
-    assert classify(bundle, "val/5", tmp_path / "here.csv", "--batch", "8", "--quiet") == 0
-    assert classify(bundle, "val/5", tmp_path / "ray.csv", "--batch", "8", "--quiet", "--ray", "--workers", "2") == 0
-    here, ray = read_csv(tmp_path / "here.csv"), read_csv(tmp_path / "ray.csv")
-    assert [(row["path"], row["class_1"]) for row in here] == [(row["path"], row["class_1"]) for row in ray]
-    assert len(here) == 36

@@ -210,7 +210,7 @@ def test_every_method_calibrates(small_weights: Path, digits_folder: Path, tmp_p
 @pytest.mark.slow
 @pytest.mark.tensorrt
 def test_a_network_for_photographs_builds_with_tensorrt_rtx(photo_folder: Path, tmp_path: Path) -> None:
-    """timm's smallest: ResNet-18's stem, pool and four stages; ResNet-50 is built in tests/exporter/engines."""
+    """timm's smallest: a ResNet-18's stem, pool and four stages; a whole one is built in tests/exporter/engines."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     from exporter import build_engine
 

@@ -35,19 +35,7 @@ def load_story():
 
 
 @pytest.fixture(scope="module")
-def few_images(digits_folder, tmp_path_factory):
-    """The demo's images, of --val only as many as a top-1 drop of two points takes: 16 of each class."""
-    folder = tmp_path_factory.mktemp("images")
-    shutil.copytree(digits_folder / "calib", folder / "calib")
-    for group in (digits_folder / "val").iterdir():
-        (folder / "val" / group.name).mkdir(parents=True)
-        for path in sorted(group.iterdir())[:16]:
-            shutil.copy(path, folder / "val" / group.name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def told(few_images, tmp_path_factory):
+def told(few_digits, tmp_path_factory):
     """The story, told once: (folder with its bundles and reports, breaks that were not caught).
 
     In short: the two breaks that export once more have tests of their own below, where the export is spared.
@@ -58,7 +46,7 @@ def told(few_images, tmp_path_factory):
         one for one in story.BREAKS if one.make not in (story.wrong_normalization, story.noise_calibration)
     )
     assert len(story.BREAKS) == 3
-    return folder, story.story(folder, few_images, "--num-calib", 64, "--quiet")
+    return folder, story.story(folder, few_digits, "--quiet")
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +107,12 @@ def test_the_story_fails_where_a_break_is_not_caught_or_not_named(monkeypatch, t
     assert "BAD  nothing broken" in capsys.readouterr().out
 
 
-def test_the_number_of_cores_changes_no_figure(bundle, few_images, tmp_path, monkeypatch):
+def test_the_number_of_cores_changes_no_figure(bundle, few_digits, tmp_path, monkeypatch):
     """Batches run side by side, of the golden inputs parts do: every figure, flip and name stays as it is."""
     reports = []
     for num_cores in (1, 3):
         monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda num_cores=num_cores: num_cores)
-        reports.append(report_of(tmp_path, bundle, "--val", few_images / "val", "--bisect"))
+        reports.append(report_of(tmp_path, bundle, "--val", few_digits / "val", "--num-val", 70, "--bisect"))
         del reports[-1]["tool"]["created"]
     assert reports[0] == reports[1]
 
@@ -137,7 +125,7 @@ def test_golden_inputs_alone_pass_and_say_what_they_do_not_show(bundle, tmp_path
     assert [file["name"] for file in content["files"]] == ["bundle", "model.onnx", "model.int8.onnx"]
 
 
-def test_too_few_images_for_the_claim_are_inconclusive(bundle, digits_folder, tmp_path):
+def test_too_few_digits_for_the_claim_are_inconclusive(bundle, digits_folder, tmp_path):
     content = report_of(tmp_path, bundle, "--val", digits_folder / "val", "--num-val", 40, "--precision", "int8")
     assert (content["verdict"], content["exit_code"]) == ("inconclusive", 3)
     assert "that takes 52 images" in content["summary"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from PIL import Image
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from exporter.models.load_model import load_any
 from exporter.networks.cifar_resnet import CifarResNet
@@ -21,13 +21,13 @@ PREPROCESSING = PreprocessingOptions(input_size=32, mean=(0.5,) * 3, std=(0.25,)
 SIZE = 32
 
 
-def small():
+def small(depth=8):
     torch.manual_seed(0)
-    return CifarResNet(20, num_classes=10)
+    return CifarResNet(depth, num_classes=10)
 
 
-def without_fc():
-    module = small()
+def without_fc(depth=8):
+    module = small(depth)
     module.fc = nn.Identity()
     return module
 
@@ -37,7 +37,7 @@ class Cut(nn.Module):
 
     def __init__(self):
         super().__init__()
-        whole = torchvision.models.resnet18(num_classes=10)
+        whole = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
         self.body = nn.Sequential(*list(whole.children())[:-1], nn.Flatten())
 
     def forward(self, images):
@@ -152,7 +152,7 @@ def bundle(tmp_path_factory):
         Image.fromarray(pixels).resize((32, 32)).save(
             folder / ("images" if place < 40 else "val") / str(place % 2) / f"{place}.png"
         )
-    torch.save(without_fc().state_dict(), folder / "w.pth")
+    torch.save(without_fc(20).state_dict(), folder / "w.pth")
     words = ["cifar_resnet20", "--weights", folder / "w.pth", "--int8", "--fp16", "--calib", folder / "images"]
     words += ["--val", folder / "val", "--effort", "0", "--calib-cache", "off", "--force", "--quiet"]
     words += ["--input-size", "32", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "-o", folder / "bundle"]

@@ -167,7 +167,7 @@ def test_other_dynamic_axes_are_refused(tmp_path, shape):
 @marked
 @pytest.mark.slow
 def test_torchvision_resnet_in_every_precision(tmp_path):
-    """At full size; ResNet-50 is built in every precision by tests/e2e/test_main_job.py."""
+    """At full size."""
     import torchvision
 
     model = export(with_statistics(torchvision.models.get_model("resnet18")), 224)

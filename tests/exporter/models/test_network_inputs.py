@@ -5,10 +5,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-import torchvision
 from onnx import numpy_helper
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 
 from exporter.errors import ModelObjectError, OnnxFileError, PreprocessingError
@@ -286,8 +286,8 @@ def test_segmentation_dicts_and_pyramids(module, outputs, names, shapes):
 
 
 def test_torchvisions_deeplab():
-    """Its own head (dilated convolutions, image pooling) behind a ResNet-18; ResNet-50 is in docs/bring_your_own.md."""
-    backbone = IntermediateLayerGetter(torchvision.models.resnet18(), {"layer4": "out"})
+    """Its own head (dilated convolutions, image pooling) behind a small ResNet."""
+    backbone = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), {"layer4": "out"})
     network = DeepLabV3(backbone, DeepLabHead(512, 5)).eval()
     loaded = load(network, outputs=("out",))
     model, (got,) = answers(loaded, IMAGES)

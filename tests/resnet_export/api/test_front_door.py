@@ -177,7 +177,7 @@ def test_names_are_listed_and_unknown_ones_say_which_there_are():
         rx.exprot  # noqa: B018
 
 
-def test_the_tutorial_s_first_example_is_typed_and_runs(digits_folder, tmp_path, monkeypatch, capsys):
+def test_the_tutorial_s_first_example_is_typed_and_runs(few_digits, tmp_path, monkeypatch, capsys):
     script = ROOT / "examples" / "module_to_bundle.py"
     lines = [line for line in script.read_text().splitlines() if line.strip() and not line.startswith(('"""', "#"))]
     assert len(lines) <= 12
@@ -194,6 +194,6 @@ def test_the_tutorial_s_first_example_is_typed_and_runs(digits_folder, tmp_path,
     )
     assert checked.returncode == 0, checked.stdout
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", [str(script), str(digits_folder), str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", [str(script), str(few_digits), str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")
     assert "passed: True" in capsys.readouterr().out

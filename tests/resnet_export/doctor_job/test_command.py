@@ -8,6 +8,7 @@ import pytest
 
 from resnet_export.doctor_job import abilities as doctor_abilities
 from resnet_export.doctor_job import command as doctor
+from resnet_export.doctor_job import page
 from resnet_export.doctor_job.abilities import judge_abilities
 from resnet_export.doctor_job.conflicts import find_conflicts
 from resnet_export.doctor_job.facts import Facts
@@ -331,7 +332,8 @@ def judged_here():
 def test_every_state_prints(monkeypatch, capsys, judged_here, gpu_found, jetpack, providers):
     facts = make_facts(gpu=gpu_found, jetpack=jetpack, providers=providers, tensorrt="10.3.0", libraries={})
     monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
-    monkeypatch.setattr(doctor, "judge_runtimes", lambda facts: judged_here)  # it asks a process per runtime
+    for module in (doctor, page):  # judging asks a process per runtime
+        monkeypatch.setattr(module, "judge_runtimes", lambda facts: judged_here)
     assert main(["doctor"]) == 0
     assert main(["doctor", "--json"]) == 0
     assert "What you can do here" in capsys.readouterr().out

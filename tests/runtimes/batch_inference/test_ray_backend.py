@@ -15,6 +15,7 @@ import pytest
 from bundles import small_classifier, write_bundle
 from PIL import Image
 
+from resnet_export.main import main
 from runtimes import load
 from runtimes.batch_inference.classify_images import ImageClassifier, cut_parts
 from runtimes.batch_inference.ray_backend import RayWork
@@ -130,6 +131,18 @@ class TestOnALocalCluster:
     def test_a_model_that_does_not_open(self, cluster, tmp_path):
         with pytest.raises(RuntimeAdapterError, match="does not exist"):
             RayWork(opener_by_value(tmp_path / "missing"), workers=1).facts()
+
+    def test_the_command_is_the_same_on_ray(self, cluster, bundle, images, tmp_path, monkeypatch):
+        folder = Path(images[0]).parent
+        monkeypatch.chdir(folder.parent)  # relative paths mean the same in the workers
+        words = ["classify", "--bundle", str(bundle), "--input", folder.name, "--provider", "cpu", "--batch", "8"]
+        answers = []
+        for file, options in (("here.jsonl", ()), ("ray.jsonl", ("--ray", "--workers", "2"))):
+            assert main([*words, "--output", str(tmp_path / file), "--quiet", *options]) == 1, "one is no picture"
+            lines = (tmp_path / file).read_text().splitlines()
+            answers.append([(row["path"], row["classes"]) for row in map(json.loads, lines)])
+        assert answers[0] == answers[1]
+        assert len(answers[0]) == 40
 
     def test_a_cluster_that_is_not_ours_is_left_running(self, cluster, bundle):
         import ray
