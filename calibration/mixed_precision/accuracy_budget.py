@@ -37,6 +37,9 @@ class AccuracyBudget(JsonFields):
         """Refuse what is no budget."""
         if self.max_top1_drop_pp is None and self.min_agreement is None:
             raise ValueError("a budget needs max_top1_drop_pp, min_agreement or both")
+        for given in (self.max_top1_drop_pp, self.min_agreement):
+            if given is not None and not isinstance(given, (int, float)):
+                raise TypeError(f"got {given!r} as an accuracy budget, expected a number")
         if self.max_top1_drop_pp is not None and not 0 <= self.max_top1_drop_pp < 100:
             raise ValueError(f"got a top-1 drop of {self.max_top1_drop_pp}, expected percentage points from 0 to 100")
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:

@@ -137,3 +137,5 @@ def check_labels(labels: tuple[str, ...], num_classes: int, origin: str) -> None
         raise ExportError(f"{origin}: got {len(labels)} labels, expected {num_classes}, one line per class")
     if empty := [place for place, label in enumerate(labels) if not label.strip()]:
         raise ExportError(f"{origin}: label {empty[0]} is empty")
+    if broken := [label for label in labels if label.splitlines() != [label]]:
+        raise ExportError(f"{origin}: got {broken[0]!r}, expected names of one line, as labels.txt holds them")

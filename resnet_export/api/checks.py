@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,11 @@ def sensitivity(
     Raises:
         BundleError, ExportError: If the bundle is damaged, or has no INT8 file.
         CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
+        ValueError: If a number of images is none.
     """
+    for name, count in (("num_calib", num_calib), ("num_images", num_images)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name}: got {count!r}, expected a whole number >= 1")
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
     folder = None if val is None else Path(val)
     options = SensitivityOptions(bundle=Path(bundle), calib=Path(calib), num_calib=num_calib, val=folder, **asked)
@@ -76,7 +81,7 @@ def sensitivity(
 
 def bench(
     *models: StrPath,
-    batch: Sequence[int] = (1,),
+    batch: int | Sequence[int] = (1,),
     provider: str = "auto",
     precision: Sequence[str] = (),
     threads: int | None = None,
@@ -90,7 +95,7 @@ def bench(
 
     Args:
         models: Bundles, ONNX files or engines; the others are compared with the first.
-        batch: Batch sizes.
+        batch: Batch size, or several.
         provider: What runs it, as for `load`.
         precision: Files of each bundle; the one that `load` picks by default.
         threads: Threads of one operator on the CPU.
@@ -102,14 +107,21 @@ def bench(
 
     Raises:
         RuntimeAdapterError: If a model does not open.
-        ValueError: If no model is given.
+        TypeError, ValueError: If no model is given, or an argument is of no use; the message says what was expected.
     """
     if not models:
         raise ValueError("models: got none, expected at least one bundle, ONNX file or engine")
+    if isinstance(precision, str):
+        raise TypeError(f"precision: got the text {precision!r}, expected a list of names")
+    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
+    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise ValueError(f"batch: got {batch!r}, expected sizes, whole numbers >= 1")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds: got {seconds!r}, expected a number above 0")
     asked: dict[str, Any] = {} if rounds is None else {"rounds": rounds}
     options = BenchOptions(
         models=tuple(Path(model) for model in models),
-        batch=tuple(batch),
+        batch=sizes,
         provider=provider,
         precision=tuple(precision),
         threads=threads,

@@ -16,6 +16,7 @@ from resnet_export.build_job.command import lowest_precision
 from resnet_export.commands.classify import ClassifyOptions, classify_folder
 from resnet_export.console.reporter import Listener, Reporter
 from runtimes.batch_inference.run import RunReport
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import BatchRange, load_manifest
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def build(
         TypeError, ValueError: An option is unknown or of no use.
     """
     folder = Path(bundle)
+    if precision is not None and precision not in MODEL_FILES:
+        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     manifest = load_manifest(folder, public_key=None if public_key is None else Path(public_key))
     sizes = manifest.batch if batch is None else batch_range(batch)
     request = EngineRequest(

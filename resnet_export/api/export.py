@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union
 
 from calibration.methods.effort import DEFAULT_EFFORT
-from calibration.methods.method import Method, method_from_name
+from calibration.methods.method import Method
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
-from exporter.target import Target, target_from_name
+from exporter.target import Target
+from resnet_export.api.choices import method_of, target_of
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
@@ -136,10 +137,10 @@ def export(
             num_calib=num_calib,
             calib_cache=None if calib_cache is None else str(calib_cache),
             calib_provider=calib_provider,
-            method=method_from_name(method) if isinstance(method, str) else method,
+            method=method_of(method),
             effort=effort,
             keep_float=keep_float if isinstance(keep_float, str) else tuple(keep_float),  # type: ignore[arg-type]
-            target=target_from_name(target) if isinstance(target, str) else target,
+            target=target_of(target),
             opset=opset,
             batch=batch_range(batch),
             engine=engine,
@@ -170,6 +171,8 @@ def checked_model(model: object) -> ModelLike:
         return model
     if hasattr(model, "__fspath__"):
         return Path(model)
+    if isinstance(model, type) and hasattr(model, "forward"):
+        raise TypeError(f"model: got the class {model.__name__}, expected one of it: {model.__name__}(...)")
     if hasattr(model, "state_dict") and hasattr(model, "forward"):
         return model  # type: ignore[return-value]  # a torch.nn.Module, which is not imported to ask
     raise TypeError(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.methods.method import Method, method_from_name
-from exporter.target import Target, target_from_name
+from calibration.methods.method import Method
+from exporter.target import Target
+from resnet_export.api.choices import method_of, target_of
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
@@ -70,7 +71,7 @@ def quantize(
 
     float_model, known = _float_model(model)
     reporter = Reporter(on_event)
-    where = target_from_name(target) if isinstance(target, str) else target
+    where = target_of(target)
     if effort not in EFFORTS:
         raise ValueError(f"effort: got {effort!r}, expected one of {', '.join(map(str, EFFORTS))}")
     if isinstance(keep_float, str):
@@ -82,7 +83,7 @@ def quantize(
             _batches(images, preprocessing, known, Path(spilled) / "images", reporter),
             open_runtime=OrtRuntime,
             open_exact=partial(OrtRuntime, exact_qdq=True),
-            method=method_from_name(method) if isinstance(method, str) else method,
+            method=method_of(method),
             dialect=Dialect(where.dialect),
             effort=EFFORTS[effort],
             keep_float=kept,

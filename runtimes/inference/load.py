@@ -86,6 +86,8 @@ def load(
     """
     word = runtime_word(provider)
     _check_words(precision, threads)
+    if provider_options and word == "cpu":
+        raise ValueError(f"provider_options: got {dict(provider_options)}, but the CPU provider takes none")
     source = _source(Path(path), file, None if public_key is None else Path(public_key))
     options = OpenOptions(threads=threads, provider_options=dict(provider_options or {}), strict=not allow_fallback)
     here = _here(source, word)
@@ -109,8 +111,8 @@ def load(
 def _check_words(precision: str | None, threads: int | None) -> None:
     if precision is not None and precision not in MODEL_FILES:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: got {threads}, expected at least 1, or None")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads: got {threads!r}, expected a whole number, at least 1, or None")
 
 
 @dataclass(frozen=True, slots=True)

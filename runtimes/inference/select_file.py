@@ -102,6 +102,8 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
     path = bundle / file
     if path.name != file:
         raise BundleError(f"file {file!r} is not in {bundle}; give the name of one of its files")
+    if not path.exists():
+        raise BundleError(f"{path} does not exist; the bundle has {', '.join(sorted(manifest.files))}")
     known = next((word for word, name in MODEL_FILES.items() if name == file), None)
     if known is None:
         sidecar = load_sidecar(path)

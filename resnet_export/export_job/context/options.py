@@ -240,8 +240,11 @@ def _unknown_words(options: ExportOptions) -> str | None:
             return f"{name}: got {got!r}, expected one of {', '.join(map(str, known))}"
     for name in ("num_classes", "topk", "num_calib", "opset", "num_val"):
         value = getattr(options, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             return f"{name}: got {value!r}, expected a whole number >= 1"
+    for name in ("softmax", "int8", "fp16", "engine", "rtx", "dla", "force"):
+        if not isinstance(value := getattr(options, name), bool):
+            return f"{name}: got {value!r}, expected True or False"
     if options.calib_provider != "cpu" and not options.int8:
         return "--calib-provider says where INT8 is calibrated; give --int8 --calib DIR too"
     return None

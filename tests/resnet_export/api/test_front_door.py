@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 import resnet_export as rx
-from exporter.errors import ModelObjectError, OptionError, PreprocessingError, WeightsError
+from exporter.errors import ExportError, ModelObjectError, OptionError, PreprocessingError, WeightsError
 from runtimes import preprocess
-from runtimes.errors import ImageFolderError, InputMismatchError
+from runtimes.errors import BundleError, ImageFolderError, InputMismatchError
 
 ROOT = Path(__file__).parents[3]
 SIZE = 24
@@ -197,3 +197,47 @@ def test_the_tutorial_s_first_example_is_typed_and_runs(few_digits, tmp_path, mo
     monkeypatch.setattr(sys, "argv", [str(script), str(few_digits), str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")
     assert "passed: True" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"int8": "no"}, OptionError, "int8: got 'no', expected True or False"),
+        ({"num_calib": True}, OptionError, "num_calib: got True, expected a whole number"),
+        ({"topk": True}, OptionError, "topk: got True, expected a whole number"),
+        ({"method": None}, TypeError, "method: got None, expected one of max"),
+        ({"target": None}, TypeError, "target: got None, expected one of tensorrt"),
+        ({"int8": True, "calib": "photos", "min_agreement": "99%"}, TypeError, "got '99%' as an accuracy budget"),
+        ({"labels": ["a", "b", "c", "d\ne"]}, ExportError, r"'d\\ne', expected names of one line"),
+        ({"labels": ["a", "b", "c", "d\u2028e"]}, ExportError, "expected names of one line"),
+    ],
+)
+def test_export_refuses(options, error, says, tmp_path):
+    with pytest.raises(error, match=says):
+        rx.export(small_network(), tmp_path / "bundle", preprocessing=HOW, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_is_no_model(tmp_path):
+    with pytest.raises(TypeError, match=r"got the class Linear, expected one of it: Linear\(\.\.\.\)"):
+        rx.export(nn.Linear, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda bundle: rx.bench(bundle, precision="int8"), TypeError, "precision: got the text 'int8'"),
+        (lambda bundle: rx.bench(bundle, batch=(0,)), ValueError, r"batch: got \(0,\)"),
+        (lambda bundle: rx.bench(bundle, batch=()), ValueError, r"batch: got \(\)"),
+        (lambda bundle: rx.bench(bundle, seconds=float("nan")), ValueError, "seconds: got nan"),
+        (lambda bundle: rx.sensitivity(bundle, "photos", num_calib=0), ValueError, "num_calib: got 0"),
+        (lambda bundle: rx.build(bundle, precision="int4"), ValueError, "precision: got 'int4'"),
+        (lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target=None), TypeError, "target: got None"),
+        (lambda bundle: rx.load(bundle, threads="2"), ValueError, "threads: got '2'"),
+        (lambda bundle: rx.load(bundle, provider="cpu", provider_options={"a": "b"}), ValueError, "takes none"),
+        (lambda bundle: rx.load(bundle, file="nope.onnx"), BundleError, "does not exist; the bundle has"),
+    ],
+)
+def test_what_a_bundle_cannot_do(call, error, says, exported):
+    with pytest.raises(error, match=says):
+        call(exported[1].bundle)

@@ -1,0 +1,34 @@
+"""Arguments that are a word of the command, or the value that it stands for."""
+
+from __future__ import annotations
+
+from calibration.methods.method import METHODS, Method, method_from_name
+from exporter.target import TARGETS, Target, target_from_name
+
+
+def method_of(given: str | Method) -> Method:
+    """Return how ranges are chosen.
+
+    Raises:
+        ValueError: If no method has the name.
+        TypeError: If it is neither a name nor a method.
+    """
+    if isinstance(given, str):
+        return method_from_name(given)
+    if not isinstance(given, Method):
+        raise TypeError(f"method: got {given!r}, expected one of {', '.join(METHODS)}, or a calibration.Method")
+    return given
+
+
+def target_of(given: str | Target) -> Target:
+    """Return where the files must load.
+
+    Raises:
+        ValueError: If no target has the name.
+        TypeError: If it is neither a name nor a target.
+    """
+    if isinstance(given, str):
+        return target_from_name(given)
+    if not isinstance(given, Target):
+        raise TypeError(f"target: got {given!r}, expected one of {', '.join(TARGETS)}, or an exporter.target.Target")
+    return given
