@@ -18,7 +18,7 @@ class Effort:
             (calibration.refinement.round_layer).
         zero_points: Let activations have zero points in TensorRT's dialect, taken by biases
             (calibration.placement.offset_tensors). False for a DLA, whose ranges are symmetric.
-        thorough: Round layers of any width: more time, more memory.
+        thorough: Round layers of any width too, where that helps on images that refinement has not seen.
     """
 
     equalize: bool

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from calibration.errors import CalibrationError
 from calibration.mixed_precision.blocks import Block, find_blocks, multiply_adds
 from calibration.mixed_precision.output_error import error_json, output_error
-from calibration.mixed_precision.variant_runs import VariantRuns, can_share
+from calibration.mixed_precision.variant_runs import NUM_SAMPLE, VariantRuns, can_share
 from calibration.mixed_precision.variants import VariantMaker
 from calibration.observers.observe_batches import OpenRuntime
 from calibration.observers.tensor_bytes import live_bytes_per_image
@@ -285,7 +285,7 @@ class _Bench:
             fitting = MAX_BYTES // (NUM_RUNS * live_bytes_per_image(self._calibrated.model))
         except CalibrationError:
             return LEAST_AT_ONCE
-        return max(LEAST_AT_ONCE, fitting - sum(map(len, self._calibrated.sample)))
+        return max(LEAST_AT_ONCE, fitting - min(NUM_SAMPLE, sum(map(len, self._calibrated.sample))))
 
     def _cost(self, unit: Unit, whole: LogitComparison, alone: LogitComparison, without: LogitComparison) -> Cost:
         share = sum(self._macs[layer] for layer in unit.layers) / sum(self._macs.values())

@@ -35,17 +35,29 @@ def live_bytes_per_image(model: ModelProto) -> int:
     Raises:
         CalibrationError: If the size of a tensor is not known.
     """
+    return max(live_bytes_of_nodes(model), default=0)
+
+
+def live_bytes_of_nodes(model: ModelProto) -> list[int]:
+    """Return, of each node in graph order, the bytes of one image that are alive while it runs.
+
+    Args:
+        model: As for `live_bytes_per_image`.
+
+    Raises:
+        CalibrationError: If the size of a tensor is not known.
+    """
     sizes = _sizes(model)
     last_use = {name: place for place, node in enumerate(model.graph.node) for name in node.input}
     live = {info.name: sizes[info.name] for info in model.graph.input if info.name in last_use}
-    most = 0
+    of_nodes = []
     for place, node in enumerate(model.graph.node):
         live.update((name, sizes.get(name, 0)) for name in node.output if name)
         _refuse_unknown([name for name, size in live.items() if size == 0])
-        most = max(most, sum(live.values()))
+        of_nodes.append(sum(live.values()))
         for name in [name for name in live if last_use.get(name, -1) <= place]:
             del live[name]
-    return most
+    return of_nodes
 
 
 def _sizes(model: ModelProto) -> dict[str, int]:

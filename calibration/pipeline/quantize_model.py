@@ -4,7 +4,7 @@
     effort 1   + channels scaled to use the range (cross_layer_equalization), zero points where biases can take them
                  (placement.offset_tensors); then, layer by layer, weights rounded for the layer's output and biases
                  corrected (refinement.refine)
-    effort 2   + the same for layers of any width
+    effort 2   + the same for layers of any width, kept where it helps on images that refinement has not seen (judge)
 
 Each step is measured alone and together with the others in docs/int8.md.
 """
@@ -14,19 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import Auto
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
-from calibration.observers.tensor_bytes import live_bytes_per_image
+from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
+from calibration.pipeline.refinement_sample import images_per_layer, take_images
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
 from calibration.qdq.offsets import take_offsets
@@ -35,15 +36,8 @@ from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, scale_channels
-from calibration.refinement.refine import LayerRefinement, TrackLayers, refine
+from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, has_wide_layers, refine
 from exporter.graph.weighted_ops import WEIGHTED_OPS
-
-MAX_LIVE_BYTES = 320 * 2**20
-"""Float32 activations alive at a time in the images that a model is walked with: 33 images of a ResNet-50 at 224 x 224,
-all 64 at 96 x 96. The walks keep less than three quarters of it, levels and half precision."""
-
-MIN_SAMPLE, MAX_SAMPLE = 8, 64
-"""Images that equalization and refinement look at."""
 
 Images = NDArray[np.float32]
 Calibrator = Callable[[ModelProto, Mapping[str, Factors], Iterable[SeenBatch]], CalibrationTable]
@@ -60,6 +54,7 @@ class CalibratedModel:
         effort: What was done so far, and what `insert_and_refine` will do.
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement and `settle_ranges` look at, float32 [n, C, H, W]; else empty.
+        judges: Batches behind the sample that a further step is judged on; empty where there is none to judge.
         means: Layer to the means of its output over the sample, float64 [n, C]; empty at effort 0.
         keep_float: Names of nodes that stay in float whatever else does.
     """
@@ -69,6 +64,7 @@ class CalibratedModel:
     effort: Effort
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
+    judges: tuple[Images, ...] = ()
     means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     keep_float: frozenset[str] = frozenset()
 
@@ -83,7 +79,9 @@ class QuantizationResult:
         effort: What was done.
         num_groups: Groups of tensors whose channels were scaled.
         refinement: Layer by layer, in graph order; empty at effort 0.
-        num_sample: Images that equalization and refinement looked at.
+        num_sample: Images that refinement looked at; equalization and the first layers at fewer where these are large.
+        wide_layers: What rounding the widest layers too was found to do, at effort 2; None where there are none, or too
+            few images to judge it: then they are left alone.
     """
 
     quantized: QuantizedModel
@@ -92,6 +90,7 @@ class QuantizationResult:
     num_groups: int = 0
     refinement: tuple[LayerRefinement, ...] = ()
     num_sample: int = 0
+    wide_layers: Judgement | None = None
 
 
 def quantize(
@@ -156,29 +155,44 @@ def scale_and_calibrate(
     layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     refines = effort.equalize or effort.correct_biases or effort.round_weights
     needs_sample = refines or isinstance(method, Auto)
-    sample, rest = _split(batches, sample_size(model)) if needs_sample else ([], iter(batches))
+    counts = tuple(images_per_layer(model).values()) if needs_sample else ()
+    sample, rest = take_images(batches, max(counts, default=0))
+    judges, rest = take_images(rest, MAX_JUDGES if effort.thorough else 0)
     observed = observe_batches(
         model,
         tensors,
-        chain(sample, rest),
+        chain(sample, judges, rest),
         open_runtime=open_runtime,
         layers=layers if refines else (),
         method=method,
     )
     with closing(observed):
-        first = _first_images(observed, sum(map(len, sample)))
+        num_sample = sum(map(len, sample))
+        first = _first_images(observed, min(num_sample, min(counts, default=0)))
         factors = _factors(model, tensors, first) if effort.equalize and sample else {}
-        means = _means(first, factors)
         of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
-        seen = (batch.scaled(of_tensors) for batch in chain(_taken(first), observed))
+        noted: list[SeenBatch] = []
+        batches_seen = _noting(noted, chain(_taken(first), observed), num_sample)
+        seen = (batch.scaled(of_tensors) for batch in batches_seen)
         if calibrator is None:
             table = table_of(model, seen, method=method, dialect=dialect, zero_points=effort.zero_points)
         else:
             table = calibrator(model, of_tensors, seen)
+        while _num_images(noted) < num_sample and next(batches_seen, None):
+            pass  # the calibrator knew the answer, but nobody knows the means
+        means = _means(noted, factors)
     equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
     if isinstance(batches, Generator):
         batches.close()  # a calibrator that knew the answer leaves images in it
-    return CalibratedModel(equalized, table, effort, num_groups=len(factors), sample=tuple(sample), means=means)
+    return CalibratedModel(
+        equalized,
+        table,
+        effort,
+        num_groups=len(factors),
+        sample=tuple(sample),
+        judges=tuple(judges),
+        means=means,
+    )
 
 
 def settle_ranges(
@@ -193,10 +207,11 @@ def settle_ranges(
     """
     if not calibrated.table.candidates:
         return calibrated
+    first = min(images_per_layer(calibrated.model).values(), default=0)
     table = choose_ranges(
         calibrated.model,
         calibrated.table,
-        calibrated.sample,
+        take_images(calibrated.sample, first)[0],
         open_exact=open_exact,
         corrects_biases=calibrated.effort.correct_biases,
         track=track_tensors,
@@ -229,22 +244,42 @@ def insert_and_refine(
     result = QuantizationResult(plain, calibrated.table, effort, calibrated.num_groups)
     if not (effort.correct_biases or effort.round_weights) or not plain.placement.weights:
         return _without_zero_points(result, calibrated)
-    refined = refine(
-        calibrated.model,
-        plain.model,
-        calibrated.sample,
-        calibrated.means,
-        open_runtime=open_exact,
-        effort=effort,
-        track=track_layers,
-    )
+    refined, judgement = _refine(calibrated, plain.model, effort, open_exact, track_layers)
     result = replace(
         result,
         quantized=replace(plain, model=refined.model),
         refinement=refined.layers,
         num_sample=refined.num_images,
+        wide_layers=judgement,
     )
     return _without_zero_points(result, calibrated)
+
+
+def _refine(
+    calibrated: CalibratedModel,
+    plain: ModelProto,
+    effort: Effort,
+    open_exact: OpenRuntime,
+    track: TrackLayers | None,
+) -> tuple[RefinedModel, Judgement | None]:
+    """Return the refined model, and what the judges say of the widest layers."""
+    refine_with = partial(
+        refine,
+        calibrated.model,
+        plain,
+        calibrated.sample,
+        calibrated.means,
+        open_runtime=open_exact,
+        counts=images_per_layer(calibrated.model),
+        track=track,
+    )
+    refined = refine_with(effort=replace(effort, thorough=False))
+    is_judged = sum(map(len, calibrated.judges)) >= MIN_JUDGES and has_wide_layers(calibrated.model)
+    if not (effort.thorough and effort.round_weights and is_judged):
+        return refined, None
+    thorough = refine_with(effort=effort)
+    judgement = judge(calibrated.model, refined.model, thorough.model, calibrated.judges, open_exact=open_exact)
+    return (thorough if judgement.helps else refined), judgement
 
 
 def _without_zero_points(result: QuantizationResult, calibrated: CalibratedModel) -> QuantizationResult:
@@ -256,41 +291,30 @@ def _without_zero_points(result: QuantizationResult, calibrated: CalibratedModel
     return replace(result, quantized=replace(result.quantized, model=model))
 
 
-def sample_size(model: ModelProto) -> int:
-    """Return how many images fit into `MAX_LIVE_BYTES` while a model is walked, within the limits above.
-
-    Where the size of a tensor is not known, as in windowed attention, the least number.
-    """
-    try:
-        live_bytes = live_bytes_per_image(model)
-    except CalibrationError:
-        return MIN_SAMPLE
-    return min(MAX_SAMPLE, max(MIN_SAMPLE, MAX_LIVE_BYTES // live_bytes))
-
-
-def _split(batches: Iterable[Images], count: int) -> tuple[list[Images], Iterator[Images]]:
-    """Take the first `count` images, fewer where there are no more; return them and what is left."""
-    stream = iter(batches)
-    taken: list[Images] = []
-    while (missing := count - sum(map(len, taken))) and (batch := next(stream, None)) is not None:
-        taken.append(batch[:missing])
-        if len(batch) > missing:
-            return taken, chain([batch[missing:]], stream)
-    return taken, stream
-
-
 def _first_images(batches: Iterator[SeenBatch], count: int) -> list[SeenBatch]:
     """Take the batches of the first `count` images."""
     taken: list[SeenBatch] = []
-    while sum(len(batch.images) for batch in taken) < count:
+    while _num_images(taken) < count:
         taken.append(next(batches))
     return taken
+
+
+def _num_images(batches: Iterable[SeenBatch]) -> int:
+    return sum(len(batch.images) for batch in batches)
 
 
 def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
     """Empty a list from its front: what was counted need not be kept."""
     while batches:
         yield batches.pop(0)
+
+
+def _noting(noted: list[SeenBatch], batches: Iterable[SeenBatch], count: int) -> Iterator[SeenBatch]:
+    """Yield the batches; of those of the first `count` images, note what stays small: the images and the means."""
+    for batch in batches:
+        if _num_images(noted) < count:
+            noted.append(replace(batch, observations={}))
+        yield batch
 
 
 def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch]) -> dict[ChannelGroup, Factors]:

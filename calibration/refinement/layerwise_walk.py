@@ -4,11 +4,15 @@ What a layer really reads is what the layers before it made of the images, with 
 the walk goes in graph order and computes each part once: the graph is cut before every layer, each piece runs as a
 model of its own, and only the tensors that a later piece reads stay in memory, in few bits: levels in the 8 they have,
 float values in 16 (`Rounded`).
+
+Tensors shrink on the way through a network. So images may join where there is room for more of them: what they are
+there is computed by all that has been walked, with its edits, in one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +95,8 @@ class LayerwiseWalk:
         images: Batches, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
         layers: Names of the nodes to stop at; by default the quantized layers of the model.
+        counts: Name of a layer to how many of the images take part from there on, whole batches and at least one; all
+            of them from the start where a layer is not named.
 
     Raises:
         CalibrationError: If there are no images, or the model has no quantized layer.
@@ -103,6 +109,7 @@ class LayerwiseWalk:
         *,
         open_runtime: OpenRuntime,
         layers: Collection[str] | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         names = quantized_layers(model) if layers is None else layers
         if not images or not names:
@@ -125,8 +132,11 @@ class LayerwiseWalk:
         self._last_use = {
             name: place for place, nodes in enumerate(self._pieces) for node in nodes for name in node.input
         }
-        input_name = model.graph.input[0].name
-        self._values: list[dict[str, Stored]] = [{input_name: np.ascontiguousarray(batch)} for batch in images]
+        self._input = model.graph.input[0].name
+        self._counts = counts or {}
+        self._waiting = deque(images)
+        self._num_images = 0
+        self._values: list[dict[str, Stored]] = []
 
     def __len__(self) -> int:
         """Return the number of layers."""
@@ -142,6 +152,7 @@ class LayerwiseWalk:
             raise CalibrationError("this walk has been gone already; make a new LayerwiseWalk")
         self._started = True
         for place, node in enumerate(self._layers):
+            self._admit(place)
             kept = self._kept_as(node.input[0])
             self._run(place, kept)
             layer = Layer(node, [values[kept] for values in self._values], self._restorer(node.input[0]))
@@ -155,6 +166,29 @@ class LayerwiseWalk:
         with self._open(piece) as runtime:
             name, output = layer.node.input[0], layer.node.output[0]
             return [runtime.run({name: batch})[output] for batch in layer.batches()]
+
+    def _admit(self, place: int) -> None:
+        """Let images join before piece number `place`, as many as take part from its layer on."""
+        waiting = sum(map(len, self._waiting))
+        room = self._counts.get(self._layers[place].name, self._num_images + waiting) - self._num_images
+        joining: list[Tensor] = []
+        while self._waiting and (len(self._waiting[0]) <= room or not (self._values or joining)):
+            joining.append(self._waiting.popleft())
+            room -= len(joining[-1])
+        self._num_images += sum(map(len, joining))
+        self._values += self._caught_up(joining, place, self._values[0].keys() if self._values else {self._input})
+
+    def _caught_up(self, joining: Sequence[Tensor], place: int, wanted: Collection[str]) -> list[dict[str, Stored]]:
+        """Return, of each batch, the tensors that the images before it have in front of piece number `place`."""
+        values: list[dict[str, Stored]] = [{self._input: np.ascontiguousarray(batch)} for batch in joining]
+        made = [name for name in wanted if name != self._input]
+        if joining and made:
+            walked = self._with_restoring(node for nodes in self._pieces[:place] for node in nodes)
+            with self._open(self._make_piece(walked, made)) as runtime:
+                for of_batch in values:
+                    outputs = runtime.run({self._input: _restored(of_batch[self._input])})
+                    of_batch.update((name, _rounded(array)) for name, array in outputs.items())
+        return [{name: of_batch[name] for name in wanted} for of_batch in values]
 
     def _run(self, place: int, needed: str) -> None:
         """Run piece number `place`; keep `needed` and what later pieces read."""

@@ -31,6 +31,7 @@ from calibration.refinement.layerwise_walk import (
 )
 from calibration.refinement.round_layer import WIDEST, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -67,6 +68,7 @@ def refine(
     *,
     open_runtime: OpenRuntime,
     effort: Effort,
+    counts: Mapping[str, int] | None = None,
     track: TrackLayers | None = None,
 ) -> RefinedModel:
     """Return a refined copy of `quantized`.
@@ -75,9 +77,10 @@ def refine(
         reference: The float32 model it was made from.
         quantized: Q/DQ model of either dialect.
         images: Batches of preprocessed images, float32 [n, C, H, W].
-        means: Name of every quantized layer to the means of the reference's output over the same images, [n, C].
+        means: Name of every quantized layer to the means of the reference's output on each of the images, [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         effort: Whether to correct biases, and how to round weights.
+        counts: Name of a layer to how many of the images it is refined on; all by default.
         track: Wraps the iteration over the layers, given their number.
 
     Raises:
@@ -89,8 +92,11 @@ def refine(
     layers = quantized_layers(result)
     if missing := [name for name in layers if images and name not in means]:
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
-    walk = LayerwiseWalk(result, images, open_runtime=open_runtime, layers=layers)
-    floats = _float_layers(reference, images, layers, open_runtime) if effort.round_weights else repeat(None)
+    walk, walk_in_float = (
+        LayerwiseWalk(model, images, open_runtime=open_runtime, layers=layers, counts=counts)
+        for model in (result, reference)
+    )
+    floats = walk_in_float if effort.round_weights else repeat(None)
     tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
     done: list[LayerRefinement] = []
     for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
@@ -104,11 +110,14 @@ def refine(
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
 
-def _float_layers(
-    reference: ModelProto, images: Sequence[Tensor], layers: Sequence[str], open_runtime: OpenRuntime
-) -> Iterable[Layer]:
-    """Return the reference's layers of some names, with what they read, in graph order."""
-    return LayerwiseWalk(reference, images, open_runtime=open_runtime, layers=layers)
+def has_wide_layers(model: ModelProto) -> bool:
+    """Tell whether a float model has layers that only a thorough refinement rounds."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return any(
+        weight_rows(node, np.empty(shapes[node.input[1]], np.int8)).shape[2] > WIDEST
+        for node in model.graph.node
+        if node.op_type in WEIGHTED_OPS and node.input[1] in shapes and has_rows(node, len(shapes[node.input[1]]))
+    )
 
 
 def _divides_by_features(model: ModelProto) -> bool:
@@ -133,7 +142,7 @@ def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConsta
     found = _means(layer, constants)
     if found is None:
         found = channel_means(walk.outputs(layer), -1 if layer.node.op_type == "MatMul" else 1)
-    return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected - found))).max())
+    return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected[: len(found)] - found))).max())
 
 
 def _means(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] | None:

@@ -28,6 +28,7 @@ from resnet_export.export_job.accuracy_budget import BudgetJob, open_exact, tall
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
 from resnet_export.export_job.context.artifacts import BudgetOutcome
 from resnet_export.export_job.context.run import ExportRun
+from runtimes.metrics.logit_comparison import LogitComparison
 
 if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel
@@ -82,6 +83,10 @@ def quantize_images(
     return result, outcome, kept
 
 
+def _decibel(found: LogitComparison) -> str:
+    return "no error" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+
+
 def _tell(result: QuantizationResult, reporter: Reporter) -> None:
     table, placement = result.table, result.quantized.placement
     reporter.done(
@@ -97,6 +102,12 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
             f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
             + (f", {rounded:,} weights rounded for what their layer reads" if rounded else "")
+        )
+    if (judged := result.wide_layers) is not None:
+        verb = "rounded" if judged.helps else "not rounded"
+        reporter.done(
+            f"widest layers {verb}: on {judged.without.num_images} images that refinement has not seen, "
+            f"{_decibel(judged.without)} without and {_decibel(judged.with_step)} with it"
         )
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:

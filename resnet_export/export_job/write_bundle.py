@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.mixed_precision.output_error import error_json
+from calibration.pipeline.judge import Judgement
 from exporter.bundle.tool_entry import tool_entry
 from exporter.bundle.write_folder import bundle_folder, file_entries, write_json, write_manifest
 from exporter.models.check_images import load_hard_frames
@@ -197,6 +199,7 @@ def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
         "num_images": table.num_images,
         "effort": asdict(artifacts.int8.effort),
         "num_refinement_images": artifacts.int8.num_sample,
+        "wide_layers": _judgement(artifacts.int8.wide_layers),
         "channel_groups_scaled": artifacts.int8.num_groups,
         "layers": [asdict(layer) for layer in artifacts.int8.refinement],
         "activations": len(placement.activations),
@@ -205,6 +208,13 @@ def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
         "residual_adds": placement.num_adds,
         "skipped": list(placement.skipped),
     }
+
+
+def _judgement(judgement: Judgement | None) -> dict[str, Any] | None:
+    if judgement is None:
+        return None
+    sides = {"without": error_json(judgement.without), "with": error_json(judgement.with_step)}
+    return {"rounded": judgement.helps, **sides}
 
 
 def _library_versions() -> dict[str, str]:

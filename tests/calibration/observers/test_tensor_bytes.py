@@ -7,7 +7,7 @@ import pytest
 from graph_builder import GraphBuilder, three_convolutions
 
 from calibration.errors import CalibrationError
-from calibration.observers.tensor_bytes import live_bytes_per_image, made_bytes_per_image
+from calibration.observers.tensor_bytes import live_bytes_of_nodes, live_bytes_per_image, made_bytes_per_image
 
 
 def test_made_bytes_by_hand() -> None:
@@ -19,6 +19,12 @@ def test_live_bytes_by_hand() -> None:
     """The largest pair of neighbors: a and a.relu, 4 channels each, 64 positions, 4 bytes."""
     assert live_bytes_per_image(three_convolutions()) == (4 + 4) * 64 * 4
     assert live_bytes_per_image(onnx.shape_inference.infer_shapes(three_convolutions())) == (4 + 4) * 64 * 4
+
+
+def test_live_bytes_of_every_node_by_hand() -> None:
+    """What each node of a, its ReLU, b, its ReLU, c reads and makes."""
+    channels = (2 + 4, 4 + 4, 4 + 3, 3 + 3, 3 + 2)
+    assert live_bytes_of_nodes(three_convolutions()) == [count * 64 * 4 for count in channels]
 
 
 def test_live_bytes_hold_a_shortcut_until_it_is_added() -> None:

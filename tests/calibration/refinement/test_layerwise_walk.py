@@ -119,6 +119,42 @@ def test_an_edit_reaches_the_layers_behind_it(network, images) -> None:
     assert not seen[1].any(), "behind a ReLU nothing is left of what lies far below zero"
 
 
+@pytest.mark.parametrize("dialect", [Dialect.TENSORRT, None], ids=["quantized", "float"])
+def test_images_join_where_there_is_room_with_every_edit_before(network, images, dialect, monkeypatch) -> None:
+    monkeypatch.setattr(layerwise_walk, "_rounded", lambda array: array)
+    layers = [node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm")]
+    batches = [images[:2], images[2:3], images[3:6], images[6:]]
+    counts = {name: (2, 2, 5, 6, 7)[min(place // 2, 4)] for place, name in enumerate(layers)}
+    walks = []
+    for given in (counts, None):
+        model = (
+            quantized_from(network, images, dialect)
+            if dialect
+            else onnx.ModelProto.FromString(network.SerializeToString())
+        )
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        seen = []
+        for layer in walk_of(model, batches, layers=layers, counts=given):
+            seen.append(np.concatenate(list(layer.batches())))
+            bias = tensors[layer.node.input[2]]
+            bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.1), bias.name))
+        walks.append(seen)
+    expected = [{2: 2, 5: 3, 6: 6, 7: 7}[counts[name]] for name in layers]  # whole batches only
+    assert [len(read) for read in walks[0]] == expected
+    assert [len(read) for read in walks[1]] == [7] * len(layers)
+    for part, whole in zip(*walks, strict=True):
+        largest = np.abs(whole).max()
+        off = np.abs(part - whole[: len(part)])
+        assert off.max() <= largest / 64, "a level at most, where a sum lies between two"
+        assert np.mean(off > 1e-4 * largest) < 0.02
+
+
+def test_the_first_batch_takes_part_whatever_its_size(images) -> None:
+    model = three_convolutions()
+    walk = walk_of(model, [np.ones((5, 2, 8, 8), np.float32)] * 3, layers=["a", "c"], counts={"a": 1, "c": 14})
+    assert [sum(map(len, layer.stored)) for layer in walk] == [5, 10]
+
+
 def test_outputs_are_those_of_the_constants_as_they_are(network, images) -> None:
     quantized = quantized_from(network, images)
     walk = walk_of(quantized, [images[:4], images[4:]])

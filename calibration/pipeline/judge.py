@@ -1,0 +1,82 @@
+"""Keep a further step only where it helps: two INT8 models of one network, judged on images that made neither.
+
+A layer's own error falls by construction, on the images of the sample. Whether the answers come nearer is another
+question: where little is left to win it is decided by chance, and half of the time the wrong way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.metrics.logit_meter import LogitMeter
+from runtimes.metrics.parity import first_output
+from runtimes.protocol import Runtime
+
+MIN_JUDGES, MAX_JUDGES = 16, 64
+"""Images to judge on. Of 64 the noise of the logits is known to about 0.3 dB: 10 log10(1 + 1 / sqrt(2 * 64)) for one
+that is normal, less for 1000 logits that err on their own."""
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What two models answer beside the float one.
+
+    Attributes:
+        without: The model without the step in question.
+        with_step: The model with it.
+    """
+
+    without: LogitComparison
+    with_step: LogitComparison
+
+    @property
+    def helps(self) -> bool:
+        """Whether the step lowers the error and harms neither agreement nor KL divergence."""
+        before, after = self.without, self.with_step
+        lower = before.sqnr_db is not None and (after.sqnr_db is None or after.sqnr_db > before.sqnr_db)
+        return lower and after.kl <= before.kl and after.agreement >= before.agreement
+
+
+def judge(
+    reference: ModelProto,
+    without: ModelProto,
+    with_step: ModelProto,
+    images: Sequence[Images],
+    *,
+    open_exact: Callable[[ModelProto], Runtime],
+) -> Judgement:
+    """Return how far two models' answers are from the reference's.
+
+    Args:
+        reference: The float model.
+        without: Its INT8 model.
+        with_step: The other one.
+        images: Batches that neither was made with, float32 [n, C, H, W].
+        open_exact: Opens a model so that Q/DQ is computed as written.
+
+    Raises:
+        ValueError: If there is no image.
+        RuntimeAdapterError: If a logit is NaN or Inf.
+    """
+    meters = LogitMeter(strict=True), LogitMeter(strict=True)
+    with open_exact(reference) as true, open_exact(without) as first, open_exact(with_step) as second:
+        for batch in images:
+            logits = _answers(true, batch)
+            for meter, runtime in zip(meters, (first, second), strict=True):
+                meter.add(logits, _answers(runtime, batch))
+    before, after = (meter.report() for meter in meters)
+    return Judgement(before, after)
+
+
+def _answers(runtime: Runtime, batch: Images) -> Images:
+    """Return the first output of each image, float32 [n, values]: logits, or a map of features."""
+    answers: Images = first_output(runtime, batch).reshape(len(batch), -1)
+    return answers

@@ -1,0 +1,118 @@
+"""A further step stays only where images that made neither model say so."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from graph_builder import GraphBuilder, export_random, make_resnet8
+from onnx import ModelProto
+
+from calibration.methods.effort import EFFORTS
+from calibration.pipeline import quantize_model
+from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
+from calibration.pipeline.quantize_model import QuantizationResult, quantize
+from calibration.pipeline.refinement_sample import MAX_SAMPLE
+from calibration.refinement.refine import has_wide_layers
+from runtimes.ort.adapter import OrtRuntime
+
+open_exact = partial(OrtRuntime, exact_qdq=True)
+
+
+def noise(count: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(20261129).normal(size=(count, 2, size, size)).astype(np.float32)
+
+
+def wide() -> ModelProto:
+    """A convolution, and one of 3 x 3 x 160 = 1440 columns."""
+    build = GraphBuilder()
+    build.node("Relu", "relu", build.conv("narrow", "input", 160))
+    build.conv("wide", "relu", 4)
+    return build.model("wide")
+
+
+def run(model: ModelProto, images: np.ndarray, effort: int) -> QuantizationResult:
+    return quantize(model, [images], open_runtime=OrtRuntime, open_exact=open_exact, effort=EFFORTS[effort])
+
+
+def figures(sqnr_db: float | None, kl: float, agreement: float) -> SimpleNamespace:
+    return SimpleNamespace(sqnr_db=sqnr_db, kl=kl, agreement=agreement)
+
+
+@pytest.mark.parametrize(
+    ("without", "with_step", "helps"),
+    [
+        ((30.0, 0.01, 0.99), (31.0, 0.01, 0.99), True),
+        ((30.0, 0.01, 0.99), (31.0, 0.005, 1.0), True),
+        ((30.0, 0.01, 0.99), (None, 0.0, 1.0), True),
+        ((30.0, 0.01, 0.99), (30.0, 0.01, 0.99), False),
+        ((30.0, 0.01, 0.99), (31.0, 0.011, 0.99), False),
+        ((30.0, 0.01, 0.99), (31.0, 0.01, 0.98), False),
+        ((None, 0.0, 1.0), (None, 0.0, 1.0), False),
+        ((None, 0.0, 1.0), (90.0, 0.0, 1.0), False),
+    ],
+)
+def test_a_step_must_win_and_lose_nowhere(without, with_step, helps: bool) -> None:
+    assert Judgement(figures(*without), figures(*with_step)).helps == helps
+
+
+def test_the_figures_are_those_of_the_models() -> None:
+    model = wide()
+    images = noise(200)
+    plain, better = (run(model, images[:100], effort).quantized.model for effort in (0, 1))
+    found = judge(model, plain, better, [images[100:150], images[150:]], open_exact=open_exact)
+    with OrtRuntime(model) as true, open_exact(better) as test:
+        logits = [next(iter(each.run({"input": images[100:]}).values())) for each in (true, test)]
+    error = logits[1] - logits[0]
+    expected = 10 * np.log10(np.sum(np.square(logits[0], dtype=float)) / np.sum(np.square(error, dtype=float)))
+    assert found.with_step.sqnr_db == pytest.approx(expected, abs=1e-3)
+    assert found.without.num_images == found.with_step.num_images == 100
+
+
+def test_only_some_networks_have_wide_layers() -> None:
+    assert has_wide_layers(wide())
+    assert not has_wide_layers(make_resnet8())
+    from torchvision.models import resnet18
+
+    assert has_wide_layers(export_random(resnet18(num_classes=4), size=32))
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_effort_2_is_effort_1_but_where_it_helps(monkeypatch: pytest.MonkeyPatch, helps: bool) -> None:
+    images = noise(MAX_SAMPLE + MIN_JUDGES)
+    seen = []
+
+    def as_told(reference, without, with_step, judges, *, open_exact) -> Judgement:
+        seen.append(np.concatenate(judges))
+        better, worse = figures(31.0, 0.01, 1.0), figures(30.0, 0.02, 0.9)
+        return Judgement(worse, better) if helps else Judgement(better, worse)
+
+    monkeypatch.setattr(quantize_model, "judge", as_told)
+    one, two = (run(wide(), images, effort) for effort in (1, 2))
+    assert np.array_equal(seen[0], images[MAX_SAMPLE:]), "images that refinement has not seen"
+    assert len(seen) == 1, "effort 1 has nothing to judge"
+    assert one.wide_layers is None
+    assert two.wide_layers is not None
+    assert two.wide_layers.helps == helps
+    rounded = [[layer.num_rounded > 0 for layer in result.refinement] for result in (one, two)]
+    assert rounded == [[True, False], [True, helps]]
+    same = one.quantized.model.SerializeToString(True) == two.quantized.model.SerializeToString(True)
+    assert same == (not helps)
+
+
+@pytest.mark.parametrize("count", [1, MAX_SAMPLE, MAX_SAMPLE + MIN_JUDGES - 1])
+def test_without_judges_effort_2_is_effort_1(count: int) -> None:
+    one, two = (run(wide(), noise(count), effort) for effort in (1, 2))
+    assert two.wide_layers is None
+    assert one.quantized.model.SerializeToString(True) == two.quantized.model.SerializeToString(True)
+
+
+def test_judges_are_calibration_images_too() -> None:
+    count = MAX_SAMPLE + MAX_JUDGES + 5
+    result = run(wide(), noise(count), 2)
+    assert result.table.num_images == count
+    assert result.num_sample == MAX_SAMPLE
+    assert result.wide_layers is not None
+    assert result.wide_layers.without.num_images == MAX_JUDGES
