@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from calibration.methods.quantize_weight import QMAX
 
-BLOCK = 48
+BLOCK = 32
 """Columns between two matrix products that bring the gradient of the columns behind up to date."""
 
 PASSES = 2
@@ -61,31 +61,33 @@ def round_by_descent(weight: Array, scale: Array, hessian: Array) -> NDArray[np.
     order = np.argsort(-diagonal, axis=1, kind="stable")
     each = np.arange(len(order))[:, np.newaxis, np.newaxis]
     sorted_hessian = hessian[each, order[:, :, np.newaxis], order[:, np.newaxis, :]]
-    columns = np.broadcast_to(order[:, np.newaxis], weight.shape)
-    target = np.take_along_axis(weight, columns, axis=2) / scale[:, :, np.newaxis]
-    levels = np.empty(weight.shape, np.int8)
-    np.put_along_axis(levels, columns, _descend(target, sorted_hessian).astype(np.int8), axis=2)
-    return levels
+    columns = np.broadcast_to(order[:, :, np.newaxis], (*order.shape, weight.shape[1]))
+    target = np.take_along_axis((weight / scale[:, :, np.newaxis]).transpose(0, 2, 1), columns, axis=1)
+    levels = np.empty(target.shape, np.int8)
+    np.put_along_axis(levels, columns, _descend(target, sorted_hessian).astype(np.int8), axis=1)
+    back: NDArray[np.int8] = levels.transpose(0, 2, 1)
+    return back
 
 
 def _descend(target: Array, hessian: Array) -> Array:
-    """Return levels for `target`, which is in steps."""
-    start: Array = np.clip(np.rint(target), -QMAX, QMAX)
-    low, high = np.maximum(start - REACH, -QMAX), np.minimum(start + REACH, QMAX)
-    current: Array = start.copy()
+    """Return levels for `target`, which is in steps, [G, K, O]: what moves together lies side by side."""
+    current: Array = np.clip(np.rint(target), -QMAX, QMAX)
+    low, high = np.maximum(current - REACH, -QMAX), np.minimum(current + REACH, QMAX)
     diagonal = np.einsum("gkk->gk", hessian)
     curvature = np.where(diagonal > 0, diagonal, np.inf)
     for _ in range(PASSES):
-        before = current.copy()
-        gradient = (current - target) @ hessian
-        for first in range(0, current.shape[2], BLOCK):
+        gradient = np.matmul(hessian, current - target)
+        moved_at_all = False
+        for first in range(0, current.shape[1], BLOCK):
             block = slice(first, first + BLOCK)
-            bounds = low[:, :, block], high[:, :, block]
+            bounds = low[:, block], high[:, block]
             moved = _descend_block(
-                current[:, :, block], gradient[:, :, block], hessian[:, block, block], bounds, curvature[:, block]
+                current[:, block], gradient[:, block], hessian[:, block, block], bounds, curvature[:, block]
             )
-            gradient[:, :, first + BLOCK :] += moved @ hessian[:, block, first + BLOCK :]
-        if np.array_equal(before, current):
+            if moved.any():
+                moved_at_all = True
+                gradient[:, first + BLOCK :] += np.matmul(hessian[:, first + BLOCK :, block], moved)
+        if not moved_at_all:
             break
     return current
 
@@ -95,14 +97,14 @@ def _descend_block(
 ) -> Array:
     """Move the columns of one block, in place with their gradient; return by how many levels each moved."""
     before = current.copy()
-    for column in range(current.shape[2]):
-        wanted = np.rint(current[:, :, column] - gradient[:, :, column] / curvature[:, column, np.newaxis])
-        level = np.clip(wanted, bounds[0][:, :, column], bounds[1][:, :, column])
-        step = level - current[:, :, column]
+    for column in range(current.shape[1]):
+        level = np.rint(current[:, column] - gradient[:, column] / curvature[:, column, np.newaxis])
+        level = np.minimum(np.maximum(level, bounds[0][:, column]), bounds[1][:, column])
+        step = level - current[:, column]
         if not step.any():
             continue
-        current[:, :, column] = level
+        current[:, column] = level
         behind = slice(column + 1, None)  # what comes before is looked at in the next pass, from a new gradient
-        gradient[:, :, behind] += step[:, :, np.newaxis] * hessian[:, np.newaxis, column, behind]
+        gradient[:, behind] += hessian[:, behind, column, np.newaxis] * step[:, np.newaxis]
     moved: Array = current - before
     return moved
