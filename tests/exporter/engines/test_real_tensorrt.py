@@ -32,8 +32,8 @@ BUILDS = {
     "fp16": ["--fp16"],
     "int8": ["--int8"],
 }
-PRODUCTS = 22
-"""Convolutions and matrix products of the demo's ResNet-20."""
+PRODUCTS = 10
+"""Convolutions and matrix products of the bundle's ResNet-8."""
 
 PROFILES = """
 import tensorrt as trt
