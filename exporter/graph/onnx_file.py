@@ -282,6 +282,8 @@ def _keep_outputs(model: ModelProto, wanted: tuple[str, ...], path: Path) -> Non
             f"{path}: got {len(found)} outputs ({', '.join(found)}), expected one, the logits; say which with "
             "--outputs NAME, or several as --outputs A,B to export them as tensors"
         )
+    if not found:
+        raise OnnxFileError(f"{path}: it has no output; expected one, the logits")
     kept = [found[name] for name in wanted or found]
     del model.graph.output[:]
     model.graph.output.extend(kept)

@@ -97,6 +97,11 @@ def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preproces
         raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size {given} out")
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    if options.channels not in (None, source.channels):
+        raise PreprocessingError(
+            f"{source.path} takes {source.channels} channels, and --mean and --std give {options.channels} numbers; "
+            f"expected {source.channels} each"
+        )
     if source.channels != len(mean):
         if options.mean is None or options.std is None:
             raise PreprocessingError(

@@ -117,8 +117,9 @@ def check_against_pytorch(
                     nonfinite.append(where.removeprefix("on "))
                     continue
                 tensor = first_nonfinite_tensor(model, batch, open_runtime=open_runtime)
+                whole = reference_name if reference_name.startswith("the ") else f"the {reference_name} model"
                 raise NonFiniteTensorError(
-                    f"the {reference_name} model itself gives NaN or Inf on real images, first in "
+                    f"{whole} itself gives NaN or Inf on real images, first in "
                     f"{tensor or 'its output'!r}; check the weights and the preprocessing"
                 )
             for place, (expected, got) in enumerate(

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from graph_builder import GraphBuilder
 from onnx import numpy_helper
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
@@ -63,6 +64,17 @@ def test_channels_without_mean_and_std_are_asked_for(tmp_path):
     torch.save(module.state_dict(), tmp_path / "w.pth")
     with pytest.raises(PreprocessingError, match=r"takes 1 channel, .* say --mean and --std, 1 number each"):
         load_model(ModelRequest("cifar_resnet20", str(tmp_path / "w.pth")))
+
+
+@pytest.mark.parametrize(("channels", "numbers"), [(1, 3), (3, 1), (4, 3)])
+def test_a_mean_of_other_channels_than_the_onnx_file_takes_is_refused(channels, numbers, tmp_path):
+    build = GraphBuilder(channels=channels, size=SIDE)
+    onnx.save(build.model(build.gemm("fc", build.conv("conv", "input", 4), 5)), tmp_path / "model.onnx")
+    options = PreprocessingOptions(mean=(0.5,) * numbers, std=(0.25,) * numbers)
+    with pytest.raises(
+        PreprocessingError, match=f"takes {channels} channels, and --mean and --std give {numbers} numb"
+    ):
+        load_model(ModelRequest(str(tmp_path / "model.onnx"), preprocessing=options))
 
 
 def test_random_weights_with_as_many_channels_as_the_mean_has():

@@ -154,6 +154,12 @@ def with_second_output() -> onnx.ModelProto:
     return model
 
 
+def without_output() -> onnx.ModelProto:
+    model = classifier()
+    del model.graph.output[:]
+    return model
+
+
 def quantized() -> onnx.ModelProto:
     graph = GraphBuilder(channels=3)
     scale, zero = graph.constant("scale", np.float32(0.1)), graph.constant("zero", np.int8(0))
@@ -201,6 +207,7 @@ REFUSED = {
     "grey": (with_input(TensorProto.FLOAT, "n", 1, 8, 8), "of 1 channels, but .* takes 3"),
     "two inputs": (with_second_input(), r"got 2 inputs \(input, mask\)"),
     "two outputs": (with_second_output(), r"got 2 outputs \(fc, conv\)"),
+    "no output": (without_output(), "it has no output; expected one"),
     "quantized": (quantized(), "is quantized already"),
     "foreign": (foreign(), "domain 'com.microsoft'"),
     "training": (training(), "call model.eval"),
