@@ -32,7 +32,7 @@ from exporter.graph.onnx_graph import (
     attribute,
     copy_model,
     index_graph,
-    infer_shapes,
+    infer_types,
     initializer_from_array,
     opset_of,
     tensor_types,
@@ -147,7 +147,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
     names = tuple(tensors)
     types = tensor_types(model)
     if not types.keys() >= set(names):
-        types = tensor_types(infer_shapes(model))
+        types = infer_types(model)
     index = index_graph(model.graph)
     probes = tuple(_probe(name, types, index, model, samples_per_image) for name in names)
     result = copy_model(model)
@@ -178,7 +178,7 @@ def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str
     types = tensor_types(model)
     nodes = [node for node in model.graph.node if node.name in set(layers)]
     if not all(node.output[0] in types for node in nodes):
-        types = tensor_types(infer_shapes(model))
+        types = infer_types(model)
     outputs = {info.name for info in model.graph.output}
     mean_of = {}
     for node in nodes:

@@ -6,6 +6,7 @@ Passes in this project take a `ModelProto`, leave it unchanged, and return a `Pa
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+_COUNTED = (TensorProto.INT64, TensorProto.INT32)
+"""Types of constants that may say how large something is."""
+
+_MAX_READ = 1024
+"""Values of other constants, at most, that shape inference is given."""
 
 
 class Use(NamedTuple):
@@ -183,8 +190,36 @@ def infer_shapes(model: ModelProto) -> ModelProto:
     Raises:
         onnx.shape_inference.InferenceError: If types or shapes contradict each other.
     """
-    bare = copy_model(model)
+    result = _inferred_skeleton(model)
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(model.graph.initializer)
+    return result
+
+
+def infer_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
+    """Return the freshly inferred type of every tensor.
+
+    Raises:
+        onnx.shape_inference.InferenceError: If types or shapes contradict each other.
+    """
+    return tensor_types(_inferred_skeleton(model))
+
+
+def _inferred_skeleton(model: ModelProto) -> ModelProto:
+    """Return what shape inference makes of a copy whose large weights have a type and a shape, but no values.
+
+    Inference writes and parses the whole model twice; what it reads of a constant are numbers of axes, sizes and
+    bounds, which are small.
+    """
+    large = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type not in _COUNTED and math.prod(tensor.dims) > _MAX_READ
+    ]
+    bare = copy_without_constants(model, {tensor.name for tensor in large})
     del bare.graph.value_info[:]
+    for tensor in large:
+        bare.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
 
 
@@ -208,14 +243,11 @@ def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
 
 
 def all_tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
-    """Return the type of every tensor, inferred where the model does not declare them all.
-
-    Inference copies all weights several times; a traced model needs none.
-    """
+    """Return the type of every tensor, inferred where the model does not declare them all."""
     types = tensor_types(model)
     if all(name in types for node in model.graph.node for name in node.output if name):
         return types
-    return tensor_types(infer_shapes(model))
+    return infer_types(model)
 
 
 def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
@@ -223,8 +255,8 @@ def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     names = tuple(tensors)
     tapped = copy_model(model)
     types = tensor_types(model)
-    if not types.keys() >= set(names):  # inference copies all weights several times; a traced model needs none
-        types = tensor_types(infer_shapes(model))
+    if not types.keys() >= set(names):
+        types = infer_types(model)
     present = {info.name for infos in (tapped.graph.input, tapped.graph.output) for info in infos}
     for name in names:
         if name not in present:

@@ -29,10 +29,10 @@ from exporter.graph.onnx_graph import (
     attribute,
     copy_model,
     infer_shapes,
+    infer_types,
     initializer_from_array,
     opset_of,
     replace_nodes,
-    tensor_types,
 )
 
 FLOAT16_MAX = 65504.0
@@ -76,7 +76,7 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
     result = copy_model(model)
     graph = result.graph
     _constants_to_initializers(graph)
-    kinds = tensor_types(infer_shapes(result))
+    kinds = infer_types(result)
     wide = {name for name, kind in kinds.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
     wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     island, small = float32_islands(graph)

@@ -11,6 +11,7 @@ from exporter.graph.onnx_graph import (
     copy_without_constants,
     index_graph,
     infer_shapes,
+    infer_types,
     initializer_from_array,
     remove_unused_initializers,
     replace_nodes,
@@ -103,6 +104,36 @@ def test_stale_shapes_are_forgotten(model):
     assert [dim.dim_param or dim.dim_value for dim in shapes["a"].dim] == ["batch", 2]
     assert set(shapes) == {"x", "a", "b", "y"}
     assert len(model.graph.value_info) == 1
+
+
+def test_inference_without_weights_gives_what_inference_with_them_gives():
+    """A Reshape's sizes and a Pad's widths are read; a large weight, and a large table of indices, come back whole."""
+    random = np.random.default_rng(7)
+    constants = {
+        "w": random.normal(size=(64, 3, 3, 3)).astype(np.float32),
+        "shape": np.int64([0, -1]),
+        "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1]),
+        "matrix": random.normal(size=(64 * 100, 5)).astype(np.float16).astype(np.float32),
+        "table": np.arange(3000) % 5,
+    }
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("Conv", ["padded", "w"], ["conv"]),
+        helper.make_node("Reshape", ["conv", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["product"]),
+        helper.make_node("Gather", ["product", "table"], ["y"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 10, 10])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    expected = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    assert infer_shapes(model).SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+    assert [dim.dim_param or dim.dim_value for dim in infer_types(model)["y"].tensor_type.shape.dim] == ["batch", 3000]
 
 
 def test_contradicting_types_are_refused(model):
