@@ -28,12 +28,15 @@ from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
-from runtimes.preprocessing.image_folder import class_of, find_images
+from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, find_images
 
 _MAX_STEM_BYTES = 120
 """Of the 255 that a file name may have."""
 
 _KINDS = "a folder, a glob, a list (.txt, .csv), .tar, .npy, .npz, .parquet, or a saved dataset"
+
+_READ = (*IMAGE_EXTENSIONS, *LISTS, *ARCHIVES, *ARRAYS, *TABLES)
+"""What the names of files end in that are read; of a glob's matches, others are left out, as in a folder."""
 
 
 @contextmanager
@@ -66,7 +69,10 @@ def _expanded(word: str) -> list[Path]:
     found = sorted(glob.glob(word, recursive=True))
     if not found:
         raise ImageFolderError(f"{word}: no file or folder matches this pattern; check the path")
-    return [Path(path) for path in found]
+    read = [Path(path) for path in found if os.path.isdir(path) or path.lower().endswith(_READ)]
+    if not read:
+        raise ImageFolderError(f"{word}: got {len(found)} files, none of which is read; expected {_KINDS}")
+    return read
 
 
 def gathered_into(root: Path, path: Path) -> ImageSource:
@@ -118,6 +124,8 @@ def _pictures(path: Path) -> Iterator[Picture]:
         return array_pictures(path)
     if name.endswith(TABLES):
         return dataset_pictures(path)
+    if not name.endswith(IMAGE_EXTENSIONS):
+        raise ImageFolderError(f"{path}: it is no picture by its name; expected {_KINDS}, or a picture")
     return iter([Picture(path.name, None, file=path)])
 
 

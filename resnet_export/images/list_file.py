@@ -29,13 +29,18 @@ def list_pictures(path: Path) -> Iterator[Picture]:
     """Yield the pictures that a list names.
 
     Raises:
-        ImageFolderError: If it cannot be read, names nothing, or names a file that is not there.
+        ImageFolderError: If it cannot be read, names nothing, or names a file that is not there, or no picture.
     """
     for number, (name, label) in enumerate(_rows(path), 1):
         found = next((place for place in (path.parent / name, Path(name)) if place.is_file()), None)
         if found is None:
             raise ImageFolderError(
                 f"{path}, entry {number}: there is no file {name!r}, neither beside the list nor in the current folder"
+            )
+        if not found.name.lower().endswith(IMAGE_EXTENSIONS):
+            raise ImageFolderError(
+                f"{path}, entry {number}: {name!r} is of no kind that is read; expected names that end in "
+                f"{', '.join(IMAGE_EXTENSIONS)}"
             )
         yield Picture(found.name, label, file=found)
 

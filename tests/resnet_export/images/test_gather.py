@@ -243,6 +243,8 @@ def test_parquet(tmp_path):
         ("x.txt", b"\n\n", "names no image"),
         ("x.txt", b"absent.png\n", r"entry 1: there is no file 'absent\.png'"),
         ("x.csv", b"\xff\xfe\x00", "cannot be read as a list"),
+        ("x.zip", b"PK", "it is no picture by its name; expected a folder, a glob"),
+        ("x.txt", b"x.txt\n", r"entry 1: 'x\.txt' is of no kind that is read"),
     ],
 )
 def test_sources_that_cannot_be_read(tmp_path, name, content, words):
@@ -250,6 +252,15 @@ def test_sources_that_cannot_be_read(tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageFolderError, match=words):
         levels_and_classes([tmp_path / name])
+
+
+def test_what_is_not_read_is_not_left_out_in_silence(tmp_path, flat):
+    (tmp_path / "more.zip").write_bytes(b"PK")
+    for name, words in (("more.zip", "it is no picture by its name"), ("*.zip", "got 1 files, none of which is read")):
+        with pytest.raises(ImageFolderError, match=words), gathered([str(flat), str(tmp_path / name)]):
+            pass
+    with gathered([str(flat), str(tmp_path / "*")]) as root:
+        assert len(list(find_images(root))) == 2 * len(LEVELS)
 
 
 def test_folders_named_by_class_index(tmp_path):
