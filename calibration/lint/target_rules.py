@@ -3,16 +3,23 @@
 TensorRT's parser does not check the opset: it reads a newer operator as if it were old and answers wrongly in silence.
 TensorRT 8.6 passes no axes to ReduceMean, so that axes given as an input (opset 18) become all axes.
 
-Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md.
+A last window of a ceil_mode pool that begins behind the picture is left out by PyTorch, ONNX Runtime and the standard,
+and kept by TensorRT: one row and one column more.
+
+Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md;
+TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnx import NodeProto
+
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily
+from exporter.graph.onnx_graph import attribute, infer_types
 
 MIN_OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear have an axis since. Source: ONNX operator specification, QuantizeLinear-13."""
@@ -45,7 +52,16 @@ REDUCE_AXES = Rule(
     "No reduction gets its axes as an input on TensorRT 8",
     "Export with opset 17, where axes are an attribute",
 )
-RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES)
+POOL_WINDOW = Rule(
+    "T005",
+    "pool-window-outside",
+    Severity.ERROR,
+    "No window of a pool with ceil_mode begins behind the picture, where TensorRT keeps it",
+    "Write the padding that is meant into pads, without ceil_mode, as export does",
+)
+RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES, POOL_WINDOW)
+
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 _AXES_AS_ATTRIBUTE = frozenset(
     ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
@@ -90,6 +106,8 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         severity = Severity.NOTE if target.is_tensorrt else Severity.WARNING
         message = f"IR version {ir_version}; opset {target.max_opset} came with {target.max_ir_version}: {effect}"
         yield Finding(IR_VERSION, severity, message)
+    if target.is_tensorrt:
+        yield from _pool_windows(graph)
     if target.is_tensorrt_8:
         grouped = Grouped()
         for node in graph.model.graph.node:
@@ -97,6 +115,42 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
                 message = f"{node.op_type} with its axes as an input: TensorRT 8 takes all axes"
                 grouped.add(REDUCE_AXES, message, graph.where(node))
         yield from grouped.findings()
+
+
+def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:
+    """Yield the pools of known size whose last window lies behind the picture."""
+    same = (b"SAME_UPPER", b"SAME_LOWER")  # then the stride alone decides about the size
+    pools = [
+        node
+        for node in graph.model.graph.node
+        if node.op_type in _POOLS and attribute(node, "ceil_mode", 0) and attribute(node, "auto_pad", b"") not in same
+    ]
+    if not pools:
+        return
+    try:
+        types = infer_types(graph.model)
+    except Exception:  # inference raises unrelated types; onnx's checker has said what is wrong
+        return
+    grouped = Grouped()
+    for node in pools:
+        known = types.get(node.input[0])
+        dims = [] if known is None else list(known.tensor_type.shape.dim)[2:]
+        if any(_begins_outside(node, axis, dim.dim_value) for axis, dim in enumerate(dims) if dim.dim_value > 0):
+            message = f"{node.op_type} with ceil_mode whose last window begins behind the picture: TensorRT keeps it"
+            grouped.add(POOL_WINDOW, message, graph.where(node))
+    yield from grouped.findings()
+
+
+def _begins_outside(node: NodeProto, axis: int, size: int) -> bool:
+    kernel: list[int] = list(attribute(node, "kernel_shape", []))
+    ones, zeros = [1] * len(kernel), [0] * 2 * len(kernel)
+    strides, dilations = attribute(node, "strides", None) or ones, attribute(node, "dilations", None) or ones
+    pads = attribute(node, "pads", None) or zeros
+    if axis >= min(len(kernel), len(strides), len(dilations), len(pads) // 2) or strides[axis] < 1:
+        return False  # onnx's checker or ONNX Runtime refuses it
+    stride, dilation, begin, end = strides[axis], dilations[axis], pads[axis], pads[axis + len(pads) // 2]
+    steps = -(-(size + begin + end - dilation * (kernel[axis] - 1) - 1) // stride)
+    return bool(steps * stride >= size + begin)
 
 
 FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))

@@ -264,6 +264,26 @@ def test_axes_as_an_input_are_misread_by_tensorrt_8():
     assert rule_ids(lint_model(model, TENSORRT)) == []
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    ("kernel", "options", "ids"),
+    [
+        (2, {"strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}, ["T005"]),
+        (2, {"strides": [2, 2], "pads": [1, 1, 1, 1]}, []),
+        (2, {"strides": [2, 2], "ceil_mode": 1}, []),
+        (3, {"strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}, []),
+        (2, {"strides": [4, 4], "ceil_mode": 1}, ["T005"]),
+        (2, {"strides": [3, 3], "ceil_mode": 1, "auto_pad": "SAME_UPPER"}, []),
+    ],
+)
+def test_a_pool_window_behind_the_picture_stays_in_tensorrt(op, kernel, options, ids):
+    """7 x 7: as TensorRT-RTX's parser and ONNX Runtime were seen to size them."""
+    graph = GraphBuilder(size=7)
+    model = graph.model(graph.node(op, "pool", "input", kernel_shape=[kernel] * 2, **options))
+    assert rule_ids(lint_model(model, TENSORRT)) == ids
+    assert rule_ids(lint_model(model, ONNX_RUNTIME)) == []
+
+
 def test_fixed_batch_dynamic_size_and_replaceable_weights():
     model = float_network()
     dims = model.graph.input[0].type.tensor_type.shape.dim
