@@ -69,20 +69,26 @@ class OffsetGraph:
 
     def widen_weight_scales(self) -> None:
         """Make room for the changed biases of float32 in INT32, where the weights and what they read are quantized."""
-        for name in self._added:
-            node = self._nodes[name]
-            data, weight = (self._made_by.get(read) for read in node.input[:2])
-            if data is None or weight is None or {data.op_type, weight.op_type} != {"DequantizeLinear"}:
+        for restored in dict.fromkeys(self._nodes[name].input[1] for name in self._added):
+            weight = self._made_by.get(restored)
+            if weight is None or self._array(weight.input[1]).dtype != np.float32:
                 continue
-            bias, scale = self._array(node.input[2]), self._array(weight.input[1])
-            if scale.dtype != np.float32:
-                continue
-            least = least_weight_scale(bias, float(self._array(data.input[1])))
-            least[bias == 0] = 0.0
-            quantized = QuantizedArray(self._array(weight.input[0]), scale, output_channel_axis(node))
-            widened = widen_scales(quantized, least)
+            least = [self._least_weight_scale(node) for node in self._uses[restored]]
+            axis = output_channel_axis(self._uses[restored][0])
+            quantized = QuantizedArray(self._array(weight.input[0]), self._array(weight.input[1]), axis)
+            widened = widen_scales(quantized, np.max(least, axis=0))
             self._constant(weight.input[0], widened.values)
             self._constant(weight.input[1], widened.scale)
+
+    def _least_weight_scale(self, node: NodeProto) -> NDArray[np.float64]:
+        """Return the weight scales [O] that a layer's bias needs, 0 where it needs none."""
+        data = self._made_by.get(node.input[0])
+        bias = self._bias(node)
+        if data is None or data.op_type != "DequantizeLinear":
+            return np.zeros(len(bias))
+        least = least_weight_scale(bias, float(self._array(data.input[1])))
+        least[bias == 0] = 0.0
+        return least
 
     def zero_point(self, tensor: OffsetTensor) -> int:
         """Return the level of 0."""

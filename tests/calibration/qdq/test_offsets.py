@@ -233,3 +233,25 @@ def test_a_plain_session_has_room_for_the_offset_of_a_dead_channel(gain, block) 
     with OrtRuntime(result) as plain, OrtRuntime(result, exact_qdq=True) as written:
         got, expected = (next(iter(each.run({"input": images()}).values())) for each in (plain, written))
     assert np.square(got - expected).mean() < 1e-3 * np.square(expected).mean()
+
+
+@pytest.mark.parametrize("factor", [0.05, 20.0])
+def test_layers_that_share_a_dead_channel_have_room_both(factor) -> None:
+    build = GraphBuilder(channels=3)
+    values = build.random.normal(0, 0.3, (8, 8, 1, 1)).astype(np.float32)
+    values[2] = 0
+    shared = build.constant("shared.weight", values)
+    source = build.node("Relu", "first.relu", build.conv("first", "input", 8))
+    for name in ("second", "third"):
+        source = build.node("Relu", f"{name}.relu", build.conv(name, source, 8, kernel=1, weight=shared))
+    source = build.conv("fourth", source, 8, kernel=1)
+    model = build.model(build.gemm("fc", source, 5), opset=19)
+    for tensor in model.graph.initializer:
+        if tensor.name == "second.bias":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    result = taken(model, with_zero_points(model))
+    assert num_zero_points(result) == 3
+    constants = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in result.graph.initializer}
+    for name, data in (("second", "first.relu"), ("third", "second.relu")):
+        steps = constants[f"{name}.bias"] / (constants[f"{data}.scale"] * constants["shared.weight.scale"])
+        assert np.abs(steps).max() < 2**31
