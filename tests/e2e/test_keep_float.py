@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from cli_runs import export_digits
+from cli_runs import export_small
 from onnx import numpy_helper
 
 from exporter.engines.build import build_engine
 from resnet_export.export_job import quantize as quantize_step
 from resnet_export.main import main
 
-KEPT = ("layer1.0", "layer3.2.conv2", "fc")
-IN_FLOAT = {"layer1.0.conv1", "layer1.0.conv2", "layer3.2.conv2", "fc"}
+KEPT = ("layer1.0", "layer3.0.conv2", "fc")
+IN_FLOAT = {"layer1.0.conv1", "layer1.0.conv2", "layer3.0.conv2", "fc"}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,10 @@ def rounded() -> list[bool]:
 
 
 @pytest.fixture(scope="module")
-def bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory, rounded: list[bool]) -> Path:
-    """The demo's network with some layers in float, from a few images."""
+def bundle(
+    small_weights: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory, rounded: list[bool]
+) -> Path:
+    """A small digits network with some layers in float, from a few images."""
     output = tmp_path_factory.mktemp("kept") / "bundle"
     words = ("--int8", "--num-calib", 32, "--val", digits_folder / "val", "--num-val", 40, "--quiet")
     real = quantize_step.insert_and_refine
@@ -39,7 +41,7 @@ def bundle(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory, rounde
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantize_step, "insert_and_refine", noted)
-        assert export_digits(digits_folder, output, *words, "--keep-float", ",".join(KEPT)) == 0
+        assert export_small(small_weights, digits_folder, output, *words, "--keep-float", ",".join(KEPT)) == 0
     return output
 
 
@@ -56,7 +58,7 @@ def test_the_report_says_what_it_gained_and_cost(bundle):
     assert set(kept["names"]) == set(KEPT)
     assert set(kept["layers"]) == IN_FLOAT
     assert kept["more_bytes"] == 3 * (2 * 16 * 16 * 9 + 64 * 64 * 9 + 64 * 10)
-    assert 0 < kept["share_of_macs"] < 0.3
+    assert 0 < kept["share_of_macs"] < 0.7
     assert kept["sqnr_db_with"] > kept["sqnr_db_without"]
     assert kept["compared_before_rounding"]
     assert "both before weights were rounded" in kept["statement"]
@@ -71,7 +73,7 @@ def test_verify_s_page_repeats_it(bundle, digits_folder, tmp_path):
     page = tmp_path / "page.html"
     words = ("verify", bundle, "--val", digits_folder / "val", "--num-val", 40, "--html", page, "--quiet")
     assert main([str(word) for word in words]) in (0, 3)
-    assert "By --keep-float: layer1.0, layer3.2.conv2, fc (4 layers)" in page.read_text(encoding="utf-8")
+    assert "By --keep-float: layer1.0, layer3.0.conv2, fc (4 layers)" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.tensorrt
@@ -80,9 +82,9 @@ def test_tensorrt_rtx_builds_it(bundle):
     assert len(build_engine(bundle / "model.int8.onnx", flavor="rtx")) > 10_000
 
 
-def test_a_name_that_nothing_has(digits_folder, tmp_path, capsys):
+def test_a_name_that_nothing_has(small_weights, digits_folder, tmp_path, capsys):
     words = ("--int8", "--num-calib", 32, "--keep-float", "layer1.0,layer9")
-    assert export_digits(digits_folder, tmp_path / "bundle", *words) == 2
+    assert export_small(small_weights, digits_folder, tmp_path / "bundle", *words) == 2
     error = capsys.readouterr().err
     assert "'layer9'" in error
     assert "nearest: layer" in error
