@@ -60,6 +60,13 @@ def network(request) -> TrainedNetwork:
     return replace(found, calibration=found.calibration[:128], held_out=found.held_out[:200])
 
 
+@pytest.fixture(scope="module", params=[pytest.param("digits_network", marks=pytest.mark.slow), "bottleneck_network"])
+def deep_network(request) -> TrainedNetwork:
+    """Networks of so many layers that what each of them loses adds up."""
+    found = request.getfixturevalue(request.param)
+    return replace(found, calibration=found.calibration[:128], held_out=found.held_out[:200])
+
+
 @pytest.fixture(scope="module")
 def result_of(network):
     @cache
@@ -73,15 +80,17 @@ def result_of(network):
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_every_effort_beats_the_one_below_on_images_that_it_has_not_seen(network, result_of, dialect) -> None:
-    reports = [
-        parity(network.model, result_of(effort, dialect).quantized.model, network.held_out) for effort in EFFORTS
+def test_every_effort_beats_the_one_below_on_images_that_it_has_not_seen(deep_network, dialect) -> None:
+    model = deep_network.model
+    results = [
+        quantized(model, batches(deep_network.calibration), effort=effort, dialect=dialect) for effort in EFFORTS
     ]
+    reports = [parity(model, result.quantized.model, deep_network.held_out) for result in results]
     found = [report.sqnr_db for report in reports]
     print(f"{dialect.value}:", ", ".join(f"effort {effort} {found[effort]:.2f} dB" for effort in EFFORTS))
     for effort, least in LEAST_GAINS_DB.items():
         assert found[effort] >= found[effort - 1] + least
-    assert reports[DEFAULT_EFFORT].agreement >= 0.97
+    assert reports[DEFAULT_EFFORT].agreement >= 0.99
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
@@ -153,18 +162,18 @@ def crippled(model: ModelProto, largest: float) -> ModelProto:
 @pytest.mark.parametrize(
     ("method", "dialect"), [(None, Dialect.TENSORRT), (Max(), Dialect.ONNXRUNTIME)], ids=["mse", "max"]
 )
-def test_the_killer_network_survives_by_default(network, method, dialect) -> None:
+def test_the_killer_network_survives_by_default(deep_network, method, dialect) -> None:
     """Channels 100 times apart: ranges alone fail, scaling the channels brings the network back."""
-    killer = crippled(network.model, 100.0)
-    assert parity(network.model, killer, network.held_out).sqnr_db > 90, "it computes the same"
+    killer = crippled(deep_network.model, 100.0)
+    assert parity(deep_network.model, killer, deep_network.held_out).sqnr_db > 90, "it computes the same"
     reports = []
     for effort in (0, 1):
-        result = quantized(killer, batches(network.calibration), dialect=dialect, method=method, effort=effort)
-        reports.append(parity(killer, result.quantized.model, network.held_out))
+        result = quantized(killer, batches(deep_network.calibration), dialect=dialect, method=method, effort=effort)
+        reports.append(parity(killer, result.quantized.model, deep_network.held_out))
         print(f"{dialect.value} effort {effort}: {reports[-1].sqnr_db:.1f} dB, {reports[-1].agreement:.1%} agree")
     assert reports[0].sqnr_db < 15
     assert reports[1].sqnr_db > reports[0].sqnr_db + 15
-    assert reports[1].agreement >= 0.96
+    assert reports[1].agreement >= 0.985
 
 
 def two_layers(size: int = 8, channels: int = 4) -> ModelProto:
