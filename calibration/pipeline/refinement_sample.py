@@ -27,7 +27,7 @@ MIN_SAMPLE = 8
 """Images that take part from the first layer on, whatever their size."""
 
 MAX_SAMPLE = 64
-"""Images that take part in the end. Of 96 and 128 no network tried gains more than chance."""
+"""Images that take part in the end. What 96 or 128 gain or lose is within what the order of the images does."""
 
 BATCH = 8
 """Images at a time."""
