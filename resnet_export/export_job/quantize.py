@@ -83,8 +83,10 @@ def quantize_images(
     return result, outcome, kept
 
 
-def _decibel(found: LogitComparison) -> str:
-    return "no error" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+def _distance(found: LogitComparison) -> str:
+    """Return all that decides: each of the three may be what speaks against a step."""
+    sqnr = "no error" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    return f"{sqnr} (agreement {found.agreement:.1%}, KL {found.kl:.2g})"
 
 
 def _tell(result: QuantizationResult, reporter: Reporter) -> None:
@@ -107,7 +109,7 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
         verb = "rounded" if judged.helps else "not rounded"
         reporter.done(
             f"widest layers {verb}: on {judged.without.num_images} images that refinement has not seen, "
-            f"{_decibel(judged.without)} without and {_decibel(judged.with_step)} with it"
+            f"{_distance(judged.without)} without, {_distance(judged.with_step)} with it"
         )
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:
