@@ -35,7 +35,7 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
-from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, scale_channels
+from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
 from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, has_wide_layers, refine
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
@@ -320,14 +320,15 @@ def _noting(noted: list[SeenBatch], batches: Iterable[SeenBatch], count: int) ->
 def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch]) -> dict[ChannelGroup, Factors]:
     """Return the factors of every group that holds a tensor with a range of its own."""
     groups = find_channel_groups(model)
-    grouped = {name for group in groups for name in group.tensors}
     largest = {
         name: np.max([batch.observations[name].largest() for batch in seen], axis=0).astype(np.float64)
         for name in tensors
-        if name in grouped
     }
+    sums = largest_sums(model, groups, largest)
     return {
-        group: equalizing_factors(group, largest) for group in groups if any(name in largest for name in group.tensors)
+        group: equalizing_factors(group, largest, sums=sums)
+        for group in groups
+        if any(name in largest for name in group.tensors)
     }
 
 

@@ -10,20 +10,31 @@ every other channel comes nearer to it. The rows of the layers before are multip
 scales absorb without loss; the columns of the layers behind are divided by s, and a weight scale serves all columns of
 its row: hence a strength of 1/2, half way (in logarithms) between what is best for the activation and for the weight.
 
+What stands before a rectifier is not quantized and has no range here, but is scaled with what stands behind it: a
+channel that is loud below zero and quiet above could pass what FP16 holds. So s[c] is also kept where nothing within
+the observed ranges takes the layer's output past `MAX_SUM`: s[c] (sum_j |W[c, j]| r_x[j] + |b[c]|).
+
 Source: Nagel et al. 2019, arXiv:1906.04721, section 4.1, with ranges measured on images instead of taken from weights,
 and for whole groups instead of pairs of layers; the square root is theirs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.refinement.channel_groups import ChannelGroup
-from exporter.graph.onnx_graph import PassResult, array_from_initializer, attribute, copy_model, initializer_from_array
+from exporter.graph.onnx_graph import (
+    PassResult,
+    array_from_initializer,
+    attribute,
+    copy_model,
+    index_graph,
+    initializer_from_array,
+)
 
 MAX_FACTOR = 64.0
 """No channel is scaled by more: one that small carries next to nothing, and its range is known from few values."""
@@ -31,11 +42,19 @@ MAX_FACTOR = 64.0
 STRENGTH = 0.5
 """See the module's first lines."""
 
+MAX_SUM = 32_752.0
+"""Half of the largest FP16 value, 65504: an Add behind the layer and other pictures have the other half. Being the
+worst case, the sums are far above what is met: 786 at most in a trained ResNet-18, so no factor of it is touched."""
+
 Factors = NDArray[np.float64]
 
 
 def equalizing_factors(
-    group: ChannelGroup, largest: Mapping[str, NDArray[np.float64]], *, strength: float = STRENGTH
+    group: ChannelGroup,
+    largest: Mapping[str, NDArray[np.float64]],
+    *,
+    sums: Mapping[str, NDArray[np.float64]] | None = None,
+    strength: float = STRENGTH,
 ) -> Factors:
     """Return s, float64 [num_channels], each from 1 to `MAX_FACTOR`.
 
@@ -43,6 +62,8 @@ def equalizing_factors(
         group: Which tensors.
         largest: Quantized tensor to its largest |x| per channel, float64 [num_channels]; tensors of the group that are
             missing here do not count.
+        sums: Layer to what its output cannot pass, float64 [num_channels] (`largest_sums`); layers that are missing do
+            not count.
         strength: 0 (all factors 1) to 1 (every channel as large as it can get).
     """
     room = np.full(group.num_channels, np.inf)
@@ -52,8 +73,45 @@ def equalizing_factors(
             with np.errstate(divide="ignore", invalid="ignore"):
                 room = np.fmin(room, np.where(peaks > 0, peaks.max() / peaks, np.inf))
     room[~np.isfinite(room)] = 1.0  # a channel that is always zero has no range to use
-    factors: Factors = np.clip(room**strength, 1.0, MAX_FACTOR)
+    allowed = np.full(group.num_channels, MAX_FACTOR)
+    for layer in group.producers:
+        if sums is not None and layer in sums:
+            allowed = np.minimum(allowed, MAX_SUM / np.maximum(sums[layer], 1.0))
+    factors: Factors = np.clip(room**strength, 1.0, np.maximum(allowed, 1.0))
     return factors
+
+
+def largest_sums(
+    model: ModelProto, groups: Iterable[ChannelGroup], largest: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return, per Conv and Gemm that makes a group's tensor, what |y| of a channel cannot pass, float64 [num_channels].
+
+    Args:
+        model: The float32 model that the groups were found in.
+        groups: What `find_channel_groups` returned.
+        largest: Tensor to its largest |x| per channel, float64 [C]; layers that read another tensor are left out.
+    """
+    index = index_graph(model.graph)
+    layers = {name for group in groups for name in group.producers}
+    sums = {}
+    for node in model.graph.node:
+        if node.name in layers and node.op_type != "BatchNormalization" and node.input[0] in largest:
+            weight, *bias = (np.abs(array_from_initializer(index.initializer[name])) for name in node.input[1:] if name)
+            sums[node.name] = _sums(node, weight.astype(np.float64), largest[node.input[0]]) + sum(bias)
+    return sums
+
+
+def _sums(node: NodeProto, weight: NDArray[np.float64], peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sum_j |W[o, j]| peaks[j] per output o; of a flattened input every place counts as its largest channel."""
+    if node.op_type == "Gemm":
+        rows = weight if attribute(node, "transB", 0) else weight.T
+        of_inputs = peaks if len(peaks) == rows.shape[1] else np.full(rows.shape[1], peaks.max())
+        products: NDArray[np.float64] = rows @ of_inputs
+        return products
+    num_groups = attribute(node, "group", 1)
+    taps = weight.reshape(num_groups, weight.shape[0] // num_groups, weight.shape[1], -1).sum(axis=-1)
+    sums: NDArray[np.float64] = np.einsum("goi,gi->go", taps, peaks.reshape(num_groups, -1)).reshape(-1)
+    return sums
 
 
 def scale_channels(model: ModelProto, factors: Mapping[ChannelGroup, Factors]) -> PassResult:

@@ -26,6 +26,7 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from calibration.refinement.channel_groups import find_channel_groups
 from calibration.refinement.cross_layer_equalization import scale_channels
+from exporter.graph.onnx_graph import with_outputs
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.ort.adapter import OrtRuntime
@@ -204,6 +205,30 @@ def test_batches_of_any_size_and_number(effort: int, sizes: list[int], dialect: 
 def test_of_one_image_no_bias_is_learnt(effort: int) -> None:
     result = quantized(two_layers(), [noise(1)], effort=effort)
     assert all(layer.largest_correction == 0 for layer in result.refinement)
+
+
+def test_a_channel_loud_before_its_rectifier_stays_within_fp16() -> None:
+    build = GraphBuilder(channels=3)
+    rows = build.random.normal(0, 0.3, (8, 3, 3, 3)) * 3000
+    build.constant("a.weight", rows.astype(np.float32))
+    build.node("Relu", "a.relu", build.conv("a", "input", 8, weight="a.weight"))
+    low = -np.abs(build.random.normal(0, 0.3, (8, 8, 3, 3))).astype(np.float32)  # behind the rectifier next to nothing
+    low[0] *= -1
+    low[1:, 0] *= -0.3
+    build.constant("b.weight", low)
+    build.node("Relu", "b.relu", build.conv("b", "a.relu", 8, weight="b.weight"))
+    model = build.model(build.gemm("out", "b.relu", 4), opset=19)
+    images = build.random.normal(0, 1, (8, 3, 8, 8)).astype(np.float32)
+    scaled = scale_and_calibrate(model, [images], open_runtime=OrtRuntime)
+    before, after = (peak_of(each, "b", images) for each in (model, scaled.model))
+    assert scaled.num_groups == 2
+    assert 20_000 < before < 60_000
+    assert after < 65_504
+
+
+def peak_of(model: ModelProto, tensor: str, images: np.ndarray) -> float:
+    with OrtRuntime(with_outputs(model, [tensor])) as runtime:
+        return float(np.abs(runtime.run({"input": images})[tensor]).max())
 
 
 def test_a_stream_is_consumed_once_and_in_order() -> None:
