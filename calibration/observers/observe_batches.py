@@ -30,7 +30,7 @@ against full histograms, measured in tests/calibration/ranges/test_collect_range
 FEW_SAMPLES_PER_IMAGE = 2048
 """The same for the method `max`, which reads the exact extremes: the histogram then only goes into reports."""
 
-MAX_RUN_BYTES = 256 * 2**20
+MAX_RUN_BYTES = 128 * 2**20
 """Of all tensors that one run makes: so many images at a time. Tensors that are reduced stay alive for long, whatever
 order is asked for: a ResNet-50 at 224 x 224 takes 88 MB per image with its layers' means, 40 MB without."""
 

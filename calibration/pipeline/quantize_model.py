@@ -38,6 +38,7 @@ from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
 from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, has_wide_layers, refine
 from exporter.graph.weighted_ops import WEIGHTED_OPS
+from runtimes.machine.free_memory import give_back_free_memory
 
 Images = NDArray[np.float32]
 Calibrator = Callable[[ModelProto, Mapping[str, Factors], Iterable[SeenBatch]], CalibrationTable]
@@ -181,6 +182,7 @@ def scale_and_calibrate(
         while _num_images(noted) < num_sample and next(batches_seen, None):
             pass  # the calibrator knew the answer, but nobody knows the means
         means = _means(noted, factors)
+    give_back_free_memory()  # the session is closed
     equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
     if isinstance(batches, Generator):
         batches.close()  # a calibrator that knew the answer leaves images in it

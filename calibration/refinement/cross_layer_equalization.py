@@ -20,7 +20,7 @@ and for whole groups instead of pairs of layers; the square root is theirs too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from exporter.graph.onnx_graph import (
     PassResult,
     array_from_initializer,
     attribute,
-    copy_model,
+    copy_without_constants,
     index_graph,
     initializer_from_array,
 )
@@ -123,33 +123,40 @@ def scale_channels(model: ModelProto, factors: Mapping[ChannelGroup, Factors]) -
         model: The float32 model that the groups were found in.
         factors: Group to factors, float64 [num_channels], > 0.
     """
-    result = copy_model(model)
-    constants = {tensor.name: tensor for tensor in result.graph.initializer}
     rows = {name: scale for group, scale in factors.items() for name in group.producers}
     columns = {name: scale for group, scale in factors.items() for name in group.consumers}
-    for node in result.graph.node:
-        if node.name in rows or node.name in columns:
-            _scale_node(node, constants, rows.get(node.name), columns.get(node.name))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    scaled: dict[str, NDArray[np.float32]] = {}
+    for node in model.graph.node:
+        for name, factor in _factors_of_constants(node, constants, rows.get(node.name), columns.get(node.name)):
+            values = scaled[name] if name in scaled else array_from_initializer(constants[name])
+            scaled[name] = (values * factor).astype(np.float32)
+    # A constant written over stays in the message's memory as long as the message: so none is copied to be replaced.
+    result = copy_without_constants(model, constants.keys())
+    for tensor in model.graph.initializer:
+        own = initializer_from_array(tensor.name, scaled[tensor.name]) if tensor.name in scaled else tensor
+        result.graph.initializer.add().CopyFrom(own)
     return PassResult(result, len(factors))
 
 
-def _scale_node(
+def _factors_of_constants(
     node: NodeProto, constants: Mapping[str, TensorProto], rows: Factors | None, columns: Factors | None
-) -> None:
-    """Multiply output channel o by rows[o] and let the node read input channel i times columns[i], in place.
+) -> Iterator[tuple[str, Factors]]:
+    """Yield each constant to multiply for output channel o to become rows[o] times as large, and input i be columns[i].
 
     A weight between two groups is multiplied once, in float64, and rounded once.
     """
+    if rows is None and columns is None:
+        return
     one = np.ones(1)
     rows, columns = one if rows is None else rows, one if columns is None else columns
     if node.op_type == "BatchNormalization":  # scale (x - mean) / std + bias
-        _multiply(constants[node.input[1]], rows / columns)
-        _multiply(constants[node.input[3]], columns)
+        yield node.input[1], rows / columns
+        yield node.input[3], columns
     else:
-        weight = constants[node.input[1]]
-        _multiply(weight, weight_factors(node, tuple(weight.dims), rows, columns))
+        yield node.input[1], weight_factors(node, tuple(constants[node.input[1]].dims), rows, columns)
     if len(node.input) > 2 and node.input[2]:
-        _multiply(constants[node.input[2]], rows)
+        yield node.input[2], rows
 
 
 def weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, columns: Factors) -> Factors:
@@ -161,9 +168,3 @@ def weight_factors(node: NodeProto, shape: tuple[int, ...], rows: Factors, colum
     read = columns.reshape(num_groups, -1) if len(columns) > 1 else columns.reshape(1, 1)
     per_output = np.repeat(read, shape[0] // len(read), axis=0)
     return (rows[:, np.newaxis] / per_output).reshape(shape[0], -1, *[1] * (len(shape) - 2))
-
-
-def _multiply(tensor: TensorProto, factors: Factors) -> None:
-    """Multiply a constant by what broadcasts to it, in place."""
-    values = array_from_initializer(tensor) * factors
-    tensor.CopyFrom(initializer_from_array(tensor.name, values.astype(np.float32)))

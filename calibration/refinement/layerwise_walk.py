@@ -24,6 +24,7 @@ from calibration.errors import CalibrationError
 from calibration.refinement.subgraph import PieceMaker, constant_nodes
 from exporter.graph.onnx_graph import array_from_initializer
 from exporter.graph.weighted_ops import WEIGHTED_OPS
+from runtimes.machine.free_memory import give_back_free_memory
 from runtimes.protocol import Runtime
 
 Tensor = NDArray[np.float32]
@@ -188,6 +189,7 @@ class LayerwiseWalk:
                 for of_batch in values:
                     outputs = runtime.run({self._input: _restored(of_batch[self._input])})
                     of_batch.update((name, _rounded(array)) for name, array in outputs.items())
+            give_back_free_memory()  # of a session that ran through half of the network
         return [{name: of_batch[name] for name in wanted} for of_batch in values]
 
     def _run(self, place: int, needed: str) -> None:
