@@ -33,6 +33,9 @@ from calibration.refinement.layer_hessian import sampled_rows
 Tensor = NDArray[np.float32]
 Array = NDArray[np.float32]
 
+STACK = 1024
+"""Rows that are multiplied at once: products of a hundred rows write the result as often as they add to it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
@@ -40,7 +43,7 @@ class Sums:
 
     Attributes:
         hessian: H, float32 [groups, K, K].
-        residual: M, float32 [groups, O, K]; zeros where what the float layer reads was not given.
+        residual: M, float32 [groups, O, K].
     """
 
     hessian: Array
@@ -72,7 +75,7 @@ class LayerStatistics:
 
 def collect(
     node: NodeProto,
-    images: Iterable[tuple[Tensor, Tensor | None]],
+    images: Iterable[tuple[Tensor, Tensor]],
     weight: Array,
     current: Array,
     kernel_shape: tuple[int, ...],
@@ -91,37 +94,73 @@ def collect(
         num_images: How many images there are.
         columns: Which of the K values x is of.
     """
-    groups, rows, _ = weight.shape
-    width = len(range(*columns.indices(weight.shape[2])))
-    first, second = (
-        Sums(np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32))
-        for _ in range(2)
-    )
-    squares = np.zeros(groups)
+    groups, outputs, inputs = weight.shape
+    width = len(range(*columns.indices(inputs)))
     moved = weight - current
     moved_at_all = bool(moved.any())
-    by_inputs = not moved_at_all and weight.shape[2] < 2 * rows
-    crossed = [np.zeros((groups, weight.shape[2], width), np.float32) for _ in range(2)] if by_inputs else []
+    by_inputs = not moved_at_all and inputs < 2 * outputs
+    first, second = (_Half.empty(groups, inputs if by_inputs else outputs, width) for _ in range(2))
+    squares = np.zeros(groups)
     for index, (read, in_float) in enumerate(images):
-        sums = second if index % 2 else first
         whole = sampled_rows(node, read, kernel_shape, num_images)
-        x = np.ascontiguousarray(whole[:, :, columns])
-        of_image = gram(x)
-        squares += _off_diagonal_square(of_image)
-        np.add(sums.hessian, of_image, out=sums.hessian)
-        if in_float is None:
-            continue
-        lost = sampled_rows(node, in_float, kernel_shape, num_images) - whole
-        if by_inputs:
-            crossed[index % 2] += np.matmul(lost.transpose(0, 2, 1), x)
-            continue
-        missing = np.matmul(lost, weight.transpose(0, 2, 1))
+        missed = sampled_rows(node, in_float, kernel_shape, num_images) - whole
+        if not by_inputs:
+            missed = np.matmul(missed, weight.transpose(0, 2, 1))
         if moved_at_all:
-            missing += np.matmul(whole, moved.transpose(0, 2, 1))
-        np.add(sums.residual, np.matmul(missing.transpose(0, 2, 1), x), out=sums.residual)
-    for sums, of_half in zip((first, second), crossed, strict=False):
-        np.matmul(weight, of_half, out=sums.residual)
-    return LayerStatistics((first, second), _shrinkage(first.hessian + second.hessian, squares, num_images))
+            missed += np.matmul(whole, moved.transpose(0, 2, 1))
+        half = second if index % 2 else first
+        squares += half.add(np.ascontiguousarray(whole[:, :, columns]), missed)
+    multiplied = weight if by_inputs else None
+    halves = first.sums(multiplied), second.sums(multiplied)
+    return LayerStatistics(halves, _shrinkage(halves[0].hessian + halves[1].hessian, squares, num_images))
+
+
+@dataclass(slots=True, eq=False)
+class _Half:
+    """Sums over the images of one half. Images of few rows wait, until one product serves many."""
+
+    hessian: Array
+    crossed: Array
+    _reads: list[Array]
+    _missed: list[Array]
+
+    @classmethod
+    def empty(cls, groups: int, rows: int, width: int) -> _Half:
+        """Begin with H [groups, K, K], and the sum of d x^T or e x^T [groups, rows, K]."""
+        return cls(np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32), [], [])
+
+    def add(self, read: Array, missed: Array) -> NDArray[np.float64]:
+        """Add one image; return the sum of squares off the diagonal of its own H, [groups].
+
+        Args:
+            read: x at P positions, float32 [groups, P, K].
+            missed: d or e there, float32 [groups, P, rows].
+        """
+        if read.shape[1] >= read.shape[2]:
+            own = gram(read)
+            np.add(self.hessian, own, out=self.hessian)
+            np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), read), out=self.crossed)
+            return _square(own) - _square(np.einsum("gkk->gk", own))
+        self._reads.append(read)
+        self._missed.append(missed)
+        if sum(rows.shape[1] for rows in self._reads) >= STACK:
+            self._multiply()
+        # The sum of squares of X^T X is that of X X^T, here the smaller one.
+        return _square(gram(read.transpose(0, 2, 1))) - _square(np.einsum("gpk,gpk->gk", read, read))
+
+    def sums(self, weight: Array | None) -> Sums:
+        """Return H, and M: `weight` times what was summed, where that was d x^T."""
+        self._multiply()
+        return Sums(self.hessian, self.crossed if weight is None else np.matmul(weight, self.crossed))
+
+    def _multiply(self) -> None:
+        """Add the images that wait."""
+        if self._reads:
+            reads, missed = np.concatenate(self._reads, axis=1), np.concatenate(self._missed, axis=1)
+            np.add(self.hessian, gram(reads), out=self.hessian)
+            np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), reads), out=self.crossed)
+            self._reads.clear()
+            self._missed.clear()
 
 
 def gram(rows: Array) -> Array:
@@ -133,17 +172,14 @@ def gram(rows: Array) -> Array:
     return product
 
 
-def _off_diagonal_square(hessian: Array) -> NDArray[np.float64]:
-    """Return the sum of squares off the diagonal of each group, [groups]."""
-    flat = hessian.reshape(len(hessian), -1)
-    squares = np.array([float(np.dot(row, row)) for row in flat])
-    squares -= np.square(np.einsum("gkk->gk", hessian), dtype=np.float64).sum(axis=1)
-    return squares
+def _square(products: Array) -> NDArray[np.float64]:
+    """Return the sum of squares of each group, [groups]."""
+    return np.array([float(np.dot(row, row)) for row in products.reshape(len(products), -1)])
 
 
 def _shrinkage(hessian: Array, squares: NDArray[np.float64], count: int) -> Array:
     """Return d; 1 where there is one image only, or nothing off the diagonal."""
-    off = _off_diagonal_square(hessian) / count**2
+    off = (_square(hessian) - _square(np.einsum("gkk->gk", hessian))) / count**2
     if count < 2:
         return np.ones(len(off), np.float32)
     noise = np.maximum(squares / count - off, 0.0) / (count - 1)

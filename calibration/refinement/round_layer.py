@@ -36,7 +36,7 @@ def round_layer(
     node: NodeProto,
     weight: NDArray[np.float32],
     scale: NDArray[np.float32],
-    reads: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
+    reads: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     num_images: int,
 ) -> NDArray[np.int8]:
     """Return INT8 levels, int8 [groups, O, K].
