@@ -19,6 +19,8 @@ BEGIN, END = "<!-- table: benchmarks/input_kinds.py -->", "<!-- end of table -->
 INERT = "tests/exporter/checkpoints/test_inert_checkpoint.py"
 CHECKPOINT = "tests/exporter/checkpoints/test_checkpoint.py"
 HEAD = "tests/exporter/checkpoints/test_replaced_head.py"
+PARTS = "tests/exporter/checkpoints/test_computed_weights.py"
+PLAIN = "tests/exporter/networks/test_plain_module.py"
 AUTO = "tests/exporter/recognition/test_auto_source.py"
 CONFIG = "tests/exporter/preprocessing/test_config_files.py"
 INPUTS = "tests/exporter/models/test_network_inputs.py"
@@ -41,6 +43,9 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("two networks in one file", "`... --checkpoint-key ema_model`", HEAD, "test_of_two_networks_the_usual_one_is_taken_the_other_told_and_had_by_its_key"),
     ("averaged weights, a teacher", "`... --checkpoint-key state_dict_ema`, `ema.module`, `teacher`", HEAD, "test_checkpoint_key"),
     ("DataParallel's and `torch.compile`'s prefixes", "`resnet18 --weights FILE`", CHECKPOINT, "test_prefixes_of_several_wrappers_are_cut"),
+    ("weights in parts: pruned (`weight_orig`, `weight_mask`), `weight_norm`, `spectral_norm`, `parametrizations`", "`resnet18 --weights FILE`", PARTS, "test_a_checkpoint_in_parts_answers_as_the_module"),
+    ("a module with such weights", "`rx.export(module, ...)`, `my.nets:build`", PLAIN, "test_weights_that_are_computed_become_weights"),
+    ("a module inside `torch.compile`, DataParallel, AveragedModel", "`rx.export(module, ...)`, `my.nets:build`", PLAIN, "test_wrappers_are_taken_off"),
     ("a file that would run code", "refused by name, never run", INERT, "test_a_bomb_in_the_arguments_is_refused_and_does_not_go_off"),
     ("a whole pickled module", "refused: save its `state_dict()`", INERT, "test_a_whole_module_is_refused_by_name"),
     ("TorchScript or `.pt2` as MODEL", "refused with the line that converts it", PROGRAMS, "test_as_model_the_refusal_says_how_to_convert_and_that_converts"),

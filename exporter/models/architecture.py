@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
+from exporter.checkpoints.computed_weights import with_whole_weights
 from exporter.checkpoints.replaced_head import Head, find_head, with_head
 from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import layout_of
@@ -143,6 +144,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     checkpoint = load_checkpoint(Path(request.weights), key=request.checkpoint_key)
     header = _read_header(checkpoint.metadata, request.weights, architecture.model_id)
     layout = layout_of(architecture.build)
+    checkpoint = with_whole_weights(checkpoint, layout.shapes)
     checkpoint, aside = _with_names(checkpoint, architecture, layout.shapes)
     if architecture.adapt is not None:
         architecture = architecture.adapt(architecture, checkpoint.state_dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from exporter.models.input_channels import in_color_order
 from exporter.models.loaded_model import LoadedModel, ModelRequest
 from exporter.models.module_outputs import check_is_float
 from exporter.models.python_source import checked
+from exporter.networks.plain_module import plain_module, unwrapped
 from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.transform import Preprocessing
 
@@ -42,12 +42,13 @@ def load_module(
         PreprocessingError: If nothing tells how its images are prepared.
         WeightsError: If its weights are not float32, or hold NaN or Inf.
     """
+    module = unwrapped(module)
     known_as = name or type(module).__name__
     check_is_float(module, known_as)
     _check_weights(module, known_as)
     preprocessing, origin = _preprocessing(module, options, known_as)
     try:
-        copied = copy.deepcopy(module).cpu().eval()
+        copied = plain_module(module).cpu()
     except Exception as err:  # copying runs the user's code, which may raise anything; all of it is chained
         raise ModelObjectError(f"{known_as}: it cannot be copied ({type(err).__name__}: {err})") from err
     loaded = LoadedModel(

@@ -20,6 +20,7 @@ from exporter.models.architecture import Architecture, load_file, load_random
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.models.loaded_model import is_weights_file as is_file
 from exporter.models.module_outputs import check_is_float, tensors_given, with_outputs
+from exporter.networks.plain_module import plain_module, unwrapped
 
 
 def load(request: ModelRequest) -> LoadedModel:
@@ -136,10 +137,14 @@ def _module(name: str, found: Any, num_classes: int | None) -> nn.Module:
 
 def _on_cpu(name: str, module: nn.Module) -> nn.Module:
     """Return `module` if its weights are where PyTorch puts them now: on the CPU, or "meta" while shapes are asked."""
+    module = unwrapped(module)
     check_is_float(module, name)
     if devices := {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu", _default_device()}:
         raise ModelObjectError(f"{name}: its weights are on {', '.join(sorted(devices))}, expected cpu; call .cpu()")
-    return module
+    try:
+        return plain_module(module)
+    except Exception as err:  # copying runs the user's code, which may raise anything; all of it is chained
+        raise ModelObjectError(f"{name}: it cannot be copied ({type(err).__name__}: {err})") from err
 
 
 def _default_device() -> str:

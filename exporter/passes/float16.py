@@ -6,8 +6,9 @@ topological. Rounding is IEEE round-half-to-even (`numpy.ndarray.astype`).
 
 What FP16 cannot hold stays in float32 between two Casts: sums of squares, which over a feature map of 56 x 56 pass
 65504, where FP16 ends, at a root mean square of 4.6 already (ConvNeXt V2's global response normalization), and
-quotients with a small constant in them (`float16_islands`). Inputs that ONNX defines as float32 whatever the model's
-type stay so as well: Resize's scales and, as runtimes read it, its region of interest.
+quotients with a small constant in them (`float16_islands`). So does what ONNX does not define for FP16 (Celu), and
+inputs that it defines as float32 whatever the model's type: Resize's scales and, as runtimes read it, its region of
+interest.
 
 ONNX Runtime's own converter (`onnxruntime.transformers.float16`) was not used: it appends its Casts at the end (the
 checker then refuses the order) and replaces small weights by a larger number without saying so.
@@ -80,7 +81,12 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
     wide = {name for name, kind in kinds.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
     wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     island, small = float32_islands(graph)
-    island |= {place for place, node in enumerate(graph.node) if node.op_type in _KEPT_FLOAT32}
+    opset = opset_of(result)
+    island |= {
+        place
+        for place, node in enumerate(graph.node)
+        if node.op_type in _KEPT_FLOAT32 or not _has_float16_form(node, opset, wide)
+    }
     apart = {place for place, node in enumerate(graph.node) if node.name in kept}
     island -= apart
     constants = {tensor.name for tensor in graph.initializer}
@@ -90,9 +96,7 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
         for place, node in enumerate(graph.node)
         for slot, name in enumerate(node.input)
         if name in wide
-        and (
-            place in island or slot in _float32_inputs(node, opset_of(result)) or (place in apart and name in constants)
-        )
+        and (place in island or slot in _float32_inputs(node, opset) or (place in apart and name in constants))
     }
     num_changes, num_zeros = _convert_constants(graph, reads)
     for place, node in enumerate(graph.node):
@@ -146,6 +150,25 @@ def _float32_inputs(node: NodeProto, opset: int) -> tuple[int, ...]:
         return kept
     fixed = tuple(slot for slot, entry in enumerate(formal) if entry.type_str == "tensor(float)")
     return (*kept, *fixed)
+
+
+def _has_float16_form(node: NodeProto, opset: int, wide: Collection[str]) -> bool:
+    """Tell whether ONNX defines the operator for FP16 where this node reads float32: not Celu, nor CumSum before 14.
+
+    Inputs that are float32 in every model do not count (`_float32_inputs`), and Q/DQ is `float16_qdq`'s.
+    """
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return True
+    try:
+        formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+    except onnx.defs.SchemaError:
+        return True
+    kept = _float32_inputs(node, opset)
+    return all(
+        "tensor(float16)" in formal[min(slot, len(formal) - 1)].types
+        for slot, name in enumerate(node.input)
+        if name in wide and slot not in kept
+    )
 
 
 def _convert_constants(graph: GraphProto, reads: set[tuple[int, int]]) -> tuple[int, int]:

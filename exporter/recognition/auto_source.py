@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from exporter.checkpoints.computed_weights import with_whole_weights
 from exporter.checkpoints.training_record import TIMM as TIMM_SCRIPT
 from exporter.checkpoints.weight_layout import layout_of
 from exporter.errors import AmbiguousModelError, ExportError, UnknownModelError, WeightsError
@@ -39,7 +40,7 @@ def load(request: ModelRequest) -> LoadedModel:
             f"MODEL auto reads the architecture off a checkpoint, got --weights {request.weights}; "
             "pass --weights FILE, or name the model"
         )
-    checkpoint = load_checkpoint(Path(request.weights), key=request.checkpoint_key)
+    checkpoint = with_whole_weights(load_checkpoint(Path(request.weights), key=request.checkpoint_key))
     stated = _stated_model(checkpoint, request.weights)
     if stated is not None:
         name, why = stated

@@ -193,6 +193,8 @@ def _foldable_layer(module: nn.Module, path: str, node: fx.Node, path_of: dict[s
     batchnorm: Any = _submodule(module, path)
     if type(batchnorm) not in _BATCHNORM_TYPES and not _has_activation(batchnorm):
         return None, f"it is computed by a {type(batchnorm).__name__}, which does more than BatchNorm"
+    if batchnorm._forward_hooks or batchnorm._forward_pre_hooks:
+        return None, "a hook is registered on it"
     num_calls = max(len(argument.users) for argument in node.args[3:5] if isinstance(argument, fx.Node))
     if num_calls != 1:
         return None, f"it is called {num_calls} times"

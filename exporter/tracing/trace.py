@@ -9,9 +9,11 @@ the one asked for (the exporter silently writes opset 18 when asked for 17).
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
+from typing import Any
 
 import torch
 from onnx import ModelProto
@@ -76,7 +78,6 @@ def trace_and_fold(
 
 
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
-    batch = torch.export.Dim(BATCH_AXIS)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -87,7 +88,7 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
                 module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=_dynamic_batch(module),
                 opset_version=TRACE_OPSET,
                 external_data=False,
                 input_names=[INPUT_NAME],
@@ -109,3 +110,11 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
         raise ExportError("torch.onnx.export returned nothing")
     model: ModelProto = program.model_proto
     return model
+
+
+def _dynamic_batch(module: nn.Module) -> tuple[Any, ...]:
+    """Return that axis 0 of the one input is symbolic, the way `torch.export` wants it for the signature of forward."""
+    axes = {0: torch.export.Dim(BATCH_AXIS)}
+    first = next(iter(inspect.signature(module.forward).parameters.values()), None)
+    takes_any = first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+    return ((axes,),) if takes_any else (axes,)

@@ -176,6 +176,31 @@ def test_sums_of_squares_do_not_overflow():
     np.testing.assert_allclose(got, run(model, x)["y"], rtol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("opset", "node", "kept"),
+    [
+        (17, helper.make_node("Celu", ["r"], ["c"], alpha=0.5), True),
+        (12, helper.make_node("Celu", ["r"], ["c"]), True),
+        (13, helper.make_node("CumSum", ["r", "axis"], ["c"]), True),
+        (14, helper.make_node("CumSum", ["r", "axis"], ["c"]), False),
+        (17, helper.make_node("Elu", ["r"], ["c"]), False),
+    ],
+    ids=lambda value: getattr(value, "op_type", str(value)),
+)
+def test_what_onnx_does_not_define_for_fp16_stays_in_float32(opset, node, kept):
+    nodes = [helper.make_node("Sin", ["x"], ["r"]), node, helper.make_node("Tanh", ["c"], ["y"])]
+    axis = {"axis": np.array(1)} if len(node.input) > 1 else {}
+    model = model_of(nodes, initializers=axis)
+    model.opset_import[0].version = opset
+    result = float16_from_float32(model).model
+    onnx.checker.check_model(result, full_check=True)
+    kinds = {info.name: info.type.tensor_type.elem_type for info in result.graph.value_info}
+    middle = next(each for each in result.graph.node if each.op_type == node.op_type)
+    assert (kinds[middle.output[0]] == TensorProto.FLOAT) == kept
+    x = np.random.default_rng(3).normal(0, 2, (5, 3)).astype(np.float32)
+    np.testing.assert_allclose(run(result, x)["y"], run(model, x)["y"], atol=5e-3)
+
+
 def test_a_cast_inside_follows():
     """A graph that casts to float32 itself is FP16 behind the cast too."""
     nodes = [

@@ -349,6 +349,15 @@ KEPT = {
 }
 
 
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_batchnorm_with_a_hook_does_more(kind):
+    module = Net(lambda net, x: net.bn(net.conv(x)), **conv_bn())
+    double = {"register_forward_hook": lambda _, __, y: y * 2, "register_forward_pre_hook": lambda _, x: (x[0] * 2,)}
+    getattr(module.bn, kind)(double[kind])
+    _, report = assert_same_answers(module, num_folded=0)
+    assert len(report.kept) == 1
+
+
 @pytest.mark.parametrize("case", KEPT)
 def test_kept_with_the_reason(case):
     build, batchnorm, reason = KEPT[case]

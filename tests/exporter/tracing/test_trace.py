@@ -311,3 +311,23 @@ def test_nothing_is_printed_and_loggers_stay_as_they_were(capfd):
     finally:
         logger.setLevel(before)
     assert capfd.readouterr().out == ""
+
+
+class AnyArguments(nn.Module):
+    """A forward as wrappers have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Conv2d(3, 4, 3)
+
+    def forward(self, *args, **options):
+        return self.inside(*args, **options).mean((2, 3))
+
+
+def test_a_forward_that_takes_any_arguments_keeps_its_batch_axis():
+    module = AnyArguments().eval()
+    model = trace(module, torch.zeros(2, 3, 8, 8), opset=17)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    images = torch.randn(5, 3, 8, 8)
+    with OrtRuntime(model) as runtime, torch.no_grad():
+        np.testing.assert_allclose(runtime.run({"input": images.numpy()})["logits"], module(images), atol=1e-5)
