@@ -6,6 +6,8 @@
         After a permute, PyTorch's own decomposition restores the memory layout with a Gather over computed indices.
     group_norm(x, G)                       ->  layer_norm over each group, then x w + b
         torch.onnx writes InstanceNormalization between Reshapes to sizes that are computed at run time.
+    hardtanh(x, inplace=True) and the like ->  x.copy_(hardtanh(x))
+        The same graph; PyTorch decomposes the first anew at every call, most of the time of tracing a MobileNet.
 
 The arithmetic is the same up to the order of sums; the export is compared with the module as it is.
 Source: torch.nn.functional.scaled_dot_product_attention, documentation.
@@ -13,6 +15,7 @@ Source: torch.nn.functional.scaled_dot_product_attention, documentation.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+_ACTIVATIONS = frozenset({F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu})
 
 
 class PlainFunctions(TorchFunctionMode):
@@ -45,6 +50,8 @@ class PlainFunctions(TorchFunctionMode):
                 return args[0].mean((-2, -1), keepdim=True)
             if size == tuple(args[0].shape[-2:]):
                 return args[0]
+        if func in _ACTIVATIONS:
+            return _activated(func, *args, **named)
         if func is F.group_norm and isinstance(args[0].shape[1], int):
             return _group_norm(*args, **named)
         return func(*args, **named)
@@ -65,6 +72,14 @@ def _is_masked(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
 def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     return torch.matmul(torch.softmax(torch.matmul(query * factor, key.transpose(-2, -1)), dim=-1), value)
+
+
+def _activated(function: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:
+    given = inspect.signature(function).bind(*args, **named)
+    if not given.arguments.pop("inplace", False):
+        return function(*args, **named)
+    changed: Tensor = given.arguments["input"]
+    return changed.copy_(function(*given.args, **given.kwargs))
 
 
 def _group_norm(

@@ -20,6 +20,14 @@ CALLS = {
     "pool to another size": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
     "group norm": nn.GroupNorm(2, 4),
     "group norm, no affine": lambda x: F.group_norm(x, 4),
+    "hardtanh in place, read again": lambda x: F.hardtanh(y := x * 1, -0.5, 0.25, True) + y,
+    "bounds by name": lambda x: F.hardtanh(y := x * 1, max_val=0.25, inplace=True) + y,
+    "relu6": lambda x: F.relu6(x * 9),
+    "relu6 module, read again": lambda x: nn.ReLU6(inplace=True)(y := x * 9) + y,
+    "hardswish in place": lambda x: F.hardswish(x * 3, inplace=True),
+    "hardsigmoid in place": lambda x: F.hardsigmoid(x * 3, True),
+    "leaky relu in place": lambda x: F.leaky_relu(x * 3, 0.3, True),
+    "elu in place": nn.Sequential(nn.ReflectionPad2d(0), nn.ELU(0.5, inplace=True)),
 }
 
 
@@ -51,5 +59,7 @@ def test_which_calls_are_replaced():
     with Watch(), PlainFunctions():
         F.scaled_dot_product_attention(*[torch.zeros(1, 1, 2, 2)] * 3)
         F.adaptive_avg_pool2d(torch.zeros(1, 1, 2, 2), 1)
-    assert not {"scaled_dot_product_attention", "adaptive_avg_pool2d"} & set(seen)
-    assert {"matmul", "softmax", "mean"} <= set(seen)
+        nn.ReLU6(inplace=True)(torch.zeros(1, 1, 2, 2))
+        F.leaky_relu(torch.zeros(1, 1, 2, 2), 0.1, True)
+    assert not {"scaled_dot_product_attention", "adaptive_avg_pool2d", "hardtanh_", "leaky_relu_"} & set(seen)
+    assert {"matmul", "softmax", "mean", "copy_"} <= set(seen)
