@@ -26,6 +26,7 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from calibration.refinement.channel_groups import find_channel_groups
 from calibration.refinement.cross_layer_equalization import scale_channels
+from calibration.refinement.refine import has_wide_layers
 from exporter.graph.onnx_graph import with_outputs
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
@@ -39,8 +40,8 @@ def quantized(model: ModelProto, images, *, effort: int = DEFAULT_EFFORT, **opti
     return quantize(model, images, open_runtime=OrtRuntime, open_exact=open_exact, effort=EFFORTS[effort], **options)
 
 
-LEAST_GAINS_DB = {1: 1.0, 2: 0.0}
-"""Of SQNR over the effort below; docs/int8.md has what was measured."""
+LEAST_GAIN_DB = 1.0
+"""Of SQNR by effort 1 over effort 0; docs/int8.md has what was measured."""
 
 
 def batches(images: np.ndarray, size: int = 10):
@@ -81,17 +82,18 @@ def result_of(network):
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_every_effort_beats_the_one_below_on_images_that_it_has_not_seen(deep_network, dialect) -> None:
+def test_the_default_effort_beats_the_one_below_on_images_that_it_has_not_seen(deep_network, dialect) -> None:
+    """Effort 2 is effort 1 here, as the test below says; where it is not: test_judge."""
     model = deep_network.model
-    results = [
-        quantized(model, batches(deep_network.calibration), effort=effort, dialect=dialect) for effort in EFFORTS
-    ]
-    reports = [parity(model, result.quantized.model, deep_network.held_out) for result in results]
-    found = [report.sqnr_db for report in reports]
-    print(f"{dialect.value}:", ", ".join(f"effort {effort} {found[effort]:.2f} dB" for effort in EFFORTS))
-    for effort, least in LEAST_GAINS_DB.items():
-        assert found[effort] >= found[effort - 1] + least
-    assert reports[DEFAULT_EFFORT].agreement >= 0.99
+    assert not has_wide_layers(model)
+    plain, default = (
+        quantized(model, batches(deep_network.calibration), effort=effort, dialect=dialect)
+        for effort in (0, DEFAULT_EFFORT)
+    )
+    reports = [parity(model, result.quantized.model, deep_network.held_out) for result in (plain, default)]
+    print(f"{dialect.value}:", ", ".join(f"{report.sqnr_db:.2f} dB" for report in reports))
+    assert reports[1].sqnr_db >= reports[0].sqnr_db + LEAST_GAIN_DB
+    assert reports[1].agreement >= 0.99
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
@@ -144,13 +146,15 @@ def test_tensorrt_rtx_parses_and_builds_every_effort(result_of, tmp_path, effort
     assert len(build_engine(path, flavor="rtx")) > 10_000
 
 
-def test_two_runs_give_the_same_bytes(network, result_of) -> None:
-    again = quantized(network.model, batches(network.calibration), effort=2)
-    first = result_of(2, Dialect.TENSORRT)
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_where_no_layer_is_wide_effort_2_is_effort_1(network, result_of, dialect) -> None:
+    """Two runs of the same steps give the same bytes."""
+    assert not has_wide_layers(network.model)
+    first, again = (result_of(effort, dialect) for effort in (1, 2))
     assert again.quantized.model.SerializeToString(deterministic=True) == first.quantized.model.SerializeToString(
         deterministic=True
     )
-    assert (again.table, again.refinement) == (first.table, first.refinement)
+    assert (again.table.ranges, again.refinement) == (first.table.ranges, first.refinement)
 
 
 def crippled(model: ModelProto, largest: float) -> ModelProto:
@@ -229,6 +233,14 @@ def test_a_channel_loud_before_its_rectifier_stays_within_fp16() -> None:
 def peak_of(model: ModelProto, tensor: str, images: np.ndarray) -> float:
     with OrtRuntime(with_outputs(model, [tensor])) as runtime:
         return float(np.abs(runtime.run({"input": images})[tensor]).max())
+
+
+def test_two_runs_give_the_same_bytes_and_tables() -> None:
+    first, again = (quantized(two_layers(), batches(noise(100)), effort=2) for _ in range(2))
+    assert again.quantized.model.SerializeToString(deterministic=True) == first.quantized.model.SerializeToString(
+        deterministic=True
+    )
+    assert (again.table, again.refinement) == (first.table, first.refinement)
 
 
 def test_a_stream_is_consumed_once_and_in_order() -> None:
