@@ -97,6 +97,15 @@ def make_resnet8(size: int = 32) -> ModelProto:
     return export_random(CifarResNet(8), size=size)
 
 
+def make_resnet18() -> ModelProto:
+    """Return torchvision's ResNet-18 at 224 x 224 of random weights, the same ones at every call."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.manual_seed(20261126)
+    return export_random(resnet18(), size=224)
+
+
 def export_loaded_module(module, *, size: int, opset: int | None = None, num_classes: int = 10) -> ModelProto:
     """Fold and export a PyTorch module as it is."""
     from exporter.models.loaded_model import LoadedModel

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exporter.networks.random_weights import draw_convolutions
+
 STAGE_WIDTHS = (16, 32, 64)
 """Channels of `layer1`, `layer2`, `layer3`. Source: He et al. 2015, section 4.2."""
 
@@ -146,7 +148,7 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(middle, wide, num_blocks, stride=2, shortcut=shortcut)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(wide, num_classes)
-        _init_convolutions(self)
+        draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits.
@@ -191,13 +193,3 @@ def _shortcut(in_channels: int, out_channels: int, *, stride: int, option: Short
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps H and W at stride 1; no bias, since BatchNorm follows."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-
-
-def _init_convolutions(module: nn.Module) -> None:
-    """Draw every convolution weight from N(0, 2 / (k * k * out_channels)), in place.
-
-    Source: He et al. 2015, arXiv:1502.01852, equation 14 (the fan-out form, which torchvision also uses).
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

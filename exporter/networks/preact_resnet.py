@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from exporter.networks.random_weights import draw_convolutions
+
 IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 """Units per stage. Source: He et al. 2015, arXiv:1512.03385, table 1."""
 
@@ -98,7 +100,7 @@ class PreActResNet(nn.Module):
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(in_channels, num_classes)
-        _init_convolutions(self)
+        draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, float32 [N, num_classes].
@@ -140,7 +142,7 @@ class CifarPreActResNet(nn.Module):
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(wide, num_classes)
-        _init_convolutions(self)
+        draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, float32 [N, num_classes].
@@ -175,13 +177,3 @@ def _convolution(in_channels: int, out_channels: int, kernel_size: int, *, strid
 def _check_num_classes(num_classes: int) -> None:
     if num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
-
-
-def _init_convolutions(module: nn.Module) -> None:
-    """Draw every convolution weight from N(0, 2 / (k * k * out_channels)), in place.
-
-    Source: He et al. 2015, arXiv:1502.01852, equation 14 (the fan-out form, which torchvision also uses).
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

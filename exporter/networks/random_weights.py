@@ -19,6 +19,16 @@ SWITCHED_OFF = 1e-5
 _SPREAD = 0.02  # standard deviation that timm and torchvision draw transformers' weights with
 
 
+def draw_convolutions(module: nn.Module) -> None:
+    """Draw every convolution weight from N(0, 2 / (k * k * out_channels)), in place.
+
+    Source: He et al. 2015, arXiv:1502.01852, equation 14 (the fan-out form, which torchvision also uses).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
 def switch_on(module: nn.Module, seed: int) -> list[str]:
     """Draw the weights anew that begin at (about) zero, in place: 1 for normalization, N(0, 0.02^2) for others.
 

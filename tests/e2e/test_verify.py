@@ -113,7 +113,7 @@ def test_the_number_of_cores_changes_no_figure(bundle, few_digits, tmp_path, mon
     reports = []
     for num_cores in (1, 3):
         monkeypatch.setattr("runtimes.side_by_side.usable_cpus", lambda num_cores=num_cores: num_cores)
-        reports.append(report_of(tmp_path, bundle, "--val", few_digits / "val", "--num-val", 70, "--bisect"))
+        reports.append(report_of(tmp_path, bundle, "--val", few_digits / "val", "--num-val", 40, "--bisect"))
         del reports[-1]["tool"]["created"]
     assert reports[0] == reports[1]
 

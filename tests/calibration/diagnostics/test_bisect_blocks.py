@@ -30,12 +30,21 @@ open_exact = partial(OrtRuntime, exact_qdq=True)
 BLOCKS = ("stem", *(f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(3)), "fc")
 
 
+def as_the_command_makes_it(network):
+    """INT8 with scaled channels and corrected biases."""
+    batches = [network.calibration[:32]]
+    return quantize(network.model, batches, open_runtime=OrtRuntime, open_exact=open_exact).quantized.model
+
+
 @pytest.fixture(scope="module")
 def healthy(digits_network):
-    """INT8 as the command makes it: scaled channels, corrected biases."""
-    return quantize(
-        digits_network.model, [digits_network.calibration[:32]], open_runtime=OrtRuntime, open_exact=open_exact
-    ).quantized.model
+    return as_the_command_makes_it(digits_network)
+
+
+@pytest.fixture(scope="module")
+def small(small_network):
+    """For what the number of blocks says nothing of."""
+    return as_the_command_makes_it(small_network)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +67,13 @@ def times(factor):
     return lambda values: values * np.float32(factor)
 
 
-def test_batches_side_by_side_give_the_same_figures(digits_network, healthy):
-    batches = np.array_split(digits_network.held_out[:12], 4)
+def test_batches_side_by_side_give_the_same_figures(small_network, small):
+    batches = np.array_split(small_network.held_out[:12], 4)
     side_by_side = SideBySide(partial(OrtRuntime, exact_qdq=True, num_threads=1), Streams(3, 1))
-    one_by_one = bisect(digits_network, healthy, batches)
+    one_by_one = bisect(small_network, small, batches)
     found = bisect_blocks(
-        digits_network.model,
-        healthy,
+        small_network.model,
+        small,
         batches,
         precision="int8",
         open_exact=open_exact,
@@ -88,15 +97,15 @@ def test_a_healthy_file_of_float16_scales_is_left_in_peace(digits_network, healt
     assert found.suspects == ()
 
 
-def test_a_healthy_file_in_the_other_dialect_too(digits_network, images):
+def test_a_healthy_file_in_the_other_dialect_too(small_network, images):
     table = calibrate(
-        digits_network.model,
-        [digits_network.calibration[:64]],
+        small_network.model,
+        [small_network.calibration[:64]],
         open_runtime=OrtRuntime,
         method=Max(),
         dialect=Dialect.ONNXRUNTIME,
     )
-    assert bisect(digits_network, insert_qdq(digits_network.model, table).model, images).suspects == ()
+    assert bisect(small_network, insert_qdq(small_network.model, table).model, images).suspects == ()
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +200,9 @@ def test_every_break_is_found_where_it_is_whatever_else_is_broken(digits_network
 
 
 @pytest.mark.parametrize("constant", ["conv1.weight.scale", "layer3.0.conv1.bias"])
-def test_blocks_behind_a_break_are_not_blamed(digits_network, healthy, images, constant):
+def test_blocks_behind_a_break_are_not_blamed(small_network, small, images, constant):
     edit = times(4) if constant.endswith("scale") else np.zeros_like
-    found = bisect(digits_network, edited(healthy, constant, edit), images)
+    found = bisect(small_network, edited(small, constant, edit), images)
     assert len(found.suspects) == 1
     assert found.blocks[-1].sqnr_db < 15  # the error arrived at the end all the same
 
@@ -207,21 +216,21 @@ def test_ranges_of_noise_show_in_the_blocks(digits_network, images):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_files_that_are_not_quantized(digits_network, images, precision):
-    candidate = digits_network.model
+def test_files_that_are_not_quantized(small_network, images, precision):
+    candidate = small_network.model
     if precision == "fp16":
         candidate = float16_from_float32(candidate).model
     broken = edited(candidate, "layer2.0.conv2.weight", lambda weight: weight.transpose(1, 0, 2, 3))
-    (suspect,) = bisect(digits_network, broken, images, precision).suspects
+    (suspect,) = bisect(small_network, broken, images, precision).suspects
     assert suspect.name == "layer2.0"
     assert "transposed" in suspect.causes[0]
 
 
-def test_a_file_that_takes_pixels_is_compared_from_its_normalized_input_on(digits_network, healthy, images):
+def test_a_file_that_takes_pixels_is_compared_from_its_normalized_input_on(small_network, small, images):
     preprocessing = Preprocessing((32, 32), None, Interpolation.BILINEAR, (0.306,) * 3, (0.324,) * 3)
     finish = Finish(uint8_input=True, softmax=True)
-    broken = edited(healthy, "layer3.0.conv1.bias", np.zeros_like)
-    pair = [finish_graph(model, finish, preprocessing=preprocessing) for model in (digits_network.model, broken)]
+    broken = edited(small, "layer3.0.conv1.bias", np.zeros_like)
+    pair = [finish_graph(model, finish, preprocessing=preprocessing) for model in (small_network.model, broken)]
     found = bisect_blocks(*pair, images, precision="int8", open_exact=open_exact)
     assert [suspect.name for suspect in found.suspects] == ["layer3.0"]
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, export_random, make_resnet8
+from graph_builder import GraphBuilder, make_resnet8, make_resnet18
 from onnx import ModelProto
 
 from calibration.methods.effort import EFFORTS
@@ -74,9 +74,7 @@ def test_the_figures_are_those_of_the_models() -> None:
 def test_only_some_networks_have_wide_layers() -> None:
     assert has_wide_layers(wide())
     assert not has_wide_layers(make_resnet8())
-    from torchvision.models import resnet18
-
-    assert has_wide_layers(export_random(resnet18(num_classes=4), size=32))
+    assert has_wide_layers(make_resnet18())
 
 
 @pytest.mark.parametrize("helps", [True, False])

@@ -29,9 +29,10 @@ open_exact = partial(OrtRuntime, exact_qdq=True)
 def crops(count: int, seed: int) -> NDArray[np.float32]:
     """Return squares cut from scikit-image's photographs, mean and std 0.5, float32 [count, 3, SIZE, SIZE]."""
     random = np.random.default_rng(seed)
+    photographs = [getattr(skimage.data, name)() for name in PHOTOGRAPHS]
     pictures = []
     for place in range(count):
-        photo = getattr(skimage.data, PHOTOGRAPHS[place % len(PHOTOGRAPHS)])()
+        photo = photographs[place % len(photographs)]
         side = int(min(photo.shape[:2]) * random.uniform(0.5, 0.9))
         top, left = (int(random.integers(0, length - side + 1)) for length in photo.shape[:2])
         piece = Image.fromarray(photo[top : top + side, left : left + side])

@@ -92,9 +92,13 @@ def signal_to_noise(reference: np.ndarray, got: np.ndarray) -> float:
 
 
 def torchvision_resnet(block: str, depths: list[int]):
+    """Without the fourth stage, which has three quarters of the weights and no kernel of its own."""
+    from torch import nn
     from torchvision.models import resnet
 
-    return resnet.ResNet(getattr(resnet, block), depths, num_classes=10)
+    network = resnet.ResNet(getattr(resnet, block), depths)
+    network.layer4, network.fc = nn.Identity(), nn.Linear(network.fc.in_features // 2, 10)
+    return network
 
 
 NETWORKS = {

@@ -13,6 +13,7 @@ import exporter.target
 from exporter.errors import ExportError
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET
+from exporter.tracing import trace as tracing
 from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.ort.adapter import OrtRuntime
@@ -86,9 +87,12 @@ def module():
 
 @pytest.fixture(scope="module")
 def models(module):
-    """The module in the oldest opset and in those that the targets write."""
+    """The module in the oldest opset and in those that the targets write; PyTorch's exporter knows only its own."""
     example = torch.zeros(2, 3, 32, 32)
-    return {opset: trace(module, example, opset=opset, producer_version="1.2") for opset in OPSETS}
+    traced = tracing._torch_export(module, example, ("logits",)).SerializeToString()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "_torch_export", lambda *_: onnx.load_from_string(traced))
+        return {opset: trace(module, example, opset=opset, producer_version="1.2") for opset in OPSETS}
 
 
 class Function(nn.Module):
