@@ -11,7 +11,7 @@ from calibration.methods.effort import DEFAULT_EFFORT
 from calibration.methods.method import Method
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.target import Target
-from resnet_export.api.choices import method_of, target_of
+from resnet_export.api.choices import method_of, target_of, word_or_path
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
@@ -121,7 +121,7 @@ def export(
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = ExportOptions(
             model=model,
-            weights=str(weights),
+            weights=word_or_path("weights", weights, "the name of weights"),
             checkpoint_key=checkpoint_key,
             head_activation=head_activation,
             num_classes=num_classes,
@@ -135,7 +135,7 @@ def export(
             fp16=fp16,
             calib=image_source(calib, "calib", Path(spilled) / "calib"),
             num_calib=num_calib,
-            calib_cache=None if calib_cache is None else str(calib_cache),
+            calib_cache=None if calib_cache is None else word_or_path("calib_cache", calib_cache, '"off"'),
             calib_provider=calib_provider,
             method=method_of(method),
             effort=effort,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
+from resnet_export.api.choices import word_or_path
 from resnet_export.api.export import ModelLike, checked_model
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
@@ -129,7 +130,7 @@ def verify(
             precision=(precision,) if isinstance(precision, str) else tuple(precision),
             provider=provider,
             against=None if against is None else checked_model(against),
-            weights=str(weights),
+            weights=word_or_path("weights", weights, "the name of weights"),
             num_classes=num_classes,
             preprocessing=preprocessing_options(preprocessing),
             val=image_source(val, "val", Path(spilled) / "val"),
