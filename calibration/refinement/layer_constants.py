@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,23 +80,30 @@ class LayerConstants:
         Returns:
             What was added, float64 [C]; an INT32 bias takes whole steps only.
         """
-        nothing = np.zeros_like(wanted)
+        add = self._adder(node, len(wanted))
+        return np.zeros_like(wanted) if add is None else add(wanted)
+
+    def takes_bias(self, node: NodeProto, num_channels: int) -> bool:
+        """Tell whether `add_to_bias` can add anything."""
+        return self._adder(node, num_channels) is not None
+
+    def _adder(self, node: NodeProto, num_channels: int) -> Callable[[NDArray[np.float64]], NDArray[np.float64]] | None:
+        """Return what adds to a layer's bias; None where it can take nothing."""
         if node.op_type == "MatMul":
-            name = self._added_constant(node, len(wanted))
-            return nothing if name is None else self._add_float(name, wanted)
+            added = self._added_constant(node, num_channels)
+            return None if added is None else partial(self._add_float, added)
         if node.op_type == "Gemm" and attribute(node, "beta", 1.0) != 1.0:
-            return nothing
+            return None
         if len(node.input) < 3 or not node.input[2]:
-            return self._new_bias(node, wanted)
+            return partial(self._new_bias, node)
         name = node.input[2]
-        if self._is_own(name, len(wanted), TensorProto.FLOAT):
-            return self._add_float(name, wanted)
+        if self._is_own(name, num_channels, TensorProto.FLOAT):
+            return partial(self._add_float, name)
         dequantize = self._index.producer.get(name)
         if dequantize is None or dequantize.op_type != "DequantizeLinear" or self._is_shared(name):
-            return nothing
-        if not self._is_own(dequantize.input[0], len(wanted), TensorProto.INT32):
-            return nothing
-        return self._add_integer(dequantize, wanted)
+            return None
+        is_own = self._is_own(dequantize.input[0], num_channels, TensorProto.INT32)
+        return partial(self._add_integer, dequantize) if is_own else None
 
     def _is_shared(self, name: str) -> bool:
         return len(self._index.uses.get(name, ())) > 1 or name in self._index.outputs

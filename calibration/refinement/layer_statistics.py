@@ -5,6 +5,9 @@
     e   [O]   W d + (W - V) x: what its sum lacks there, with W its weights and V what they are so far
     H = sum of x x^T,  M = sum of e x^T = W (sum of d x^T) while V = W
 
+Where the layer's bias is corrected afterwards (`bias_correction`), the mean of e goes whatever the weights are. What
+they are to lower is how it varies: x, d and e are then what they differ from their means by.
+
 In a layer of more outputs than inputs the sum of d x^T is the smaller one, and W is multiplied once.
 
 Image after image is added to the sums of one of two halves, so that what is fitted on one half can be judged on the
@@ -22,7 +25,7 @@ towards the diagonal: Schaefer and Strimmer 2005, target D. Images, not position
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +85,7 @@ def collect(
     *,
     num_images: int,
     columns: slice = slice(None),
+    center: Array | None = None,
 ) -> LayerStatistics:
     """Look at one layer.
 
@@ -93,6 +97,7 @@ def collect(
         kernel_shape: [kH, kW] of a Conv.
         num_images: How many images there are.
         columns: Which of the K values x is of.
+        center: Mean of x, float32 [groups, K], where a bias takes the mean of e away; None where nothing does.
     """
     groups, outputs, inputs = weight.shape
     width = len(range(*columns.indices(inputs)))
@@ -104,12 +109,18 @@ def collect(
     for index, (read, in_float) in enumerate(images):
         whole = sampled_rows(node, read, kernel_shape, num_images)
         missed = sampled_rows(node, in_float, kernel_shape, num_images) - whole
+        if center is not None:
+            whole = whole - center[:, np.newaxis]
         if not by_inputs:
             missed = np.matmul(missed, weight.transpose(0, 2, 1))
         if moved_at_all:
             missed += np.matmul(whole, moved.transpose(0, 2, 1))
         half = second if index % 2 else first
         squares += half.add(np.ascontiguousarray(whole[:, :, columns]), missed)
+    if center is not None:
+        mean: Array = (first.total_missed + second.total_missed) / np.float32(first.num_rows + second.num_rows)
+        first.take_mean(mean)
+        second.take_mean(mean)
     multiplied = weight if by_inputs else None
     halves = first.sums(multiplied), second.sums(multiplied)
     return LayerStatistics(halves, _shrinkage(halves[0].hessian + halves[1].hessian, squares, num_images))
@@ -121,13 +132,17 @@ class _Half:
 
     hessian: Array
     crossed: Array
-    _reads: list[Array]
-    _missed: list[Array]
+    total_read: Array
+    total_missed: Array
+    num_rows: int = 0
+    _reads: list[Array] = field(default_factory=list)
+    _missed: list[Array] = field(default_factory=list)
 
     @classmethod
     def empty(cls, groups: int, rows: int, width: int) -> _Half:
-        """Begin with H [groups, K, K], and the sum of d x^T or e x^T [groups, rows, K]."""
-        return cls(np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32), [], [])
+        """Begin with H [groups, K, K], the sum of d x^T or e x^T [groups, rows, K], and those of x and of d or e."""
+        hessian, crossed = np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32)
+        return cls(hessian, crossed, np.zeros((groups, width), np.float32), np.zeros((groups, rows), np.float32))
 
     def add(self, read: Array, missed: Array) -> NDArray[np.float64]:
         """Add one image; return the sum of squares off the diagonal of its own H, [groups].
@@ -136,6 +151,9 @@ class _Half:
             read: x at P positions, float32 [groups, P, K].
             missed: d or e there, float32 [groups, P, rows].
         """
+        self.total_read += read.sum(axis=1)
+        self.total_missed += missed.sum(axis=1)
+        self.num_rows += read.shape[1]
         if read.shape[1] >= read.shape[2]:
             own = gram(read)
             np.add(self.hessian, own, out=self.hessian)
@@ -147,6 +165,10 @@ class _Half:
             self._multiply()
         # The sum of squares of X^T X is that of X X^T, here the smaller one.
         return _square(gram(read.transpose(0, 2, 1))) - _square(np.einsum("gpk,gpk->gk", read, read))
+
+    def take_mean(self, mean: Array) -> None:
+        """Take d or e from their mean [groups, rows]."""
+        self.crossed -= mean[:, :, np.newaxis] * self.total_read[:, np.newaxis]
 
     def sums(self, weight: Array | None) -> Sums:
         """Return H, and M: `weight` times what was summed, where that was d x^T."""

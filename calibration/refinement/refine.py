@@ -101,11 +101,14 @@ def refine(
     done: list[LayerRefinement] = []
     for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
         num_rounded, largest = 0, 0.0
+        corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
+        means_read = _means_read(layer, constants)
         if in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
-            num_rounded = _round(layer, in_float, weight, constants, thorough=effort.thorough)
-        if effort.correct_biases and not (keeps_zero and not _has_bias(layer)):
-            largest = _correct(layer, means[layer.node.name], constants, walk)
+            center = means_read if corrects else None
+            num_rounded = _round(layer, in_float, weight, constants, center, thorough=effort.thorough)
+        if corrects:
+            largest = _correct(layer, means[layer.node.name], means_read, constants, walk)
         done.append(LayerRefinement(layer.node.name, largest, num_rounded))
     return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
 
@@ -137,46 +140,76 @@ def _has_bias(layer: Layer) -> bool:
     return len(layer.node.input) > 2 and bool(layer.node.input[2])
 
 
-def _correct(layer: Layer, expected: NDArray[np.float64], constants: LayerConstants, walk: LayerwiseWalk) -> float:
+def _correct(
+    layer: Layer,
+    expected: NDArray[np.float64],
+    means_read: NDArray[np.float64] | None,
+    constants: LayerConstants,
+    walk: LayerwiseWalk,
+) -> float:
     """Correct the layer's bias, in place; return the largest |change|."""
-    found = _means(layer, constants)
+    found = None if means_read is None else _means(layer, means_read, constants)
     if found is None:
         found = channel_means(walk.outputs(layer), -1 if layer.node.op_type == "MatMul" else 1)
     return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected[: len(found)] - found))).max())
 
 
-def _means(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] | None:
+def _means_read(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] | None:
+    """Return the mean over positions of what the layer reads of each image, [num_images, groups, K]."""
+    weight = constants.weight(layer.node)
+    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+        return None
+    return np.stack([mean_row(layer.node, image, weight.levels.shape[2:]) for image in layer.images()])
+
+
+def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConstants) -> NDArray[np.float64] | None:
     """Return the mean over positions of each channel the layer gives, [num_images, O]; None where it must be run.
 
     It is the layer's answer to the mean of what it reads.
     """
     weight = constants.weight(layer.node)
-    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+    bias = None if weight is None else constants.bias(layer.node, len(weight.scale))
+    if weight is None or bias is None:
         return None
     rows = weight_rows(layer.node, weight.levels).astype(np.float64)
     rows *= weight.scale.reshape(*rows.shape[:2], 1)
-    bias = constants.bias(layer.node, len(weight.scale))
-    if bias is None:
-        return None
-    reads = np.stack([mean_row(layer.node, image, weight.levels.shape[2:]) for image in layer.images()])
-    means: NDArray[np.float64] = np.einsum("gok,ngk->ngo", rows, reads, optimize=True).reshape(len(reads), -1) + bias
-    return means
+    means: NDArray[np.float64] = np.einsum("gok,ngk->ngo", rows, means_read, optimize=True).reshape(len(means_read), -1)
+    return means + bias
 
 
-def _round(layer: Layer, in_float: Layer, weight: Tensor, constants: LayerConstants, *, thorough: bool) -> int:
-    """Round the layer's weight for its output, in place; return how many levels changed."""
+def _round(
+    layer: Layer,
+    in_float: Layer,
+    weight: Tensor,
+    constants: LayerConstants,
+    means_read: NDArray[np.float64] | None,
+    *,
+    thorough: bool,
+) -> int:
+    """Round the layer's weight for its output, in place; return how many levels changed.
+
+    Args:
+        layer: In the quantized model.
+        in_float: In the float model.
+        weight: In float.
+        constants: Of the quantized model.
+        means_read: What the layer reads, [num_images, groups, K], where its bias is corrected afterwards.
+        thorough: Whether wide layers are rounded too.
+    """
     old = constants.weight(layer.node)
     if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
     rows = weight_rows(layer.node, weight)
     if not thorough and rows.shape[2] > WIDEST:
         return 0
+    takes_mean = means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale))
     rounded = round_layer(
         layer.node,
         weight,
         old.scale.reshape(rows.shape[:2]),
         lambda: zip(layer.images(), in_float.images(), strict=True),
         sum(map(len, layer.stored)),
+        center=means_read.mean(axis=0).astype(np.float32) if means_read is not None and takes_mean else None,
     )
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)

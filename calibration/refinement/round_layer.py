@@ -38,6 +38,7 @@ def round_layer(
     scale: NDArray[np.float32],
     reads: Callable[[], Iterable[tuple[Tensor, Tensor]]],
     num_images: int,
+    center: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int8]:
     """Return INT8 levels, int8 [groups, O, K].
 
@@ -48,12 +49,15 @@ def round_layer(
         reads: Gives, image by image, what the quantized and what the float layer reads, float32 [C, H, W] for Conv,
             [..., K] else; called once for each part of the columns.
         num_images: How many images that are.
+        center: Mean of what the quantized layer reads, float32 [groups, K], where its bias is corrected afterwards.
     """
     own = weight_rows(node, weight).astype(np.float32)
     current = own.copy()
     levels = np.empty(own.shape, np.int8)
     for part in column_parts(own.shape[2], PART):
-        statistics = collect(node, reads(), own, current, weight.shape[2:], num_images=num_images, columns=part)
+        statistics = collect(
+            node, reads(), own, current, weight.shape[2:], num_images=num_images, columns=part, center=center
+        )
         moved = compensation(statistics)
         sums = statistics.whole()
         target: Array = own[:, :, part]

@@ -56,7 +56,9 @@ def builder(kind: str) -> GraphBuilder:
 def assert_added(model: ModelProto, *, step: float = 0.0) -> np.ndarray:
     """Add WANTED to the layer's bias; the outputs must show exactly what the constants say they took."""
     before = output(model)
-    applied = LayerConstants(model.graph).add_to_bias(node_of(model, "layer"), WANTED)
+    constants = LayerConstants(model.graph)
+    assert constants.takes_bias(node_of(model, "layer"), len(WANTED))
+    applied = constants.add_to_bias(node_of(model, "layer"), WANTED)
     shape = (3, 1, 1) if before.ndim == 4 else (3,)
     assert_allclose(output(model), before + applied.reshape(shape), atol=2e-6)
     assert np.abs(applied - WANTED).max() <= max(step / 2, 1e-7)
@@ -132,7 +134,10 @@ def test_a_matmul_is_corrected_in_the_add_behind_it(swapped: bool) -> None:
 
 def nothing_is_added(model: ModelProto) -> bool:
     before = model.SerializeToString(deterministic=True)
-    applied = LayerConstants(model.graph).add_to_bias(node_of(model, "layer"), WANTED)
+    constants = LayerConstants(model.graph)
+    could = constants.takes_bias(node_of(model, "layer"), len(WANTED))
+    applied = constants.add_to_bias(node_of(model, "layer"), WANTED)
+    assert could == applied.any()
     return not applied.any() and model.SerializeToString(deterministic=True) == before
 
 
