@@ -5,8 +5,9 @@ are mostly noise should count for less, and what the layers before lost in one c
 
     minimize over D:   sum |y - b - (W + D) x|^2 + a sum_j H_jj D_j^2      ->      D (H + a diag(H)) = M
 
-with H and M of `layer_statistics`. Fitted on few images this would fit their noise, so a is chosen by the error on the
-images that did not take part (two halves, each judging the other), and D is left out where no a lowers that.
+with H and M of `layer_statistics`. Fitted on few images this would fit their noise, so the error on the images that did
+not take part decides (two halves, each judging the other): of all outputs together, how far a goes down; of each, which
+a is the best, or that none is better than none.
 
 Source: ridge regression with two-fold cross-validation; targets from the float model's outputs rather than from
 W x as in Li et al. 2025, "GPTAQ", arXiv:2504.02692.
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from calibration.refinement.layer_statistics import LayerStatistics, Sums
 
-RIDGES = (1.0, 0.1, 0.01)
-"""Values of a, tried in this order until one does worse than the one before: for most layers the first does worse than
+RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03)
+"""Values of a, tried in this order until one does worse than the one before: for many layers the first does worse than
 nothing. At 10 what is left of D lies within rounding."""
 
 Array = NDArray[np.floating]
@@ -35,14 +36,17 @@ def compensation(statistics: LayerStatistics) -> Array | None:
     first, second = statistics.halves
     if not first.residual.any() or not second.residual.any():
         return None
-    least, found = 0.0, None
+    found, least, least_of_all = np.zeros_like(first.residual), np.zeros(first.residual.shape[:2]), 0.0
     for ridge in RIDGES:
         of_first, of_second = _fit(first, ridge), _fit(second, ridge)
-        change = float((error_change(of_first, second) + error_change(of_second, first)).sum())
-        if not change < least:
+        change = error_change(of_first, second) + error_change(of_second, first)
+        if not change.sum() < least_of_all:
             break
-        least, found = change, (of_first + of_second) / 2
-    return found
+        least_of_all = change.sum()
+        better = change < least
+        least[better] = change[better]
+        found[better] = (of_first[better] + of_second[better]) / 2
+    return found if least_of_all else None
 
 
 def error_change(change: Array, sums: Sums) -> NDArray[np.float64]:
