@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from onnx import helper
 
 from calibration.refinement.layer_statistics import Sums, collect
-from calibration.refinement.weight_compensation import compensation, error_change
+from calibration.refinement.weight_compensation import RIDGES, compensation, error_change
 
 SEED = 20261130
 NODE = helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -75,3 +75,34 @@ def test_few_positions_shrink_the_hessian_towards_its_diagonal(positions: int, l
     assert_allclose(np.diag(shrunk), np.diag(whole))
     off = ~np.eye(12, dtype=bool)
     assert_allclose(shrunk[off], (1 - seen.shrinkage[0]) * whole[off], rtol=1e-4)
+
+
+def test_each_output_gets_the_ridge_that_other_images_like_best() -> None:
+    """Row 0 reads the noisy channel alone, row 1 all but it, the others a little: in float64, ridge by ridge."""
+    random = np.random.default_rng(SEED)
+    weight, read, in_float = noisy_layer(random, noise=0.5)
+    weight[0] = [0, 0, 3, 0, 0, 0]
+    weight[1, 2] = 0
+    weight[2:] *= [[0.2], [1.0]]
+    seen = statistics(read, in_float, weight)
+    first, second = ((half.hessian[0].astype(float), half.residual[0].astype(float)) for half in seen.halves)
+    best, expected, total = np.zeros(4), np.zeros((4, 6)), 0.0
+    for ridge in RIDGES:
+        fits = [
+            residual @ np.linalg.inv(hessian + ridge * np.diag(np.diag(hessian) + 1e-3 * np.diag(hessian).mean()))
+            for hessian, residual in (first, second)
+        ]
+        change = sum(
+            ((fit @ hessian - 2 * residual) * fit).sum(axis=1)
+            for fit, (hessian, residual) in zip(fits, (second, first), strict=True)
+        )
+        if change.sum() >= total:
+            break
+        total = change.sum()
+        expected[change < best] = sum(fits)[change < best] / 2
+        best = np.minimum(best, change)
+    found = compensation(seen)
+    assert found is not None
+    assert_allclose(found[0], expected, atol=1e-4)
+    assert np.abs(found[0, 0]).max() > 0.3
+    assert np.abs(found[0, 1]).max() < 0.05
