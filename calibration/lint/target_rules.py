@@ -4,10 +4,12 @@ TensorRT's parser does not check the opset: it reads a newer operator as if it w
 TensorRT 8.6 passes no axes to ReduceMean, so that axes given as an input (opset 18) become all axes.
 
 A last window of a ceil_mode pool that begins behind the picture is left out by PyTorch, ONNX Runtime and the standard,
-and kept by TensorRT: one row and one column more.
+and kept by TensorRT: one row and one column more. Some operators have forms that its parser refuses (a dilated pool),
+and one is computed without its absolute values.
 
 Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md;
-TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh).
+TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh, findings/tensorrt_rtx_global_lp_pool.sh; its
+parser, which the tests ask).
 """
 
 from __future__ import annotations
@@ -59,7 +61,21 @@ POOL_WINDOW = Rule(
     "No window of a pool with ceil_mode begins behind the picture, where TensorRT keeps it",
     "Write the padding that is meant into pads, without ceil_mode, as export does",
 )
-RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES, POOL_WINDOW)
+REFUSED_FORM = Rule(
+    "T006",
+    "refused-form",
+    Severity.ERROR,
+    "Every operator has a form that TensorRT's parser takes",
+    "Write it with other attributes or operators: the engine is not built",
+)
+SIGNED_NORM = Rule(
+    "T007",
+    "norm-without-absolute",
+    Severity.ERROR,
+    "No GlobalLpPool has an odd p: TensorRT leaves out its absolute values",
+    "Put an Abs before it, which changes nothing elsewhere",
+)
+RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES, POOL_WINDOW, REFUSED_FORM, SIGNED_NORM)
 
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -108,6 +124,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         yield Finding(IR_VERSION, severity, message)
     if target.is_tensorrt:
         yield from _pool_windows(graph)
+        yield from _forms(graph)
     if target.is_tensorrt_8:
         grouped = Grouped()
         for node in graph.model.graph.node:
@@ -139,6 +156,49 @@ def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:
             message = f"{node.op_type} with ceil_mode whose last window begins behind the picture: TensorRT keeps it"
             grouped.add(POOL_WINDOW, message, graph.where(node))
     yield from grouped.findings()
+
+
+def _forms(graph: QuantizedGraph) -> Iterator[Finding]:
+    """Yield what the parser refuses, or takes for something else, whatever the shapes are."""
+    grouped = Grouped()
+    for node in graph.model.graph.node:
+        if node.domain not in STANDARD_DOMAINS:
+            continue
+        if words := _refused_form(node):
+            grouped.add(REFUSED_FORM, f"{node.op_type} {words}: TensorRT refuses it", graph.where(node))
+        if node.op_type == "GlobalLpPool" and attribute(node, "p", 2) % 2:
+            message = f"GlobalLpPool of p = {attribute(node, 'p', 2)}: TensorRT adds x**p, not |x|**p"
+            grouped.add(SIGNED_NORM, message, graph.where(node))
+    yield from grouped.findings()
+
+
+def _refused_form(node: NodeProto) -> str:
+    """Return what the node has that TensorRT's parser has no layer for, in words; empty where there is nothing."""
+    kind = node.op_type
+    if kind in _POOLS and any(size != 1 for size in attribute(node, "dilations", None) or ()):
+        return "with dilations"
+    if kind == "MaxPool" and len(node.output) > 1 and node.output[1]:
+        return "with indices"
+    if kind == "LpPool" and attribute(node, "p", 2) > 2:
+        return f"of p = {attribute(node, 'p', 2)}"
+    if kind == "LRN" and attribute(node, "size", 1) % 2 == 0:
+        return "over an even number of channels"
+    return _refused_resize(node) if kind == "Resize" else ""
+
+
+def _refused_resize(node: NodeProto) -> str:
+    policy = attribute(node, "keep_aspect_ratio_policy", b"stretch").decode()
+    mode = attribute(node, "coordinate_transformation_mode", b"half_pixel").decode()
+    nearest = attribute(node, "nearest_mode", b"round_prefer_floor").decode()
+    if attribute(node, "antialias", 0):
+        return "with antialias"
+    if policy != "stretch":
+        return f"with keep_aspect_ratio_policy {policy}"
+    if mode in ("half_pixel_symmetric", "tf_crop_and_resize"):
+        return f"with coordinates {mode}"
+    if mode == "tf_half_pixel_for_nn" and nearest != "round_prefer_floor":
+        return f"with coordinates {mode} and nearest_mode {nearest}"
+    return ""
 
 
 def _begins_outside(node: NodeProto, axis: int, size: int) -> bool:

@@ -301,10 +301,10 @@ def _output_shapes(model: ModelProto, path: Path) -> tuple[tuple[int | None, ...
         kind = info.type.tensor_type
         dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
         if kind.elem_type != TensorProto.FLOAT or len(dims) < 2 or (len(dims) == 2 and not dims[1]):
-            shown = [size or "N" for size in dims]
-            raise OnnxFileError(
-                f"{path}: output {info.name!r} has shape {shown}, expected float32 [N, classes] or [N, C, ...]"
-            )
+            shown = f"[{', '.join(str(size or 'N') for size in dims)}]"
+            name = TensorProto.DataType.Name(kind.elem_type).lower()
+            got = f"has shape {shown}" if kind.elem_type == TensorProto.FLOAT else f"is {name} {shown}"
+            raise OnnxFileError(f"{path}: output {info.name!r} {got}, expected float32 [N, classes] or [N, C, ...]")
         shapes.append(tuple(dims[1:]))
     return tuple(shapes)
 

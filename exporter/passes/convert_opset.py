@@ -6,13 +6,14 @@ import onnx
 from onnx import ModelProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import attribute, copy_model, infer_shapes, name_nodes, opset_of
+from exporter.graph.onnx_graph import array_from_initializer, attribute, copy_model, infer_shapes, name_nodes, opset_of
 from exporter.target import IR_VERSION_OF_OPSET
 
 BATCH_AXIS = "batch"
 TRACE_OPSET = 20
 """The exporter's own default in torch 2.15: no version conversion happens inside it."""
 _SHIELD = "resnet_export.unchanged"
+_RESIZE_HAS_MODES = 11
 
 
 def convert_opset(model: ModelProto, opset: int) -> ModelProto:
@@ -27,6 +28,8 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
             converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
         except Exception as err:  # the converter raises RuntimeError and more, by operator
             raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
+        if opset_of(model) < _RESIZE_HAS_MODES <= opset:
+            _keep_old_resizing(converted)
         name_nodes(converted)  # the converter adds nodes without names, around Softmax of opset 12 and older, say
     del converted.opset_import[:]
     converted.opset_import.append(onnx.helper.make_opsetid("", opset))
@@ -46,6 +49,27 @@ def _shield(model: ModelProto) -> ModelProto:
     if any(node.domain == _SHIELD for node in shielded.graph.node):
         shielded.opset_import.append(onnx.helper.make_opsetid(_SHIELD, 1))
     return shielded
+
+
+def _keep_old_resizing(model: ModelProto) -> None:
+    """Let every Resize that was an Upsample or a Resize of opset 10 count from the corner as those did, in place.
+
+    They have no attribute for it, and the converter leaves the new ones at their defaults (half_pixel): a bilinear
+    picture moves by half a pixel (findings/onnx_converter_linear_resize.sh).
+
+    Source: ONNX, Resize-11 ("asymmetric": x_original = x_resized / x_scale). Opset 10 leaves open which neighbor is the
+    nearest: ONNX Runtime 1.31 takes the one below, and the one above where it shrinks.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants |= {node.output[0]: attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        if node.op_type != "Resize":
+            continue
+        node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if attribute(node, "mode", b"nearest") == b"nearest":
+            shrinks = scales is not None and bool((array_from_initializer(scales) < 1).any())
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
 def _unshield(model: ModelProto) -> ModelProto:

@@ -284,6 +284,47 @@ def test_a_pool_window_behind_the_picture_stays_in_tensorrt(op, kernel, options,
     assert rule_ids(lint_model(model, ONNX_RUNTIME)) == []
 
 
+SCALES = ("", "scales")
+FORMS = [
+    ("MaxPool", (), {"kernel_shape": [2, 2], "dilations": [2, 2]}, ["T006"]),
+    ("MaxPool", (), {"kernel_shape": [2, 2], "dilations": [1, 1]}, []),
+    ("AveragePool", (), {"kernel_shape": [2, 2], "dilations": [2, 1]}, ["T006"]),
+    ("LpPool", (), {"kernel_shape": [2, 2], "p": 3}, ["T006"]),
+    ("LpPool", (), {"kernel_shape": [2, 2], "p": 1}, []),
+    ("LRN", (), {"size": 4}, ["T006"]),
+    ("LRN", (), {"size": 3}, []),
+    ("GlobalLpPool", (), {"p": 1}, ["T007"]),
+    ("GlobalLpPool", (), {}, []),
+    ("Resize", SCALES, {"mode": "linear", "antialias": 1}, ["T006"]),
+    ("Resize", SCALES, {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}, ["T006"]),
+    ("Resize", SCALES, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, []),
+    ("Resize", SCALES, {"mode": "cubic", "exclude_outside": 1}, []),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "options", "ids"), FORMS)
+def test_forms_that_tensorrt_does_not_take(op, inputs, options, ids):
+    graph = GraphBuilder()
+    graph.constant("scales", np.array([1, 1, 2, 2], np.float32))
+    model = graph.model(graph.node(op, "node", "input", *inputs, **options), opset=19)
+    assert rule_ids(lint_model(model, TENSORRT)) == ids
+    assert rule_ids(lint_model(model, ONNX_RUNTIME)) == []
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert trt.OnnxParser(network, logger).parse(model.SerializeToString()) == ("T006" not in ids)
+    kinds = [network.get_layer(place).type.name for place in range(network.num_layers)]
+    if op == "GlobalLpPool":  # a power, a sum, a root
+        assert kinds == ["CONSTANT", "CONSTANT", "ELEMENTWISE", "REDUCE", "ELEMENTWISE"]
+
+
+def test_indices_of_a_pool_are_refused_by_tensorrt():
+    graph = GraphBuilder()
+    model = graph.model(graph.node("MaxPool", "pool", "input", kernel_shape=[2, 2]))
+    model.graph.node[0].output.append("indices")
+    assert rule_ids(lint_model(model, TENSORRT)) == ["T006"]
+
+
 def test_fixed_batch_dynamic_size_and_replaceable_weights():
     model = float_network()
     dims = model.graph.input[0].type.tensor_type.shape.dim

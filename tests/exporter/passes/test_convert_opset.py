@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from graph_builder import GraphBuilder
 from onnx.reference import ReferenceEvaluator
@@ -10,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from exporter.errors import ExportError
 from exporter.graph.onnx_graph import infer_shapes
 from exporter.passes.convert_opset import checked, convert_opset
+from runtimes.ort.adapter import OrtRuntime
 
 
 def padded(*, mode="constant", axes=False):
@@ -45,3 +47,26 @@ def test_number_of_outputs():
     assert len(checked(model, num_outputs=2).graph.output) == 2
     with pytest.raises(ExportError, match="has 2 outputs, expected one"):
         checked(model)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize(
+    ("opset", "op", "scale"),
+    [(9, "Upsample", 1.2), (9, "Upsample", 2.0), (7, "Upsample", 2.0), (10, "Resize", 1.7), (10, "Resize", 0.9)],
+)
+def test_old_resizing_answers_as_in_the_file(mode, opset, op, scale):
+    graph = GraphBuilder()
+    sizes = [1.0, 1.0, scale, scale]
+    options = {"scales": sizes} if opset == 7 else {}
+    scales = () if opset == 7 else (graph.constant("scales", np.float32(sizes)),)
+    nodes = [onnx.helper.make_node(op, ["input", *scales], ["out"], name="up", mode=mode, **options)]
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["batch", 2, None, None])
+    body = onnx.helper.make_graph(nodes, "old", graph.inputs, [out], list(graph.initializers.values()))
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=4)
+    x = {"input": np.random.default_rng(0).normal(size=(2, 2, 8, 8)).astype(np.float32)}
+    answers = []
+    for each in (model, convert_opset(model, 17), convert_opset(model, 20)):
+        with OrtRuntime(each) as runtime:
+            answers.append(runtime.run(x)["out"])
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-6)
