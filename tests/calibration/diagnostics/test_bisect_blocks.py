@@ -200,9 +200,9 @@ def test_every_break_is_found_where_it_is_whatever_else_is_broken(digits_network
 
 
 @pytest.mark.parametrize("constant", ["conv1.weight.scale", "layer3.0.conv1.bias"])
-def test_blocks_behind_a_break_are_not_blamed(small_network, small, images, constant):
+def test_blocks_behind_a_break_are_not_blamed(digits_network, healthy, images, constant):
     edit = times(4) if constant.endswith("scale") else np.zeros_like
-    found = bisect(small_network, edited(small, constant, edit), images)
+    found = bisect(digits_network, edited(healthy, constant, edit), images)
     assert len(found.suspects) == 1
     assert found.blocks[-1].sqnr_db < 15  # the error arrived at the end all the same
 
@@ -226,11 +226,11 @@ def test_files_that_are_not_quantized(small_network, images, precision):
     assert "transposed" in suspect.causes[0]
 
 
-def test_a_file_that_takes_pixels_is_compared_from_its_normalized_input_on(small_network, small, images):
+def test_a_file_that_takes_pixels_is_compared_from_its_normalized_input_on(digits_network, healthy, images):
     preprocessing = Preprocessing((32, 32), None, Interpolation.BILINEAR, (0.306,) * 3, (0.324,) * 3)
     finish = Finish(uint8_input=True, softmax=True)
-    broken = edited(small, "layer3.0.conv1.bias", np.zeros_like)
-    pair = [finish_graph(model, finish, preprocessing=preprocessing) for model in (small_network.model, broken)]
+    broken = edited(healthy, "layer3.0.conv1.bias", np.zeros_like)
+    pair = [finish_graph(model, finish, preprocessing=preprocessing) for model in (digits_network.model, broken)]
     found = bisect_blocks(*pair, images, precision="int8", open_exact=open_exact)
     assert [suspect.name for suspect in found.suspects] == ["layer3.0"]
 
