@@ -167,6 +167,11 @@ def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> 
     arrays = {name: _host_array(name, inputs[name], spec) for name, spec in specs.items()}
     for name, spec in specs.items():
         array = arrays[name]
+        if not array.dtype.isnative and spec.fits(array.dtype.newbyteorder("="), array.shape):
+            raise InputMismatchError(
+                f"input {name!r}: got {array.dtype.str}, {array.dtype.name} in the byte order of another machine, "
+                f"expected this machine's; give array.astype(np.{spec.dtype})"
+            )
         if not spec.admits(array):
             got = TensorSpec(array.dtype.name, array.shape)
             raise InputMismatchError(f"input {name!r}: got {got}, expected {spec}; resize and cast before run()")

@@ -8,6 +8,7 @@ import pytest
 from runtimes.errors import InputMismatchError
 from runtimes.protocol import TensorSpec, check_inputs
 
+FOREIGN_FLOAT = np.dtype(np.float32).newbyteorder("S").str
 SPEC = TensorSpec("float32", (None, 3, 4, 5))
 
 
@@ -57,6 +58,11 @@ def test_right_inputs_pass():
             {"a": zeros(8, 3, 6, 6, dtype="float64")},
             r"input 'a': got float64 \[8, 3, 6, 6\], expected float32 \[N, 3, 4, 5\]; resize and cast before run\(\)",
         ),
+        (
+            {"a": zeros(1, 3, 4, 5, dtype=FOREIGN_FLOAT)},
+            rf"input 'a': got {FOREIGN_FLOAT}, float32 in the byte order .*array\.astype\(np\.float32\)",
+        ),
+        ({"a": zeros(8, 3, 6, 6, dtype=FOREIGN_FLOAT)}, r"got float32 \[8, 3, 6, 6\], expected float32 \[N, 3, 4, 5\]"),
         ({"a": [[1.0]]}, r"input 'a': got list, expected a NumPy array, float32 \[N, 3, 4, 5\]"),
         ({"a": None}, "input 'a': got NoneType"),
         ({"a": zeros(0, 3, 4, 5)}, r"input 'a': got an empty array \[0, 3, 4, 5\]"),
