@@ -6,6 +6,8 @@
         After a permute, PyTorch's own decomposition restores the memory layout with a Gather over computed indices.
     group_norm(x, G)                       ->  layer_norm over each group, then x w + b
         torch.onnx writes InstanceNormalization between Reshapes to sizes that are computed at run time.
+    rrelu(x, lower, upper)                 ->  leaky_relu(x, (lower + upper) / 2)
+        So PyTorch computes it in evaluation mode; torch.onnx has no operator for it.
     hardtanh(x, inplace=True) and the like ->  x.copy_(hardtanh(x))
         The same graph; PyTorch decomposes the first anew at every call, most of the time of tracing a MobileNet.
 
@@ -26,6 +28,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _ACTIVATIONS = frozenset({F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu})
+_RANDOM_SLOPES = frozenset({F.rrelu, torch.rrelu, torch.rrelu_})
 
 
 class PlainFunctions(TorchFunctionMode):
@@ -50,6 +53,8 @@ class PlainFunctions(TorchFunctionMode):
                 return args[0].mean((-2, -1), keepdim=True)
             if size == tuple(args[0].shape[-2:]):
                 return args[0]
+        if func in _RANDOM_SLOPES:
+            return _mean_slope(func, *args, **named)
         if func in _ACTIVATIONS:
             return _activated(func, *args, **named)
         if func is F.group_norm and isinstance(args[0].shape[1], int):
@@ -72,6 +77,21 @@ def _is_masked(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
 def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     return torch.matmul(torch.softmax(torch.matmul(query * factor, key.transpose(-2, -1)), dim=-1), value)
+
+
+def _mean_slope(
+    function: Callable[..., Tensor],
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Source: torch.nn.RReLU, documentation: in evaluation mode the slope is the mean of its range."""
+    is_in_place = inplace or function is torch.rrelu_
+    if training:
+        return function(input, lower, upper, True, **({"inplace": True} if inplace else {}))
+    return _activated(F.leaky_relu, input, (lower + upper) / 2, inplace=is_in_place)
 
 
 def _activated(function: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:

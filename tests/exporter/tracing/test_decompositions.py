@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporter.tracing.decompositions import PlainFunctions
+from exporter.tracing.trace import trace_and_fold
 
 CALLS = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x * 0.5, x + 1),
@@ -27,6 +28,10 @@ CALLS = {
     "hardswish in place": lambda x: F.hardswish(x * 3, inplace=True),
     "hardsigmoid in place": lambda x: F.hardsigmoid(x * 3, True),
     "leaky relu in place": lambda x: F.leaky_relu(x * 3, 0.3, True),
+    "rrelu": lambda x: F.rrelu(x, 0.1, 0.5),
+    "rrelu in place, read again": lambda x: nn.RReLU(0.1, upper=0.3, inplace=True).eval()(y := x * 3) + y,
+    "torch.rrelu": lambda x: torch.rrelu(x),
+    "torch.rrelu in place": lambda x: torch.rrelu_(x * 3, 0.2, 0.2),
     "elu in place": nn.Sequential(nn.ReflectionPad2d(0), nn.ELU(0.5, inplace=True)),
 }
 
@@ -46,6 +51,20 @@ def test_attention_on_five_axes():
     with PlainFunctions():
         got = F.scaled_dot_product_attention(x, x, x)
     torch.testing.assert_close(got, F.scaled_dot_product_attention(x, x, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_random_slope_stays_random_in_training():
+    x = -torch.ones(64)
+    with PlainFunctions():
+        assert len(F.rrelu(x, training=True).unique()) > 1
+
+
+def test_rrelu_is_traced_as_leaky_relu():
+    """torch.onnx has no operator for it: without the plain form it refuses the network."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.RReLU(0.1, 0.3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2)).eval()
+    model, _ = trace_and_fold(module, torch.zeros(2, 3, 8, 8), opset=17, producer_version="0", outputs=("logits",))
+    slopes = [node.attribute[0].f for node in model.graph.node if node.op_type == "LeakyRelu"]
+    assert slopes == pytest.approx([0.2])
 
 
 def test_which_calls_are_replaced():
