@@ -124,7 +124,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         yield Finding(IR_VERSION, severity, message)
     if target.is_tensorrt:
         yield from _pool_windows(graph)
-        yield from _forms(graph)
+        yield from forms(graph)
     if target.is_tensorrt_8:
         grouped = Grouped()
         for node in graph.model.graph.node:
@@ -158,8 +158,8 @@ def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:
     yield from grouped.findings()
 
 
-def _forms(graph: QuantizedGraph) -> Iterator[Finding]:
-    """Yield what the parser refuses, or takes for something else, whatever the shapes are."""
+def forms(graph: QuantizedGraph) -> Iterator[Finding]:
+    """Yield what TensorRT's parser refuses, or takes for something else, whatever the shapes are."""
     grouped = Grouped()
     for node in graph.model.graph.node:
         if node.domain not in STANDARD_DOMAINS:

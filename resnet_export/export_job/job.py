@@ -20,6 +20,7 @@ from resnet_export.export_job.context.run import ExportRun
 from resnet_export.export_job.files.float16_files import ARM_ADDS_IN_FLOAT16, float16_file, int8_float16_file
 from resnet_export.export_job.prepare import prepare
 from resnet_export.export_job.report import ExportReport, report_from_content
+from resnet_export.images.image_set import called_as_given
 from runtimes.metrics.answer_kind import AnswerKind, kind_of_answers
 from runtimes.metrics.parity import first_output
 
@@ -36,6 +37,11 @@ def run_export(options: ExportOptions, reporter: Reporter) -> ExportReport:
         ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
             written.
     """
+    with called_as_given(options.calib, options.val):
+        return _run(options, reporter)
+
+
+def _run(options: ExportOptions, reporter: Reporter) -> ExportReport:
     run = prepare(options, reporter)
     artifacts = _export(run)
 
@@ -66,11 +72,13 @@ def _export(run: ExportRun) -> Artifacts:
     from resnet_export.export_job.files.dla_files import dla_files
     from resnet_export.export_job.files.finish_files import finish_files
     from resnet_export.export_job.quantize import quantize_images
+    from resnet_export.export_job.refused_forms import tell_refused_forms
 
     options, loaded, golden, reporter = run.options, run.loaded, run.golden, run.reporter
     with reporter.working("folding BatchNorm, tracing, writing ONNX"):
         exported = export_loaded(loaded, ExportConfig(options.target, options.opset))
     _tell_folding(exported, reporter)
+    tell_refused_forms(exported.onnx, options, reporter)
     check = _check(run, exported)
     answers = _answers(run, exported) if loaded.gives_logits else AnswerKind.FEATURES
     float16 = float16_file(exported, golden, reporter) if options.fp16 else None

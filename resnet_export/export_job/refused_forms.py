@@ -1,0 +1,45 @@
+"""Forms of operators that TensorRT refuses or computes otherwise, told by the export: `lint`'s rules T006 and T007.
+
+They are of the network, so that every file of the bundle has them. Where an engine is asked for nothing is written.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+
+from calibration.lint.finding import Finding
+from calibration.lint.quantized_graph import quantized_graph
+from calibration.lint.target_rules import forms
+from exporter.errors import ExportError
+from resnet_export.console.reporter import Reporter
+from resnet_export.export_job.context.options import ExportOptions
+
+_MAX_PLACES = 3
+
+
+def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Reporter) -> None:
+    """Warn of what TensorRT does not take, where the files are for it.
+
+    Args:
+        model: The float file.
+        options: Target, and whether an engine is asked for.
+        reporter: Told of each form, with the layers that have it.
+
+    Raises:
+        ExportError: If an engine is asked for, which would not be built or would answer otherwise.
+    """
+    if not options.engine and options.target.dialect != "tensorrt":
+        return
+    found = [_line(finding) for finding in forms(quantized_graph(model))]
+    if found and options.engine:
+        raise ExportError(
+            f"--engine: {'; '.join(found)}. Change these layers, or leave --engine out: ONNX Runtime runs the files"
+        )
+    for line in found:
+        reporter.warn(f"{line}; other runtimes take the files, but no engine can be relied on")
+
+
+def _line(finding: Finding) -> str:
+    places = finding.places
+    rest = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
+    return f"{finding.message}: {', '.join(places[:_MAX_PLACES])}{rest} ({finding.rule.id})"
