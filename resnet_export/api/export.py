@@ -82,8 +82,9 @@ def export(
         topk: The best classes as output.
         int8: Write `model.int8.onnx`; needs `calib`.
         fp16: Write `model.fp16.onnx`; with `int8` also INT8 with FP16 around it.
-        calib: Images like those the model will see: a folder, a list of files, pictures uint8 [H, W, 3] (an iterable is
-            read once), or prepared inputs float32 [N, C, H, W].
+        calib: Images like those the model will see: a folder, a list of files, pictures uint8 [H, W, 3], or prepared
+            inputs float32 [N, C, H, W]. An iterable is read once and to its end, as those that are used are spread
+            over all: limit one without end by `itertools.islice`; more than 100,000 are refused.
         num_calib: How many of them are used, at most.
         calib_cache: Folder where calibrations are kept; "off" for none; None for the user's cache folder.
         calib_provider: Where the float model runs to calibrate.

@@ -43,4 +43,4 @@ def image_source(given: Images | None, what: str, folder: Path) -> ImageSource |
         raise TypeError(f"{what}: got {type(given).__name__}, expected a folder, a list of files, or {EXPECTED}")
     folder.mkdir(parents=True)
     paths = spill_pictures(given, folder, what)
-    return ImageSource(folder, f"{what} ({len(paths)} pictures from memory)", paths)
+    return ImageSource(folder, f"{what} ({len(paths)} pictures from memory)", paths, is_temporary=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,8 @@ from resnet_export.api.choices import method_of, target_of
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
+from resnet_export.images.image_set import called_as_given
+from resnet_export.images.spill import check_number
 from resnet_export.images.stream import stream
 from runtimes.preprocessing.transform import Preprocessing as Resolved
 
@@ -49,7 +51,8 @@ def quantize(
         model: What `exporter.export_resnet` returns, an `onnx.ModelProto`, or the path of an `.onnx` file: float32,
             BatchNorm folded, one input. Unchanged.
         images: Prepared inputs float32 [N, C, H, W], one array or an iterable of batches; or, with `preprocessing`, a
-            folder, a list of files, or pictures uint8 [H, W, 3].
+            folder, a list of files, or pictures uint8 [H, W, 3]. All are used: limit an iterable without end by
+            `itertools.islice`; more than 100,000 of one that does not say how many it has are refused.
         preprocessing: How pictures are prepared; an exported model brings its own.
         method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
@@ -107,6 +110,16 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
     return onnx_model, known
 
 
+def _prepared(arrays: Iterable[Any], given: Images) -> Iterator[NDArray[np.float32]]:
+    """Yield [n, C, H, W] of arrays that are prepared, with or without an axis of images."""
+    count = 0
+    for array in arrays:
+        batch = array if array.ndim == 4 else array[np.newaxis]
+        count += len(batch)
+        check_number(count, given, "images")
+        yield batch
+
+
 def _batches(
     images: Images, given: PreprocessingLike, known: PreprocessingLike, folder: Path, reporter: Reporter
 ) -> Iterator[NDArray[np.float32]]:
@@ -116,10 +129,12 @@ def _batches(
             raise TypeError(f"images: got {type(images).__name__}, expected a folder, a list of files, or arrays")
         several = iter([images] if getattr(images, "ndim", 0) == 4 else images)
         first = next(several, None)
-        images = chain([] if first is None else [first], several)
+        again = chain([] if first is None else [first], several)
         if getattr(first, "dtype", None) == np.float32:
-            yield from (array if array.ndim == 4 else array[np.newaxis] for array in images)
+            yield from _prepared(again, images)
             return
+        if not isinstance(images, Sequence) and not hasattr(images, "__dlpack__"):
+            images = again
         if isinstance(first, (str, Path)):
             images = list(images)
     resolved = known if given is None else None
@@ -127,5 +142,6 @@ def _batches(
         resolved = preprocessing_options(given).complete("nothing tells how pictures are prepared for this model")
     source = image_source(images, "images", folder)
     assert source is not None
-    for batch in stream("calibrating", source.paths(), resolved, 0, reporter):
-        yield batch.images
+    with called_as_given(source):
+        for batch in stream("calibrating", source.paths(), resolved, 0, reporter):
+            yield batch.images

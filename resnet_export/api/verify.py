@@ -102,8 +102,8 @@ def verify(
     Args:
         subject: A bundle folder, an `.onnx` file, or an engine.
         val: Images to compare on: a folder, a list of files, pictures uint8 [H, W, 3], or prepared inputs float32
-            [N, C, H, W]. Without them the bundle's stored inputs, which show that files compute the same, not how
-            accurate they are.
+            [N, C, H, W]; an iterable as `export` takes it. Without them the bundle's stored inputs, which show that
+            files compute the same, not how accurate they are.
         val_labels: Class index of each image of `val`; folders of classes need none.
         num_val: How many of them are used, at most.
         precision: "fp32", "fp16", "int8" or "int8-fp16", one or several; all by default.

@@ -42,6 +42,7 @@ from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.gather import gathered_source
+from resnet_export.images.image_set import called_as_given
 from resnet_export.images.stream import stream
 from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise OptionError("--val-labels says the classes of --val; give both")
     with ExitStack() as stack:
         calib = stack.enter_context(gathered_source(arguments.calib))
-        val = arguments.val and stack.enter_context(gathered_source(arguments.val, arguments.val_label_file))
+        val = stack.enter_context(gathered_source(arguments.val, arguments.val_label_file)) if arguments.val else None
         options = SensitivityOptions(
             bundle=arguments.bundle,
             calib=calib.root,
@@ -121,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             num_val=arguments.num_val,
             calib_name=calib.shown,
         )
+        stack.enter_context(called_as_given(calib, val))
         report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))

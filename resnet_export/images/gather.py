@@ -82,7 +82,7 @@ def gathered_into(root: Path, path: Path) -> ImageSource:
         ImageFolderError: As `gathered`.
     """
     _put_all(root, _expanded(str(path)), None)
-    return ImageSource(root, str(path))
+    return ImageSource(root, str(path), is_temporary=True)
 
 
 def is_folder_of_pictures(path: Path) -> bool:
@@ -164,7 +164,7 @@ def _folder_name(label: str) -> str:
 def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterator[ImageSource]:
     """Give what `gathered` gives as the source of a job's images, called as the user called it."""
     with gathered(words, labels) as root:
-        yield ImageSource(root, _shown(words))
+        yield ImageSource(root, _shown(words), is_temporary=str(root) != words[0])
 
 
 def _shown(words: Sequence[str]) -> str:

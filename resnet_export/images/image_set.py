@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_folder import find_images
 
 
@@ -18,11 +22,13 @@ class ImageSource:
         root: Folder that all of them lie below; its sub-folders are their classes.
         shown: What messages and reports call the source.
         listed: The files; None for every image below `root`.
+        is_temporary: Whether `root` was made for the job, so that its name tells the user nothing.
     """
 
     root: Path
     shown: str
     listed: tuple[Path, ...] | None = None
+    is_temporary: bool = False
 
     def paths(self) -> tuple[Path, ...]:
         """Return the files, at least one.
@@ -31,6 +37,30 @@ class ImageSource:
             ImageFolderError: If `root` is missing, unreadable, or holds no image.
         """
         return find_images(self.root) if self.listed is None else self.listed
+
+
+@contextmanager
+def called_as_given(*sources: ImageSource | None) -> Iterator[None]:
+    """Where images cannot be read inside of it, name them as the user gave them: FILE of a link, else SOURCE/PICTURE.
+
+    Raises:
+        ImageFolderError: What was raised inside, with other names.
+    """
+    try:
+        yield
+    except ImageFolderError as err:
+        told = str(err)
+        for source in sources:
+            if source is not None and source.is_temporary:
+                told = re.sub(re.escape(str(source.root)) + r"(/[^'\n]*)?", partial(_given_name, source), told)
+        if told == str(err):
+            raise
+        raise ImageFolderError(told) from err
+
+
+def _given_name(source: ImageSource, found: re.Match[str]) -> str:
+    path = Path(found[0])
+    return str(path.readlink()) if path.is_symlink() else source.shown + (found[1] or "")
 
 
 def image_folder(path: Path) -> ImageSource:

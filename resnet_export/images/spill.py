@@ -6,7 +6,8 @@ an iterable can be read once. Pixels become PNG files, which give back the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from PIL import Image
 
 from runtimes.preprocessing.image_batches import PREPARED_SUFFIX
 from runtimes.preprocessing.image_input import array_of
+
+MAX_STREAMED = 100_000
+"""Pictures of something that does not say how many it has, such as a generator: twice ImageNet's validation set."""
+
+KEPT_FREE = 0.25
+"""Of what is free on the disk at the beginning, the share that pictures must leave."""
 
 EXPECTED = "pictures uint8 [H, W, 3] in RGB, Pillow images, or prepared inputs float32 [C, H, W] or [N, C, H, W]"
 
@@ -29,24 +36,62 @@ def spill_pictures(pictures: Iterable[Any], folder: Path, what: str) -> tuple[Pa
 
     Raises:
         TypeError: If something is no picture; the message says which and what was expected.
-        ValueError: If there is none, or pixels and prepared inputs are mixed.
+        ValueError: If there is none, there are more than `MAX_STREAMED` of unknown number, or pixels and prepared
+            inputs are mixed.
+        OSError: If the disk would be nearly full.
     """
     paths: list[Path] = []
-    for place, picture in enumerate(_one_by_one(pictures)):
-        array = _pixels(picture, f"{what}[{place}]")
-        for one in array if array.ndim == 4 else (array,):
-            stem = folder / f"{len(paths):08d}"
-            if one.dtype == np.uint8:
-                paths.append(stem.with_suffix(".png"))
-                Image.fromarray(np.ascontiguousarray(one)).save(paths[-1], compress_level=1)
-            else:
-                paths.append(stem.with_suffix(PREPARED_SUFFIX))
-                np.save(paths[-1].open("wb"), np.ascontiguousarray(one), allow_pickle=False)
+    must_stay = int(shutil.disk_usage(folder).free * KEPT_FREE)
+    for one in _pictures(pictures, what):
+        check_number(len(paths) + 1, pictures, what)
+        _check_free(folder, must_stay, len(paths), what)
+        paths.append(_written(one, folder / f"{len(paths):08d}"))
     if not paths:
         raise ValueError(f"{what}: got no pictures; expected {EXPECTED}")
     if len({path.suffix for path in paths}) > 1:
         raise ValueError(f"{what}: got both pixels and prepared inputs; give one kind")
     return tuple(paths)
+
+
+def check_number(count: int, given: object, what: str) -> None:
+    """Refuse more than `MAX_STREAMED` pictures of something that does not say how many it has: it may never end.
+
+    Raises:
+        ValueError: With what to give instead.
+    """
+    if count > MAX_STREAMED and not isinstance(given, Sized) and not hasattr(given, "__dlpack__"):
+        raise ValueError(
+            f"{what}: got more than {MAX_STREAMED:,} pictures from a {type(given).__name__}, which does not say how "
+            f"many it has; all are read before some are chosen. Give itertools.islice({what}, 1000), or a folder"
+        )
+
+
+def _check_free(folder: Path, must_stay: int, num_written: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < must_stay:
+        raise OSError(
+            f"{what}: the disk of the temporary folder {folder} has {free:,} bytes left after {num_written:,} pictures "
+            f"were kept there, expected to leave {must_stay:,}; give fewer (itertools.islice({what}, 1000)), a folder "
+            "of files, which is read where it is, or set TMPDIR to a larger disk"
+        )
+
+
+def _pictures(pictures: Iterable[Any], what: str) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield uint8 [H, W, 3] and float32 [C, H, W], batches taken apart."""
+    for place, picture in enumerate(_one_by_one(pictures)):
+        array = _pixels(picture, f"{what}[{place}]")
+        yield from array if array.ndim == 4 else (array,)
+
+
+def _written(picture: np.ndarray[Any, Any], stem: Path) -> Path:
+    if picture.dtype == np.uint8:
+        path = stem.with_suffix(".png")
+        Image.fromarray(np.ascontiguousarray(picture)).save(path, compress_level=1)
+        return path
+    path = stem.with_suffix(PREPARED_SUFFIX)
+    with path.open("wb") as file:
+        np.save(file, np.ascontiguousarray(picture), allow_pickle=False)
+    return path
 
 
 def _one_by_one(pictures: Iterable[Any]) -> Iterable[Any]:

@@ -13,6 +13,7 @@ from calibration.observers.sample_images import drawn_in_words
 from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
+from resnet_export.images.image_set import called_as_given
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import enter_breaks, find_breaks
 from resnet_export.verify_job.bundle_checks import bundle_checks
@@ -79,6 +80,11 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     Raises:
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
     """
+    with called_as_given(options.val):
+        return _run(options, reporter)
+
+
+def _run(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     choice = read_gates(options.gates)
     subject = read_subject(options.subject, options.precision, provider=options.provider)
     for candidate in subject.candidates:

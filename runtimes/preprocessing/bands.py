@@ -11,6 +11,8 @@ from runtimes.errors import ImageReadError
 
 ARRAY_EXTENSION = ".npy"
 _MAX_BYTES = 1 << 30
+_RGB = 3
+_ALPHA = "; of a fourth channel nobody says whether it is transparency: keep [..., :3] if the picture is in them"
 _WHITE_OF_16_BITS = 257  # 65535 = 255 * 257
 
 
@@ -19,7 +21,7 @@ def read_bands(path: Path, channels: int) -> NDArray[np.uint8]:
 
     Args:
         path: An array uint8 or uint16 (scaled by 1/257, as 16-bit pictures are): [H, W, C], [C, H, W], or [H, W] of one
-            channel.
+            channel, which a model of RGB gets three times, as of a grey PNG.
         channels: How many the model takes.
 
     Raises:
@@ -28,10 +30,12 @@ def read_bands(path: Path, channels: int) -> NDArray[np.uint8]:
     array = _read(path)
     if array.ndim == 2:
         array = array[..., np.newaxis]
+    if channels == _RGB and array.ndim == 3 and _RGB not in (array.shape[0], array.shape[2]):
+        array = _grey_as_rgb(array)
     if array.ndim != 3 or channels not in (array.shape[0], array.shape[2]):
         raise ImageReadError(
             f"cannot read image {str(path)!r}: it is {array.dtype} {list(array.shape)}, expected [H, W, {channels}] or "
-            f"[{channels}, H, W]"
+            f"[{channels}, H, W]{_ALPHA if channels == _RGB and array.ndim == 3 and array.shape[2] == 4 else ''}"
         )
     if array.shape[2] != channels:
         array = np.moveaxis(array, 0, 2)
@@ -43,6 +47,12 @@ def read_bands(path: Path, channels: int) -> NDArray[np.uint8]:
             "expected uint8 or uint16"
         )
     return np.ascontiguousarray(array)
+
+
+def _grey_as_rgb(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return [H, W, 1] or [1, H, W] three times, and anything else as it is."""
+    axis = next((axis for axis in (2, 0) if array.shape[axis] == 1), None)
+    return array if axis is None else np.repeat(array, _RGB, axis=axis)
 
 
 def _read(path: Path) -> NDArray[np.generic]:

@@ -1,10 +1,13 @@
 """`import resnet_export`: the names, what they refuse, and the whole way from a module to an answer."""
 
+import itertools
 import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from torch import nn
 
 import resnet_export as rx
 from exporter.errors import ExportError, ModelObjectError, OptionError, PreprocessingError, WeightsError
+from resnet_export.images import spill
 from runtimes import preprocess
 from runtimes.errors import BundleError, ImageFolderError, InputMismatchError
 
@@ -122,6 +126,43 @@ def test_quantize_needs_no_runtimes(exported, pictures):
     assert any(node.op_type == "QuantizeLinear" for node in result.quantized.model.graph.node)
     same = rx.quantize(report.fp32.path, prepared(pictures), effort=0)
     assert dict(same.table.ranges) == dict(result.table.ranges)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, endless, out: rx.export(small_network(), out, preprocessing=HOW, int8=True, calib=endless),
+        lambda model, endless, out: rx.verify(model, against=small_network(), preprocessing=HOW, val=endless),
+        lambda model, endless, out: rx.quantize(model, endless, preprocessing=HOW),
+        lambda model, endless, out: rx.quantize(model, (prepared([one])[0] for one in endless)),
+    ],
+)
+def test_pictures_without_end_are_refused(call, exported, pictures, tmp_path, monkeypatch):
+    """Their number is limited, all are deleted again; what says how many it has may have more."""
+    monkeypatch.setattr(spill, "MAX_STREAMED", 20)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ValueError, match=r"got more than 20 pictures from a \w+, .* Give itertools\.islice\("):
+        call(exported[1].fp32.path, itertools.cycle(pictures), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    assert len(spill.spill_pictures(pictures, tmp_path, "calib")) == len(pictures) > 20
+
+
+def test_an_array_file_that_cannot_be_read_is_named_as_it_was_given(tmp_path):
+    path = tmp_path / "frames.npy"
+    np.save(path, np.zeros((40, 32, 32, 4), np.uint8))
+    with pytest.raises(ImageFolderError, match=rf"cannot read image '{path}/\d{{8}}-frames\.npy': .*transparency"):
+        rx.export(small_network(), tmp_path / "out", preprocessing=HOW, int8=True, calib=path)
+
+
+def test_pictures_leave_room_on_the_disk(pictures, tmp_path, monkeypatch):
+    left = iter(range(1000, 0, -100))
+    monkeypatch.setattr(spill.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(left)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(
+        OSError, match=r"calib: .* 200 bytes left after 7 pictures .* expected to leave 250; give fewer"
+    ):
+        rx.export(small_network(), tmp_path / "out", preprocessing=HOW, int8=True, calib=itertools.cycle(pictures))
+    assert not list(tmp_path.iterdir())
 
 
 def test_timm_says_how_its_images_are_prepared(tmp_path):

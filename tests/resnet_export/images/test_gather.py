@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from resnet_export.images.class_index import class_indices
-from resnet_export.images.gather import gathered
+from resnet_export.images.gather import gathered, gathered_source
+from resnet_export.images.image_set import called_as_given
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.image_folder import class_of, find_images
@@ -183,6 +184,31 @@ def test_arrays_with_labels(tmp_path, layout):
     assert levels_and_classes([tmp_path / "val.npz"]) == LABELED
     np.save(tmp_path / "val.npy", images)
     assert levels_and_classes([tmp_path / "val.npy"]) == UNLABELED
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (1, 6, 5)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_grey_arrays_are_taken_as_grey_files_are(tmp_path, shape, kind):
+    white = np.iinfo(kind).max // 255
+    np.save(tmp_path / "grey.npy", np.stack([np.full(shape, level * white, kind) for level in LEVELS]))
+    assert levels_and_classes([tmp_path / "grey.npy"]) == UNLABELED
+
+
+def test_what_cannot_be_read_is_named_as_it_was_given(tmp_path, flat):
+    """Not by a path in a temporary folder: the array of the user's file, the file that a list names."""
+    np.save(tmp_path / "rgba.npy", np.zeros((4, 6, 5, 4), np.uint8))
+    (flat / "0.png").write_bytes(b"no picture")
+    (flat / "list.txt").write_text("0.png\n")
+    for path, told in (
+        (tmp_path / "rgba.npy", rf"'{tmp_path}/rgba\.npy/00000000-rgba\.npy': .*\[6, 5, 4\].*keep \[\.\.\., :3\]"),
+        (flat / "list.txt", f"'{flat}/0.png'"),
+    ):
+        with (
+            pytest.raises(ImageFolderError, match=told),
+            gathered_source([str(path)]) as source,
+            called_as_given(source, None),
+        ):
+            list(image_batches(source.paths(), PREPROCESSING, batch_size=9, on_error=ImageErrors()))
 
 
 @pytest.mark.parametrize(
