@@ -12,6 +12,7 @@ picture whose class is known by index lies in `index=N`, as `runtimes.preprocess
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -99,7 +100,8 @@ def _put_all(root: Path, paths: Sequence[Path], labels: Path | None) -> None:
             if known is not None:
                 label = known.get(picture.name, known.get(Path(picture.name).stem))
                 unlabeled += label is None
-            _put(root, number, picture, label)
+            with _full_disk_told(path, root, number):
+                _put(root, number, picture, label)
             number += 1
     if not number:
         raise ImageFolderError(f"no images in {', '.join(map(str, paths))}; expected {_KINDS}")
@@ -132,6 +134,19 @@ def _pictures(path: Path) -> Iterator[Picture]:
 def _folder_pictures(folder: Path) -> Iterator[Picture]:
     for path in find_images(folder):
         yield Picture(path.name, class_of(folder, path), file=path)
+
+
+@contextmanager
+def _full_disk_told(path: Path, root: Path, num_kept: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ImageFolderError(
+            f"{path}: {num_kept} pictures were kept in the temporary folder {root.parent}, then: {err.strerror}; set "
+            "TMPDIR to a folder with more room, or unpack them to a folder, which is read where it is"
+        ) from err
 
 
 def _put(root: Path, number: int, picture: Picture, label: str | None) -> None:

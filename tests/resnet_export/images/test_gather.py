@@ -1,9 +1,12 @@
 """Pictures from wherever they are kept: what each kind of source becomes, and what is said of a broken one."""
 
 import csv
+import errno
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +195,19 @@ def test_grey_arrays_are_taken_as_grey_files_are(tmp_path, shape, kind):
     white = np.iinfo(kind).max // 255
     np.save(tmp_path / "grey.npy", np.stack([np.full(shape, level * white, kind) for level in LEVELS]))
     assert levels_and_classes([tmp_path / "grey.npy"]) == UNLABELED
+
+
+def test_a_full_temporary_disk_is_told(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.uint8))
+
+    def refuse(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(
+        ImageFolderError, match=r"x\.npy: 0 pictures were kept in .* No space left on device; set TMPDIR"
+    ):
+        levels_and_classes([tmp_path / "x.npy"])
 
 
 def test_what_cannot_be_read_is_named_as_it_was_given(tmp_path, flat):
