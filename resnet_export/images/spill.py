@@ -59,11 +59,19 @@ def check_number(count: int, given: object, what: str) -> None:
     Raises:
         ValueError: With what to give instead.
     """
-    if count > MAX_STREAMED and not isinstance(given, Sized) and not hasattr(given, "__dlpack__"):
+    if count > MAX_STREAMED and not _says_how_many(given):
         raise ValueError(
             f"{what}: got more than {MAX_STREAMED:,} pictures from a {type(given).__name__}, which does not say how "
             f"many it has; all are read before some are chosen. Give itertools.islice({what}, 1000), or a folder"
         )
+
+
+def _says_how_many(given: object) -> bool:
+    """Tell whether `len` answers: PyTorch's DataLoader has one that raises where its data set has none."""
+    try:
+        return isinstance(given, Sized) and len(given) >= 0
+    except TypeError:
+        return False
 
 
 def _check_free(folder: Path, must_stay: int, num_written: int, what: str) -> None:

@@ -154,6 +154,20 @@ def test_an_array_file_that_cannot_be_read_is_named_as_it_was_given(tmp_path):
         rx.export(small_network(), tmp_path / "out", preprocessing=HOW, int8=True, calib=path)
 
 
+def test_a_loader_without_length_is_limited(monkeypatch):
+    """PyTorch's DataLoader has a `len` that raises for a data set that says none."""
+    monkeypatch.setattr(spill, "MAX_STREAMED", 20)
+
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return itertools.repeat(np.zeros((3, 4, 4), np.float32))
+
+    spill.check_number(21, torch.utils.data.DataLoader([0] * 30), "calib")
+    spill.check_number(21, np.zeros((30, 4, 4, 3)), "calib")
+    with pytest.raises(ValueError, match="got more than 20 pictures from a DataLoader"):
+        spill.check_number(21, torch.utils.data.DataLoader(Endless()), "calib")
+
+
 def test_pictures_leave_room_on_the_disk(pictures, tmp_path, monkeypatch):
     left = iter(range(1000, 0, -100))
     monkeypatch.setattr(spill.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(left)))
