@@ -42,4 +42,4 @@ def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Repo
 def _line(finding: Finding) -> str:
     places = finding.places
     rest = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-    return f"{finding.message}: {', '.join(places[:_MAX_PLACES])}{rest} ({finding.rule.id})"
+    return f"{finding.message} ({finding.rule.id}), in {', '.join(places[:_MAX_PLACES])}{rest}"

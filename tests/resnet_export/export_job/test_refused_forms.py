@@ -26,7 +26,7 @@ def network() -> nn.Module:
 def test_a_dilated_pool_is_a_warning_of_the_export(tmp_path):
     report = rx.export(network(), tmp_path / "out", preprocessing=HOW)
     (told,) = [warning for warning in report.warnings if "T006" in warning]
-    assert "MaxPool with dilations: TensorRT refuses it: 1" in told
+    assert "MaxPool with dilations: TensorRT refuses it (T006), in 1;" in told
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
@@ -52,4 +52,4 @@ def test_lint_s_rules_decide(op, options, target, rule):
     model = graph.model(graph.node(op, "node", "input", **options))
     tell_refused_forms(model, SimpleNamespace(engine=False, target=TARGETS[target]), Reporter(events.append))
     assert [event.kind for event in events] == ["warning"] * bool(rule)
-    assert all(f"{rule})" in event.message for event in events)
+    assert all(f"({rule}), in node" in event.message for event in events)
