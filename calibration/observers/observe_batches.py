@@ -31,8 +31,9 @@ FEW_SAMPLES_PER_IMAGE = 2048
 """The same for the method `max`, which reads the exact extremes: the histogram then only goes into reports."""
 
 MAX_RUN_BYTES = 128 * 2**20
-"""Of all tensors that one run makes: so many images at a time. Tensors that are reduced stay alive for long, whatever
-order is asked for: a ResNet-50 at 224 x 224 takes 88 MB per image with its layers' means, 40 MB without."""
+"""Of the tensors that one run keeps: so many images at a time. Tensors that are reduced stay alive for long, whatever
+order is asked for: a ResNet-50 at 224 x 224 takes 88 MB per image, all that it makes, with its layers' means, and 40 MB
+without."""
 
 Images = NDArray[np.float32]
 Factors = NDArray[np.float64]
@@ -92,7 +93,7 @@ def observe_batches(
         ValueError: If a batch is empty.
     """
     first_image = 0
-    stream = _pieces(batches, _images_per_run(model))
+    stream = _pieces(batches, _images_per_run(model, keeps_all=bool(layers)))
     images = next(stream, None)
     if images is None:
         return
@@ -126,12 +127,18 @@ def samples_per_image(method: Method | None) -> int:
     return FEW_SAMPLES_PER_IMAGE if method is not None and method.needs_few_samples else SAMPLES_PER_IMAGE
 
 
-def _images_per_run(model: ModelProto) -> int | None:
-    """Return how many images fit into `MAX_RUN_BYTES`, at least one; None where the sizes are not known."""
+def _images_per_run(model: ModelProto, *, keeps_all: bool) -> int | None:
+    """Return how many images fit into `MAX_RUN_BYTES`, at least one; None where the sizes are not known.
+
+    Args:
+        model: The float model.
+        keeps_all: Whether all tensors stay alive, as for their means; else half of them do.
+    """
     try:
-        return max(1, MAX_RUN_BYTES // made_bytes_per_image(model))
+        made = made_bytes_per_image(model)
     except CalibrationError:  # windowed attention
         return None
+    return max(1, MAX_RUN_BYTES // (made if keeps_all else made // 2))
 
 
 def _pieces(batches: Iterable[Images], largest: int | None) -> Iterator[Images]:

@@ -100,10 +100,14 @@ def test_without_images_nothing_is_opened(network) -> None:
     assert list(observe_batches(network, (), iter(()), open_runtime=refuse)) == []
 
 
-def test_large_batches_are_run_in_pieces(network, images, monkeypatch) -> None:
+@pytest.mark.parametrize("with_means", [False, True])
+def test_large_batches_are_run_in_pieces(network, images, monkeypatch, with_means) -> None:
+    """With the means of layers all tensors of an image stay alive, else half of them."""
     tensors = tensors_to_observe(place(network, Dialect.TENSORRT))
-    monkeypatch.setattr("calibration.observers.observe_batches.MAX_RUN_BYTES", 3 * made_bytes_per_image(network))
-    pieces = list(observe_batches(network, tensors, [images[:7], images[7:]], open_runtime=OrtRuntime))
+    layers = [next(node.name for node in network.graph.node if node.op_type == "Conv")] if with_means else []
+    room = 3 * made_bytes_per_image(network) // (1 if with_means else 2)
+    monkeypatch.setattr("calibration.observers.observe_batches.MAX_RUN_BYTES", room)
+    pieces = list(observe_batches(network, tensors, [images[:7], images[7:]], open_runtime=OrtRuntime, layers=layers))
     assert [len(piece.images) for piece in pieces] == [3, 3, 1, 3, 1]
     monkeypatch.undo()
     (whole,) = observe_batches(network, tensors, [images], open_runtime=OrtRuntime)
