@@ -13,25 +13,19 @@ a file that is not quantized: below a fixed figure), or when an activation scale
 times plain INT8's: one tensor with two bits less may hide among the other errors of its block. The first suspect in
 graph order is where the error jumps; a block that only passes on what came before is never suspect.
 
-Refinement also moves weights to make up for errors that arrive (`refinement.weight_compensation`), which costs a block
-some of its own SQNR. So a suspect whose constants are like the reference's is acquitted where its arrived error is no
-larger than what plain INT8 makes of the same arriving tensors.
-
 Files with scaled channels are compared with the reference scaled alike (`recover_channel_scales`), so that every
 tensor, weight, bias and scale means the same on both sides, and what is wrong with a suspect can be read off them.
 
 Measured on the digits ResNet-20 (16 images): no block of a healthy INT8 file (mse, max and percentile ranges; effort 0,
-1 and 2; both dialects) but the classifier lies more than 1.6 dB below plain INT8; that one lies 12 dB below after
-refinement on 32 images, at 32 dB, and above plain INT8 on what arrives. A dropped bias, a transposed weight or a weight
-scale times 4 puts its block 27 dB or more below, ranges of random noise 14 dB, entropy ranges, which clip too much
-there, 11.
+1 and 2; both dialects) lies more than 1.6 dB below plain INT8. A dropped bias, a transposed weight or a weight scale
+times 4 puts its block 27 dB or more below, ranges of random noise 14 dB, entropy ranges, which clip too much there, 11.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -75,11 +69,6 @@ MARGIN_DB = 6.0
 LEAST_SQNR_DB: Mapping[str, float] = {"fp32": 80.0, "fp16": 40.0}
 """Of a block that is not quantized: on the digits float32, with 24 bits, measures 142 dB or more, FP16, with 11, 67 to
 75 dB."""
-
-AS_GOOD_DB = 1.0
-"""What a block that makes up for errors of its own file may lack where others arrive, behind a broken block."""
-
-_UNEXPLAINED = "its constants are like the reference's, its output is not"
 
 Images = NDArray[np.float32]
 Meters = dict[str, dict[str, TensorMeter]]
@@ -208,46 +197,11 @@ def bisect_blocks(
         scales = activation_scales(tested, honest, borders)
     alone = without_correction(tested, layers) if quantized else tested
     trusted, whole, own = (BlockPieces(model, borders, runs.open) for model in (plain, tested, alone))
-    with ExitStack() as stack:
-        for pieces in (trusted, whole, own, expected):
-            if pieces is not None:
-                stack.enter_context(pieces)
-        meters = _measure(borders, trusted, whole, own, expected, images, runs.streams)
-        blocks = tuple(
-            _judge(border, meters[border.name], layers, scales.get(border.name, ()), precision) for border in borders
-        )
-        doubtful = [border for border, block in zip(borders, blocks, strict=True) if block.causes == (_UNEXPLAINED,)]
-        if expected is not None and doubtful:
-            on_arrived = _on_arrived(doubtful, trusted, whole, expected, images)
-            blocks = tuple(_acquitted(block, on_arrived.get(block.name)) for block in blocks)
+    meters = _measure(borders, trusted, whole, own, expected, images, runs.streams)
+    blocks = tuple(
+        _judge(border, meters[border.name], layers, scales.get(border.name, ()), precision) for border in borders
+    )
     return Bisection(sum(len(batch) for batch in images), blocks)
-
-
-def _on_arrived(
-    borders: Sequence[Border],
-    trusted: BlockPieces,
-    tested: BlockPieces,
-    expected: BlockPieces,
-    images: Sequence[Images],
-) -> dict[str, TensorMeter]:
-    """Return, by block, what plain INT8 makes of the tensors that arrive in the tested file."""
-    found = {border.name: TensorMeter() for border in borders}
-    for batch in images:
-        truth, arrived = trusted.whole(batch), tested.whole(batch)
-        for border in borders:
-            values = expected.block(border, arrived)
-            for name in border.outputs:
-                found[border.name].add(truth[name], values[name])
-    return found
-
-
-def _acquitted(block: BlockError, on_arrived: TensorMeter | None) -> BlockError:
-    """Return the block, no suspect any more if it does as well with what arrives as plain INT8 does."""
-    if on_arrived is None:
-        return block
-    plain = _sqnr(on_arrived)
-    as_good = block.sqnr_db is None or (plain is not None and block.sqnr_db >= plain - AS_GOOD_DB)
-    return replace(block, suspect=False, causes=()) if as_good else block
 
 
 def _measure(
@@ -277,10 +231,14 @@ def _measure(
         return meters
 
     total = _meters(borders)
-    for one in in_order((partial(measure, batch) for batch in images), streams):
-        for border in borders:
-            for kind, meter in total[border.name].items():
-                meter.include(one[border.name][kind])
+    with ExitStack() as stack:
+        for pieces in (trusted, tested, alone, expected):
+            if pieces is not None:
+                stack.enter_context(pieces)
+        for one in in_order((partial(measure, batch) for batch in images), streams):
+            for border in borders:
+                for kind, meter in total[border.name].items():
+                    meter.include(one[border.name][kind])
     return total
 
 
@@ -303,7 +261,7 @@ def _judge(
     causes: tuple[str, ...] = ()
     if suspect:
         causes = causes_of([layers[name] for name in border.layers if name in layers], scales)
-        causes = causes or (_UNEXPLAINED,)
+        causes = causes or ("its constants are like the reference's, its output is not",)
     return BlockError(border.name, arrived, own, expected, suspect, causes)
 
 
