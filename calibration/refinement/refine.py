@@ -102,11 +102,10 @@ def refine(
     for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
         num_rounded, largest = 0, 0.0
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
-        means_read = _means_read(layer, constants)
+        means_read = _means_read(layer, constants) if corrects else None
         if in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
-            center = means_read if corrects else None
-            num_rounded = _round(layer, in_float, weight, constants, center, thorough=effort.thorough)
+            num_rounded = _round(layer, in_float, weight, constants, means_read, thorough=effort.thorough)
         if corrects:
             largest = _correct(layer, means[layer.node.name], means_read, constants, walk)
         done.append(LayerRefinement(layer.node.name, largest, num_rounded))
@@ -202,14 +201,16 @@ def _round(
     rows = weight_rows(layer.node, weight)
     if not thorough and rows.shape[2] > WIDEST:
         return 0
-    takes_mean = means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale))
+    center = None
+    if means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale)):
+        center = means_read.mean(axis=0).astype(np.float32)
     rounded = round_layer(
         layer.node,
         weight,
         old.scale.reshape(rows.shape[:2]),
         lambda: zip(layer.images(), in_float.images(), strict=True),
         sum(map(len, layer.stored)),
-        center=means_read.mean(axis=0).astype(np.float32) if means_read is not None and takes_mean else None,
+        center=center,
     )
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
