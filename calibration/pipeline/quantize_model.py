@@ -56,7 +56,7 @@ class CalibratedModel:
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement and `settle_ranges` look at, float32 [n, C, H, W]; else empty.
         judges: Batches behind the sample that a further step is judged on; empty where there is none to judge.
-        means: Layer to the means of its output over the sample, float64 [n, C]; empty at effort 0.
+        means: Layer to the means of its output over the sample, float32 [n, C]; empty at effort 0.
         keep_float: Names of nodes that stay in float whatever else does.
     """
 
@@ -66,7 +66,7 @@ class CalibratedModel:
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
     judges: tuple[Images, ...] = ()
-    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    means: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     keep_float: frozenset[str] = frozenset()
 
 
@@ -334,10 +334,10 @@ def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch
     }
 
 
-def _means(seen: Sequence[SeenBatch], factors: Mapping[ChannelGroup, Factors]) -> dict[str, NDArray[np.float64]]:
+def _means(seen: Sequence[SeenBatch], factors: Mapping[ChannelGroup, Factors]) -> dict[str, NDArray[np.float32]]:
     """Return the means of every layer of the model with scaled channels, over all images seen."""
-    factors_of = {layer: values for group, values in factors.items() for layer in group.producers}
+    factors_of = {layer: values.astype(np.float32) for group, values in factors.items() for layer in group.producers}
     return {
-        layer: np.concatenate([batch.means[layer] for batch in seen]) * factors_of.get(layer, np.float64(1.0))
+        layer: np.concatenate([batch.means[layer] for batch in seen]) * factors_of.get(layer, np.float32(1.0))
         for layer in (seen[0].means if seen else ())
     }

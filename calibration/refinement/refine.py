@@ -64,7 +64,7 @@ def refine(
     reference: ModelProto,
     quantized: ModelProto,
     images: Sequence[Tensor],
-    means: Mapping[str, NDArray[np.float64]],
+    means: Mapping[str, NDArray[np.float32]],
     *,
     open_runtime: OpenRuntime,
     effort: Effort,
@@ -77,7 +77,8 @@ def refine(
         reference: The float32 model it was made from.
         quantized: Q/DQ model of either dialect.
         images: Batches of preprocessed images, float32 [n, C, H, W].
-        means: Name of every quantized layer to the means of the reference's output on each of the images, [n, C].
+        means: Name of every quantized layer to the means of the reference's output on each of the images, float32
+            [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         effort: Whether to correct biases, and how to round weights.
         counts: Name of a layer to how many of the images it is refined on; all by default.
@@ -141,7 +142,7 @@ def _has_bias(layer: Layer) -> bool:
 
 def _correct(
     layer: Layer,
-    expected: NDArray[np.float64],
+    expected: NDArray[np.float32],
     means_read: NDArray[np.float64] | None,
     constants: LayerConstants,
     walk: LayerwiseWalk,
