@@ -6,6 +6,7 @@ question: where little is left to win it is decided by chance, and half of the t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from runtimes.protocol import Runtime
 MIN_JUDGES, MAX_JUDGES = 16, 64
 """Images to judge on. The power of a normal error is known from n of its values to a share of sqrt(2 / n), from 64 to
 18 % or 0.7 dB; better where many logits err on their own, and both models are judged on the same images."""
+
+MAX_ANSWER_BYTES = 32 * 2**20
+"""The float model's answers kept at a time, while the INT8 ones run one after the other: one session in memory instead
+of three. Logits of 64 images take a hundredth of it; maps of a segmentation network are looked at in turns."""
 
 Images = NDArray[np.float32]
 
@@ -67,13 +72,25 @@ def judge(
         RuntimeAdapterError: If a logit is NaN or Inf.
     """
     meters = LogitMeter(strict=True), LogitMeter(strict=True)
-    with open_exact(reference) as true, open_exact(without) as first, open_exact(with_step) as second:
-        for batch in images:
-            logits = _answers(true, batch)
-            for meter, runtime in zip(meters, (first, second), strict=True):
-                meter.add(logits, _answers(runtime, batch))
+    waiting = deque(images)
+    while waiting:
+        with open_exact(reference) as runtime:
+            answered = _answered(runtime, waiting)
+        for meter, model in zip(meters, (without, with_step), strict=True):
+            with open_exact(model) as runtime:
+                for batch, logits in answered:
+                    meter.add(logits, _answers(runtime, batch))
     before, after = (meter.report() for meter in meters)
     return Judgement(before, after)
+
+
+def _answered(runtime: Runtime, waiting: deque[Images]) -> list[tuple[Images, Images]]:
+    """Take batches off `waiting` and return them with their answers, until those fill `MAX_ANSWER_BYTES`."""
+    answered: list[tuple[Images, Images]] = []
+    while waiting and sum(answers.nbytes for _, answers in answered) < MAX_ANSWER_BYTES:
+        batch = waiting.popleft()
+        answered.append((batch, _answers(runtime, batch)))
+    return answered
 
 
 def _answers(runtime: Runtime, batch: Images) -> Images:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,12 +13,14 @@ from graph_builder import GraphBuilder, make_resnet8, make_resnet18
 from onnx import ModelProto
 
 from calibration.methods.effort import EFFORTS
+from calibration.pipeline import judge as judge_module
 from calibration.pipeline import quantize_model
 from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
 from calibration.pipeline.quantize_model import QuantizationResult, quantize
 from calibration.pipeline.refinement_sample import MAX_SAMPLE
 from calibration.refinement.refine import has_wide_layers
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.protocol import Runtime
 
 open_exact = partial(OrtRuntime, exact_qdq=True)
 
@@ -69,6 +73,28 @@ def test_the_figures_are_those_of_the_models() -> None:
     expected = 10 * np.log10(np.sum(np.square(logits[0], dtype=float)) / np.sum(np.square(error, dtype=float)))
     assert found.with_step.sqnr_db == pytest.approx(expected, abs=1e-3)
     assert found.without.num_images == found.with_step.num_images == 100
+
+
+def test_one_session_at_a_time_whatever_the_size_of_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = wide(), noise(120)
+    plain, better = (run(model, images[:100], effort).quantized.model for effort in (0, 1))
+    batches = np.split(images[100:], 4)
+    num_open, opened = 0, 0
+
+    @contextmanager
+    def counted(model: ModelProto) -> Iterator[Runtime]:
+        nonlocal num_open, opened
+        num_open, opened = num_open + 1, opened + 1
+        assert num_open == 1
+        with open_exact(model) as runtime:
+            yield runtime
+        num_open -= 1
+
+    together = judge(model, plain, better, batches, open_exact=counted)
+    assert opened == 3
+    monkeypatch.setattr(judge_module, "MAX_ANSWER_BYTES", 1)
+    assert judge(model, plain, better, batches, open_exact=counted) == together
+    assert opened == 3 + 4 * 3
 
 
 def test_only_some_networks_have_wide_layers() -> None:
