@@ -280,6 +280,7 @@ def _refine(
     if not (effort.thorough and effort.round_weights and is_judged):
         return refined, None
     thorough = refine_with(effort=effort)
+    give_back_free_memory()  # of the two walks
     judgement = judge(calibrated.model, refined.model, thorough.model, calibrated.judges, open_exact=open_exact)
     return (thorough if judgement.helps else refined), judgement
 
