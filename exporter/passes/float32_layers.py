@@ -9,8 +9,14 @@ bias is a few times larger than what one product of the layer can give: the answ
     Conv, ConvTranspose   stay float32 with all that lies between their pairs: nothing of it is traffic
     Gemm                  gives its bias to an Add behind it, which TensorRT's parser makes of it anyway
 
-Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/weight_bias_quantization.cc; which graphs it takes was tried
-with 1.30, 1.31 and 1.32 (tests/exporter/passes/test_float32_layers.py); onnx-tensorrt, importer of Gemm.
+Such a session also makes a Concat between pairs a QLinearConcat, which has no form with FP16 scales, so that the file
+does not open (of what it replaces only this one: the others stay as they are where a scale is FP16). Therefore
+
+    Concat                stays float32 with all that lies between its pairs, where it does nothing but collect
+
+Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/weight_bias_quantization.cc and selectors_actions; which
+graphs they take was tried, biases with 1.30, 1.31 and 1.32, Concat with 1.31 (tests/exporter/passes/
+test_float32_layers.py); onnx-tensorrt, importer of Gemm.
 """
 
 from __future__ import annotations
@@ -78,6 +84,8 @@ def separate_float32_layers(model: ModelProto) -> Float32Layers:
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose") and _has_quantized_operands(node, index):
             kept.update(found.name for found in chain_to_quantize(node, index))
+        if node.op_type == "Concat":
+            kept.update(found.name for found in _collected(node, index))
     inputs = {info.name for info in graph.input if info.type.tensor_type.elem_type == TensorProto.FLOAT}
     kept |= {node.name for node in graph.node if node.op_type == QUANTIZE and _is_float32(node, inputs, kept, index)}
     kept |= _separate_dequantizers(graph, kept)
@@ -96,6 +104,22 @@ def _is_float32(quantize: NodeProto, inputs: set[str], kept: set[str], index: Gr
 def _has_quantized_operands(node: NodeProto, index: GraphIndex) -> bool:
     makers = [index.producer.get(name) for name in node.input[:2]]
     return len(node.input) > 2 and all(maker is not None and maker.op_type == DEQUANTIZE for maker in makers)
+
+
+def _collected(concat: NodeProto, index: GraphIndex) -> list[NodeProto]:
+    """Return a Concat and all between it and the pairs around it; nothing where a value comes or goes without one.
+
+    ONNX Runtime moves a pair through an operator that commutes with it and has one reader, up to the Concat.
+    """
+    between = chain_to_quantize(concat, index)
+    for name in concat.input:
+        maker = index.producer.get(name)
+        while maker is not None and maker.op_type in COMMUTING_OPS and len(index.uses[maker.output[0]]) == 1:
+            between.append(maker)
+            maker = index.producer.get(maker.input[0])
+        if maker is None or maker.op_type != DEQUANTIZE:
+            return []
+    return between
 
 
 def chain_to_quantize(node: NodeProto, index: GraphIndex) -> list[NodeProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ def build(
 
 def classify(
     bundle: StrPath,
-    input: StrPath,
+    input: StrPath | Sequence[StrPath],
     output: StrPath,
     *,
     provider: str = "auto",
@@ -97,7 +98,7 @@ def classify(
 
     Args:
         bundle: A bundle folder.
-        input: A folder, searched recursively, or a file with one path a line.
+        input: A folder, searched recursively, an image, or a file with one path a line; or several of these.
         output: Results `.parquet`, `.csv` or `.jsonl`.
         provider: What runs it, as for `load`.
         precision: Which file of the bundle; as fits the provider by default.
@@ -116,7 +117,7 @@ def classify(
     """
     options = ClassifyOptions(
         bundle=Path(bundle),
-        input=Path(input),
+        input=tuple(map(Path, [input] if isinstance(input, (str, os.PathLike)) else input)),
         output=Path(output),
         provider=provider,
         precision=precision,

@@ -142,6 +142,6 @@ def _batches(
         resolved = preprocessing_options(given).complete("nothing tells how pictures are prepared for this model")
     source = image_source(images, "images", folder)
     assert source is not None
-    with called_as_given(source):
+    with called_as_given(reporter, source):
         for batch in stream("calibrating", source.paths(), resolved, 0, reporter):
             yield batch.images

@@ -85,7 +85,7 @@ class ClassifyOptions:
     """Images to classify, the model, and where the rows go; fields as on the command line."""
 
     bundle: Path
-    input: Path
+    input: tuple[Path, ...]
     output: Path
     provider: str = AUTO
     precision: str | None = None
@@ -102,7 +102,8 @@ class ClassifyOptions:
 def run(arguments: argparse.Namespace) -> int:
     """Classify; return 0, 1 if some files could not be read, 130 if interrupted, or raise what the run raises."""
     words = vars(arguments)
-    options = ClassifyOptions(**{field.name: words[field.name] for field in fields(ClassifyOptions)})
+    named = {field.name: words[field.name] for field in fields(ClassifyOptions)}
+    options = ClassifyOptions(**{**named, "input": tuple(arguments.input)})
     reporter = Terminal(quiet=arguments.quiet)
     try:
         report = classify_folder(options, reporter)
@@ -126,7 +127,9 @@ def classify_folder(options: ClassifyOptions, reporter: Reporter) -> RunReport:
     """
     manifest = load_manifest(options.bundle)
     check_outputs(manifest, options.top_k)
-    paths = list_images(options.input)
+    paths = [path for source in options.input for path in list_images(source)]
+    if not paths:
+        raise ValueError("input: got an empty list; expected folders, images, or lists of images")
     check_output(options.output, resume=options.resume, force=options.force)
     on_ray = options.ray is not None
     opener = OpenClassifier(
@@ -209,9 +212,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         type=Path,
+        action="append",
         required=True,
         metavar="DIR|LIST",
-        help="a folder, searched recursively, or a file with one path a line (or NUL-separated, find -print0)",
+        help="a folder, searched recursively, an image, or a file with one path a line (or NUL-separated, find "
+        "-print0); may be given several times",
     )
     parser.add_argument(
         "--output", "-o", type=Path, required=True, metavar="FILE", help="results .parquet, .csv or .jsonl"

@@ -122,8 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
             num_val=arguments.num_val,
             calib_name=calib.shown,
         )
-        stack.enter_context(called_as_given(calib, val))
-        report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
+        reporter = Terminal(quiet=arguments.quiet)
+        stack.enter_context(called_as_given(reporter, calib, val))
+        report, ranking = rank_bundle(options, reporter)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
     elif not arguments.quiet:

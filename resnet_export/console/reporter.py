@@ -41,6 +41,7 @@ class Reporter:
 
     def __init__(self, on_event: Listener | None = None) -> None:
         self._on_event = on_event
+        self._named: Callable[[str], str] = str
         self.messages: list[str] = []
         self.warnings: list[str] = []
 
@@ -52,8 +53,18 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Tell what the user should look at."""
-        self.warnings.append(message)
-        self._tell(Event("warning", message))
+        named = self._named(message)
+        self.warnings.append(named)
+        self._tell(Event("warning", named))
+
+    @contextmanager
+    def warnings_named(self, named: Callable[[str], str]) -> Iterator[None]:
+        """Inside of it warnings are told as `named` gives them back."""
+        before, self._named = self._named, named
+        try:
+            yield
+        finally:
+            self._named = before
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:

@@ -37,7 +37,7 @@ def run_export(options: ExportOptions, reporter: Reporter) -> ExportReport:
         ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
             written.
     """
-    with called_as_given(options.calib, options.val):
+    with called_as_given(reporter, options.calib, options.val):
         return _run(options, reporter)
 
 

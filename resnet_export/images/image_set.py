@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from resnet_export.console.reporter import Reporter
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_folder import find_images
 
@@ -40,22 +41,31 @@ class ImageSource:
 
 
 @contextmanager
-def called_as_given(*sources: ImageSource | None) -> Iterator[None]:
-    """Where images cannot be read inside of it, name them as the user gave them: FILE of a link, else SOURCE/PICTURE.
+def called_as_given(reporter: Reporter, *sources: ImageSource | None) -> Iterator[None]:
+    """Name images in warnings and errors as the user gave them: FILE of a link, else SOURCE/PICTURE.
+
+    Args:
+        reporter: Who is warned inside.
+        sources: Where the images come from.
 
     Raises:
         ImageFolderError: What was raised inside, with other names.
     """
+    named = partial(_as_given, [source for source in sources if source is not None and source.is_temporary])
     try:
-        yield
+        with reporter.warnings_named(named):
+            yield
     except ImageFolderError as err:
-        told = str(err)
-        for source in sources:
-            if source is not None and source.is_temporary:
-                told = re.sub(re.escape(str(source.root)) + r"(/[^'\n]*)?", partial(_given_name, source), told)
-        if told == str(err):
+        if (told := named(str(err))) == str(err):
             raise
         raise ImageFolderError(told) from err
+
+
+def _as_given(sources: Sequence[ImageSource], told: str) -> str:
+    """Return a message with the names that the user gave for every path below the folders of `sources`."""
+    for source in sources:
+        told = re.sub(re.escape(str(source.root)) + r"(/[^'\n]*)?", partial(_given_name, source), told)
+    return told
 
 
 def _given_name(source: ImageSource, found: re.Match[str]) -> str:

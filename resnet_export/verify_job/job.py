@@ -80,7 +80,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     Raises:
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
     """
-    with called_as_given(options.val):
+    with called_as_given(reporter, options.val):
         return _run(options, reporter)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from bundles import small_classifier, write_bundle
 
+import resnet_export as rx
 from resnet_export.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,18 @@ def test_the_digits_are_read(bundle, digits_folder, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["num_images"], report["num_errors"], report["plan"]["provider"]) == (360, 0, "CPUExecutionProvider")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.csv", "r.csv.json"]
+
+
+def test_several_inputs_one_behind_the_other(bundle, digits_folder, tmp_path):
+    """A second --input once took the place of the first without a word."""
+    seven, picture = digits_folder / "val" / "7", sorted((digits_folder / "val" / "3").iterdir())[0]
+    assert classify(bundle, seven, tmp_path / "r.csv", "--input", picture, "--quiet") == 0
+    rows = read_csv(tmp_path / "r.csv")
+    assert [row["path"] for row in rows] == [*map(str, sorted(seven.iterdir())), str(picture)]
+    rx.classify(bundle, [seven, picture], tmp_path / "again.csv", provider="cpu")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "r.csv").read_bytes()
+    with pytest.raises(ValueError, match="input: got an empty list"):
+        rx.classify(bundle, [], tmp_path / "none.csv", provider="cpu")
 
 
 def test_parquet(bundle, digits_folder, tmp_path):

@@ -95,6 +95,38 @@ def test_without_the_separation_a_plain_session_is_wrong(monkeypatch):
             assert_plain_session_is_right(half)
 
 
+def concatenated(*, moved=(), behind=()):
+    """Two layers' tensors, each behind a pair that another layer reads too, side by side into a third."""
+    graph = QuantizedBuilder(OURS, channels=3)
+    read = []
+    for place in range(2):
+        layer = graph.layer(f"part{place}", "input", 4)
+        value = graph.pair(layer, scale=np.float32(0.02 + 0.01 * place))
+        graph.channels[value] = 4
+        for op in moved[place : place + 1]:
+            value = graph.node(op, f"moved{place}", value, **({"kernel_shape": [1, 1]} if op == "MaxPool" else {}))
+        read.append(value)
+    data = graph.node("Concat", "together", *read, axis=1)
+    for op in behind:
+        data = graph.node(op, f"behind.{op}", data)
+    last = graph.pair(data, scale=np.float32(0.03))
+    weight = graph.weight("last.weight", graph.random.normal(0, 0.3, (5, 8, 1, 1)).astype(np.float32))
+    return graph.model(graph.node("Conv", "last", last, weight), opset=19)
+
+
+def test_without_the_separation_a_concat_does_not_open(monkeypatch):
+    monkeypatch.setattr(float16_qdq, "separate_float32_layers", lambda model: Float32Layers(model, frozenset()))
+    with pytest.raises(Exception, match="QLinearConcat"):
+        answers(float16_qdq_from_float32(concatenated()).model, plain=True)
+
+
+@pytest.mark.parametrize("behind", [(), ("Relu",)])
+@pytest.mark.parametrize("moved", [(), ("MaxPool",), ("Identity", "MaxPool")])
+def test_a_concat_between_pairs(moved, behind):
+    """As in Res2Net, DLA, VoVNet: what is collected is quantized already, as other layers read it."""
+    assert_plain_session_is_right(float16_qdq_from_float32(concatenated(moved=moved, behind=behind)).model)
+
+
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_a_convolution_whose_bias_is_large(op, behind):

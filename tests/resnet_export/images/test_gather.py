@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_export.console.reporter import Reporter
 from resnet_export.images.class_index import class_indices
 from resnet_export.images.gather import gathered, gathered_source
 from resnet_export.images.image_set import called_as_given
+from resnet_export.images.stream import stream
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
 from runtimes.preprocessing.image_folder import class_of, find_images
@@ -222,9 +224,28 @@ def test_what_cannot_be_read_is_named_as_it_was_given(tmp_path, flat):
         with (
             pytest.raises(ImageFolderError, match=told),
             gathered_source([str(path)]) as source,
-            called_as_given(source, None),
+            called_as_given(Reporter(), source, None),
         ):
             list(image_batches(source.paths(), PREPROCESSING, batch_size=9, on_error=ImageErrors()))
+
+
+def test_a_warning_names_the_picture_of_an_archive(tmp_path):
+    """Pictures that may be left out are warned of while the run goes on, in the same words as an error has."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in (("cat/good.png", png(60)), ("cat/bad.png", png(60)[:40])):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "photos.tar").write_bytes(buffer.getvalue())
+    reporter = Reporter()
+    with gathered_source([str(tmp_path / "photos.tar")]) as source, called_as_given(reporter, source):
+        batches = list(stream("calibrating", source.paths(), PREPROCESSING, 1, reporter))
+    assert [len(batch.images) for batch in batches] == [1]
+    assert f"'{tmp_path}/photos.tar/cat/00000001-bad.png'" in reporter.warnings[0]
+    assert str(source.root) not in "".join(reporter.warnings)
+    reporter.warn(f"{source.root}/x")  # outside of it nothing is renamed
+    assert reporter.warnings[-1] == f"{source.root}/x"
 
 
 @pytest.mark.parametrize(
