@@ -9,12 +9,17 @@ about doubles the variance: ResNet-101 leaves float16's range and ResNet-1202 fl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 SWITCHED_OFF = 1e-5
 """A weight whose largest |value| is not above this hardly counts; ConvNeXt's layer scale begins at 1e-6."""
+
+LARGEST_ANSWER = 100.0
+"""Logits of trained networks are about 10; far beyond, float32 itself loses what a comparison is about."""
 
 _SPREAD = 0.02  # standard deviation that timm and torchvision draw transformers' weights with
 
@@ -58,7 +63,9 @@ def settle_batchnorm(module: nn.Module, images: Tensor) -> int:
     """Set running means per channel and one running variance per layer from one pass over `images`, in place.
 
     One variance per layer, because some channels hardly vary on a few pictures, and dividing by that would blow up
-    others.
+    others. The pass divides each channel by its own, so that in evaluation mode every layer reads a little more than it
+    was settled on. Where that adds up (pre-activation and mixed kernels), layers are settled again one after the other,
+    each on what the settled ones before it give.
 
     Args:
         module: In evaluation mode, as it is afterwards.
@@ -86,4 +93,37 @@ def settle_batchnorm(module: nn.Module, images: Tensor) -> int:
         variance = float(layer.running_var.mean())
         layer.running_var.fill_(variance if variance > 0 else 1.0)
         layer.num_batches_tracked.zero_()
+    if not _largest_answer(module, images) <= LARGEST_ANSWER:
+        _settle_in_turn(module, layers, images)
     return len(layers)
+
+
+def _largest_answer(module: nn.Module, images: Tensor) -> float:
+    with torch.no_grad():
+        answers = module(images)
+    several = answers if isinstance(answers, (list, tuple)) else [answers]
+    return max((float(one.abs().max()) for one in several if isinstance(one, Tensor)), default=0.0)
+
+
+def _settle_in_turn(module: nn.Module, layers: Sequence[_BatchNorm], images: Tensor) -> None:
+    """Set the statistics of each layer in evaluation mode, as it is reached for the first time, in place."""
+    left = set(layers)
+
+    def settle(layer: _BatchNorm, given: tuple[Tensor, ...]) -> None:
+        if layer not in left:
+            return
+        left.remove(layer)
+        channels = given[0].double().transpose(0, 1).flatten(1)
+        variance = float(channels.var(1).mean())
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        layer.running_mean.copy_(channels.mean(1))
+        layer.running_var.fill_(variance if variance > 0 else 1.0)
+
+    hooks = [layer.register_forward_pre_hook(settle) for layer in layers]
+    try:
+        with torch.no_grad():
+            module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -47,6 +47,26 @@ def test_very_deep_networks_overflow_without(kind):
         assert module(images).abs().max() < 1e3
 
 
+def test_layers_that_read_more_than_they_were_settled_on_are_settled_in_turn():
+    """One loud channel of eight: a pass that divides each channel by its own deviation lets it grow layer by layer."""
+    torch.manual_seed(0)
+    module = nn.Sequential(*[layer for _ in range(12) for layer in (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))]).eval()
+    images = torch.rand(2, 8, 8, 8)
+    with torch.no_grad():
+        for convolution in module[::2]:
+            convolution.weight[0] *= 8
+            convolution.weight[:, 0] *= 8
+    assert settle_batchnorm(module, images) == 12
+    assert not any(layer.training or layer._forward_pre_hooks for layer in module)
+    with torch.inference_mode():
+        for layer in module:
+            images = layer(images)
+            if isinstance(layer, nn.BatchNorm2d):
+                channels = images.transpose(0, 1).flatten(1)
+                torch.testing.assert_close(channels.mean(1), torch.zeros(8), rtol=0, atol=1e-4)
+                assert float(channels.var(1).mean()) == pytest.approx(1, rel=1e-3)
+
+
 @pytest.mark.parametrize(("load", "name"), [(load, "cifar_resnet110"), (load_torchvision, "resnet101")])
 def test_random_weights_stay_within_float16(load, name):
     module = load(ModelRequest(name, "random", 10)).module
