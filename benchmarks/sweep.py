@@ -56,7 +56,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
     with Stage(row, "export"):
         exported = export_loaded(loaded, ExportConfig())
     row["folded"] = len(exported.folding.folded)
-    row["kept"] = dict(Counter(general(kept.reason) for kept in exported.folding.kept))
+    row["kept"] = dict(Counter(general(reason) for _, reason in exported.folding.kept))
     with Stage(row, "compare"), TorchRuntime(loaded.module) as reference:
         in_float64 = partial(exact_outputs, loaded.module)
         check = check_against_pytorch(reference, exported.onnx, compared, open_runtime=OrtRuntime, exact=in_float64)

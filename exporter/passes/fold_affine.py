@@ -48,18 +48,16 @@ from exporter.graph.weighted_ops import WEIGHTED_OPS
 Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AffineFolds:
-    """The edited copy and what was done, in graph order.
+@dataclass(frozen=True, slots=True)
+class FoldReport:
+    """What became of every BatchNormalization, in graph order.
 
     Attributes:
-        model: The copy.
         folded: (BatchNormalization node, layer node) of every fold.
         kept: (BatchNormalization node, reason) of every one that stays.
         num_other: Constant Mul, Div, Add and Sub nodes folded as well.
     """
 
-    model: ModelProto
     folded: tuple[tuple[str, str], ...]
     kept: tuple[tuple[str, str], ...]
     num_other: int
@@ -132,6 +130,14 @@ class _Editor:
             self._read(use.node, use.place, keep)
         self._dropped.add(node.name)
 
+    def become_bias(self, node: NodeProto, bias: Vector) -> None:
+        """Let a BatchNormalization behind a MatMul, which has no bias of its own, be the Add of one."""
+        self.rewrite(node, 1, bias, "bias")
+        for place in range(2, len(node.input)):
+            self._read(node, place, "")
+        node.op_type = "Add"
+        del node.input[2:], node.attribute[:]
+
     def _read(self, node: NodeProto, place: int, name: str) -> None:
         """Let input `place` of `node` be `name`."""
         if old := node.input[place]:
@@ -146,14 +152,14 @@ class _Editor:
         remove_unused_initializers(self.graph)
 
 
-def fold_affine(model: ModelProto) -> AffineFolds:
+def fold_affine(model: ModelProto) -> tuple[ModelProto, FoldReport]:
     """Return a copy with every legal fold of the module docstring; layers and outputs keep their names.
 
     Args:
         model: A float32 model with unique node names; shapes are used where the model declares them.
 
     Raises:
-        WeightsError: If a folded weight is not finite; the message names the layer.
+        WeightsError: If a folded weight is not finite; the message names the layer or the BatchNormalization.
     """
     result = copy_model(model)
     editor = _Editor(result.graph, tensor_shapes(model), frozenset(info.name for info in result.graph.input))
@@ -179,7 +185,7 @@ def fold_affine(model: ModelProto) -> AffineFolds:
             _store_map(node, affine, editor)
     editor.finish()
     del result.graph.value_info[:]
-    return AffineFolds(result, tuple(folded), tuple(kept), num_other)
+    return result, FoldReport(tuple(folded), tuple(kept), num_other)
 
 
 def _affine_of(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
@@ -211,7 +217,13 @@ def _batchnorm_map(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, st
     if any(array is None for array in constants):
         return None, "its statistics are not constants"
     gamma, beta, mean, var = (np.asarray(array, np.float64) for array in constants)
-    scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+    epsilon = attribute(node, "epsilon", 1e-5)
+    if not (var + epsilon > 0).all():  # NaN too
+        raise WeightsError(
+            f"folding {node.name!r} gives NaN or Inf: its least running variance is {float(var.min()):g} and eps is "
+            f"{epsilon:g}: the checkpoint is damaged or was never trained"
+        )
+    scale = gamma / np.sqrt(var + epsilon)
     return _Affine(scale, beta - scale * mean), ""
 
 
@@ -307,7 +319,8 @@ def _apply(
     scale = np.broadcast_to(affine.scale, weight.shape[axis])
     shift = np.broadcast_to(affine.shift, weight.shape[axis])
     holder, place = (producer, 2) if producer is layer else (producer, _constant_place(producer, editor))
-    if layer.op_type == "MatMul" and producer is layer and np.any(shift):
+    lacks_bias = layer.op_type == "MatMul" and producer is layer and np.any(shift)
+    if lacks_bias and node.op_type != "BatchNormalization":
         return None, f"{layer.name!r} has no bias to take the shift"
     bias: NDArray[Any] | None = np.zeros(len(scale))
     if len(holder.input) > place and holder.input[place]:
@@ -318,6 +331,9 @@ def _apply(
     view[axis] = -1
     editor.rewrite(layer, 1, weight.astype(np.float64) * scale.reshape(view), "weight")
     new_bias = scale * bias.astype(np.float64).reshape(-1) + shift
+    if lacks_bias:
+        editor.become_bias(node, new_bias)
+        return layer.name, ""
     if layer.op_type != "MatMul" or producer is not layer:
         editor.rewrite(holder, place, new_bias, "bias")
     editor.drop(node, keep=read)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from exporter.tracing.fold_batchnorm import FoldReport
+    from exporter.passes.fold_affine import FoldReport
     from runtimes.preprocessing.transform import Preprocessing
 
 
@@ -86,14 +86,13 @@ def export_resnet(name: str, config: ExportConfig | None = None, *, weights: str
 
 
 def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
-    """Export a model that is loaded already: fold, trace, tidy, convert, check the graph.
+    """Export a model that is loaded already: trace, tidy, fold, convert, check the graph.
 
     The numeric check against PyTorch is `exporter.tracing.check_export.check_against_pytorch`; it needs a runtime.
     """
     import torch
 
     from exporter.models.onnx_source import LoadedOnnx
-    from exporter.tracing.fold_batchnorm import fold_batchnorm
     from exporter.tracing.normalize_onnx import tidied_onnx
     from exporter.tracing.trace import trace_and_fold
 
@@ -105,8 +104,7 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
         )
         return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
     example = torch.zeros(2, *loaded.preprocessing.input_shape)
-    folded, report = fold_batchnorm(loaded.module, example)
-    model, folds = trace_and_fold(
-        folded, example, opset=config.resolved_opset, producer_version=__version__, outputs=loaded.outputs
+    model, report = trace_and_fold(
+        loaded.module, example, opset=config.resolved_opset, producer_version=__version__, outputs=loaded.outputs
     )
-    return ExportedModel(onnx=model, loaded=loaded, folding=report.after_tracing(folds), config=config)
+    return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)

@@ -18,10 +18,10 @@ from exporter.graph.onnx_graph import (
 from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
+from exporter.passes.fold_affine import FoldReport
 from exporter.passes.fold_constants import fold_constants
 from exporter.passes.input_layout import take_nchw, take_rgb
 from exporter.tracing.flatten_softmax import flatten_softmax
-from exporter.tracing.fold_batchnorm import FoldedBatchNorm, FoldReport, KeptBatchNorm
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
 
 _OLD_OPSET = 17
@@ -55,16 +55,12 @@ def tidied_onnx(
     model = lower_ceil_pools(model).model  # first: what follows infers shapes
     converted = convert_opset(model, TRACE_OPSET)
     try:
-        tidy = tidy_graph(canonical_ops(converted).model)  # types first: they make more nodes constant
+        tidy, report = tidy_graph(canonical_ops(converted).model)  # types first: they make more nodes constant
     except onnx.shape_inference.InferenceError as err:
         raise ExportError(f"{source.path}: the shapes do not fit images of {input_size}: {err}") from err
-    result = convert_opset(tidy.model, opset)
+    result = convert_opset(tidy, opset)
     result.producer_name = "resnet-export"
     del result.metadata_props[:]
-    report = FoldReport(
-        tuple(FoldedBatchNorm(*pair) for pair in tidy.folds.folded),
-        tuple(KeptBatchNorm(*pair) for pair in tidy.folds.kept),
-    )
     return checked(result, num_outputs=len(source.output_names)), report
 
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from exporter.errors import ExportError
+from exporter.errors import ExportError, UnstableAnswerError
 from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
-from exporter.passes.fold_affine import AffineFolds
+from exporter.passes.fold_affine import FoldReport
 from exporter.passes.name_tensors import name_after_modules
 from exporter.tracing.decompositions import PlainFunctions
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
-from exporter.tracing.neutral_constants import optimize
+from exporter.tracing.optimize_program import optimize
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -56,8 +56,8 @@ def trace_and_fold(
     opset: int,
     producer_version: str = "",
     outputs: tuple[str, ...] = (OUTPUT_NAME,),
-) -> tuple[ModelProto, AffineFolds]:
-    """Return what `trace` returns, and what became of each BatchNormalization that tracing found.
+) -> tuple[ModelProto, FoldReport]:
+    """Return what `trace` returns, and what became of every BatchNorm.
 
     Args:
         module: As in `trace`; with several `outputs` it gives a tuple of tensors.
@@ -68,13 +68,20 @@ def trace_and_fold(
 
     Raises:
         ExportError: As in `trace`.
+        UnstableAnswerError: If a BatchNorm normalizes by the batch that it is given; the message names it.
+        WeightsError: If folding gives a weight that is not finite.
     """
+    if training := [path for path, child in module.named_modules() if child.training]:
+        raise ValueError(
+            f"tracing needs evaluation mode, {training[0] or type(module).__name__!r} is in training mode; "
+            "call module.eval() first"
+        )
     traced = lower_ceil_pools(_torch_export(module, example, outputs)).model
     named = name_after_modules(canonical_ops(traced).model).model
-    tidy = tidy_graph(named)
-    converted = convert_opset(tidy.model, opset)
+    tidy, report = tidy_graph(named)
+    converted = convert_opset(tidy, opset)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
-    return checked(converted, num_outputs=len(outputs)), tidy.folds
+    return checked(converted, num_outputs=len(outputs)), report
 
 
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
@@ -108,8 +115,29 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
         logger.setLevel(level)
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")
+    if program.exported_program is not None:
+        _refuse_statistics_of_the_batch(program.exported_program.graph)
     model: ModelProto = program.model_proto
     return model
+
+
+def _refuse_statistics_of_the_batch(graph: fx.Graph) -> None:
+    """Raise where a batch_norm uses the batch's own statistics: the exporter writes some as if they were stored.
+
+    A batch_norm may also standardize a weight, which has no batch: its sizes are all fixed.
+    """
+    for node in graph.nodes:
+        kind = str(node.target)
+        if "batch_norm" not in kind or "no_training" in kind:
+            continue
+        if any(isinstance(size, torch.SymInt) for size in node.args[0].meta["val"].shape):
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            path = ".".join(step.partition("@")[0] for step in stack[-1][0].split(".")) if stack else ""
+            raise UnstableAnswerError(
+                f"{path or node.name!r} normalizes by the batch that it is given, in evaluation mode too, so that an "
+                "answer depends on the other pictures of its batch; train it with track_running_stats=True, or "
+                "normalize by the picture (GroupNorm, InstanceNorm)"
+            )
 
 
 def _dynamic_batch(module: nn.Module) -> tuple[Any, ...]:

@@ -142,7 +142,7 @@ def fold_check(model: ModelProto, folder: Path | None) -> BatchNormFate:
     try:
         if folder is not None:
             load_external_data_for_model(named, str(folder))
-        folds = fold_affine(named)
+        _, folds = fold_affine(named)
     except Exception as err:  # a damaged file, whose other findings are still worth telling
         reason = f"folding cannot be judged: {' '.join(str(err).split())}"
         return BatchNormFate({}, {node.output[0]: reason for node in named.graph.node})

@@ -5,6 +5,7 @@ Nothing is written until everything has been computed; then the bundle appears w
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -202,9 +203,9 @@ def _tell_folding(exported: ExportedModel, reporter: Reporter) -> None:
     report = exported.folding
     total = len(report.folded) + len(report.kept)
     reporter.done(f"{len(report.folded)} of {total} BatchNorms folded in float64" if total else "no BatchNorm to fold")
-    paths_of: dict[str, list[str]] = {}
-    for kept in report.kept:
-        paths_of.setdefault(kept.reason, []).append(kept.batchnorm)
-    for reason, paths in paths_of.items():
-        named = f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} BatchNorms, first {paths[0]}, are"
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for batchnorm, reason in report.kept:
+        alike.setdefault(re.sub(r"'[^']*'", "", reason), []).append((batchnorm, reason))  # but for names in the reason
+    for (path, reason), *others in alike.values():
+        named = f"{len(others) + 1} BatchNorms, first {path}, are" if others else f"{path} is"
         reporter.done(f"{named} not folded but kept as one affine operation each: {reason}")

@@ -173,8 +173,8 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
         libraries=_library_versions(),
         options=options.to_json(),
         folding={
-            "folded": [[pair.batchnorm, pair.layer] for pair in exported.folding.folded],
-            "kept": [[kept.batchnorm, kept.reason] for kept in exported.folding.kept],
+            "folded": [list(pair) for pair in exported.folding.folded],
+            "kept": [list(pair) for pair in exported.folding.kept],
         },
         quantization=_quantization(artifacts),
         parity={key: report[key] for key in ("measured_on", "post_export_check", "int8_arithmetic", "rows")},

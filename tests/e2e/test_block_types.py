@@ -222,7 +222,7 @@ def test_batchnorm_that_stays_holds_its_own_map():
             mean, variance = (onnx.numpy_helper.to_array(index.initializer[node.input[place]]) for place in (3, 4))
             assert not mean.any()
             assert (variance == 1).all()
-    reasons = {kept.reason for kept in exported("dense").folding.kept}
+    reasons = {reason for _, reason in exported("dense").folding.kept}
     assert all("not from a convolution" in reason for reason in reasons)
 
 

@@ -23,7 +23,6 @@ from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.float16_qdq import float16_qdq_from_float32
-from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 from runtimes.errors import MissingDependencyError
@@ -57,8 +56,7 @@ def with_statistics(module, seed=0):
 
 
 def export(module, size, *, opset=20):
-    example = torch.zeros(2, 3, size, size)
-    return trace(fold_batchnorm(module, example)[0], example, opset=opset)
+    return trace(module, torch.zeros(2, 3, size, size), opset=opset)
 
 
 def quantize(model, images):

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -17,7 +18,7 @@ from exporter.models.loaded_model import ModelRequest
 from exporter.models.module_source import load_module
 from exporter.networks.plain_module import plain_module, unwrapped
 from exporter.preprocessing.options import PreprocessingOptions
-from exporter.tracing.fold_batchnorm import fold_batchnorm
+from exporter.tracing.trace import trace_and_fold
 
 HALF = (0.5, 0.5, 0.5)
 OPTIONS = PreprocessingOptions(12, None, HALF, HALF)
@@ -70,9 +71,10 @@ def test_weights_that_are_computed_become_weights(change) -> None:
     loaded = load_module(module, OPTIONS)
     torch.testing.assert_close(loaded.module(IMAGES), expected, rtol=0, atol=0)
     assert sorted(loaded.module.state_dict()) == sorted(network().state_dict())
-    folded, report = fold_batchnorm(loaded.module, IMAGES)
-    assert [pair.layer for pair in report.folded] == ["0"]
-    torch.testing.assert_close(folded(IMAGES), expected, rtol=1e-4, atol=1e-5)
+    model, report = trace_and_fold(loaded.module, IMAGES, opset=20)
+    assert [layer for _, layer in report.folded] == ["0"]
+    (answers,) = ReferenceEvaluator(model).run(None, {"input": IMAGES.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answers), expected, rtol=1e-4, atol=1e-5)
     assert list(module.state_dict()) == names
     torch.testing.assert_close(module(IMAGES), expected, rtol=0, atol=0)
 
@@ -114,6 +116,7 @@ def test_a_wrapper_with_a_hook_does_more_than_the_module() -> None:
 
 SOURCE = """
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 from torch.nn.utils import prune
 

@@ -7,7 +7,6 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.errors import WeightsError
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.passes.float16 import float16_from_float32
-from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.ort.adapter import OrtRuntime
 
@@ -63,9 +62,7 @@ def assert_close(model, *, x=None):
 @pytest.fixture(scope="module")
 def resnet():
     torch.manual_seed(0)
-    example = torch.zeros(2, 3, 32, 32)
-    folded, _ = fold_batchnorm(CifarResNet(8).eval(), example)
-    return trace(folded, example, opset=17)
+    return trace(CifarResNet(8).eval(), torch.zeros(2, 3, 32, 32), opset=17)
 
 
 def test_resnet_is_typed_throughout(resnet):

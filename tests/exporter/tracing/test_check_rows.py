@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from exporter.errors import UnstableAnswerError
 from exporter.tracing.check_rows import check_rows_are_independent
 from exporter.tracing.float32_rounding import exact_outputs
-from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.pytorch import TorchRuntime
@@ -62,7 +61,6 @@ def test_what_looks_at_its_own_picture_passes(between):
 DEPENDENT = {
     "mean of the batch": Function(lambda x: x - x.mean(0, keepdim=True)),
     "largest of the batch": Function(lambda x: x / x.amax((0, 1, 2, 3))),
-    "batch_norm as a function": Function(lambda x: F.batch_norm(x, None, None, training=True)),
 }
 
 
@@ -84,12 +82,3 @@ def test_chance_is_refused():
     model = trace(Net(nn.Identity()).eval(), torch.zeros(2, 3, 16, 16), opset=17)
     with pytest.raises(UnstableAnswerError, match="gives two answers for one picture"):
         check_rows_are_independent(Drawn(), model, np.zeros((1, 3, 16, 16), np.float32), open_runtime=OrtRuntime)
-
-
-@pytest.mark.parametrize(
-    "norm", [nn.BatchNorm2d(8, track_running_stats=False), nn.SyncBatchNorm(8, track_running_stats=False)]
-)
-def test_batchnorm_without_statistics_is_refused_by_name(norm):
-    module = Net(norm).eval()
-    with pytest.raises(UnstableAnswerError, match=r"^'between' normalizes by the batch"):
-        fold_batchnorm(module, torch.zeros(2, 3, 16, 16))

@@ -14,7 +14,6 @@ from exporter.errors import ExportError
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET
 from exporter.tracing import trace as tracing
-from exporter.tracing.fold_batchnorm import fold_batchnorm
 from exporter.tracing.trace import trace
 from runtimes.ort.adapter import OrtRuntime
 
@@ -135,9 +134,7 @@ def test_names_do_not_depend_on_the_opset(models):
 
 
 def test_names_are_unique_in_a_deeper_net():
-    example = torch.zeros(2, 3, 16, 16)
-    folded, _ = fold_batchnorm(CifarResNet(14).eval(), example)
-    graph = trace(folded, example, opset=20).graph
+    graph = trace(CifarResNet(14).eval(), torch.zeros(2, 3, 16, 16), opset=20).graph
     assert len({node.name for node in graph.node}) == len(graph.node)
     outputs = [output for node in graph.node for output in node.output]
     assert len(set(outputs)) == len(outputs)

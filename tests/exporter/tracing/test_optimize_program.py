@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from exporter.tracing.neutral_constants import is_nearly_neutral
+from exporter.tracing.optimize_program import is_nearly_neutral
 from exporter.tracing.trace import trace
 
 SMALL = {

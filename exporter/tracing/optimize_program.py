@@ -1,4 +1,4 @@
-"""Keep small constants of a traced module: the optimizer behind `torch.onnx.export` takes them for nothing.
+"""Optimize what `torch.onnx` traced, without what its optimizer would lose: small constants, BatchNorm's own folding.
 
     x + c, x - c with 0 < |c| <= 1e-8, and x * c, x / c with 0 < |c - 1| <= 1e-5   ->  x
 
@@ -6,6 +6,9 @@ onnxscript's rules compare a constant that has no axes with 0 and 1 within these
 0.7.0 to 0.7.2). What is lost is what keeps `x / (x.sum() + 1e-8)` finite on a black picture. The rules do not look at
 constants with an axis, so such a constant gets one, [1], before the optimizer runs; by broadcasting the result is the
 same where the other operand has an axis too.
+
+Another of its rules folds BatchNormalization in float32. `exporter.passes.fold_affine` folds in float64 and says what
+it folded into what, so BatchNormalization goes by a name of another domain while the optimizer runs.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
+_HIDDEN = "resnet_export.hidden"
+
 ADDED = ("Add", "Sub")
 MULTIPLIED = ("Mul", "Div")
 
@@ -23,13 +28,19 @@ ADDED_TOLERANCE, MULTIPLIED_TOLERANCE = 1e-8, 1e-5
 
 
 def optimize(program: ONNXProgram) -> None:
-    """Optimize a program that was exported with `optimize=False`, in place, and lose no constant of the docstring."""
+    """Optimize a program that was exported with `optimize=False`, in place, and lose nothing of the docstring."""
     from onnxscript import optimizer
 
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)  # computed ones too
     _give_an_axis(program.model)
+    for node in program.model.graph:
+        if node.op_type == "BatchNormalization":
+            node.domain = _HIDDEN
     program.optimize()
+    for node in program.model.graph:
+        if node.domain == _HIDDEN:
+            node.domain = ""
 
 
 def _give_an_axis(model: Any) -> None:
