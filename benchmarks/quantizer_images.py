@@ -20,7 +20,7 @@ from runtimes import preprocess
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import check_files, load_manifest
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
-from runtimes.preprocessing.image_folder import find_images, group_by_class
+from runtimes.preprocessing.image_folder import class_of, find_images
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina")
@@ -122,7 +122,7 @@ def prepare_folders(
     apart = leave_out_copies(calibration, find_images(val))
     validation = tuple(proportionally_ordered(val, apart.validation)[:num_val])
     _save_images(folder / "validation.npy", network.preprocessing, validation)
-    if group_by_class(val, validation):
+    if any(class_of(val, path) for path in validation):
         index = class_indices(val, validation, network.labels, network.num_classes)
         np.save(folder / "labels.npy", np.array([index.of[path] for path in validation], np.int64))
     words += f", {len(validation)} held-out images"

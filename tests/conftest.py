@@ -176,7 +176,7 @@ def small_network(small_weights: Path, digits_folder: Path) -> TrainedNetwork:
 def network_of_digits(name: str, weights: Path, digits: Path) -> TrainedNetwork:
     from shared_exports import export_shared
 
-    from calibration.observers.sample_images import evenly_ordered
+    from calibration.observers.sample_images import split_images
     from exporter.models.load_model import load_model
     from exporter.models.loaded_model import ModelRequest
     from runtimes import preprocess, read_image
@@ -184,7 +184,8 @@ def network_of_digits(name: str, weights: Path, digits: Path) -> TrainedNetwork:
     exported = export_shared(load_model(ModelRequest(name, str(weights))))
 
     def images(folder: Path) -> np.ndarray:
-        paths = evenly_ordered(folder, sorted(path for path in folder.rglob("*.png")))
+        found = sorted(folder.rglob("*.png"))
+        paths = split_images(folder, found, num_calibration=len(found), hold_out=False).calibration
         return np.stack([preprocess(exported.preprocessing, read_image(path)) for path in paths])
 
     return TrainedNetwork(exported.onnx, images(digits / "calib"), images(digits / "val"))

@@ -60,22 +60,20 @@ class Dialect:
         name: `TENSORRT`, `ONNXRUNTIME`, `MIXED` or `NONE`.
         num_signed: Pairs on activations as TensorRT reads them.
         num_other: Those that it does not read as they stand.
-        num_integer_bias: Biases stored as INT32.
     """
 
     name: str
     num_signed: int
     num_other: int
-    num_integer_bias: int
 
 
 def dialect_of(graph: QuantizedGraph) -> Dialect:
     """Tell whose Q/DQ a file holds."""
     pairs = [quantizer for quantizer in graph.quantizers if quantizer.role is Role.ACTIVATION and quantizer.is_quantize]
     signed = sum(is_signed_symmetric(quantizer) for quantizer in pairs)
-    biases = sum(q.role is Role.BIAS and q.data_type == TensorProto.INT32 for q in graph.quantizers)
-    counts = (signed, len(pairs) - signed, biases)
-    if any(is_integer(node) for node in graph.model.graph.node) or biases:
+    integer_bias = any(each.role is Role.BIAS and each.data_type == TensorProto.INT32 for each in graph.quantizers)
+    counts = (signed, len(pairs) - signed)
+    if integer_bias or any(is_integer(node) for node in graph.model.graph.node):
         return Dialect(ONNXRUNTIME, *counts)
     if not graph.quantizers:
         return Dialect(NONE, *counts)

@@ -135,22 +135,6 @@ class Histogram:
             self._exponent = exponent
             self._max_abs = max_abs
 
-    def merge(self, other: Histogram) -> None:
-        """Add the counts and the maximum of `other`, as if its values had been added here.
-
-        Args:
-            other: Unchanged; must have the same number of bins.
-
-        Raises:
-            ValueError: If the numbers of bins differ.
-        """
-        if other.num_bins != self.num_bins:
-            raise ValueError(
-                f"got a histogram of {other.num_bins} bins, expected {self.num_bins}; give both the same num_bins"
-            )
-        self.observe_max(other.max_abs)
-        self._counts = self._counts + _merge_neighbours(other._counts, self._exponent - other._exponent)
-
 
 def _magnitudes(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return |values| as a new flat array, float32 or float64, in memory order."""

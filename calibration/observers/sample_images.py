@@ -64,17 +64,12 @@ def split_images(
     return ImageSplit(tuple(_in_turn(kept)[:num_calibration]), tuple(_in_turn(held_out)))
 
 
-def evenly_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
-    """Return all paths, shuffled with the fixed seed, so that every prefix is even over the classes."""
-    return _in_turn(_shuffled_classes(root, paths))
-
-
 def proportionally_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
     """Return all paths in an order of which every prefix holds the classes in proportion to their images.
 
     Image k of the n of a class gets a random place between k / n and (k + 1) / n, and places decide: a class is off
     its share of a prefix by less than one image, and which of many small classes come first is chance, not their name.
-    Fixed seed. Accuracy on a prefix estimates accuracy on all; on an even one (`evenly_ordered`) it would be another
+    Fixed seed. Accuracy on a prefix estimates accuracy on all; on an even one (`split_images`) it would be another
     figure, the mean over classes.
 
     Args:

@@ -59,7 +59,6 @@ class OnnxSource:
         path: The file.
         sha256: Of the file's bytes.
         opset: As it was written.
-        input_name: Its one input.
         output_names: What it gives.
         output_shapes: Sizes of each behind the batch, None where the file leaves them open.
         input_size: Height and width in pixels, None where the file leaves them open.
@@ -77,7 +76,6 @@ class OnnxSource:
     path: Path
     sha256: str
     opset: int
-    input_name: str
     output_names: tuple[str, ...]
     output_shapes: tuple[tuple[int | None, ...], ...]
     input_size: tuple[int, int] | None
@@ -123,7 +121,6 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
         path=path,
         sha256=sha256,
         opset=opset,
-        input_name=inputs[0].name,
         output_names=tuple(info.name for info in model.graph.output),
         output_shapes=shapes,
         input_size=image.size,

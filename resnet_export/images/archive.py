@@ -15,7 +15,6 @@ from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_LABEL_SUFFIXES = (".cls", ".json", ".txt")
 _MAX_MEMBER_BYTES = 256 << 20
 
 

@@ -16,7 +16,6 @@ from runtimes.errors import ImageFolderError
 ARRAYS = (".npy", ".npz")
 _IMAGE_KEYS = ("images", "image", "x", "x_test", "x_val", "x_train", "data", "arr_0")
 _LABEL_KEYS = ("labels", "label", "y", "y_test", "y_val", "y_train", "targets", "arr_1")
-_MAX_CHANNELS = 512
 
 
 def array_pictures(path: Path) -> Iterator[Picture]:

@@ -6,7 +6,6 @@ import errno
 import heapq
 import os
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,36 +54,6 @@ def class_of(root: Path, path: Path) -> str | None:
     """
     parts = path.relative_to(root).parts
     return parts[0] if len(parts) > 1 else None
-
-
-def group_by_class(root: Path, paths: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Return the images of each class folder.
-
-    Args:
-        root: The folder that holds the class folders.
-        paths: Images below `root`, as `find_images` returns them.
-
-    Returns:
-        Class folder's name to its images in the order of `paths`, sorted by name; empty if all images lie
-        directly in `root`, which then says nothing about classes.
-
-    Raises:
-        ImageFolderError: If some images lie in class folders and others directly in `root`.
-    """
-    groups: dict[str, list[Path]] = {}
-    without_class = []
-    for path in paths:
-        name = class_of(root, path)
-        if name is None:
-            without_class.append(path)
-        else:
-            groups.setdefault(name, []).append(path)
-    if groups and without_class:
-        raise ImageFolderError(
-            f"{len(without_class)} images lie directly in {str(root)!r} (such as {without_class[0].name!r}), "
-            f"next to {len(groups)} class folders; expected all in class folders; move or remove them"
-        )
-    return {name: tuple(groups[name]) for name in sorted(groups)}
 
 
 @dataclass(slots=True)

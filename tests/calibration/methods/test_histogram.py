@@ -149,34 +149,6 @@ def test_float64_denormals_follow_the_same_rules():
     assert (tiny.max_abs, tiny.counts[0]) == (5e-324, 1)
 
 
-# Merging histograms
-
-
-@pytest.mark.parametrize("num_bins", [256, 300, 4096])
-def test_merge_equals_adding_everything_to_one(num_bins):
-    values = wide_values(3000)
-    parts = np.array_split(values, 3)
-    merged = Histogram(num_bins)
-    for part in parts:
-        other = histogram_of(part, num_bins=num_bins)
-        before = other.counts
-        merged.merge(other)
-        np.testing.assert_array_equal(other.counts, before)
-    assert_same(merged, histogram_of(values, num_bins=num_bins))
-
-
-def test_a_merged_histogram_stays_apart_from_its_source():
-    source, target = histogram_of([1.0]), Histogram()
-    target.merge(source)
-    target.add(np.ones(5, np.float32))
-    assert (source.num_values, target.num_values) == (1, 6)
-
-
-def test_merge_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="256 bins, expected 4096"):
-        Histogram().merge(Histogram(256))
-
-
 # A sample with the maximum of the full tensor
 
 

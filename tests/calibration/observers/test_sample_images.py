@@ -18,7 +18,6 @@ from calibration.observers.sample_images import (
     check_enough,
     content_sha256,
     drawn_in_words,
-    evenly_ordered,
     image_list_sha256,
     leave_out_copies,
     proportionally_ordered,
@@ -30,6 +29,10 @@ ROOT = Path("photos")
 
 def folder(**sizes: int) -> list[Path]:
     return [ROOT / name / f"{index:04}.jpg" for name, size in sorted(sizes.items()) for index in range(size)]
+
+
+def evenly_ordered(root, paths) -> list[Path]:
+    return list(split_images(root, paths, num_calibration=len(paths), hold_out=False).calibration)
 
 
 def classes(paths) -> Counter:

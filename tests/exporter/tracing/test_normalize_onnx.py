@@ -106,7 +106,7 @@ def saved(tmp_path: Path, model: onnx.ModelProto) -> Path:
 
 def test_a_file_that_is_fit(tmp_path):
     source = read_onnx(saved(tmp_path, classifier()))
-    assert (source.input_name, source.output_names, source.num_classes) == ("input", ("fc",), 5)
+    assert (source.output_names, source.num_classes) == (("fc",), 5)
     assert (source.input_size, source.batch, source.opset) == ((8, 8), None, 17)
 
 

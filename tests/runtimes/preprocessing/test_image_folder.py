@@ -1,4 +1,4 @@
-"""find_images, class_of and group_by_class on hand-made folders of empty files, which nothing opens."""
+"""find_images and class_of on hand-made folders of empty files, which nothing opens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtimes.errors import ImageFolderError
-from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, find_images, group_by_class
+from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, find_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -161,23 +161,6 @@ def test_class_of():
     assert class_of(root, Path("data/1.jpg")) is None
     with pytest.raises(ValueError, match="subpath"):
         class_of(root, Path("other/cat/1.jpg"))
-
-
-def test_group_by_class():
-    root = Path("data")
-    paths = [root / name for name in ("dog/2.jpg", "cat/1.jpg", "dog/1.jpg", "cat/old/3.jpg")]
-    groups = group_by_class(root, paths)
-    assert list(groups) == ["cat", "dog"]
-    assert groups == {"cat": (paths[1], paths[3]), "dog": (paths[0], paths[2])}
-
-
-def test_group_by_class_without_classes():
-    assert group_by_class(Path("data"), [Path("data/1.jpg"), Path("data/2.jpg")]) == {}
-
-
-def test_group_by_class_refuses_a_mixture():
-    with pytest.raises(ImageFolderError, match=r"1 images lie directly in 'data'.*'preview\.png'.*1 class folders"):
-        group_by_class(Path("data"), [Path("data/cat/1.jpg"), Path("data/preview.png")])
 
 
 def test_thousands_of_links_are_followed_in_order_and_in_time(tmp_path):
