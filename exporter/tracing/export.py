@@ -94,7 +94,7 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
 
     from exporter.models.onnx_source import LoadedOnnx
     from exporter.tracing.normalize_onnx import tidied_onnx
-    from exporter.tracing.trace import trace_and_fold
+    from exporter.tracing.trace import trace
 
     if isinstance(loaded, LoadedOnnx):
         assert loaded.file is not None
@@ -104,7 +104,7 @@ def export_loaded(loaded: LoadedModel, config: ExportConfig) -> ExportedModel:
         )
         return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)
     example = torch.zeros(2, *loaded.preprocessing.input_shape)
-    model, report = trace_and_fold(
+    model, report = trace(
         loaded.module, example, opset=config.resolved_opset, producer_version=__version__, outputs=loaded.outputs
     )
     return ExportedModel(onnx=model, loaded=loaded, folding=report, config=config)

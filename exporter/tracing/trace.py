@@ -33,23 +33,7 @@ INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 
 
-def trace(module: nn.Module, example: Tensor, *, opset: int, producer_version: str = "") -> ModelProto:
-    """Return `module` as a checked, single-file ONNX model with a symbolic batch axis.
-
-    Args:
-        module: A network in evaluation mode, one tensor in, one tensor [N, num_classes] out.
-        example: An input, float32 [N, C, H, W] with N >= 2 (a batch of 1 may be taken for a constant).
-        opset: The opset of the result.
-        producer_version: Recorded in the file.
-
-    Raises:
-        ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
-            or output, or the batch axis did not stay symbolic.
-    """
-    return trace_and_fold(module, example, opset=opset, producer_version=producer_version)[0]
-
-
-def trace_and_fold(
+def trace(
     module: nn.Module,
     example: Tensor,
     *,
@@ -57,17 +41,19 @@ def trace_and_fold(
     producer_version: str = "",
     outputs: tuple[str, ...] = (OUTPUT_NAME,),
 ) -> tuple[ModelProto, FoldReport]:
-    """Return what `trace` returns, and what became of every BatchNorm.
+    """Return `module` as a checked, single-file ONNX model with a symbolic batch axis, and what became of BatchNorm.
 
     Args:
-        module: As in `trace`; with several `outputs` it gives a tuple of tensors.
-        example: As in `trace`.
-        opset: As in `trace`.
-        producer_version: As in `trace`.
+        module: A network in evaluation mode, one tensor in, one tensor [N, num_classes] out; with several `outputs` it
+            gives a tuple of tensors.
+        example: An input, float32 [N, C, H, W] with N >= 2 (a batch of 1 may be taken for a constant).
+        opset: The opset of the result.
+        producer_version: Recorded in the file.
         outputs: What to call what the module gives.
 
     Raises:
-        ExportError: As in `trace`.
+        ExportError: If tracing, the opset conversion or the ONNX checker fails, the module has more than one input
+            or output, or the batch axis did not stay symbolic.
         UnstableAnswerError: If a BatchNorm normalizes by the batch that it is given; the message names it.
         WeightsError: If folding gives a weight that is not finite.
     """

@@ -56,7 +56,7 @@ def with_statistics(module, seed=0):
 
 
 def export(module, size, *, opset=20):
-    return trace(module, torch.zeros(2, 3, size, size), opset=opset)
+    return trace(module, torch.zeros(2, 3, size, size), opset=opset)[0]
 
 
 def quantize(model, images):

@@ -18,7 +18,7 @@ from exporter.models.loaded_model import ModelRequest
 from exporter.models.module_source import load_module
 from exporter.networks.plain_module import plain_module, unwrapped
 from exporter.preprocessing.options import PreprocessingOptions
-from exporter.tracing.trace import trace_and_fold
+from exporter.tracing.trace import trace
 
 HALF = (0.5, 0.5, 0.5)
 OPTIONS = PreprocessingOptions(12, None, HALF, HALF)
@@ -71,7 +71,7 @@ def test_weights_that_are_computed_become_weights(change) -> None:
     loaded = load_module(module, OPTIONS)
     torch.testing.assert_close(loaded.module(IMAGES), expected, rtol=0, atol=0)
     assert sorted(loaded.module.state_dict()) == sorted(network().state_dict())
-    model, report = trace_and_fold(loaded.module, IMAGES, opset=20)
+    model, report = trace(loaded.module, IMAGES, opset=20)
     assert [layer for _, layer in report.folded] == ["0"]
     (answers,) = ReferenceEvaluator(model).run(None, {"input": IMAGES.numpy()})
     torch.testing.assert_close(torch.from_numpy(answers), expected, rtol=1e-4, atol=1e-5)

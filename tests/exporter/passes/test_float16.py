@@ -62,7 +62,7 @@ def assert_close(model, *, x=None):
 @pytest.fixture(scope="module")
 def resnet():
     torch.manual_seed(0)
-    return trace(CifarResNet(8).eval(), torch.zeros(2, 3, 32, 32), opset=17)
+    return trace(CifarResNet(8).eval(), torch.zeros(2, 3, 32, 32), opset=17)[0]
 
 
 def test_resnet_is_typed_throughout(resnet):

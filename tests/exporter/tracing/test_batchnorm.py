@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from exporter.errors import UnstableAnswerError, WeightsError
-from exporter.tracing.trace import trace, trace_and_fold
+from exporter.tracing.trace import trace
 
 IMAGES = (2, 3, 8, 8)
 
@@ -62,7 +62,7 @@ def folded(networks):
     """Export the networks; the file's answers are PyTorch's, part by part; return name -> layers or reasons."""
     module = randomised(SideBySide(networks))
     example = torch.zeros(IMAGES)
-    model, report = trace_and_fold(module, example, opset=20)
+    model, report = trace(module, example, opset=20)
     x = torch.randn(5, *IMAGES[1:])
     (got,) = ReferenceEvaluator(model).run(None, {"input": x.numpy()})
     with torch.inference_mode():
@@ -220,7 +220,7 @@ def test_folding_is_computed_in_float64():
         module[0].bias.fill_(1 + step)
         module[1].weight.fill_(1 + step)
         module[1].bias.fill_(-1.0 - 2 * step)
-    model = trace(module, torch.zeros(2, 1, 4, 4), opset=20)
+    model = trace(module, torch.zeros(2, 1, 4, 4), opset=20)[0]
     in_float32 = (torch.tensor(1 + step) * torch.tensor(1 + step)) + torch.tensor(-1.0 - 2 * step)
     assert in_float32.item() == 0.0
     (conv,) = model.graph.node

@@ -37,7 +37,7 @@ class Function(nn.Module):
 
 def check(module):
     module = module.eval()
-    model = trace(module, torch.zeros(2, 3, 16, 16), opset=17)
+    model = trace(module, torch.zeros(2, 3, 16, 16), opset=17)[0]
     images = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
     with TorchRuntime(module) as reference:
         check_rows_are_independent(
@@ -79,6 +79,6 @@ def test_chance_is_refused():
         def run(self, inputs):
             return {"logits": np.random.default_rng().normal(size=(len(inputs["input"]), 5)).astype(np.float32)}
 
-    model = trace(Net(nn.Identity()).eval(), torch.zeros(2, 3, 16, 16), opset=17)
+    model = trace(Net(nn.Identity()).eval(), torch.zeros(2, 3, 16, 16), opset=17)[0]
     with pytest.raises(UnstableAnswerError, match="gives two answers for one picture"):
         check_rows_are_independent(Drawn(), model, np.zeros((1, 3, 16, 16), np.float32), open_runtime=OrtRuntime)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporter.tracing.decompositions import PlainFunctions
-from exporter.tracing.trace import trace_and_fold
+from exporter.tracing.trace import trace
 
 CALLS = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x * 0.5, x + 1),
@@ -62,7 +62,7 @@ def test_a_random_slope_stays_random_in_training():
 def test_rrelu_is_traced_as_leaky_relu():
     """torch.onnx has no operator for it: without the plain form it refuses the network."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.RReLU(0.1, 0.3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2)).eval()
-    model, _ = trace_and_fold(module, torch.zeros(2, 3, 8, 8), opset=17, producer_version="0", outputs=("logits",))
+    model, _ = trace(module, torch.zeros(2, 3, 8, 8), opset=17, producer_version="0", outputs=("logits",))
     slopes = [node.attribute[0].f for node in model.graph.node if node.op_type == "LeakyRelu"]
     assert slopes == pytest.approx([0.2])
 

@@ -91,7 +91,7 @@ def models(module):
     traced = tracing._torch_export(module, example, ("logits",)).SerializeToString()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracing, "_torch_export", lambda *_: onnx.load_from_string(traced))
-        return {opset: trace(module, example, opset=opset, producer_version="1.2") for opset in OPSETS}
+        return {opset: trace(module, example, opset=opset, producer_version="1.2")[0] for opset in OPSETS}
 
 
 class Function(nn.Module):
@@ -104,7 +104,7 @@ class Function(nn.Module):
 
 
 def trace_function(function, *, opset=20):
-    return trace(Function(function).eval(), torch.zeros(2, 3, 8, 8), opset=opset)
+    return trace(Function(function).eval(), torch.zeros(2, 3, 8, 8), opset=opset)[0]
 
 
 def assert_same_answers(module, model, shape=(3, 32, 32)):
@@ -134,7 +134,7 @@ def test_names_do_not_depend_on_the_opset(models):
 
 
 def test_names_are_unique_in_a_deeper_net():
-    graph = trace(CifarResNet(14).eval(), torch.zeros(2, 3, 16, 16), opset=20).graph
+    graph = trace(CifarResNet(14).eval(), torch.zeros(2, 3, 16, 16), opset=20)[0].graph
     assert len({node.name for node in graph.node}) == len(graph.node)
     outputs = [output for node in graph.node for output in node.output]
     assert len(set(outputs)) == len(outputs)
@@ -196,7 +196,7 @@ def test_producer(models):
 
 
 def test_two_exports_are_the_same_bytes(module, models):
-    again = trace(module, torch.zeros(2, 3, 32, 32), opset=17, producer_version="1.2")
+    again = trace(module, torch.zeros(2, 3, 32, 32), opset=17, producer_version="1.2")[0]
     assert again.SerializeToString(deterministic=True) == models[17].SerializeToString(deterministic=True)
 
 
@@ -327,7 +327,7 @@ class AnyArguments(nn.Module):
 
 def test_a_forward_that_takes_any_arguments_keeps_its_batch_axis():
     module = AnyArguments().eval()
-    model = trace(module, torch.zeros(2, 3, 8, 8), opset=17)
+    model = trace(module, torch.zeros(2, 3, 8, 8), opset=17)[0]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     images = torch.randn(5, 3, 8, 8)
     with OrtRuntime(model) as runtime, torch.no_grad():
