@@ -33,6 +33,7 @@ from exporter.graph.onnx_graph import (
     copy_without_constants,
     infer_shapes,
     initializer_from_array,
+    read_instead,
     remove_unused_initializers,
     replace_nodes,
 )
@@ -177,10 +178,7 @@ def _add_quantized(
     except CalibrationError as err:
         raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
     graph.initializer.append(initializer_from_array(weight.name, quantized.values))
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == weight.name:
-                node.input[index] = f"{weight.name}.dequantized"
+    read_instead(graph, weight.name, f"{weight.name}.dequantized")
     num_channels = len(quantized.scale)
     shared = dialect is Dialect.TENSORRT  # ONNX Runtime's precise mode fails where two weights share a zero point
     zero_point = f"{ZERO_POINT}.{num_channels}" if shared else f"{weight.name}.{ZERO_POINT}"

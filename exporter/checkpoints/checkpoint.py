@@ -35,9 +35,6 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 """Prefixes that DataParallel, `torch.compile` and the usual training modules put before every name."""
 
-NUM_BATCHES_TRACKED = "num_batches_tracked"
-"""BatchNorm's count of training steps: inference does not read it and old files lack it."""
-
 _MAX_LISTED = 5
 
 
@@ -116,7 +113,7 @@ def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name in sorted(name for name in state_dict if not _counts_batches(name)):
+    for name in sorted(name for name in state_dict if not counts_batches(name)):
         tensor = state_dict[name].detach().cpu()
         header = [name, _short(tensor.dtype), list(tensor.shape)]
         digest.update(json.dumps(header).encode() + b"\n")
@@ -156,7 +153,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
     """
     own = module.state_dict()
     given = checkpoint.state_dict
-    missing = [name for name in own if name not in given and not _counts_batches(name)]
+    missing = [name for name in own if name not in given and not counts_batches(name)]
     unexpected = [name for name in given if name not in own]
     unfit = {name: _misfit(given[name], own[name]) for name in own if name in given}
     unfit = {name: words for name, words in unfit.items() if words}
@@ -193,6 +190,11 @@ def check_finite(module: nn.Module) -> None:
             f"{_listed('weights that are not finite', found)}; expected finite numbers only; "
             "training probably diverged: take an earlier checkpoint"
         )
+
+
+def counts_batches(name: str) -> bool:
+    """Tell whether a tensor is BatchNorm's training steps, which inference does not read and old files lack."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def _check_is_nonempty_file(path: Path) -> None:
@@ -358,8 +360,3 @@ def _short(kind: torch.dtype | torch.layout) -> str:
 def _is_real(tensor: Tensor) -> bool:
     """Tell whether the tensor holds plain floating-point numbers."""
     return tensor.is_floating_point() and not tensor.is_quantized
-
-
-def _counts_batches(name: str) -> bool:
-    """Tell whether `name` is a BatchNorm's `num_batches_tracked`."""
-    return name.rpartition(".")[2] == NUM_BATCHES_TRACKED

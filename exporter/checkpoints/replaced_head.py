@@ -16,6 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from exporter.checkpoints.checkpoint import counts_batches
 from exporter.checkpoints.weight_layout import WeightLayout
 from exporter.errors import WeightsError
 
@@ -40,7 +41,6 @@ HEAD_WORDS = frozenset(
 """Names of modules that classify. Source: torchvision, timm, pretrainedmodels (`last_linear`), common code."""
 
 _OWN_CODE = "or give the whole network as your own code, package.module:callable"
-_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +119,7 @@ def _candidate(
     state_dict: Mapping[str, Tensor], aside: Mapping[str, Tensor], layout: WeightLayout, path: str, width: int
 ) -> tuple[str | None, dict[str, Tensor]]:
     """Return where the file has its classifier and the tensors there, named from there; None where it has none."""
-    extra = {name: tensor for name, tensor in state_dict.items() if name.rpartition(".")[2] != _COUNTER}
+    extra = {name: tensor for name, tensor in state_dict.items() if not counts_batches(name)}
     here = _below(extra, path)
     if here:
         return path, here

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from exporter.checkpoints.checkpoint import NUM_BATCHES_TRACKED
+from exporter.checkpoints.checkpoint import counts_batches
 from exporter.errors import ModelObjectError
 
 Shape = tuple[int | None, ...]
@@ -75,11 +75,7 @@ def layout_of(build: Callable[[int], nn.Module]) -> WeightLayout:
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, Shape]:
     """Return the sizes of each tensor but `num_batches_tracked`."""
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in state_dict.items()
-        if name.rpartition(".")[2] != NUM_BATCHES_TRACKED
-    }
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items() if not counts_batches(name)}
 
 
 def fingerprint(shapes: Mapping[str, Shape]) -> str:

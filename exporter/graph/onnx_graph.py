@@ -140,6 +140,22 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def set_attributes(node: NodeProto, *dropped: str, **values: Any) -> None:
+    """Give a node these attributes in place of what it has under their names, and drop others by name; in place."""
+    kept = [entry for entry in node.attribute if entry.name not in (*dropped, *values)]
+    added = [onnx.helper.make_attribute(name, value) for name, value in values.items()]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *added])
+
+
+def read_instead(graph: GraphProto, old: str, new: str) -> None:
+    """Let every node that reads tensor `old` read `new`, in place."""
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
+
+
 def name_nodes(model: ModelProto) -> None:
     """Give every node a name of its own, in place: its first output's, where it has none or shares it."""
     counts = Counter(node.name for node in model.graph.node)

@@ -33,6 +33,7 @@ from exporter.graph.onnx_graph import (
     infer_shapes,
     remove_dead_nodes,
     replace_nodes,
+    set_attributes,
     tensor_shapes,
     tensor_types,
 )
@@ -60,7 +61,7 @@ def canonical_ops(model: ModelProto) -> PassResult:
             _become(node, "Cast", to=kind.tensor_type.elem_type)
             num_changes += 1
         elif node.op_type.startswith("Reduce") and attribute(node, "noop_with_empty_axes") == 0:
-            _remove_attribute(node, "noop_with_empty_axes")
+            set_attributes(node, "noop_with_empty_axes")
             num_changes += 1
     num_changes += _drop_expands(result, shapes)
     num_changes += _drop_identities(result)
@@ -102,12 +103,6 @@ def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
     del node.input[1:]
     del node.attribute[:]
     node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
-
-
-def _remove_attribute(node: NodeProto, name: str) -> None:
-    kept = [candidate for candidate in node.attribute if candidate.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept)
 
 
 def _drop_expands(model: ModelProto, shapes: Ranks) -> int:

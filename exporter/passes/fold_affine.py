@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -41,6 +40,7 @@ from exporter.graph.onnx_graph import (
     initializer_from_array,
     remove_unused_initializers,
     replace_nodes,
+    set_attributes,
     tensor_shapes,
 )
 from exporter.graph.weighted_ops import WEIGHTED_OPS
@@ -408,7 +408,4 @@ def _store_map(node: NodeProto, affine: _Affine, editor: _Editor) -> None:
     editor.rewrite(node, 2, affine.shift, "bias")
     editor.rewrite(node, 3, np.zeros_like(affine.scale), "mean")
     editor.rewrite(node, 4, np.ones_like(affine.scale), "variance")
-    kept = [a for a in node.attribute if a.name not in ("epsilon", "momentum", "spatial")]
-    del node.attribute[:]
-    node.attribute.extend(kept)
-    node.attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
+    set_attributes(node, "momentum", "spatial", epsilon=0.0)

@@ -29,6 +29,7 @@ from exporter.graph.onnx_graph import (
     remove_dead_nodes,
     replace_nodes,
 )
+from exporter.graph.unstable_nodes import RANDOM_OPS
 
 MAX_GROWTH_BYTES = 1 << 20
 """How much larger than its inputs a computed constant may be."""
@@ -36,9 +37,6 @@ MAX_GROWTH_BYTES = 1 << 20
 _MAX_SIZES = 64
 """Constants of so many numbers may be shapes; larger ones are weights, of which only the shape counts."""
 
-_NOT_DETERMINISTIC = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _CONSTANT_TENSORS = {"value": None, "value_float": np.float32, "value_int": np.int64}
 
@@ -80,7 +78,7 @@ def _evaluated(
         return _constant_value(node)
     if not all(name in constants for name in node.input if name) or not any(node.input):
         return None
-    if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_DETERMINISTIC | _QUANTIZATION:
+    if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM_OPS | _QUANTIZATION:
         return None
     if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
         return None

@@ -20,6 +20,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
     initializer_from_array,
+    read_instead,
     remove_dead_nodes,
     replace_nodes,
 )
@@ -57,10 +58,7 @@ def _behind_input(graph: GraphProto) -> str:
     taken = {name for node in graph.node for name in node.output}
     while inside in taken:
         inside += _INSIDE
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name == info.name:
-                node.input[place] = inside
+    read_instead(graph, info.name, inside)
     return inside
 
 
@@ -86,7 +84,7 @@ def _cancel_transposes(graph: GraphProto) -> None:
             continue
         first, second = (list(attribute(step, "perm", [])) for step in (before, node))
         if first and len(first) == len(second) and [first[axis] for axis in second] == list(range(len(first))):
-            _read_instead(graph, node.output[0], before.input[0])
+            read_instead(graph, node.output[0], before.input[0])
 
 
 def _fold_orders(graph: GraphProto) -> None:
@@ -126,10 +124,3 @@ def _reorder(graph: GraphProto, convolution: NodeProto, places: NDArray[np.int64
     new = np.empty_like(old)
     new[:, places] = old
     weight.CopyFrom(initializer_from_array(weight.name, new))
-
-
-def _read_instead(graph: GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name == old:
-                node.input[place] = new

@@ -24,6 +24,7 @@ from exporter.graph.onnx_graph import (
     initializer_from_array,
     remove_dead_nodes,
     replace_nodes,
+    set_attributes,
     tensor_shapes,
 )
 
@@ -53,9 +54,7 @@ def split_zero_padding(model: ModelProto) -> PassResult:
         name, output = node.name, node.output[0]
         node.input[0] = index.producer[node.input[0]].input[0]
         node.name, node.output[0] = f"{name}.pooled", pooled
-        kept = [entry for entry in node.attribute if entry.name not in ("pads", "auto_pad")]
-        del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+        set_attributes(node, "auto_pad", pads=pads)
         nodes.append(onnx.helper.make_node("Max", [pooled, mask], [output], name=name))
         count += 1
     replace_nodes(graph, nodes)

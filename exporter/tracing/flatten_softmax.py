@@ -22,6 +22,7 @@ from exporter.graph.onnx_graph import (
     initializer_from_array,
     opset_of,
     replace_nodes,
+    set_attributes,
     tensor_shapes,
 )
 
@@ -54,7 +55,7 @@ def flatten_softmax(model: ModelProto) -> PassResult:
                 raise ExportError(f"Hardmax {node.name!r}: the shape of its input is {list(shape) or 'unknown'}")
             nodes.append(node)  # left to onnx's converter
             continue
-        _set_axis(node, 1)
+        set_attributes(node, axis=1)
         if len(shape) == 2 and axis == 1:
             nodes.append(node)
             continue
@@ -71,9 +72,3 @@ def flatten_softmax(model: ModelProto) -> PassResult:
         count += 1
     replace_nodes(result.graph, nodes)
     return PassResult(result, count)
-
-
-def _set_axis(node: NodeProto, axis: int) -> None:
-    kept = [entry for entry in node.attribute if entry.name != "axis"]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute("axis", axis)])

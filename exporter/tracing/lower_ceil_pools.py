@@ -29,6 +29,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     initializer_from_array,
     replace_nodes,
+    set_attributes,
     tensor_shapes,
 )
 
@@ -141,7 +142,4 @@ def _set_pads(node: NodeProto, pads: list[int]) -> None:
     if _counts_padding(node):
         own = _own_pads(node, len(pads) // 2)
         pads = [max(0, after - before) for after, before in zip(pads, own, strict=True)]
-    gone = ("ceil_mode", "pads", "auto_pad", "count_include_pad")
-    kept = [entry for entry in node.attribute if entry.name not in gone]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+    set_attributes(node, "ceil_mode", "auto_pad", "count_include_pad", pads=pads)

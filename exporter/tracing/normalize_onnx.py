@@ -14,6 +14,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
     initializer_from_array,
+    set_attributes,
 )
 from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.cleanup import tidy_graph
@@ -92,9 +93,7 @@ def _take_batch_from_input(graph: GraphProto, reshape: NodeProto, sizes: list[in
         return  # a size of 0 really; the checks that follow tell
     else:
         sizes[0] = 0
-        kept = [entry for entry in reshape.attribute if entry.name != "allowzero"]
-        del reshape.attribute[:]
-        reshape.attribute.extend(kept)
+        set_attributes(reshape, "allowzero")
     name = f"{reshape.name}.shape"
     graph.initializer.append(initializer_from_array(name, np.asarray(sizes, np.int64)))
     reshape.input[1] = name
