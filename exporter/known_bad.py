@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.errors import KnownBadLibrariesError
+from runtimes.machine.installed_versions import installed_versions as versions_of
 from runtimes.machine.version_numbers import version_numbers
 
 Versions = Mapping[str, str]
@@ -140,14 +141,7 @@ def installed_versions() -> dict[str, str]:
     """Return the installed versions of `LIBRARIES`, and torchvision's pin, from metadata; nothing is imported."""
     from importlib import metadata  # here: it is slow to import, and `--help` needs none
 
-    found = {}
-    for name in LIBRARIES:
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if version:  # a dist-info folder without METADATA gives None, whatever the annotation says
-            found[name] = version
+    found = versions_of(LIBRARIES)
     if "torchvision" in found:
         for requirement in metadata.requires("torchvision") or ():
             if pin := _TORCH_PIN.match(requirement):

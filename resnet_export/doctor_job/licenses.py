@@ -15,6 +15,7 @@ from typing import Any
 from exporter.errors import ExportError
 from exporter.version import __version__
 from resnet_export.console.terminal import print_table
+from runtimes.machine.installed_versions import installed_versions
 
 OWN_NAME = "resnet-export"
 UNKNOWN = "unknown"
@@ -92,20 +93,13 @@ def _component(distribution: metadata.Distribution, needs: Sequence[str]) -> Com
     text = _field(told, "License") or ""
     short = text if text and "\n" not in text and len(text) < 100 else ""  # some put the whole license there
     words = expression or short or " AND ".join(classifiers) or UNKNOWN
-    installed = [name for name in needs if _is_installed(name)]
-    return Component(told["Name"], distribution.version, words, expression is not None, tuple(installed))
+    return Component(
+        told["Name"], distribution.version, words, expression is not None, tuple(installed_versions(needs))
+    )
 
 
 def _field(told: metadata.PackageMetadata, name: str) -> str | None:
     return told[name].strip() if name in told else None
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def print_licenses(components: Sequence[Component]) -> None:

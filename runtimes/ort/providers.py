@@ -15,6 +15,7 @@ from runtimes.bundle.precision import is_int8
 from runtimes.errors import ProviderUnavailableError
 from runtimes.io.cache_dir import user_cache_folder
 from runtimes.machine.environment import gpu_info
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.machine.provider_probe import probe_provider
 from runtimes.ort.rtx_plugin import INPUT_SEPARATOR, plugin_version, rtx_plugin
 from runtimes.ort.session import CPU_PROVIDER, PluginProvider
@@ -167,11 +168,4 @@ def _engine_folder(flavor: str, sha256: str) -> Path:
 def _tensorrt_version(flavor: str) -> str:
     if flavor == "rtx":
         return plugin_version() or "?"
-    from importlib import metadata
-
-    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "?"
+    return next(iter(installed_versions(("tensorrt", "tensorrt-cu13", "tensorrt-cu12")).values()), "?")

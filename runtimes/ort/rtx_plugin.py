@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import MissingDependencyError
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.ort.session import PluginProvider
 
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -69,10 +70,4 @@ def _cuda_runtimes(folder: Path) -> Iterator[Path]:
 
 def plugin_version() -> str | None:
     """Return the version of the installed plug-in, under whichever name it came."""
-    from importlib import metadata
-
-    for name in DISTRIBUTIONS:
-        with suppress(metadata.PackageNotFoundError):
-            if version := metadata.version(name):
-                return version
-    return None
+    return next(iter(installed_versions(DISTRIBUTIONS).values()), None)
