@@ -28,8 +28,8 @@ from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization,
 from exporter.errors import ExportCheckError, ExportError
 from exporter.graph.read_model import read_model
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
-from runtimes.bundle.precision import LOWEST_FIRST, is_int8, option_words
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
+from runtimes.bundle.precision import LOWEST_FIRST, is_int8
 from runtimes.io.npz import load_npz
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
 from runtimes.preprocessing.transform import normalize
@@ -163,15 +163,11 @@ def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str])
 def _lowest(manifest: Manifest, settings: NvinferSettings) -> str:
     """Return the lowest precision of the bundle; INT8 with FP16 around it is for strongly typed networks."""
     names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
-    return next(name for name in names if MODEL_FILES[name] in manifest.files)
+    return next(name for name in names if name in manifest.precisions)
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
-    if MODEL_FILES[precision] not in manifest.files:
-        have = [name for name, file in MODEL_FILES.items() if file in manifest.files]
-        raise ExportError(
-            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
-        )
+    check_holds(bundle, manifest, [precision])
     if is_int8(precision) and not manifest.int8_for_tensorrt:
         raise ExportError(
             f"{bundle} was exported for {manifest.target}: TensorRT, and so nvinfer, does not read its INT8 model; "
@@ -257,9 +253,8 @@ def _judge(diff: float, agreement: float | None, is_classifier: bool, normalized
 
 def _label_line(bundle: Path, manifest: Manifest) -> tuple[str | None, list[str]]:
     """Return nvinfer's labels file: the classes of one output on one line, separated by semicolons."""
-    if LABELS not in manifest.files:
+    if (labels := read_labels(bundle, manifest)) is None:
         return None, []
-    labels = (bundle / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
     changed = [label for label in labels if ";" in label]
     warnings = [f"{len(changed)} labels hold a semicolon, which separates labels here; it became a comma"] * bool(
         changed

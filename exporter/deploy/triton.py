@@ -19,8 +19,7 @@ from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_
 from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
 from exporter.errors import ExportError
 from runtimes.bundle.file_names import MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
-from runtimes.bundle.precision import option_words
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest, read_labels
 from runtimes.errors import BundleError
 from runtimes.trt.engine_sidecar import load_sidecar
 
@@ -111,12 +110,8 @@ def plan_triton_repository(
 
 
 def _chosen(bundle: Path, manifest: Manifest, precisions: Sequence[str] | None) -> list[str]:
-    present = [precision for precision, file in MODEL_FILES.items() if file in manifest.files]
-    if missing := [precision for precision in precisions or () if precision not in present]:
-        raise ExportError(
-            f"{bundle} holds no {missing[0]} model, it has {', '.join(present)}; export with {option_words(missing[0])}"
-        )
-    return present if precisions is None else [precision for precision in present if precision in precisions]
+    check_holds(bundle, manifest, precisions or ())
+    return [precision for precision in manifest.precisions if precisions is None or precision in precisions]
 
 
 def _model_name(name: str) -> str:
@@ -133,10 +128,10 @@ def _model_name(name: str) -> str:
 
 def _labels_fit(bundle: Path, manifest: Manifest) -> bool:
     """Tell whether place i of the one output is class i: not so of feature maps and of the K best scores."""
-    if LABELS not in manifest.files or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2:
+    labels = read_labels(bundle, manifest)
+    if labels is None or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2:
         return False
-    num_labels = len((bundle / LABELS).read_text(encoding="utf-8").split("\n")[:-1])
-    return manifest.outputs[0].shape[1] == num_labels
+    return manifest.outputs[0].shape[1] == len(labels)
 
 
 def _engine_model(engine: Path, manifest: Manifest, onnx_name: str, name: str, labels: bool) -> TritonModel:

@@ -21,9 +21,8 @@ import numpy as np
 from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
 from exporter.deploy.onnxruntime_web import onnxruntime_web
 from exporter.errors import ExportError
-from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
-from runtimes.bundle.precision import option_words
+from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
 from runtimes.inference.classification import PROBABILITIES
 from runtimes.io.npz import load_npz
 from runtimes.protocol import Array, Runtime
@@ -105,9 +104,6 @@ def write_web(
 
 def page_facts(bundle: Path, manifest: Manifest, file: str, inputs: Array, answers: Array) -> Mapping[str, Any]:
     """Return what the page knows of its model, as JSON holds it."""
-    labels = None
-    if LABELS_NAME in manifest.files:
-        labels = (bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
     output = manifest.outputs[0].name
     model = str(manifest.model.get("id", "model"))
     return {
@@ -119,18 +115,14 @@ def page_facts(bundle: Path, manifest: Manifest, file: str, inputs: Array, answe
         "input": {"name": manifest.inputs[0].name, "dtype": manifest.inputs[0].dtype},
         "output": output,
         "has_softmax": bool(manifest.options.get("softmax")) or output == PROBABILITIES,
-        "labels": labels,
+        "labels": read_labels(bundle, manifest),
         "golden": {"file": "golden.bin", "shape": list(inputs.shape), "answers": answers.tolist()},
     }
 
 
 def _chosen(bundle: Path, manifest: Manifest, precision: str | None) -> tuple[str, str]:
     if precision is not None:
-        if MODEL_FILES[precision] not in manifest.files:
-            have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
-            raise ExportError(
-                f"{bundle} holds no {precision} model, it has {have}; export with {option_words(precision)}"
-            )
+        check_holds(bundle, manifest, [precision])
         return precision, "as asked"
     if MODEL_FILES["int8"] in manifest.files and not manifest.int8_for_tensorrt:
         return "int8", "INT8 in ONNX Runtime's dialect runs in integer kernels there"

@@ -17,7 +17,7 @@ from exporter.engines.engine_evidence import EngineEvidence, gather_evidence, la
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
 from runtimes.bundle.file_names import DLA_FILES, DLA_SCALES, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest
 from runtimes.bundle.precision import is_int8, option_words
 from runtimes.errors import BundleError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
@@ -121,18 +121,13 @@ def _reused(path: Path) -> EngineOutcome:
 
 def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:
     """Return the precision and the bundle's file of it."""
-    file = MODEL_FILES[precision]
-    if file not in manifest.files:
-        have = [name for name, other in MODEL_FILES.items() if other in manifest.files]
-        raise BundleError(
-            f"{bundle} holds no {precision} model, it has {', '.join(have)}; export with {option_words(precision)}"
-        )
+    check_holds(bundle, manifest, [precision])
     if is_int8(precision) and not manifest.int8_for_tensorrt:
         raise BundleError(
             f"{bundle} was exported for {manifest.target}: TensorRT does not read its INT8 model (UINT8 activations, "
             "INT32 bias); export again with --target tensorrt or a jetpack"
         )
-    return precision, file
+    return precision, MODEL_FILES[precision]
 
 
 def _dla_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import ExportError
-from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest
+from exporter.graph.onnx_graph import read_instead
+from runtimes.bundle.file_names import MODEL_FILES
+from runtimes.bundle.manifest import Manifest, read_labels
 from runtimes.preprocessing.transform import Interpolation
 
 if TYPE_CHECKING:
@@ -125,9 +126,7 @@ def pixel_notes(told: Preprocessing) -> list[str]:
 def model_config(bundle: Path, manifest: Manifest) -> dict[str, Any]:
     """Return what `config.json` holds."""
     num_classes = int(manifest.outputs[0].shape[1])
-    labels = [f"LABEL_{index}" for index in range(num_classes)]
-    if LABELS_NAME in manifest.files:
-        labels = (bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1]
+    labels = read_labels(bundle, manifest) or [f"LABEL_{index}" for index in range(num_classes)]
     return {
         "architectures": ["ResNetForImageClassification"],
         "model_type": "resnet",
@@ -167,10 +166,7 @@ def with_input_called(model: ModelProto, name: str) -> ModelProto:
     if any(name in (*node.input, *node.output) for node in graph.node):
         raise ExportError(f"a tensor of the model is called {name} already; the input {old} cannot be")
     graph.input[0].name = name
-    for node in graph.node:
-        for place, tensor in enumerate(node.input):
-            if tensor == old:
-                node.input[place] = name
+    read_instead(graph, old, name)
     return model
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.file_names import MODEL_FILES
+from runtimes.bundle.manifest import Manifest, read_labels
 from runtimes.errors import MissingDependencyError
 from runtimes.inference.runtime_registry import RUNTIMES
+from runtimes.machine.installed_versions import installed_versions
 
 
 def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict[str, str]:
@@ -33,7 +33,7 @@ def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict
     mlflow.onnx.save_model(
         onnx.load(bundle / MODEL_FILES[precision]),
         str(folder),
-        pip_requirements=[f"{name}=={metadata.version(name)}" for name in _requirements()],
+        pip_requirements=_requirements(),
         onnx_execution_providers=["CPUExecutionProvider"],
         signature=_signature(mlflow, manifest),
         metadata=_metadata(bundle, manifest, precision),
@@ -55,11 +55,10 @@ def _mlflow() -> Any:
 
 def _requirements() -> list[str]:
     """Return what a server needs to load the model; the distribution of ONNX Runtime that is installed here."""
-    found = []
-    for names in (("onnx",), ("onnxruntime", "onnxruntime-gpu"), ("numpy",)):
-        installed = {dist.metadata["Name"] for name in names for dist in metadata.distributions(name=name)}
-        found.append(next((name for name in names if name in installed), names[0]))
-    return found
+    libraries = ("onnx",), ("onnxruntime", "onnxruntime-gpu"), ("numpy",)
+    return [
+        f"{name}=={version}" for names in libraries for name, version in list(installed_versions(names).items())[:1]
+    ]
 
 
 def _signature(mlflow: Any, manifest: Manifest) -> Any:
@@ -86,6 +85,6 @@ def _metadata(bundle: Path, manifest: Manifest, precision: str) -> dict[str, str
         "precision": precision,
         "preprocessing": json.dumps(manifest.preprocessing.to_json()),
     }
-    if LABELS_NAME in manifest.files:
-        told["labels"] = json.dumps((bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
+    if (labels := read_labels(bundle, manifest)) is not None:
+        told["labels"] = json.dumps(labels)
     return told

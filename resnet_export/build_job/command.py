@@ -72,7 +72,7 @@ def lowest_precision(bundle: Path, manifest: Manifest) -> str:
     Raises:
         BundleError: If it holds no model.
     """
-    held = [name for name in LOWEST_FIRST if MODEL_FILES[name] in manifest.files]
+    held = [name for name in LOWEST_FIRST if name in manifest.precisions]
     if not held:
         raise BundleError(f"{bundle} holds no {MODEL_FILES['fp32']}; export it anew")
     return held[0]

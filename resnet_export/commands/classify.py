@@ -21,8 +21,7 @@ from runtimes.batch_inference.ray_backend import LOCAL, RayWork
 from runtimes.batch_inference.resume import parts_folder
 from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_output, report_path, run_plan
 from runtimes.batch_inference.run import run as run_batches
-from runtimes.bundle.file_names import LABELS_NAME
-from runtimes.bundle.manifest import Manifest, load_manifest
+from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
 from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
 from runtimes.preprocessing.image_list import list_images
@@ -169,15 +168,13 @@ def _classify(
         top_k=options.top_k,
     )
     reporter.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
-    labels = options.bundle / LABELS_NAME
-    names = labels.read_text(encoding="utf-8").split("\n")[:-1] if labels.name in manifest.files else None
     with reporter.steps("classifying") as move:
         return run_batches(
             options.output,
             paths,
             plan,
             work,
-            labels=names,
+            labels=read_labels(options.bundle, manifest),
             top_k=options.top_k,
             score=score_kind(manifest),
             resume=options.resume,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
 from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MANIFEST_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, file_entry, load_manifest
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
@@ -179,10 +179,8 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
             f"{folder} gives features ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
             "answers of classes, and there are none: report.json has the features' SQNR and cosine"
         )
-    present = tuple(name for name in PRECISIONS if MODEL_FILES[name] in manifest.files)
-    if missing := [name for name in precisions if name not in present]:
-        raise BundleError(f"{folder} holds no {missing[0]} model, it has {', '.join(present)}")
-    chosen = tuple(name for name in present if not precisions or name in precisions)
+    check_holds(folder, manifest, precisions)
+    chosen = tuple(name for name in manifest.precisions if not precisions or name in precisions)
     exact = manifest.int8_for_tensorrt
     if flavor is not None:
         beside = [_engine_beside(folder, MODEL_FILES[name], manifest, flavor, exact=exact) for name in chosen]

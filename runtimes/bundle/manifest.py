@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.file_names import LABELS_NAME, MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import check_signature
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
@@ -125,6 +126,11 @@ class Manifest(JsonFields):
         """Whether INT8 is in TensorRT's dialect, which every runtime reads, and not in ONNX Runtime's own."""
         dialect = (self.quantization or {}).get("dialect")
         return (self.target if dialect is None else dialect) != "onnxruntime"
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that the bundle has a model in, the fullest first."""
+        return tuple(precision for precision, file in MODEL_FILES.items() if file in self.files)
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
         """Return what the model's input takes of one picture of mode RGB, as `read_image` returns.
@@ -239,6 +245,27 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
                 f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "
                 f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; copy the bundle again or export anew"
             )
+
+
+def check_holds(bundle: Path, manifest: Manifest, precisions: Iterable[str]) -> None:
+    """Raise unless the bundle has a model in each precision.
+
+    Raises:
+        BundleError: Naming the first that is missing, those that are there, and the options that export it.
+    """
+    for precision in precisions:
+        if precision not in manifest.precisions:
+            raise BundleError(
+                f"{bundle} holds no {precision} model, it has {', '.join(manifest.precisions)}; export with "
+                f"{option_words(precision)}"
+            )
+
+
+def read_labels(bundle: Path, manifest: Manifest) -> tuple[str, ...] | None:
+    """Return the class names of a bundle, in index order; None where it has none: its outputs are no classes."""
+    if LABELS_NAME not in manifest.files:
+        return None
+    return tuple((bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
 
 
 def file_entry(path: Path) -> FileEntry:

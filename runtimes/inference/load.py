@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.file_names import LABELS_NAME, MANIFEST_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest, read_labels
 from runtimes.errors import (
     BundleError,
     MissingDependencyError,
@@ -168,11 +168,8 @@ class _Source:
     def _told(self, opened: Opened) -> _Told:
         if self.manifest is None:
             return _told_by_metadata(self.path, opened.metadata)
-        labels = None
-        if LABELS_NAME in self.manifest.files:
-            labels = tuple((self.path / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
         kind = kind_in(self.manifest.model, softmax=bool(self.manifest.options.get("softmax")))
-        return _Told(self.manifest.preprocessing, labels, kind)
+        return _Told(self.manifest.preprocessing, read_labels(self.path, self.manifest), kind)
 
 
 @dataclass(frozen=True, slots=True)

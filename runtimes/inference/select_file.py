@@ -61,9 +61,9 @@ def choose(
             return engine
         provider = _auto_provider(here)
     wanted = (precision,) if precision else RUNTIMES[provider].precisions_for(manifest)
-    found = next((word for word in wanted if MODEL_FILES[word] in manifest.files), None)
+    found = next((word for word in wanted if word in manifest.precisions), None)
     if found is None:
-        have = ", ".join(word for word, name in MODEL_FILES.items() if name in manifest.files)
+        have = ", ".join(manifest.precisions)
         raise BundleError(
             f"{bundle} holds no {' or '.join(wanted)} model, it has {have}; export with {option_words(wanted[0])}"
         )

@@ -22,6 +22,7 @@ from exporter.passes.float16 import float16_from_float32
 from exporter.passes.pre_post_options import Finish
 from resnet_export.main import main
 from runtimes.bundle.manifest import TensorEntry
+from runtimes.errors import BundleError
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio
 from runtimes.preprocessing.transform import (
@@ -293,7 +294,7 @@ class TestRefusals:
 
     def test_a_precision_that_is_not_there(self, models, tmp_path):
         bundle = write_bundle(tmp_path / "bundle", {"fp32": models["fp32"]}, preprocessing=ONE_STD)
-        with pytest.raises(ExportError, match="holds no int8 model, it has fp32"):
+        with pytest.raises(BundleError, match="holds no int8 model, it has fp32"):
             write_deepstream(bundle, tmp_path / "ds", precision="int8", open_runtime=exact)
 
     def test_no_pictures_to_check_with(self, models, tmp_path):

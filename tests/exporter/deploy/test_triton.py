@@ -292,7 +292,7 @@ class TestWriting:
             write_triton_repository(bundle, tmp_path / "models")
 
     def test_a_precision_that_is_not_there(self, bundle, tmp_path):
-        with pytest.raises(ExportError, match="holds no fp16 model, it has fp32, int8"):
+        with pytest.raises(BundleError, match="holds no fp16 model, it has fp32, int8"):
             write_triton_repository(bundle, tmp_path / "models", precisions=["fp16"])
 
 
