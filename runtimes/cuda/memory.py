@@ -12,7 +12,7 @@ import importlib
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,90 +37,6 @@ _UNAVAILABLE = {
 """CUDA statuses that mean that this machine cannot compute on a GPU now, and what is missing."""
 
 
-class CudaRuntime(Protocol):
-    """Interface to CUDA of the TensorRT adapter. Addresses, streams and graphs are plain numbers; sizes are bytes.
-
-    Every method raises RuntimeAdapterError when CUDA fails, and ProviderUnavailableError when there is no driver or
-    no GPU.
-    """
-
-    def device_count(self) -> int:
-        """Return how many GPUs there are."""
-        ...
-
-    def compute_capability(self) -> str:
-        """Return that of device 0, such as "8.7"."""
-        ...
-
-    def malloc(self, size: int) -> int:
-        """Allocate device memory."""
-        ...
-
-    def free(self, address: int) -> None:
-        """Free what `malloc` returned."""
-        ...
-
-    def malloc_host(self, size: int) -> int:
-        """Allocate pinned host memory."""
-        ...
-
-    def free_host(self, address: int) -> None:
-        """Free what `malloc_host` returned."""
-        ...
-
-    def copy_to_device(self, target: int, source: int, size: int, stream: int) -> None:
-        """Enqueue a copy from pinned host memory to the device."""
-        ...
-
-    def copy_to_host(self, target: int, source: int, size: int, stream: int) -> None:
-        """Enqueue a copy from the device to pinned host memory; it is there after `synchronize`."""
-        ...
-
-    def copy_on_device(self, target: int, source: int, size: int, stream: int) -> None:
-        """Enqueue a copy from device memory to device memory."""
-        ...
-
-    def create_stream(self) -> int:
-        """Create a stream that does not wait for the default stream."""
-        ...
-
-    def wait_for_stream(self, stream: int, other: int) -> None:
-        """Let what is enqueued in `stream` from now on wait for what has been enqueued in `other`."""
-        ...
-
-    def synchronize(self, stream: int) -> None:
-        """Wait until everything enqueued in the stream is done."""
-        ...
-
-    def destroy_stream(self, stream: int) -> None:
-        """Release a stream."""
-        ...
-
-    def begin_capture(self, stream: int) -> None:
-        """Record what this thread enqueues in the stream instead of running it."""
-        ...
-
-    def end_capture(self, stream: int) -> int:
-        """End the recording and return the recorded graph."""
-        ...
-
-    def instantiate_graph(self, graph: int) -> int:
-        """Return the executable form of a graph."""
-        ...
-
-    def launch_graph(self, executable: int, stream: int) -> None:
-        """Enqueue an executable graph."""
-        ...
-
-    def destroy_graph(self, graph: int) -> None:
-        """Release a recorded graph; its executable stays."""
-        ...
-
-    def destroy_executable(self, executable: int) -> None:
-        """Release an executable graph."""
-        ...
-
-
 def load_cuda() -> CudaRuntime:
     """Return the CUDA runtime of this machine; whether there is a GPU shows at the first call.
 
@@ -129,12 +45,12 @@ def load_cuda() -> CudaRuntime:
     """
     for name in _PYTHON_MODULES:
         try:
-            return LibraryCuda(importlib.import_module(name))
+            return CudaRuntime(importlib.import_module(name))
         except (ImportError, OSError, RuntimeError):  # the package's own library is missing or of another version
             continue
     for name in _LIBRARIES:
         try:
-            return LibraryCuda(CtypesCudart(ctypes.CDLL(name)))
+            return CudaRuntime(CtypesCudart(ctypes.CDLL(name)))
         except (OSError, AttributeError):
             continue
     raise MissingDependencyError(
@@ -143,8 +59,12 @@ def load_cuda() -> CudaRuntime:
     )
 
 
-class LibraryCuda:
-    """`CudaRuntime` on a module with cuda-python's functions, each of which returns (status, *results)."""
+class CudaRuntime:
+    """CUDA for the TensorRT adapter, on a module with cuda-python's functions, which return (status, *results).
+
+    Addresses, streams and graphs are plain numbers; sizes are bytes. Every method raises RuntimeAdapterError when CUDA
+    fails, and ProviderUnavailableError when there is no driver or no GPU.
+    """
 
     def __init__(self, cudart: Any) -> None:
         self._cudart = cudart

@@ -66,7 +66,6 @@ def open_openvino(choice: Choice, manifest: Manifest | None, options: OpenOption
         outputs=runtime.output_specs,
         threads=options.threads,
         exact=exact,
-        may_saturate=False,
         notes=notes,
         versions=library_versions(openvino=_version()),
     )

@@ -29,15 +29,10 @@ def open_engine(flavor: str, choice: Choice, manifest: Manifest | None, options:
         precision=choice.precision,
         runtime="TensorRT-RTX" if flavor == "rtx" else "TensorRT",
         provider=runtime.library_version,
-        node_providers={},
         reason=choice.reason,
         batch=f"{batch.min}-{batch.max}, more in pieces, fewer padded",
         inputs=runtime.input_specs,
         outputs=runtime.output_specs,
-        threads=None,
-        exact=False,
-        may_saturate=False,
-        notes=(),
         versions=library_versions(**{FLAVOURS[flavor]: sidecar.facts.tensorrt_version}),
     )
     return Opened(runtime, description)

@@ -212,27 +212,15 @@ class LogitComparison:
         }
 
 
+_ACCURACY = (
+    *("top1_reference", "top1_candidate", "top5_reference", "top5_candidate", "losses", "gains"),
+    *("top1_drop_pp", "top1_drop_interval_pp", "mcnemar_p"),
+)
+
+
 def _accuracy(labelled: LabelledResult | None) -> dict[str, Any]:
     if labelled is None:
-        return {
-            "top1_reference": None,
-            "top1_candidate": None,
-            "top5_reference": None,
-            "top5_candidate": None,
-            "losses": None,
-            "gains": None,
-            "top1_drop_pp": None,
-            "top1_drop_interval_pp": None,
-            "mcnemar_p": None,
-        }
-    return {
-        "top1_reference": labelled.top1[0],
-        "top1_candidate": labelled.top1[1],
-        "top5_reference": labelled.top5[0],
-        "top5_candidate": labelled.top5[1],
-        "losses": labelled.losses,
-        "gains": labelled.gains,
-        "top1_drop_pp": labelled.top1_drop_pp,
-        "top1_drop_interval_pp": list(labelled.drop_interval_pp()),
-        "mcnemar_p": labelled.mcnemar_p,
-    }
+        return dict.fromkeys(_ACCURACY)
+    counts = (*labelled.top1, *labelled.top5, labelled.losses, labelled.gains)
+    drop = (labelled.top1_drop_pp, list(labelled.drop_interval_pp()), labelled.mcnemar_p)
+    return dict(zip(_ACCURACY, (*counts, *drop), strict=True))

@@ -26,7 +26,7 @@ Defaults, per precision of the file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -71,41 +71,29 @@ class Metric:
         allowed: Least and largest threshold that makes sense.
         words: The metric in a sentence.
         unit: Of threshold and measured value: "", " dB" or " points".
-        value: Reads it off a comparison; None where it is no finite number.
     """
 
     largest: bool
     allowed: tuple[float, float]
     words: str
     unit: str
-    value: Callable[[LogitComparison], float | None]
 
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "relative_max_diff": Metric(
-            True, (0, math.inf), "largest |difference| over largest |logit|", "", lambda found: found.relative_max_diff
-        ),
-        "max_abs_diff": Metric(True, (0, math.inf), "largest |difference|", "", lambda found: found.max_abs_diff),
-        "mean_abs_diff": Metric(True, (0, math.inf), "mean |difference|", "", lambda found: found.mean_abs_diff),
-        "sqnr_db": Metric(False, (-math.inf, math.inf), "SQNR", " dB", lambda found: found.sqnr_db),
-        "cosine": Metric(False, (-1, 1), "cosine", "", lambda found: found.cosine),
-        "kl": Metric(True, (0, math.inf), "KL divergence of the softmax in nats", "", lambda found: found.kl),
-        "top5_overlap": Metric(False, (0, 1), "overlap of the five best classes", "", lambda found: found.top5_overlap),
-        "max_flip_margin": Metric(
-            True, (0, math.inf), "margin of the surest answer that flipped", "", lambda found: found.max_flip_margin
-        ),
-        "agreement": Metric(False, (0, 1), "agreement", "", lambda found: found.agreement),
-        "top1_drop_pp": Metric(
-            True,
-            (0, 100),
-            "top-1 drop",
-            " points",
-            lambda found: None if found.labelled is None else found.labelled.top1_drop_pp,
-        ),
+        "relative_max_diff": Metric(True, (0, math.inf), "largest |difference| over largest |logit|", ""),
+        "max_abs_diff": Metric(True, (0, math.inf), "largest |difference|", ""),
+        "mean_abs_diff": Metric(True, (0, math.inf), "mean |difference|", ""),
+        "sqnr_db": Metric(False, (-math.inf, math.inf), "SQNR", " dB"),
+        "cosine": Metric(False, (-1, 1), "cosine", ""),
+        "kl": Metric(True, (0, math.inf), "KL divergence of the softmax in nats", ""),
+        "top5_overlap": Metric(False, (0, 1), "overlap of the five best classes", ""),
+        "max_flip_margin": Metric(True, (0, math.inf), "margin of the surest answer that flipped", ""),
+        "agreement": Metric(False, (0, 1), "agreement", ""),
+        "top1_drop_pp": Metric(True, (0, 100), "top-1 drop", " points"),
     }
 )
-"""Every gate's name."""
+"""Every gate's name, which is the attribute of a `LogitComparison` that it judges; None there is no finite number."""
 
 DEFAULT_GATES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -180,7 +168,7 @@ def judge(found: LogitComparison, gates: Iterable[Gate], *, on: str) -> tuple[Ga
 
 def _judge(found: LogitComparison, gate: Gate, on: str) -> GateResult:
     metric = METRICS[gate.name]
-    measured = metric.value(found) if found.num_finite else None
+    measured: float | None = getattr(found, gate.name) if found.num_finite else None
     if problem := _why_nothing_passes(found):
         return _result(gate, on, None, None, Verdict.FAIL, problem)
     if gate.name == "agreement" and gate.threshold < 1.0:
@@ -208,9 +196,8 @@ def _judge_share(
 ) -> GateResult:
     """Judge a claim about images that were not seen by its interval."""
     metric = METRICS[gate.name]
-    measured = metric.value(found)
+    measured: float = getattr(found, gate.name)
     assert interval is not None
-    assert measured is not None
     low, high = interval
     worse, better = (high, low) if metric.largest else (low, high)
     ends = f"{_shown(gate, low)} to {_shown(gate, high)}"

@@ -17,7 +17,7 @@ from standins.cuda_standin import CudaStandin
 
 from runtimes.cuda import memory as cuda_memory
 from runtimes.cuda.ctypes_cudart import CtypesCudart
-from runtimes.cuda.memory import DeviceBuffer, LibraryCuda, PinnedBuffer, load_cuda
+from runtimes.cuda.memory import CudaRuntime, DeviceBuffer, PinnedBuffer, load_cuda
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError, RuntimeAdapterError
 
 LIBC = ctypes.CDLL(None)
@@ -178,19 +178,19 @@ def fake_library(calls, status=0):
 
 def test_calls_through_cuda_python():
     cudart = FakeCudart()
-    assert [use(LibraryCuda(cudart)) for use in USES.values()] == RESULTS
+    assert [use(CudaRuntime(cudart)) for use in USES.values()] == RESULTS
     assert cudart.calls == RAW
 
 
 def test_calls_through_ctypes():
     calls = []
-    assert [use(LibraryCuda(CtypesCudart(fake_library(calls)))) for use in USES.values()] == RESULTS
+    assert [use(CudaRuntime(CtypesCudart(fake_library(calls)))) for use in USES.values()] == RESULTS
     assert calls == RAW
 
 
 def test_ctypes_keeps_64_bits():
     calls = []
-    cuda = LibraryCuda(CtypesCudart(fake_library(calls)))
+    cuda = CudaRuntime(CtypesCudart(fake_library(calls)))
     cuda.copy_to_device(0x7F12_3456_789A, 0x7FFF_0000_0000, 5 << 32, 0x5555_5555_5555)
     assert calls == [("cudaMemcpyAsync", 0x7F12_3456_789A, 0x7FFF_0000_0000, 5 << 32, 1, 0x5555_5555_5555)]
 
@@ -198,13 +198,13 @@ def test_ctypes_keeps_64_bits():
 @pytest.mark.parametrize("what", USES)
 def test_every_status_is_checked(what):
     with pytest.raises(RuntimeAdapterError) as caught:
-        USES[what](LibraryCuda(FakeCudart(700)))
+        USES[what](CudaRuntime(FakeCudart(700)))
     assert str(caught.value).startswith(
         f"CUDA: {what} failed: cudaErrorIllegalAddress (an illegal memory access was encountered); "
     )
     assert not isinstance(caught.value, ProviderUnavailableError)
     with pytest.raises(RuntimeAdapterError, match=f"CUDA: {what} failed: "):
-        USES[what](LibraryCuda(CtypesCudart(fake_library([], 12))))
+        USES[what](CudaRuntime(CtypesCudart(fake_library([], 12))))
 
 
 def test_out_of_memory():
@@ -212,19 +212,19 @@ def test_out_of_memory():
         RuntimeAdapterError,
         match=r"^CUDA: cudaMalloc of 123 bytes failed: cudaErrorMemoryAllocation \(out of memory\); .*smaller",
     ):
-        LibraryCuda(FakeCudart(2)).malloc(123)
+        CudaRuntime(FakeCudart(2)).malloc(123)
 
 
 @pytest.mark.parametrize(("status", "missing"), [(35, "no NVIDIA driver, or it is older"), (100, "no GPU")])
 def test_what_is_missing_is_said(status, missing):
     with pytest.raises(ProviderUnavailableError, match=missing) as caught:
-        LibraryCuda(FakeCudart(status)).device_count()
+        CudaRuntime(FakeCudart(status)).device_count()
     assert ERRORS[status][0] in str(caught.value)
 
 
 def test_function_that_an_old_cuda_lacks():
     with pytest.raises(RuntimeAdapterError, match=r"cudaGraphLaunch is missing .*CUDA 11\.4 or newer"):
-        LibraryCuda(types.SimpleNamespace()).launch_graph(1, 2)
+        CudaRuntime(types.SimpleNamespace()).launch_graph(1, 2)
 
 
 # Which library
@@ -270,9 +270,9 @@ def test_any_library_serves(nothing_installed, name):
 def test_real_library_without_a_gpu(backend):
     try:
         cuda = (
-            LibraryCuda(CtypesCudart(ctypes.CDLL(backend)))
+            CudaRuntime(CtypesCudart(ctypes.CDLL(backend)))
             if backend.startswith("lib")
-            else LibraryCuda(__import__(backend, fromlist=["runtime"]))
+            else CudaRuntime(__import__(backend, fromlist=["runtime"]))
         )
     except (ImportError, OSError):
         pytest.skip(f"{backend} is not installed")

@@ -34,7 +34,7 @@ def verdict(found, name, threshold, *, on="val", asked=False):
 def test_a_metric_passes_at_its_value_and_fails_beyond_it(name):
     found = comparison(num_flips=10)
     metric = METRICS[name]
-    value = metric.value(found)
+    value = getattr(found, name)
     step = 1e-3 * max(1.0, abs(value))
     assert verdict(found, name, value) is Verdict.PASS
     beyond = value - step if metric.largest else value + step
