@@ -73,9 +73,7 @@ def quantize_weight(
     if least_scale is not None:
         floor = least_scale.astype(np.float32)
         scale = np.where(dead & (floor >= MIN_SCALE), floor, np.maximum(scale, floor))
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    levels = np.rint(weight / scale.reshape(shape))
+    levels = np.rint(weight / np.expand_dims(scale, others))
     return QuantizedArray(np.clip(levels, -qmax, qmax).astype(np.int8), scale, axis)
 
 
@@ -90,8 +88,6 @@ def widen_scales(weight: QuantizedArray, least_scale: NDArray[np.float64]) -> Qu
     floor = least_scale.astype(np.float32)
     dead = ~weight.values.any(axis=others) & (floor >= MIN_SCALE)
     scale = np.where(dead, floor, np.maximum(weight.scale, floor))
-    shape = [1] * weight.values.ndim
-    shape[weight.axis] = -1
-    levels = np.rint(weight.values * (weight.scale / scale).reshape(shape))
-    levels = np.where((scale == weight.scale).reshape(shape), weight.values, levels)
+    levels = np.rint(weight.values * np.expand_dims(weight.scale / scale, others))
+    levels = np.where(np.expand_dims(scale == weight.scale, others), weight.values, levels)
     return QuantizedArray(levels.astype(np.int8), scale, weight.axis)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +22,9 @@ from calibration.refinement.bias_correction import bias_correction, channel_mean
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layerwise_walk import quantized_layers
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
+from runtimes.closing import Closing
 from runtimes.protocol import Runtime
 from runtimes.side_by_side import SideBySide, in_order, pool_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Images = NDArray[np.float32]
 
@@ -64,7 +60,7 @@ class Run:
     images: tuple[dict[str, Images], ...]
 
 
-class VariantRuns:
+class VariantRuns(Closing):
     """Runs the variants of one float model on the same images.
 
     Args:
@@ -125,6 +121,11 @@ class VariantRuns:
         name = self._graph.output[0].name
         return [values[name] for values in run.images]
 
+    def close(self) -> None:
+        """Release every piece."""
+        self._stack.close()
+        self._sessions.clear()
+
     def _piece(self, variant: Variant, make: PieceMaker, constants: dict[str, NodeProto], run: Run, end: int) -> Run:
         wanted = [name for name in self._live[end] if name not in self._live[run.place]]
         kept = [name for name in self._live[end] if name in self._live[run.place]]
@@ -166,15 +167,6 @@ class VariantRuns:
         applied = biases.add_to_bias(node, wanted).astype(np.float32)
         for batch in (*sample, *images):
             batch += applied.reshape(1, -1, *(1,) * (batch.ndim - 2))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        self._sessions.clear()
 
 
 def _first_images(batches: Sequence[Images], count: int) -> tuple[Images, ...]:

@@ -7,9 +7,10 @@ becomes of these files, the engine is good.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exporter.engines.inspect_engine import inspect_engine
 from exporter.errors import EngineBuildError
@@ -28,6 +29,8 @@ from runtimes.trt.engine_layers import (
 from runtimes.trt.engine_sidecar import EngineFacts
 from runtimes.trt.layer_times import EngineTimes, times_from_json
 from runtimes.trt.tensorrt_library import load_library
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,12 @@ def gather_evidence(
 
 def saved_evidence(path: Path) -> EngineEvidence:
     """Return what was kept beside an engine when it was built."""
-    return EngineEvidence(*_saved_layers(path), *_saved_times(path))
+    not_counted = "they were not counted when it was built (an engine tells its layers on a GPU only)"
+    not_timed = "they were not timed when it was built (an engine runs on a GPU only)"
+    return EngineEvidence(
+        *_saved(layers_path(path), layers_from_inspector, not_counted),
+        *_saved(times_path(path), times_from_json, not_timed),
+    )
 
 
 def layers_path(engine: Path) -> Path:
@@ -81,10 +89,7 @@ _NEEDS_GPU = "an engine runs on a GPU only, and here is none"
 def _told_layers(
     path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
 ) -> tuple[EngineLayers | None, str]:
-    """Return the layers of the engine just built, and keep them; whatever becomes of that, the engine is good.
-
-    TensorRT's inspector tells them on a GPU; elsewhere the list that TensorRT-RTX's builder logged is taken.
-    """
+    """Return the layers of the engine just built, and keep them."""
     layers_path(path).unlink(missing_ok=True)
     entries, source, why_not = _inspected(plan, facts)
     if entries is None and layer_list:
@@ -134,19 +139,11 @@ def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, s
     return times, ""
 
 
-def _saved_times(path: Path) -> tuple[EngineTimes | None, str]:
+def _saved(path: Path, read: Callable[[str], T], why_absent: str) -> tuple[T | None, str]:
+    """Return what `read` makes of the file's text, or why there is nothing."""
     try:
-        return times_from_json(times_path(path).read_text(encoding="utf-8")), ""
+        return read(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:
-        return None, "they were not timed when it was built (an engine runs on a GPU only)"
-    except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
-        return None, f"not kept from its build ({err})"
-
-
-def _saved_layers(path: Path) -> tuple[EngineLayers | None, str]:
-    try:
-        return layers_from_inspector(layers_path(path).read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return None, "they were not counted when it was built (an engine tells its layers on a GPU only)"
+        return None, why_absent
     except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
         return None, f"not kept from its build ({err})"

@@ -18,7 +18,7 @@ from exporter.errors import OptionError
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import BenchedModel, BenchRow, bench
-from resnet_export.console.option_types import names, positive, runtime, runtime_words
+from resnet_export.console.option_types import names, positive, runtime, runtime_words, seconds, sizes
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.file_names import MODEL_FILES
@@ -206,7 +206,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " turns and compared with the first; a difference is named only where it lies beyond the noise."
     )
     parser.add_argument("models", nargs="+", type=Path, metavar="BUNDLE|FILE")
-    parser.add_argument("--batch", type=_sizes, default=(1,), metavar="1,8,32", help="batch sizes (default 1)")
+    parser.add_argument("--batch", type=sizes, default=(1,), metavar="1,8,32", help="batch sizes (default 1)")
     parser.add_argument(
         "--provider", type=runtime, default=AUTO, metavar=runtime_words(), help="what runs it (default auto)"
     )
@@ -228,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"turns of each (default {MIN_ROUNDS}; fewer compare nothing)",
     )
-    parser.add_argument("--seconds", type=_seconds, default=0.5, metavar="S", help="of one turn (default 0.5)")
+    parser.add_argument("--seconds", type=seconds, default=0.5, metavar="S", help="of one turn (default 0.5)")
     parser.add_argument(
         "--mlperf",
         type=_scenarios,
@@ -237,14 +237,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also by MLCommons' load generator ([bench])",
     )
     parser.add_argument(
-        "--mlperf-seconds", type=_seconds, default=10.0, metavar="S", help="of one scenario (default 10)"
+        "--mlperf-seconds", type=seconds, default=10.0, metavar="S", help="of one scenario (default 10)"
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the report as JSON, to a file or printed")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="latency against batch, .png, .svg or .pdf ([bench])")
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(positive(word) for word in names(text))
 
 
 def _precisions(text: str) -> tuple[str, ...]:
@@ -260,13 +256,3 @@ def _known(text: str, known: Sequence[str]) -> tuple[str, ...]:
     if unknown := [word for word in words if word not in known]:
         raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(known)}")
     return words
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds > 0")
-    return value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporter.deploy.deepstream import DeepStreamReport, write_deepstream
 from exporter.deploy.nvinfer_config import CONFIG, NvinferSettings, resize_notes
-from resnet_export.console.option_types import positive
+from resnet_export.console.option_types import positive, probability
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
@@ -67,16 +67,6 @@ def _tell(
     reporter.warn("\n  ".join(resize_notes(load_manifest(arguments.bundle).preprocessing, settings.frame)))
 
 
-def _probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a probability from 0 to below 1")
-    return value
-
-
 def _frame(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
     return positive(width), positive(height)
@@ -90,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=tuple(MODEL_FILES), help="which file (default: the lowest there is)")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="frames at a time (default 1)")
     parser.add_argument(
-        "--threshold", type=_probability, default=0.0, metavar="P", help="least probability of a class (default 0)"
+        "--threshold", type=probability, default=0.0, metavar="P", help="least probability of a class (default 0)"
     )
     parser.add_argument(
         "--secondary", type=positive, metavar="ID", help="classify objects of the detector with this gie-unique-id"

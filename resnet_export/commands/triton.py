@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.deploy.triton import TritonPlan, write_triton_repository
 from exporter.deploy.triton_config import Serving, max_batch_size
 from exporter.errors import OptionError
-from resnet_export.console.option_types import names, positive
+from resnet_export.console.option_types import names, positive, sizes
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
@@ -65,10 +65,6 @@ def _tell(plan: TritonPlan, manifest: Manifest, serving: Serving, repository: Pa
         reporter.warn(f"left out: {reason}")
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(positive(word) for word in text.split(","))
-
-
 def _indices(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in text.split(",")):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected GPU indices such as 0,1")
@@ -95,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="NAME", help="name of the models (default: the bundle's model)")
     parser.add_argument("--max-batch", type=positive, metavar="N", help="largest batch (default: the bundle's)")
-    parser.add_argument("--preferred", type=_sizes, metavar="8,32", help="batches sent at once (default: OPT and MAX)")
+    parser.add_argument("--preferred", type=sizes, metavar="8,32", help="batches sent at once (default: OPT and MAX)")
     parser.add_argument(
         "--max-queue-delay",
         type=_delay,

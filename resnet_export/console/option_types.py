@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 from runtimes.bundle.manifest import BatchRange
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
 from runtimes.preprocessing.transform import Interpolation
+
+T = TypeVar("T")
 
 
 def positive(text: str) -> int:
@@ -22,25 +27,29 @@ def positive(text: str) -> int:
 
 def percentage_points(text: str) -> float:
     """Return percentage points from 0 to below 100."""
-    value = _number(text)
-    if value is None or not 0 <= value < 100:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected percentage points from 0 to 100, such as 0.5")
-    return value
+    return _number(text, lambda value: 0 <= value < 100, "percentage points from 0 to 100, such as 0.5")
 
 
 def share(text: str) -> float:
     """Return a share above 0, at most 1."""
-    value = _number(text)
-    if value is None or not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a share above 0 and at most 1, such as 0.99")
-    return value
+    return _number(text, lambda value: 0 < value <= 1, "a share above 0 and at most 1, such as 0.99")
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def probability(text: str) -> float:
+    """Return a probability below 1."""
+    return _number(text, lambda value: 0 <= value < 1, "a probability from 0 to below 1")
+
+
+def seconds(text: str) -> float:
+    """Return a finite time > 0."""
+    return _number(text, lambda value: 0 < value < float("inf"), "seconds > 0")
+
+
+def _number(text: str, holds: Callable[[float], bool], expected: str) -> float:
+    with contextlib.suppress(ValueError):
+        if holds(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
 
 
 def batch_range(text: str) -> BatchRange:
@@ -57,14 +66,9 @@ def batch_range(text: str) -> BatchRange:
 
 
 def resize(text: str) -> int | tuple[int, int]:
-    """Return a shorter side N, or exactly HxW."""
+    """Return a side N (of a resized picture the shorter one), or exactly HxW."""
     height, times, width = text.lower().partition("x")
     return (positive(height), positive(width)) if times else positive(text)
-
-
-def size(text: str) -> int | tuple[int, int]:
-    """Return a side N, or HxW."""
-    return resize(text)
 
 
 def per_channel(text: str) -> tuple[float, ...]:
@@ -79,13 +83,11 @@ def per_channel(text: str) -> tuple[float, ...]:
 
 def scale(text: str) -> float:
     """Return what levels are multiplied by: a number > 0, or 1/N."""
-    over = text.strip().partition("/")
-    top, bottom = _number(over[0]), _number(over[2]) if over[1] else 1.0
-    if not top or not bottom or top < 0 or bottom < 0:
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected what 8-bit levels are multiplied by: 1/255, 1, 1/127.5"
-        )
-    return top / bottom
+    top, over, bottom = text.partition("/")
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        if (value := float(top) / (float(bottom) if over else 1.0)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"got {text!r}, expected what 8-bit levels are multiplied by: 1/255, 1, 1/127.5")
 
 
 def interpolation(text: str) -> Interpolation:
@@ -105,6 +107,11 @@ def capabilities(text: str) -> tuple[str, ...]:
     return words
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Return whole numbers >= 1 separated by commas."""
+    return tuple(positive(word) for word in names(text))
+
+
 def names(text: str) -> tuple[str, ...]:
     """Return names separated by commas."""
     words = tuple(word.strip() for word in text.split(","))
@@ -113,12 +120,20 @@ def names(text: str) -> tuple[str, ...]:
     return words
 
 
-def runtime(text: str) -> str:
-    """Return the word of a runtime or "auto"; ONNX Runtime's own names are understood too."""
-    try:
-        return runtime_word(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err).removeprefix("provider: ")) from err
+def by_name(find: Callable[[str], T]) -> Callable[[str], T]:
+    """Return `find` as the type of an option, which tells its ValueError."""
+
+    def option(text: str) -> T:
+        try:
+            return find(text)
+        except ValueError as err:
+            raise argparse.ArgumentTypeError(str(err).removeprefix("provider: ")) from err
+
+    return option
+
+
+runtime = by_name(runtime_word)
+"""The word of a runtime or "auto"; ONNX Runtime's own names are understood too."""
 
 
 def runtime_of_files(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from resnet_export.console.terminal import print_table
+from runtimes.verification.shown_figures import decibel, size
 
 FEATURE_COLUMNS = ("", "output", "cosine", "pixels agree", "max |diff|", "SQNR", "size", "p50 latency")
 COLUMNS = ("", "top-1", "agreement", "max |diff|", "SQNR", "size", "p50 latency")
@@ -47,7 +48,7 @@ def _with_plain_sessions(rows: list[dict[str, Any]], plain: list[dict[str, Any]]
 
 def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return one line of cells per output of a file, or one for the reference."""
-    ends = (_size(row["size_bytes"]), _latency(row["latency"]))
+    ends = (size(row["size_bytes"]), _latency(row["latency"]))
     if "features" not in row:
         return [(row["name"], "all", "reference", "-", "-", "-", *ends)]
     lines: list[tuple[str, ...]] = []
@@ -61,7 +62,7 @@ def feature_rows(row: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def table_row(row: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of one row; a dash where nothing was measured."""
-    return (row["name"], *_parity_cells(row), _size(row["size_bytes"]), _latency(row["latency"]))
+    return (row["name"], *_parity_cells(row), size(row["size_bytes"]), _latency(row["latency"]))
 
 
 def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -75,15 +76,7 @@ def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _sqnr(parity: dict[str, Any]) -> str:
-    if parity["max_abs_diff"] == 0:
-        return "exact"
-    return "-" if parity["sqnr_db"] is None else f"{parity['sqnr_db']:.1f} dB"
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return "-"
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.0f} kB"
+    return "exact" if parity["max_abs_diff"] == 0 else decibel(parity["sqnr_db"])
 
 
 def _latency(latency: dict[str, Any] | None) -> str:

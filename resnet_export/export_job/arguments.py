@@ -10,14 +10,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
-from calibration.methods.method import METHODS, Method, method_from_name
+from calibration.methods.method import METHODS, method_from_name
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import FAMILIES
 from exporter.preprocessing.options import PreprocessingOptions
-from exporter.target import TARGETS, Target, target_from_name
+from exporter.target import TARGETS, target_from_name
 from resnet_export.console.option_types import (
     batch_range,
+    by_name,
     interpolation,
     names,
     per_channel,
@@ -26,7 +27,6 @@ from resnet_export.console.option_types import (
     resize,
     scale,
     share,
-    size,
 )
 from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.context.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
@@ -121,7 +121,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class name per line, in index order")
-    group.add_argument("--input-size", type=size, metavar="N|HxW", help="center crop to N x N or H x W after resizing")
+    group.add_argument(
+        "--input-size", type=resize, metavar="N|HxW", help="center crop to N x N or H x W after resizing"
+    )
     group.add_argument(
         "--resize",
         type=resize,
@@ -208,7 +210,7 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--method",
-        type=_method,
+        type=by_name(method_from_name),
         default=method_from_name("mse"),
         metavar="|".join(METHODS),
         help="how ranges are chosen (default mse)",
@@ -226,7 +228,7 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
 def _add_target_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--target",
-        type=_target,
+        type=by_name(target_from_name),
         default=TARGETS["tensorrt"],
         metavar="|".join(TARGETS),
         help="where the files must load; decides opset and IR version (default tensorrt; JetPack 6.0, which has "
@@ -288,17 +290,3 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--force", action="store_true", help="replace an existing bundle; accept fewer than 32 images")
     group.add_argument("--json", action="store_true", help="print the report as JSON instead of text")
-
-
-def _method(text: str) -> Method:
-    try:
-        return method_from_name(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
-
-
-def _target(text: str) -> Target:
-    try:
-        return target_from_name(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err

@@ -13,6 +13,7 @@ from exporter.errors import ExportError
 from resnet_export.console.terminal import print_table
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
+from runtimes.verification.shown_figures import decibel, number
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "skipped": "-"}
 COLUMNS = ("", "images", "top-1", "agreement", "max |diff|", "SQNR", "KL")
@@ -81,8 +82,8 @@ def _row(file: Report, part: Report) -> tuple[str, ...]:
         f"{found['num_images']} {part['on']}",
         _percent(found["top1_candidate"]),
         _percent(found["agreement"]),
-        "-" if found["max_abs_diff"] is None else f"{found['max_abs_diff']:.2g}",
-        "exact" if found["exact"] else _decibel(found["sqnr_db"]),
+        number(found["max_abs_diff"]),
+        "exact" if found["exact"] else decibel(found["sqnr_db"]),
         "-" if found["kl"] is None else f"{found['kl']:.1e}",
     )
 
@@ -136,16 +137,12 @@ def bisect_lines(name: str, found: Report) -> list[str]:
         own = block["own_sqnr_db"]
         share = 1.0 if own is None else min(1.0, max(0.0, own / MAX_BAR_DB))
         bar = ("█" * round(share * BAR_WIDTH)).ljust(BAR_WIDTH, "·")
-        expected = "" if block["expected_sqnr_db"] is None else f"  plain INT8 {_decibel(block['expected_sqnr_db'])}"
+        expected = "" if block["expected_sqnr_db"] is None else f"  plain INT8 {decibel(block['expected_sqnr_db'])}"
         mark = "  <-- " + "; ".join(block["causes"]) if block["suspect"] else ""
         lines.append(
-            f"  {block['name']:<{width}}  {bar} {_decibel(own):>9} {_decibel(block['sqnr_db']):>9}{expected}{mark}"
+            f"  {block['name']:<{width}}  {bar} {decibel(own):>9} {decibel(block['sqnr_db']):>9}{expected}{mark}"
         )
     return [*lines, f"  {found['statement']}"]
-
-
-def _decibel(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} dB"
 
 
 def _percent(share: float | None) -> str:

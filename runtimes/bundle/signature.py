@@ -13,6 +13,8 @@ Source: RFC 8032 (Ed25519); RFC 8410 (keys in PEM).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +37,9 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         MissingDependencyError: If `cryptography` is not installed.
     """
     serialization, ed25519 = _library()
-    content = _read_key(path)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except Exception as err:  # ValueError, TypeError (a password), UnsupportedAlgorithm: the library's types vary
-        raise SignatureError(
-            f"{path}: no private key in PEM without a password ({err}); openssl genpkey -algorithm ed25519 -out KEY "
-            "makes one"
-        ) from err
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SignatureError(f"{path}: got a key of another kind, expected Ed25519; openssl genpkey -algorithm ed25519")
+    load, missing = partial(serialization.load_pem_private_key, password=None), "private key in PEM without a password"
+    remedy = "openssl genpkey -algorithm ed25519 -out KEY makes one"
+    key: Ed25519PrivateKey = _load_key(path, load, ed25519.Ed25519PrivateKey, missing, remedy)
     return key
 
 
@@ -56,18 +51,22 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         MissingDependencyError: If `cryptography` is not installed.
     """
     serialization, ed25519 = _library()
+    remedy = "openssl pkey -in KEY -pubout -out KEY.pub writes it"
+    kind = ed25519.Ed25519PublicKey
+    key: Ed25519PublicKey = _load_key(path, serialization.load_pem_public_key, kind, "public key in PEM", remedy)
+    return key
+
+
+def _load_key(path: Path, load: Callable[[bytes], Any], kind: type, missing: str, remedy: str) -> Any:
     content = _read_key(path)
     try:
-        key = serialization.load_pem_public_key(content)
-    except Exception as err:  # ValueError, UnsupportedAlgorithm: the library's types vary
-        hint = (
-            "this is the private key, which must not leave the place that signs" if b"PRIVATE KEY" in content else err
-        )
-        raise SignatureError(
-            f"{path}: no public key in PEM ({hint}); openssl pkey -in KEY -pubout -out KEY.pub writes it"
-        ) from err
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise SignatureError(f"{path}: got a key of another kind, expected Ed25519")
+        key = load(content)
+    except Exception as err:  # ValueError, TypeError (a password), UnsupportedAlgorithm: the library's types vary
+        secret = missing.startswith("public") and b"PRIVATE KEY" in content
+        why = "this is the private key, which must not leave the place that signs" if secret else err
+        raise SignatureError(f"{path}: no {missing} ({why}); {remedy}") from err
+    if not isinstance(key, kind):
+        raise SignatureError(f"{path}: got a key of another kind, expected Ed25519; {remedy}")
     return key
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runtimes.verification.shown_figures import decibel, number, percent
 from runtimes.verification.shown_intervals import agreement_interval
 
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "skipped": "⏭️"}
@@ -89,23 +90,19 @@ def _class(labels: Sequence[str] | None, index: int) -> str:
 def _metrics_row(file: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
     found = part["metrics"]
     interval = agreement_interval(found)
-    agreement = _percent(found["agreement"])
+    agreement = percent(found["agreement"])
     if interval is not None:
-        agreement += f" ({_percent(interval[0])} to {_percent(interval[1])})"
+        agreement += f" ({percent(interval[0])} to {percent(interval[1])})"
     return (
         file["name"],
         part["on"],
         str(found["num_images"]),
-        _percent(found["top1_candidate"]),
+        percent(found["top1_candidate"]),
         agreement,
-        "-" if found["max_abs_diff"] is None else f"{found['max_abs_diff']:.2g}",
-        "exact" if found["exact"] else "-" if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f} dB",
+        number(found["max_abs_diff"]),
+        "exact" if found["exact"] else decibel(found["sqnr_db"]),
         "-" if found["kl"] is None else f"{found['kl']:.1e}",
     )
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runtimes.errors import MissingDependencyError
 from runtimes.verification.html.evidence import BundleEvidence, TensorRange, bundle_evidence, thumbnail
 from runtimes.verification.html.plots import block_plot, convergence_plot, histogram_plot, latency_plot
+from runtimes.verification.shown_figures import decibel, number, percent, size
 from runtimes.verification.shown_intervals import agreement_interval, drop_interval_pp
 
 if TYPE_CHECKING:
@@ -173,25 +174,3 @@ def _convergence(markup: type[Markup], evidence: BundleEvidence) -> Markup | Non
 
 def _latency(markup: type[Markup], evidence: BundleEvidence) -> Markup | None:
     return _plot(markup, latency_plot, [row for row in evidence.rows if row.get("latency")])
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share as a person reads it."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def decibel(value: float | None) -> str:
-    """Return an SQNR as a person reads it."""
-    return "-" if value is None else f"{value:.1f} dB"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with so many significant digits."""
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def size(num_bytes: int | None) -> str:
-    """Return a file's size."""
-    if num_bytes is None:
-        return "-"
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
