@@ -82,6 +82,22 @@ def _bit() -> nn.Module:
     return ResNetV2(layers=[1, 1], channels=(128, 128), num_classes=10, **options)
 
 
+def _efficientnet() -> nn.Module:
+    """Return four of EfficientNet-B0's seven stages, one block each: kernels of 3 and 5, strides of 1 and 2."""
+    module = _gen_efficientnet("efficientnet_b0", 0.25, 0.2, num_classes=10)
+    module.blocks = module.blocks[:4]
+    channels = module.blocks[-1][-1].conv_pwl.out_channels
+    module.conv_head = nn.Conv2d(channels, module.conv_head.out_channels, 1, bias=False)
+    return module
+
+
+def _convnext(**options: object) -> nn.Module:
+    """Return two of four stages, which differ by nothing but their channels."""
+    module = ConvNeXt(depths=(1, 1, 1, 1), dims=(16, 32, 32, 32), num_classes=10, **options)
+    module.stages = module.stages[:2]
+    return module
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "basic": _resnet,
     "bottleneck": lambda: _resnet(Bottleneck),
@@ -118,12 +134,12 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(),
         nn.Linear(48, 10),
     ),
-    "depthwise": lambda: _gen_efficientnet("efficientnet_b0", 0.25, 0.2, num_classes=10),
-    "convnext": lambda: ConvNeXt(depths=(1, 1, 1, 1), dims=(16, 32, 32, 32), num_classes=10, ls_init_value=1.0),
-    "convnextv2": lambda: ConvNeXt(
-        depths=(1, 1, 1, 1), dims=(16, 32, 32, 32), num_classes=10, use_grn=True, ls_init_value=None
+    "depthwise": _efficientnet,
+    "convnext": lambda: _convnext(ls_init_value=1.0),
+    "convnextv2": lambda: _convnext(use_grn=True, ls_init_value=None),
+    "hiera": lambda: Hiera(
+        img_size=(SIZE, SIZE), embed_dim=16, num_heads=1, stages=(1, 1, 1), q_pool=2, num_classes=10
     ),
-    "hiera": lambda: Hiera(img_size=(SIZE, SIZE), embed_dim=16, num_heads=1, stages=(1, 1, 1, 1), num_classes=10),
     "option-a": OptionA,
     "plain": Plain,
 }

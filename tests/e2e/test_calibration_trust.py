@@ -11,7 +11,7 @@ import pytest
 from cli_runs import export_small
 from PIL import Image
 
-QUICK = ("--int8", "--effort", 0, "--num-calib", 160, "--quiet")
+QUICK = ("--int8", "--effort", 0, "--num-calib", 64, "--quiet")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from cli_runs import ROOT
+
+import resnet_export as rx
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -38,7 +41,9 @@ def test_there_are_two_examples() -> None:
 def test_five_lines_of_python(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """At effort 0: what more effort does to this network is asserted of the demo's bundle in test_main_job."""
     monkeypatch.chdir(demo_folder)
+    monkeypatch.setattr(rx, "export", functools.partial(rx.export, effort=0))
     exec(compile(PYTHON_BLOCKS[0], "README.md", "exec"), {})
     output = capsys.readouterr().out
     agreement = re.search(r"agreement=([0-9.]+)", output)

@@ -110,7 +110,7 @@ with tempfile.TemporaryDirectory() as name:
     failures = kill_anytime.kill_main_job(work, 2, random.Random(1))[1]
     failures += two_at_once.main_jobs(work, 1)
     if len(sys.argv) > 1:
-        failures += kill_anytime.kill_build(work, 3, random.Random(1))[1]
+        failures += kill_anytime.kill_build(work, 2, random.Random(1))[1]
         for path in (work / "out" / "bundle").glob("*.engine*"):
             path.unlink()
     cases = bad_disks.Cases(work)

@@ -26,6 +26,7 @@ from exporter.networks.cifar_resnet import CifarResNet
 from runtimes.ort.adapter import OrtRuntime
 
 SEED = 20261128
+SIZE = 24
 open_exact = partial(OrtRuntime, exact_qdq=True)
 
 
@@ -52,7 +53,7 @@ def broken(model: ModelProto, block: str, factor: float = 1e4) -> ModelProto:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.random.default_rng(SEED).normal(size=(32, 3, 32, 32)).astype(np.float32)
+    return np.random.default_rng(SEED).normal(size=(32, 3, SIZE, SIZE)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def resnet() -> ModelProto:
     import torch
 
     torch.manual_seed(SEED)
-    return export_random(CifarResNet(8), size=32)
+    return export_random(CifarResNet(8), size=SIZE)
 
 
 def calibrated_from(model: ModelProto, images: np.ndarray, effort: int = 0, **options) -> CalibratedModel:
@@ -126,10 +127,10 @@ def test_float_share_counts_layers_that_share_the_fate(resnet, images):
     calibrated = calibrated_from(resnet, images)
     assert float_share(calibrated, ()) == 0.0
     assert float_share(calibrated, [node.name for node in resnet.graph.node]) == 1.0
-    conv1 = 16 * 3 * 9 * 32 * 32
-    layer1 = 2 * 16 * 16 * 9 * 32 * 32
-    layer2 = (16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) * 16 * 16
-    layer3 = (32 * 64 * 9 + 64 * 64 * 9 + 32 * 64) * 8 * 8
+    conv1 = 16 * 3 * 9 * SIZE**2
+    layer1 = 2 * 16 * 16 * 9 * SIZE**2
+    layer2 = (16 * 32 * 9 + 32 * 32 * 9 + 16 * 32) * (SIZE // 2) ** 2
+    layer3 = (32 * 64 * 9 + 64 * 64 * 9 + 32 * 64) * (SIZE // 4) ** 2
     total = conv1 + layer1 + layer2 + layer3 + 64 * 10
     assert float_share(calibrated, ["conv1", "relu"]) == pytest.approx(conv1 / total)
     assert "conv1" not in quantized_layer_names(calibrated, ["conv1"])

@@ -1,5 +1,6 @@
 """`import resnet_export`: the names, what they refuse, and the whole way from a module to an answer."""
 
+import functools
 import itertools
 import os
 import runpy
@@ -249,6 +250,7 @@ def test_the_tutorial_s_first_example_is_typed_and_runs(few_digits, tmp_path, mo
     )
     assert checked.returncode == 0, checked.stdout
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(rx, "export", functools.partial(rx.export, effort=0))  # more of it: test_main_job
     monkeypatch.setattr(sys, "argv", [str(script), str(few_digits), str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")
     assert "passed: True" in capsys.readouterr().out

@@ -126,8 +126,20 @@ def found_here():
     return doctor.gather_facts()
 
 
+@pytest.fixture(scope="module")
+def judged_here():
+    return judge_runtimes(make_facts(providers=(CPU,)))
+
+
 @pytest.fixture
-def here(found_here, monkeypatch):
+def judged_once(judged_here, monkeypatch):
+    """Judging asks a process per runtime: once for all tests that look at what is told of it."""
+    for module in (doctor, page):
+        monkeypatch.setattr(module, "judge_runtimes", lambda facts: judged_here)
+
+
+@pytest.fixture
+def here(found_here, judged_once, monkeypatch):
     monkeypatch.setattr(doctor, "gather_facts", lambda: found_here)
 
 
@@ -334,19 +346,13 @@ def test_int8_needs_the_cpu_provider():
     assert "signal 4" in found["INT8 model"].detail
 
 
-@pytest.fixture(scope="module")
-def judged_here():
-    return judge_runtimes(make_facts(providers=(CPU,)))
-
-
+@pytest.mark.usefixtures("judged_once")
 @pytest.mark.parametrize("gpu_found", [NO_GPU, gpu(), gpu("Orin", "8.7", "12.6")])
 @pytest.mark.parametrize("jetpack", [None, ORIN])
 @pytest.mark.parametrize("providers", [(), (CURAND, NVINFER, CPU), (CUDA, CPU)])
-def test_every_state_prints(monkeypatch, capsys, judged_here, gpu_found, jetpack, providers):
+def test_every_state_prints(monkeypatch, capsys, gpu_found, jetpack, providers):
     facts = make_facts(gpu=gpu_found, jetpack=jetpack, providers=providers, tensorrt="10.3.0", libraries={})
     monkeypatch.setattr(doctor, "gather_facts", lambda: facts)
-    for module in (doctor, page):  # judging asks a process per runtime
-        monkeypatch.setattr(module, "judge_runtimes", lambda facts: judged_here)
     assert main(["doctor"]) == 0
     assert main(["doctor", "--json"]) == 0
     assert "What you can do here" in capsys.readouterr().out
