@@ -115,8 +115,13 @@ def _in_turn(groups: Sequence[Sequence[Path]]) -> list[Path]:
     return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]
 
 
-def check_enough(num_images: int, source: object, *, force: bool) -> None:
+def check_enough(num_images: int, source: object, *, force: bool | None) -> None:
     """Raise when a calibration folder has too few images.
+
+    Args:
+        num_images: Of the folder.
+        source: What messages call it.
+        force: Whether the user accepts fewer; None where no option asks.
 
     Raises:
         CalibrationError: Below `MIN_IMAGES`, unless `force` is set.
@@ -124,7 +129,8 @@ def check_enough(num_images: int, source: object, *, force: bool) -> None:
     if num_images < MIN_IMAGES and not force:
         raise CalibrationError(
             f"{source}: {num_images} images are too few to calibrate with, expected at least {MIN_IMAGES} (500 are "
-            "better): ranges from a handful of images clip what the others hold. --force calibrates all the same"
+            "better): ranges from a handful of images clip what the others hold"
+            + ("" if force is None else ". --force calibrates all the same")
         )
 
 

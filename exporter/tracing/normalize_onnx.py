@@ -24,6 +24,7 @@ from exporter.passes.fold_constants import fold_constants
 from exporter.passes.input_layout import take_nchw, take_rgb
 from exporter.tracing.flatten_softmax import flatten_softmax
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
+from exporter.tracing.spell_reductions import spell_reductions
 
 _OLD_OPSET = 17
 """To which older files are brought first: the passes here know the operators from 11 on."""
@@ -60,6 +61,7 @@ def tidied_onnx(
     except onnx.shape_inference.InferenceError as err:
         raise ExportError(f"{source.path}: the shapes do not fit images of {input_size}: {err}") from err
     result = convert_opset(tidy, opset)
+    spell_reductions(result)
     result.producer_name = "resnet-export"
     del result.metadata_props[:]
     return checked(result, num_outputs=len(source.output_names)), report

@@ -28,6 +28,7 @@ from exporter.passes.name_tensors import name_after_modules
 from exporter.tracing.decompositions import PlainFunctions
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
 from exporter.tracing.optimize_program import optimize
+from exporter.tracing.spell_reductions import spell_reductions
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
@@ -66,6 +67,7 @@ def trace(
     named = name_after_modules(canonical_ops(traced).model).model
     tidy, report = tidy_graph(named)
     converted = convert_opset(tidy, opset)
+    spell_reductions(converted)
     converted.producer_name, converted.producer_version = "resnet-export", producer_version
     return checked(converted, num_outputs=len(outputs)), report
 

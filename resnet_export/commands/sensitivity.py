@@ -141,7 +141,7 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
     """
     recipe = _recipe(options.bundle)
     calib = find_images(options.calib)
-    check_enough(len(calib), options.calib_name or options.calib, force=False)
+    check_enough(len(calib), options.calib_name or options.calib, force=None)
     split = split_images(
         options.calib,
         calib,

@@ -181,6 +181,10 @@ class TestEnough:
         with pytest.raises(CalibrationError, match=r"photos: 31 images are too few .* at least 32 .* --force"):
             check_enough(MIN_IMAGES - 1, ROOT, force=False)
 
+    def test_where_no_option_forces_none_is_named(self):
+        with pytest.raises(CalibrationError, match=r"clip what the others hold$"):
+            check_enough(1, ROOT, force=None)
+
     def test_forced(self):
         check_enough(1, ROOT, force=True)
 
