@@ -6,6 +6,8 @@ Every row is a process of its own, so that peak memory is its own; the rows take
 drifts slows all of them. All get the same FP32 ONNX file and the same preprocessed photographs. The forward pass is
 timed without opening the session; the quantizers are timed from the FP32 file to the Q/DQ file, everything included.
 
+Effort 2 has a row where there are images to judge it: 16 more than the 64 that refinement takes.
+
 Wall-clock seconds mean nothing on a busy machine, so its load is printed, and beside the seconds the CPU seconds of the
 process (user and system, all threads), which other processes disturb less.
 """
@@ -48,7 +50,12 @@ def main() -> None:
         row, folder = options.worker
         print(json.dumps(measure(WORKERS[row], Path(folder))))
         return
+    from calibration.pipeline.judge import MIN_JUDGES
+    from calibration.pipeline.refinement_sample import MAX_SAMPLE
+
     rows = [row for row in WORKERS if not (options.skip_peers and row.startswith("onnxruntime"))]
+    if options.num_images < MAX_SAMPLE + MIN_JUDGES:
+        rows.remove(EFFORT_2)
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder), options.model, options.num_images)
         results: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
@@ -145,21 +152,26 @@ def ours(method: str) -> Callable[[Path], tuple[float, float]]:
     return work
 
 
-def ours_by_default(folder: Path) -> tuple[float, float]:
-    """Effort 1: channels scaled, biases corrected layer by layer."""
-    from functools import partial
+def ours_refined(effort: int) -> Callable[[Path], tuple[float, float]]:
+    """Channels scaled, biases corrected and weights rounded layer by layer."""
 
-    import onnx
+    def work(folder: Path) -> tuple[float, float]:
+        from functools import partial
 
-    from calibration import quantize
-    from runtimes import OrtRuntime
+        import onnx
 
-    start = clock()
-    model = onnx.load(folder / "model.onnx")
-    exact = partial(OrtRuntime, exact_qdq=True)
-    result = quantize(model, batches(folder), open_runtime=OrtRuntime, open_exact=exact)
-    onnx.save_model(result.quantized.model, folder / "ours.default.onnx")
-    return since(start)
+        from calibration import quantize
+        from calibration.methods.effort import EFFORTS
+        from runtimes import OrtRuntime
+
+        start = clock()
+        model = onnx.load(folder / "model.onnx")
+        exact = partial(OrtRuntime, exact_qdq=True)
+        result = quantize(model, batches(folder), open_runtime=OrtRuntime, open_exact=exact, effort=EFFORTS[effort])
+        onnx.save_model(result.quantized.model, folder / f"ours.{effort}.onnx")
+        return since(start)
+
+    return work
 
 
 def onnxruntime_static(method: str) -> Callable[[Path], tuple[float, float]]:
@@ -202,12 +214,15 @@ def onnxruntime_static(method: str) -> Callable[[Path], tuple[float, float]]:
     return work
 
 
+EFFORT_2 = "resnet-export, effort 2, mse"
+
 WORKERS: dict[str, Callable[[Path], tuple[float, float]]] = {
     "forward pass (FP32)": forward,
     "resnet-export, effort 0, max": ours("max"),
     "resnet-export, effort 0, mse": ours("mse"),
     "resnet-export, effort 0, entropy": ours("entropy"),
-    "resnet-export, effort 1, mse (default)": ours_by_default,
+    "resnet-export, effort 1, mse (default)": ours_refined(1),
+    EFFORT_2: ours_refined(2),
     "onnxruntime MinMax": onnxruntime_static("MinMax"),
     "onnxruntime Entropy": onnxruntime_static("Entropy"),
 }
