@@ -35,7 +35,7 @@ from runtimes.trt.engine_layers import BUILD_LOG, NetworkProducts, layers_from_i
 from runtimes.trt.int8_coverage import NOT_LISTED, int8_coverage
 from runtimes.trt.tensorrt_library import load_library
 
-FLOAT_BUILT = ("basic", "preactivation", "sk", "convnext", "hiera")
+BUILT = ("basic", "preactivation", "sk", "convnext", "hiera")
 
 
 @cache
@@ -111,12 +111,14 @@ def test_the_default_effort_takes_every_block(name):
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", BUILT)
 def test_tensorrt_rtx_builds_all_three(name, tmp_path: Path):
-    """INT8 for chosen GPUs; for RTX's default ones the test below, whose INT8 has FP16 around it. FP32, FP16: a few."""
-    models = {"int8": quantized(name).model}
-    if name in FLOAT_BUILT:
-        models |= {"fp32": exported(name).onnx, "fp16": float16_from_float32(exported(name).onnx).model}
+    """INT8 for chosen GPUs; for RTX's default ones, and of every block, the test below: INT8 with FP16 around it."""
+    models = {
+        "int8": quantized(name).model,
+        "fp32": exported(name).onnx,
+        "fp16": float16_from_float32(exported(name).onnx).model,
+    }
     for precision, model in models.items():
         path = tmp_path / f"{precision}.onnx"
         onnx.save_model(model, path)
@@ -180,7 +182,9 @@ def test_tensorrt_rtx_builds_every_effort(name, effort, tmp_path: Path):
     half = float16_qdq_from_float32(found.model).model
     assert np.isfinite(logits(half, photographs(2))).all()
     onnx.save_model(half, tmp_path / "model.onnx")
-    assert len(build_engine(tmp_path / "model.onnx", flavor="rtx")) > 10_000
+    products: list[NetworkProducts] = []
+    assert len(build_engine(tmp_path / "model.onnx", flavor="rtx", on_products=products.append)) > 10_000
+    _assert_precision(name, "int8", products[0])
 
 
 @pytest.mark.parametrize("name", ["preactivation", "dense", "option-a", "convnext"])

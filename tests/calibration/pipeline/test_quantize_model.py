@@ -66,7 +66,7 @@ def network(request) -> TrainedNetwork:
 def deep_network(request) -> TrainedNetwork:
     """Networks of so many layers that what each of them loses adds up."""
     found = request.getfixturevalue(request.param)
-    return replace(found, calibration=found.calibration[:128], held_out=found.held_out[:200])
+    return replace(found, calibration=found.calibration[:64], held_out=found.held_out[:128])
 
 
 @pytest.fixture(scope="module")
