@@ -129,8 +129,7 @@ def bundle_folder(output: Path, *, force: bool = True, kind: FolderKind = BUNDLE
     """
     output = output.absolute()
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished_folder(output) as folder:
+        with _made_parents(output), unfinished_folder(output) as folder:
             folder.chmod(0o777 & ~_umask())
             yield folder
             for path in (*sorted(folder.rglob("*")), folder):
@@ -140,6 +139,20 @@ def bundle_folder(output: Path, *, force: bool = True, kind: FolderKind = BUNDLE
             sync(output.parent)
     except OSError as err:
         raise ExportError(f"{output} cannot be written: {err}; the old {kind.what}, if any, is unchanged") from err
+
+
+@contextmanager
+def _made_parents(output: Path) -> Iterator[None]:
+    """Make the folders above `output`; where what follows fails, those that were made and are empty go again."""
+    made = [folder for folder in output.parents if not folder.exists()]  # the innermost first
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that is not empty, or was never made: those above it stay too
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def _umask() -> int:

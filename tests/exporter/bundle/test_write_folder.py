@@ -157,6 +157,25 @@ def test_missing_parents_are_made(tmp_path):
     assert_only(tmp_path / "a" / "b", "bundle")
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_parents_that_were_made_for_nothing_go_again(tmp_path, error):
+    (tmp_path / "there").mkdir()
+    with pytest.raises((ExportError, KeyboardInterrupt)), bundle_folder(tmp_path / "there/a/b/bundle"):
+        raise error
+    assert_only(tmp_path, "there")
+    assert_only(tmp_path / "there")
+
+
+def test_a_parent_that_somebody_else_uses_meanwhile_stays(tmp_path):
+    def fail():
+        (tmp_path / "a/other").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ExportError), bundle_folder(tmp_path / "a/b/bundle"):
+        fail()
+    assert_only(tmp_path / "a", "other")
+
+
 def test_relative_output_and_a_change_of_folder_on_the_way(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
