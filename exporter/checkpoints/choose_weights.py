@@ -37,7 +37,8 @@ def choose_weights(payload: object, path: Path, key: str | None = None) -> tuple
         payload: What was read from the file.
         path: For messages.
         key: Keys joined by dots, such as "state_dict_ema" or "ema.module", or the first words of the names wanted
-            ("ema_model"); None takes the first of `WRAPPER_KEYS`, or the only dictionary of weights there is.
+            ("ema_model"), where a beginning that all have may be left out; None takes the first of `WRAPPER_KEYS`, or
+            the only dictionary of weights there is.
 
     Raises:
         UnsafeCheckpointError: If the weights themselves would need code.
@@ -141,15 +142,24 @@ def _under_key(
         return state_dict, [f'took the weights under "{".".join(place)}", as --checkpoint-key says', *left]
     for place, entries in sorted(found.items(), key=lambda item: item[0] != _usual_place(payload)):
         rest = key[len(".".join(place)) + 1 :] if place and key.startswith(".".join(place) + ".") else key
-        named = {name.removeprefix(f"{rest}."): value for name, value in entries.items() if name.startswith(f"{rest}.")}
-        if named:
+        beginning = _beginning(rest, entries)
+        if beginning is not None:
+            named = {name[len(beginning) :]: value for name, value in entries.items() if name.startswith(beginning)}
             state_dict, _ = _only_tensors(named, path)
             where = f' of "{".".join(place)}"' if place else ""
             return state_dict, [
-                f'took the {len(named)} names{where} that begin with "{rest}.", as --checkpoint-key says'
+                f'took the {len(named)} names{where} that begin with "{beginning}", as --checkpoint-key says'
             ]
     there = f"it holds {_named(found)}" if found else "it holds no weights at all"
     raise WeightsError(f"{path}: --checkpoint-key {key}: no weights under that key; {there}")
+
+
+def _beginning(words: str, entries: Mapping[str, object]) -> str | None:
+    """Return what names begin with that `words` are the first of, or follow on one common beginning; None if none."""
+    if any(name.startswith(f"{words}.") for name in entries):
+        return f"{words}."
+    found = {before for before, inside, _ in (name.partition(f".{words}.") for name in entries) if inside}
+    return f"{found.pop()}.{words}." if len(found) == 1 else None
 
 
 def _holds_weights(value: object, depth: int = _MAX_NESTING) -> bool:

@@ -8,7 +8,7 @@ others are left aside, and told.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -38,6 +38,9 @@ class Network:
 def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> Network:
     """Return the network: the names behind the prefix that most wanted names stand behind, or all as they are.
 
+    Architectures accept usual first words, `backbone.fc.weight` for `fc.weight`, so a prefix within the prefix may have
+    as many. It is taken where what lies between is no part of the network: a counter, or a second network.
+
     Args:
         state_dict: Name -> tensor, as read from the file.
         is_wanted: Whether the architecture has a tensor of this name, in any convention.
@@ -48,10 +51,24 @@ def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], b
         for depth in range(min(_MAX_DEPTH, len(words) - 1) + 1):
             num_wanted[_joined(words[:depth])] += is_wanted(".".join(words[depth:]))
     most = max(num_wanted.values(), default=0)
-    if num_wanted[""] == most:
-        return Network(dict(state_dict), {})
     best = sorted((prefix for prefix, count in num_wanted.items() if count == most), key=_by_usage)
-    return _cut(state_dict, best[0], others=best[1:])
+    chosen = "" if "" in best else best[0]
+    for prefix in best:
+        between = [name for name in state_dict if name.startswith(chosen) and not name.startswith(prefix)]
+        is_apart = not any(_may_belong(name, state_dict, is_wanted) for name in between)
+        if prefix.startswith(chosen) and is_apart and (chosen or between):  # one word before all names: told elsewhere
+            chosen = prefix
+    if not chosen:
+        return Network(dict(state_dict), {})
+    others = [prefix for prefix in best if not prefix.startswith(chosen) and not chosen.startswith(prefix)]
+    return _cut(state_dict, chosen, others)
+
+
+def _may_belong(name: str, state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> bool:
+    """Tell whether a tensor beside a network may belong to it: it is no number, and no tensor of a second one."""
+    words = name.split(".")
+    endings = (".".join(words[depth:]) for depth in range(min(_MAX_DEPTH, len(words) - 1) + 1))
+    return state_dict[name].numel() > 1 and not any(map(is_wanted, endings))
 
 
 def likely_networks(state_dict: Mapping[str, Tensor]) -> list[Network]:
@@ -64,7 +81,7 @@ def likely_networks(state_dict: Mapping[str, Tensor]) -> list[Network]:
     return [Network(dict(state_dict), {}), *(_cut(state_dict, prefix) for prefix in sorted(prefixes, key=_by_usage))]
 
 
-def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: list[str] | tuple[str, ...] = ()) -> Network:
+def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: Sequence[str] = ()) -> Network:
     inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
     aside = {name: tensor for name, tensor in state_dict.items() if not name.startswith(prefix)}
     if not aside:

@@ -7,7 +7,7 @@ fit afterwards is refused by `exporter.checkpoints.checkpoint.load_into`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -87,12 +87,17 @@ def find_network(
     wanted = set(expected)
     network = network_among(state_dict, lambda name: _is_known(name, wanted))
     readings = [_renamed(reading, wanted) for reading in (Network(dict(state_dict), {}), network)]
-    best = min(readings, key=lambda reading: len(wanted - reading.state_dict.keys()))  # the first of equals
+    best = min(readings, key=lambda reading: _misfits(reading.state_dict.keys(), wanted))  # the first of equals
     if ignored_prefixes and (left := [name for name in best.state_dict if name.startswith(ignored_prefixes)]):
         kept = {name: tensor for name, tensor in best.state_dict.items() if name not in left}
         note = f"left out {len(left)} weights of heads that only training uses ({left[0]}, ...)"
         return replace(best, state_dict=kept, notes=(*best.notes, note))
     return best
+
+
+def _misfits(names: Set[str], wanted: set[str]) -> tuple[int, int]:
+    """Return how many names are missing, and how many are too many."""
+    return len(wanted - names), len(names - wanted)
 
 
 def _is_known(name: str, wanted: Collection[str]) -> bool:

@@ -166,6 +166,45 @@ def test_of_two_networks_the_usual_one_is_taken_the_other_told_and_had_by_its_ke
     assert_answers_alike(load_model(request(path, checkpoint_key="ema_model")).module, second)
 
 
+@pytest.mark.parametrize("prefix", ["net.backbone.", "backbone.", "model.encoder.", "model.net.backbone."])
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_stands_beside_the_network_under_its_first_word_is_left_aside(tmp_path, prefix, copied):
+    """An averaged network, and the counts it keeps; the first word alone has as many known names."""
+    module = network(None)
+    beside = prefix.partition(".")[0] + ".ema." if prefix.count(".") > 1 else "ema."
+    others = {f"{beside}decay": torch.tensor(0.999), f"{beside}num_updates": torch.tensor(3)}
+    if copied:
+        others |= {f"{beside}module.{key}": torch.zeros_like(value) for key, value in module.state_dict().items()}
+    weights = {**others, **{f"{prefix}{key}": value for key, value in module.state_dict().items()}}
+    loaded = load_model(request(saved({"state_dict": weights}, tmp_path / "w.ckpt")))
+    assert_answers_alike(loaded.module, module)
+    assert any(f"left aside {len(others)} tensors" in note and "ema.decay" in note for note in loaded.notes)
+    assert any("another whole network" in note for note in loaded.notes) == copied
+
+
+def test_what_is_told_of_the_other_network_is_a_key_that_takes_it(tmp_path):
+    first, second = network(None), network(None)
+    torch.nn.init.ones_(second.fc.bias)
+    weights = {f"model.ema.module.{key}": value for key, value in second.state_dict().items()}
+    weights |= {f"model.encoder.{key}": value for key, value in first.state_dict().items()}
+    path = saved({"state_dict": weights}, tmp_path / "w.ckpt")
+    loaded = load_model(request(path))
+    assert_answers_alike(loaded.module, first)
+    assert "another whole network under ema.module: not used; --checkpoint-key takes it" in loaded.notes[-1]
+    for key in ("ema.module", "model.ema.module"):
+        assert_answers_alike(load_model(request(path, checkpoint_key=key)).module, second)
+
+
+def test_a_head_beside_the_backbone_is_not_left_aside(tmp_path):
+    module = network(None)
+    weights = {
+        f"net.head.{key}" if key.startswith("fc.") else f"net.backbone.{key}": value
+        for key, value in module.state_dict().items()
+    }
+    loaded = load_model(request(saved({"state_dict": weights}, tmp_path / "w.ckpt")))
+    assert_answers_alike(loaded.module, module)
+
+
 @pytest.mark.parametrize("key", ["state_dict_ema", "ema.module", "ema", "teacher", "model_ema"])
 def test_checkpoint_key(tmp_path, key):
     plain, other = network(None), network(None)
