@@ -167,14 +167,14 @@ def crippled(model: ModelProto, largest: float) -> ModelProto:
 @pytest.mark.parametrize(
     ("method", "dialect"), [(None, Dialect.TENSORRT), (Max(), Dialect.ONNXRUNTIME)], ids=["mse", "max"]
 )
-def test_the_killer_network_survives_by_default(network, method, dialect) -> None:
+def test_the_killer_network_survives_by_default(deep_network, method, dialect) -> None:
     """Channels 100 times apart: ranges alone fail, scaling the channels brings the network back."""
-    killer = crippled(network.model, 100.0)
-    assert parity(network.model, killer, network.held_out).sqnr_db > 90, "it computes the same"
+    killer = crippled(deep_network.model, 100.0)
+    assert parity(deep_network.model, killer, deep_network.held_out).sqnr_db > 90, "it computes the same"
     reports = []
     for effort in (0, 1):
-        result = quantized(killer, batches(network.calibration), dialect=dialect, method=method, effort=effort)
-        reports.append(parity(killer, result.quantized.model, network.held_out))
+        result = quantized(killer, batches(deep_network.calibration), dialect=dialect, method=method, effort=effort)
+        reports.append(parity(killer, result.quantized.model, deep_network.held_out))
         print(f"{dialect.value} effort {effort}: {reports[-1].sqnr_db:.1f} dB, {reports[-1].agreement:.1%} agree")
     assert reports[0].sqnr_db < 15
     assert reports[1].sqnr_db > reports[0].sqnr_db + 15
