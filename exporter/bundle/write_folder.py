@@ -148,7 +148,7 @@ def _made_parents(output: Path) -> Iterator[None]:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing is handled here, only tidied, and it is raised again
         with suppress(OSError):  # one that is not empty, or was never made: those above it stay too
             for folder in made:
                 folder.rmdir()

@@ -154,16 +154,24 @@ def test_the_network_is_found_among_other_tensors(tmp_path, prefix):
     assert any("left aside 3 tensors of other parts: criterion.weight, val_acc.tp" in note for note in loaded.notes)
 
 
-def test_of_two_networks_the_usual_one_is_taken_the_other_told_and_had_by_its_key(tmp_path):
+@pytest.mark.parametrize(
+    ("prefix", "copy", "keys"),
+    [
+        ("model.", "ema_model", ["ema_model"]),
+        ("model.encoder.", "model.ema.module", ["ema.module", "model.ema.module"]),
+    ],
+)
+def test_of_two_networks_the_usual_one_is_taken_the_other_told_and_had_by_its_key(tmp_path, prefix, copy, keys):
     first, second = network(None), network(None)
     torch.nn.init.ones_(second.fc.bias)
-    weights = {f"ema_model.{key}": value for key, value in second.state_dict().items()}
-    weights |= {f"model.{key}": value for key, value in first.state_dict().items()}
+    weights = {f"{copy}.{key}": value for key, value in second.state_dict().items()}
+    weights |= {f"{prefix}{key}": value for key, value in first.state_dict().items()}
     path = saved({"state_dict": weights}, tmp_path / "w.ckpt")
     loaded = load_model(request(path))
     assert_answers_alike(loaded.module, first)
-    assert "another whole network under ema_model: not used; --checkpoint-key takes it" in loaded.notes[-1]
-    assert_answers_alike(load_model(request(path, checkpoint_key="ema_model")).module, second)
+    assert f"another whole network under {keys[0]}: not used; --checkpoint-key takes it" in loaded.notes[-1]
+    for key in keys:
+        assert_answers_alike(load_model(request(path, checkpoint_key=key)).module, second)
 
 
 @pytest.mark.parametrize("prefix", ["net.backbone.", "backbone.", "model.encoder.", "model.net.backbone."])
@@ -180,19 +188,6 @@ def test_what_stands_beside_the_network_under_its_first_word_is_left_aside(tmp_p
     assert_answers_alike(loaded.module, module)
     assert any(f"left aside {len(others)} tensors" in note and "ema.decay" in note for note in loaded.notes)
     assert any("another whole network" in note for note in loaded.notes) == copied
-
-
-def test_what_is_told_of_the_other_network_is_a_key_that_takes_it(tmp_path):
-    first, second = network(None), network(None)
-    torch.nn.init.ones_(second.fc.bias)
-    weights = {f"model.ema.module.{key}": value for key, value in second.state_dict().items()}
-    weights |= {f"model.encoder.{key}": value for key, value in first.state_dict().items()}
-    path = saved({"state_dict": weights}, tmp_path / "w.ckpt")
-    loaded = load_model(request(path))
-    assert_answers_alike(loaded.module, first)
-    assert "another whole network under ema.module: not used; --checkpoint-key takes it" in loaded.notes[-1]
-    for key in ("ema.module", "model.ema.module"):
-        assert_answers_alike(load_model(request(path, checkpoint_key=key)).module, second)
 
 
 def test_a_head_beside_the_backbone_is_not_left_aside(tmp_path):
