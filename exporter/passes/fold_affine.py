@@ -23,23 +23,18 @@ Source: onnx-tensorrt, builtin_op_importers.cpp, BatchNormalization; TensorRT do
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 from exporter.errors import WeightsError
+from exporter.graph.edited_graph import EditedGraph
 from exporter.graph.onnx_graph import (
-    Use,
-    array_from_initializer,
     attribute,
     copy_model,
-    index_graph,
-    initializer_from_array,
-    remove_unused_initializers,
-    replace_nodes,
     set_attributes,
     tensor_shapes,
 )
@@ -71,87 +66,6 @@ class _Affine:
     shift: Vector
 
 
-@dataclass(slots=True, eq=False)
-class _Editor:
-    """One graph while it is edited. Look-ups are kept up to date; dropped nodes leave the node list at the end."""
-
-    graph: GraphProto
-    shapes: dict[str, tuple[int | str, ...]]
-    frozen: frozenset[str]
-    producer: dict[str, NodeProto] = field(init=False)
-    uses: dict[str, list[Use]] = field(init=False)
-    initializer: dict[str, TensorProto] = field(init=False)
-    outputs: frozenset[str] = field(init=False)
-    _dropped: set[str] = field(init=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        index = index_graph(self.graph)
-        self.producer, self.initializer = dict(index.producer), dict(index.initializer)
-        self.uses = {name: list(places) for name, places in index.uses.items()}
-        self.outputs = index.outputs
-
-    def array(self, name: str) -> NDArray[Any] | None:
-        """Return the float constant called `name`, unless callers may replace it."""
-        tensor = self.initializer.get(name)
-        if tensor is None or name in self.frozen or tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-            return None
-        return array_from_initializer(tensor)
-
-    def rewrite(self, node: NodeProto, place: int, values: NDArray[Any], suffix: str) -> None:
-        """Give input `place` of `node` new float32 values, in a constant of its own where others read the old one."""
-        with np.errstate(over="ignore"):
-            stored = values.astype(np.float32)
-        if not np.isfinite(stored).all():
-            raise WeightsError(f"folding into {node.name!r} gives NaN or Inf in its {suffix}; the weights are damaged")
-        old = node.input[place] if place < len(node.input) else ""
-        if old and len(self.uses[old]) == 1 and old not in self.outputs:
-            self.initializer[old].CopyFrom(initializer_from_array(old, stored))
-            return
-        name, number = f"{node.name}.{suffix}", 0
-        while name in self.initializer or name in self.producer or name in self.frozen:
-            number += 1
-            name = f"{node.name}.{suffix}_{number}"
-        self.graph.initializer.append(initializer_from_array(name, stored))
-        self.initializer[name] = self.graph.initializer[-1]
-        while len(node.input) <= place:
-            node.input.append("")
-        self._read(node, place, name)
-
-    def drop(self, node: NodeProto, *, keep: str) -> None:
-        """Remove a node of one output: its producer writes that name now, or its readers read `keep`."""
-        output = node.output[0]
-        for place in range(len(node.input)):
-            self._read(node, place, "")
-        if output in self.outputs:
-            producer = self.producer[keep]
-            producer.output[list(producer.output).index(keep)] = output
-            self.producer[output] = producer
-        for use in list(self.uses.get(output, ())) if output not in self.outputs else ():
-            self._read(use.node, use.place, keep)
-        self._dropped.add(node.name)
-
-    def become_bias(self, node: NodeProto, bias: Vector) -> None:
-        """Let a BatchNormalization behind a MatMul, which has no bias of its own, be the Add of one."""
-        self.rewrite(node, 1, bias, "bias")
-        for place in range(2, len(node.input)):
-            self._read(node, place, "")
-        node.op_type = "Add"
-        del node.input[2:], node.attribute[:]
-
-    def _read(self, node: NodeProto, place: int, name: str) -> None:
-        """Let input `place` of `node` be `name`."""
-        if old := node.input[place]:
-            self.uses[old] = [use for use in self.uses[old] if (use.node.name, use.place) != (node.name, place)]
-        node.input[place] = name
-        if name:
-            self.uses.setdefault(name, []).append(Use(node, place))
-
-    def finish(self) -> None:
-        """Take the dropped nodes and unread constants out of the graph."""
-        replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
-        remove_unused_initializers(self.graph)
-
-
 def fold_affine(model: ModelProto) -> tuple[ModelProto, FoldReport]:
     """Return a copy with every legal fold of the module docstring; layers and outputs keep their names.
 
@@ -162,7 +76,7 @@ def fold_affine(model: ModelProto) -> tuple[ModelProto, FoldReport]:
         WeightsError: If a folded weight is not finite; the message names the layer or the BatchNormalization.
     """
     result = copy_model(model)
-    editor = _Editor(result.graph, tensor_shapes(model), frozenset(info.name for info in result.graph.input))
+    editor = EditedGraph(result.graph, tensor_shapes(model), frozenset(info.name for info in result.graph.input))
     folded: list[tuple[str, str]] = []
     kept: list[tuple[str, str]] = []
     num_other = 0
@@ -188,7 +102,7 @@ def fold_affine(model: ModelProto) -> tuple[ModelProto, FoldReport]:
     return result, FoldReport(tuple(folded), tuple(kept), num_other)
 
 
-def _affine_of(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
+def _affine_of(node: NodeProto, editor: EditedGraph) -> tuple[_Affine | None, str]:
     """Return the node's map, or None and why it is none."""
     if node.op_type == "BatchNormalization":
         return _batchnorm_map(node, editor)
@@ -210,7 +124,7 @@ def _affine_of(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
     return _Affine(1 / vector if node.op_type == "Div" else vector, np.zeros_like(vector)), ""
 
 
-def _batchnorm_map(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, str]:
+def _batchnorm_map(node: NodeProto, editor: EditedGraph) -> tuple[_Affine | None, str]:
     if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) != 1:
         return None, "it is in training mode: it normalizes by the batch that it is given"
     constants = [editor.array(name) for name in node.input[1:5]]
@@ -227,7 +141,7 @@ def _batchnorm_map(node: NodeProto, editor: _Editor) -> tuple[_Affine | None, st
     return _Affine(scale, beta - scale * mean), ""
 
 
-def _per_channel(constant: NDArray[Any] | None, data: str, editor: _Editor) -> Vector | None:
+def _per_channel(constant: NDArray[Any] | None, data: str, editor: EditedGraph) -> Vector | None:
     """Return a broadcast constant as float64 [C] or [1], if it varies along the channels of `data` only."""
     assert constant is not None
     if constant.size == 1:
@@ -246,7 +160,7 @@ def _per_channel(constant: NDArray[Any] | None, data: str, editor: _Editor) -> V
     return np.asarray(constant, np.float64).reshape(-1)
 
 
-def _through_transpose(tensor: str, editor: _Editor) -> tuple[str, tuple[int, ...]]:
+def _through_transpose(tensor: str, editor: EditedGraph) -> tuple[str, tuple[int, ...]]:
     """Return what a Transpose that only this reads transposes, and how; otherwise the tensor and ()."""
     producer = editor.producer.get(tensor)
     if producer is None or producer.op_type != "Transpose" or not _is_private(tensor, editor):
@@ -254,7 +168,7 @@ def _through_transpose(tensor: str, editor: _Editor) -> tuple[str, tuple[int, ..
     return producer.input[0], tuple(attribute(producer, "perm", ()))
 
 
-def _layer_of(tensor: str, editor: _Editor) -> NodeProto | None:
+def _layer_of(tensor: str, editor: EditedGraph) -> NodeProto | None:
     """Return the weighted layer that makes `tensor`, looking through the bias Add of a MatMul."""
     producer = editor.producer.get(tensor)
     if producer is not None and (matmul := _biased_matmul(producer, editor)) is not None:
@@ -262,7 +176,7 @@ def _layer_of(tensor: str, editor: _Editor) -> NodeProto | None:
     return producer if producer is not None and producer.op_type in WEIGHTED_OPS else None
 
 
-def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:
+def _biased_matmul(add: NodeProto, editor: EditedGraph) -> NodeProto | None:
     """Return the MatMul whose bias `add` adds, or None."""
     if add.op_type != "Add":
         return None
@@ -274,11 +188,11 @@ def _biased_matmul(add: NodeProto, editor: _Editor) -> NodeProto | None:
     return None
 
 
-def _is_private(tensor: str, editor: _Editor) -> bool:
+def _is_private(tensor: str, editor: EditedGraph) -> bool:
     return len(editor.uses.get(tensor, ())) == 1 and tensor not in editor.outputs
 
 
-def _fold_backwards(node: NodeProto, affine: _Affine, editor: _Editor) -> tuple[str | None, str]:
+def _fold_backwards(node: NodeProto, affine: _Affine, editor: EditedGraph) -> tuple[str | None, str]:
     """Fold into the layer before `node`; return its name, or None and the reason."""
     data = node.input[0] if editor.array(node.input[0]) is None else node.input[1]
     read = data
@@ -310,7 +224,7 @@ def _apply(
     affine: _Affine,
     layer: NodeProto,
     producer: NodeProto,
-    editor: _Editor,
+    editor: EditedGraph,
     weight: NDArray[Any],
     axis: int,
     read: str,
@@ -332,7 +246,7 @@ def _apply(
     editor.rewrite(layer, 1, weight.astype(np.float64) * scale.reshape(view), "weight")
     new_bias = scale * bias.astype(np.float64).reshape(-1) + shift
     if lacks_bias:
-        editor.become_bias(node, new_bias)
+        _become_bias(node, new_bias, editor)
         return layer.name, ""
     if layer.op_type != "MatMul" or producer is not layer:
         editor.rewrite(holder, place, new_bias, "bias")
@@ -340,7 +254,16 @@ def _apply(
     return layer.name, ""
 
 
-def _constant_place(add: NodeProto, editor: _Editor) -> int:
+def _become_bias(node: NodeProto, bias: Vector, editor: EditedGraph) -> None:
+    """Let a BatchNormalization behind a MatMul, which has no bias of its own, be the Add of one."""
+    editor.rewrite(node, 1, bias, "bias")
+    for place in range(2, len(node.input)):
+        editor.read(node, place, "")
+    node.op_type = "Add"
+    del node.input[2:], node.attribute[:]
+
+
+def _constant_place(add: NodeProto, editor: EditedGraph) -> int:
     return 0 if editor.array(add.input[0]) is not None else 1
 
 
@@ -349,7 +272,7 @@ def _output_axis(layer: NodeProto) -> int:
     return 0 if layer.op_type == "Conv" or (layer.op_type == "Gemm" and attribute(layer, "transB", 0)) else -1
 
 
-def _fold_forwards(node: NodeProto, affine: _Affine, editor: _Editor, why: str) -> tuple[str | None, str]:
+def _fold_forwards(node: NodeProto, affine: _Affine, editor: EditedGraph, why: str) -> tuple[str | None, str]:
     """Fold a BatchNormalization into every layer that reads it; return their names, or None and the reason."""
     uses = list(editor.uses.get(node.output[0], ()))
     if not uses or node.output[0] in editor.outputs:
@@ -372,7 +295,7 @@ def _fold_forwards(node: NodeProto, affine: _Affine, editor: _Editor, why: str) 
     return ", ".join(layer.name for layer in layers), ""
 
 
-def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: _Editor) -> None:
+def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: EditedGraph) -> None:
     stored = editor.array(layer.input[1])
     assert stored is not None  # checked by the caller
     weight = stored.astype(np.float64)
@@ -402,7 +325,7 @@ def _pads(conv: NodeProto) -> bool:
     return any(attribute(conv, "pads", ()))
 
 
-def _store_map(node: NodeProto, affine: _Affine, editor: _Editor) -> None:
+def _store_map(node: NodeProto, affine: _Affine, editor: EditedGraph) -> None:
     """Let a BatchNormalization that stays hold s and t themselves."""
     editor.rewrite(node, 1, affine.scale, "weight")
     editor.rewrite(node, 2, affine.shift, "bias")

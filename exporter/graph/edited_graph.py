@@ -1,0 +1,103 @@
+"""A graph whose constants and nodes are edited one after the other, with look-ups that stay right meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto
+
+from exporter.errors import WeightsError
+from exporter.graph.onnx_graph import (
+    Use,
+    array_from_initializer,
+    index_graph,
+    initializer_from_array,
+    remove_unused_initializers,
+    replace_nodes,
+)
+
+
+@dataclass(slots=True, eq=False)
+class EditedGraph:
+    """One graph while it is edited; dropped nodes leave the node list at the end.
+
+    Attributes:
+        graph: Edited in place.
+        shapes: Of the tensors whose shape the model declares.
+        frozen: Inputs of the graph: callers may replace their values.
+        producer: Tensor to the node that makes it.
+        uses: Tensor to who reads it.
+        initializer: Name to constant.
+        outputs: Of the graph.
+    """
+
+    graph: GraphProto
+    shapes: dict[str, tuple[int | str, ...]]
+    frozen: frozenset[str]
+    producer: dict[str, NodeProto] = field(init=False)
+    uses: dict[str, list[Use]] = field(init=False)
+    initializer: dict[str, TensorProto] = field(init=False)
+    outputs: frozenset[str] = field(init=False)
+    _dropped: set[str] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        index = index_graph(self.graph)
+        self.producer, self.initializer = dict(index.producer), dict(index.initializer)
+        self.uses = {name: list(places) for name, places in index.uses.items()}
+        self.outputs = index.outputs
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Return the float constant called `name`, unless callers may replace it."""
+        tensor = self.initializer.get(name)
+        if tensor is None or name in self.frozen or tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            return None
+        return array_from_initializer(tensor)
+
+    def rewrite(self, node: NodeProto, place: int, values: NDArray[Any], suffix: str) -> None:
+        """Give input `place` of `node` new float32 values, in a constant of its own where others read the old one."""
+        with np.errstate(over="ignore"):
+            stored = values.astype(np.float32)
+        if not np.isfinite(stored).all():
+            raise WeightsError(f"folding into {node.name!r} gives NaN or Inf in its {suffix}; the weights are damaged")
+        old = node.input[place] if place < len(node.input) else ""
+        if old and len(self.uses[old]) == 1 and old not in self.outputs:
+            self.initializer[old].CopyFrom(initializer_from_array(old, stored))
+            return
+        name, number = f"{node.name}.{suffix}", 0
+        while name in self.initializer or name in self.producer or name in self.frozen:
+            number += 1
+            name = f"{node.name}.{suffix}_{number}"
+        self.graph.initializer.append(initializer_from_array(name, stored))
+        self.initializer[name] = self.graph.initializer[-1]
+        while len(node.input) <= place:
+            node.input.append("")
+        self.read(node, place, name)
+
+    def drop(self, node: NodeProto, *, keep: str) -> None:
+        """Remove a node of one output: its producer writes that name now, or its readers read `keep`."""
+        output = node.output[0]
+        for place in range(len(node.input)):
+            self.read(node, place, "")
+        if output in self.outputs:
+            producer = self.producer[keep]
+            producer.output[list(producer.output).index(keep)] = output
+            self.producer[output] = producer
+        for use in list(self.uses.get(output, ())) if output not in self.outputs else ():
+            self.read(use.node, use.place, keep)
+        self._dropped.add(node.name)
+
+    def read(self, node: NodeProto, place: int, name: str) -> None:
+        """Let input `place` of `node` be `name`."""
+        if old := node.input[place]:
+            self.uses[old] = [use for use in self.uses[old] if (use.node.name, use.place) != (node.name, place)]
+        node.input[place] = name
+        if name:
+            self.uses.setdefault(name, []).append(Use(node, place))
+
+    def finish(self) -> None:
+        """Take the dropped nodes and unread constants out of the graph."""
+        replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
+        remove_unused_initializers(self.graph)
