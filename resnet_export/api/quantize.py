@@ -20,7 +20,7 @@ from resnet_export.api.choices import method_of, target_of
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
-from resnet_export.images.image_set import called_as_given
+from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
 from resnet_export.images.spill import check_number
 from resnet_export.images.stream import stream
 from runtimes.preprocessing.transform import Preprocessing as Resolved
@@ -143,5 +143,6 @@ def _batches(
     source = image_source(images, "images", folder)
     assert source is not None
     with called_as_given(reporter, source):
+        warn_of_files_passed_over(reporter, source)
         for batch in stream("calibrating", source.paths(), resolved, 0, reporter):
             yield batch.images

@@ -24,6 +24,7 @@ from runtimes.batch_inference.run import run as run_batches
 from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
 from runtimes.bundle.precision import LOWEST_FIRST
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
+from runtimes.preprocessing.image_folder import files_passed_over, passed_over_told
 from runtimes.preprocessing.image_list import list_images
 from runtimes.preprocessing.model_input import BACKENDS
 from runtimes.side_by_side import usable_cpus
@@ -127,6 +128,9 @@ def classify_folder(options: ClassifyOptions, reporter: Reporter) -> RunReport:
     manifest = load_manifest(options.bundle)
     check_outputs(manifest, options.top_k)
     paths = [path for source in options.input for path in list_images(source)]
+    for source in options.input:
+        if source.is_dir() and (others := files_passed_over(source)):
+            reporter.warn(passed_over_told(str(source), others))
     if not paths:
         raise ValueError("input: got an empty list; expected folders, images, or lists of images")
     check_output(options.output, resume=options.resume, force=options.force)

@@ -42,7 +42,7 @@ from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.gather import gathered_source
-from resnet_export.images.image_set import called_as_given
+from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
 from resnet_export.images.stream import stream
 from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest
@@ -124,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         reporter = Terminal(quiet=arguments.quiet)
         stack.enter_context(called_as_given(reporter, calib, val))
+        warn_of_files_passed_over(reporter, calib, val)
         report, ranking = rank_bundle(options, reporter)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))

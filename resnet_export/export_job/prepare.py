@@ -24,7 +24,7 @@ from resnet_export.export_job.context.choose_images import ChosenImages, choose_
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
-from resnet_export.images.image_set import ImageSource
+from resnet_export.images.image_set import ImageSource, warn_of_files_passed_over
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.logit_meter import LogitMeter
@@ -60,6 +60,7 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
         other.check()  # a missing library is told now, not after an hour
     labels = _read_labels(options.labels) if isinstance(options.labels, Path) else options.labels
     images = choose_images(options)
+    warn_of_files_passed_over(reporter, options.calib, options.val)
     _tell_copies(images, reporter)
     with reporter.working(f"loading {options.model_name}"):
         loaded = _load(options, labels, images)

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
-from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS
+from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, count_other
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MAX_MEMBER_BYTES = 256 << 20
 
 
-def archive_pictures(path: Path) -> Iterator[Picture]:
+def archive_pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
     """Yield the pictures of an archive; labels from `.cls`/`.json` of the same name, else from the first folder.
+
+    Args:
+        path: The archive.
+        left_out: Gets the number of files that are no pictures by their names, by extension.
 
     Raises:
         ImageFolderError: If it is no archive, or is cut short.
@@ -31,13 +36,17 @@ def archive_pictures(path: Path) -> Iterator[Picture]:
                 if member.isfile() and member.name.lower().endswith((".cls", ".json")) and member.size < 1 << 16:
                     sidecars[_key(member.name)] = _label(_content(archive, member), member.name)
             for member in archive.getmembers():
-                if member.isfile() and member.name.lower().endswith(IMAGE_EXTENSIONS) and not _is_hidden(member.name):
+                if not member.isfile() or _is_hidden(member.name):
+                    continue
+                if member.name.lower().endswith(IMAGE_EXTENSIONS):
                     if member.size > _MAX_MEMBER_BYTES:
                         raise ImageFolderError(
                             f"{path}: {member.name} has {member.size:,} bytes, too many for a picture"
                         )
                     label = sidecars.get(_key(member.name), _folder(member.name))
                     yield Picture(PurePosixPath(member.name).name, label, content=_content(archive, member))
+                else:
+                    count_other(member.name, left_out)
     except (tarfile.TarError, OSError, EOFError) as err:
         raise ImageFolderError(f"{path}: is no whole tar archive ({err}); copy it again") from err
 

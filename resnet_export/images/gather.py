@@ -17,6 +17,7 @@ import glob
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,13 @@ from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
-from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, find_images
+from runtimes.preprocessing.image_folder import (
+    IMAGE_EXTENSIONS,
+    class_of,
+    count_other,
+    files_passed_over,
+    find_images,
+)
 
 _MAX_STEM_BYTES = 120
 """Of the 255 that a file name may have."""
@@ -41,36 +48,46 @@ _READ = (*IMAGE_EXTENSIONS, *LISTS, *ARCHIVES, *ARRAYS, *TABLES)
 
 
 @contextmanager
-def gathered(words: Sequence[str], labels: Path | None = None) -> Iterator[Path]:
+def gathered(
+    words: Sequence[str], labels: Path | None = None, *, left_out: Counter[str] | None = None
+) -> Iterator[Path]:
     """Give a folder with every picture that the words mean, for as long as the context lasts.
 
     Args:
         words: Paths and globs, at least one; pictures stay in their order within a word.
         labels: A list of file name and label, for folders without class folders (ImageNet's own layout).
+        left_out: Gets the number of files that are no pictures by their names, by extension; not of one plain folder,
+            which stays what it is.
 
     Raises:
         ImageFolderError: If a word means nothing, or what it means cannot be read.
     """
-    paths = [path for word in words for path in _expanded(word)]
+    others: Counter[str] = Counter() if left_out is None else left_out
+    paths = [path for word in words for path in _expanded(word, others)]
     if len(paths) == 1 and labels is None and paths[0].is_dir() and not is_dataset(paths[0]):
         yield paths[0]
         return
     root = Path(tempfile.mkdtemp(prefix="resnet-export-images-"))
     try:
-        _put_all(root, paths, labels)
+        _put_all(root, paths, labels, others)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _expanded(word: str) -> list[Path]:
+def _expanded(word: str, left_out: Counter[str]) -> list[Path]:
     """Return what a word means: itself, or the sorted matches of a glob."""
     if os.path.exists(word) or not glob.has_magic(word):
         return [Path(word)]
     found = sorted(glob.glob(word, recursive=True))
     if not found:
         raise ImageFolderError(f"{word}: no file or folder matches this pattern; check the path")
-    read = [Path(path) for path in found if os.path.isdir(path) or path.lower().endswith(_READ)]
+    read = []
+    for path in found:
+        if os.path.isdir(path) or path.lower().endswith(_READ):
+            read.append(Path(path))
+        else:
+            count_other(path, left_out)
     if not read:
         raise ImageFolderError(f"{word}: got {len(found)} files, none of which is read; expected {_KINDS}")
     return read
@@ -82,8 +99,9 @@ def gathered_into(root: Path, path: Path) -> ImageSource:
     Raises:
         ImageFolderError: As `gathered`.
     """
-    _put_all(root, _expanded(str(path)), None)
-    return ImageSource(root, str(path), is_temporary=True)
+    left_out: Counter[str] = Counter()
+    _put_all(root, _expanded(str(path), left_out), None, left_out)
+    return ImageSource(root, str(path), is_temporary=True, left_out=left_out)
 
 
 def is_folder_of_pictures(path: Path) -> bool:
@@ -91,11 +109,11 @@ def is_folder_of_pictures(path: Path) -> bool:
     return (path.is_dir() and not is_dataset(path)) or not (path.exists() or glob.has_magic(str(path)))
 
 
-def _put_all(root: Path, paths: Sequence[Path], labels: Path | None) -> None:
+def _put_all(root: Path, paths: Sequence[Path], labels: Path | None, left_out: Counter[str]) -> None:
     known = None if labels is None else labels_of_list(labels)
     number = unlabeled = 0
     for path in paths:
-        for picture in _pictures(path):
+        for picture in _pictures(path, left_out):
             label = picture.label
             if known is not None:
                 label = known.get(picture.name, known.get(Path(picture.name).stem))
@@ -112,16 +130,16 @@ def _put_all(root: Path, paths: Sequence[Path], labels: Path | None) -> None:
         )
 
 
-def _pictures(path: Path) -> Iterator[Picture]:
+def _pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
     name = path.name.lower()
     if path.is_dir():
-        return dataset_pictures(path) if is_dataset(path) else _folder_pictures(path)
+        return dataset_pictures(path) if is_dataset(path) else _folder_pictures(path, left_out)
     if not path.is_file():
         raise ImageFolderError(f"{path}: there is no such file or folder; expected {_KINDS}")
     if name.endswith(LISTS):
         return list_pictures(path)
     if name.endswith(ARCHIVES):
-        return archive_pictures(path)
+        return archive_pictures(path, left_out)
     if name.endswith(ARRAYS):
         return array_pictures(path)
     if name.endswith(TABLES):
@@ -131,7 +149,8 @@ def _pictures(path: Path) -> Iterator[Picture]:
     return iter([Picture(path.name, None, file=path)])
 
 
-def _folder_pictures(folder: Path) -> Iterator[Picture]:
+def _folder_pictures(folder: Path, left_out: Counter[str]) -> Iterator[Picture]:
+    left_out.update(files_passed_over(folder))
     for path in find_images(folder):
         yield Picture(path.name, class_of(folder, path), file=path)
 
@@ -178,8 +197,9 @@ def _folder_name(label: str) -> str:
 @contextmanager
 def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterator[ImageSource]:
     """Give what `gathered` gives as the source of a job's images, called as the user called it."""
-    with gathered(words, labels) as root:
-        yield ImageSource(root, _shown(words), is_temporary=str(root) != words[0])
+    left_out: Counter[str] = Counter()
+    with gathered(words, labels, left_out=left_out) as root:
+        yield ImageSource(root, _shown(words), is_temporary=str(root) != words[0], left_out=left_out)
 
 
 def _shown(words: Sequence[str]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from resnet_export.console.reporter import Reporter
 from runtimes.errors import ImageFolderError
-from runtimes.preprocessing.image_folder import find_images
+from runtimes.preprocessing.image_folder import files_passed_over, find_images, passed_over_told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +24,14 @@ class ImageSource:
         shown: What messages and reports call the source.
         listed: The files; None for every image below `root`.
         is_temporary: Whether `root` was made for the job, so that its name tells the user nothing.
+        left_out: Of a temporary `root`: files of the source that are no pictures by their names, by extension.
     """
 
     root: Path
     shown: str
     listed: tuple[Path, ...] | None = None
     is_temporary: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def paths(self) -> tuple[Path, ...]:
         """Return the files, at least one.
@@ -38,6 +40,25 @@ class ImageSource:
             ImageFolderError: If `root` is missing, unreadable, or holds no image.
         """
         return find_images(self.root) if self.listed is None else self.listed
+
+    def passed_over(self) -> Mapping[str, int]:
+        """Return how many files are no pictures by their names, by extension; none of a list of files.
+
+        Raises:
+            ImageFolderError: If `root` is missing or unreadable.
+        """
+        return self.left_out if self.is_temporary or self.listed is not None else files_passed_over(self.root)
+
+
+def warn_of_files_passed_over(reporter: Reporter, *sources: ImageSource | None) -> None:
+    """Warn once for each source that holds files which are no pictures by their names, such as `.heic`.
+
+    Raises:
+        ImageFolderError: If a source is missing or unreadable.
+    """
+    for source in sources:
+        if source is not None and (others := source.passed_over()):
+            reporter.warn(passed_over_told(source.shown, others))
 
 
 @contextmanager

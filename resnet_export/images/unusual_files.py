@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from runtimes.preprocessing.decode import READ_FORMATS
+from runtimes.preprocessing.decode import formats_here
 
 MAX_LOOKED_AT = 512
 """Files whose heads are read, evenly over all of them."""
@@ -43,7 +43,7 @@ def unusual_files(paths: Sequence[Path]) -> tuple[str, ...]:
 def _head(path: Path) -> tuple[str, bool]:
     """Return Pillow's mode and whether there is transparency; an empty mode for what cannot be opened."""
     try:
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with Image.open(path, formats=formats_here()) as image:
             return image.mode, image.has_transparency_data
     except Exception:  # damaged files fail in as many ways as there are decoders
         return "", False

@@ -13,7 +13,7 @@ from calibration.observers.sample_images import drawn_in_words
 from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
-from resnet_export.images.image_set import called_as_given
+from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import enter_breaks, find_breaks
 from resnet_export.verify_job.bundle_checks import bundle_checks
@@ -81,6 +81,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
     """
     with called_as_given(reporter, options.val):
+        warn_of_files_passed_over(reporter, options.val)
         return _run(options, reporter)
 
 

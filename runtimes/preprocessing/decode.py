@@ -20,6 +20,7 @@ import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +29,8 @@ from PIL import Image, UnidentifiedImageError
 from runtimes.errors import ImageReadError
 from runtimes.preprocessing.grey16 import rgb_from_grey16
 
-READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+READ_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names; `formats_here` leaves out what this Pillow does not know (AVIF before 11.3)."""
 
 _ORIENTATION_TAG = 0x0112
 # Source: EXIF 2.32, table 6 (tag Orientation), as the turn that brings row 0 to the top and column 0 to the
@@ -42,6 +44,13 @@ _TURN_OF_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+@cache
+def formats_here() -> tuple[str, ...]:
+    """Return those of `READ_FORMATS` that the installed Pillow knows."""
+    Image.init()
+    return tuple(name for name in READ_FORMATS if name in Image.OPEN)
 
 
 def read_image(path: Path, *, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -106,7 +115,7 @@ def _decode(file: IO[bytes], draft: tuple[int, int] | None) -> Image.Image:
 
 def _opened(file: IO[bytes]) -> Image.Image:
     try:
-        return Image.open(file, formats=READ_FORMATS)
+        return Image.open(file, formats=formats_here())
     except UnidentifiedImageError:
         file.seek(0)
         if file.read(4) in (b"II*\0", b"MM\0*"):
@@ -205,7 +214,7 @@ def _plain_reason(err: Exception) -> str:
     if isinstance(err, PermissionError):
         return "permission denied; make it readable for this user"
     if isinstance(err, UnidentifiedImageError):
-        return f"it is not an image, or is damaged at its start; expected one of {', '.join(READ_FORMATS)}"
+        return f"it is not an image, or is damaged at its start; expected one of {', '.join(formats_here())}"
     if isinstance(err, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"it has too many pixels ({err}); shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if it is trusted"
     if isinstance(err, MemoryError):

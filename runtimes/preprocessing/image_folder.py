@@ -5,13 +5,26 @@ from __future__ import annotations
 import errno
 import heapq
 import os
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtimes.errors import ImageFolderError
 
-IMAGE_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".npy"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+"""What the names of pictures end in: every usual ending of `decode.READ_FORMATS`, and arrays."""
+
+_BESIDE_PICTURES = (
+    *(".cls", ".csv", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".lst", ".md", ".tsv", ".txt"),
+    *(".xml", ".yaml", ".yml"),
+)
+"""Labels, notes and what file managers leave: nobody takes them for pictures, so nobody is told of them."""
+
+_MAX_NAMED = 5
 
 
 def find_images(root: Path) -> tuple[Path, ...]:
@@ -31,19 +44,53 @@ def find_images(root: Path) -> tuple[Path, ...]:
     Raises:
         ImageFolderError: If `root` is missing or not a folder, a folder cannot be read, or there is no image.
     """
-    walk = _Walk()
-    walk.enter(root)
-    while walk.folders or walk.links:
-        if walk.folders:
-            _list_folder(walk.folders.popleft(), walk)
-        else:
-            walk.enter(walk.next_link())
+    walk = _walked(root)
     if not walk.images:
+        named = f" ({_counted(walk.others)})" if walk.others else ""
         raise ImageFolderError(
-            f"no images in {str(root)!r}: got {walk.num_others} other files, expected names that end in "
+            f"no images in {str(root)!r}: got {walk.others.total()} other files{named}, expected names that end in "
             f"{', '.join(IMAGE_EXTENSIONS)}; check the path"
         )
     return tuple(sorted(walk.images, key=lambda path: path.relative_to(root).parts))
+
+
+def files_passed_over(root: Path) -> Counter[str]:
+    """Return how many files below `root` are no pictures by their names, by extension; labels and notes not counted.
+
+    Raises:
+        ImageFolderError: As `find_images`, but not for a folder without images.
+    """
+    return Counter({kind: count for kind, count in _walked(root).others.items() if kind not in _BESIDE_PICTURES})
+
+
+def passed_over_told(shown: str, others: Mapping[str, int]) -> str:
+    """Return the sentence that says which files were not looked at.
+
+    Args:
+        shown: What the user calls their place.
+        others: Their number by extension, "" for none; at least one.
+    """
+    return (
+        f"{shown}: {sum(others.values())} files are passed over, as their names are no picture's ({_counted(others)}); "
+        f"save pictures among them as PNG or JPEG; read are {', '.join(IMAGE_EXTENSIONS)}"
+    )
+
+
+def count_other(name: str, others: Counter[str]) -> None:
+    """Count a file that is no picture by its name, unless it is what lies beside pictures as a rule (labels, notes)."""
+    if (extension := _extension(name)) not in _BESIDE_PICTURES:
+        others[extension] += 1
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _counted(others: Mapping[str, int]) -> str:
+    """Return numbers by extension in words, the most frequent first."""
+    most = sorted(others.items(), key=lambda one: (-one[1], one[0]))
+    words = [f"{count} {kind or 'without an extension'}" for kind, count in most[:_MAX_NAMED]]
+    return ", ".join(words) + (f" and {len(most) - _MAX_NAMED} more kinds" if len(most) > _MAX_NAMED else "")
 
 
 def class_of(root: Path, path: Path) -> str | None:
@@ -61,7 +108,7 @@ class _Walk:
     """State of one walk. Links wait until all real folders are read, so that a folder keeps its own path."""
 
     images: list[Path] = field(default_factory=list)
-    num_others: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     folders: deque[Path] = field(default_factory=deque)
     links: list[tuple[tuple[str, ...], Path]] = field(default_factory=list)  # a heap
     visited: set[tuple[int, int]] = field(default_factory=set)
@@ -79,6 +126,17 @@ class _Walk:
     def next_link(self) -> Path:
         """Remove and return the first link by path, for the same result on every platform."""
         return heapq.heappop(self.links)[1]
+
+
+def _walked(root: Path) -> _Walk:
+    walk = _Walk()
+    walk.enter(root)
+    while walk.folders or walk.links:
+        if walk.folders:
+            _list_folder(walk.folders.popleft(), walk)
+        else:
+            walk.enter(walk.next_link())
+    return walk
 
 
 def _list_folder(folder: Path, walk: _Walk) -> None:
@@ -110,7 +168,7 @@ def _add_file(path: Path, walk: _Walk) -> None:
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         walk.images.append(path)
     else:
-        walk.num_others += 1
+        walk.others[_extension(path.name)] += 1
 
 
 def _folder_error(folder: Path, err: OSError) -> ImageFolderError:

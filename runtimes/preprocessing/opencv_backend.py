@@ -22,7 +22,7 @@ from PIL import Image
 
 from runtimes.errors import ImageReadError, MissingDependencyError
 from runtimes.preprocessing.center_crop import cropped
-from runtimes.preprocessing.decode import READ_FORMATS, check_pixel_count, exif_orientation
+from runtimes.preprocessing.decode import check_pixel_count, exif_orientation, formats_here
 from runtimes.preprocessing.image_input import Channels, ImageInput, array_of, rgb_array, rgb_image
 from runtimes.preprocessing.resize import check_resized, draft_size, resized_size
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
@@ -127,7 +127,7 @@ def _content(path: Path) -> bytes:
 def _turn_of_plain_jpeg(content: bytes) -> int | None:
     """Return the EXIF orientation of a JPEG in RGB, or None for every other file."""
     try:
-        with Image.open(io.BytesIO(content), formats=READ_FORMATS) as image:  # reads the head only
+        with Image.open(io.BytesIO(content), formats=formats_here()) as image:  # reads the head only
             check_pixel_count(image)
             if image.format != "JPEG" or image.mode != "RGB" or not content.rstrip(b"\0").endswith(b"\xff\xd9"):
                 return None  # OpenCV fills a JPEG that is cut short with grey and says nothing

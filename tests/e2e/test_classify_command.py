@@ -52,6 +52,16 @@ def test_the_digits_are_read(bundle, digits_folder, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.csv", "r.csv.json"]
 
 
+def test_files_that_are_no_pictures_are_told(bundle, digits_folder, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    picture = sorted((digits_folder / "val" / "3").iterdir())[0]
+    (tmp_path / "in" / "a.png").write_bytes(picture.read_bytes())
+    (tmp_path / "in" / "b.heic").touch()
+    assert classify(bundle, tmp_path / "in", tmp_path / "r.csv") == 0
+    assert len(read_csv(tmp_path / "r.csv")) == 1
+    assert f"{tmp_path / 'in'}: 1 files are passed over" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_several_inputs_one_behind_the_other(bundle, digits_folder, tmp_path):
     """A second --input once took the place of the first without a word."""
     seven, picture = digits_folder / "val" / "7", sorted((digits_folder / "val" / "3").iterdir())[0]

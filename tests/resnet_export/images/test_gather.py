@@ -15,7 +15,7 @@ from PIL import Image
 from resnet_export.console.reporter import Reporter
 from resnet_export.images.class_index import class_indices
 from resnet_export.images.gather import gathered, gathered_source
-from resnet_export.images.image_set import called_as_given
+from resnet_export.images.image_set import called_as_given, image_folder, warn_of_files_passed_over
 from resnet_export.images.stream import stream
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_batches import ImageErrors, image_batches
@@ -84,6 +84,25 @@ def test_the_same_class_in_two_folders(tmp_path):
     with gathered([str(one), str(two)]) as root:
         assert sorted({class_of(root, path) for path in find_images(root)}) == ["cat", "dog"]
         assert len(find_images(root)) == 4
+
+
+@pytest.mark.parametrize("word", ["flat", "flat/*", "flat and other", "x.tar"])
+def test_files_that_are_no_pictures_are_told_once(tmp_path, flat, word):
+    """A phone's `.heic` beside the pictures that are read, however they are given; labels are no news."""
+    for name in ("a.heic", "b.HEIC", "c.svg", "labels.csv.bak", "notes.md"):
+        (flat / name).touch()
+    folder(tmp_path / "other", {"x.png": 200})
+    words = [str(tmp_path / one) for one in word.split(" and ")]
+    if word == "x.tar":
+        shard(tmp_path / word, {path.name: path.read_bytes() for path in flat.iterdir()})
+    if word == "flat/*":
+        (flat / "notes.md").unlink()
+    reporter = Reporter()
+    with gathered_source(words) as source:
+        warn_of_files_passed_over(reporter, source, None, image_folder(tmp_path / "other"))
+    (told,) = reporter.warnings
+    assert told.startswith(f"{source.shown}: 4 files are passed over")
+    assert "(2 .heic, 1 .bak, 1 .svg)" in told
 
 
 @pytest.mark.parametrize("separator", [",", "\t", " "])

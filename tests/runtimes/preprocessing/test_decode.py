@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from runtimes.errors import ImageReadError
+from runtimes.preprocessing import decode
 from runtimes.preprocessing.decode import read_image, rgb_from_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -58,6 +59,25 @@ def test_rgb_is_read_unchanged(tmp_path, extension):
 
 def test_lossless_webp_is_read_unchanged(tmp_path):
     assert np.array_equal(read_image(saved(tmp_path / "x.webp", picture(), lossless=True)), picture())
+
+
+@pytest.mark.parametrize(("extension", "options"), [("avif", {"quality": 100, "subsampling": "4:4:4"}), ("jp2", {})])
+def test_newer_formats_are_read_as_pillow_decodes_them(tmp_path, extension, options):
+    if extension == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    path = saved(tmp_path / f"x.{extension}", picture(40, 30), **options)
+    with Image.open(path) as image:
+        assert np.array_equal(read_image(path), image.convert("RGB"))
+    difference = np.asarray(read_image(path), float) - np.asarray(picture(40, 30), float)
+    assert np.abs(difference).mean() < 2
+
+
+def test_a_pillow_without_avif_says_what_it_reads(tmp_path, monkeypatch):
+    path = tmp_path / "x.avif"
+    path.write_bytes(b"\0\0\0\x1cftypavif" + bytes(64))
+    monkeypatch.setattr(decode, "formats_here", lambda: ("JPEG", "PNG"))
+    with pytest.raises(ImageReadError, match=r"x\.avif.*expected one of JPEG, PNG$"):
+        read_image(path)
 
 
 def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):

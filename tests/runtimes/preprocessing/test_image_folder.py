@@ -7,9 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from runtimes.errors import ImageFolderError
-from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, find_images
+from runtimes.preprocessing.image_folder import (
+    IMAGE_EXTENSIONS,
+    class_of,
+    files_passed_over,
+    find_images,
+    passed_over_told,
+)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -150,8 +157,34 @@ def test_empty_folder(tmp_path):
 
 def test_folder_of_other_files(tmp_path):
     touch(tmp_path, "a/1.txt", "2.npz", ".hidden.jpg")
-    with pytest.raises(ImageFolderError, match=r"got 2 other files, expected .*\.jpeg, \.jpg, .*\.webp"):
+    with pytest.raises(
+        ImageFolderError, match=r"got 2 other files \(1 \.npz, 1 \.txt\), expected .*\.jpeg, \.jpg, .*\.webp"
+    ):
         find_images(tmp_path)
+
+
+def test_endings_of_one_format_are_read_alike():
+    """Pillow's own list of endings: whoever saved a picture as `.jfif` sees it read as his `.jpg` is."""
+    for kind in ("JPEG", "TIFF", "AVIF"):
+        known = {ending for ending, name in Image.registered_extensions().items() if name == kind}
+        assert known - {".avifs"} <= set(IMAGE_EXTENSIONS)
+
+
+def test_files_that_are_no_pictures_by_name_are_counted(tmp_path):
+    touch(tmp_path, "1.jpg", "a/2.HEIC", "a/b/3.heic", "4.svg", "0017", "labels.txt", "Thumbs.db", ".hidden.heic")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    others = files_passed_over(tmp_path)
+    assert others == {".heic": 2, ".svg": 1, "": 1}
+    assert passed_over_told("photos", others).startswith(
+        "photos: 4 files are passed over, as their names are no picture's (2 .heic, 1 without an extension, 1 .svg); "
+    )
+    many = passed_over_told("photos", {f".{kind}": 1 for kind in "abcdefg"})
+    assert "(1 .a, 1 .b, 1 .c, 1 .d, 1 .e and 2 more kinds)" in many
+
+
+def test_nothing_to_tell_of_pictures_and_their_notes(tmp_path):
+    touch(tmp_path, "1.jpg", "1.json", "README.md")
+    assert files_passed_over(tmp_path) == {}
 
 
 def test_class_of():
