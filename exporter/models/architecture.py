@@ -26,6 +26,7 @@ from exporter.models.input_channels import RGB, channels_in, with_channels
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.networks.random_weights import settle_batchnorm, switch_on
 from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
+from exporter.preprocessing.options import wrong_channels
 from exporter.preprocessing.training_arguments import preprocessing_of_reference
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
@@ -87,7 +88,8 @@ class Architecture:
         """Return the preprocessing for weights that say none, and its source in words.
 
         Raises:
-            PreprocessingError: If nothing may be assumed and the options do not say everything.
+            PreprocessingError: If nothing may be assumed and the options do not say everything, or say it of another
+                number of channels.
         """
         options = request.preprocessing
         if channels != RGB and self.preprocessing is not None:
@@ -96,6 +98,8 @@ class Architecture:
                     f"the network takes {channels} channel{'s' * (channels > 1)}, and nothing tells how they were "
                     f"normalized; say --mean and --std, {channels} number{'s' * (channels > 1)} each"
                 )
+            if options.channels is not None and options.channels != channels:
+                raise PreprocessingError(wrong_channels(self.model_id, channels, options.channels))
             return replace(self.preprocessing, mean=options.mean, std=options.std), self.preprocessing_source
         if self.preprocessing is None:
             return options.complete(self.preprocessing_source), "the command line"

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from exporter.errors import PreprocessingError
 from exporter.models.loaded_model import LoadedModel, ModelRequest, told_features
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
-from exporter.preprocessing.options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions, wrong_channels
 from runtimes.errors import MissingDependencyError
 
 _SOURCES: Mapping[str, str] = MappingProxyType(
@@ -60,6 +61,10 @@ def load_model(request: ModelRequest) -> LoadedModel:
     from exporter.models.input_channels import in_color_order
 
     loaded = in_color_order(loaded, request.preprocessing)
+    if request.preprocessing.channels not in (None, loaded.preprocessing.channels):
+        raise PreprocessingError(
+            wrong_channels(request.name, loaded.preprocessing.channels, request.preprocessing.channels or 0)
+        )
     preprocessing = request.preprocessing.applied_to(loaded.preprocessing)
     if preprocessing == loaded.preprocessing:
         return loaded

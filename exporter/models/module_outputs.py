@@ -9,14 +9,16 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import ModelObjectError
+from exporter.errors import ModelObjectError, PreprocessingError
 from exporter.models.loaded_model import LoadedModel
+from exporter.preprocessing.options import wrong_channels
 
 _FLOAT_FIRST = "give the float32 model, before it is quantized"
 
@@ -40,12 +42,15 @@ def tensors_given(module: nn.Module, images: Tensor, name: str) -> dict[str, Ten
 
     Raises:
         ModelObjectError: If it does not take one batch of pictures, or gives something else than tensors.
+        PreprocessingError: If its pictures have another number of channels.
     """
     _check_one_input(module, name)
     try:
         with torch.inference_mode():
             given = module(images)
     except Exception as err:  # the user's code may raise anything; all of it is chained
+        if (taken := _channels_of_first_convolution(module, images)) not in (None, images.shape[1]):
+            raise PreprocessingError(wrong_channels(name, taken or 0, images.shape[1])) from err
         raise ModelObjectError(
             f"{name}: it does not take images of float32 {list(images.shape)}: {type(err).__name__}: "
             f"{str(err).strip() or 'no message'}{_hint(module)}"
@@ -59,6 +64,24 @@ def tensors_given(module: nn.Module, images: Tensor, name: str) -> dict[str, Ten
     if not found:
         raise ModelObjectError(f"{name}: its output is an empty {type(given).__name__}, expected logits [N, classes]")
     return found
+
+
+def _channels_of_first_convolution(module: nn.Module, images: Tensor) -> int | None:
+    """Return what the convolution takes that the pictures themselves reach; None where another layer comes first."""
+    taken: list[int] = []
+
+    def look(convolution: nn.Module, given: tuple[Any, ...]) -> None:
+        if not taken and given and isinstance(given[0], Tensor) and given[0].shape == images.shape:
+            taken.append(int(convolution.in_channels))  # type: ignore[arg-type]
+
+    handles = [child.register_forward_pre_hook(look) for child in module.modules() if isinstance(child, nn.Conv2d)]
+    try:
+        with suppress(Exception), torch.inference_mode():  # fails as before; what was seen until then is the answer
+            module(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return taken[0] if taken else None
 
 
 def _check_one_input(module: nn.Module, name: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from exporter.errors import OnnxFileError, PreprocessingError
 from exporter.graph.onnx_file import OnnxSource, read_onnx
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, told_features
+from exporter.preprocessing.options import wrong_channels
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -97,16 +98,13 @@ def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preproces
         raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size {given} out")
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    if options.channels not in (None, source.channels):
-        raise PreprocessingError(
-            f"{source.path} takes {source.channels} channels, and --mean and --std give {options.channels} numbers; "
-            f"expected {source.channels} each"
-        )
+    if options.channels is not None and options.channels != source.channels:
+        raise PreprocessingError(wrong_channels(str(source.path), source.channels, options.channels))
     if source.channels != len(mean):
         if options.mean is None or options.std is None:
             raise PreprocessingError(
-                f"{source.path} takes {source.channels} channels, and nothing tells how they were normalized; say "
-                f"--mean and --std, {source.channels} numbers each"
+                f"{source.path} takes {source.channels} channel{'s' * (source.channels > 1)}, and nothing tells how "
+                f"they were normalized; say --mean and --std, {source.channels} number{'s' * (source.channels > 1)} each"
             )
         mean, std = options.mean, options.std
     resize = round(min(size) * RESIZE_SHARE)

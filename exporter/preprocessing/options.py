@@ -117,6 +117,28 @@ class PreprocessingOptions(JsonFields):
             raise PreprocessingError(f"preprocessing options: {err}") from err
 
 
+def wrong_channels(what: str, taken: int, given: int) -> str:
+    """Return what to say where a network takes other pictures than `--mean` and `--std` are for.
+
+    Args:
+        what: The network.
+        taken: Channels that its first convolution takes.
+        given: How many numbers `--mean` or `--std` has.
+    """
+    channels, numbers = _counted(taken, "channel"), _counted(given, "number")
+    example = ",".join(["0.5"] * taken)
+    return (
+        f"{what} takes {channels}, and --mean and --std give {numbers}; expected {taken} each. If its pictures have "
+        f"{channels}, say them as in training (such as --mean {example} --std {example}); if they have {given}, the "
+        f"network is another one: build it with a first convolution of {_counted(given, 'channel')} (timm: "
+        f"in_chans={given}) and give the weights trained with it"
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def assumed_resize(options: PreprocessingOptions, result: Preprocessing) -> str | None:
     """Return what to say of a resize that follows from `--input-size` alone; None where nothing was assumed."""
     if options.input_size is None or options.resize is not None or result.crop is None:

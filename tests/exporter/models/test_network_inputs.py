@@ -1,5 +1,9 @@
 """Networks that take something else than RGB in NCHW on the scale 0-1, or give something else than logits."""
 
+import sys
+import types
+from functools import partial
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -16,6 +20,7 @@ from exporter.errors import ModelObjectError, OnnxFileError, PreprocessingError
 from exporter.models.check_images import load_check_images
 from exporter.models.load_model import load_any, load_model
 from exporter.models.loaded_model import ModelRequest
+from exporter.models.module_source import load_module
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.preprocessing.options import PreprocessingOptions, assumed_resize
 from exporter.tracing.export import ExportConfig, export_loaded
@@ -72,9 +77,49 @@ def test_a_mean_of_other_channels_than_the_onnx_file_takes_is_refused(channels, 
     onnx.save(build.model(build.gemm("fc", build.conv("conv", "input", 4), 5)), tmp_path / "model.onnx")
     options = PreprocessingOptions(mean=(0.5,) * numbers, std=(0.25,) * numbers)
     with pytest.raises(
-        PreprocessingError, match=f"takes {channels} channels, and --mean and --std give {numbers} numb"
+        PreprocessingError, match=f"takes {channels} channels?, and --mean and --std give {numbers} numb"
     ):
         load_model(ModelRequest(str(tmp_path / "model.onnx"), preprocessing=options))
+
+
+@pytest.mark.parametrize(("channels", "numbers", "example"), [(1, 3, "0.5"), (3, 1, "0.5,0.5,0.5"), (4, 3, "0.5,0.5,")])
+@pytest.mark.parametrize("kind", ["checkpoint", "module", "callable"])
+def test_which_of_network_and_mean_to_change_is_said(kind, channels, numbers, example, tmp_path, monkeypatch):
+    """PyTorch's own words are "Given groups=1, weight of size [16, 1, 3, 3], expected input[2, 3, 16, 16] to ..."."""
+    module = CifarResNet(20, 5)
+    module.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+    options = PreprocessingOptions(input_size=SIDE, mean=(0.5,) * numbers, std=(0.25,) * numbers)
+    told = (
+        rf"takes {channels} channels?, and --mean and --std give {numbers} numbers?; expected {channels} each\. .*"
+        rf"--mean {example}.* --std .*if they have {numbers}, .*in_chans={numbers}"
+    )
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    holder = types.ModuleType("holds_a_network_of_channels")
+    holder.network = lambda: module
+    monkeypatch.setitem(sys.modules, holder.__name__, holder)
+    load = {
+        "checkpoint": partial(
+            load_model, ModelRequest("cifar_resnet20", str(tmp_path / "w.pth"), preprocessing=options)
+        ),
+        "module": partial(load_module, module, options),
+        "callable": partial(load_model, ModelRequest(f"{holder.__name__}:network", preprocessing=options)),
+    }[kind]
+    with pytest.raises(PreprocessingError, match=told):
+        load()
+
+
+def test_a_module_that_fails_otherwise_keeps_its_own_words():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, images):
+            return self.conv(images[:, :2])
+
+    options = PreprocessingOptions(input_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(ModelObjectError, match="does not take images of float32"):
+        load_module(Halves(), options)
 
 
 def test_random_weights_with_as_many_channels_as_the_mean_has():
