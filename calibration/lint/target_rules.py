@@ -5,11 +5,12 @@ TensorRT 8.6 passes no axes to ReduceMean, so that axes given as an input (opset
 
 A last window of a ceil_mode pool that begins behind the picture is left out by PyTorch, ONNX Runtime and the standard,
 and kept by TensorRT: one row and one column more. Some operators have forms that its parser refuses (a dilated pool),
-and one is computed without its absolute values.
+and one is computed without its absolute values. OpenVINO, which runs files for ONNX Runtime too, misreads others.
 
 Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md;
 TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh, findings/tensorrt_rtx_global_lp_pool.sh; its
-parser, which the tests ask).
+parser, which the tests ask); OpenVINO 2026.4 (findings/openvino_reduction_over_all_axes.sh,
+findings/openvino_softmax_before_13.sh).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severit
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily
 from exporter.graph.onnx_graph import attribute, infer_types
+from runtimes.openvino.misread_operators import AXES_NOT_READ, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
 
 MIN_OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear have an axis since. Source: ONNX operator specification, QuantizeLinear-13."""
@@ -75,7 +77,23 @@ SIGNED_NORM = Rule(
     "No GlobalLpPool has an odd p: TensorRT leaves out its absolute values",
     "Put an Abs before it, which changes nothing elsewhere",
 )
-RULES = (OPSET_TOO_NEW, OPSET_TOO_OLD, IR_VERSION, REDUCE_AXES, POOL_WINDOW, REFUSED_FORM, SIGNED_NORM)
+OPENVINO_MISREADS = Rule(
+    "T008",
+    "openvino-misreads",
+    Severity.WARNING,
+    "Every operator means the same to OpenVINO, which runs files for ONNX Runtime, too",
+    "Bring the file to opset 18 or newer, or do not run it with OpenVINO (its adapter here refuses the file)",
+)
+RULES = (
+    OPSET_TOO_NEW,
+    OPSET_TOO_OLD,
+    IR_VERSION,
+    REDUCE_AXES,
+    POOL_WINDOW,
+    REFUSED_FORM,
+    SIGNED_NORM,
+    OPENVINO_MISREADS,
+)
 
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -125,6 +143,8 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     if target.is_tensorrt:
         yield from _pool_windows(graph)
         yield from forms(graph)
+    else:
+        yield from _misread_by_openvino(graph, opset)
     if target.is_tensorrt_8:
         grouped = Grouped()
         for node in graph.model.graph.node:
@@ -132,6 +152,24 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
                 message = f"{node.op_type} with its axes as an input: TensorRT 8 takes all axes"
                 grouped.add(REDUCE_AXES, message, graph.where(node))
         yield from grouped.findings()
+
+
+def _misread_by_openvino(graph: QuantizedGraph, opset: int) -> Iterator[Finding]:
+    """Yield reductions whose axes OpenVINO does not read; a Softmax of which it takes one axis for all from it on."""
+    grouped = Grouped()
+    for node in graph.model.graph.node:
+        if node.domain not in STANDARD_DOMAINS:
+            continue
+        if opset in AXES_NOT_READ and node.op_type in REDUCTIONS and attribute(node, "axes", None):
+            message = f"{node.op_type} of opset {opset}: OpenVINO does not read its axes and reduces over all of them"
+            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
+        elif opset < SOFTMAX_OF_ONE_AXIS and node.op_type == "Softmax" and attribute(node, "axis", 1) != -1:
+            message = (
+                f"Softmax of opset {opset}, over axis {attribute(node, 'axis', 1)} and all behind it: OpenVINO takes "
+                "that axis alone, which is the same for the last"
+            )
+            grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
+    yield from grouped.findings()
 
 
 def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:

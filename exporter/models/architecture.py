@@ -26,7 +26,7 @@ from exporter.models.input_channels import RGB, channels_in, with_channels
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.networks.random_weights import settle_batchnorm, switch_on
 from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
-from exporter.preprocessing.options import wrong_channels
+from exporter.preprocessing.options import unknown_channels, wrong_channels
 from exporter.preprocessing.training_arguments import preprocessing_of_reference
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
@@ -94,10 +94,7 @@ class Architecture:
         options = request.preprocessing
         if channels != RGB and self.preprocessing is not None:
             if options.mean is None or options.std is None:
-                raise PreprocessingError(
-                    f"the network takes {channels} channel{'s' * (channels > 1)}, and nothing tells how they were "
-                    f"normalized; say --mean and --std, {channels} number{'s' * (channels > 1)} each"
-                )
+                raise PreprocessingError(unknown_channels("the network", channels))
             if options.channels is not None and options.channels != channels:
                 raise PreprocessingError(wrong_channels(self.model_id, channels, options.channels))
             return replace(self.preprocessing, mean=options.mean, std=options.std), self.preprocessing_source

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from exporter.errors import OnnxFileError, PreprocessingError
 from exporter.graph.onnx_file import OnnxSource, read_onnx
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, told_features
-from exporter.preprocessing.options import wrong_channels
+from exporter.preprocessing.options import unknown_channels, wrong_channels
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -102,10 +102,7 @@ def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preproces
         raise PreprocessingError(wrong_channels(str(source.path), source.channels, options.channels))
     if source.channels != len(mean):
         if options.mean is None or options.std is None:
-            raise PreprocessingError(
-                f"{source.path} takes {source.channels} channel{'s' * (source.channels > 1)}, and nothing tells how "
-                f"they were normalized; say --mean and --std, {source.channels} number{'s' * (source.channels > 1)} each"
-            )
+            raise PreprocessingError(unknown_channels(str(source.path), source.channels))
         mean, std = options.mean, options.std
     resize = round(min(size) * RESIZE_SHARE)
     if (own := _own_preprocessing(source)) is not None and own.input_shape == (source.channels, *size):

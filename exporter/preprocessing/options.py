@@ -135,6 +135,14 @@ def wrong_channels(what: str, taken: int, given: int) -> str:
     )
 
 
+def unknown_channels(what: str, taken: int) -> str:
+    """Return what to say where a network takes other than three channels, and nothing tells their statistics."""
+    return (
+        f"{what} takes {_counted(taken, 'channel')}, and nothing tells how they were normalized; say --mean and --std, "
+        f"{_counted(taken, 'number')} each"
+    )
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 

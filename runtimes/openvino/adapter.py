@@ -14,6 +14,7 @@ import numpy as np
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import forked_error, never_release_in_a_child
+from runtimes.openvino.misread_operators import why_misread
 from runtimes.openvino.node_precision import integer_layers, node_precisions
 from runtimes.openvino.openvino_library import PRECISION, load_core, properties_for
 from runtimes.ort.int8_kernels import why_int8_saturates
@@ -34,20 +35,24 @@ class OpenVinoRuntime(RuntimeAdapter):
     Raises:
         MissingDependencyError: If OpenVINO is not installed.
         ProviderUnavailableError: If INT8 kernels would saturate on this CPU and cannot be kept from it.
-        RuntimeAdapterError: If the model is not read or compiled.
+        RuntimeAdapterError: If the model is not read or compiled, or would be computed otherwise than its file says.
     """
 
     def __init__(
         self, model: str | Path | bytes | Any, *, num_threads: int = 0, properties: Mapping[str, str] | None = None
     ) -> None:
         core = load_core()
+        named = str(model) if isinstance(model, (str, Path)) else "the model"
         wanted = properties_for(num_threads=num_threads, given=properties or {})
         try:
             network = core.read_model(_source(model))
-            self._compiled: Any = core.compile_model(network, "CPU", wanted)
+            why = why_misread(_file_or_bytes(model), network)
+            compiled: Any = None if why else core.compile_model(network, "CPU", wanted)
         except Exception as err:  # OpenVINO raises RuntimeError and others, whose first lines are places in its source
-            named = str(model) if isinstance(model, (str, Path)) else "the model"
             raise RuntimeAdapterError(f"OpenVINO does not load {named}: {_sentence(err)}") from err
+        if why:
+            raise RuntimeAdapterError(f"OpenVINO would compute {named} wrongly: {why}")
+        self._compiled: Any = compiled
         never_release_in_a_child(self._compiled)
         self._process = os.getpid()
         self._node_precisions = node_precisions(self._compiled)
@@ -123,9 +128,14 @@ class OpenVinoRuntime(RuntimeAdapter):
 
 def _source(model: str | Path | bytes | Any) -> Any:
     """Return what OpenVINO reads: a path, or a stream of the file's bytes."""
+    found = _file_or_bytes(model)
+    return os.fspath(found) if isinstance(found, Path) else io.BytesIO(found)
+
+
+def _file_or_bytes(model: str | Path | bytes | Any) -> Path | bytes:
     if isinstance(model, (str, Path)):
-        return os.fspath(model)
-    return io.BytesIO(model if isinstance(model, bytes) else model.SerializeToString())
+        return Path(model)
+    return model if isinstance(model, bytes) else bytes(model.SerializeToString())
 
 
 def _with_nan_of(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:

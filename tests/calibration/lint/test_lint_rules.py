@@ -318,6 +318,34 @@ def test_forms_that_tensorrt_does_not_take(op, inputs, options, ids):
         assert kinds == ["CONSTANT", "CONSTANT", "ELEMENTWISE", "REDUCE", "ELEMENTWISE"]
 
 
+@pytest.mark.parametrize("kind", ["ReduceL1", "ReduceLogSum", "ReduceLogSumExp", "ReduceL2"])
+def test_reductions_whose_axes_openvino_does_not_read(kind):
+    """tests/runtimes/openvino/test_misread_operators.py asks OpenVINO itself."""
+    graph = GraphBuilder()
+    model = graph.model(graph.node(kind, "norm", "input", axes=[1]))
+    report = lint_model(model, ONNX_RUNTIME)
+    if kind == "ReduceL2":
+        assert rule_ids(report) == []
+    else:
+        finding = the_finding(report, "T008")
+        assert (finding.severity, finding.places) == (Severity.WARNING, ("norm",))
+    assert "T008" not in rule_ids(lint_model(model, TENSORRT))
+    model.graph.node[0].ClearField("attribute")
+    assert "T008" not in rule_ids(lint_model(model, ONNX_RUNTIME))
+
+
+@pytest.mark.parametrize(("opset", "axis", "told"), [(12, None, True), (12, -1, False), (13, 1, False)])
+def test_an_old_softmax_is_told_of(opset, axis, told):
+    graph = GraphBuilder()
+    model = graph.model(
+        graph.node("Softmax", "softmax", "input", **({} if axis is None else {"axis": axis})), opset=opset
+    )
+    report = lint_model(model, ONNX_RUNTIME)
+    assert ("T008" in rule_ids(report)) == told
+    if told:
+        assert the_finding(report, "T008").severity is Severity.NOTE
+
+
 def test_indices_of_a_pool_are_refused_by_tensorrt():
     graph = GraphBuilder()
     model = graph.model(graph.node("MaxPool", "pool", "input", kernel_shape=[2, 2]))

@@ -1,0 +1,144 @@
+"""Operators of an ONNX file that OpenVINO computes otherwise than the standard says: such a file is not run by it.
+
+    ReduceL1, ReduceLogSum,   of opset 13 to 17: their attribute `axes` is not read, and they reduce over all axes, the
+    ReduceLogSumExp           batch among them
+    Softmax                   before opset 13: over one axis alone, where the standard means all axes from it on
+
+OpenVINO says nothing of it, and its own graph no longer tells the file's opset. So the few fields are read from the
+file: a message of protobuf is a row of (number << 3 | kind, value), and what is of no interest is stepped over unread.
+
+Source: onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto); https://protobuf.dev/programming-guides/encoding;
+seen with OpenVINO 2026.4.1 (findings/openvino_reduction_over_all_axes.sh, findings/openvino_softmax_before_13.sh).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REDUCTIONS = frozenset(("ReduceL1", "ReduceLogSum", "ReduceLogSumExp"))
+AXES_NOT_READ = range(13, 18)
+SOFTMAX_OF_ONE_AXIS = 13
+"""The first opset whose Softmax is over one axis, as OpenVINO has it for every opset."""
+
+_STANDARD_DOMAINS = (b"", b"ai.onnx")
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MODEL_GRAPH, _MODEL_OPSET = 7, 8
+_OPSET_DOMAIN, _OPSET_VERSION = 1, 2
+_GRAPH_NODE = 1
+_NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 2, 4, 5, 7
+_ATTRIBUTE_NAME = 1
+
+
+def why_misread(model: Path | bytes, network: Any) -> str | None:
+    """Return what OpenVINO would compute otherwise, and what to do; None where it reads the file as it is meant.
+
+    Args:
+        model: The ONNX file or its bytes; anything else (OpenVINO's own format) gives None.
+        network: The `openvino.Model` that was read from it.
+    """
+    try:
+        if isinstance(model, bytes):
+            return _why(memoryview(model), network)
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                return _why(view, network)
+            finally:
+                view.release()
+    except (IndexError, ValueError):  # no protobuf: not an ONNX file
+        return None
+
+
+def _why(view: memoryview, network: Any) -> str | None:
+    opset, graph = 0, (0, 0)
+    for number, value in _fields(view, 0, len(view)):
+        if number == _MODEL_GRAPH and isinstance(value, tuple):
+            graph = value
+        elif number == _MODEL_OPSET and isinstance(value, tuple):
+            known = dict(_fields(view, *value))
+            if _text(view, known.get(_OPSET_DOMAIN)) in _STANDARD_DOMAINS:
+                opset = int(known.get(_OPSET_VERSION, 0))
+    if opset in AXES_NOT_READ and (reduction := _reduction_with_axes(view, graph)) is not None:
+        return (
+            f"{reduction} of opset {opset}: OpenVINO does not read its axes and reduces over all, the batch too; "
+            "bring the file to opset 18 or newer, or run it with another provider"
+        )
+    if 0 < opset < SOFTMAX_OF_ONE_AXIS and (axis := _softmax_before_last_axis(network)) is not None:
+        return (
+            f"Softmax over axis {axis} and all behind it (opset {opset}): OpenVINO takes that axis alone; bring the "
+            "file to opset 13 or newer, or run it with another provider"
+        )
+    return None
+
+
+def _reduction_with_axes(view: memoryview, graph: tuple[int, int]) -> str | None:
+    """Return kind and output of the first reduction that OpenVINO misreads."""
+    for number, node in _fields(view, *graph):
+        if number != _GRAPH_NODE or not isinstance(node, tuple):
+            continue
+        fields = list(_fields(view, *node))
+        known = dict(fields)  # of several outputs, the last
+        kind = _text(view, known.get(_NODE_OP_TYPE)).decode("utf-8", "replace")
+        if kind in REDUCTIONS and _text(view, known.get(_NODE_DOMAIN)) in _STANDARD_DOMAINS:
+            attributes = [dict(_fields(view, *value)) for place, value in fields if place == _NODE_ATTRIBUTE]
+            if any(_text(view, attribute.get(_ATTRIBUTE_NAME)) == b"axes" for attribute in attributes):
+                return f"{kind} ({_text(view, known.get(_NODE_OUTPUT)).decode('utf-8', 'replace')})"
+    return None
+
+
+def _softmax_before_last_axis(network: Any) -> int | None:
+    """Return the axis of the first Softmax behind whose axis a size other than 1 stands."""
+    for node in network.get_ops():
+        if node.get_type_name() != "Softmax":
+            continue
+        shape, axis = node.get_output_partial_shape(0), int(node.get_attributes()["axis"])
+        if shape.rank.is_dynamic:
+            return axis
+        behind = list(shape)[axis % len(shape) + 1 :]
+        if any(size.is_dynamic or size.get_length() != 1 for size in behind):
+            return axis
+    return None
+
+
+def _text(view: memoryview, span: object) -> bytes:
+    return bytes(view[span[0] : span[1]]) if isinstance(span, tuple) else b""
+
+
+def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each field: an int, or (start, end) of what has a length.
+
+    Raises:
+        IndexError, ValueError: If it is no message of protobuf.
+    """
+    place = start
+    while place < end:
+        key, place = _varint(view, place)
+        kind = key & 7
+        if kind == _VARINT:
+            value, place = _varint(view, place)
+            yield key >> 3, value
+        elif kind == _BYTES:
+            length, place = _varint(view, place)
+            if place + length > end:
+                raise ValueError("a field that is longer than its message")
+            yield key >> 3, (place, place + length)
+            place += length
+        elif kind in (_FIXED64, _FIXED32):
+            place += 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError(f"a field of kind {kind}")
+
+
+def _varint(view: memoryview, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
