@@ -11,13 +11,13 @@ Calibration is given a runtime; it never picks one.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import EFFORTS, Effort
 from calibration.ranges.calibration_table import CalibrationTable
+from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from calibration.pipeline.quantize_model import quantize
@@ -38,15 +38,11 @@ __all__ = [
     "quantize",
 ]
 
-_NEED_ONNX = {
-    "calibrate": "calibration.ranges.collect_ranges",
-    "insert_qdq": "calibration.qdq.insert_qdq",
-    "quantize": "calibration.pipeline.quantize_model",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what edits ONNX graphs, and with it onnx, when it is first named."""
-    if name not in _NEED_ONNX:
-        raise AttributeError(f"module 'calibration' has no attribute {name!r}")
-    return getattr(importlib.import_module(_NEED_ONNX[name]), name)
+__getattr__ = lazy_names(  # what edits ONNX graphs, and with it onnx
+    __name__,
+    {
+        "calibration.pipeline.quantize_model": ("quantize",),
+        "calibration.qdq.insert_qdq": ("insert_qdq",),
+        "calibration.ranges.collect_ranges": ("calibrate",),
+    },
+)

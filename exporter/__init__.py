@@ -10,10 +10,10 @@ Importing this package imports no framework; torch and onnx come with the first 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.version import __version__
+from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from exporter.engines.build import build_engine
@@ -29,17 +29,11 @@ __all__ = [
     "float16_from_float32",
 ]
 
-_HOMES = {
-    "ExportConfig": "exporter.tracing.export",
-    "ExportedModel": "exporter.tracing.export",
-    "build_engine": "exporter.engines.build",
-    "export_resnet": "exporter.tracing.export",
-    "float16_from_float32": "exporter.passes.float16",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a verb's module when it is first named. No module is named like a verb: it would hide it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'exporter' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "exporter.engines.build": ("build_engine",),
+        "exporter.passes.float16": ("float16_from_float32",),
+        "exporter.tracing.export": ("ExportConfig", "ExportedModel", "export_resnet"),
+    },
+)

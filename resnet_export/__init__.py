@@ -12,10 +12,10 @@ framework; torch, onnx and ONNX Runtime come with the first verb that needs them
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.version import __version__
+from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from resnet_export.api.checks import BenchReport, SensitivityReport, bench, doctor, models, sensitivity
@@ -29,31 +29,6 @@ if TYPE_CHECKING:
     from resnet_export.export_job.report import ExportReport, FileResult
     from runtimes.inference.load import load
     from runtimes.inference.model import Model
-
-_HOMES = {
-    "BenchReport": "resnet_export.api.checks",
-    "Event": "resnet_export.console.reporter",
-    "ExportReport": "resnet_export.export_job.report",
-    "FileResult": "resnet_export.export_job.report",
-    "GateOutcome": "resnet_export.api.verify",
-    "Model": "runtimes.inference.model",
-    "Preprocessing": "resnet_export.api.preprocessing",
-    "SensitivityReport": "resnet_export.api.checks",
-    "Verification": "resnet_export.api.verify",
-    "bench": "resnet_export.api.checks",
-    "build": "resnet_export.api.deploy",
-    "classify": "resnet_export.api.deploy",
-    "deepstream": "resnet_export.api.deploy",
-    "doctor": "resnet_export.api.checks",
-    "export": "resnet_export.api.export",
-    "lint": "resnet_export.commands.lint",
-    "load": "runtimes.inference.load",
-    "models": "resnet_export.api.checks",
-    "quantize": "resnet_export.api.quantize",
-    "sensitivity": "resnet_export.api.checks",
-    "triton": "resnet_export.api.deploy",
-    "verify": "resnet_export.api.verify",
-}
 
 __all__ = [
     "BenchReport",
@@ -82,11 +57,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name's module, and with it what it needs, when it is first named."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'resnet_export' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "resnet_export.api.checks": ("BenchReport", "SensitivityReport", "bench", "doctor", "models", "sensitivity"),
+        "resnet_export.api.deploy": ("build", "classify", "deepstream", "triton"),
+        "resnet_export.api.export": ("export",),
+        "resnet_export.api.preprocessing": ("Preprocessing",),
+        "resnet_export.api.quantize": ("quantize",),
+        "resnet_export.api.verify": ("GateOutcome", "Verification", "verify"),
+        "resnet_export.commands.lint": ("lint",),
+        "resnet_export.console.reporter": ("Event",),
+        "resnet_export.export_job.report": ("ExportReport", "FileResult"),
+        "runtimes.inference.load": ("load",),
+        "runtimes.inference.model": ("Model",),
+    },
+)
 
 
 def __dir__() -> list[str]:

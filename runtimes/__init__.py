@@ -12,8 +12,9 @@ Importing this package imports nothing; each name imports what it needs when it 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from runtimes.inference.classification import Classification
@@ -46,32 +47,31 @@ __all__ = [
     "read_image",
 ]
 
-_HOMES = {
-    "Classification": "runtimes.inference.classification",
-    "LogitComparison": "runtimes.metrics.logit_comparison",
-    "Model": "runtimes.inference.model",
-    "OrtRuntime": "runtimes.ort.adapter",
-    "Preprocessing": "runtimes.preprocessing.transform",
-    "Runtime": "runtimes.protocol",
-    "TensorSpec": "runtimes.protocol",
-    "TorchRuntime": "runtimes.pytorch",
-    "TrtRuntime": "runtimes.trt.adapter",
-    "compare": "runtimes.metrics.parity",
-    "load": "runtimes.inference.load",
-    "load_batches": "runtimes.preprocessing.image_batches",
-    "preprocess": "runtimes.preprocessing.transform",
-    "read_image": "runtimes.preprocessing.decode",
-}
+_by_name = lazy_names(
+    __name__,
+    {
+        "runtimes.inference.classification": ("Classification",),
+        "runtimes.inference.load": ("load",),
+        "runtimes.inference.model": ("Model",),
+        "runtimes.metrics.logit_comparison": ("LogitComparison",),
+        "runtimes.metrics.parity": ("compare",),
+        "runtimes.ort.adapter": ("OrtRuntime",),
+        "runtimes.preprocessing.decode": ("read_image",),
+        "runtimes.preprocessing.image_batches": ("load_batches",),
+        "runtimes.preprocessing.transform": ("Preprocessing", "preprocess"),
+        "runtimes.protocol": ("Runtime", "TensorSpec"),
+        "runtimes.pytorch": ("TorchRuntime",),
+        "runtimes.trt.adapter": ("TrtRuntime",),
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
     """Import a name's module, and with it the library it wraps, when it is first named."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'runtimes' has no attribute {name!r}")
     from runtimes.errors import MissingDependencyError
 
     try:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return _by_name(name)
     except ImportError as err:
         raise MissingDependencyError(
             f'{name} needs a library that is not installed ({err}); pip install "resnet-export[export]"'

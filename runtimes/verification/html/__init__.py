@@ -7,7 +7,9 @@ plots       matplotlib to inline SVG, in the page's own colors
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from runtimes.verification.html.page import html_report
@@ -30,10 +32,4 @@ def check_libraries() -> None:
             raise MissingDependencyError(f'the HTML report needs {name}; pip install "resnet-export[report]"')
 
 
-def __getattr__(name: str) -> Any:
-    """Import what draws, and with it its libraries, when it is first named."""
-    if name != "html_report":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from runtimes.verification.html.page import html_report
-
-    return html_report
+__getattr__ = lazy_names(__name__, {"runtimes.verification.html.page": ("html_report",)})
