@@ -19,7 +19,7 @@ from resnet_export.images.class_index import class_indices
 from runtimes import preprocess
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import check_files, load_manifest
-from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.image_folder import class_of, find_images
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
@@ -166,5 +166,5 @@ def _save_images(path: Path, preprocessing: Preprocessing, files: Sequence[Path]
 
 
 def _batches(preprocessing: Preprocessing, files: Sequence[Path]) -> Iterable[NDArray[np.float32]]:
-    stream = image_batches(files, preprocessing, batch_size=16, on_error=ImageErrors(), max_bad_fraction=0.0)
+    stream = image_batches(files, preprocessing, batch_size=16, max_bad_fraction=0.0)
     return (batch.images for batch in stream)

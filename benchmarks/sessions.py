@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import load_manifest
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.image_folder import find_images
 
 WORKERS = HERE / "session_workers"
@@ -133,7 +133,7 @@ def prepared(bundle: Path, val: Path, count: int) -> NDArray[np.float32]:
     paths = find_images(val)
     chosen = [paths[place] for place in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
     preprocessing = load_manifest(bundle).preprocessing
-    batches = image_batches(chosen, preprocessing, batch_size=32, on_error=ImageErrors(), max_bad_fraction=0.01)
+    batches = image_batches(chosen, preprocessing, batch_size=32, max_bad_fraction=0.01)
     return np.concatenate([batch.images for batch in batches])
 
 

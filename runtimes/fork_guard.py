@@ -28,12 +28,13 @@ def never_release_in_a_child(native: Any) -> None:
         _hooked = True
 
 
-def forked_error(process: int) -> ForkedProcessError:
-    """Return the error of using, in a child, what was opened in `process`."""
-    return ForkedProcessError(
-        f"this model was opened in process {process} and its threads did not come along into the fork {os.getpid()}; "
-        "load it in this process, or start processes with multiprocessing's 'spawn' or 'forkserver'"
-    )
+def refuse_in_a_child(process: int) -> None:
+    """Raise ForkedProcessError where this is not the process in which something was opened."""
+    if os.getpid() != process:
+        raise ForkedProcessError(
+            f"this model was opened in process {process} and its threads did not come along into the fork "
+            f"{os.getpid()}; load it in this process, or start processes with multiprocessing's 'spawn' or 'forkserver'"
+        )
 
 
 def _keep_for_ever() -> None:

@@ -82,23 +82,15 @@ class Runtime(Protocol):
 
 
 class RuntimeAdapter(Closing):
-    """Base of the adapters: the specifications, and closing at the end of a `with` block.
+    """Base of the adapters, which are closed at the end of a `with` block.
 
-    An adapter sets `_input_specs` and `_output_specs` when it opens.
+    Attributes:
+        input_specs: Name to specification of every input.
+        output_specs: Name to specification of every output, in the model's order.
     """
 
-    _input_specs: Mapping[str, TensorSpec]
-    _output_specs: Mapping[str, TensorSpec]
-
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every input."""
-        return self._input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        """Name to specification of every output, in the model's order."""
-        return self._output_specs
+    input_specs: Mapping[str, TensorSpec]
+    output_specs: Mapping[str, TensorSpec]
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

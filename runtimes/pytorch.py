@@ -42,8 +42,8 @@ class TorchRuntime(RuntimeAdapter):
         self._input_name = input_name
         self._output_names = (output_name,) if output_names is None else tuple(output_names)
         height, width = input_size or (None, None)
-        self._input_specs = {input_name: TensorSpec("float32", (None, None, height, width))}
-        self._output_specs = dict.fromkeys(self._output_names, TensorSpec("float32", (None, None)))
+        self.input_specs = {input_name: TensorSpec("float32", (None, None, height, width))}
+        self.output_specs = dict.fromkeys(self._output_names, TensorSpec("float32", (None, None)))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the module once; see `Runtime.run`.
@@ -54,7 +54,7 @@ class TorchRuntime(RuntimeAdapter):
         """
         if self._module is None:
             raise ModelClosedError("this runtime is closed; open the model again")
-        inputs = check_inputs(self._input_specs, inputs)
+        inputs = check_inputs(self.input_specs, inputs)
         parameter = next(self._module.parameters(), None)
         device = "cpu" if parameter is None else parameter.device
         with torch.inference_mode():

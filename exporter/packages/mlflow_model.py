@@ -13,9 +13,9 @@ from typing import Any
 
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, read_labels
-from runtimes.errors import MissingDependencyError
 from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.machine.installed_versions import installed_versions
+from runtimes.needed_library import needed_library
 
 
 def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict[str, str]:
@@ -24,7 +24,9 @@ def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict
     Raises:
         MissingDependencyError: If mlflow is not installed.
     """
-    mlflow = _mlflow()
+    told = '--layout mlflow is written by mlflow ({err}); pip install "resnet-export[mlflow]"'
+    mlflow = needed_library("mlflow", told)
+    needed_library("mlflow.onnx", told)
     import onnx
 
     ((bundle, manifest),) = bundles
@@ -40,17 +42,6 @@ def write_mlflow(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict
         save_as_external_data=False,
     )
     return {"MLmodel": "the flavor, signature and metadata", "model.onnx": f"{precision}, for ONNX Runtime's CPU"}
-
-
-def _mlflow() -> Any:
-    try:
-        import mlflow
-        import mlflow.onnx
-    except ImportError as err:
-        raise MissingDependencyError(
-            f'--layout mlflow is written by mlflow ({err}); pip install "resnet-export[mlflow]"'
-        ) from err
-    return mlflow
 
 
 def _requirements() -> list[str]:

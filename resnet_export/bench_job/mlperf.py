@@ -8,7 +8,6 @@ Source: MLCommons, inference policies, inference_rules.adoc; loadgen 6.0, bindin
 from __future__ import annotations
 
 import array
-import importlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.errors import MissingDependencyError, RuntimeAdapterError
+from runtimes.errors import RuntimeAdapterError
 from runtimes.inference.model import Model
+from runtimes.needed_library import needed_library
 from runtimes.protocol import Array
 
 SCENARIOS = ("SingleStream", "Offline")
@@ -47,12 +47,8 @@ def load_loadgen() -> Any:
     Raises:
         MissingDependencyError: If it is not installed.
     """
-    try:
-        return importlib.import_module("mlperf_loadgen")
-    except ImportError as err:
-        raise MissingDependencyError(
-            f'--mlperf needs MLCommons\' load generator ({err}); pip install "resnet-export[bench]"'
-        ) from err
+    told = '--mlperf needs MLCommons\' load generator ({err}); pip install "resnet-export[bench]"'
+    return needed_library("mlperf_loadgen", told)
 
 
 def run_scenario(

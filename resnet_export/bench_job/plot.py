@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
 from resnet_export.bench_job.stages import BenchRow
-from runtimes.errors import MissingDependencyError
+from runtimes.needed_library import needed_library
 
 
 def check_can_plot() -> None:
@@ -43,7 +42,5 @@ def plot_rows(rows: Sequence[BenchRow], path: Path) -> None:
 
 
 def _figure_class() -> Any:
-    try:
-        return importlib.import_module("matplotlib.figure").Figure  # no pyplot: no window, no global state
-    except ImportError as err:
-        raise MissingDependencyError(f'--plot needs matplotlib ({err}); pip install "resnet-export[bench]"') from err
+    told = '--plot needs matplotlib ({err}); pip install "resnet-export[bench]"'
+    return needed_library("matplotlib.figure", told).Figure  # no pyplot: no window, no global state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtimes.errors import MissingDependencyError
+from runtimes.needed_library import needed_library
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -26,13 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         MissingDependencyError: If shtab is not installed.
     """
-    try:
-        import shtab
-    except ModuleNotFoundError as err:
-        raise MissingDependencyError("completion scripts are written by shtab; pip install shtab") from err
     from resnet_export.export_job import arguments as export_arguments
     from resnet_export.main import VERBS, command_parser
 
+    shtab = needed_library("shtab", "completion scripts are written by shtab; pip install shtab")
     parser = command_parser(*VERBS)
     export_arguments.add_options(parser)  # the word "export" may be left out: resnet-export resnet50 --int8
     _complete_files(parser, shtab.FILE)

@@ -30,7 +30,7 @@ from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
-from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.tensorrt_library import load_library
 
@@ -153,7 +153,7 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
         raise ExportError("MODEL auto: --val has no labels to choose by; name the model, or give --val-labels FILE")
     meter = LogitMeter(strict=True)
     with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
-        batches = image_batches(paths, loaded.preprocessing, batch_size=8, on_error=ImageErrors(), max_bad_fraction=1.0)
+        batches = image_batches(paths, loaded.preprocessing, batch_size=8, max_bad_fraction=1.0)
         for batch in batches:
             logits = first_output(runtime, batch.images)
             meter.add(logits, logits, labels=[classes.of[path] for path in batch.paths])
@@ -220,7 +220,6 @@ def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArra
             images.measured[: NUM_GOLDEN + images.allowed_bad],
             preprocessing,
             batch_size=1,
-            on_error=ImageErrors(),
             max_bad_fraction=1.0,
         )
         for batch in batches:

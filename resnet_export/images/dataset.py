@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_export.images.picture import Picture
-from runtimes.errors import ImageFolderError, MissingDependencyError
+from runtimes.errors import ImageFolderError
+from runtimes.needed_library import needed_library
 
 TABLES = (".parquet", ".arrow")
 _SPLITS = ("validation", "val", "test", "train")
@@ -56,11 +57,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _batches(file: Path) -> Iterator[Any]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as err:
-        raise MissingDependencyError(f'{file} needs pyarrow; pip install "resnet-export[classify]"') from err
+    told = f'{file} needs pyarrow; pip install "resnet-export[classify]"'
+    arrow, parquet = needed_library("pyarrow", told), needed_library("pyarrow.parquet", told)
     try:
         if file.name.lower().endswith(".parquet"):
             yield from parquet.ParquetFile(file).iter_batches(256)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnet_export.console.reporter import Reporter
-from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import Batch, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 
 PIXELS_PER_BATCH = 2 * 224 * 224
@@ -28,26 +28,20 @@ def stream(
     what: str, paths: Sequence[Path], preprocessing: Preprocessing, allowed_bad: int, reporter: Reporter
 ) -> Iterator[Batch]:
     """Yield prepared batches behind a progress bar; name an image that cannot be read at once, and how many at last."""
-    errors = ImageErrors(_first_few(what, reporter))
+    errors: list[str] = []
+
+    def on_error(reason: str) -> None:
+        errors.append(reason)
+        if len(errors) <= MAX_TOLD:
+            reporter.warn(f"{what}: left out: {reason}")
+
     batches = image_batches(
         paths,
         preprocessing,
         batch_size=batch_size_for(preprocessing),
-        on_error=errors,
+        on_error=on_error,
         max_bad_fraction=min(1.0, allowed_bad / len(paths)),
     )
     yield from reporter.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
-    if len(errors):
+    if errors:
         reporter.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out")
-
-
-def _first_few(what: str, reporter: Reporter) -> Callable[[str], None]:
-    """Return what warns of the first images that cannot be read, as they are met."""
-    told: list[str] = []
-
-    def tell(reason: str) -> None:
-        told.append(reason)
-        if len(told) <= MAX_TOLD:
-            reporter.warn(f"{what}: left out: {reason}")
-
-    return tell

@@ -20,8 +20,9 @@ from resnet_export.images.stream import batch_size_for
 from resnet_export.verify_job.compare import Validation
 from resnet_export.verify_job.sides import Reference
 from resnet_export.verify_job.subject import Candidate, Subject
-from runtimes.errors import MissingDependencyError, RuntimeAdapterError
-from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.errors import RuntimeAdapterError
+from runtimes.needed_library import needed_library
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.transform import Preprocessing, normalize
 from runtimes.verification.gates import GateResult, Verdict
 from runtimes.verification.report import FileReport
@@ -59,10 +60,7 @@ def find_breaks(
     Raises:
         MissingDependencyError: If onnx is not installed.
     """
-    try:
-        import onnx  # noqa: F401 - asked for before anything runs
-    except ImportError as err:
-        raise MissingDependencyError(f'--bisect reads graphs ({err}); pip install "resnet-export[export]"') from err
+    needed_library("onnx", '--bisect reads graphs ({err}); pip install "resnet-export[export]"')  # before anything runs
     trusted, why_not = _trusted(reference, checks, against=against)
     images = [] if preprocessing is None else _images(subject, preprocessing, validation)
     found = {}
@@ -117,7 +115,7 @@ def _images(subject: Subject, preprocessing: Preprocessing, validation: Validati
     size = batch_size_for(preprocessing)
     if validation is not None:
         paths = validation.paths[:NUM_IMAGES]
-        stream = image_batches(paths, preprocessing, batch_size=size, on_error=ImageErrors(), max_bad_fraction=1.0)
+        stream = image_batches(paths, preprocessing, batch_size=size, max_bad_fraction=1.0)
         return [batch.images for batch in stream]
     if subject.golden is None:
         from exporter.models.check_images import load_check_images

@@ -22,7 +22,7 @@ from runtimes.errors import MissingDependencyError
 from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
-from runtimes.preprocessing.image_batches import Batch, ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.image_folder import class_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
@@ -127,7 +127,7 @@ def photograph_set(reference: Reference, preprocessing: Preprocessing, runtime: 
     trusted = load_check_images(reference.preprocessing)
     inputs = load_check_images(preprocessing)
     names = tuple(f"photograph[{place}]" for place in range(len(inputs)))
-    logits = logits_of(runtime, as_taken(runtime, trusted, reference.preprocessing))
+    logits = _logits_on(runtime, trusted, reference.preprocessing, ONE_STREAM)
     words = f"{len(names)} views of four photographs that ship with resnet-export"
     batch = ReferenceBatch(names, None, lambda: logits, inputs)
     return ImageSet("photographs", words, reference.name, preprocessing, [batch])
@@ -203,15 +203,12 @@ def _validation_batches(
     runtime: Runtime,
     reporter: Reporter,
 ) -> Iterator[ReferenceBatch]:
-    errors = ImageErrors()
+    errors: list[str] = []
+    read = partial(image_batches, validation.paths, max_bad_fraction=MAX_BAD_FRACTION)
     size = min(batch_size_for(preprocessing), batch_size_for(reference.preprocessing))
-    theirs = _batches(validation.paths, preprocessing, size, errors)
+    theirs = read(preprocessing, batch_size=size, on_error=errors.append)
     # One stream where both sides prepare alike: the same array goes to both.
-    ours = (
-        None
-        if reference.preprocessing == preprocessing
-        else _batches(validation.paths, reference.preprocessing, size, ImageErrors())
-    )
+    ours = None if reference.preprocessing == preprocessing else read(reference.preprocessing, batch_size=size)
     for batch in reporter.track("comparing", theirs, total=len(validation.paths), sizes=lambda one: len(one.paths)):
         trusted = batch if ours is None else next(ours, None)
         if trusted is None or trusted.paths != batch.paths:
@@ -220,25 +217,13 @@ def _validation_batches(
             )
         names = tuple(path.relative_to(validation.root).as_posix() for path in batch.paths)
         labels = None if validation.classes is None else tuple(validation.classes.of[path] for path in batch.paths)
-        logits = partial(_reference_logits, runtime, trusted.images, reference.preprocessing)
+        logits = partial(_logits_on, runtime, trusted.images, reference.preprocessing, ONE_STREAM)
         if reference.loaded is not None:  # PyTorch splits an operator over the cores; one batch at a time
-            logits = partial(_same, logits())
+            logits = partial(lambda answers: answers, logits())
         yield ReferenceBatch(names, labels, logits, batch.images)
-    if len(errors):
-        named = "; ".join(reason for _, reason in errors.items[:5])
+    if errors:
+        named = "; ".join(errors[:5])
         reporter.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
-
-
-def _reference_logits(runtime: Runtime, images: Array, preprocessing: Preprocessing) -> Array:
-    return logits_of(runtime, as_taken(runtime, images, preprocessing))
-
-
-def _same(logits: Array) -> Array:
-    return logits
-
-
-def _batches(paths: Sequence[Path], preprocessing: Preprocessing, size: int, errors: ImageErrors) -> Iterator[Batch]:
-    return image_batches(paths, preprocessing, batch_size=size, on_error=errors, max_bad_fraction=MAX_BAD_FRACTION)
 
 
 def compare(
@@ -294,8 +279,8 @@ def _all_answers(
         found = []
         for one in judged:
             origin = opened.origins.get(one.candidate.name)
-            got = _answers(one, batch.inputs, images.preprocessing, inner)
-            between = None if origin is None else _answers(origin, batch.inputs, images.preprocessing, inner)
+            got = _logits_on(one.runtime, batch.inputs, images.preprocessing, inner)
+            between = None if origin is None else _logits_on(origin.runtime, batch.inputs, images.preprocessing, inner)
             for side, logits in ((one, got), (origin, between)):
                 if side is not None and logits is not None:
                     _check_same_model(side.candidate, logits, trusted)
@@ -305,9 +290,9 @@ def _all_answers(
     return in_order((partial(answer, batch) for batch in images.batches), outer)
 
 
-def _answers(one: OpenCandidate, inputs: Array, preprocessing: Preprocessing | None, streams: Streams) -> Array:
-    taken = inputs if preprocessing is None else as_taken(one.runtime, inputs, preprocessing)
-    return logits_of(one.runtime, taken, streams)
+def _logits_on(runtime: Runtime, inputs: Array, preprocessing: Preprocessing | None, streams: Streams) -> Array:
+    taken = inputs if preprocessing is None else as_taken(runtime, inputs, preprocessing)
+    return logits_of(runtime, taken, streams)
 
 
 def _check_same_model(candidate: Candidate, got: Array, trusted: Array) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from runtimes.batch_inference.classify_images import AnswerRow, ImageClassifier, Part
 from runtimes.batch_inference.run import model_facts
 from runtimes.closing import Closing
-from runtimes.errors import MissingDependencyError, ResultsError
+from runtimes.errors import ResultsError
+from runtimes.needed_library import needed_library
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine for the run and stopped after it."""
@@ -49,7 +50,7 @@ class RayWork(Closing):
         workers: int | None = None,
         gpus_per_worker: float = 0,
     ) -> None:
-        self._ray = _ray()
+        self._ray = needed_library("ray", '--ray needs Ray; pip install "resnet-export[ray]"')
         self._open_classifier = open_classifier
         self._workers = workers
         self._options = {"max_retries": MAX_RETRIES, "num_gpus": gpus_per_worker}
@@ -133,11 +134,3 @@ def _start(ray: Any, address: str, workers: int | None) -> None:
         ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as err:
         raise ResultsError(f"--ray {address}: {err}") from err
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as err:
-        raise MissingDependencyError('--ray needs Ray; pip install "resnet-export[ray]"') from err
-    return ray

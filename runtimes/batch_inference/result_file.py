@@ -19,8 +19,9 @@ from types import MappingProxyType
 from typing import Any
 
 from runtimes.batch_inference.classify_images import AnswerRow
-from runtimes.errors import MissingDependencyError, ResultsError
+from runtimes.errors import ResultsError
 from runtimes.io.atomic_write import replacing
+from runtimes.needed_library import needed_library
 
 _ROWS_OF_GROUP = 4096
 """Rows of a Parquet row group: a few hundred kilobytes in memory."""
@@ -136,14 +137,8 @@ def _groups(rows: Iterable[AnswerRow]) -> Iterator[list[AnswerRow]]:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as err:
-        raise MissingDependencyError(
-            'Parquet needs pyarrow; pip install "resnet-export[classify]", or write .csv or .jsonl'
-        ) from err
-    return pyarrow, pyarrow.parquet
+    told = 'Parquet needs pyarrow; pip install "resnet-export[classify]", or write .csv or .jsonl'
+    return needed_library("pyarrow", told), needed_library("pyarrow.parquet", told)
 
 
 _Writer = Callable[[Path, Iterable[AnswerRow], "Sequence[str] | None", int, Mapping[str, Any]], None]

@@ -13,13 +13,12 @@ Source: RFC 8032 (Ed25519); RFC 8410 (keys in PEM).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtimes.errors import MissingDependencyError, SignatureError
+from runtimes.errors import SignatureError
 from runtimes.io.bounded_read import read_plain_file
+from runtimes.needed_library import needed_library
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -36,10 +35,8 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         SignatureError: If the file cannot be read or holds no such key.
         MissingDependencyError: If `cryptography` is not installed.
     """
-    serialization, ed25519 = _library()
-    load, missing = partial(serialization.load_pem_private_key, password=None), "private key in PEM without a password"
     remedy = "openssl genpkey -algorithm ed25519 -out KEY makes one"
-    key: Ed25519PrivateKey = _load_key(path, load, ed25519.Ed25519PrivateKey, missing, remedy)
+    key: Ed25519PrivateKey = _load_key(path, "private", "private key in PEM without a password", remedy)
     return key
 
 
@@ -50,22 +47,31 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         SignatureError: If the file cannot be read or holds no such key.
         MissingDependencyError: If `cryptography` is not installed.
     """
-    serialization, ed25519 = _library()
     remedy = "openssl pkey -in KEY -pubout -out KEY.pub writes it"
-    kind = ed25519.Ed25519PublicKey
-    key: Ed25519PublicKey = _load_key(path, serialization.load_pem_public_key, kind, "public key in PEM", remedy)
+    key: Ed25519PublicKey = _load_key(path, "public", "public key in PEM", remedy)
     return key
 
 
-def _load_key(path: Path, load: Callable[[bytes], Any], kind: type, missing: str, remedy: str) -> Any:
-    content = _read_key(path)
+def _load_key(path: Path, which: str, missing: str, remedy: str) -> Any:
+    needed_library(
+        "cryptography.hazmat.primitives",
+        'signatures need the package cryptography ({err}); pip install "resnet-export[sign]"',
+    )
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    password = {"password": None} if which == "private" else {}
     try:
-        key = load(content)
+        content = read_plain_file(path, _MAX_KEY_BYTES)
+    except OSError as err:
+        raise SignatureError(f"{path}: the key cannot be read ({err.strerror})") from err
+    try:
+        key = getattr(serialization, f"load_pem_{which}_key")(content, **password)
     except Exception as err:  # ValueError, TypeError (a password), UnsupportedAlgorithm: the library's types vary
-        secret = missing.startswith("public") and b"PRIVATE KEY" in content
+        secret = which == "public" and b"PRIVATE KEY" in content
         why = "this is the private key, which must not leave the place that signs" if secret else err
         raise SignatureError(f"{path}: no {missing} ({why}); {remedy}") from err
-    if not isinstance(key, kind):
+    if not isinstance(key, getattr(ed25519, f"Ed25519{which.capitalize()}Key")):
         raise SignatureError(f"{path}: got a key of another kind, expected Ed25519; {remedy}")
     return key
 
@@ -106,21 +112,3 @@ def sign(content: bytes, key: Ed25519PrivateKey) -> bytes:
     """Return the signature of a manifest's bytes, 64 bytes."""
     signature: bytes = key.sign(content)
     return signature
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        return read_plain_file(path, _MAX_KEY_BYTES)
-    except OSError as err:
-        raise SignatureError(f"{path}: the key cannot be read ({err.strerror})") from err
-
-
-def _library() -> tuple[Any, Any]:
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as err:
-        raise MissingDependencyError(
-            f'signatures need the package cryptography ({err}); pip install "resnet-export[sign]"'
-        ) from err
-    return serialization, ed25519

@@ -12,6 +12,7 @@ import importlib
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -185,8 +186,8 @@ def _text(answer: Any) -> str:
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
 
-class DeviceBuffer:
-    """Device memory that is freed once: by `close`, or when nobody holds the buffer any more.
+class _Buffer:
+    """Memory that is freed once: by `close`, or when nobody holds the buffer any more.
 
     At interpreter exit it is left to the driver, which frees a process's memory: CUDA may be gone by then. In a forked
     child nothing is freed, for the memory is the parent's.
@@ -196,55 +197,47 @@ class DeviceBuffer:
         size: In bytes.
     """
 
-    def __init__(self, cuda: CudaRuntime, size: int) -> None:
+    def __init__(self, address: int, size: int, free: Callable[[int], None]) -> None:
+        self.address = address
         self.size = size
-        self.address = cuda.malloc(size)
-        self._finalizer = _free_when_dropped(self, cuda.free, self.address)
+        self._finalizer = weakref.finalize(self, _free_quietly, free, address, os.getpid())
+        self._finalizer.atexit = False
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
-        _free_now(self._finalizer)
+        pending = self._finalizer.detach()
+        if pending is not None:
+            free, address, process = pending[2]
+            if os.getpid() == process:
+                free(address)
 
 
-class PinnedBuffer:
-    """Host memory that the GPU copies from and to by itself; freed as a `DeviceBuffer` is.
+class DeviceBuffer(_Buffer):
+    """Device memory."""
+
+    def __init__(self, cuda: CudaRuntime, size: int) -> None:
+        super().__init__(cuda.malloc(size), size, cuda.free)
+
+
+class PinnedBuffer(_Buffer):
+    """Host memory that the GPU copies from and to by itself.
 
     Attributes:
-        address: Where it is.
-        size: In bytes.
         array: It as uint8 [size], valid until it is freed.
     """
 
     def __init__(self, cuda: CudaRuntime, size: int) -> None:
-        self.size = size
-        self.address = cuda.malloc_host(size)
-        self._finalizer = _free_when_dropped(self, cuda.free_host, self.address)
+        super().__init__(cuda.malloc_host(size), size, cuda.free_host)
         pointer = ctypes.cast(self.address, ctypes.POINTER(ctypes.c_ubyte))
         self.array: NDArray[np.uint8] = np.ctypeslib.as_array(pointer, (size,))
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
         self.array = np.empty(0, np.uint8)
-        _free_now(self._finalizer)
-
-
-def _free_when_dropped(owner: object, free: Callable[[int], None], address: int) -> weakref.finalize[Any, Any]:
-    finalizer = weakref.finalize(owner, _free_quietly, free, address, os.getpid())
-    finalizer.atexit = False
-    return finalizer
+        super().close()
 
 
 def _free_quietly(free: Callable[[int], None], address: int, process: int) -> None:
     if os.getpid() == process:
-        try:
-            free(address)
-        except RuntimeAdapterError:
-            return  # nobody is there to be told, and the process's memory is freed with it
-
-
-def _free_now(finalizer: weakref.finalize[Any, Any]) -> None:
-    pending = finalizer.detach()
-    if pending is not None:
-        free, address, process = pending[2]
-        if os.getpid() == process:
+        with suppress(RuntimeAdapterError):  # nobody is there to be told, and the memory is freed with the process
             free(address)

@@ -18,7 +18,7 @@ import numpy as np
 
 from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError, ModelClosedError, QueueFullError
-from runtimes.fork_guard import forked_error
+from runtimes.fork_guard import refuse_in_a_child
 from runtimes.protocol import Array, InputCheck, Runtime
 
 
@@ -90,8 +90,7 @@ class DynamicBatcher(Closing):
             ModelClosedError: After `close`.
             ForkedProcessError: In a forked child.
         """
-        if os.getpid() != self._process:
-            raise forked_error(self._process)
+        refuse_in_a_child(self._process)
         inputs = self._check(inputs)
         rows = {len(array) for array in inputs.values()}
         if len(rows) != 1:

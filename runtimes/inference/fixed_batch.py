@@ -22,6 +22,11 @@ def fixed_batch(runtime: Runtime) -> int | None:
     return firsts.pop() if len(firsts) == 1 else None
 
 
+def any_batch(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """Return the specifications with a first axis of any size."""
+    return {name: TensorSpec(spec.dtype, (None, *spec.shape[1:])) for name, spec in specs.items()}
+
+
 class AnyBatch(RuntimeAdapter):
     """A runtime of a fixed batch size, taking any.
 
@@ -33,9 +38,9 @@ class AnyBatch(RuntimeAdapter):
     def __init__(self, runtime: Runtime, size: int) -> None:
         self._runtime = runtime
         self._size = size
-        self._input_specs = {name: _any(spec) for name, spec in runtime.input_specs.items()}
-        self._output_specs = {name: _any(spec) for name, spec in runtime.output_specs.items()}
-        self._check = InputCheck(self._input_specs)
+        self.input_specs = any_batch(runtime.input_specs)
+        self.output_specs = any_batch(runtime.output_specs)
+        self._check = InputCheck(self.input_specs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run any number of rows; see `Runtime.run`.
@@ -53,7 +58,7 @@ class AnyBatch(RuntimeAdapter):
         pieces = [self._piece(inputs, start, total) for start in range(0, total, self._size)]
         if len(pieces) == 1:
             return pieces[0]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._output_specs}
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.output_specs}
 
     def close(self) -> None:
         """Release the model; a second call does nothing."""
@@ -70,7 +75,3 @@ class AnyBatch(RuntimeAdapter):
             for name, array in piece.items()
         }
         return {name: array[:count].copy() for name, array in self._runtime.run(padded).items()}
-
-
-def _any(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.dtype, (None, *spec.shape[1:]))

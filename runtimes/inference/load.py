@@ -135,8 +135,7 @@ class _Source:
         if _is_onnx(self.path):
             if provider != AUTO and RUNTIMES[provider].engine_flavor is not None:
                 raise BundleError(f"{self.path} is an ONNX model, {provider} runs engines; build one first")
-            automatic = "cuda" if here.has_gpu and here.ort_has_cuda else "cpu"
-            return Choice(self.path, automatic if provider == AUTO else provider, precision, "one file was given")
+            return Choice(self.path, here.provider if provider == AUTO else provider, precision, "one file was given")
         sidecar = load_sidecar(self.path)
         word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
         if provider not in (AUTO, word):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from runtimes.closing import Closing
 from runtimes.errors import InputMismatchError, ModelClosedError, NotAClassifierError
-from runtimes.fork_guard import forked_error
+from runtimes.fork_guard import refuse_in_a_child
 from runtimes.inference.classification import Classification, Head
 from runtimes.inference.dynamic_batcher import DynamicBatcher
 from runtimes.inference.fixed_batch import AnyBatch, fixed_batch
@@ -186,8 +186,7 @@ class Model(Closing):
         self._runtime.close()
 
     def _enter(self) -> None:
-        if os.getpid() != self._process:  # first: in a child a lock may be held for ever by a thread of the parent
-            raise forked_error(self._process)
+        refuse_in_a_child(self._process)  # first: in a child a lock may be held for ever by a thread of the parent
         with self._changed:
             if self._closed:
                 raise closed_error()
@@ -212,8 +211,7 @@ class Model(Closing):
         """Run `call` in a thread. It enters there, not here: `close` may be called by the thread of the event loop."""
         import asyncio  # whoever awaits has it already; for the others it is 4 MB
 
-        if os.getpid() != self._process:
-            raise forked_error(self._process)
+        refuse_in_a_child(self._process)
         with self._changed:
             if self._closed:
                 raise closed_error()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
 from runtimes.bundle.precision import is_int8
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
-from runtimes.inference.fixed_batch import fixed_batch
+from runtimes.inference.fixed_batch import any_batch, fixed_batch
 from runtimes.inference.model_description import ModelDescription, library_versions
 from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
 from runtimes.machine.environment import machine_info
@@ -73,8 +72,8 @@ def open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) -
         node_providers=runtime.node_providers,
         reason=choice.reason,
         batch="any" if size is None else f"{size} in the file: more in pieces, fewer padded",
-        inputs=_any_batch(runtime.input_specs, size),
-        outputs=_any_batch(runtime.output_specs, size),
+        inputs=runtime.input_specs if size is None else any_batch(runtime.input_specs),
+        outputs=runtime.output_specs if size is None else any_batch(runtime.output_specs),
         threads=options.threads if runtime.provider == CPU_PROVIDER else None,
         exact=exact,
         may_saturate=runtime.may_saturate and choice.precision != "fp32" and runtime.provider == CPU_PROVIDER,
@@ -142,12 +141,6 @@ def _specs(manifest: Manifest) -> dict[str, TensorSpec]:
         entry.name: TensorSpec(entry.dtype, tuple(size if isinstance(size, int) else None for size in entry.shape))
         for entry in manifest.inputs
     }
-
-
-def _any_batch(specs: Mapping[str, TensorSpec], size: int | None) -> Mapping[str, TensorSpec]:
-    if size is None:
-        return specs
-    return {name: TensorSpec(spec.dtype, (None, *spec.shape[1:])) for name, spec in specs.items()}
 
 
 def _provider_works(name: str, machine: Machine) -> Availability:

@@ -42,6 +42,11 @@ class Here:
     ort_has_cuda: bool = False
     compute_capability: str | None = None
 
+    @property
+    def provider(self) -> str:
+        """What "auto" runs an ONNX file on."""
+        return "cuda" if self.has_gpu and self.ort_has_cuda else "cpu"
+
 
 def choose(
     bundle: Path, manifest: Manifest, here: Here, *, provider: str, precision: str | None, file: str | None
@@ -59,7 +64,7 @@ def choose(
         engine = _fitting_engine(bundle, manifest, here, precision) if here.has_gpu else None
         if engine is not None:
             return engine
-        provider = _auto_provider(here)
+        provider = here.provider
     wanted = (precision,) if precision else RUNTIMES[provider].precisions_for(manifest)
     found = next((word for word in wanted if word in manifest.precisions), None)
     if found is None:
@@ -78,10 +83,6 @@ def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> 
         name in manifest.files and manifest.files[name].sha256 == sidecar.facts.onnx_sha256
         for name in (*MODEL_FILES.values(), *DLA_FILES.values())
     )
-
-
-def _auto_provider(here: Here) -> str:
-    return "cuda" if here.has_gpu and here.ort_has_cuda else "cpu"
 
 
 def _check_dialect(bundle: Path, manifest: Manifest, precision: str, provider: str) -> None:
@@ -119,7 +120,7 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
     if file not in manifest.files:
         raise BundleError(f"{path} is not in the bundle's manifest; it has {', '.join(sorted(manifest.files))}")
     _check_precision(file, known, precision)
-    chosen = _auto_provider(here) if provider == AUTO else provider
+    chosen = here.provider if provider == AUTO else provider
     _check_dialect(bundle, manifest, known, chosen)
     return Choice(path, chosen, known, "the file was named")
 

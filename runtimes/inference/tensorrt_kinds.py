@@ -54,23 +54,18 @@ def _flavor_works(flavor: str, machine: Machine) -> Availability:
     return Availability(True, f"{found.module} {found.version}{limits}")
 
 
-TENSORRT = RuntimeKind(
-    name="tensorrt",
-    title="engines of TensorRT",
-    computed_by="tensorrt",
-    open=partial(open_engine, "tensorrt"),
-    probe=partial(_flavor_works, "tensorrt"),
-    engine_flavor="tensorrt",
-    needs_gpu=True,
-    reads_onnxruntime_int8=False,
-)
-TENSORRT_RTX = RuntimeKind(
-    name="tensorrt-rtx",
-    title="engines of TensorRT-RTX",
-    computed_by="tensorrt",
-    open=partial(open_engine, "rtx"),
-    probe=partial(_flavor_works, "rtx"),
-    engine_flavor="rtx",
-    needs_gpu=True,
-    reads_onnxruntime_int8=False,
-)
+def _kind(name: str, title: str, flavor: str) -> RuntimeKind:
+    return RuntimeKind(
+        name=name,
+        title=f"engines of {title}",
+        computed_by="tensorrt",
+        open=partial(open_engine, flavor),
+        probe=partial(_flavor_works, flavor),
+        engine_flavor=flavor,
+        needs_gpu=True,
+        reads_onnxruntime_int8=False,
+    )
+
+
+TENSORRT = _kind("tensorrt", "TensorRT", "tensorrt")
+TENSORRT_RTX = _kind("tensorrt-rtx", "TensorRT-RTX", "rtx")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
-from runtimes.fork_guard import forked_error, never_release_in_a_child
+from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.openvino.misread_operators import why_misread
 from runtimes.openvino.node_precision import integer_layers, node_precisions
 from runtimes.openvino.openvino_library import PRECISION, load_core, properties_for
@@ -36,6 +36,11 @@ class OpenVinoRuntime(RuntimeAdapter):
         MissingDependencyError: If OpenVINO is not installed.
         ProviderUnavailableError: If INT8 kernels would saturate on this CPU and cannot be kept from it.
         RuntimeAdapterError: If the model is not read or compiled, or would be computed otherwise than its file says.
+
+    Attributes:
+        metadata: The file's `metadata_props`.
+        node_precisions: Node name to what it computes in, such as "Convolution in u8".
+        float_precision: Type that layers other than INT8 compute in: "f32" unless another was asked for.
     """
 
     def __init__(
@@ -55,36 +60,21 @@ class OpenVinoRuntime(RuntimeAdapter):
         self._compiled: Any = compiled
         never_release_in_a_child(self._compiled)
         self._process = os.getpid()
-        self._node_precisions = node_precisions(self._compiled)
-        _refuse_saturation(self._node_precisions)
-        self._metadata = _metadata(network)
-        self._float_precision = str(wanted[PRECISION])
-        self._input_specs = {port.get_any_name(): _spec(port) for port in self._compiled.inputs}
-        self._output_specs = {_output_name(port): _spec(port) for port in self._compiled.outputs}
-        self._check = InputCheck(self._input_specs)
+        self.node_precisions = node_precisions(self._compiled)
+        _refuse_saturation(self.node_precisions)
+        self.metadata = _metadata(network)
+        self.float_precision = str(wanted[PRECISION])
+        self.input_specs = {port.get_any_name(): _spec(port) for port in self._compiled.inputs}
+        self.output_specs = {_output_name(port): _spec(port) for port in self._compiled.outputs}
+        self._check = InputCheck(self.input_specs)
         self._tensor: Any = sys.modules["openvino"].Tensor
         # A request holds the activations of one call: as many are made as threads call at the same time.
         self._idle: deque[Any] = deque()
 
     @property
-    def metadata(self) -> Mapping[str, str]:
-        """The file's `metadata_props`."""
-        return self._metadata
-
-    @property
-    def node_precisions(self) -> Mapping[str, str]:
-        """Node name to what it computes in, such as "Convolution in u8"."""
-        return self._node_precisions
-
-    @property
-    def float_precision(self) -> str:
-        """Type that layers other than INT8 compute in: "f32" unless another was asked for."""
-        return self._float_precision
-
-    @property
     def num_integer_layers(self) -> int:
         """How many of the convolutions and fully connected layers compute in integers."""
-        return len(integer_layers(self._node_precisions))
+        return len(integer_layers(self.node_precisions))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`.
@@ -98,11 +88,10 @@ class OpenVinoRuntime(RuntimeAdapter):
         compiled = self._compiled
         if compiled is None:
             raise ModelClosedError("this runtime is closed; open the model again")
-        if os.getpid() != self._process:
-            raise forked_error(self._process)
+        refuse_in_a_child(self._process)
         inputs = self._check(inputs)
         # Shared with the request, which reads plain C memory only, and takes no memory that may not be written.
-        given = {name: np.require(inputs[name], requirements=("C", "W")) for name in self._input_specs}
+        given = {name: np.require(inputs[name], requirements=("C", "W")) for name in self.input_specs}
         try:
             request = self._idle.pop()
         except IndexError:
@@ -114,7 +103,7 @@ class OpenVinoRuntime(RuntimeAdapter):
             results = request.infer()
         except Exception as err:  # OpenVINO raises RuntimeError and others
             raise RuntimeAdapterError(f"OpenVINO failed: {_sentence(err)}") from err
-        outputs = _with_nan_of(given, dict(zip(self._output_specs, results.values(), strict=True)))
+        outputs = _with_nan_of(given, dict(zip(self.output_specs, results.values(), strict=True)))
         self._idle.append(request)
         if self._compiled is None:  # closed meanwhile: nothing may stay
             self._idle.clear()

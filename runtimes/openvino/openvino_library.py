@@ -11,12 +11,11 @@ the demo's network), tests/runtimes/openvino/test_saturation.py.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from runtimes.errors import MissingDependencyError
+from runtimes.needed_library import needed_library
 from runtimes.ort.int8_kernels import why_int8_saturates
 
 PRECISION = "INFERENCE_PRECISION_HINT"
@@ -30,12 +29,8 @@ def load_core() -> Any:
     Raises:
         MissingDependencyError: If OpenVINO is not installed, or does not load.
     """
-    try:
-        return importlib.import_module("openvino").Core()
-    except ImportError as err:
-        raise MissingDependencyError(
-            f'OpenVINO is needed for provider="openvino" ({err}); pip install "resnet-export[openvino]"'
-        ) from err
+    told = 'OpenVINO is needed for provider="openvino" ({err}); pip install "resnet-export[openvino]"'
+    return needed_library("openvino", told).Core()
 
 
 def properties_for(*, num_threads: int, given: Mapping[str, str]) -> dict[str, Any]:

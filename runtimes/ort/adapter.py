@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
-from runtimes.fork_guard import forked_error, never_release_in_a_child
+from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
 from runtimes.ort.session import (
@@ -60,6 +60,13 @@ class OrtRuntime(RuntimeAdapter):
         ProviderUnavailableError: If the first provider did not load, or does not run every node.
         RuntimeAdapterError: If the model does not load.
         ValueError: If `providers` is empty.
+
+    Attributes:
+        may_saturate: Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits.
+        provider: The provider that was asked for, and loaded.
+        node_providers: Node name to the provider that runs it; empty where it was not recorded or ONNX Runtime is too
+            old.
+        metadata: The file's `metadata_props`.
     """
 
     def __init__(
@@ -76,7 +83,7 @@ class OrtRuntime(RuntimeAdapter):
     ) -> None:
         saturates = not exact_qdq and bool(why_int8_saturates())
         self._process = os.getpid()
-        self._may_saturate = saturates and allow_saturation
+        self.may_saturate = saturates and allow_saturation
         wanted = Wanted(tuple(providers), provider_options, plugin, record_nodes)
         options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
         if saturates and not allow_saturation:
@@ -92,35 +99,15 @@ class OrtRuntime(RuntimeAdapter):
                 raise
             options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
             self._session = open_session(model, options, wanted)
-            self._may_saturate = True
+            self.may_saturate = True
         never_release_in_a_child(self._session)
-        self._node_providers = node_providers(self._session) if wanted.records_nodes else {}
-        self._provider = wanted.names[0]
-        self._metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
-        self._output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
-        self._output_names = list(self._output_specs)
-        self._check = InputCheck(self._input_specs)
-
-    @property
-    def may_saturate(self) -> bool:
-        """Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits."""
-        return self._may_saturate
-
-    @property
-    def provider(self) -> str:
-        """The provider that was asked for, and loaded."""
-        return self._provider
-
-    @property
-    def node_providers(self) -> Mapping[str, str]:
-        """Node name to the provider that runs it; empty where it was not recorded or ONNX Runtime is too old."""
-        return self._node_providers
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The file's `metadata_props`."""
-        return self._metadata
+        self.node_providers = node_providers(self._session) if wanted.records_nodes else {}
+        self.provider = wanted.names[0]
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
+        self.output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
+        self._output_names = list(self.output_specs)
+        self._check = InputCheck(self.input_specs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`.
@@ -153,7 +140,7 @@ class OrtRuntime(RuntimeAdapter):
             InputMismatchError: If an array has a wrong name, dtype, shape or layout.
         """
         session = self._open_session()
-        binding = bind_arrays(session, self._input_specs, inputs, self._output_specs, outputs)
+        binding = bind_arrays(session, self.input_specs, inputs, self.output_specs, outputs)
         try:
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
@@ -168,8 +155,7 @@ class OrtRuntime(RuntimeAdapter):
         session = self._session
         if session is None:
             raise ModelClosedError("this runtime is closed; open the model again")
-        if os.getpid() != self._process:
-            raise forked_error(self._process)
+        refuse_in_a_child(self._process)
         return session
 
 

@@ -8,15 +8,13 @@ registers with onnxruntime and onnxruntime-gpu 1.31.1 alike.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from runtimes.errors import MissingDependencyError
 from runtimes.machine.installed_versions import installed_versions
+from runtimes.needed_library import needed_library
 from runtimes.ort.session import PluginProvider
 
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -33,12 +31,10 @@ def rtx_plugin(options: Mapping[str, str]) -> PluginProvider:
     Raises:
         MissingDependencyError: If the plug-in is not installed or does not load.
     """
-    try:
-        package: Any = importlib.import_module(MODULE)
-    except (ImportError, OSError) as err:  # OSError: a shared library of it is missing
-        raise MissingDependencyError(
-            f"{MODULE} is needed ({err}); pip install {DISTRIBUTIONS[-1]}, beside onnxruntime or onnxruntime-gpu"
-        ) from err
+    package = needed_library(
+        MODULE,
+        f"{MODULE} is needed ({{err}}); pip install {DISTRIBUTIONS[-1]}, beside onnxruntime or onnxruntime-gpu",
+    )
     library = Path(str(package.get_library_path()))
     load_cuda_runtime(library.parent)
     return PluginProvider(str(package.get_ep_name()), str(library), options)

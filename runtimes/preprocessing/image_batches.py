@@ -45,40 +45,12 @@ class Batch:
     paths: tuple[Path, ...]
 
 
-class ImageErrors:
-    """Collects the files that could not be read, in the order of the stream."""
-
-    __slots__ = ("_items", "_tell")
-
-    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
-        """Begin with none; `tell` is called with the reason of each one as it is met."""
-        self._items: list[tuple[Path, str]] = []
-        self._tell = tell
-
-    def add(self, path: Path, reason: str) -> None:
-        """Record one file and the message that says why."""
-        self._items.append((path, reason))
-        if self._tell is not None:
-            self._tell(reason)
-
-    @property
-    def items(self) -> tuple[tuple[Path, str], ...]:
-        """Every (path, reason) so far."""
-        return tuple(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[tuple[Path, str]]:
-        return iter(self.items)
-
-
 def image_batches(
     paths: Sequence[Path],
     preprocessing: Preprocessing,
     *,
     batch_size: int,
-    on_error: ImageErrors,
+    on_error: Callable[[str], object] | None = None,
     workers: int = 2,
     max_bad_fraction: float = 0.01,
 ) -> Generator[Batch, None, None]:
@@ -91,7 +63,7 @@ def image_batches(
         paths: Image files, at least one.
         preprocessing: How the images are prepared.
         batch_size: Images in each batch but the last; unreadable ones do not count.
-        on_error: Receives every unreadable file; use a fresh one for each stream.
+        on_error: Called with the reason of each file that cannot be read, in order.
         workers: Decoding threads.
         max_bad_fraction: Largest tolerated share of `paths` that cannot be read, 0-1.
 
@@ -124,7 +96,7 @@ def load_batches(folder: Path, preprocessing: Preprocessing, *, batch_size: int 
         ImageFolderError: If the folder is missing or empty (here), or too many images are unreadable (on the way).
     """
     paths = find_images(Path(folder))
-    batches = image_batches(paths, preprocessing, batch_size=batch_size, on_error=ImageErrors())
+    batches = image_batches(paths, preprocessing, batch_size=batch_size)
     return (batch.images for batch in batches)
 
 
@@ -132,7 +104,7 @@ def _batches(
     paths: Sequence[Path],
     preprocessing: Preprocessing,
     batch_size: int,
-    on_error: ImageErrors,
+    on_error: Callable[[str], object] | None,
     workers: int,
     max_bad_fraction: float,
 ) -> Generator[Batch, None, None]:
@@ -145,8 +117,9 @@ def _batches(
             try:
                 good.append((path, decoding.result()))
             except ImageReadError as err:
-                on_error.add(path, str(err))
                 bad.append(str(err))
+                if on_error is not None:
+                    on_error(bad[-1])
                 _check_bad_fraction(bad, len(paths), max_bad_fraction)
             if len(good) == batch_size:
                 num_good += batch_size

@@ -9,7 +9,6 @@ the reduced picture that the whole one was. Source: Pillow 12, `Image.resize`, `
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 from itertools import product
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtimes.errors import ImageReadError, MissingDependencyError
+from runtimes.errors import ImageReadError
+from runtimes.needed_library import needed_library
 from runtimes.preprocessing.center_crop import cropped
 from runtimes.preprocessing.decode import check_pixel_count, exif_orientation, formats_here
 from runtimes.preprocessing.image_input import Channels, ImageInput, array_of, rgb_array, rgb_image
@@ -44,12 +44,7 @@ def load_opencv() -> Any:
     Raises:
         MissingDependencyError: If it is not installed.
     """
-    try:
-        return importlib.import_module("cv2")
-    except (ImportError, OSError) as err:  # OSError: a shared library of it is missing
-        raise MissingDependencyError(
-            f'backend="opencv" needs OpenCV ({err}); pip install opencv-python-headless'
-        ) from err
+    return needed_library("cv2", 'backend="opencv" needs OpenCV ({err}); pip install opencv-python-headless')
 
 
 def opencv_pixels(

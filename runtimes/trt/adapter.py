@@ -27,7 +27,7 @@ from runtimes.trt.compatibility import (
     read_sidecar,
     rebuild_command,
 )
-from runtimes.trt.execution_lane import Lane, close_all, run_in_pieces
+from runtimes.trt.execution_lane import Lane, do_all, run_in_pieces
 from runtimes.trt.layer_profiler import noise
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
@@ -127,7 +127,7 @@ class TrtRuntime(RuntimeAdapter):
             dla_core = sidecar.facts.flags.get("dla_core")
         trusted = sidecar if check_sidecar else None
         self._model: LoadedEngine | None = _load(path, library, command, dla_core, trusted)
-        self._input_specs, self._output_specs = self._model.inputs, self._model.outputs
+        self.input_specs, self.output_specs = self._model.inputs, self._model.outputs
         self._free.append(self._new_lane())
 
     @property
@@ -158,11 +158,11 @@ class TrtRuntime(RuntimeAdapter):
             raise closed_error()
         on_device = any(is_on_device(array) for array in inputs.values())
         if not on_device:
-            inputs = check_inputs(self._input_specs, inputs)
+            inputs = check_inputs(self.input_specs, inputs)
         lane = self._take_lane()
         try:
             if on_device:
-                inputs = read_inputs(self._input_specs, inputs, lane.stream)
+                inputs = read_inputs(self.input_specs, inputs, lane.stream)
             outputs = run_in_pieces(lane, inputs)
         except InputMismatchError:  # before anything was enqueued
             self._return_lane(lane, usable=True)
@@ -213,7 +213,7 @@ class TrtRuntime(RuntimeAdapter):
             self._changed.wait_for(lambda: len(self._free) == self._num_lanes)
             lanes, self._free, self._num_lanes = self._free, [], 0
             self._model = None
-            close_all(lanes)
+            do_all([lane.close for lane in lanes])
 
     def _take_lane(self) -> Lane:
         with self._changed:

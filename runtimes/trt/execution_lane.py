@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,27 +128,14 @@ class Lane:
         stream, self._stream = self._stream, None
         if stream is None:
             return
-        first: RuntimeAdapterError | None = None
-        try:
-            self._cuda.synchronize(stream)
-        except RuntimeAdapterError as err:
-            first = err
-        parts: list[_Captured | DeviceBuffer | PinnedBuffer] = []
+        steps: list[Callable[[], object]] = [partial(self._cuda.synchronize, stream), self._drop_context]
         for held in (self._captured, self._device, self._host):
-            parts.extend(held.values())
+            steps.extend(part.close for part in held.values())
             held.clear()
+        do_all([*steps, partial(self._cuda.destroy_stream, stream)])
+
+    def _drop_context(self) -> None:
         self._context = None  # before its stream and its buffers
-        try:
-            close_all(parts)
-        except RuntimeAdapterError as err:
-            first = first or err
-        del parts
-        try:
-            self._cuda.destroy_stream(stream)
-        except RuntimeAdapterError as err:
-            first = first or err
-        if first is not None:
-            raise first
 
     def _open_stream(self) -> int:
         if self._stream is None:
@@ -327,12 +315,12 @@ def _num_bytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
 
 
-def close_all(parts: Iterable[Lane | _Captured | DeviceBuffer | PinnedBuffer]) -> None:
-    """Close every part, then raise the first error if there was one."""
+def do_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Take every step, then raise the first error if there was one."""
     first: RuntimeAdapterError | None = None
-    for part in parts:
+    for step in steps:
         try:
-            part.close()
+            step()
         except RuntimeAdapterError as err:
             first = first or err
     if first is not None:

@@ -18,7 +18,7 @@ from resnet_export.images.gather import gathered, gathered_source
 from resnet_export.images.image_set import called_as_given, image_folder, warn_of_files_passed_over
 from resnet_export.images.stream import stream
 from runtimes.errors import ImageFolderError
-from runtimes.preprocessing.image_batches import ImageErrors, image_batches
+from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.image_folder import class_of, find_images
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
@@ -50,7 +50,7 @@ def levels_and_classes(words, labels=None, num_classes=4):
     with gathered([str(word) for word in words], labels) as root:
         paths = find_images(root)
         classes = class_indices(root, paths, None, num_classes)
-        (batch,) = image_batches(paths, PREPROCESSING, batch_size=99, on_error=ImageErrors(), max_bad_fraction=0.0)
+        (batch,) = image_batches(paths, PREPROCESSING, batch_size=99, max_bad_fraction=0.0)
         levels = [round(float(image.max()) * 255) for image in batch.images]
         return list(zip(levels, [None if classes is None else classes.of[path] for path in batch.paths], strict=True))
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_read_is_named_as_it_was_given(tmp_path, flat):
             gathered_source([str(path)]) as source,
             called_as_given(Reporter(), source, None),
         ):
-            list(image_batches(source.paths(), PREPROCESSING, batch_size=9, on_error=ImageErrors()))
+            list(image_batches(source.paths(), PREPROCESSING, batch_size=9))
 
 
 def test_a_warning_names_the_picture_of_an_archive(tmp_path):

@@ -995,7 +995,7 @@ def test_a_capture_without_a_plain_execution_would_show(machine_of, monkeypatch)
 
 def test_a_forgotten_buffer_would_show(machine_of, monkeypatch):
     machine = machine_of("10.3")
-    monkeypatch.setattr(runtimes.trt.adapter, "close_all", lambda parts: None)
+    monkeypatch.setattr(runtimes.trt.adapter, "do_all", lambda steps: None)
     runtime = machine.open(machine.build())
     runtime.close()
     with pytest.raises(AssertionError):
