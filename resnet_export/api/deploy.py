@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +189,7 @@ def deepstream(
     """
     from exporter.deploy.deepstream import write_deepstream
     from exporter.deploy.nvinfer_config import NvinferSettings
-    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.exact_sessions import open_exact
 
     return write_deepstream(
         Path(bundle),
@@ -198,6 +197,6 @@ def deepstream(
         precision=precision,
         settings=NvinferSettings(**settings),
         single_scale=single_scale,
-        open_runtime=partial(OrtRuntime, exact_qdq=True),
+        open_runtime=open_exact,
         force=force,
     )

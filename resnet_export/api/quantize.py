@@ -71,6 +71,7 @@ def quantize(
     from calibration.mixed_precision.keep_float import nodes_named
     from calibration.pipeline.quantize_model import quantize as quantize_model
     from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.exact_sessions import open_exact
 
     float_model, known = _float_model(model)
     reporter = Reporter(on_event)
@@ -85,12 +86,12 @@ def quantize(
             float_model,
             _batches(images, preprocessing, known, Path(spilled) / "images", reporter),
             open_runtime=OrtRuntime,
-            open_exact=partial(OrtRuntime, exact_qdq=True),
+            open_exact=open_exact,
             method=method_of(method),
             dialect=Dialect(where.dialect),
             effort=EFFORTS[effort],
             keep_float=kept,
-            track_layers=lambda layers, total: reporter.track("refining", layers, total=total),
+            track_layers=partial(reporter.track, "refining"),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +154,7 @@ def _verification(content: Mapping[str, Any]) -> Verification:
         verdict=content["verdict"],
         summary=content["summary"],
         gates=tuple(
-            GateOutcome(
-                file["name"],
-                gate["name"],
-                gate["on"],
-                gate["verdict"],
-                gate["measured"],
-                gate["threshold"],
-                gate["unit"],
-                gate["sentence"],
-            )
+            GateOutcome(file["name"], *(gate[field.name] for field in fields(GateOutcome)[1:]))
             for file in content["files"]
             for gate in file["gates"]
         ),

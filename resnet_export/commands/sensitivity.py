@@ -49,7 +49,7 @@ from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.ort.exact_sessions import exact_side_by_side
+from runtimes.ort.exact_sessions import exact_side_by_side, open_exact
 from runtimes.preprocessing.image_folder import find_images
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
     )
     kept = nodes_named(recipe.model, options.get("keep_float", ()))
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in kept.values() for node in nodes))
-    return settle_ranges(calibrated, open_exact=partial(OrtRuntime, exact_qdq=True))
+    return settle_ranges(calibrated, open_exact=open_exact)
 
 
 def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, reporter: Reporter) -> bool:
@@ -279,9 +279,9 @@ def _rank(
     ranking = rank(
         calibrated,
         batches,
-        open_exact=partial(OrtRuntime, exact_qdq=True),
+        open_exact=open_exact,
         side_by_side=exact_side_by_side(),
-        track=lambda units, total: reporter.track("ranking", units, total=total),
+        track=partial(reporter.track, "ranking"),
     )
     reporter.done(
         f"{len(ranking.blocks)} blocks and {len(ranking.layers)} layers ranked on {ranking.whole.num_images} "
@@ -308,9 +308,7 @@ def _confirm(
     for count in range(min(NUM_CONFIRMED, len(ranking.blocks) - 1) + 1):
         units = [cost.unit for cost in ranking.blocks[:count]]
         nodes = frozenset(node for unit in units for node in unit.nodes)
-        result = insert_and_refine(
-            calibrated, open_exact=partial(OrtRuntime, exact_qdq=True), keep_float=nodes, round_weights=False
-        )
+        result = insert_and_refine(calibrated, open_exact=open_exact, keep_float=nodes, round_weights=False)
         measured = tally_images(
             recipe.model,
             result.quantized.model,

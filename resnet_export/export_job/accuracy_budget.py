@@ -38,7 +38,7 @@ from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.ort.exact_sessions import exact_side_by_side
+from runtimes.ort.exact_sessions import exact_side_by_side, open_exact
 from runtimes.preprocessing.image_batches import Batch
 from runtimes.side_by_side import in_order, streams_of_this_machine
 
@@ -52,8 +52,6 @@ MIN_TO_SPLIT = 128
 
 MAX_SELECTION = 1024
 """Images that choose, at most; the others judge."""
-
-open_exact = partial(OrtRuntime, exact_qdq=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,7 @@ class BudgetJob:
             open_exact=open_exact,
             keep_float=nodes,
             round_weights=round_weights,
-            track_layers=(lambda layers, total: self.run.reporter.track("refining", layers, total=total))
-            if rounds
-            else None,
+            track_layers=partial(self.run.reporter.track, "refining") if rounds else None,
         )
         if not rounds:
             self._last = (nodes, result)
@@ -179,7 +175,7 @@ class BudgetJob:
             batches,
             open_exact=open_exact,
             side_by_side=exact_side_by_side(),
-            track=lambda units, total: self.run.reporter.track("ranking", units, total=total),
+            track=partial(self.run.reporter.track, "ranking"),
         )
 
     def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: LogitComparison) -> str:
@@ -200,23 +196,8 @@ class BudgetJob:
         found = evidence(budget, measured)
         statement = _statement(budget, measured, found)
         self.run.reporter.done(f"accuracy budget holds with every layer in INT8: {statement}")
-        report = {
-            **budget.to_json(),
-            "holds": True,
-            "statement": f"{statement}; every layer in INT8",
-            "measured_on": self.run.images.measured_from,
-            "num_selection_images": 0,
-            "num_verdict_images": measured.num_images,
-            "verdict_apart_from_selection": True,
-            "before": budget_figures(measured),
-            "after": budget_figures(measured),
-            "evidence": found.to_json(),
-            "kept_in_float": {"blocks": {}, "nodes": [], "share_of_macs": 0.0},
-            "latency": None,
-            "ranking": None,
-            "steps": [],
-        }
-        return BudgetOutcome(whole, report)
+        statement = f"{statement}; every layer in INT8"
+        return BudgetOutcome(whole, self._report(budget, statement, found, measured, measured))
 
     def _changed(
         self,
@@ -247,27 +228,52 @@ class BudgetJob:
                 f"accuracy budget: with {len(parts.verdict)} images the same ones chose the layers and judged the "
                 f"result, which flatters it; from {MIN_TO_SPLIT} on they are kept apart"
             )
-        report = {
-            **budget.to_json(),
-            "holds": True,
-            "statement": f"{statement}; in float: {kept}; {cost}",
-            "measured_on": self.run.images.measured_from,
-            "num_selection_images": search.steps[0].selection.num_images,
-            "num_verdict_images": after.num_images,
-            "verdict_apart_from_selection": parts.apart,
-            "before": budget_figures(before),
-            "after": budget_figures(after),
-            "evidence": found.to_json(),
-            "kept_in_float": {
+        report = self._report(
+            budget,
+            f"{statement}; in float: {kept}; {cost}",
+            found,
+            before,
+            after,
+            num_selection_images=search.steps[0].selection.num_images,
+            verdict_apart_from_selection=parts.apart,
+            kept_in_float={
                 "blocks": {block: list(layers) for block, layers in blocks.items()},
                 "nodes": sorted(search.nodes),
                 "share_of_macs": share,
             },
-            "latency": latency,
-            "ranking": ranking.to_json(),
-            "steps": [step.to_json() for step in search.steps],
-        }
+            latency=latency,
+            ranking=ranking.to_json(),
+            steps=[step.to_json() for step in search.steps],
+        )
         return BudgetOutcome(result, report)
+
+    def _report(
+        self,
+        budget: AccuracyBudget,
+        statement: str,
+        found: BudgetEvidence,
+        before: LogitComparison,
+        after: LogitComparison,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Return `accuracy_budget` of `report.json`; by default of a model with every layer in INT8."""
+        return {
+            **budget.to_json(),
+            "holds": True,
+            "statement": statement,
+            "measured_on": self.run.images.measured_from,
+            "num_selection_images": 0,
+            "num_verdict_images": after.num_images,
+            "verdict_apart_from_selection": True,
+            "before": budget_figures(before),
+            "after": budget_figures(after),
+            "evidence": found.to_json(),
+            "kept_in_float": {"blocks": {}, "nodes": [], "share_of_macs": 0.0},
+            "latency": None,
+            "ranking": None,
+            "steps": [],
+            **others,
+        }
 
     def _latency(self, whole: QuantizationResult, result: QuantizationResult) -> dict[str, Any]:
         """Time one image through both files in ONNX Runtime: what a GPU takes is not measured here."""

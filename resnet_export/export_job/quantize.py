@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,12 @@ from calibration.pipeline.quantize_model import (
 )
 from calibration.placement.for_tensorrt import Placement
 from resnet_export.console.reporter import Reporter
-from resnet_export.export_job.accuracy_budget import BudgetJob, open_exact, tally_images
+from resnet_export.export_job.accuracy_budget import BudgetJob, tally_images
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
 from resnet_export.export_job.context.artifacts import BudgetOutcome
 from resnet_export.export_job.context.run import ExportRun
 from runtimes.metrics.logit_comparison import LogitComparison
+from runtimes.ort.exact_sessions import open_exact
 
 if TYPE_CHECKING:
     from exporter.tracing.export import ExportedModel
@@ -66,12 +68,12 @@ def quantize_images(
     calibrated = settle_ranges(
         calibrated,
         open_exact=open_exact,
-        track_tensors=lambda tensors, total: reporter.track("choosing ranges", tensors, total=total),
+        track_tensors=partial(reporter.track, "choosing ranges"),
     )
     result = insert_and_refine(
         calibrated,
         open_exact=open_exact,
-        track_layers=lambda layers, total: reporter.track("refining", layers, total=total),
+        track_layers=partial(reporter.track, "refining"),
     )
     tell_calibration(result.table, exported, reporter)
     outcome = None

@@ -9,7 +9,6 @@ on noise, and exported without --val, are noise too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,8 +132,7 @@ def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[
     from calibration.diagnostics.bisect_blocks import bisect_blocks
     from calibration.errors import CalibrationError
     from exporter.graph.read_model import read_model
-    from runtimes.ort.adapter import OrtRuntime
-    from runtimes.ort.exact_sessions import exact_side_by_side
+    from runtimes.ort.exact_sessions import exact_side_by_side, open_exact
 
     model = read_model(candidate.path)
     try:
@@ -143,7 +141,7 @@ def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[
             model,
             images,
             precision=candidate.precision,
-            open_exact=partial(OrtRuntime, exact_qdq=True),
+            open_exact=open_exact,
             side_by_side=exact_side_by_side(),
         )
     except (CalibrationError, ExportError, RuntimeAdapterError) as err:  # a foreign graph, NaN: the gates have judged

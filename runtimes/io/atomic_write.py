@@ -175,24 +175,10 @@ def _held_sibling(path: Path, folder: Path) -> Iterator[Path]:
         lock.close()
 
 
-class _Lock:
-    """An open file or folder with a lock on it, or nothing where the system has no locks."""
-
-    __slots__ = ("_handle",)
-
-    def __init__(self, handle: int | None) -> None:
-        self._handle = handle
-
-    def close(self) -> None:
-        """Give the lock up."""
-        if self._handle is not None:
-            os.close(self._handle)
-
-
-def _held(path: Path) -> _Lock | None:
-    """Lock what was just made at `path`; None if somebody took it for a leftover and removed it."""
+def _held(path: Path) -> ExitStack | None:
+    """Lock what was just made at `path`, where there are locks; None if somebody took it for a leftover meanwhile."""
     if sys.platform == "win32":
-        return _Lock(None)
+        return ExitStack()
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -201,9 +187,11 @@ def _held(path: Path) -> _Lock | None:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError:  # a file system without locks, where nobody removes anything either
         os.close(handle)
-        return _Lock(None)
+        return ExitStack()
     if _is_at(handle, path):
-        return _Lock(handle)
+        lock = ExitStack()
+        lock.callback(os.close, handle)
+        return lock
     os.close(handle)
     return None
 

@@ -7,6 +7,9 @@ from functools import partial
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.side_by_side import SideBySide, streams_of_this_machine
 
+open_exact = partial(OrtRuntime, exact_qdq=True)
+"""Opens a model in as many threads as there are cores."""
+
 
 def exact_side_by_side() -> SideBySide:
     """Return how to open them on this machine."""

@@ -16,28 +16,22 @@ MAX_FLIPS = 10
 
 def markdown_summary(report: Mapping[str, Any]) -> str:
     """Return the Markdown text of a report (`runtimes.verification.report`)."""
-    return "\n".join(_lines(report)) + "\n"
+    return "\n\n".join(_paragraphs(report)) + "\n"
 
 
-def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+def _paragraphs(report: Mapping[str, Any]) -> Iterator[str]:
     verdict = report["verdict"]
     yield f"## {MARKS[verdict]} resnet-export verify: {verdict}"
-    yield ""
     yield f"`{_cell(report['subject']['path'])}`: {_cell(report['summary'])}"
-    yield ""
     yield f"Reference: {_cell(report['reference']['statement'])}. {_cell(report['images']['statement'])}."
     if report["causes"]:
-        yield ""
         yield "**What broke**"
-        yield ""
-        yield from (f"- `{_cell(cause['file'])}`: {_cell(cause['sentence'])}" for cause in report["causes"])
-    yield ""
-    yield from _table(
+        yield "\n".join(f"- `{_cell(cause['file'])}`: {_cell(cause['sentence'])}" for cause in report["causes"])
+    yield _table(
         ("file", "on", "images", "top-1", "agreement", "max abs diff", "SQNR", "KL"),
         [_metrics_row(file, part) for file in report["files"] for part in file["comparisons"]],
     )
-    yield ""
-    yield from _table(
+    yield _table(
         ("", "file", "on", "gate", "result"),
         [
             (MARKS[gate["verdict"]], file["name"], gate["on"], gate["name"], gate["sentence"])
@@ -46,15 +40,10 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield from _flips(report)
-    if report["attribution"] is not None:
-        yield ""
-        yield f"Attribution: {_cell(report['attribution']['statement'])}"
-    if report["baseline"] is not None:
-        yield ""
-        yield f"Baseline: {_cell(report['baseline']['statement'])}"
-    for warning in report["warnings"]:
-        yield ""
-        yield f"> warning: {_cell(warning)}"
+    for key in ("attribution", "baseline"):
+        if report[key] is not None:
+            yield f"{key.capitalize()}: {_cell(report[key]['statement'])}"
+    yield from (f"> warning: {_cell(warning)}" for warning in report["warnings"])
 
 
 def _flips(report: Mapping[str, Any]) -> Iterator[str]:
@@ -67,19 +56,15 @@ def _flips(report: Mapping[str, Any]) -> Iterator[str]:
     if not rows:
         return
     rows.sort(key=lambda row: -row[2])
-    shown = rows[:MAX_FLIPS]
     labels = report["labels"]
-    yield ""
     yield f"<details><summary>{len(rows)} answers differ</summary>"
-    yield ""
-    yield from _table(
+    yield _table(
         ("image", "file", "margin of the reference", "reference", "candidate"),
         [
             (image, file, f"{margin:.3g}", _class(labels, trusted), _class(labels, tested))
-            for image, file, margin, trusted, tested in shown
+            for image, file, margin, trusted, tested in rows[:MAX_FLIPS]
         ],
     )
-    yield ""
     yield "</details>"
 
 
@@ -105,10 +90,9 @@ def _metrics_row(file: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str,
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
-    yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    return "\n".join([f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *lines])
 
 
 def _cell(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,13 +62,12 @@ def int8_float16_file(
     from calibration.qdq.offsets import give_offsets_back, num_zero_points, take_offsets
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
     from exporter.tracing.check_export import first_nonfinite_tensor
-    from runtimes.ort.adapter import OrtRuntime
+    from runtimes.ort.exact_sessions import open_exact
 
     with reporter.working("typing INT8 + FP16"):
         typed = float16_qdq_from_float32(give_offsets_back(quantized, reference))
         result = replace(typed, model=take_offsets(typed.model, reference))
-        exact = partial(OrtRuntime, exact_qdq=True)
-        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=exact)
+        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=open_exact)
     _refuse_overflow(tensor)
     reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
     if symmetric := num_zero_points(quantized) - num_zero_points(result.model):

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from calibration import quantize
-from resnet_export.export_job.accuracy_budget import open_exact, tally_images
+from resnet_export.export_job.accuracy_budget import tally_images
 from resnet_export.images.class_index import ClassIndex
 from runtimes.metrics.parity import compare
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.exact_sessions import open_exact
 from runtimes.preprocessing.image_batches import Batch
 
 
