@@ -67,11 +67,6 @@ def activation_scales(
     """Return, by block, the scales of the tensors that both files quantize in it.
 
     A tensor between two blocks is quantized in the one that reads it.
-
-    Args:
-        candidate: The tested Q/DQ file.
-        honest: Plain INT8 of the reference.
-        borders: The blocks.
     """
     scales = [_scales(model) for model in (candidate, honest)]
     constants = constant_nodes(candidate.graph)

@@ -101,13 +101,7 @@ def block_borders(reference: ModelProto, candidate: ModelProto) -> tuple[Border,
 
 
 class BlockPieces(Closing):
-    """One file, whole and block by block; opened when first used, closed by `close`. Any thread may run it.
-
-    Args:
-        model: The file, from its normalized input on.
-        borders: Where to cut.
-        open_runtime: Opens a model.
-    """
+    """One file, whole and block by block; opened when first used, closed by `close`. Any thread may run it."""
 
     def __init__(self, model: ModelProto, borders: Sequence[Border], open_runtime: OpenRuntime) -> None:
         self._graph = model.graph

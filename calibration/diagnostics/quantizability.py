@@ -113,11 +113,7 @@ class TensorFinding(JsonFields):
 
 
 def lint_weights(model: ModelProto) -> tuple[TensorFinding, ...]:
-    """Return what is to be found in the weights that will be quantized.
-
-    Args:
-        model: Folded float32 model.
-    """
+    """Return what is to be found in the weights that will be quantized."""
     index = index_graph(model.graph)
     found: list[TensorFinding] = []
     for weight in place_qdq(model).weights:
@@ -129,12 +125,7 @@ def lint_weights(model: ModelProto) -> tuple[TensorFinding, ...]:
 
 
 def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[TensorFinding, ...]:
-    """Return what is to be found in the activations that will be quantized; nothing where the table has not seen them.
-
-    Args:
-        model: The model the table was made for.
-        table: With `observed`.
-    """
+    """Return what is to be found in the activations to be quantized; nothing where the table has not seen them."""
     if table.observed is None:
         return ()
     index = index_graph(model.graph)
@@ -167,13 +158,7 @@ def _maker(tensor: str, index: GraphIndex) -> str:
 
 
 def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) -> Iterator[TensorFinding]:
-    """Yield the findings of one weight.
-
-    Args:
-        tensor: Its name.
-        module: Who holds it.
-        channels: float64 [C, values per channel].
-    """
+    """Yield the findings of one weight, float64 [C, values per channel]."""
     largest = np.abs(channels).max(axis=1)
     live = np.flatnonzero(largest > 0)
     dead = len(largest) - len(live)

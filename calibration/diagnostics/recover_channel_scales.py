@@ -108,12 +108,7 @@ def with_reference(
 
 
 def recover_factors(reference: ModelProto, layers: Mapping[str, LayerConstants]) -> dict[ChannelGroup, Factors]:
-    """Return the factors of every group that can be scaled, float64 [num_channels], > 0; ones where nothing tells.
-
-    Args:
-        reference: The folded float32 model.
-        layers: Both sides' constants.
-    """
+    """Return the factors of every group that can be scaled, float64 [num_channels], > 0; ones where nothing tells."""
     groups = find_channel_groups(reference)
     read_by = {consumer: group for group in groups for consumer in group.consumers}
     factors: dict[ChannelGroup, Factors] = {}

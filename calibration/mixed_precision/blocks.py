@@ -40,12 +40,7 @@ class Block:
 
 
 def find_blocks(model: ModelProto, layers: Collection[str]) -> tuple[Block, ...]:
-    """Return the blocks that hold a layer, in graph order; every node is in one block at most.
-
-    Args:
-        model: Model whose nodes have names of their own.
-        layers: Names of the layers that are quantized.
-    """
+    """Return the blocks that hold a layer, in graph order; every node is in one block at most."""
     weighted = Counter(
         path for node in model.graph.node if node.op_type in WEIGHTED_OPS for path in _indexed_paths(node.name)
     )

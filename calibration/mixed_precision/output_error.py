@@ -19,12 +19,7 @@ Logits = NDArray[np.float32]
 def output_error(
     reference: Iterable[Logits], candidate: Runtime, batches: Iterable[NDArray[np.float32]]
 ) -> LogitComparison:
-    """Return the distance of `candidate` from known logits.
-
-    Args:
-        reference: The float model's logits, batch by batch.
-        candidate: The quantized model, open.
-        batches: The same images, float32 [n, C, H, W].
+    """Return the distance of `candidate` from known logits, batch by batch, on the same images, float32 [n, C, H, W].
 
     Raises:
         ValueError: If there is no image.

@@ -72,11 +72,7 @@ class VariantMaker:
         return Variant(model, self._digests[0])
 
     def entries(self, keep_float: Collection[str]) -> frozenset[tuple[object, ...]] | None:
-        """Return what is quantized with more nodes in float; None where that is not the whole model with less Q/DQ.
-
-        Args:
-            keep_float: Names of the nodes.
-        """
+        """Return what is quantized with more nodes in float; None where that is not the whole model with less Q/DQ."""
         model = self._calibrated.model
         kept = place(model, self._calibrated.table.dialect, {*self._calibrated.keep_float, *keep_float})
         entries = entries_of(kept)

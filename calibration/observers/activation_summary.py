@@ -95,13 +95,7 @@ class ActivationSummary(JsonFields):
 
 @dataclass(frozen=True, slots=True)
 class Observed(JsonFields):
-    """Everything seen on the way to the ranges.
-
-    Attributes:
-        convergence: How each range settled.
-        input: What the images look like.
-        activations: Tensor name to what it held.
-    """
+    """Everything seen on the way to the ranges; activations by tensor name."""
 
     convergence: Convergence
     input: InputStatistics

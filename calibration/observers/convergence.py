@@ -131,10 +131,6 @@ def noted_counts(first: int, last: int) -> tuple[int, ...]:
 def images_until_settled(convergence: Convergence, tolerance: float) -> int | None:
     """Return the count after which no scale is off its last value by more than a share.
 
-    Args:
-        convergence: The curves.
-        tolerance: The share, such as 0.01.
-
     Returns:
         One of `num_images`, or None where even the count before the last is off: nothing shows that they settled.
     """

@@ -54,14 +54,7 @@ class InputWarningKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class InputWarning(JsonFields):
-    """One thing that is not as it should be.
-
-    Attributes:
-        kind: What.
-        seen: What was seen, with figures.
-        expected: What was expected.
-        advice: What to do.
-    """
+    """One thing that is not as it should be: what was seen, with figures, what was expected, and what to do."""
 
     kind: InputWarningKind
     seen: str

@@ -64,9 +64,6 @@ def load_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
         path: The file; its suffix says the format (`.safetensors`, or one of `PICKLE_SUFFIXES`).
         key: Where the weights are in the file, see `choose_weights`; None for the usual place.
 
-    Returns:
-        The weights, wrappers opened and common prefixes cut, each step told in `notes`.
-
     Raises:
         UnsafeCheckpointError: If loading would run code (a pickled module, a TorchScript archive).
         WeightsError: If the file is missing, empty, corrupt, of an unknown kind, or holds no tensors.
@@ -99,18 +96,12 @@ def load_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
 
 
 def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 of the weights that depends on neither file format nor order of names.
+    """Return a SHA-256 of the weights, in hexadecimal, that depends on neither file format nor order of names.
 
     For each name, sorted, the digest takes one line of JSON `[name, dtype, shape]`, such as
     `["fc.bias", "float32", [10]]`, a newline, and the tensor's bytes in row-major order, little-endian (the
     order of the platforms this runs on, x86-64 and AArch64). `num_batches_tracked` buffers are left out:
     inference does not read them and not every file carries them, so one network would get two digests.
-
-    Args:
-        state_dict: Name -> tensor of any dtype, shape and memory layout.
-
-    Returns:
-        64 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name in state_dict if not counts_batches(name)):
@@ -122,16 +113,10 @@ def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def infer_num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
-    """Return the number of classes that the weights were trained for, or None if they do not say.
+    """Return the number of classes that the weights were trained for, the rows of `fc.weight`; None if they do not say.
 
     Only `fc.weight`, [num_classes, features], is looked at: it is the classifier of every ResNet that this
     project builds (torchvision's and `CifarResNet`).
-
-    Args:
-        state_dict: Name -> tensor.
-
-    Returns:
-        Rows of `fc.weight`; None if there is none or it is not 2-D.
     """
     weight = state_dict.get("fc.weight")
     return int(weight.shape[0]) if weight is not None and weight.ndim == 2 else None
@@ -172,9 +157,6 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
 
 def check_finite(module: nn.Module) -> None:
     """Raise if any parameter or buffer of `module` holds NaN or Inf.
-
-    Args:
-        module: Read only.
 
     Raises:
         WeightsError: Names up to 5 such tensors, with their counts of NaN and Inf.

@@ -76,14 +76,8 @@ def nvinfer_normalization(preprocessing: Preprocessing) -> NvinferNormalization:
 
 
 def apply_nvinfer(normalization: NvinferNormalization, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what nvinfer feeds its engine.
+    """Return what nvinfer feeds its engine, float32 [n, 3, H, W], of pixels uint8 [n, H, W, 3], R, G, B.
 
-    Args:
-        normalization: The configuration's.
-        pixels: uint8 [n, H, W, 3], R, G, B.
-
-    Returns:
-        float32 [n, 3, H, W].
     Source: NVIDIA DeepStream, src/utils/nvdsinfer/nvdsinfer_conversion.cu, NvDsInferConvert_C3ToP3Float.
     """
     offsets = np.array(normalization.offsets, np.float32)[:, np.newaxis, np.newaxis]

@@ -47,7 +47,7 @@ def build_engine(
     on_products: Callable[[NetworkProducts], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> bytes:
-    """Parse and build one ONNX file.
+    """Parse and build one ONNX file; return the plan.
 
     Args:
         model: The file; its inputs may have a dynamic first axis.
@@ -59,9 +59,6 @@ def build_engine(
         on_placement: For a DLA, hears which layers run there and which on the GPU.
         on_products: Hears of the network's convolutions and matrix products, before they are built.
         on_notice: Hears, before the build, what the target will compute otherwise than the file says.
-
-    Returns:
-        The plan.
 
     Raises:
         MissingDependencyError: If the library is not installed.

@@ -26,11 +26,7 @@ _LIBRARIES = ("torch", "torchvision", "timm")
 
 
 def count_facts(name: str) -> ModelFacts:
-    """Return the facts of one model; it is built on the "meta" device, without values.
-
-    Args:
-        name: One of `exporter.models.model_names.MODEL_NAMES`.
-    """
+    """Return the facts of one model; it is built on the "meta" device, without values."""
     architecture = architecture_of(name)
     assert architecture.preprocessing is not None  # of a known model it is never None
     input_size = architecture.preprocessing.input_size
@@ -51,11 +47,7 @@ def count_facts(name: str) -> ModelFacts:
 
 
 def architecture_of(name: str) -> Architecture:
-    """Return the architecture of a known model, without building it.
-
-    Args:
-        name: One of `exporter.models.model_names.MODEL_NAMES`.
-    """
+    """Return the architecture of a known model, without building it."""
     request = ModelRequest(name, RANDOM_WEIGHTS)
     source = request.reference.source
     if source == TORCHVISION:
@@ -69,12 +61,7 @@ def architecture_of(name: str) -> Architecture:
 
 
 def count_macs(module: nn.Module, input_size: tuple[int, int]) -> int:
-    """Return the multiply-accumulate operations of one image.
-
-    Args:
-        module: In evaluation mode, on the "meta" device.
-        input_size: (height, width) in pixels.
-    """
+    """Return the multiply-accumulate operations of one image."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(torch.zeros(1, 3, *input_size, device="meta"))
     return int(counter.get_total_flops()) // 2

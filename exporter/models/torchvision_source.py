@@ -57,12 +57,7 @@ def load(request: ModelRequest) -> LoadedModel:
 
 
 def preprocessing_of(member: Any, name: str) -> Preprocessing:
-    """Return how images are prepared for the weights `member` of model `name` as it is built here.
-
-    Args:
-        member: A member of a torchvision weights enum.
-        name: The model's name.
-    """
+    """Return how images are prepared for the weights `member` of model `name` as it is built here."""
     preprocessing = preprocessing_from_transforms(member.transforms())
     if name in _AUXILIARY_HEADS:
         return replace(preprocessing, mean=_TRANSFORM_INPUT_STATISTICS, std=_TRANSFORM_INPUT_STATISTICS)
@@ -70,11 +65,7 @@ def preprocessing_of(member: Any, name: str) -> Preprocessing:
 
 
 def preprocessing_from_transforms(transforms: Any) -> Preprocessing:
-    """Return the specification of torchvision's `ImageClassification` preset.
-
-    Args:
-        transforms: What `weights.transforms()` returns.
-    """
+    """Return the specification of torchvision's `ImageClassification` preset."""
     (crop,), (resize,) = transforms.crop_size, transforms.resize_size
     return Preprocessing(
         resize=resize,

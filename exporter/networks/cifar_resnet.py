@@ -36,16 +36,14 @@ class ShortcutOption(Enum):
 
 
 def blocks_per_stage(depth: int) -> int:
-    """Return n, the residual blocks in each of the three stages of a ResNet of `depth` = 6n + 2 layers.
+    """Return n >= 1, the residual blocks in each of the three stages of a ResNet of `depth` = 6n + 2 layers.
 
     Args:
         depth: Weighted layers: the stem, 2 per block in 3 stages of n blocks, the classifier. 6n + 2, n >= 1.
 
-    Returns:
-        n, >= 1.
-
     Raises:
         ValueError: If no n >= 1 gives this depth.
+
     Source: He et al. 2015, arXiv:1512.03385, section 4.2.
     """
     num_blocks, rest = divmod(depth - 2, 6)
@@ -77,14 +75,7 @@ class CifarBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output.
-
-        Args:
-            x: float32 [N, in_channels, H, W].
-
-        Returns:
-            float32 [N, out_channels, ceil(H / stride), ceil(W / stride)], >= 0.
-        """
+        """Return float32 [N, out_channels, ceil(H / stride), ceil(W / stride)], >= 0, of [N, in_channels, H, W]."""
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))

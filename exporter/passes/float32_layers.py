@@ -123,12 +123,7 @@ def _collected(concat: NodeProto, index: GraphIndex) -> list[NodeProto]:
 
 
 def chain_to_quantize(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
-    """Return a layer and what lies between it and its QuantizeLinear; nothing where it does not lead straight to one.
-
-    Args:
-        node: The layer.
-        index: Look-ups over its graph.
-    """
+    """Return a layer and what lies between it and its QuantizeLinear; nothing where it leads not straight to one."""
     chain = [node]
     while chain[-1].output[0] not in index.outputs:
         uses = index.uses.get(chain[-1].output[0], ())

@@ -87,9 +87,6 @@ class PreprocessingOptions(JsonFields):
     def complete(self, reason: str) -> Preprocessing:
         """Return the preprocessing that these options alone say: shorter side to the input size, center crop.
 
-        Args:
-            reason: Why nothing else tells.
-
         Raises:
             PreprocessingError: Naming the options that are missing.
         """

@@ -56,15 +56,7 @@ def check_finished(
     preprocessing: Preprocessing,
     open_runtime: Callable[[ModelProto], Runtime],
 ) -> FinishReport:
-    """Compare a finished file with the one it was made of.
-
-    Args:
-        before: Normalized images in, logits or features out.
-        finished: What `finish_graph` made of it.
-        finish: What was added.
-        images: Normalized images, float32 [n, 3, H, W].
-        preprocessing: Theirs.
-        open_runtime: Opens a model.
+    """Compare a finished file with the one it was made of, on normalized images, float32 [n, 3, H, W].
 
     Raises:
         ExportCheckError: If they differ, with the numbers.

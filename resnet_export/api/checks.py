@@ -137,9 +137,6 @@ def bench(
 def models(family: str | None = None) -> tuple[ModelFacts, ...]:
     """Return the models that have names: parameters, multiply-accumulates, input size, published top-1.
 
-    Args:
-        family: Only of this family.
-
     Raises:
         UnknownModelError: If there is no such family.
     """

@@ -83,14 +83,7 @@ class Reporter:
         yield move
 
     def track(self, what: str, items: Iterable[Item], total: int, sizes: Any = None) -> Iterator[Item]:
-        """Yield `items`, telling how many went by.
-
-        Args:
-            what: The step's name.
-            items: Batches or single things.
-            total: Sum of all sizes.
-            sizes: Item to its share of `total`; 1 when None.
-        """
+        """Yield `items`, telling how many of `total` went by: `sizes(item)` each, 1 when None."""
         completed = 0
         for item in items:
             raise_if_requested()

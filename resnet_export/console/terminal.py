@@ -26,11 +26,7 @@ from resnet_export.console.reporter import Event, Item, Reporter
 
 
 class Terminal(Reporter):
-    """Prints steps as they end, and progress bars while they run.
-
-    Args:
-        quiet: Print warnings only.
-    """
+    """Prints steps as they end, and progress bars while they run; only warnings where it is to be quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(self._print)

@@ -9,12 +9,7 @@ from resnet_export.console.option_types import positive
 
 
 def add_val_options(group: argparse._ArgumentGroup, text: str) -> None:
-    """Add `--val`, `--val-labels` and `--num-val`.
-
-    Args:
-        group: Of the verb's parser.
-        text: What the images are for, the help of `--val`.
-    """
+    """Add `--val`, `--val-labels` and `--num-val`."""
     group.add_argument("--val", action="append", metavar="DIR|...", help=text)
     group.add_argument(
         "--val-labels",

@@ -299,15 +299,7 @@ def tally_images(
     classes: ClassIndex | None,
     exact_qdq: bool,
 ) -> LogitComparison:
-    """Compare an INT8 file with the float file, in the arithmetic that its target runs.
-
-    Args:
-        reference: Float model.
-        candidate: INT8 model.
-        batches: Prepared images; read once.
-        classes: Labels, or None.
-        exact_qdq: Whether the target computes Q/DQ as written.
-    """
+    """Compare an INT8 file with the float file, in the arithmetic that its target runs."""
     meter = LogitMeter(strict=True)
     streams = streams_of_this_machine()
     with ExitStack() as stack:

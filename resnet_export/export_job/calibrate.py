@@ -41,9 +41,6 @@ def calibration_runtime(provider: str) -> OpenRuntime:
     On "cuda" without TF32, whose 10 bits would move the ranges. The few nodes on integers that place the sample may run
     on the CPU; the provider itself must load.
 
-    Args:
-        provider: "cpu" or "cuda".
-
     Raises:
         ProviderUnavailableError: If there is no usable GPU.
     """

@@ -163,11 +163,7 @@ class KeptFloat:
     named: Mapping[str, tuple[str, ...]]
 
     def report(self, result: QuantizationResult) -> dict[str, Any]:
-        """Return `keep_float` of `report.json`: both compared alike, without the rounding that both would gain by.
-
-        Args:
-            result: The INT8 model that is written.
-        """
+        """Return `keep_float` of `report.json`: both compared alike, without the rounding that both would gain by."""
         without = replace(self.calibrated, keep_float=frozenset())
         everything, rounds = self._unrounded(without), self.calibrated.effort.round_weights
         kept = self._unrounded(self.calibrated) if rounds else result

@@ -20,11 +20,6 @@ _MAX_PLACES = 3
 def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Reporter) -> None:
     """Warn of what TensorRT does not take, where the files are for it.
 
-    Args:
-        model: The float file.
-        options: Target, and whether an engine is asked for.
-        reporter: Told of each form, with the layers that have it.
-
     Raises:
         ExportError: If an engine is asked for, which would not be built or would answer otherwise.
     """

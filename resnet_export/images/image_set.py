@@ -65,10 +65,6 @@ def warn_of_files_passed_over(reporter: Reporter, *sources: ImageSource | None) 
 def called_as_given(reporter: Reporter, *sources: ImageSource | None) -> Iterator[None]:
     """Name images in warnings and errors as the user gave them: FILE of a link, else SOURCE/PICTURE.
 
-    Args:
-        reporter: Who is warned inside.
-        sources: Where the images come from.
-
     Raises:
         ImageFolderError: What was raised inside, with other names.
     """

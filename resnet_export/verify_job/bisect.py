@@ -48,14 +48,6 @@ def find_breaks(
 ) -> dict[str, dict[str, Any]]:
     """Return `bisect` of every file's entry, by the file's name.
 
-    Args:
-        subject: What is verified.
-        reference: Who is trusted.
-        checks: Of the bundle as a whole.
-        preprocessing: Of the images.
-        validation: The images of --val, or None.
-        against: Whether the reference is a model of --against.
-
     Raises:
         MissingDependencyError: If onnx is not installed.
     """

@@ -35,15 +35,7 @@ def setting(
     *,
     against: bool,
 ) -> Setting:
-    """Return what the report says of the run.
-
-    Args:
-        subject: What was verified.
-        reference: Who was trusted.
-        compared: On which images.
-        validation: The images of --val, or None.
-        against: Whether the reference is a model of --against.
-    """
+    """Return what the report says of the run."""
     golden = None
     if subject.golden is not None:
         golden = {"num_images": len(subject.golden.inputs), "source": "golden.npz, PyTorch's answers at export"}

@@ -116,12 +116,6 @@ class OpenCandidate:
 def open_candidate(candidate: Candidate, subject: Subject, provider: str, streams: Streams) -> OpenCandidate:
     """Open one file.
 
-    Args:
-        candidate: The file.
-        subject: What is verified.
-        provider: Word of `--provider`.
-        streams: In which it will run.
-
     Raises:
         RuntimeAdapterError: If it does not load, or what it needs (a provider, TensorRT, a GPU) is not there.
         ExportError: If no logits can be had of it.
@@ -187,11 +181,6 @@ def with_logits(path: Path, finish: Finish) -> ModelProto:
 
 def logits_of(runtime: Runtime, inputs: Array, streams: Streams = ONE_STREAM) -> Array:
     """Return the first output, float32 [n, num_classes]; a file fixed to a batch size gets its images in such pieces.
-
-    Args:
-        runtime: An open file or model.
-        inputs: As it takes them, [n, ...].
-        streams: In how many pieces they run side by side.
 
     Raises:
         ExportError: If that is no table of logits.

@@ -189,11 +189,7 @@ def _report(folder: Path, parts: Sequence[Part], plan: Mapping[str, Any], score:
 
 
 class LocalWork:
-    """Does parts in this process, one after the other without a pause between them.
-
-    Args:
-        classifier: An open one; the caller closes it.
-    """
+    """Does parts in this process, one after the other without a pause; the caller closes the classifier."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         self._classifier = classifier

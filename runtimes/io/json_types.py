@@ -12,10 +12,6 @@ _JSON_NAMES = {Mapping: "object", dict: "object", str: "string", int: "whole num
 def check_kinds(values: Mapping[str, object], kinds: Mapping[str, type | tuple[type, ...]]) -> None:
     """Raise unless every value is of one of its kinds; a boolean is no number.
 
-    Args:
-        values: Name to value.
-        kinds: Name to what it may be.
-
     Raises:
         TypeError: Naming the first that is not, with got and expected.
         ValueError: If a number is not finite.

@@ -117,9 +117,6 @@ def loadable_providers(*, timeout_s: float = PROBE_TIMEOUT_S) -> OnnxRuntimeInfo
     """Open a session on every compiled-in provider, each in children of its own, and tell which really load.
 
     `onnxruntime.get_available_providers()` says nothing about that: it lists what was compiled in.
-
-    Args:
-        timeout_s: Time limit of one try.
     """
     answer = ask_python(_LIST_PROVIDERS, timeout_s=timeout_s)
     if answer.reason:

@@ -65,9 +65,6 @@ def kind_of_answers(scores: NDArray[Any]) -> AnswerKind | None:
     """Return the kind that answers show by themselves: every row sums to 1, or its powers do; None where none does.
 
     Logits of two classes or more do not add up to 1 row for row by chance.
-
-    Args:
-        scores: Answers, float [N, C].
     """
     if scores.ndim != 2 or scores.shape[1] < 2 or not len(scores) or not np.isfinite(scores).all():
         return None

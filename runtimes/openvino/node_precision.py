@@ -13,11 +13,7 @@ _NO_WORK = frozenset({"Const", "Input", "Output", "Parameter", "Result", "Reshap
 
 
 def node_precisions(compiled: Any) -> dict[str, str]:
-    """Return node name to "LAYER in PRECISION", such as "Convolution in u8", of the nodes that compute.
-
-    Args:
-        compiled: An `openvino.CompiledModel`.
-    """
+    """Return node name to "LAYER in PRECISION", such as "Convolution in u8", of the nodes that compute."""
     return dict(_told(compiled.get_runtime_model().get_ops()))
 
 

@@ -43,9 +43,6 @@ def rtx_plugin(options: Mapping[str, str]) -> PluginProvider:
 def load_cuda_runtime(folder: Path) -> Path | None:
     """Load the CUDA runtime library that the plug-in wants, so that the loader knows it by name.
 
-    Args:
-        folder: Of the plug-in.
-
     Returns:
         What was loaded; None where no package brings one, and the system's is what is left.
     """

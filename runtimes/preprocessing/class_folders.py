@@ -47,9 +47,6 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
         labels: Name of class i at place i, or None where the model brings none.
         num_classes: Number of the model's outputs.
 
-    Returns:
-        The class of every folder.
-
     Raises:
         ValueError: If the number of labels is not `num_classes`.
         ImageFolderError: If no rule applies, only some folders are labels, or a folder means more than one

@@ -54,15 +54,12 @@ def formats_here() -> tuple[str, ...]:
 
 
 def read_image(path: Path, *, draft: tuple[int, int] | None = None) -> Image.Image:
-    """Read an image file; the file is closed on return, whatever happens.
+    """Read an image file as mode RGB, without metadata; the file is closed on return, whatever happens.
 
     Args:
         path: A file of one of `READ_FORMATS`; its name and extension do not matter.
         draft: (width, height): a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, the smallest that has no side
             below these. Faster, and the pixels differ a little; None decodes every pixel.
-
-    Returns:
-        The picture in mode RGB, without metadata.
 
     Raises:
         ImageReadError: If there is no such file, it cannot be opened, is not an image, is damaged, has more

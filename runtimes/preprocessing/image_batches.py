@@ -67,9 +67,6 @@ def image_batches(
         workers: Decoding threads.
         max_bad_fraction: Largest tolerated share of `paths` that cannot be read, 0-1.
 
-    Returns:
-        The batches; the last may hold fewer images.
-
     Raises:
         ValueError: If an argument is out of range; here, not at the first batch.
         ImageFolderError: While iterating, as soon as more than `max_bad_fraction` of all `paths` are
@@ -86,11 +83,6 @@ def image_batches(
 
 def load_batches(folder: Path, preprocessing: Preprocessing, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
     """Yield all images below a folder as prepared arrays, float32 [n, C, H, W], at most 1 % of them unreadable.
-
-    Args:
-        folder: Searched recursively.
-        preprocessing: How the images are prepared.
-        batch_size: Images in each array but the last.
 
     Raises:
         ImageFolderError: If the folder is missing or empty (here), or too many images are unreadable (on the way).

@@ -35,9 +35,6 @@ def find_images(root: Path) -> tuple[Path, ...]:
     begin with a dot are skipped. A folder that links lead to is read once, under its own path where that lies
     below `root`.
 
-    Args:
-        root: An existing folder.
-
     Returns:
         Paths that begin with `root`, sorted by their parts (by code point, folder by folder); at least one.
 

@@ -247,14 +247,7 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
 
 
 def band_pixels(preprocessing: Preprocessing, bands: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Resize and crop a picture of any number of channels, each by itself.
-
-    Args:
-        preprocessing: What to do.
-        bands: uint8 [H, W, C], C = `preprocessing.channels`.
-
-    Returns:
-        uint8 [H, W, C] as `pixels`.
+    """Resize and crop a picture of any number of channels, each by itself: uint8 [H, W, C] in, as of `pixels` out.
 
     Raises:
         ImageReadError: If the number of channels is another, or as in `pixels`.
@@ -302,11 +295,7 @@ def normalize(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArra
 
 
 def preprocess(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float32]:
-    """Prepare one image: `pixels`, then `normalize`.
-
-    Returns:
-        float32 [C, H, W], C-contiguous, with (H, W) = `preprocessing.input_size`.
-    """
+    """Prepare one image, `pixels`, then `normalize`: float32 [C, H, W], (H, W) = `preprocessing.input_size`."""
     return normalize(preprocessing, pixels(preprocessing, image))
 
 

@@ -148,9 +148,6 @@ def _names(module: str) -> tuple[str, ...]:
 def load_library(flavor: str) -> TensorRtLibrary:
     """Import a library, once per process.
 
-    Args:
-        flavor: "tensorrt", "lean", "dispatch" or "rtx".
-
     Raises:
         ValueError: If the flavor is unknown.
         MissingDependencyError: If the library is not installed or does not load.

@@ -75,11 +75,6 @@ def load_baseline(path: Path) -> dict[str, Any]:
 def compare_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return `baseline` of the report.
 
-    Args:
-        report: This run's report.
-        baseline: The stored one.
-        path: Where that was read.
-
     Raises:
         BaselineError: If it lacks what a report has.
     """
