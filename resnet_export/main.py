@@ -89,11 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_parser(*verbs: str) -> CommandParser:
-    """Return the parser of the whole command.
-
-    Args:
-        verbs: Verbs whose arguments are added, and whose modules are imported for it; the others are only named.
-    """
+    """Return the parser of the whole command, with the arguments of `verbs`, whose modules are imported for it."""
     parser = CommandParser(
         prog="resnet-export",
         description="ResNets from PyTorch to INT8/FP16 on an edge device, with proof that they still answer the same.",

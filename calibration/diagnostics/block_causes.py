@@ -104,12 +104,7 @@ def _scales(model: ModelProto) -> dict[str, float]:
 
 
 def causes_of(layers: Sequence[LayerConstants], scales: Sequence[ActivationScale]) -> tuple[str, ...]:
-    """Return what is wrong, one phrase each; nothing where constants and scales are as they should be.
-
-    Args:
-        layers: The block's layers; the reference's constants scaled like the candidate's.
-        scales: Its activation scales.
-    """
+    """Return what is wrong, one phrase each; nothing where constants and scales are as they should be."""
     causes: list[str] = []
     for layer in layers:
         causes += _weight_causes(layer)
@@ -174,12 +169,7 @@ def _wrong_channel_scales(layer: LayerConstants) -> tuple[float, float] | None:
 
 
 def without_correction(candidate: ModelProto, layers: Mapping[str, LayerConstants]) -> ModelProto:
-    """Return a copy in which biases that differ from the reference's by no more than a correction are the reference's.
-
-    Args:
-        candidate: The tested Q/DQ file.
-        layers: Constants of both sides; the reference's scaled like the candidate's.
-    """
+    """Return a copy in which biases are the reference's where they differ by no more than a correction."""
     result = copy_model(candidate)
     types = all_tensor_types(candidate)
     for node in result.graph.node:

@@ -86,13 +86,7 @@ def layer_constants(
 def with_reference(
     reference: ModelProto, layers: Mapping[str, LayerConstants], open_runtime: Callable[[ModelProto], Runtime]
 ) -> dict[str, LayerConstants]:
-    """Return the same layers beside another reference's constants, such as one whose channels are scaled.
-
-    Args:
-        reference: A float32 model with the layers' nodes.
-        layers: Both sides' constants; the candidate's are taken over.
-        open_runtime: Opens a model.
-    """
+    """Return the same layers beside another reference's constants, such as one whose channels are scaled."""
     nodes = {node.name: node for node in reference.graph.node if node.name in layers}
     values = constant_values(
         reference, [name for node in nodes.values() for name in node.input[1:] if name], open_runtime

@@ -92,11 +92,6 @@ class LintReport:
 def lint_file(path: Path, target: LintTarget, *, fold_check: FoldCheck | None = None) -> LintReport:
     """Read an ONNX file and run every rule.
 
-    Args:
-        path: The file; its external data is looked for beside it.
-        target: Where it shall run.
-        fold_check: Tells which BatchNormalization nodes fold; asked only if there are any.
-
     Raises:
         OnnxFileError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
     """

@@ -29,12 +29,7 @@ _GIVEN_BY_MACHINES = re.compile(r"^(node_|n\d+$|/|onnx::|val_|[A-Z]\w*_\d+$|\d+$
 
 
 def module_names(graph: GraphProto, weight_of: Callable[[NodeProto], str]) -> list[str]:
-    """Return the readable name of every node, in node order; never empty, not always unique.
-
-    Args:
-        graph: The graph.
-        weight_of: Node to the name of the constant that is its weight, or "".
-    """
+    """Return the readable name of every node, in node order; never empty, not always unique."""
     producer = {output: place for place, node in enumerate(graph.node) for output in node.output}
     names: list[str] = []
     for node in graph.node:

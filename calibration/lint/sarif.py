@@ -24,11 +24,6 @@ MAX_PLACES = 100
 def sarif_log(report: LintReport, *, tool_version: str, root: Path) -> dict[str, Any]:
     """Return the log as JSON values.
 
-    Args:
-        report: Of a file.
-        tool_version: Version of this program.
-        root: The repository's root, which the file's location is relative to; a file outside it is named alone.
-
     Raises:
         ValueError: If the report is of a model in memory.
     """

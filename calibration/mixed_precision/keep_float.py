@@ -23,10 +23,6 @@ NUM_NEAR = 3
 def nodes_named(model: ModelProto, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the nodes of every name, in graph order.
 
-    Args:
-        model: Folded float model; every node has a name of its own.
-        names: Names of nodes, of PyTorch's modules, or "stem".
-
     Raises:
         PlacementError: If nothing has a name, or it holds nothing that could be in INT8.
     """

@@ -45,11 +45,7 @@ def entries_of(placement: Placement) -> frozenset[tuple[object, ...]]:
 
 
 class VariantMaker:
-    """Makes the variants of one calibrated model.
-
-    Args:
-        calibrated: The float model with its ranges; what it keeps in float is float in every variant.
-    """
+    """Makes the variants of one calibrated model."""
 
     def __init__(self, calibrated: CalibratedModel) -> None:
         self._calibrated = calibrated

@@ -67,12 +67,7 @@ class InputWarning(JsonFields):
 
 
 def judge_input(statistics: InputStatistics, preprocessing: Preprocessing | None = None) -> tuple[InputWarning, ...]:
-    """Return what is wrong with the images, worst first.
-
-    Args:
-        statistics: What was seen.
-        preprocessing: How the images should have been prepared; None leaves out what only it can tell.
-    """
+    """Return what is wrong with the images, worst first; without preprocessing what needs none."""
     prepared = preprocessing if preprocessing and len(preprocessing.mean) == len(statistics.mean) else None
     normalization = None if prepared is None else _normalization(statistics, prepared)
     noise = _noise(statistics)

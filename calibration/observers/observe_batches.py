@@ -128,12 +128,7 @@ def samples_per_image(method: Method | None) -> int:
 
 
 def _images_per_run(model: ModelProto, *, keeps_all: bool) -> int | None:
-    """Return how many images fit into `MAX_RUN_BYTES`, at least one; None where the sizes are not known.
-
-    Args:
-        model: The float model.
-        keeps_all: Whether all tensors stay alive, as for their means; else half of them do.
-    """
+    """Return how many images fit into `MAX_RUN_BYTES`, at least one; None where the sizes are not known."""
     try:
         made = made_bytes_per_image(model)
     except CalibrationError:  # windowed attention

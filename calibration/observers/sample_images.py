@@ -71,10 +71,6 @@ def proportionally_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
     its share of a prefix by less than one image, and which of many small classes come first is chance, not their name.
     Fixed seed. Accuracy on a prefix estimates accuracy on all; on an even one (`split_images`) it would be another
     figure, the mean over classes.
-
-    Args:
-        root: The folder; its sub-folders are the classes. Without any, the order is random.
-        paths: Images in it.
     """
     generator = random.Random(SEED)
     placed: list[tuple[float, Path]] = []
@@ -117,11 +113,6 @@ def _in_turn(groups: Sequence[Sequence[Path]]) -> list[Path]:
 
 def check_enough(num_images: int, source: object, *, force: bool | None) -> None:
     """Raise when a calibration folder has too few images.
-
-    Args:
-        num_images: Of the folder.
-        source: What messages call it.
-        force: Whether the user accepts fewer; None where no option asks.
 
     Raises:
         CalibrationError: Below `MIN_IMAGES`, unless `force` is set.

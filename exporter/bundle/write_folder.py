@@ -117,11 +117,6 @@ def put_right(output: Path, *, kind: FolderKind = BUNDLE) -> None:
 def bundle_folder(output: Path, *, force: bool = True, kind: FolderKind = BUNDLE) -> Iterator[Path]:
     """Give an empty temporary folder beside `output`; on a clean exit it becomes `output`.
 
-    Args:
-        output: Where it goes.
-        force: Whether an old one that is there is replaced; one may have come since `check_output`.
-        kind: What is written.
-
     Raises:
         ExportError: If the disk is full or cannot be written; no file is left behind.
         OutputExistsError: If one is there and `force` is off, or something that is not of `kind` has come meanwhile;

@@ -40,10 +40,6 @@ def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], b
 
     Architectures accept usual first words, `backbone.fc.weight` for `fc.weight`, so a prefix within the prefix may have
     as many. It is taken where what lies between is no part of the network: a counter, or a second network.
-
-    Args:
-        state_dict: Name -> tensor, as read from the file.
-        is_wanted: Whether the architecture has a tensor of this name, in any convention.
     """
     num_wanted: Counter[str] = Counter()
     for name in state_dict:

@@ -28,9 +28,6 @@ def is_zip_archive(path: Path) -> bool:
 def names_imported_by_pickle(path: Path) -> list[str]:
     """Return the Python names that a `torch.save` file or bare pickle imports beyond those of tensors.
 
-    Args:
-        path: A zip written by `torch.save`, one of its older files, or a pickle; else no names.
-
     Returns:
         "module.name" for each import, each once, in the file's order, up to where the pickle is damaged.
     """

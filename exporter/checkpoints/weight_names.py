@@ -77,13 +77,7 @@ def fit_names(
 def find_network(
     state_dict: Mapping[str, Tensor], expected: Collection[str], *, ignored_prefixes: tuple[str, ...] = ()
 ) -> Network:
-    """Return the weights under the architecture's names, those of other parts aside, and a note for each thing done.
-
-    Args:
-        state_dict: Name -> tensor, as read from the file.
-        expected: The architecture's names.
-        ignored_prefixes: Names that begin so are left out: heads that only training uses.
-    """
+    """Return the weights under the architecture's names, those of other parts aside, and a note for each thing done."""
     wanted = set(expected)
     network = network_among(state_dict, lambda name: _is_known(name, wanted))
     readings = [_renamed(reading, wanted) for reading in (Network(dict(state_dict), {}), network)]

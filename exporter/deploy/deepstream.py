@@ -89,16 +89,7 @@ def write_deepstream(
     open_runtime: Callable[[ModelProto], Runtime],
     force: bool = False,
 ) -> DeepStreamReport:
-    """Write the folder.
-
-    Args:
-        bundle: A bundle folder; its files must be unchanged.
-        output: The folder to write.
-        precision: A key of `MODEL_FILES`; the lowest that the bundle holds when None.
-        settings: How nvinfer runs it.
-        single_scale: Leave the normalization to nvinfer although channels have several standard deviations.
-        open_runtime: Opens a model for the check; INT8 as written, not by integer kernels.
-        force: Replace a folder that this tool wrote.
+    """Write the folder; for the arguments see `resnet_export.deepstream`. `open_runtime` opens INT8 as written.
 
     Raises:
         BundleError: If the folder is no bundle or was changed.

@@ -30,13 +30,7 @@ _PIXEL_STEPS = ("Cast", "Div", "Sub", "Div", "Transpose")
 
 
 def graph_for_nvinfer(model: ModelProto, preprocessing: Preprocessing, *, normalize: bool, softmax: bool) -> ModelProto:
-    """Return a checked copy.
-
-    Args:
-        model: A bundle's file: one input, float32 [N, 3, H, W] or uint8 [N, H, W, 3].
-        preprocessing: Whose mean and standard deviation go into the graph.
-        normalize: Put the normalization into the graph.
-        softmax: Add a Softmax.
+    """Return a checked copy of a bundle's file of one input, float32 [N, 3, H, W] or uint8 [N, H, W, 3].
 
     Raises:
         ExportError: If a uint8 input is not followed by the steps that `resnet-export` writes.

@@ -51,16 +51,7 @@ def write_triton_repository(
     serving: Serving | None = None,
     force: bool = False,
 ) -> TritonPlan:
-    """Write the models of a bundle into a Triton model repository.
-
-    Args:
-        bundle: A bundle folder; its files must be unchanged.
-        repository: The repository; made when missing, other models in it are left alone.
-        precisions: Keys of `MODEL_FILES`; all that the bundle holds when None.
-        name: Name of the models; the bundle's model id when None. With one precision the model is called so, with
-            several `_fp32`, `_fp16`, `_int8` follows; an engine's model ends in `_trt`.
-        serving: How Triton runs them.
-        force: Replace models of these names that this tool wrote.
+    """Write the models of a bundle into a Triton model repository; for the arguments see `resnet_export.triton`.
 
     Raises:
         BundleError: If the folder is no bundle or was changed, or an engine was.

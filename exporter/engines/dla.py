@@ -94,12 +94,6 @@ def choose_dla(library: TensorRtLibrary, config: Any, core: int, *, gpu_fallback
 def attach_scales(library: TensorRtLibrary, config: Any, scales: Path, profile: Any) -> Any:
     """Set INT8 and give TensorRT the scales; return the calibrator, which must outlive the build.
 
-    Args:
-        library: TensorRT.
-        config: Of the build.
-        scales: The calibration cache.
-        profile: The optimization profile, or None where no axis is dynamic.
-
     Raises:
         EngineBuildError: If the file is missing or no calibration cache.
     """

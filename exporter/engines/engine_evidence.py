@@ -53,15 +53,7 @@ class EngineEvidence:
 def gather_evidence(
     path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
 ) -> EngineEvidence:
-    """Ask the engine just built, and keep what it says beside it.
-
-    Args:
-        path: The plan.
-        plan: Its bytes.
-        facts: What it was built from.
-        products: The network's convolutions and matrix products.
-        layer_list: What the builder logged of its layers, "" for nothing.
-    """
+    """Ask the engine just built, and keep what it says beside it."""
     layers, why_no_layers = _told_layers(path, plan, facts, products, layer_list)
     on_gpu = layers is not None and layers.source == INSPECTOR
     times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)

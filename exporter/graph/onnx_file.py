@@ -90,11 +90,7 @@ class OnnxSource:
 
 
 def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
-    """Read and check a file.
-
-    Args:
-        path: The file.
-        outputs: Which of its outputs are wanted; all, where it has one only.
+    """Read and check a file; of several outputs those that are wanted.
 
     Raises:
         OnnxFileError: If it is no whole ONNX file, lacks its external data, holds another opset or other domains, is

@@ -20,11 +20,7 @@ MAX_FILE_BYTES = 2**31 - 1
 
 
 def read_model(path: Path, *, external_data: bool = True) -> ModelProto:
-    """Return the model of a file.
-
-    Args:
-        path: The file.
-        external_data: Also load the weights that it keeps in other files beside it.
+    """Return the model of a file, by default with the weights that it keeps in other files beside it.
 
     Raises:
         OnnxFileError: If it is missing, empty, truncated, damaged or no ONNX file, or lacks its external data.

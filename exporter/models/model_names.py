@@ -234,12 +234,7 @@ def check_model_name(name: str) -> None:
 
 
 def folder_name(text: str, weights: str) -> str:
-    """Return a name for the folder of MODEL's bundle; MODEL auto takes the weights file's.
-
-    Args:
-        text: MODEL; an unknown one gives its own text, and is told later.
-        weights: What `--weights` says.
-    """
+    """Return a name for the folder of MODEL's bundle; MODEL auto takes the weights file's."""
     try:
         reference = parse_model(text)
     except UnknownModelError:

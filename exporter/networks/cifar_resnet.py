@@ -90,10 +90,6 @@ class ZeroPadShortcut(nn.Module):
     implementations whose checkpoints are in use (TensorFlow's models, akamaster/pytorch_resnet_cifar10); the paper
     does not say where.
 
-    Args:
-        in_channels: Channels of the input, float32 [N, in_channels, H, W].
-        out_channels: Channels of the output, float32 [N, out_channels, ceil(H / stride), ceil(W / stride)].
-        stride: In pixels.
     Source: He et al. 2015, arXiv:1512.03385, section 3.3 (A).
     """
 
@@ -142,14 +138,7 @@ class CifarResNet(nn.Module):
         draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits.
-
-        Args:
-            x: float32 [N, 3, H, W]; made for 32x32, any H, W >= 1 fits.
-
-        Returns:
-            float32 [N, num_classes].
-        """
+        """Return the logits, float32 [N, num_classes], of float32 [N, 3, H, W]; made for 32x32, any H, W >= 1 fits."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))

@@ -18,11 +18,6 @@ BLOCKS_OF_DEPTH = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 class PlainBlock(BasicBlock):  # type: ignore[misc]  # torchvision has no types
     """Two 3x3 convolutions, each with BatchNorm and ReLU: a ResNet's basic block without the addition.
 
-    Args:
-        in_channels: Channels of the input, float32 [N, in_channels, H, W].
-        out_channels: Channels of the output, float32 [N, out_channels, ceil(H / stride), ceil(W / stride)].
-        stride: Stride of `conv1`, in pixels.
-        unused: The shortcut, and what other blocks are told.
     Source: He et al. 2015, arXiv:1512.03385, figure 3, middle.
     """
 

@@ -103,11 +103,7 @@ class PreActResNet(nn.Module):
         draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, float32 [N, num_classes].
-
-        Args:
-            x: float32 [N, 3, H, W]; made for 224x224.
-        """
+        """Return the logits, float32 [N, num_classes], of float32 [N, 3, H, W]; made for 224x224."""
         x = self.maxpool(self.conv1(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(self.relu(self.bn(x))), 1))
@@ -145,11 +141,7 @@ class CifarPreActResNet(nn.Module):
         draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits, float32 [N, num_classes].
-
-        Args:
-            x: float32 [N, 3, H, W]; made for 32x32.
-        """
+        """Return the logits, float32 [N, num_classes], of float32 [N, 3, H, W]; made for 32x32."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(self.relu(self.bn(x))), 1))
         return logits

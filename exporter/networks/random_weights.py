@@ -37,10 +37,6 @@ def draw_convolutions(module: nn.Module) -> None:
 def switch_on(module: nn.Module, seed: int) -> list[str]:
     """Draw the weights anew that begin at (about) zero, in place: 1 for normalization, N(0, 0.02^2) for others.
 
-    Args:
-        module: Its biases are left as they are.
-        seed: Of the draw.
-
     Returns:
         The names of the weights that were drawn.
     """

@@ -55,12 +55,6 @@ PACKAGE = FolderKind("package of this tool", f"{OURS}/{MANIFEST_NAME}", _is_pack
 def write_package(bundles: Sequence[Path], output: Path, *, layout: str, force: bool = False) -> dict[str, str]:
     """Write bundles of one model in a layout.
 
-    Args:
-        bundles: Bundle folders, their files unchanged; more than one where the layout holds variants.
-        output: The folder to write.
-        layout: A key of `LAYOUTS`.
-        force: Replace a package that this tool wrote.
-
     Returns:
         File, relative to `output`, to what it is for.
 

@@ -32,15 +32,7 @@ def check_rows_are_independent(
     reference_name: str = "PyTorch",
     exact: Exact | None = None,
 ) -> None:
-    """Raise unless a picture gets one answer, alone, again, and beside others.
-
-    Args:
-        reference: What is exported.
-        model: Its float32 file, asked which tensor is the first to change.
-        images: Float32 [n, 3, H, W], n >= 1.
-        open_runtime: Opens `model`.
-        reference_name: What to call `reference` in messages.
-        exact: Images to the reference's outputs in float64: decides where float32 rounds much.
+    """Raise unless a picture, float32 [n, 3, H, W], gets one answer, alone, again, and beside others.
 
     Raises:
         UnstableAnswerError: Naming the tensor, and whether it is chance or the neighbors.

@@ -56,13 +56,6 @@ def run_scenario(
 ) -> MlperfResult:
     """Run one scenario on prepared pictures.
 
-    Args:
-        model: What is measured.
-        inputs: Prepared pictures, the sample library; rows are samples.
-        scenario: One of `SCENARIOS`.
-        seconds: Shortest duration.
-        offline_batch: Samples of one call in Offline.
-
     Raises:
         MissingDependencyError: If the load generator is not installed.
         RuntimeAdapterError: If the model failed during the run, or no figure came out.

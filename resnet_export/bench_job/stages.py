@@ -62,15 +62,7 @@ class BenchRow:
 def bench(
     candidates: Sequence[BenchedModel], pictures: Sequence[Path], *, batches: Sequence[int], rounds: int, seconds: float
 ) -> list[BenchRow]:
-    """Time every candidate at every batch size.
-
-    Args:
-        candidates: At least one; the others are compared with the first.
-        pictures: What is prepared, in turn.
-        batches: Pictures in one call.
-        rounds: How often each candidate has its turn.
-        seconds: How long it is repeated in a turn.
-    """
+    """Time every candidate at every batch size; all others are compared with the first."""
     rows = []
     for batch in batches:
         calls: dict[tuple[str, str], Callable[[], object]] = {}

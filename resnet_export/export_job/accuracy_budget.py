@@ -68,11 +68,7 @@ class BudgetImages:
 
 
 def part_images(measured: Sequence[Path]) -> BudgetImages:
-    """Return which images choose and which judge.
-
-    Args:
-        measured: Images that calibrated nothing, mixed, so that a part is like the whole.
-    """
+    """Return which images choose and which judge."""
     if len(measured) < MIN_TO_SPLIT:
         return BudgetImages(tuple(measured), tuple(measured))
     cut = min(len(measured) // 2, MAX_SELECTION)

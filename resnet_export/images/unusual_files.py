@@ -14,11 +14,7 @@ MAX_LOOKED_AT = 512
 
 
 def unusual_files(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return a sentence for each kind of file that is read here otherwise than by torchvision's `ImageFolder`.
-
-    Args:
-        paths: Image files; what cannot be opened is passed over, whoever reads it tells.
-    """
+    """Return a sentence for each kind of file that is read here otherwise than by torchvision's `ImageFolder`."""
     step = max(1, len(paths) // MAX_LOOKED_AT)
     looked_at = paths[::step]
     transparent = deep = 0

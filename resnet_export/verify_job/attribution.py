@@ -22,14 +22,7 @@ from runtimes.metrics.logit_comparison import LogitComparison
 def attribution(
     subject: Subject, opened: Opened, compared: Sequence[Compared], *, against: bool
 ) -> dict[str, Any] | None:
-    """Return `attribution` of the report for the lowest precision that was judged; None where nothing was lost by it.
-
-    Args:
-        subject: What was verified.
-        opened: The files.
-        compared: What the images showed; the last set counts, which is --val where there is one.
-        against: Whether PyTorch itself was the reference on it.
-    """
+    """Return `attribution` of the report for the lowest precision that was judged; None where it lost nothing."""
     lossy = [one for one in opened.candidates if one.candidate.precision != "fp32"]
     if not lossy or not compared:
         return None

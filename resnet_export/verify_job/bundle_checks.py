@@ -46,15 +46,7 @@ def bundle_checks(
     against: bool,
     streams: Streams = ONE_STREAM,
 ) -> tuple[GateResult, ...]:
-    """Return the checks that apply.
-
-    Args:
-        subject: What is verified.
-        reference: Who is trusted on images, or None.
-        trusted: The same, open.
-        against: Whether it is a model of --against rather than the bundle's own file.
-        streams: How images are run on that file.
-    """
+    """Return the checks that apply."""
     results: list[GateResult] = []
     if subject.golden is not None and subject.preprocessing is not None:
         results.append(_golden_preprocessing(subject.golden, subject.preprocessing))

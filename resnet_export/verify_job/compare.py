@@ -161,13 +161,6 @@ def read_validation(
 ) -> Validation:
     """List the images of --val and match their class folders, if they lie in any.
 
-    Args:
-        source: The images.
-        labels: Class names in index order, where they are known.
-        num_classes: Width of the logits.
-        num_val: How many images are used, at most; drawn in proportion to the class folders.
-        given: Class index of each image, where those came with the images.
-
     Raises:
         ImageFolderError: If there are none, or their folders or indices do not match the classes.
     """
@@ -233,14 +226,7 @@ def compare(
     leave_out: frozenset[str] = frozenset(),
     kind: AnswerKind | None = None,
 ) -> Compared:
-    """Run every file over one set of images.
-
-    Args:
-        images: The images with the reference's answers.
-        opened: The files.
-        leave_out: Names of files that are the reference themselves.
-        kind: What the answers are; None to tell by themselves.
-    """
+    """Run every file over one set of images, but those to leave out, which are the reference themselves."""
     judged = [one for one in opened.candidates if one.candidate.name not in leave_out]
     meters: dict[tuple[str, str], LogitMeter] = {}
     answers = kind

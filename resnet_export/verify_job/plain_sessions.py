@@ -26,15 +26,7 @@ NAME = "plain_session"
 def judge_plain_sessions(
     subject: Subject, opened: Opened, compared: Sequence[Compared], files: Sequence[FileReport], reporter: Reporter
 ) -> list[dict[str, str]]:
-    """Add the gate to the reports of INT8 ONNX files, in place; return what made one fail.
-
-    Args:
-        subject: What is verified.
-        opened: Its files.
-        compared: What they were compared on; a set that can be run again is used.
-        files: Their reports.
-        reporter: Told where this CPU, not the file, is to blame.
-    """
+    """Add the gate to the reports of INT8 ONNX files, in place; return what made one fail."""
     again = next((part.images for part in compared if isinstance(part.images.batches, list)), None)
     if again is None or subject.provider != "cpu":
         return []

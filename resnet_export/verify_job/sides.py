@@ -68,13 +68,6 @@ def load_reference(
 ) -> Reference | None:
     """Return who is trusted on images; None where only stored answers are at hand.
 
-    Args:
-        subject: What is verified.
-        against: MODEL of --against, or a `torch.nn.Module`; None for neither.
-        weights: Of --weights.
-        num_classes: Of --num-classes.
-        options: What the command line says about preprocessing.
-
     Raises:
         ExportError: If the model cannot be loaded.
     """

@@ -35,12 +35,6 @@ def parts_folder(output: Path) -> Path:
 def open_parts(output: Path, plan: Mapping[str, Any], *, resume: bool, force: bool) -> Iterator[Path]:
     """Give the folder of the parts, locked; it stays when the block is left, `remove_parts` removes it.
 
-    Args:
-        output: The result file.
-        plan: What the run is of: JSON values; a run goes on only where all of them are the same.
-        resume: Go on with what an interrupted run left, if anything.
-        force: Throw away what it left.
-
     Raises:
         ResultsError: If another run holds the lock, left parts that were not asked for or are of another plan, or
             nothing can be written there.

@@ -135,18 +135,6 @@ def run(
 ) -> RunReport:
     """Classify files into one result file; what is done survives an interruption as parts.
 
-    Args:
-        output: The result; its ending decides the format.
-        paths: The images; the rows come in this order.
-        plan: Of `run_plan` for these paths.
-        work: Does the parts; see `LocalWork` and `runtimes.batch_inference.ray_backend.RayWork`.
-        labels: Name of every class, or None.
-        top_k: Classes in a row.
-        score: What the scores are, for the report.
-        resume: Go on with an interrupted run's parts.
-        force: Throw them away, and replace `output`.
-        progress: Called with the number of images done, once a part.
-
     Raises:
         ResultsError: If nothing can be written, or something is there that does not belong to this run.
         RuntimeAdapterError: If the model fails. Done parts stay.

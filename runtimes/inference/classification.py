@@ -79,10 +79,6 @@ class Head:
     def classes(self, outputs: Mapping[str, Array], *, top: int = 5) -> list[Classification]:
         """Return the answer for each row of the outputs.
 
-        Args:
-            outputs: As `run` returned them.
-            top: How many classes each answer names; fewer where the model gives fewer.
-
         Raises:
             RuntimeAdapterError: If a score is not finite: then the picture's preparation or the model is broken.
             ValueError: If `top` is below 1.
@@ -136,11 +132,6 @@ def head_from_outputs(
     specs: Mapping[str, TensorSpec], *, labels: Sequence[str] | None, kind: AnswerKind | None
 ) -> Head:
     """Find out how a model's outputs are read.
-
-    Args:
-        specs: The model's outputs.
-        labels: Name of class i at place i, or None.
-        kind: What its scores are, None where nobody says.
 
     Raises:
         NotAClassifierError: If there is no output [N, classes], or more than one.

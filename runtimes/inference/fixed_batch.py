@@ -28,12 +28,7 @@ def any_batch(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 
 class AnyBatch(RuntimeAdapter):
-    """A runtime of a fixed batch size, taking any.
-
-    Args:
-        runtime: Whose inputs and outputs all have the first axis `size`; closed with this one.
-        size: Its batch size.
-    """
+    """A runtime of a fixed batch size, closed with this one, taking any."""
 
     def __init__(self, runtime: Runtime, size: int) -> None:
         self._runtime = runtime

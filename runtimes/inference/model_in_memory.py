@@ -38,9 +38,6 @@ class OtherRuntime:
     def open(self, model: Any) -> Opened:
         """Open the model of the file on the runtime.
 
-        Args:
-            model: A `ModelProto`, or bytes.
-
         Raises:
             RuntimeAdapterError: If it does not run here.
         """
@@ -57,12 +54,6 @@ class OtherRuntime:
 
 
 def other_runtime(name: str, written: Collection[str], *, for_tensorrt: bool) -> OtherRuntime:
-    """Return a runtime with the file that it prefers.
-
-    Args:
-        name: A word of `RUNTIMES`.
-        written: Precisions of the bundle's files, FP32 among them.
-        for_tensorrt: Whether INT8 is in TensorRT's dialect, not in ONNX Runtime's.
-    """
+    """Return a runtime with the file that it prefers."""
     wanted = RUNTIMES[name].precisions_of_dialect(for_tensorrt=for_tensorrt)
     return OtherRuntime(name, next((precision for precision in wanted if precision in written), "fp32"))

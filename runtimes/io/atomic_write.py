@@ -36,10 +36,6 @@ def write_whole(files: Sequence[tuple[Path, bytes]], *, mode: int = 0o644) -> No
     Two processes that write the same files take turns with the renames, so the files left are of one of them. Killed
     between two renames, the first files are new and the last ones old: write what vouches for the others last.
 
-    Args:
-        files: Path and content, in the order of the renames; all in one existing folder.
-        mode: Permissions.
-
     Raises:
         OSError: If the disk refuses; the old files are unchanged then, unless it refuses a rename, and nothing else is
             left behind.
@@ -104,12 +100,7 @@ def unfinished_folder(
 
 
 def remove_leftovers(folder: Path, names: Sequence[str] | None = None) -> None:
-    """Remove what killed writers left in `folder`; what cannot be removed stays, nothing is raised.
-
-    Args:
-        folder: Where to look.
-        names: Names of the files and folders that were to be written; None for all.
-    """
+    """Remove what killed writers left in `folder`; what cannot be removed stays, nothing is raised."""
     for path in leftovers(folder, names):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -29,10 +29,6 @@ _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header
 def load_npz(path: Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file by name; numbers and booleans only.
 
-    Args:
-        path: The file.
-        max_bytes: Limit of all arrays together, unpacked.
-
     Raises:
         BundleError: If the file is missing, no plain file, damaged, too large unpacked, or holds anything but arrays
             of numbers.

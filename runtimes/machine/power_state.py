@@ -48,11 +48,7 @@ class PowerState(JsonFields):
 
 
 def power_state(folder: Path = _CPU) -> PowerState:
-    """Look at the machine.
-
-    Args:
-        folder: Where sysfs has the CPUs; for tests.
-    """
+    """Look at the machine."""
     clocks = _numbers(folder, "cpufreq/scaling_cur_freq")
     highest = _numbers(folder, "cpufreq/cpuinfo_max_freq")
     throttled = _numbers(folder, "thermal_throttle/core_throttle_count")

@@ -130,13 +130,7 @@ def loadable_providers(*, timeout_s: float = PROBE_TIMEOUT_S) -> OnnxRuntimeInfo
 
 
 def probe_provider(name: str, cuda_version: str | None, timeout_s: float = PROBE_TIMEOUT_S) -> ProviderInfo:
-    """Open a session on one provider, in children of its own, and tell whether it loads, or what is missing.
-
-    Args:
-        name: Such as "CUDAExecutionProvider".
-        cuda_version: The CUDA that the installed ONNX Runtime was built for; None where it was built without.
-        timeout_s: Time limit of one try.
-    """
+    """Open a session on one provider, in children of its own, and tell whether it loads, or what is missing."""
     answer = Answer("", "", "")
     for setup in _SETUPS.get(name, ("",)):
         answer = ask_python(_OPEN_SESSION, name, setup, PROBE_MODEL.hex(), timeout_s=timeout_s)

@@ -39,10 +39,6 @@ _told: set[int] = set()
 def rgb_from_grey16(image: Image.Image, *, name: str = "a picture") -> Image.Image:
     """Scale 16-bit grey (modes I;16, I;16B and I) to 8 bits, black below; a transparent grey becomes white.
 
-    Args:
-        image: Loaded; a TIFF still with its tags.
-        name: What to call it in the log.
-
     Raises:
         ImageReadError: If its levels are signed or lie beyond 16 bits, so that its black and white are not known.
     """

@@ -176,10 +176,6 @@ class TrtRuntime(RuntimeAdapter):
     def layer_times(self, *, batch: int, num_runs: int = 20) -> EngineTimes:
         """Time every layer, on noise, one run after the other; other calls may compute meanwhile and disturb it.
 
-        Args:
-            batch: Images per run, within the profile.
-            num_runs: How many runs to take the median of.
-
         Raises:
             ValueError: If the batch is outside the profile, or there is no run.
             RuntimeAdapterError: When TensorRT or CUDA fails.

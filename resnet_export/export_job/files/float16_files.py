@@ -50,12 +50,6 @@ def int8_float16_file(
 
     Biases take zero points of the rounded scales.
 
-    Args:
-        quantized: The INT8 file.
-        reference: The float model that it was made of.
-        golden: Inputs on which it must not overflow, float32 [n, C, H, W].
-        reporter: Where to tell.
-
     Raises:
         NonFiniteTensorError: If a real input overflows.
     """

@@ -43,10 +43,6 @@ Report = Mapping[str, Any]
 def html_report(report: Report, *, evidence: BundleEvidence | None = None) -> str:
     """Return the page.
 
-    Args:
-        report: What `runtimes.verification.report` describes.
-        evidence: What the bundle holds; None reads it from the report's subject.
-
     Raises:
         MissingDependencyError: If jinja2 or matplotlib is not installed.
         BundleError: If the bundle's calibration.json or report.json cannot be read.
