@@ -25,15 +25,7 @@ LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxr
 
 @dataclass(frozen=True, slots=True)
 class KnownBad:
-    """One combination.
-
-    Attributes:
-        name: What to call it.
-        applies: Tells whether it is what is installed.
-        consequence: What happens with it.
-        remedy: What to type.
-        source: Where that was seen.
-    """
+    """One combination: whether it is what is installed, what happens with it, what to type, and where that was seen."""
 
     name: str
     applies: Callable[[Versions], bool]

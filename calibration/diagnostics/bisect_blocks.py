@@ -98,12 +98,7 @@ class BlockError:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """Result of bisecting a file.
-
-    Attributes:
-        num_images: Images that the blocks were compared on.
-        blocks: Every block, in graph order.
-    """
+    """Result of bisecting a file."""
 
     num_images: int
     blocks: tuple[BlockError, ...]

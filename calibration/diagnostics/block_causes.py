@@ -43,13 +43,7 @@ Tensor = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class ActivationScale:
-    """The scale of one quantized activation.
-
-    Attributes:
-        tensor: Its name.
-        scale: The candidate's.
-        expected: What plain INT8 takes on the same images.
-    """
+    """The scale of one quantized activation, and what plain INT8 takes on the same images."""
 
     tensor: str
     scale: float

@@ -25,12 +25,7 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constants:
-    """Constants by name: initializers, outputs of Constant nodes, and what Identity makes of either.
-
-    Attributes:
-        tensors: Name to tensor.
-        folder: Where external data lies, or None.
-    """
+    """Constants by name: initializers, outputs of Constant nodes, and what Identity makes of either."""
 
     tensors: Mapping[str, TensorProto]
     folder: Path | None = None

@@ -63,14 +63,7 @@ Track = Callable[[Iterable["Unit"], int], Iterable["Unit"]]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Unit of the ranking: a block or one of its layers.
-
-    Attributes:
-        name: Module path of the block, node name of the layer.
-        block: The block; itself, or the one that the layer is in.
-        nodes: Names of the nodes that stay in float with it.
-        layers: Names of the quantized layers among them.
-    """
+    """A block or one of its layers, as ranked: the nodes that stay in float with it, and the layers among them."""
 
     name: str
     block: str

@@ -99,11 +99,7 @@ class StillMoving:
 
 @dataclass(slots=True)
 class ConvergenceTracker:
-    """Notes the amax of every tensor at powers of two.
-
-    Attributes:
-        amax_of: Tensor name and its histogram to its amax.
-    """
+    """Notes the amax of every tensor at powers of two."""
 
     amax_of: Callable[[str, Histogram], float]
     _counts: list[int] = field(init=False, default_factory=list)

@@ -63,17 +63,7 @@ class NvinferSettings:
 
 @dataclass(frozen=True, slots=True)
 class NvinferModel:
-    """Settings of nvinfer.
-
-    Attributes:
-        file: Name of the ONNX file beside the configuration.
-        precision: A key of `runtimes.bundle.precision.MODEL_FILES`.
-        outputs: Names of its outputs.
-        is_classifier: Whether the one output holds probabilities.
-        has_labels: Whether a labels file lies beside it.
-        normalization: What nvinfer does before the model.
-        notes: Lines on how the normalization is done, for the comments.
-    """
+    """What the configuration says of the model."""
 
     file: str
     precision: str

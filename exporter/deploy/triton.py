@@ -31,12 +31,7 @@ TRITON_MODEL = marked_by_first_line("Triton model of this tool", CONFIG, HEADER)
 
 @dataclass(frozen=True, slots=True)
 class TritonPlan:
-    """Plan of a model repository.
-
-    Attributes:
-        models: Every folder, with the file that goes into it.
-        skipped: Why an engine of the bundle is left out, a sentence each.
-    """
+    """Plan of a model repository: every folder with its file, and why engines of the bundle are left out."""
 
     models: tuple[tuple[TritonModel, Path], ...]
     skipped: tuple[str, ...]

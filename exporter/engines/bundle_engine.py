@@ -31,16 +31,7 @@ from runtimes.trt.tensorrt_library import load_library
 
 @dataclass(frozen=True, slots=True)
 class EngineOutcome:
-    """An engine that is ready.
-
-    Attributes:
-        path: The plan.
-        sidecar: What is known of it.
-        reused: Whether it was there already.
-        reason: Why it was reused or built, in words.
-        evidence: What it computes in which precision, and how long that takes.
-        placement: Of one just built for a DLA, which layers run there.
-    """
+    """An engine that is ready, just built or there already, why, and what is known of it."""
 
     path: Path
     sidecar: EngineSidecar

@@ -31,12 +31,7 @@ MAX_BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class DlaPlacement:
-    """Where TensorRT says that each layer of the network can run.
-
-    Attributes:
-        on_dla: Names of layers, in order.
-        on_gpu: Names of those that the DLA cannot run.
-    """
+    """Where TensorRT says that each layer of the network can run: names, in order."""
 
     on_dla: tuple[str, ...]
     on_gpu: tuple[str, ...]

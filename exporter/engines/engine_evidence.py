@@ -35,14 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class EngineEvidence:
-    """What is known of an engine beside its sidecar.
-
-    Attributes:
-        layers: What it computes in which precision, or None where it could not be asked.
-        why_no_layers: Why it could not.
-        times: How long each of them takes, or None where that was not measured.
-        why_no_times: Why it was not.
-    """
+    """What is known of an engine beside its sidecar: its layers and how long each takes, or why that is not known."""
 
     layers: EngineLayers | None = None
     why_no_layers: str = ""

@@ -22,17 +22,7 @@ from exporter.graph.onnx_graph import (
 
 @dataclass(slots=True, eq=False)
 class EditedGraph:
-    """One graph while it is edited; dropped nodes leave the node list at the end.
-
-    Attributes:
-        graph: Edited in place.
-        shapes: Of the tensors whose shape the model declares.
-        frozen: Inputs of the graph: callers may replace their values.
-        producer: Tensor to the node that makes it.
-        uses: Tensor to who reads it.
-        initializer: Name to constant.
-        outputs: Of the graph.
-    """
+    """One graph while it is edited; dropped nodes leave it at the end. Callers may replace `frozen` inputs."""
 
     graph: GraphProto
     shapes: dict[str, tuple[int | str, ...]]

@@ -29,11 +29,7 @@ REFERENCE_NAME = "the original file"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedOnnx(LoadedModel):
-    """A file as MODEL.
-
-    Attributes:
-        file: What was read, None never.
-    """
+    """A file as MODEL."""
 
     file: OnnxSource | None = None
 

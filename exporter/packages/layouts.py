@@ -25,13 +25,7 @@ Bundle = tuple[Path, Manifest]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One format.
-
-    Attributes:
-        title: What it is.
-        write: Fills an empty folder from bundles; returns what it wrote, path to what it is for.
-        takes_several: Whether variants may come from more than one bundle.
-    """
+    """One format."""
 
     title: str
     write: Callable[[Sequence[Bundle], Path], dict[str, str]]

@@ -18,12 +18,7 @@ from exporter.graph.onnx_graph import copy_model, infer_shapes, tensor_shapes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PooledByWindow:
-    """The model without global pools.
-
-    Attributes:
-        model: The edited copy.
-        windows: Node name to window (height, width) of every pool that was rewritten.
-    """
+    """The model without global pools, and by node the window (height, width) of every pool that was rewritten."""
 
     model: ModelProto
     windows: dict[str, tuple[int, int]]

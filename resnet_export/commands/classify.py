@@ -35,20 +35,7 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class OpenClassifier:
-    """How to open the model, here or in a Ray worker; picklable, and the key under which a worker keeps it.
-
-    Attributes:
-        bundle: Absolute path of the bundle folder.
-        root: Where relative paths of images begin, on whatever machine.
-        provider: See `runtimes.load`.
-        precision: "fp32", "fp16", "int8", or None for `load`'s choice.
-        backend: "pillow" or "opencv".
-        draft: Whether huge JPEGs are decoded at a reduced size.
-        threads: Threads of one operator; None lets the runtime choose.
-        top_k: Classes in a row.
-        batch_size: Images in a batch.
-        decoders: Decoding threads.
-    """
+    """How to open the model, here or in a Ray worker; picklable, and the key under which a worker keeps it."""
 
     bundle: Path
     root: Path

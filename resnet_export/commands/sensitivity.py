@@ -64,15 +64,7 @@ NUM_CONFIRMED = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """How the bundle's INT8 file was made, read from its manifest.
-
-    Attributes:
-        manifest: The manifest.
-        model: `model.onnx`.
-        target: Where the INT8 file must load.
-        num_calib: Images that calibrated it, at most.
-        held_out: Whether images of the calibration folder were kept apart to measure on, and how many at most.
-    """
+    """How the bundle's INT8 file was made, read from its manifest."""
 
     manifest: Manifest
     model: ModelProto
@@ -83,17 +75,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivityOptions:
-    """Whose blocks are ranked, on which images; fields as on the command line.
-
-    Attributes:
-        bundle: The folder.
-        calib: Folder of the calibration images.
-        num_calib: Images of it that calibrate; None takes as many as for the bundle.
-        num_images: Of these, images that rank.
-        val: Folder of labelled images, or None.
-        num_val: Images of it, None for all.
-        calib_name: How the calibration images are called in messages; None calls them by their folder.
-    """
+    """Whose blocks are ranked, on which images, as for `resnet_export.sensitivity`; messages say `calib_name`."""
 
     bundle: Path
     calib: Path

@@ -12,14 +12,7 @@ from runtimes.inference.runtime_registry import RUNTIMES
 
 @dataclass(frozen=True, slots=True)
 class RuntimeState:
-    """One runtime.
-
-    Attributes:
-        name: The word of `--provider`.
-        title: What it is.
-        works: Whether it works here.
-        detail: With which library, or why not.
-    """
+    """One runtime: whether it works here, and with which library, or why not."""
 
     name: str
     title: str

@@ -77,13 +77,7 @@ def part_images(measured: Sequence[Path]) -> BudgetImages:
 
 @dataclass(slots=True, eq=False)
 class BudgetJob:
-    """One run's budget, with all that is needed to measure it.
-
-    Attributes:
-        run: What was asked for, with a budget; which images calibrate and which measure.
-        exported: The float model.
-        calibrated: The same with its channels scaled, and the ranges.
-    """
+    """One run's budget, with all that is needed to measure it."""
 
     run: ExportRun
     exported: ExportedModel

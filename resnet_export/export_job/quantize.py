@@ -148,14 +148,7 @@ MAX_IMAGES = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptFloat:
-    """One run's `--keep-float`.
-
-    Attributes:
-        run: What was asked for.
-        exported: The float model.
-        calibrated: The same with its ranges; `keep_float` is set.
-        named: Each name of `--keep-float` to its nodes.
-    """
+    """One run's `--keep-float`: each name of it to its nodes."""
 
     run: ExportRun
     exported: ExportedModel

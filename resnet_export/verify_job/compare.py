@@ -135,15 +135,7 @@ def photograph_set(reference: Reference, preprocessing: Preprocessing, runtime: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """The images of --val.
-
-    Attributes:
-        root: Folder that they lie below while this runs.
-        shown: What the user called it.
-        paths: Which.
-        classes: Their classes; None where they lie in no class folders.
-        num_images: How many there are, of which `paths` were drawn.
-    """
+    """The images of --val: those drawn, of `num_images`, and their classes where they lie in class folders."""
 
     root: Path
     shown: str

@@ -16,24 +16,7 @@ from runtimes.inference.runtime_registry import RUNTIMES
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class VerifyOptions:
-    """Options of `verify`: the subject, the reference, the images.
-
-    Attributes:
-        subject: A bundle, an ONNX file, or an engine.
-        precision: Which files of a bundle; () for all.
-        provider: What runs it, a word of `RUNTIMES`; "torch" puts the model of `against` on trial; None for "cpu", or
-            what an engine is for.
-        against: A model to trust instead, as MODEL of the main job; a `torch.nn.Module` from Python.
-        weights: Of `against`.
-        num_classes: Of `against`.
-        preprocessing: Of `against`, where its weights do not say.
-        val: Images to compare on; in class folders, also accuracy.
-        val_labels: Class index of each image of `val`, where those come without folders.
-        num_val: How many of them are used, at most; None for all.
-        gates: Thresholds as words "int8.sqnr_db=25", or files of them.
-        baseline: JSON report of an earlier run.
-        bisect: Compare block by block and name the one that broke.
-    """
+    """Options of `verify`, as `resnet_export.verify` takes them; `precision` is () for all files of a bundle."""
 
     subject: Path
     precision: tuple[str, ...] = ()

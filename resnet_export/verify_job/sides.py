@@ -30,16 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """Who is trusted.
-
-    Attributes:
-        name: "PyTorch", "the original file" or "model.onnx".
-        statement: What it is, in a sentence.
-        preprocessing: How its images are prepared.
-        preprocessing_source: Where that came from.
-        loaded: The PyTorch module; None where the bundle's own FP32 file is trusted.
-        file: That file.
-    """
+    """Who is trusted: a PyTorch module, or the bundle's own FP32 file."""
 
     name: str
     statement: str
@@ -89,15 +80,7 @@ def load_reference(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenCandidate:
-    """A file that runs.
-
-    Attributes:
-        candidate: The file.
-        runtime: Open; gives logits.
-        inference_library: "onnxruntime" or "tensorrt".
-        provider: ONNX Runtime's provider, or None.
-        arithmetic: How INT8 is computed, or None for other precisions.
-    """
+    """A file that runs and gives logits; `arithmetic` says how INT8 is computed."""
 
     candidate: Candidate
     runtime: Runtime

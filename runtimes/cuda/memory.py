@@ -191,10 +191,6 @@ class _Buffer:
 
     At interpreter exit it is left to the driver, which frees a process's memory: CUDA may be gone by then. In a forked
     child nothing is freed, for the memory is the parent's.
-
-    Attributes:
-        address: Where it is.
-        size: In bytes.
     """
 
     def __init__(self, address: int, size: int, free: Callable[[int], None]) -> None:
@@ -220,11 +216,7 @@ class DeviceBuffer(_Buffer):
 
 
 class PinnedBuffer(_Buffer):
-    """Host memory that the GPU copies from and to by itself.
-
-    Attributes:
-        array: It as uint8 [size], valid until it is freed.
-    """
+    """Host memory that the GPU copies from and to by itself; `array` is it as uint8 [size], valid until it is freed."""
 
     def __init__(self, cuda: CudaRuntime, size: int) -> None:
         super().__init__(cuda.malloc_host(size), size, cuda.free_host)

@@ -15,12 +15,7 @@ from runtimes.machine.provider_probe import PROBE_MODEL
 
 @dataclass(frozen=True, slots=True)
 class OtherRuntime:
-    """A runtime and the file of a bundle that it would run.
-
-    Attributes:
-        name: A word of `RUNTIMES`.
-        precision: A key of `MODEL_FILES`.
-    """
+    """A runtime and the file of a bundle that it would run."""
 
     name: str
     precision: str

@@ -27,15 +27,7 @@ _AS_SUCH = "the lowest precision of the bundle that it computes as such"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """File that was chosen, and the runtime to open it on.
-
-    Attributes:
-        path: The file.
-        provider: A word of `RUNTIMES`.
-        precision: A key of `MODEL_FILES`, or None where nothing tells.
-        reason: Why, in words.
-        sidecar: Of an engine.
-    """
+    """File that was chosen, the runtime to open it on, and why."""
 
     path: Path
     provider: str

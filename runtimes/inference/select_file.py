@@ -30,13 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """Facts about this machine that decide "auto".
-
-    Attributes:
-        has_gpu: Whether a GPU is usable.
-        ort_has_cuda: Whether the installed ONNX Runtime was built with CUDA.
-        compute_capability: Of the first GPU, such as "8.7", or None.
-    """
+    """Facts about this machine that decide "auto"."""
 
     has_gpu: bool = False
     ort_has_cuda: bool = False

@@ -26,19 +26,7 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", 
 
 @dataclass(frozen=True, slots=True)
 class MachineInfo:
-    """The computer and the Python that runs here.
-
-    Attributes:
-        os: Distribution and version.
-        kernel: Kernel name and release.
-        architecture: Such as "x86_64" or "aarch64".
-        cpu: The processor's name.
-        cpu_flags: Those of `CPU_FLAGS` that it has.
-        num_cores: Cores that this process may use.
-        memory_bytes: Installed memory, or None where the system does not say.
-        python: Version of the interpreter.
-        executable: Its path.
-    """
+    """The computer and the Python that runs here."""
 
     os: str
     kernel: str

@@ -10,15 +10,7 @@ from runtimes.machine.environment import gpu_info, jetpack_version
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """The facts that `runtimes.trt.engine_sidecar.EngineFacts` records; None where there is none.
-
-    Attributes:
-        gpu: Name of the first GPU.
-        compute_capability: Of the first GPU, such as "8.7".
-        cuda: The newest CUDA that the driver runs.
-        system: Operating system and processor.
-        jetpack: JetPack version on a Jetson.
-    """
+    """The facts that `runtimes.trt.engine_sidecar.EngineFacts` records; None where there is none."""
 
     gpu: str | None
     compute_capability: str | None

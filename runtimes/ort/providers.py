@@ -36,13 +36,7 @@ PROVIDER_OF_WORD: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ProviderSetup:
-    """How a session is opened on one provider.
-
-    Attributes:
-        name: ONNX Runtime's name of the provider.
-        options: Its options.
-        plugin: The provider's own library, or None where it is part of ONNX Runtime.
-    """
+    """How a session is opened on one provider."""
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)

@@ -52,13 +52,7 @@ class WeightsBesideModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PluginProvider:
-    """An execution provider in a library of its own, registered with ONNX Runtime when it is first used.
-
-    Attributes:
-        name: Of the provider.
-        shared_object: Path of the shared library.
-        options: The provider's options.
-    """
+    """An execution provider in a library of its own, registered with ONNX Runtime when it is first used."""
 
     name: str
     shared_object: str

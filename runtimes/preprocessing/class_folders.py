@@ -21,12 +21,7 @@ INDEX_PREFIX = "index="
 
 @dataclass(frozen=True, slots=True)
 class ClassMatch:
-    """The class of each folder, and why.
-
-    Attributes:
-        index_of: Folder's name to class index, 0 <= index < num_classes.
-        how: A sentence for the run's log on how the folders were matched.
-    """
+    """The class of each folder, and why."""
 
     index_of: Mapping[str, int]
     how: str

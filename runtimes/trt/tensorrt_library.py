@@ -59,14 +59,7 @@ class TensorRtLog:
 
 @dataclass(frozen=True, slots=True)
 class TensorRtLibrary:
-    """One imported library.
-
-    Attributes:
-        flavor: "tensorrt", "lean", "dispatch" or "rtx".
-        module: The imported module.
-        logger: Its one logger in this process.
-        log: What that logger heard.
-    """
+    """One imported library, its one logger in this process, and what that heard."""
 
     flavor: str
     module: Any

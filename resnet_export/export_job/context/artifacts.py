@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BudgetOutcome:
-    """The INT8 model within its budget, and how it came there.
-
-    Attributes:
-        result: The model to write.
-        report: `accuracy_budget` of `report.json`.
-    """
+    """The INT8 model within its budget, and how it came there: `accuracy_budget` of `report.json`."""
 
     result: QuantizationResult
     report: dict[str, Any]

@@ -30,46 +30,7 @@ INPUT_TYPES = ("float32", "uint8")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExportOptions:
-    """Options of the main job; every field but `model` has the command's default.
-
-    Attributes:
-        model: A name as on the command line, the path of an ONNX file, or a `torch.nn.Module`.
-        weights: "DEFAULT", a published name, a weights file, or "random".
-        checkpoint_key: Where the weights are in a weights file, such as "model_ema"; None finds them.
-        head_activation: What stands between the Linears of a changed classifier; a word of `HEAD_ACTIVATIONS`.
-        num_classes: Width of the last layer; None takes what the weights say.
-        labels: Class names in index order, or a file of them, one a line.
-        preprocessing: What is said about preprocessing beside the weights.
-        features: Modules whose outputs replace the logits.
-        outputs: Which outputs of a model that gives several: keys of a dict, places in a tuple, names in an ONNX file.
-        input_type: "float32" or "uint8" (camera frames, normalized in the graph).
-        softmax: Whether probabilities are the output.
-        topk: How many best classes are the output, or None.
-        int8: Write the INT8 file; needs `calib`.
-        fp16: Write the FP16 file.
-        calib: Calibration images.
-        num_calib: How many of them are used, at most.
-        calib_cache: Folder of calibrations; None for the user's cache folder, "off" for none.
-        calib_provider: "cpu" or "cuda": where the float model runs to calibrate.
-        method: How ranges are chosen.
-        effort: A key of `EFFORTS`.
-        keep_float: Modules and nodes that INT8 leaves in float.
-        target: Where the files must load.
-        opset: None takes the target's.
-        batch: Batch sizes that engines are built for.
-        engine: Also build the TensorRT engine of the lowest precision.
-        rtx: With `engine`: TensorRT-RTX.
-        dla: Also write what a build for Orin's DLA needs.
-        val: Images to measure on; in class folders or with `val_labels` also accuracy.
-        val_labels: Class index of each image of `val`, where those come without folders.
-        num_val: How many of them are used, at most; None for all.
-        measure_on: Runtimes on which the file that they would run is measured too.
-        max_top1_drop: Percentage points of top-1 that INT8 may lose.
-        min_agreement: Share of images on which INT8 must answer as FP32 does.
-        output: Bundle folder; None derives it from model and precision.
-        sign: Private key (Ed25519, PEM) to sign the bundle with.
-        force: Replace an existing bundle; accept few calibration images.
-    """
+    """Options of the main job, as `resnet_export.export` takes them; every field but `model` has the default there."""
 
     model: Any
     weights: str = DEFAULT_WEIGHTS

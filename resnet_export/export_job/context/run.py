@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportRun:
-    """Settings of a run, complete before the first file is computed.
-
-    Attributes:
-        options: What was asked for.
-        loaded: The PyTorch model and how its images are prepared.
-        images: Which images calibrate and which measure.
-        classes: Class of each measured image; None without labels.
-        golden: Prepared inputs stored with PyTorch's answers, float32 [16, C, H, W].
-        reporter: Where steps, warnings and progress go.
-    """
+    """Settings of a run, complete before the first file is computed; `golden` are inputs, float32 [16, C, H, W]."""
 
     options: ExportOptions
     loaded: LoadedModel
