@@ -18,6 +18,7 @@ FILES = {
     "fp16": "model.fp16.onnx",
     "int8": "model.int8.onnx",
     "int8-fp16": "model.int8.fp16.onnx",
+    "int8-pads": "model.int8.pads.onnx",  # with zero points: what do the Pads cost that they take?
 }
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 BATCHES = (1, 8)
@@ -31,6 +32,8 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
     import torch
 
     from calibration import calibrate, insert_qdq
+    from calibration.methods.dialect import ZeroPoints
+    from calibration.qdq.offsets import take_offsets
     from exporter import ExportConfig, export_resnet, float16_from_float32
     from exporter.graph.onnx_graph import opset_of
     from exporter.models.check_images import load_check_images
@@ -48,6 +51,9 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
     onnx.save_model(quantized, home / FILES["int8"])
     if opset_of(quantized) >= MIN_FLOAT16_SCALE_OPSET:
         onnx.save_model(float16_qdq_from_float32(quantized).model, home / FILES["int8-fp16"])
+    pads = calibrate(exported.onnx, np.array_split(images, 4), open_runtime=OrtRuntime, zero_points=ZeroPoints.PADS)
+    shifted = take_offsets(insert_qdq(exported.onnx, pads).model, exported.onnx)
+    onnx.save_model(shifted, home / FILES["int8-pads"])
     torch.save(exported.module, home / "module.pt")
     with TorchRuntime(exported.module) as runtime:
         save_reference(home, images, next(iter(runtime.run({"input": images}).values())))

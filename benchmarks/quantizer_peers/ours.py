@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import onnx
 from measured import CalibrationImages, main
 
-from calibration import Dialect, Effort, quantize
-from calibration.methods.effort import EFFORTS
+from calibration import Dialect, quantize
+from calibration.methods.effort import steps_of
 from calibration.methods.method import method_from_name
 from runtimes import OrtRuntime
 
@@ -27,7 +28,7 @@ def write_quantized(
     equalize: bool = False,
     correct_biases: bool = False,
     round_weights: bool = False,
-    zero_points: bool = False,
+    zero_points: str | None = None,
     dialect: str = "tensorrt",
     float_weights: bool = False,
     effort: int | None = None,
@@ -39,15 +40,18 @@ def write_quantized(
         images: Calibration images.
         output: The file to write.
         method: Word of `--method`.
-        equalize: See `calibration.methods.effort.Effort`, as for the next three.
+        equalize: See `calibration.methods.effort.Effort`, as for the next two.
         correct_biases: Likewise.
         round_weights: Likewise.
-        zero_points: Likewise.
+        zero_points: Word of `--zero-points`.
         dialect: Value of a `calibration.Dialect`.
         float_weights: Put the float weights back: what INT8 activations cost alone.
-        effort: Number of `--effort`; where given, the four steps above are not read.
+        effort: Number of `--effort`; where given, `equalize`, `correct_biases` and `round_weights` are not read.
     """
     loaded = onnx.load(model)
+    steps = steps_of(effort or 0, zero_points)
+    if effort is None:
+        steps = replace(steps, equalize=equalize, correct_biases=correct_biases, round_weights=round_weights)
     result = quantize(
         loaded,
         images.batches(),
@@ -55,7 +59,7 @@ def write_quantized(
         open_exact=partial(OrtRuntime, exact_qdq=True),
         method=method_from_name(method),
         dialect=Dialect(dialect),
-        effort=Effort(equalize, correct_biases, round_weights, zero_points) if effort is None else EFFORTS[effort],
+        effort=steps,
     )
     quantized = result.quantized.model
     if float_weights:

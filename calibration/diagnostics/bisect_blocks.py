@@ -49,8 +49,9 @@ from calibration.diagnostics.recover_channel_scales import (
     with_reference,
 )
 from calibration.errors import CalibrationError
+from calibration.methods.dialect import ZeroPoints
 from calibration.qdq.insert_qdq import insert_qdq
-from calibration.qdq.offsets import give_offsets_back
+from calibration.qdq.offsets import give_offsets_back, num_pads, num_zero_points
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
@@ -185,7 +186,7 @@ def bisect_blocks(
             images,
             open_runtime=open_exact,
             dialect=dialect_of(candidate),
-            zero_points=given_back is not candidate,
+            zero_points=_zero_points(candidate),
         )
         honest = insert_qdq(plain, table).model
         expected = BlockPieces(honest, borders, runs.open)
@@ -197,6 +198,13 @@ def bisect_blocks(
         _judge(border, meters[border.name], layers, scales.get(border.name, ()), precision) for border in borders
     )
     return Bisection(sum(len(batch) for batch in images), blocks)
+
+
+def _zero_points(candidate: ModelProto) -> ZeroPoints:
+    """Return what takes the zero points of a file."""
+    if not num_zero_points(candidate):
+        return ZeroPoints.NONE
+    return ZeroPoints.PADS if num_pads(candidate) else ZeroPoints.BIASES
 
 
 def _measure(

@@ -16,3 +16,16 @@ class Dialect(Enum):
 
     TENSORRT = "tensorrt"
     ONNXRUNTIME = "onnxruntime"
+
+
+class ZeroPoints(Enum):
+    """What takes the zero points of activations in TensorRT's dialect, which has none; the value is the command's word.
+
+    NONE    nothing: activations are symmetric
+    BIASES  biases, where no layer pads what it reads: nothing is added to the network
+    PADS    biases everywhere; a layer that pads reads a Pad of the level of 0, which costs time when the network runs
+    """
+
+    NONE = "none"
+    BIASES = "biases"
+    PADS = "pads"

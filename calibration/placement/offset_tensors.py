@@ -5,13 +5,13 @@ a zero point z the step is as narrow as its range allows. x in steps s from z is
 
     who makes the tensor      adds s z to its bias
     a layer that reads it     takes s z times the sum of its weights off its bias. Exact only where it reads nothing
-                              else: no padding, whose zeros would be s z
+                              else: one that pads must read a Pad of s z instead of its own zeros
     an Add that reads it      is given s z back by the bias of the layer that makes its other operand
     a ReLU before it          goes: 0 is the lowest level, below which quantization itself cuts. Likewise the upper
                               limit of a ReLU6, which is at or above the highest level
 
-Nothing is added to the network. Where a tensor cannot be had so (a padded reader, a gate, a pool that averages, an
-output), it stays symmetric.
+Nothing else is added to the network. Where a tensor cannot be had so (a gate, a pool that averages, an output; a
+reader that pads, if no Pad is wanted), it stays symmetric.
 
 Source: Jacob et al. 2018, arXiv:1712.05877, section 2.3 (a zero point as a term of the bias); Nagel et al. 2019,
 arXiv:1906.04721, section 4.1.3 (a constant taken from one layer's bias into the next one's).
@@ -38,6 +38,7 @@ class OffsetTensor:
         rectifier: Name of the ReLU, or the Clip from 0, that it comes out of; "" where values below 0 are kept.
         maker: Name of the layer before it.
         readers: Names of the layers that read it.
+        padding: Those of them that pad it.
         added_to: Names of the layers whose output is added to it.
     """
 
@@ -45,22 +46,24 @@ class OffsetTensor:
     rectifier: str
     maker: str
     readers: tuple[str, ...]
+    padding: tuple[str, ...]
     added_to: tuple[str, ...]
 
 
-def offset_tensors(model: ModelProto, placement: Placement) -> dict[str, OffsetTensor]:
+def offset_tensors(model: ModelProto, placement: Placement, *, pads: bool) -> dict[str, OffsetTensor]:
     """Return the tensors of a placement that can have a zero point, by name, in graph order.
 
     Args:
         model: The folded float model.
         placement: Where Q/DQ goes in TensorRT's dialect with nothing kept in float.
+        pads: Whether also tensors that a layer pads.
     """
     index = index_graph(model.graph)
     tied = {name for group in placement.shared_scales for name in group}
     tied |= placement.same_range.keys() | set(placement.same_range.values())
     names = [name for name in placement.activations if name not in tied and name not in index.outputs]
     found = (_offset_tensor(name, index, placement.activations) for name in names)
-    return {tensor.name: tensor for tensor in found if tensor is not None}
+    return {tensor.name: tensor for tensor in found if tensor is not None and (pads or not tensor.padding)}
 
 
 def _offset_tensor(name: str, index: GraphIndex, quantized: Mapping[str, object]) -> OffsetTensor | None:
@@ -74,11 +77,12 @@ def _offset_tensor(name: str, index: GraphIndex, quantized: Mapping[str, object]
             if other is None:
                 return None
             added_to.append(other)
-        elif use.place == 0 and _takes_offset(use.node, index) and not _pads(use.node):
-            readers.append(use.node.name)
+        elif use.place == 0 and _takes_offset(use.node, index) and not _pads_by_rule(use.node):
+            readers.append(use.node)
         else:
             return None
-    return OffsetTensor(name, *before, tuple(readers), tuple(added_to))
+    padding = tuple(node.name for node in readers if any(attribute(node, "pads", ())))
+    return OffsetTensor(name, *before, tuple(node.name for node in readers), padding, tuple(added_to))
 
 
 def _rectifier_and_maker(name: str, index: GraphIndex, quantized: Mapping[str, object]) -> tuple[str, str] | None:
@@ -135,7 +139,6 @@ def _takes_offset(node: NodeProto, index: GraphIndex) -> bool:
     return bias is not None and list(bias.dims) == [weight.dims[output_channel_axis(node)]]
 
 
-def _pads(node: NodeProto) -> bool:
-    """Tell whether a Conv reads zeros around its input."""
-    automatic = attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-    return node.op_type == "Conv" and (automatic or any(attribute(node, "pads", ())))
+def _pads_by_rule(node: NodeProto) -> bool:
+    """Tell whether how much a Conv pads is not written in it."""
+    return node.op_type == "Conv" and attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")

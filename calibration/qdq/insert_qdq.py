@@ -105,7 +105,7 @@ def _check_dtypes(model: ModelProto, table: CalibrationTable) -> None:
     dtype = "uint8" if is_for_onnxruntime else "int8"
     wrong = [name for name, kept in table.ranges.items() if kept.dtype != dtype]
     if wrong and not is_for_onnxruntime:
-        taken = offset_tensors(model, place(model, table.dialect))
+        taken = offset_tensors(model, place(model, table.dialect), pads=True)
         wrong = [name for name in wrong if name not in taken]
     if wrong:
         raise CalibrationError(

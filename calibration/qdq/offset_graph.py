@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto
-from onnx.helper import np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
+from onnx.helper import make_node, np_dtype_to_tensor_dtype, tensor_dtype_to_np_dtype
 
 from calibration.methods.quantize_bias import least_weight_scale
 from calibration.methods.quantize_weight import QuantizedArray, widen_scales
@@ -24,6 +24,11 @@ from exporter.graph.onnx_graph import (
 )
 
 
+def padded_name(layer: str) -> str:
+    """Return the name of what a layer reads that pads no longer."""
+    return f"{layer}.padded"
+
+
 class OffsetGraph:
     """A Q/DQ graph under edit: `move` as often as wanted, then `write_biases`, then `finish`."""
 
@@ -35,6 +40,7 @@ class OffsetGraph:
         self._infos = {info.name: info for info in graph.value_info}
         self._added: dict[str, NDArray[np.float64]] = {}
         self._gone: set[str] = set()
+        self._before: dict[str, list[NodeProto]] = {}
         self._behind: dict[str, NodeProto] = {}
         self._uses: dict[str, list[NodeProto]] = defaultdict(list)
         for node in graph.node:
@@ -104,6 +110,40 @@ class OffsetGraph:
         if (info := self._infos.get(f"{tensor.name}.quantized")) is not None:
             info.type.tensor_type.elem_type = np_dtype_to_tensor_dtype(level.dtype)
 
+    def pad(self, tensor: OffsetTensor, zero: float) -> None:
+        """Let the layers that pad a moved tensor read a Pad of `zero`, quantized as the tensor is."""
+        for layer in tensor.padding:
+            node, name = self._nodes[layer], padded_name(layer)
+            source = node.input[0]
+            around = _without(node, "pads")
+            half = len(around) // 2
+            pads = [0, 0, *around[:half], 0, 0, *around[half:]]
+            self._constant(f"{name}.pads", np.asarray(pads, np.int64))
+            self._constant(f"{name}.zero", np.asarray(zero, self._dtype_of(node)))
+            added = [make_node("Pad", [source, f"{name}.pads", f"{name}.zero"], [name], name=name)]
+            node.input[0] = name
+            if (restore := self._made_by.get(source)) is not None and restore.op_type == "DequantizeLinear":
+                node.input[0] = f"{name}.dequantized"
+                for op_type, read, made in (
+                    ("QuantizeLinear", name, f"{name}.quantized"),
+                    ("DequantizeLinear", f"{name}.quantized", f"{name}.dequantized"),
+                ):
+                    added.append(make_node(op_type, [read, *restore.input[1:]], [made], name=made))
+            self._before[layer] = added
+
+    def give_padding_back(self, tensor: OffsetTensor, reference: ModelProto) -> None:
+        """Let the layers pad by themselves, as in the reference."""
+        for layer in tensor.padding:
+            node = self._nodes[layer]
+            while True:
+                added = self._made_by[node.input[0]]
+                self._gone.add(added.name)
+                node.input[0] = added.input[0]
+                if added.name == padded_name(layer):
+                    break
+            theirs = next(other for other in reference.graph.node if other.name == layer)
+            node.attribute.extend(kept for kept in theirs.attribute if kept.name == "pads")
+
     def is_read_in_float(self, tensor: OffsetTensor) -> bool:
         """Tell whether anything but its QuantizeLinear reads a tensor, as a layer does that is kept in float."""
         return any(node.name != f"{tensor.name}.quantized" for node in self._uses[tensor.name])
@@ -152,6 +192,7 @@ class OffsetGraph:
         """Order the nodes; drop the constants that nothing reads any more."""
         nodes: list[NodeProto] = []
         for node in self._graph.node:
+            nodes += self._before.get(node.name, ())
             nodes += [node] if node.name not in self._gone else []
             nodes += [self._behind[node.name]] if node.name in self._behind else []
         replace_nodes(self._graph, nodes)
@@ -235,3 +276,11 @@ class OffsetGraph:
         if name not in self._constants:
             self._constants[name] = self._graph.initializer.add()
         self._constants[name].CopyFrom(initializer_from_array(name, np.asarray(values)))
+
+
+def _without(node: NodeProto, name: str) -> list[int]:
+    """Take an attribute away from a node; return what it was."""
+    place = next(place for place, kept in enumerate(node.attribute) if kept.name == name)
+    values = list(node.attribute[place].ints)
+    del node.attribute[place]
+    return values

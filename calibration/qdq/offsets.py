@@ -2,8 +2,9 @@
 
     x -> ReLU -> Q(s, z) -> DQ(s, z) -> W, b      becomes      x + s z -> Q(s, 0) -> DQ(s, 0) -> W, b - s z sum(W)
 
-Both compute the same levels. `placement.offset_tensors` says for which tensors this holds, and whose biases take the
-offset. z is counted as INT8, so UINT8's 0 is -128. The file's metadata keep every z.
+Both compute the same levels. A layer that pads reads a Pad of s z, quantized once more with the same step.
+`placement.offset_tensors` says for which tensors this holds, and whose biases take the offset. z is counted as INT8, so
+UINT8's 0 is -128. The file's metadata keep every z.
 
 A bias grows by this, and must be stored all the same: where FP16 ends before it, the tensor becomes symmetric instead;
 where it would leave INT32, which a plain ONNX Runtime session makes of it, its channel's weight scale is widened, as
@@ -21,8 +22,8 @@ from calibration.errors import CalibrationError
 from calibration.methods.dialect import Dialect
 from calibration.placement.offset_tensors import OffsetTensor, offset_tensors
 from calibration.placement.place import place
-from calibration.qdq.offset_graph import OffsetGraph
-from exporter.graph.onnx_graph import copy_model
+from calibration.qdq.offset_graph import OffsetGraph, padded_name
+from exporter.graph.onnx_graph import copy_model, infer_shapes
 
 INT8_ZERO = 128
 """The UINT8 level that is INT8's 0."""
@@ -59,6 +60,7 @@ def take_offsets(model: ModelProto, reference: ModelProto) -> ModelProto:
         zero_points[tensor.name] = zero_point
         graph.move(tensor, offset)
         graph.set_zero_point(tensor, np.zeros((), np.int8))
+        graph.pad(tensor, offset)
         if tensor.rectifier and graph.is_read_in_float(tensor):
             graph.limit_from(tensor, offset)
         elif tensor.rectifier:
@@ -66,6 +68,8 @@ def take_offsets(model: ModelProto, reference: ModelProto) -> ModelProto:
     graph.write_biases()
     graph.widen_weight_scales()
     graph.finish()
+    if num_pads(result):
+        result = infer_shapes(result)
     if zero_points:
         result.metadata_props.add(key=METADATA_KEY, value=json.dumps(zero_points))
     return result
@@ -90,6 +94,7 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
     try:
         for name, zero_point in json.loads(stored).items():
             tensor = tensors[name]
+            graph.give_padding_back(tensor, reference)
             graph.move(tensor, -graph.scale(tensor) * (zero_point - INT8_ZERO))
             graph.set_zero_point(tensor, np.asarray(zero_point, np.uint8))
             if tensor.rectifier:
@@ -107,7 +112,13 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
 
 
 def _offset_tensors(reference: ModelProto) -> dict[str, OffsetTensor]:
-    return offset_tensors(reference, place(reference, Dialect.TENSORRT))
+    return offset_tensors(reference, place(reference, Dialect.TENSORRT), pads=True)
+
+
+def num_pads(model: ModelProto) -> int:
+    """Return how many layers read a Pad that `take_offsets` added."""
+    made_by = {node.output[0]: node.op_type for node in model.graph.node}
+    return sum(made_by.get(padded_name(node.name)) == "Pad" for node in model.graph.node)
 
 
 def num_zero_points(model: ModelProto) -> int:

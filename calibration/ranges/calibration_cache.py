@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
+from calibration.methods.dialect import ZeroPoints
 from calibration.methods.histogram import DEFAULT_NUM_BINS
 from calibration.methods.method import Method, describe
 from calibration.observers.observe_batches import samples_per_image
@@ -89,7 +90,7 @@ def calibration_key(
     dialect: str,
     provider: str,
     *,
-    zero_points: bool = False,
+    zero_points: ZeroPoints,
 ) -> CacheKey:
     """Return the key of one calibration.
 
@@ -101,7 +102,7 @@ def calibration_key(
         method: How ranges are chosen.
         dialect: Which tensors get ranges, such as "tensorrt".
         provider: Where the model ran, such as "cpu": sums are rounded in another order elsewhere.
-        zero_points: Whether activations may have one where the dialect has none.
+        zero_points: What takes those of activations where the dialect has none.
     """
     return CacheKey(
         {
@@ -112,7 +113,7 @@ def calibration_key(
             "method": _canonical(describe(method)),
             "sampling": f"{samples_per_image(method)} values per image, {DEFAULT_NUM_BINS} bins",
             "dialect": dialect,
-            "zero points": "taken by biases" if zero_points else "the dialect's",
+            "zero points": f"the dialect's, taken by {zero_points.value}",
             "provider": provider,
             "libraries": _versions(),
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import CANDIDATES, Auto, MeanSquaredError
-from calibration.methods.dialect import Dialect
+from calibration.methods.dialect import Dialect, ZeroPoints
 from calibration.methods.histogram import Histogram
 from calibration.methods.method import Method, describe
 from calibration.observers.activation_summary import ActivationSummary, Observed, coarse_histogram, typical_abs
@@ -42,7 +42,7 @@ def calibrate(
     open_runtime: OpenRuntime,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
-    zero_points: bool = False,
+    zero_points: ZeroPoints = ZeroPoints.NONE,
 ) -> CalibrationTable:
     """Return the range of every tensor that the dialect wants quantized.
 
@@ -52,7 +52,7 @@ def calibrate(
         open_runtime: Opens a model, such as `runtimes.OrtRuntime`; closed at the end.
         method: How to get from histogram to amax; mean squared error by default.
         dialect: Who the file is for; the table carries it to `insert_qdq`.
-        zero_points: Let tensors have zero points in TensorRT's dialect too, where biases can take them.
+        zero_points: What takes those of tensors in TensorRT's dialect.
 
     Returns:
         The table, in graph order.
@@ -72,7 +72,7 @@ def table_of(
     *,
     method: Method | None = None,
     dialect: Dialect = Dialect.TENSORRT,
-    zero_points: bool = False,
+    zero_points: ZeroPoints = ZeroPoints.NONE,
 ) -> CalibrationTable:
     """Return the table of a model whose tensors are being observed: the part of `calibrate` that needs no session.
 
@@ -87,8 +87,8 @@ def table_of(
     placement = place(model, dialect)
     tensors = tensors_to_observe(placement)
     asymmetric: Collection[str] = tensors if dialect is Dialect.ONNXRUNTIME else ()
-    if zero_points and dialect is Dialect.TENSORRT:
-        asymmetric = offset_tensors(model, placement)
+    if zero_points is not ZeroPoints.NONE and dialect is Dialect.TENSORRT:
+        asymmetric = offset_tensors(model, placement, pads=zero_points is ZeroPoints.PADS)
     collector = collect_ranges(
         tensors, seen, method=chosen, shared_scales=placement.shared_scales, asymmetric=frozenset(asymmetric)
     )

@@ -47,6 +47,7 @@ def export(
     calib_provider: Literal["cpu", "cuda"] = "cpu",
     method: str | Method = "mse",
     effort: int = DEFAULT_EFFORT,
+    zero_points: Literal["none", "biases", "pads"] | None = None,
     keep_float: Sequence[str] = (),
     target: str | Target = "tensorrt",
     opset: int | None = None,
@@ -90,6 +91,9 @@ def export(
         calib_provider: Where the float model runs to calibrate.
         method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
+        zero_points: What takes those of activations in a file for TensorRT: "none" (effort 0), "biases" where no layer
+            pads (effort 1), "pads": biases everywhere, and a layer that pads reads a Pad, which costs time when the
+            network runs (effort 2). None leaves it to `effort`.
         keep_float: Modules or nodes that INT8 leaves in float, as PyTorch names them: ["layer4.1.conv2", "layer1"].
         target: "tensorrt", "jetpack5", "jetpack6", "jetpack7" or "onnxruntime".
         opset: ONNX opset; the target's by default.
@@ -140,6 +144,7 @@ def export(
             calib_provider=calib_provider,
             method=method_of(method),
             effort=effort,
+            zero_points=zero_points,
             keep_float=keep_float if isinstance(keep_float, str) else tuple(keep_float),  # type: ignore[arg-type]
             target=target_of(target),
             opset=opset,

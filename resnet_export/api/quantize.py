@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
-from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
+from calibration.methods.effort import DEFAULT_EFFORT, steps_of
 from calibration.methods.method import Method
 from exporter.target import Target
 from resnet_export.api.choices import method_of, target_of
@@ -41,6 +41,7 @@ def quantize(
     preprocessing: PreprocessingLike = None,
     method: str | Method = "mse",
     effort: int = DEFAULT_EFFORT,
+    zero_points: str | None = None,
     target: str | Target = "tensorrt",
     keep_float: Collection[str] = (),
     on_event: Listener | None = None,
@@ -56,6 +57,9 @@ def quantize(
         preprocessing: How pictures are prepared; an exported model brings its own.
         method: "mse", "max", "percentile", "entropy" or "auto", or one of `calibration`'s `Method` values.
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
+        zero_points: What takes those of activations in a file for TensorRT: "none" (effort 0), "biases" where no layer
+            pads (effort 1), "pads": biases everywhere, and a layer that pads reads a Pad, which costs time when the
+            network runs (effort 2).
         target: Decides the dialect of INT8: "tensorrt", "jetpack6", ... or "onnxruntime".
         keep_float: What stays in float: names of nodes or of PyTorch's modules, such as "layer4.1.conv2", "layer4.1".
         on_event: Called with every move of progress; None is silent.
@@ -76,8 +80,6 @@ def quantize(
     float_model, known = _float_model(model)
     reporter = Reporter(on_event)
     where = target_of(target)
-    if effort not in EFFORTS:
-        raise ValueError(f"effort: got {effort!r}, expected one of {', '.join(map(str, EFFORTS))}")
     if isinstance(keep_float, str):
         raise TypeError(f"keep_float: got the text {keep_float!r}, expected a list of names")
     kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}
@@ -89,7 +91,7 @@ def quantize(
             open_exact=open_exact,
             method=method_of(method),
             dialect=Dialect(where.dialect),
-            effort=EFFORTS[effort],
+            effort=steps_of(effort, zero_points),
             keep_float=kept,
             track_layers=partial(reporter.track, "refining"),
         )

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
-from calibration.methods.effort import EFFORTS
+from calibration.methods.effort import Effort, steps_of
 from calibration.methods.method import method_from_name
 from calibration.observers.sample_images import (
     MAX_HELD_OUT,
@@ -167,8 +167,7 @@ def _recipe(bundle: Path) -> Recipe:
         budget = any(options.get(name) is not None for name in ("max_top1_drop", "min_agreement"))
         most = MAX_HELD_OUT_FOR_BUDGET if budget else MAX_HELD_OUT
         held_out = most if options["val"] is None else 0
-        if options["effort"] not in EFFORTS:
-            raise BundleError(f"{bundle}: effort {options['effort']!r} is not one of {', '.join(map(str, EFFORTS))}")
+        _steps(options)
         method_from_name(options["method"]["name"])
         target = target_from_name(manifest.target)
         num_calib = int(options["num_calib"])
@@ -218,18 +217,22 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
             yield batch.images
 
     options: Mapping[str, Any] = recipe.manifest.options
-    effort = EFFORTS[options["effort"]]
     calibrated = scale_and_calibrate(
         recipe.model,
         arrays(),
         open_runtime=OrtRuntime,
         method=method_from_name(options["method"]["name"]),
         dialect=Dialect(recipe.target.dialect),
-        effort=replace(effort, zero_points=effort.zero_points and not options.get("dla")),
+        effort=_steps(options),
     )
     kept = nodes_named(recipe.model, options.get("keep_float", ()))
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in kept.values() for node in nodes))
     return settle_ranges(calibrated, open_exact=open_exact)
+
+
+def _steps(options: Mapping[str, Any]) -> Effort:
+    """Return the steps that made a bundle's INT8 file."""
+    return steps_of(options["effort"], options.get("zero_points"), dla=bool(options.get("dla")))
 
 
 def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, reporter: Reporter) -> bool:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from calibration.methods.dialect import ZeroPoints
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.methods.method import METHODS, method_from_name
 from exporter.errors import OptionError
@@ -221,7 +222,14 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
         choices=EFFORTS,
         default=DEFAULT_EFFORT,
         help="0: ranges only; 1: also scale channels, round weights for what layers read, correct biases (default); "
-        "2: the same for the widest layers too, slow",
+        "2: the same for the widest layers too, slow, and --zero-points pads",
+    )
+    group.add_argument(
+        "--zero-points",
+        choices=[kind.value for kind in ZeroPoints],
+        help="what takes those of activations, of which TensorRT has none. none: they are symmetric (effort 0); "
+        "biases: where no layer pads (effort 1); pads: everywhere, layers that pad read a Pad, which costs time when "
+        "the network runs (effort 2)",
     )
 
 

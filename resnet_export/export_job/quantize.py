@@ -24,6 +24,7 @@ from calibration.pipeline.quantize_model import (
     settle_ranges,
 )
 from calibration.placement.for_tensorrt import Placement
+from calibration.qdq.offsets import num_pads
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob, tally_images
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
@@ -115,7 +116,11 @@ def _tell(result: QuantizationResult, reporter: Reporter) -> None:
         )
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:
-        reporter.done(f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take")
+        pads = num_pads(result.quantized.model)
+        reporter.done(
+            f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take"
+            + (f"; {pads} layers read a Pad instead of padding (--zero-points biases: none)" if pads else "")
+        )
     if table.dialect is Dialect.ONNXRUNTIME:
         reporter.done(
             f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"

@@ -197,7 +197,7 @@ def _quantization(artifacts: Artifacts) -> dict[str, Any] | None:
         "dialect": table.dialect.value,
         "method": dict(table.method),
         "num_images": table.num_images,
-        "effort": asdict(artifacts.int8.effort),
+        "effort": asdict(artifacts.int8.effort) | {"zero_points": artifacts.int8.effort.zero_points.value},
         "num_refinement_images": artifacts.int8.num_sample,
         "wide_layers": _judgement(artifacts.int8.wide_layers),
         "channel_groups_scaled": artifacts.int8.num_groups,

@@ -318,6 +318,21 @@ def test_rtx_without_engine(capsys: Capture, output: Path) -> None:
     assert "--engine" in refused(capsys, output, *digits(), "--rtx")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ((), "--zero-points says what takes those of INT8 activations; give --int8 --calib DIR too"),
+        (("--int8", "--target", "onnxruntime"), "--target onnxruntime has zero points of its own"),
+        (("--int8", "--dla"), "--zero-points pads: a DLA's ranges are symmetric; leave out --dla, or give none"),
+    ],
+)
+def test_zero_points_where_there_can_be_none(
+    capsys: Capture, output: Path, digits_folder: Path, options: tuple[str, ...], reason: str
+) -> None:
+    calib = ("--calib", digits_folder / "calib") if options else ()
+    assert reason in refused(capsys, output, *digits(zero_points="pads"), *options, *calib)
+
+
 def test_verbose_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
     assert main(["resnet5", "-v", "-o", str(tmp_path / "bundle")]) == 2
     assert "Traceback" in capsys.readouterr().err

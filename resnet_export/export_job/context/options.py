@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from calibration.methods.builtin_methods import MeanSquaredError
-from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
+from calibration.methods.dialect import ZeroPoints
+from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort, steps_of
 from calibration.methods.method import Method, describe
 from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from exporter.errors import OptionError
@@ -52,6 +53,7 @@ class ExportOptions:
     calib_provider: str = "cpu"
     method: Method = field(default_factory=MeanSquaredError)
     effort: int = DEFAULT_EFFORT
+    zero_points: str | None = None
     keep_float: tuple[str, ...] = ()
     target: Target = TARGETS["tensorrt"]
     opset: int | None = None
@@ -86,8 +88,8 @@ class ExportOptions:
 
     @property
     def steps(self) -> Effort:
-        """What `effort` does; a DLA's ranges are symmetric, so no tensor may have a zero point."""
-        return replace(EFFORTS[self.effort], zero_points=False) if self.dla else EFFORTS[self.effort]
+        """What is done for the accuracy of INT8."""
+        return steps_of(self.effort, self.zero_points, dla=self.dla)
 
     @property
     def has_int8_float16(self) -> bool:
@@ -194,6 +196,8 @@ def _unknown_words(options: ExportOptions) -> str | None:
         "calib_provider": CALIB_PROVIDERS,
         "input_type": INPUT_TYPES,
     }
+    if options.zero_points is not None:
+        choices["zero_points"] = [kind.value for kind in ZeroPoints]
     if options.head_activation is not None:
         choices["head_activation"] = HEAD_ACTIVATIONS
     for name, known in choices.items():
@@ -219,6 +223,18 @@ def _keep_float(options: ExportOptions) -> str | None:
     return None
 
 
+def _zero_points(options: ExportOptions) -> str | None:
+    if options.zero_points is None:
+        return None
+    if not options.int8:
+        return "--zero-points says what takes those of INT8 activations; give --int8 --calib DIR too"
+    if options.target.dialect != "tensorrt":
+        return f"--zero-points is for TensorRT's files; --target {options.target.name} has zero points of its own"
+    if options.dla and options.zero_points != "none":
+        return f"--zero-points {options.zero_points}: a DLA's ranges are symmetric; leave out --dla, or give none"
+    return None
+
+
 def _measure_on(options: ExportOptions) -> str | None:
     known = [name for name, kind in RUNTIMES.items() if kind.engine_flavor is None and name != "cpu"]
     for name in options.measure_on:
@@ -230,4 +246,14 @@ def _measure_on(options: ExportOptions) -> str | None:
     return None
 
 
-_CONTRADICTIONS = (_unknown_words, _keep_float, _measure_on, _int8_without_images, _engine, _dla, _features, _budget)
+_CONTRADICTIONS = (
+    _unknown_words,
+    _keep_float,
+    _zero_points,
+    _measure_on,
+    _int8_without_images,
+    _engine,
+    _dla,
+    _features,
+    _budget,
+)

@@ -12,7 +12,7 @@ from calibration import quantize
 from calibration.diagnostics.bisect_blocks import bisect_blocks
 from calibration.errors import CalibrationError
 from calibration.methods.builtin_methods import Max
-from calibration.methods.dialect import Dialect
+from calibration.methods.dialect import Dialect, ZeroPoints
 from calibration.methods.effort import EFFORTS
 from calibration.qdq.insert_qdq import insert_qdq
 from calibration.qdq.offsets import METADATA_KEY
@@ -108,12 +108,12 @@ def test_a_healthy_file_in_the_other_dialect_too(small_network, images):
     assert bisect(small_network, insert_qdq(small_network.model, table).model, images).suspects == ()
 
 
-@pytest.fixture(scope="module")
-def shifted(bottleneck_network):
-    """INT8 of bottlenecks, where biases take the zero points of most tensors."""
-    network = bottleneck_network
+@pytest.fixture(scope="module", params=[1, 2], ids=["biases", "pads"])
+def shifted(bottleneck_network, request):
+    """INT8 of bottlenecks, where biases take the zero points of most tensors; with Pads, of all but the last."""
+    network, effort = bottleneck_network, EFFORTS[request.param]
     return quantize(
-        network.model, [network.calibration[:32]], open_runtime=OrtRuntime, open_exact=open_exact
+        network.model, [network.calibration[:32]], open_runtime=OrtRuntime, open_exact=open_exact, effort=effort
     ).quantized.model
 
 
@@ -137,7 +137,14 @@ def test_plain_int8_is_quantized_like_the_file(bottleneck_network, shifted, monk
 
     monkeypatch.setattr("calibration.diagnostics.bisect_blocks.calibrate", noted)
     network = bottleneck_network
-    for dialect, effort in ((Dialect.TENSORRT, 1), (Dialect.TENSORRT, 0), (Dialect.ONNXRUNTIME, 1)):
+    expected = []
+    for dialect, effort, zero_points in (
+        (Dialect.TENSORRT, 2, ZeroPoints.PADS),
+        (Dialect.TENSORRT, 1, ZeroPoints.BIASES),
+        (Dialect.TENSORRT, 0, ZeroPoints.NONE),
+        (Dialect.ONNXRUNTIME, 1, ZeroPoints.NONE),
+    ):
+        expected.append((dialect, zero_points))
         result = quantize(
             network.model,
             [network.calibration[:32]],
@@ -147,7 +154,7 @@ def test_plain_int8_is_quantized_like_the_file(bottleneck_network, shifted, monk
             effort=EFFORTS[effort],
         )
         assert bisect(network, result.quantized.model, [network.held_out[:8]]).suspects == ()
-    assert seen == [(Dialect.TENSORRT, True), (Dialect.TENSORRT, False), (Dialect.ONNXRUNTIME, False)]
+    assert seen == expected
 
 
 def test_what_is_broken_behind_a_zero_point_is_found(bottleneck_network, shifted):

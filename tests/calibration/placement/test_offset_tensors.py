@@ -14,8 +14,8 @@ from calibration.placement.offset_tensors import OffsetTensor, offset_tensors
 from calibration.placement.place import place
 
 
-def found_in(model: ModelProto) -> dict[str, OffsetTensor]:
-    return offset_tensors(model, place(model, Dialect.TENSORRT))
+def found_in(model: ModelProto, *, pads: bool = False) -> dict[str, OffsetTensor]:
+    return offset_tensors(model, place(model, Dialect.TENSORRT), pads=pads)
 
 
 def two_bottlenecks() -> ModelProto:
@@ -36,13 +36,24 @@ def test_a_bottleneck_has_them_wherever_a_layer_of_1_by_1_reads() -> None:
     assert found_in(two_bottlenecks()) == {
         tensor.name: tensor
         for tensor in (
-            OffsetTensor("pool", "relu", "stem", ("a.conv1", "a.downsample"), ()),
-            OffsetTensor("a.relu2", "a.relu2", "a.conv2", ("a.conv3",), ()),
-            OffsetTensor("a.downsample", "", "a.downsample", (), ("a.conv3",)),
-            OffsetTensor("a.relu3", "a.relu3", "a.conv3", ("b.conv1",), ("b.conv3",)),
-            OffsetTensor("b.relu2", "b.relu2", "b.conv2", ("b.conv3",), ()),
+            OffsetTensor("pool", "relu", "stem", ("a.conv1", "a.downsample"), (), ()),
+            OffsetTensor("a.relu2", "a.relu2", "a.conv2", ("a.conv3",), (), ()),
+            OffsetTensor("a.downsample", "", "a.downsample", (), (), ("a.conv3",)),
+            OffsetTensor("a.relu3", "a.relu3", "a.conv3", ("b.conv1",), (), ("b.conv3",)),
+            OffsetTensor("b.relu2", "b.relu2", "b.conv2", ("b.conv3",), (), ()),
         )
-    }, "not where a padded layer reads (relu1), and nothing that is not quantized (b.relu3)"
+    }, "not where a layer pads (relu1), and nothing that is not quantized (b.relu3)"
+
+
+def test_with_pads_a_layer_that_pads_may_read_it() -> None:
+    model = two_bottlenecks()
+    more = {name: tensor for name, tensor in found_in(model, pads=True).items() if name not in found_in(model)}
+    assert more == {
+        f"{block}.relu1": OffsetTensor(
+            f"{block}.relu1", f"{block}.relu1", f"{block}.conv1", (f"{block}.conv2",), (f"{block}.conv2",), ()
+        )
+        for block in ("a", "b")
+    }
 
 
 def one_tensor(finish: Callable[[GraphBuilder], str], rectifier: str = "Relu") -> ModelProto:
@@ -88,20 +99,21 @@ def computed_bias(build: GraphBuilder) -> str:
 
 
 @pytest.mark.parametrize(
-    ("finish", "can"),
+    ("finish", "can", "can_with_pads"),
     [
-        (plain, True),
-        (valid_by_name, True),
-        (padded, False),
-        (padded_by_name, False),
-        (scaled, False),
-        (added_to_what_two_read, False),
-        (computed_bias, False),
+        (plain, True, True),
+        (valid_by_name, True, True),
+        (padded, False, True),
+        (padded_by_name, False, False),
+        (scaled, False, False),
+        (added_to_what_two_read, False, False),
+        (computed_bias, False, False),
     ],
 )
 @pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
-def test_every_reader_must_let_it(finish, can, rectifier) -> None:
-    assert ("relu" in found_in(one_tensor(finish, rectifier))) == can
+def test_every_reader_must_let_it(finish, can, can_with_pads, rectifier) -> None:
+    model = one_tensor(finish, rectifier)
+    assert ["relu" in found_in(model, pads=pads) for pads in (False, True)] == [can, can_with_pads]
 
 
 def test_an_output_and_what_is_cut_below_zero_keep_their_values() -> None:

@@ -12,18 +12,22 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from calibration.errors import CalibrationError
-from calibration.methods.dialect import Dialect
+from calibration.methods.dialect import Dialect, ZeroPoints
 from calibration.observers.observe_batches import observe_batches
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import insert_qdq
-from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, num_zero_points, take_offsets
+from calibration.qdq.offsets import METADATA_KEY, give_offsets_back, num_pads, num_zero_points, take_offsets
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import calibrate, table_of, tensors_to_observe
+from exporter.engines.build import build_engine
 from exporter.graph.onnx_graph import with_outputs
 from exporter.passes.float16_qdq import float16_qdq_from_float32
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.trt.build_log import layers_from_log
+from runtimes.trt.tensorrt_library import load_library
 
 SEED = 20261129
+BIASES, PADS = ZeroPoints.BIASES, ZeroPoints.PADS
 
 
 def two_blocks(rectifier: str = "Relu", *, groups: int = 1, biased: bool = True) -> ModelProto:
@@ -53,14 +57,14 @@ def images(count: int = 6) -> np.ndarray:
     return np.random.default_rng(SEED).normal(0, 1, (count, 3, 8, 8)).astype(np.float32)
 
 
-def table_with_zero_points(model: ModelProto) -> CalibrationTable:
+def table_with_zero_points(model: ModelProto, taken_by: ZeroPoints = BIASES) -> CalibrationTable:
     names = tensors_to_observe(place(model, Dialect.TENSORRT))
     seen = observe_batches(model, names, [images()], open_runtime=OrtRuntime)
-    return table_of(model, seen, zero_points=True)
+    return table_of(model, seen, zero_points=taken_by)
 
 
-def with_zero_points(model: ModelProto, *keep_float: str) -> ModelProto:
-    return insert_qdq(model, table_with_zero_points(model), keep_float=keep_float).model
+def with_zero_points(model: ModelProto, *keep_float: str, taken_by: ZeroPoints = BIASES) -> ModelProto:
+    return insert_qdq(model, table_with_zero_points(model, taken_by), keep_float=keep_float).model
 
 
 def taken(model: ModelProto, quantized: ModelProto) -> ModelProto:
@@ -74,8 +78,9 @@ def zero_points(model: ModelProto) -> set[tuple[str, int]]:
 
 
 def levels(model: ModelProto) -> dict[str, np.ndarray]:
-    """Return every level and the output, levels counted from the lowest."""
-    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    """Return every level and the output, levels counted from the lowest; not those of a Pad that was added."""
+    nodes = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    names = [node.output[0] for node in nodes if not node.input[0].endswith(".padded")]
     found = ReferenceEvaluator(with_outputs(model, names)).run(None, {"input": images()})
     outputs = [info.name for info in model.graph.output] + names
     return {
@@ -97,16 +102,74 @@ def assert_same_levels(one: ModelProto, other: ModelProto, *, tolerance: float =
 @pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("biased", [True, False])
-def test_the_levels_stay(rectifier, groups, biased) -> None:
+@pytest.mark.parametrize(("taken_by", "rectified"), [(BIASES, {"a.relu1", "b.relu1", "b.relu3"}), (PADS, {"b.relu3"})])
+def test_the_levels_stay(rectifier, groups, biased, taken_by, rectified) -> None:
     model = two_blocks(rectifier, groups=groups, biased=biased)
-    quantized = with_zero_points(model)
+    quantized = with_zero_points(model, taken_by=taken_by)
     result = taken(model, quantized)
     assert len(zero_points(quantized)) > 1
     assert zero_points(result) == {("int8", 0)}
     left = {node.name for node in result.graph.node if node.op_type == rectifier}
-    assert left == {"a.relu1", "b.relu1", "b.relu3"}, "where levels end at 0, nothing else cuts there"
+    assert left == rectified, "where levels end at 0, nothing else cuts there"
+    assert num_pads(result) == (0 if taken_by is BIASES else 2)
     onnx.checker.check_model(result, full_check=True)
     assert_same_levels(quantized, result)
+
+
+def padded_layers(pads: tuple[tuple[int, ...], ...], *, stride: int = 1) -> ModelProto:
+    """A ReLU that depthwise layers read, each with its own padding, and a residual Add with what they give."""
+    build = GraphBuilder(channels=3)
+    build.node("Relu", "relu", build.conv("stem", "input", 4))
+    sums = []
+    for number, around in enumerate(pads):
+        weight = build.constant(f"w{number}", build.random.normal(0.3, 0.4, (4, 1, 3, 3)).astype(np.float32))
+        name = build.node("Conv", f"depthwise{number}", "relu", weight, pads=around, strides=[stride] * 2, group=4)
+        pooled = build.node("GlobalMaxPool", f"pool{number}", name)
+        build.channels[pooled] = 4
+        sums.append(build.conv(f"point{number}", pooled, 4, kernel=1))
+    total = sums[0]
+    for number, other in enumerate(sums[1:]):
+        total = build.node("Add", f"add{number}", total, other)
+    return build.model(build.gemm("fc", total, 5), opset=19)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pads", [((1, 1, 1, 1),), ((0, 1, 2, 0), (2, 2, 2, 2)), ((1, 1, 1, 1), (0, 0, 0, 0))])
+def test_every_layer_has_a_pad_of_its_own_width(pads, stride) -> None:
+    model = padded_layers(pads, stride=stride)
+    quantized = with_zero_points(model, taken_by=PADS)
+    result = taken(model, quantized)
+    assert num_pads(result) == sum(any(around) for around in pads)
+    assert zero_points(result) == {("int8", 0)}
+    onnx.checker.check_model(result, full_check=True)
+    assert_same_levels(quantized, result)
+    assert_same_levels(quantized, give_offsets_back(result, model))
+
+
+@pytest.mark.tensorrt
+def test_tensorrt_rtx_needs_no_layer_more_for_a_pad(tmp_path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    model, path, found = two_blocks(), tmp_path / "model.onnx", []
+    for taken_by in (BIASES, PADS):
+        onnx.save(taken(model, with_zero_points(model, taken_by=taken_by)), path)
+        build_engine(path, flavor="rtx")
+        found.append(layers_from_log(load_library("rtx").log.layer_list))
+    kinds = [[layer["LayerType"] for layer in layers] for layers in found]
+    assert kinds[0] == kinds[1]
+    for layers in found:
+        products = [layer for layer in layers if layer["LayerType"] in ("correlation", "gemm")]
+        assert len(products) == 9, "8 convolutions and the classifier"
+        assert {layer["Inputs"][0]["Datatype"] for layer in products} == {"Int8"}
+
+
+def test_what_is_padded_is_at_the_level_of_zero() -> None:
+    model = padded_layers(((1, 1, 1, 1),))
+    result = taken(model, with_zero_points(model, taken_by=PADS))
+    (around,) = ReferenceEvaluator(with_outputs(result, ["depthwise0.padded.quantized"])).run(
+        ["depthwise0.padded.quantized"], {"input": images()}
+    )
+    assert around.shape[2:] == (10, 10)
+    assert set(np.unique(around[:, :, 0])) == set(np.unique(around[:, :, :, -1])) == {-128}
 
 
 def test_the_step_is_half_as_wide() -> None:
@@ -119,18 +182,20 @@ def test_the_step_is_half_as_wide() -> None:
 
 
 @pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
-@pytest.mark.parametrize("kept", ["a.conv1", "b.conv1", "b.conv3", "a.downsample", "b.add"])
-def test_a_layer_in_float_reads_the_shifted_values(rectifier, kept) -> None:
+@pytest.mark.parametrize("kept", ["a.conv1", "a.conv2", "b.conv1", "b.conv3", "a.downsample", "b.add"])
+@pytest.mark.parametrize("taken_by", [BIASES, PADS])
+def test_a_layer_in_float_reads_the_shifted_values(rectifier, kept, taken_by) -> None:
     model = two_blocks(rectifier)
-    quantized = with_zero_points(model, kept)
+    quantized = with_zero_points(model, kept, taken_by=taken_by)
     assert_same_levels(quantized, taken(model, quantized))
 
 
 @pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
-@pytest.mark.parametrize("kept", [(), ("b.conv1",)])
-def test_the_way_back(rectifier, kept) -> None:
+@pytest.mark.parametrize("kept", [(), ("b.conv1",), ("b.conv2",)])
+@pytest.mark.parametrize("taken_by", [BIASES, PADS])
+def test_the_way_back(rectifier, kept, taken_by) -> None:
     model = two_blocks(rectifier)
-    quantized = with_zero_points(model, *kept)
+    quantized = with_zero_points(model, *kept, taken_by=taken_by)
     result = give_offsets_back(taken(model, quantized), model)
     assert zero_points(result) == zero_points(quantized)
     assert [(node.name, node.op_type) for node in result.graph.node] == [
@@ -142,10 +207,11 @@ def test_the_way_back(rectifier, kept) -> None:
 
 
 @pytest.mark.parametrize("rectifier", ["Relu", "Clip"])
-@pytest.mark.parametrize("kept", [(), ("b.conv1",), ("a.conv3", "b.add")])
-def test_float16_takes_the_offsets_of_its_rounded_scales(rectifier, kept) -> None:
+@pytest.mark.parametrize("kept", [(), ("b.conv1",), ("b.conv2",), ("a.conv3", "b.add")])
+@pytest.mark.parametrize("taken_by", [BIASES, PADS])
+def test_float16_takes_the_offsets_of_its_rounded_scales(rectifier, kept, taken_by) -> None:
     model = two_blocks(rectifier)
-    typed = float16_qdq_from_float32(with_zero_points(model, *kept)).model
+    typed = float16_qdq_from_float32(with_zero_points(model, *kept, taken_by=taken_by)).model
     result = taken(model, typed)
     assert zero_points(result) == {("int8", 0)}
     onnx.checker.check_model(result, full_check=True)
@@ -179,8 +245,8 @@ def test_metadata_of_another_model_are_refused(value) -> None:
 def test_unsigned_ranges_where_no_bias_can_take_them_are_refused() -> None:
     model = two_blocks()
     table = table_with_zero_points(model)
-    wrong = {**table.ranges, "a.relu1": table.ranges["a.relu2"]}
-    with pytest.raises(CalibrationError, match=r"'a\.relu1' is uint8"):
+    wrong = {**table.ranges, "b.relu3": table.ranges["a.relu2"]}
+    with pytest.raises(CalibrationError, match=r"'b\.relu3' is uint8"):
         insert_qdq(model, CalibrationTable(wrong, table.method, 1, (), ()))
 
 

@@ -11,6 +11,7 @@ import pytest
 from graph_builder import GraphBuilder
 
 from calibration.methods.builtin_methods import Entropy, MeanSquaredError, Percentile
+from calibration.methods.dialect import ZeroPoints
 from calibration.ranges import calibration_cache
 from calibration.ranges.calibration_cache import MAX_ENTRIES, CacheKey, CalibrationCache, Hit, Miss, calibration_key
 from calibration.ranges.collect_ranges import calibrate
@@ -35,6 +36,7 @@ def key(**changes):
         "image_list_sha256": IMAGES,
         "method": MeanSquaredError(),
         "dialect": "tensorrt",
+        "zero_points": ZeroPoints.BIASES,
         "provider": "cpu",
     }
     return calibration_key(**{**parts, **changes})
@@ -75,6 +77,7 @@ def test_a_hit_is_the_table_byte_for_byte(cache, table):
         ("method", {"method": Entropy()}),
         ("method", {"method": Percentile(99.9)}),
         ("dialect", {"dialect": "onnxruntime"}),
+        ("zero points", {"zero_points": ZeroPoints.PADS}),
         ("provider", {"provider": "cuda"}),
     ],
 )
