@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from block_models import BLOCKS, SIZE, loaded, photographs, trained
 from shared_exports import export_shared
 from standins.real_bindings import CACHE, BindingsUnavailableError, bindings_folder, forwarding, run_with_bindings
 
+from calibration.methods.dialect import ZeroPoints
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS
 from calibration.pipeline.quantize_model import quantize
 from calibration.placement.for_tensorrt import ATTENTION, GATE
 from calibration.placement.residual_adds import LAYER_NORM, NO_CONV
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
+from calibration.qdq.offsets import take_offsets
 from calibration.ranges.collect_ranges import calibrate
 from exporter.engines.build import build_engine
 from exporter.engines.build_options import BuildOptions
@@ -47,6 +50,14 @@ def exported(name: str) -> ExportedModel:
 def quantized(name: str) -> QuantizedModel:
     model = exported(name).onnx
     return insert_qdq(model, calibrate(model, [photographs(16)], open_runtime=OrtRuntime))
+
+
+@cache
+def with_pads(name: str) -> onnx.ModelProto:
+    """INT8 whose tensors all have zero points that can have one; ranges alone."""
+    model = exported(name).onnx
+    table = calibrate(model, [photographs(16)], open_runtime=OrtRuntime, zero_points=ZeroPoints.PADS)
+    return take_offsets(insert_qdq(model, table).model, model)
 
 
 @cache
@@ -103,11 +114,22 @@ def test_int8_is_close_and_complete(name):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_default_effort_takes_every_block(name):
-    """Equalization and bias correction find their way through every block and lose nothing that counts (1 dB)."""
+    """Every step finds its way through every block, moves no Q or DQ and loses nothing that counts (1 dB)."""
     model, images = exported(name).onnx, photographs(16, seed=1)
     expected = logits(model, images)
     plain = sqnr_db(expected, logits(quantized(name).model, images))
-    assert sqnr_db(expected, logits(refined(name, DEFAULT_EFFORT).model, images)) > plain - 1
+    found = refined(name, DEFAULT_EFFORT)
+    assert found.placement == quantized(name).placement
+    assert sqnr_db(expected, logits(found.model, images)) > plain - 1
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_zero_points_with_pads_find_their_way_through_every_block(name):
+    model, images = exported(name).onnx, photographs(16, seed=1)
+    onnx.checker.check_model(with_pads(name), full_check=True)
+    expected = logits(model, images)
+    plain, finer = (sqnr_db(expected, logits(each, images)) for each in (quantized(name).model, with_pads(name)))
+    assert finer > plain - 1
 
 
 @pytest.mark.tensorrt
@@ -174,12 +196,12 @@ for file in sorted(Path(sys.argv[1]).glob("*.onnx")):
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize(("name", "effort"), [*((name, 1) for name in BLOCKS), ("bottleneck", 2), ("dense", 2)])
+@pytest.mark.parametrize(
+    ("name", "effort"), [*((name, None) for name in BLOCKS), *product(("bottleneck", "dense"), (1, 2))]
+)
 def test_tensorrt_rtx_builds_every_effort(name, effort, tmp_path: Path):
-    """No step moves a Q or DQ; INT8 with FP16 scales is what strongly typed engines are built from."""
-    found = refined(name, effort)
-    assert found.placement == quantized(name).placement
-    half = float16_qdq_from_float32(found.model).model
+    """INT8 with FP16 scales is what strongly typed engines take; None has ranges alone and every zero point."""
+    half = float16_qdq_from_float32(with_pads(name) if effort is None else refined(name, effort).model).model
     assert np.isfinite(logits(half, photographs(2))).all()
     onnx.save_model(half, tmp_path / "model.onnx")
     products: list[NetworkProducts] = []
