@@ -21,10 +21,10 @@ from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import layout_of
 from exporter.checkpoints.weight_names import find_network
 from exporter.errors import PreprocessingError, WeightsError
-from exporter.models.check_images import load_check_images
+from exporter.models.check_images import load_check_images, load_hard_frames
 from exporter.models.input_channels import RGB, channels_in, with_channels
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
-from exporter.networks.random_weights import settle_batchnorm, switch_on
+from exporter.networks.random_weights import settle_batchnorm_for, switch_on
 from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
 from exporter.preprocessing.options import unknown_channels, wrong_channels
 from exporter.preprocessing.training_arguments import preprocessing_of_reference
@@ -35,7 +35,8 @@ IMAGENET_PREPROCESSING = Preprocessing(
 )
 """Source: torchvision's V1 weights of every ResNet, `weights.transforms()`."""
 
-_NUM_SETTLING = 2  # photographs that random weights get their BatchNorm statistics from
+_NUM_SETTLING = 2  # photographs that random weights get their BatchNorm statistics from, where these do
+_EVERY = 4  # views of one photograph; the first of each says whether they do
 
 CIFAR_PREPROCESSING = Preprocessing(
     resize=(32, 32),
@@ -118,9 +119,13 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
     preprocessing, preprocessing_source = architecture.assumed_preprocessing(request, channels)
     module = architecture.seeded(num_classes)
     if request.weights == RANDOM_WEIGHTS:
-        images = load_check_images(request.preprocessing.applied_to(preprocessing))[:_NUM_SETTLING]
+        photographs, hard = _check_images(request.preprocessing.applied_to(preprocessing))
         switch_on(module, RANDOM_SEED)
-        settle_batchnorm(module, torch.from_numpy(images))
+        settle_batchnorm_for(
+            module,
+            (photographs[:_NUM_SETTLING], photographs, torch.cat([photographs, hard])),
+            torch.cat([photographs[_EVERY::_EVERY], hard[:2]]),  # the black frame and the white one
+        )
     return LoadedModel(
         module=module,
         model_id=architecture.model_id,
@@ -133,6 +138,11 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
         labels=None,
         notes=(*architecture.notes, "random weights: sizes and latency mean something, accuracy figures do not"),
     )
+
+
+def _check_images(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Return the package's photographs and the frames that are none, as inputs, float32 [N, C, H, W]."""
+    return torch.from_numpy(load_check_images(preprocessing)), torch.from_numpy(load_hard_frames(preprocessing))
 
 
 def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:

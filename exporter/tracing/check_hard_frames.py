@@ -7,6 +7,7 @@ camera gives when something is wrong. On them a quotient of features is 0 / 0 wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ loses everything."""
 
 POOR_INT8_DIFFERENCE = 0.5
 """Likewise, worth a warning: no range was calibrated on such frames, so that INT8 may clip there."""
+
+RUN_AWAY = 10.0
+"""How many times as large as on photographs an answer is that ran away; trained ResNets answer smaller there."""
 
 OpenRuntime = Callable[[ModelProto], Runtime]
 
@@ -68,6 +72,7 @@ def check_hard_frames(
     wanted = {name: first_output(reference, frame) for name, frame in frames.items()}
     wanted = {name: answer for name, answer in wanted.items() if np.isfinite(answer).all()}
     answers = (first_output(reference, photographs), *wanted.values())
+    of_photographs = float(np.abs(answers[0]).max())
     largest = max(float(np.abs(answer).max()) for answer in answers)
     found: dict[str, dict[str, float]] = {}
     for file, (name, model) in files.items():
@@ -79,14 +84,38 @@ def check_hard_frames(
                 raise _nonfinite(name, frame, first_nonfinite_tensor(model, frames[frame], open_runtime=open_runtime))
             found[file][frame] = float(np.abs(answer - wanted[frame]).max())
         if found[file]:
-            _judge(name, file, found[file], largest, warn)
+            _judge(name, file, found[file], _Answers(largest, of_photographs), warn)
     return found
 
 
-def _judge(name: str, file: str, differences: Mapping[str, float], largest: float, warn: Callable[[str], None]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Largest |output| of the reference: of all, and of photographs alone."""
+
+    largest: float
+    of_photographs: float
+
+    @property
+    def run_away(self) -> str:
+        """What to add where frames get far larger answers than photographs do; else nothing."""
+        if self.largest <= RUN_AWAY * self.of_photographs:
+            return ""
+        return (
+            f" (the network itself answers {self.largest:.3g} there, where photographs give {self.of_photographs:.3g}: "
+            "its activations run away on such frames, and rounding with them. Statistics of BatchNorm that do not fit "
+            "them do that, as random weights have; give trained weights)"
+        )
+
+
+def _judge(
+    name: str, file: str, differences: Mapping[str, float], answers: _Answers, warn: Callable[[str], None]
+) -> None:
     frame = max(differences, key=lambda one: differences[one])
-    share = differences[frame] / largest if largest else differences[frame]
-    told = f"{name} on {frame}: largest |difference| {differences[frame]:.3g}, {share:.0%} of the largest |output|"
+    share = differences[frame] / answers.largest if answers.largest else differences[frame]
+    told = (
+        f"{name} on {frame}: largest |difference| {differences[frame]:.3g}, {share:.0%} of the largest |output|"
+        f"{answers.run_away}"
+    )
     if file == FLOAT16_FILE and share > MAX_FLOAT16_DIFFERENCE:
         raise ExportCheckError(
             f"{told}, allowed {MAX_FLOAT16_DIFFERENCE:.0%}; export without --fp16; nothing was written"

@@ -132,7 +132,7 @@ def _check(run: ExportRun, exported: ExportedModel) -> CheckReport:
 
 
 def _tell_check(run: ExportRun, exported: ExportedModel, check: CheckReport) -> None:
-    from exporter.tracing.check_export import MAX_RELATIVE_DIFFERENCE
+    from exporter.tracing.check_export import MAX_RELATIVE_DIFFERENCE, RUNS_AWAY
 
     name, reporter = run.loaded.reference_name, run.reporter
     for frame in check.nonfinite:
@@ -141,12 +141,21 @@ def _tell_check(run: ExportRun, exported: ExportedModel, check: CheckReport) -> 
         reporter.warn(
             f"float32 rounds by more than {MAX_RELATIVE_DIFFERENCE:g} of the largest logit in this network: up to "
             f"{check.max_rounding:.2g} from {name} in float64, whoever computes it; the file is no further off"
+            + (f": {RUNS_AWAY}" if _is_chance(check) else "")
         )
+    verb = "is, within float32's rounding, as far from float64 as" if _is_chance(check) else "equals"
     reporter.done(
-        f"ONNX opset {exported.config.resolved_opset} equals {name}: largest |difference| {check.max_abs_diff:.2g} "
+        f"ONNX opset {exported.config.resolved_opset} {verb} {name}: largest |difference| {check.max_abs_diff:.2g} "
         f"at largest |{'logit' if run.loaded.gives_logits else 'feature'}| {check.max_abs_logit:.3g}, batch "
         f"{', '.join(map(str, check.batch_sizes))}"
     )
+
+
+def _is_chance(check: CheckReport) -> bool:
+    """Tell whether float32's rounding decides the answers: then nothing can be equal."""
+    from exporter.tracing.check_export import CHANCE
+
+    return check.max_rounding is not None and check.max_rounding > CHANCE * check.max_abs_logit
 
 
 def _answers(run: ExportRun, exported: ExportedModel) -> AnswerKind:

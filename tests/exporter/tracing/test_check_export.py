@@ -22,7 +22,7 @@ from exporter.tracing.check_export import (
     check_against_pytorch,
     first_nonfinite_tensor,
 )
-from exporter.tracing.float32_rounding import exact_outputs
+from exporter.tracing.float32_rounding import ExactOutput, exact_outputs
 from exporter.tracing.trace import trace
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.pytorch import TorchRuntime
@@ -293,6 +293,22 @@ def test_where_float32_rounds_more_than_allowed_float64_decides(luck, module, mo
     )
     assert report.max_rounding is not None
     assert 0 < report.max_rounding < 1e-5 * report.max_abs_logit
+
+
+@pytest.mark.parametrize(("off", "told"), [(1.2, True), (1.0, False)])
+def test_answers_of_pytorch_that_are_chance_are_told(module, model, images, off, told):
+    """A file is refused as before, and the message says that PyTorch disagrees with itself."""
+
+    def exact(batch):
+        return [ExactOutput(one.values * off, 0.0) for one in exact_outputs(module, batch)]
+
+    name, change = damages()["last layer's rows reversed"]
+    with (
+        TorchRuntime(module) as reference,
+        pytest.raises(ExportCheckError, match="does not answer like PyTorch") as caught,
+    ):
+        check_against_pytorch(reference, edited(model, name, change), images, open_runtime=OrtRuntime, exact=exact)
+    assert ("from PyTorch in float64, 17% of the largest |logit|: this network blows" in str(caught.value)) == told
 
 
 @pytest.mark.parametrize("damage", damages())
