@@ -133,6 +133,11 @@ class InputCheck:
         return check_inputs(self._specs, inputs)
 
 
+def outputs_of(runtime: Runtime, images: Array) -> dict[str, Array]:
+    """Run a model of one input and return its outputs by name."""
+    return runtime.run({next(iter(runtime.input_specs)): images})
+
+
 def check_names(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> None:
     """Raise unless `inputs` has exactly the names of `specs`.
 

@@ -33,7 +33,7 @@ from runtimes.bundle.precision import LOWEST_FIRST, is_int8
 from runtimes.io.npz import load_npz
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
 from runtimes.preprocessing.transform import normalize
-from runtimes.protocol import Array, Runtime
+from runtimes.protocol import Array, Runtime, outputs_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -211,8 +211,8 @@ def _compare(
     """Return the largest |difference| of the outputs and the share of equal best classes."""
     given: Array = pixels if manifest.inputs[0].dtype == "uint8" else normalize(manifest.preprocessing, pixels)
     with open_runtime(original) as reference, open_runtime(written) as candidate:
-        expected = reference.run({next(iter(reference.input_specs)): given})
-        got = candidate.run({next(iter(candidate.input_specs)): apply_nvinfer(normalization, pixels)})
+        expected = outputs_of(reference, given)
+        got = outputs_of(candidate, apply_nvinfer(normalization, pixels))
     if not _is_classes(manifest):
         return max(_relative(expected[name], got[name]) for name in expected), None
     before, after = next(iter(expected.values())).astype(np.float64), next(iter(got.values()))

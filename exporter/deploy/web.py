@@ -25,7 +25,7 @@ from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
 from runtimes.inference.classification import PROBABILITIES
 from runtimes.io.npz import load_npz
-from runtimes.protocol import Array, Runtime
+from runtimes.protocol import Array, Runtime, outputs_of
 
 FACTS = "facts.json"
 MADE_BY = "resnet-export web"
@@ -152,8 +152,7 @@ def _golden_inputs(bundle: Path) -> Array:
 
 
 def _answers(runtime: Runtime, inputs: Array, output: str) -> Array:
-    name = next(iter(runtime.input_specs))
-    return np.concatenate([runtime.run({name: image[np.newaxis]})[output] for image in inputs])
+    return np.concatenate([outputs_of(runtime, image[np.newaxis])[output] for image in inputs])
 
 
 def _page_file(name: str) -> bytes:

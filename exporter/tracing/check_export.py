@@ -20,7 +20,7 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.graph.onnx_graph import tensor_shapes, with_outputs
 from runtimes.errors import RuntimeAdapterError
-from runtimes.protocol import Array, Runtime
+from runtimes.protocol import Array, Runtime, outputs_of
 
 BATCH_SIZES = (1, 2, 7)
 MAX_RELATIVE_DIFFERENCE = 1e-4
@@ -121,7 +121,7 @@ def check_against_pytorch(
     of_photos: dict[int, float] = {}
     with open_runtime(model) as candidate:
         for where, batch in batches.items():
-            wanted = _outputs(reference, batch)
+            wanted = outputs_in_order(reference, batch)
             if not all(np.isfinite(values).all() for values in wanted):
                 if where.startswith("on "):
                     nonfinite.append(where.removeprefix("on "))
@@ -159,7 +159,7 @@ def check_against_pytorch(
 
 def _candidate_outputs(candidate: Runtime, batch: NDArray[np.float32], where: str, reference_name: str) -> list[Array]:
     try:
-        return _outputs(candidate, batch)
+        return outputs_in_order(candidate, batch)
     except RuntimeAdapterError as err:  # a batch axis that became constant, for one
         raise ExportCheckError(
             f"the exported model does not run {where}, where {reference_name} does: {err}; nothing was written"
@@ -174,12 +174,10 @@ def check_declared_shapes(
     Raises:
         ExportCheckError: Naming the first tensor that has another.
     """
-    names = [output for node in model.graph.node for output in node.output if output]
     declared = tensor_shapes(model)
-    with open_runtime(with_outputs(model, names)) as runtime:
-        values = runtime.run({next(iter(runtime.input_specs)): images})
-    for name in names:
-        got, said = values[name].shape, declared.get(name)
+    (values,) = all_tensors(model, images, open_runtime=open_runtime)
+    for name, value in values.items():
+        got, said = value.shape, declared.get(name)
         if said is None:
             continue
         fits = len(got) == len(said) and all(isinstance(b, str) or a == b for a, b in zip(got, said, strict=True))
@@ -217,17 +215,25 @@ def _chance(exact: ExactOutput | None, expected: Array, reference_name: str) -> 
     )
 
 
-def _outputs(runtime: Runtime, images: NDArray[np.float32]) -> list[Array]:
+def outputs_in_order(runtime: Runtime, images: NDArray[np.float32]) -> list[Array]:
     """Return the outputs in the model's order."""
-    outputs = runtime.run({next(iter(runtime.input_specs)): images})
+    outputs = outputs_of(runtime, images)
     return [outputs[name] for name in runtime.output_specs]
+
+
+def all_tensors(
+    model: ModelProto, *batches: NDArray[np.float32], open_runtime: Callable[[ModelProto], Runtime]
+) -> list[dict[str, Array]]:
+    """Return, of each batch, the tensors that nodes make, by name in graph order."""
+    names = [output for node in model.graph.node for output in node.output if output]
+    with open_runtime(with_outputs(model, names)) as runtime:
+        found = [outputs_of(runtime, images) for images in batches]
+    return [{name: values[name] for name in names} for values in found]
 
 
 def first_nonfinite_tensor(
     model: ModelProto, images: NDArray[np.float32], *, open_runtime: Callable[[ModelProto], Runtime]
 ) -> str | None:
     """Return the first tensor, in graph order, that holds NaN or Inf on `images`; None when all are finite."""
-    names = [output for node in model.graph.node for output in node.output if output]
-    with open_runtime(with_outputs(model, names)) as runtime:
-        values = runtime.run({next(iter(runtime.input_specs)): images})
-    return next((name for name in names if not np.isfinite(values[name].astype(np.float32)).all()), None)
+    (values,) = all_tensors(model, images, open_runtime=open_runtime)
+    return next((name for name, value in values.items() if not np.isfinite(value.astype(np.float32)).all()), None)

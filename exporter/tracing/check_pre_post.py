@@ -12,9 +12,10 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError
 from exporter.passes.add_pre_post import INDICES, PROBABILITIES, SCORES
 from exporter.passes.pre_post_options import Finish
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing
-from runtimes.protocol import Array, Runtime
+from runtimes.protocol import Array, Runtime, outputs_of
 
 MAX_RELATIVE_DIFFERENCE = 1e-3
 """Of the largest |logit|: the acceptance bound of the uint8 input. Measured: equal bits on ONNX Runtime's CPU."""
@@ -37,10 +38,7 @@ class FinishReport:
 
 def expected_outputs(logits: Array, finish: Finish) -> dict[str, Array]:
     """Return what a head makes of logits [n, classes], by the output's name; {} for the logits themselves."""
-    scores = logits.astype(np.float64)
-    if finish.softmax:
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores = powers / powers.sum(axis=1, keepdims=True)
+    scores = AnswerKind.LOGITS.probabilities(logits) if finish.softmax else logits.astype(np.float64)
     if finish.topk is None:
         return {PROBABILITIES: scores.astype(np.float32)} if finish.softmax else {}
     order = np.argsort(-scores, axis=1, kind="stable")[:, : finish.topk]
@@ -63,8 +61,7 @@ def check_finished(
     """
     given = pixels_of(preprocessing, images) if finish.uint8_input else images
     with open_runtime(before) as reference, open_runtime(finished) as candidate:
-        plain = reference.run({next(iter(reference.input_specs)): images})
-        got = candidate.run({next(iter(candidate.input_specs)): given})
+        plain, got = outputs_of(reference, images), outputs_of(candidate, given)
     logits = next(iter(plain.values()))
     expected = expected_outputs(logits, finish) or plain
     if INDICES in expected:

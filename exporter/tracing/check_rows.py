@@ -8,15 +8,14 @@ are compared on the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from exporter.errors import UnstableAnswerError
-from exporter.graph.onnx_graph import with_outputs
-from exporter.tracing.check_export import Exact
+from exporter.tracing.check_export import Exact, all_tensors, outputs_in_order
 from runtimes.protocol import Array, Runtime
 
 MAX_RELATIVE_CHANGE = 1e-3
@@ -40,8 +39,7 @@ def check_rows_are_independent(
     several = np.concatenate([images[:3], -3 * images[:1]])  # the last one is unlike all, whatever the pictures are
 
     def answers(batch: NDArray[np.float32]) -> list[Array]:
-        outputs = reference.run({next(iter(reference.input_specs)): batch})
-        return [outputs[name][:1] for name in reference.output_specs]
+        return [values[:1] for values in outputs_in_order(reference, batch)]
 
     alone = answers(several[:1])
     if not _same(alone, answers(several[:1])):
@@ -82,18 +80,12 @@ def _first_change(
     open_runtime: Callable[[ModelProto], Runtime],
 ) -> str:
     """Return ", first in TENSOR" where the exported file shows it, else nothing."""
-    names = [name for node in model.graph.node for name in node.output if name]
-    with open_runtime(with_outputs(model, names)) as runtime:
-        entry = next(iter(runtime.input_specs))
-        before, after = runtime.run({entry: one}), runtime.run({entry: other})
-    name = next((name for name in names if _is_changed(name, before, after)), None)
+    before, after = all_tensors(model, one, other, open_runtime=open_runtime)
+    name = next((name for name in before if _is_changed(before[name], after[name])), None)
     return "" if name is None else f", first in {name!r}"
 
 
-def _is_changed(name: str, before: Mapping[str, Array], after: Mapping[str, Array]) -> bool:
-    one, other = before[name], after[name]
-    if one.dtype.kind != "f" or one.ndim < 2:
-        return False
-    if one.shape[1:] != other.shape[1:] or len(one) != 1:
+def _is_changed(one: Array, other: Array) -> bool:
+    if one.dtype.kind != "f" or one.ndim < 2 or one.shape[1:] != other.shape[1:] or len(one) != 1:
         return False
     return _change(one, other[:1]) > MAX_RELATIVE_CHANGE

@@ -19,7 +19,7 @@ from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.metrics.tensor_meter import TensorMeter, TensorParity
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
-from runtimes.protocol import Runtime
+from runtimes.protocol import Runtime, outputs_of
 
 if TYPE_CHECKING:
     from exporter.models.loaded_model import LoadedModel
@@ -184,9 +184,9 @@ def _features(run: ExportRun, artifacts: Artifacts) -> dict[str, dict[str, Tenso
         reference, candidates = _opened(run, artifacts, stack)
         meters = {name: {output: TensorMeter() for output in loaded.outputs} for name in candidates}
         for batch in run.batches("comparing", run.images.measured):
-            expected = reference.run({next(iter(reference.input_specs)): batch.images})
+            expected = outputs_of(reference, batch.images)
             for name, candidate in candidates.items():
-                got = candidate.run({next(iter(candidate.input_specs)): batch.images})
+                got = outputs_of(candidate, batch.images)
                 for output, meter in meters[name].items():
                     meter.add(expected[output], got[output])
     return {name: {output: meter.report() for output, meter in found.items()} for name, found in meters.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
-from runtimes.protocol import Array, Runtime
+from runtimes.protocol import Array, Runtime, outputs_of
 
 
 def compare(
@@ -36,5 +36,4 @@ def compare(
 
 def first_output(runtime: Runtime, images: Array) -> Array:
     """Run a model of one input and return its first output."""
-    outputs = runtime.run({next(iter(runtime.input_specs)): images})
-    return outputs[next(iter(runtime.output_specs))]
+    return outputs_of(runtime, images)[next(iter(runtime.output_specs))]

@@ -20,7 +20,7 @@ from resnet_export.export_job.context.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.restore_pixels import pixels_of
-from runtimes.protocol import Array
+from runtimes.protocol import Array, outputs_of
 from runtimes.trt.calibration_cache import cache_from_scales
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _check(what: str, before: ModelProto, after: ModelProto, given: Array) -> No
 
 def _answers(model: ModelProto, given: Array) -> dict[str, Array]:
     with OrtRuntime(model, exact_qdq=True) as runtime:
-        return runtime.run({next(iter(runtime.input_specs)): given})
+        return outputs_of(runtime, given)
 
 
 def _scales(run: ExportRun, stripped: StrippedModel) -> dict[str, float]:
