@@ -55,6 +55,7 @@ from calibration.qdq.offsets import give_offsets_back, num_pads, num_zero_points
 from calibration.ranges.collect_ranges import calibrate
 from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
+from runtimes.io.json_fields import json_value
 from runtimes.metrics.tensor_meter import TensorMeter
 from runtimes.protocol import Runtime
 from runtimes.side_by_side import ONE_STREAM, SideBySide, Streams, in_order
@@ -129,17 +130,7 @@ class Bisection:
             "statement": self.statement,
             "suspects": [block.name for block in self.suspects],
             "causes": [f"{block.name}: {cause}" for block in self.suspects for cause in block.causes],
-            "blocks": [
-                {
-                    "name": block.name,
-                    "sqnr_db": block.sqnr_db,
-                    "own_sqnr_db": block.own_sqnr_db,
-                    "expected_sqnr_db": block.expected_sqnr_db,
-                    "suspect": block.suspect,
-                    "causes": list(block.causes),
-                }
-                for block in self.blocks
-            ],
+            "blocks": json_value(self.blocks),
         }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from calibration.lint.finding import Finding, Grouped, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph
-from calibration.lint.rule_registry import BatchNormFate, RuleFamily
+from calibration.lint.rule_registry import BatchNormFate, RuleFamily, rules_in
 from exporter.graph.unstable_nodes import is_batchnorm_in_training, unstable_nodes
 
 FOLDABLE = Rule(
@@ -41,7 +41,6 @@ CHANCE = Rule(
     "Nothing draws by chance: no Dropout in training mode, no random operator",
     "Call model.eval() before exporting; F.dropout needs training=self.training",
 )
-RULES = (FOLDABLE, KEPT, TRAINING, CHANCE)
 
 
 def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding]:
@@ -66,4 +65,4 @@ def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding
     yield from grouped.findings()
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.batchnorms))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.batchnorms))

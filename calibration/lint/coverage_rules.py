@@ -24,7 +24,7 @@ from calibration.lint.quantized_graph import (
     constant_behind,
     is_integer,
 )
-from calibration.lint.rule_registry import RuleFamily
+from calibration.lint.rule_registry import RuleFamily, rules_in
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
 from exporter.graph.onnx_graph import attribute, index_graph
@@ -85,16 +85,6 @@ PAIR_BEFORE_RELU = Rule(
     Severity.WARNING,
     "Nothing stands between a layer and its ReLU, so that both are one kernel",
     "Move the pair behind the ReLU",
-)
-RULES = (
-    FLOAT_LAYER,
-    FLOAT_WEIGHT,
-    FLOAT_DATA,
-    PER_TENSOR_WEIGHT,
-    WEIGHT_AXIS,
-    LONE_QUANTIZE,
-    LONE_DEQUANTIZE,
-    PAIR_BEFORE_RELU,
 )
 
 
@@ -196,4 +186,4 @@ def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
                 grouped.add(PAIR_BEFORE_RELU, message, quantizer.where)
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

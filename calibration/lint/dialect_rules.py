@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph, Quantizer, Role, is_integer
-from calibration.lint.rule_registry import RuleFamily
+from calibration.lint.rule_registry import RuleFamily, rules_in
 
 TENSORRT, ONNXRUNTIME, MIXED, NONE = "TensorRT", "ONNX Runtime", "mixed", "none"
 
@@ -49,7 +49,6 @@ FOREIGN_OPERATOR = Rule(
     "Every operator is one of ONNX's own",
     "Export without optimizations for one runtime, before ONNX Runtime has rewritten the graph",
 )
-RULES = (DIALECT, INTEGER_OPERATOR, FOREIGN_OPERATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +122,4 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     yield from grouped.findings()
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

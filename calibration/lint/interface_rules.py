@@ -13,7 +13,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from calibration.lint.constants import num_bytes
 from calibration.lint.finding import Finding, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph
-from calibration.lint.rule_registry import LintSubject, RuleFamily
+from calibration.lint.rule_registry import LintSubject, RuleFamily, rules_in
 
 MAX_CHECKED_BYTES = 512 << 20
 """Files up to this size go through onnx.checker, which copies them once."""
@@ -67,16 +67,6 @@ METADATA_DROPPED = Rule(
     "A file of this tool still says how its images are prepared",
     "Edit it with a tool that keeps metadata_props, or copy them from the bundle's file: load() and verify read them",
 )
-RULES = (
-    FIXED_BATCH,
-    DYNAMIC_SIZE,
-    EXTERNAL_DATA,
-    BROKEN_EXTERNAL_DATA,
-    REPLACEABLE_WEIGHT,
-    INVALID_GRAPH,
-    METADATA_DROPPED,
-)
-
 PRODUCER = "resnet-export"
 """This tool's name in the files that it writes."""
 
@@ -172,4 +162,4 @@ def _check(subject: LintSubject) -> Iterator[Finding]:
         yield invalid_graph(subject.checker_problem)
 
 
-FAMILY = RuleFamily(RULES, _check)
+FAMILY = RuleFamily(rules_in(globals()), _check)

@@ -6,16 +6,17 @@ Weights that the ONNX file keeps in other files stay there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
-from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules, target_rules
+from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules
 from calibration.lint.finding import Finding, LintTarget, Severity
 from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph, why_not_walkable
 from calibration.lint.rule_registry import RULE_FAMILIES, BatchNormFate, LintSubject
+from exporter.graph.onnx_graph import opset_of
 from exporter.graph.read_model import read_model
 
 SCHEMA_VERSION = 1
@@ -78,12 +79,11 @@ class LintReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        summary = {name: getattr(self.summary, name) for name in Summary.__slots__}
         return {
             "schema_version": SCHEMA_VERSION,
             "file": None if self.path is None else self.path.as_posix(),
             "target": self.target.name,
-            "summary": summary,
+            "summary": asdict(self.summary),
             "counts": {severity.value: self.count(severity) for severity in Severity},
             "findings": [finding.to_json() for finding in self.findings],
         }
@@ -139,7 +139,7 @@ def _summary(graph: QuantizedGraph, target: LintTarget) -> Summary:
     fusable = [add.is_fusable if target.is_tensorrt else add.is_integer for add in adds]
     return Summary(
         producer=" ".join(filter(None, (graph.model.producer_name, graph.model.producer_version))),
-        opset=target_rules.opset_of(graph),
+        opset=opset_of(graph.model),
         ir_version=int(graph.model.ir_version),
         dialect=dialect_rules.dialect_of(graph).name,
         num_layers=num_layers,

@@ -12,14 +12,13 @@ Tried in this order, because quantizers rename nodes more often than weights:
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable
 
 from onnx import GraphProto, NodeProto
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_CLASSES = "pkg.torch.onnx.class_hierarchy"
+from exporter.passes.name_tensors import scopes_and_classes
+
 _WEIGHT = re.compile(r"^(?P<module>[A-Za-z_]\w*(?:\.\w+)*)\.weight(?:\W.*|_.*)?$")
 _LEAVES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "QLinearConv", "ConvInteger"))
 _IN_CONTAINERS = frozenset(("Add", "Mul", "Sub", "Div", "Concat", "Flatten", "Reshape", "Transpose", "Constant"))
@@ -48,22 +47,12 @@ def is_readable(name: str) -> bool:
 
 
 def _from_metadata(node: NodeProto) -> str:
-    metadata = {str(entry.key): str(entry.value) for entry in node.metadata_props}
-    scopes, classes = _words(metadata.get(_SCOPES, "")), _words(metadata.get(_CLASSES, ""))
+    scopes, classes = scopes_and_classes(node)
     if len(scopes) < 2 or not scopes[-2]:
         return ""
     kind = classes[-2] if len(classes) == len(scopes) else ""
     is_leaf = kind.startswith("torch.nn.modules.") and ".container." not in kind
     return scopes[-2] if is_leaf else f"{scopes[-2]}.{node.op_type.lower()}"
-
-
-def _words(text: str) -> list[str]:
-    """Parse the list that the exporter wrote with repr()."""
-    try:
-        words = ast.literal_eval(text) if text else []
-    except (SyntaxError, ValueError):
-        return []
-    return [str(word) for word in words] if isinstance(words, list) else []
 
 
 def _from_path(node: NodeProto) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import QuantizedGraph, node_name
-from calibration.lint.rule_registry import RuleFamily
+from calibration.lint.rule_registry import RuleFamily, rules_in
 from calibration.placement.residual_adds import Residuals, find_residual_adds
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
@@ -53,7 +53,6 @@ ONE_SIDE = Rule(
     "Both operands and the result of a residual Add have Q/DQ, so that ONNX Runtime adds integers",
     "Quantize Add as well (op_types_to_quantize)",
 )
-RULES = (BOTH_SIDES, FLOAT_ADD, WRONG_SIDE, FLOAT_LAYER, ONE_SIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,4 +135,4 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     yield from grouped.findings()
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

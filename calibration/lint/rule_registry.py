@@ -50,6 +50,11 @@ class RuleFamily:
     check: Callable[[LintSubject], Iterable[Finding]]
 
 
+def rules_in(names: Mapping[str, object]) -> tuple[Rule, ...]:
+    """Return the rules among a module's names, in the order in which they are written."""
+    return tuple(value for value in names.values() if isinstance(value, Rule))
+
+
 RULE_FAMILIES: Registry[RuleFamily] = Registry(
     "family of lint rules",
     RuleFamily,

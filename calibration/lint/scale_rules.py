@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Place, Rule, Severity
 from calibration.lint.quantized_graph import DEQUANTIZE, QUANTIZE, QuantizedGraph, Quantizer, Role
-from calibration.lint.rule_registry import RuleFamily
+from calibration.lint.rule_registry import RuleFamily, rules_in
 
 FLOAT16_MIN_NORMAL = 2.0**-14
 """Least normal binary16; a scale below it has lost bits. Source: IEEE 754-2019."""
@@ -102,20 +102,6 @@ UNREADABLE_SCALE = Rule(
     "A scale's bytes are those of its type and shape",
     "Write the file again; it is damaged",
 )
-RULES = (
-    SCALE_NOT_POSITIVE,
-    SCALE_NOT_FINITE,
-    COMPUTED_SCALE,
-    INTEGER_BIAS,
-    UNSIGNED,
-    ZERO_POINT,
-    PER_AXIS_ACTIVATION,
-    SCALES_DIFFER,
-    FLOAT16_SCALE,
-    NO_ZERO_POINT,
-    UNREADABLE_SCALE,
-)
-
 _UNSIGNED = frozenset(
     kind for name in ("UINT8", "UINT16", "UINT4") if (kind := getattr(TensorProto, name, None)) is not None
 )
@@ -207,4 +193,4 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
                 break
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

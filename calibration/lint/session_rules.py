@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import DEQUANTIZE, QuantizedGraph, Quantizer, Role, constant_behind, is_integer
-from calibration.lint.rule_registry import RuleFamily
+from calibration.lint.rule_registry import RuleFamily, rules_in
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 from exporter.passes.float32_layers import chain_to_quantize
 
@@ -61,7 +61,6 @@ CPU_BOUND = Rule(
     "The file runs alike on every CPU",
     "Ship the file that it was made from; ONNX Runtime optimizes it again on each machine when it is opened",
 )
-RULES = (BIAS_SCALE, BIAS_OVERFLOW, FOLDED_WEIGHT, CPU_BOUND)
 
 
 def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
@@ -203,4 +202,4 @@ def _check_cpu(node: NodeProto, graph: QuantizedGraph, grouped: Grouped, target:
             grouped.add(CPU_BOUND, message, graph.where(node))
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

@@ -21,8 +21,8 @@ from onnx import NodeProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
-from calibration.lint.rule_registry import RuleFamily
-from exporter.graph.onnx_graph import attribute, infer_types
+from calibration.lint.rule_registry import RuleFamily, rules_in
+from exporter.graph.onnx_graph import attribute, infer_types, opset_of
 from runtimes.openvino.misread_operators import AXES_NOT_READ, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
 
 MIN_OPSET_PER_CHANNEL = 13
@@ -84,17 +84,6 @@ OPENVINO_MISREADS = Rule(
     "Every operator means the same to OpenVINO, which runs files for ONNX Runtime, too",
     "Bring the file to opset 18 or newer, or do not run it with OpenVINO (its adapter here refuses the file)",
 )
-RULES = (
-    OPSET_TOO_NEW,
-    OPSET_TOO_OLD,
-    IR_VERSION,
-    REDUCE_AXES,
-    POOL_WINDOW,
-    REFUSED_FORM,
-    SIGNED_NORM,
-    OPENVINO_MISREADS,
-)
-
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 _AXES_AS_ATTRIBUTE = frozenset(
@@ -103,14 +92,9 @@ _AXES_AS_ATTRIBUTE = frozenset(
 """Reductions whose axes input TensorRT 8.6 does not read; only ReduceSum's it does."""
 
 
-def opset_of(graph: QuantizedGraph) -> int:
-    """Return the opset of ONNX's own operators, 0 where the file declares none."""
-    return next((int(e.version) for e in graph.model.opset_import if e.domain in STANDARD_DOMAINS), 0)
-
-
 def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     """Yield what the target does not read as written."""
-    opset = opset_of(graph)
+    opset = opset_of(graph.model)
     if opset > target.newest_opset:
         reads = f"{target.newest_reader or target.reads} reads up to {target.newest_opset}"
         effect = "newer operators as if they were old" if target.is_tensorrt else "and refuses newer files"
@@ -251,4 +235,4 @@ def _begins_outside(node: NodeProto, axis: int, size: int) -> bool:
     return bool(steps * stride >= size + begin)
 
 
-FAMILY = RuleFamily(RULES, lambda subject: check(subject.graph, subject.target))
+FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
-from exporter.graph.onnx_graph import infer_shapes, tensor_types
+from exporter.graph.onnx_graph import types_with
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 STEM = "stem"
@@ -81,10 +81,8 @@ def multiply_adds(model: ModelProto, layers: Collection[str]) -> Mapping[str, in
         CalibrationError: If the size of an output is not known.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    types = tensor_types(model)
     nodes = [node for node in model.graph.node if node.name in layers]
-    if not all(node.output[0] in types for node in nodes):
-        types = tensor_types(infer_shapes(model))
+    types = types_with(model, (node.output[0] for node in nodes))
     return {node.name: _outputs(node, types) * _per_output(node, shapes) for node in nodes}
 
 

@@ -32,10 +32,9 @@ from exporter.graph.onnx_graph import (
     attribute,
     copy_model,
     index_graph,
-    infer_types,
     initializer_from_array,
     opset_of,
-    tensor_types,
+    types_with,
 )
 
 FIRST_IMAGE = "calibration.first_image"
@@ -145,9 +144,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
         samples_per_image: Values of each image and tensor in the sample, about.
     """
     names = tuple(tensors)
-    types = tensor_types(model)
-    if not types.keys() >= set(names):
-        types = infer_types(model)
+    types = types_with(model, names)
     index = index_graph(model.graph)
     probes = tuple(_probe(name, types, index, model, samples_per_image) for name in names)
     result = copy_model(model)
@@ -175,10 +172,8 @@ def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str
     Returns:
         Layer to the name of the model's output that holds its means, float32 [n, C].
     """
-    types = tensor_types(model)
     nodes = [node for node in model.graph.node if node.name in set(layers)]
-    if not all(node.output[0] in types for node in nodes):
-        types = infer_types(model)
+    types = types_with(model, (node.output[0] for node in nodes))
     outputs = {info.name for info in model.graph.output}
     mean_of = {}
     for node in nodes:

@@ -7,7 +7,6 @@ logits                  + Softmax: nvinfer's own parser takes the largest value 
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto
 
@@ -15,11 +14,11 @@ from exporter.errors import ExportError
 from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
-    initializer_from_array,
+    refill,
     remove_unused_initializers,
     replace_nodes,
 )
-from exporter.passes.add_pre_post import finish_graph
+from exporter.passes.add_pre_post import Step, finish_graph, take_instead
 from exporter.passes.pre_post_options import Finish
 from runtimes.preprocessing.transform import Preprocessing
 
@@ -61,35 +60,15 @@ def _take_off_pixel_steps(graph: GraphProto) -> None:
     replace_nodes(graph, [node for node in graph.node if node.output[0] not in steps])
     remove_unused_initializers(graph)
     (info,) = (entry for entry in graph.value_info if entry.name == tensor)
-    del graph.input[:]
-    graph.input.append(info)
-    kept = [entry for entry in graph.value_info if entry.name not in steps]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+    refill(graph.input, [info])
+    refill(graph.value_info, [entry for entry in graph.value_info if entry.name not in steps])
 
 
 def _put_normalization(graph: GraphProto, preprocessing: Preprocessing) -> None:
     """Read levels 0-255 and normalize them, in the steps of `runtimes.preprocessing.transform.normalize`, in place."""
     (old,) = graph.input
-    shape = (3, 1, 1)
-    constants = {
-        "white": np.float32(255),
-        "mean": np.array(preprocessing.mean, np.float32).reshape(shape),
-        "std": np.array(preprocessing.std, np.float32).reshape(shape),
-    }
-    for word, values in constants.items():
-        graph.initializer.append(initializer_from_array(f"{LEVELS}.{word}", np.asarray(values)))
-    tensors = [LEVELS, f"{LEVELS}.scaled", f"{LEVELS}.centered", old.name]
-    steps = [
-        onnx.helper.make_node(op_type, [before, f"{LEVELS}.{word}"], [after], name=f"{LEVELS}.{place}")
-        for place, (op_type, word, before, after) in enumerate(
-            zip(("Div", "Sub", "Div"), constants, tensors[:-1], tensors[1:], strict=True)
-        )
-    ]
     new = onnx.ValueInfoProto()
     new.CopyFrom(old)
     new.name = LEVELS
-    replace_nodes(graph, [*steps, *graph.node])
-    graph.value_info.append(old)
-    del graph.input[:]
-    graph.input.append(new)
+    steps: list[Step] = [("Div", "white", "scaled", {}), ("Sub", "mean", "centered", {}), ("Div", "std", "", {})]
+    take_instead(graph, new, steps, preprocessing, axes_behind=2)

@@ -20,7 +20,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from exporter.errors import OnnxFileError
 from exporter.graph.feature_ends import ends_in_features
-from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of
+from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of, refill
 from exporter.graph.read_model import read_model_and_hash
 from exporter.graph.unstable_nodes import unstable_nodes
 from runtimes.preprocessing.transform import MAX_CHANNELS
@@ -104,8 +104,7 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     _check_nodes(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)  # IR version 3 lists weights as inputs too
+    refill(model.graph.input, inputs)  # IR version 3 lists weights as inputs too
     image = _check_input(model, inputs, path)
     _keep_outputs(model, outputs, path)
     shapes = _output_shapes(model, path)
@@ -277,9 +276,7 @@ def _keep_outputs(model: ModelProto, wanted: tuple[str, ...], path: Path) -> Non
         )
     if not found:
         raise OnnxFileError(f"{path}: it has no output; expected one, the logits")
-    kept = [found[name] for name in wanted or found]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
+    refill(model.graph.output, [found[name] for name in wanted or found])
 
 
 def _output_shapes(model: ModelProto, path: Path) -> tuple[tuple[int | None, ...], ...]:

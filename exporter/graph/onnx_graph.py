@@ -144,8 +144,22 @@ def set_attributes(node: NodeProto, *dropped: str, **values: Any) -> None:
     """Give a node these attributes in place of what it has under their names, and drop others by name; in place."""
     kept = [entry for entry in node.attribute if entry.name not in (*dropped, *values)]
     added = [onnx.helper.make_attribute(name, value) for name, value in values.items()]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *added])
+    refill(node.attribute, (*kept, *added))
+
+
+def refill(field: Any, values: Iterable[Any]) -> None:
+    """Make `values`, which may be some of its own, the content of a repeated field, in place."""
+    new = list(values)
+    del field[:]
+    field.extend(new)
+
+
+def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Call tensors otherwise, old name to new, wherever nodes read or make them, in place."""
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            for place, name in enumerate(tensors):
+                tensors[place] = names.get(name, name)
 
 
 def read_instead(graph: GraphProto, old: str, new: str) -> None:
@@ -174,17 +188,13 @@ def name_nodes(model: ModelProto) -> None:
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     """Make `nodes` the node list of `graph`, in place."""
-    kept = list(nodes)
-    del graph.node[:]
-    graph.node.extend(kept)
+    refill(graph.node, nodes)
 
 
 def remove_unused_initializers(graph: GraphProto) -> None:
     """Drop constants that no node reads and that are no output, in place."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    refill(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
 
 
 def remove_dead_nodes(graph: GraphProto) -> None:
@@ -207,8 +217,7 @@ def infer_shapes(model: ModelProto) -> ModelProto:
         onnx.shape_inference.InferenceError: If types or shapes contradict each other.
     """
     result = _inferred_skeleton(model)
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(model.graph.initializer)
+    refill(result.graph.initializer, model.graph.initializer)
     return result
 
 
@@ -260,19 +269,20 @@ def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
 
 def all_tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor, inferred where the model does not declare them all."""
+    return types_with(model, (name for node in model.graph.node for name in node.output if name))
+
+
+def types_with(model: ModelProto, names: Iterable[str]) -> dict[str, onnx.TypeProto]:
+    """Return the type of every tensor that the model declares, inferred where that leaves one of `names` out."""
     types = tensor_types(model)
-    if all(name in types for node in model.graph.node for name in node.output if name):
-        return types
-    return infer_types(model)
+    return types if types.keys() >= set(names) else infer_types(model)
 
 
 def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """Return a copy in which `tensors` are graph outputs too, in the order given."""
     names = tuple(tensors)
     tapped = copy_model(model)
-    types = tensor_types(model)
-    if not types.keys() >= set(names):
-        types = infer_types(model)
+    types = types_with(model, names)
     present = {info.name for infos in (tapped.graph.input, tapped.graph.output) for info in infos}
     for name in names:
         if name not in present:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from exporter.errors import ExportError
 from exporter.graph.onnx_graph import read_instead
 from runtimes.bundle.file_names import MODEL_FILES
@@ -64,16 +66,6 @@ Our own manifest, labels and golden answers are in `resnet_export/`.
 """README.md, which a hub shows as the model's card."""
 
 _NOT_IN_TORCHVISION = frozenset({Interpolation.BOX, Interpolation.HAMMING})
-
-_RESAMPLE = {
-    Interpolation.NEAREST: 0,
-    Interpolation.LANCZOS: 1,
-    Interpolation.BILINEAR: 2,
-    Interpolation.BICUBIC: 3,
-    Interpolation.BOX: 4,
-    Interpolation.HAMMING: 5,
-}
-"""Pillow's numbers, which these files hold. Source: Pillow, Image.Resampling."""
 
 
 def write_huggingface(bundles: Sequence[tuple[Path, Manifest]], folder: Path) -> dict[str, str]:
@@ -148,7 +140,7 @@ def processor_config(told: Preprocessing) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": told.resize is not None,
         **({} if told.resize is None else {"size": size}),
-        "resample": _RESAMPLE[told.interpolation],
+        "resample": Image.Resampling[told.interpolation.name].value,
         "do_center_crop": told.crop is not None,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,

@@ -12,13 +12,14 @@ the same bits. It comes before the first Q or Cast of the file, which stay as ca
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from exporter.graph.onnx_graph import copy_model, initializer_from_array, replace_nodes
+from exporter.graph.onnx_graph import copy_model, initializer_from_array, refill, rename_tensors, replace_nodes
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.passes.pre_post_options import Finish
 from runtimes.metrics.answer_kind import KEY, AnswerKind
@@ -28,6 +29,10 @@ PIXELS = "images"
 """The uint8 input. It has a name of its own: data for the float input must not fit it by accident."""
 
 PROBABILITIES, SCORES, INDICES = "probabilities", "scores", "indices"
+
+Step = tuple[str, str, str, dict[str, Any]]
+"""An operator in front of the network, the constant it reads (white, mean or std; "" is none), a word for what it makes
+("" is what the network takes) and its attributes."""
 
 
 def finish_graph(
@@ -65,50 +70,46 @@ def _new_names(finish: Finish) -> list[str]:
 
 def _rename(graph: GraphProto, old: str, new: str) -> None:
     """Call a tensor that has a name needed here otherwise, in place: a file of elsewhere may call anything `scores`."""
-    for node in graph.node:
-        for tensors in (node.input, node.output):
-            for place, name in enumerate(tensors):
-                if name == old:
-                    tensors[place] = new
+    rename_tensors(graph, {old: new})
     for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         if item.name == old:
             item.name = new
 
 
 def _take_pixels(graph: GraphProto, preprocessing: Preprocessing) -> None:
-    (old,) = graph.input
-    name, (height, width) = old.name, preprocessing.input_size
-    constants = {
-        "white": np.float32(255),
-        "mean": np.array(preprocessing.mean, np.float32),
-        "std": np.array(preprocessing.std, np.float32),
-    }
-    for word, values in constants.items():
-        graph.initializer.append(initializer_from_array(f"{PIXELS}.{word}", np.asarray(values)))
-    steps = ["float", "scaled", "centered", "normalized"]
-    tensors = [PIXELS, *(f"{PIXELS}.{step}" for step in steps), name]
-    nodes = [
-        ("Cast", [], {"to": TensorProto.FLOAT}),
-        ("Div", ["white"], {}),
-        ("Sub", ["mean"], {}),
-        ("Div", ["std"], {}),
-        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-    ]
-    added = [
-        onnx.helper.make_node(
-            op_type, [before, *(f"{PIXELS}.{word}" for word in words)], [after], name=f"{PIXELS}.{place}", **attributes
-        )
-        for place, ((op_type, words, attributes), before, after) in enumerate(
-            zip(nodes, tensors[:-1], tensors[1:], strict=True)
-        )
-    ]
-    replace_nodes(graph, [*added, *graph.node])
-    graph.value_info.append(old)
+    height, width = preprocessing.input_size
     pixels = onnx.helper.make_tensor_value_info(
         PIXELS, TensorProto.UINT8, [BATCH_AXIS, height, width, preprocessing.channels]
     )
-    del graph.input[:]
-    graph.input.append(pixels)
+    steps: list[Step] = [
+        ("Cast", "", "float", {"to": TensorProto.FLOAT}),
+        ("Div", "white", "scaled", {}),
+        ("Sub", "mean", "centered", {}),
+        ("Div", "std", "normalized", {}),
+        ("Transpose", "", "", {"perm": [0, 3, 1, 2]}),
+    ]
+    take_instead(graph, pixels, steps, preprocessing)
+
+
+def take_instead(
+    graph: GraphProto, new: ValueInfoProto, steps: Sequence[Step], preprocessing: Preprocessing, *, axes_behind: int = 0
+) -> None:
+    """Let a graph take `new` and make what it took of that, in place; `axes_behind`: of the channels, in `new`."""
+    (old,) = graph.input
+    prefix = new.name
+    for word, values in (("white", 255.0), ("mean", preprocessing.mean), ("std", preprocessing.std)):
+        constant = np.array(values, np.float32)
+        shape = constant.shape + (1,) * axes_behind if constant.ndim else ()
+        graph.initializer.append(initializer_from_array(f"{prefix}.{word}", constant.reshape(shape)))
+    nodes = []
+    read = prefix
+    for place, (operator, word, made, attributes) in enumerate(steps):
+        inputs = [read, f"{prefix}.{word}"] if word else [read]
+        read = f"{prefix}.{made}" if made else old.name
+        nodes.append(onnx.helper.make_node(operator, inputs, [read], name=f"{prefix}.{place}", **attributes))
+    replace_nodes(graph, [*nodes, *graph.node])
+    graph.value_info.append(old)
+    refill(graph.input, [new])
 
 
 def _add_head(graph: GraphProto, finish: Finish) -> None:
@@ -138,8 +139,7 @@ def _add_head(graph: GraphProto, finish: Finish) -> None:
         ]
     graph.node.extend(nodes)
     graph.value_info.append(logits)
-    del graph.output[:]
-    graph.output.extend(outputs)
+    refill(graph.output, outputs)
 
 
 def metadata_of(

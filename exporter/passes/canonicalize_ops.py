@@ -31,6 +31,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
     infer_shapes,
+    refill,
     remove_dead_nodes,
     replace_nodes,
     set_attributes,
@@ -101,8 +102,7 @@ def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
     """Turn a node with a constant second input into `op_type` on its first input, in place."""
     node.op_type = op_type
     del node.input[1:]
-    del node.attribute[:]
-    node.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
+    refill(node.attribute, (onnx.helper.make_attribute(name, value) for name, value in attributes.items()))
 
 
 def _drop_expands(model: ModelProto, shapes: Ranks) -> int:

@@ -6,7 +6,15 @@ import onnx
 from onnx import ModelProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import array_from_initializer, attribute, copy_model, infer_shapes, name_nodes, opset_of
+from exporter.graph.onnx_graph import (
+    array_from_initializer,
+    attribute,
+    copy_model,
+    infer_shapes,
+    name_nodes,
+    opset_of,
+    refill,
+)
 from exporter.target import IR_VERSION_OF_OPSET
 
 BATCH_AXIS = "batch"
@@ -25,14 +33,16 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
     converted = model
     if opset != opset_of(model):
         try:
-            converted = _unshield(onnx.version_converter.convert_version(_shield(model), opset))
+            converted = onnx.version_converter.convert_version(_shield(model), opset)
         except Exception as err:  # the converter raises RuntimeError and more, by operator
             raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
+        for node in converted.graph.node:
+            if node.domain == _SHIELD:
+                node.domain = ""
         if opset_of(model) < _RESIZE_HAS_MODES <= opset:
             _keep_old_resizing(converted)
         name_nodes(converted)  # the converter adds nodes without names, around Softmax of opset 12 and older, say
-    del converted.opset_import[:]
-    converted.opset_import.append(onnx.helper.make_opsetid("", opset))
+    refill(converted.opset_import, [onnx.helper.make_opsetid("", opset)])
     converted.ir_version = IR_VERSION_OF_OPSET[opset]
     return converted
 
@@ -70,13 +80,6 @@ def _keep_old_resizing(model: ModelProto) -> None:
         if attribute(node, "mode", b"nearest") == b"nearest":
             shrinks = scales is not None and bool((array_from_initializer(scales) < 1).any())
             node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
-
-
-def _unshield(model: ModelProto) -> ModelProto:
-    for node in model.graph.node:
-        if node.domain == _SHIELD:
-            node.domain = ""
-    return model
 
 
 def checked(model: ModelProto, *, num_outputs: int = 1) -> ModelProto:

@@ -33,6 +33,7 @@ from exporter.graph.onnx_graph import (
     infer_types,
     initializer_from_array,
     opset_of,
+    rename_tensors,
     replace_nodes,
 )
 
@@ -273,9 +274,5 @@ def _cast_input(graph: GraphProto, name: str, kept: Collection[str]) -> list[Nod
 def _cast_output(graph: GraphProto, name: str) -> NodeProto:
     """Let the producer of graph output `name` write an FP16 tensor; return the Cast back."""
     half = f"{name}.float16"
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for place, used in enumerate(names):
-                if used == name:
-                    names[place] = half
+    rename_tensors(graph, {name: half})
     return onnx.helper.make_node("Cast", [half], [name], name=f"{name}.float32", to=TensorProto.FLOAT)

@@ -38,6 +38,7 @@ from exporter.graph.onnx_graph import (
     set_attributes,
     tensor_shapes,
 )
+from exporter.graph.unstable_nodes import is_batchnorm_in_training
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 Vector = NDArray[np.float64]
@@ -125,7 +126,7 @@ def _affine_of(node: NodeProto, editor: EditedGraph) -> tuple[_Affine | None, st
 
 
 def _batchnorm_map(node: NodeProto, editor: EditedGraph) -> tuple[_Affine | None, str]:
-    if attribute(node, "training_mode", 0) or len([name for name in node.output if name]) != 1:
+    if is_batchnorm_in_training(node):
         return None, "it is in training mode: it normalizes by the batch that it is given"
     constants = [editor.array(name) for name in node.input[1:5]]
     if any(array is None for array in constants):

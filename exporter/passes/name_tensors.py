@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from exporter.graph.onnx_graph import PassResult, copy_model
+from exporter.graph.onnx_graph import PassResult, copy_model, rename_tensors
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -40,10 +40,7 @@ def name_after_modules(model: ModelProto) -> PassResult:
         for place, output in enumerate(node.output):
             if output and output not in fixed:
                 renamed[output] = node.name if place == 0 else names.claim(f"{node.name}.{place}", own=False)
-    for node in graph.node:
-        for tensors in (node.input, node.output):
-            for place, name in enumerate(tensors):
-                tensors[place] = renamed.get(name, name)
+    rename_tensors(graph, renamed)
     _name_transposed_weights(graph, names)
     _drop_metadata(result)
     return PassResult(result, len(graph.node))
@@ -79,8 +76,7 @@ class _FreeNames:
 
 def _base_name(node: NodeProto) -> str:
     """Return the module path of a node, with the operator appended when the module is a container."""
-    metadata = {entry.key: entry.value for entry in node.metadata_props}
-    scopes, classes = _words(metadata.get(_SCOPES)), _words(metadata.get(_CLASSES))
+    scopes, classes = scopes_and_classes(node)
     if len(scopes) < 2 or len(classes) != len(scopes):
         return str(node.name or node.op_type.lower())
     path, kind = scopes[-2], classes[-2]
@@ -91,15 +87,19 @@ def _base_name(node: NodeProto) -> str:
     return ".".join(filter(None, (path, node.op_type.lower())))
 
 
-def _words(text: str | None) -> list[str]:
+def scopes_and_classes(node: NodeProto) -> tuple[list[str], list[str]]:
+    """Return the modules that `torch.onnx.export` noted a node to be in, outermost first, and their classes."""
+    metadata = {entry.key: entry.value for entry in node.metadata_props}
+    return _words(metadata.get(_SCOPES, "")), _words(metadata.get(_CLASSES, ""))
+
+
+def _words(text: str) -> list[str]:
     """Parse the list that the exporter wrote with repr()."""
-    if not text:
-        return []
     try:
-        value = ast.literal_eval(text)
+        words = ast.literal_eval(text) if text else []
     except (SyntaxError, ValueError):
         return []
-    return [str(word) for word in value] if isinstance(value, list) else []
+    return [str(word) for word in words] if isinstance(words, list) else []
 
 
 def _drop_metadata(model: ModelProto) -> None:

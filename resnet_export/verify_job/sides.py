@@ -138,7 +138,7 @@ def with_logits(path: Path, finish: Finish) -> ModelProto:
 
     A Softmax of the network itself stays: the answers it is compared with have it too.
     """
-    from exporter.graph.onnx_graph import with_outputs
+    from exporter.graph.onnx_graph import refill, with_outputs
     from exporter.graph.read_model import read_model
 
     model = read_model(path)
@@ -149,9 +149,7 @@ def with_logits(path: Path, finish: Finish) -> ModelProto:
         added[node.op_type] = False  # one of each
         tensor = node.input[0]
     cut = with_outputs(model, [tensor])
-    kept = [info for info in cut.graph.output if info.name == tensor]
-    del cut.graph.output[:]
-    cut.graph.output.extend(kept)
+    refill(cut.graph.output, [info for info in cut.graph.output if info.name == tensor])
     return cut
 
 
