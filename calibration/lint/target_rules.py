@@ -10,7 +10,7 @@ and one is computed without its absolute values. OpenVINO, which runs files for 
 Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md;
 TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh, findings/tensorrt_rtx_global_lp_pool.sh; its
 parser, which the tests ask); OpenVINO 2026.4 (findings/openvino_reduction_over_all_axes.sh,
-findings/openvino_softmax_before_13.sh).
+findings/openvino_softmax_before_13.sh); ONNX Runtime 1.31 (findings/onnxruntime_pad_into_max_pool.sh).
 """
 
 from __future__ import annotations
@@ -84,6 +84,16 @@ OPENVINO_MISREADS = Rule(
     "Every operator means the same to OpenVINO, which runs files for ONNX Runtime, too",
     "Bring the file to opset 18 or newer, or do not run it with OpenVINO (its adapter here refuses the file)",
 )
+PAD_BEFORE_MAX_POOL = Rule(
+    "T009",
+    "pad-into-max-pool",
+    Severity.ERROR,
+    "No MaxPool reads a Pad of zeros, unless what is padded is never negative",
+    "Export it again with this tool, which writes MaxPool and Max instead; else open it with ONNX Runtime 1.32 or "
+    "newer, or with the optimizer Pad_Fusion disabled",
+)
+_NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
+
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 _AXES_AS_ATTRIBUTE = frozenset(
@@ -129,6 +139,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         yield from forms(graph)
     else:
         yield from _misread_by_openvino(graph, opset)
+        yield from _joined_by_onnxruntime(graph)
     if target.is_tensorrt_8:
         grouped = Grouped()
         for node in graph.model.graph.node:
@@ -153,6 +164,23 @@ def _misread_by_openvino(graph: QuantizedGraph, opset: int) -> Iterator[Finding]
                 "that axis alone, which is the same for the last"
             )
             grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
+    yield from grouped.findings()
+
+
+def _joined_by_onnxruntime(graph: QuantizedGraph) -> Iterator[Finding]:
+    """Yield each MaxPool behind a Pad of zeros: a session joins both, and the zeros become minus infinity."""
+    grouped = Grouped()
+    for node in graph.model.graph.node:
+        pad = graph.index.producer.get(node.input[0]) if node.op_type == "MaxPool" else None
+        if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
+            continue
+        value = graph.constants.array(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
+        maker = graph.index.producer.get(pad.input[0])
+        if (value is None or not value.any()) and (maker is None or maker.op_type not in _NEVER_NEGATIVE):
+            message = (
+                "a Pad of zeros before it: ONNX Runtime before 1.32 joins both and pads with minus infinity instead"
+            )
+            grouped.add(PAD_BEFORE_MAX_POOL, message, graph.where(node))
     yield from grouped.findings()
 
 

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 
 CPU_PROVIDER = "CPUExecutionProvider"
+PAD_FUSION = "Pad_Fusion"
+"""An optimization that is switched off before 1.32: it makes a Pad of zeros the padding of a MaxPool, which is minus
+infinity: windows of negative values at the border answer wrongly. Source: findings/onnxruntime_pad_into_max_pool.sh."""
+
 _NUM_NAMED = 5
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
@@ -99,7 +103,7 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
         options.add_session_config_entry(*_NO_CPU)
     arguments = _plugin_arguments(options, wanted.plugin) if wanted.plugin else _provider_arguments(wanted)
     try:
-        session = onnxruntime.InferenceSession(source, options, **arguments)
+        session = onnxruntime.InferenceSession(source, options, disabled_optimizers=_wrong_optimizers(), **arguments)
     except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
         if "fallback to CPU EP has been explicitly disabled" in str(err):
             raise ProviderUnavailableError(
@@ -116,6 +120,12 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
     if wanted.records_nodes:
         _check_placement(node_providers(session), wanted)
     return session
+
+
+def _wrong_optimizers() -> list[str] | None:
+    """Return the optimizations that are switched off, as the installed version of them computes something else."""
+    major, minor = (int(part) for part in onnxruntime.__version__.split(".")[:2])
+    return [PAD_FUSION] if (major, minor) < (1, 32) else None
 
 
 def _source(model: str | Path | bytes | SerializableModel, options: Any) -> str | bytes:

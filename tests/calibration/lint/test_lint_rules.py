@@ -346,6 +346,22 @@ def test_an_old_softmax_is_told_of(opset, axis, told):
         assert the_finding(report, "T008").severity is Severity.NOTE
 
 
+@pytest.mark.parametrize(
+    ("before", "value", "told"), [(None, 0.0, True), (None, None, True), ("Relu", 0.0, False), (None, -1.0, False)]
+)
+def test_a_pad_that_a_session_joins_with_a_pool(before, value, told):
+    """tests/runtimes/ort/test_session.py asks ONNX Runtime itself."""
+    graph = GraphBuilder()
+    given = "input" if before is None else graph.node(before, "before", "input")
+    pads = graph.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    values = () if value is None else (graph.constant("value", np.float32(value)),)
+    padded = graph.node("Pad", "pad", given, pads, *values)
+    model = graph.model(graph.node("MaxPool", "pool", padded, kernel_shape=[3, 3]))
+    report = lint_model(model, ONNX_RUNTIME)
+    assert [finding.places for finding in report.findings if finding.rule.id == "T009"] == [("pool",)] * told
+    assert "T009" not in rule_ids(lint_model(model, TENSORRT))
+
+
 def test_indices_of_a_pool_are_refused_by_tensorrt():
     graph = GraphBuilder()
     model = graph.model(graph.node("MaxPool", "pool", "input", kernel_shape=[2, 2]))

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnxruntime
 import pytest
+from graph_builder import GraphBuilder
 from small_bundle import SIZE, small_models, write_bundle
 
 import runtimes.inference.load
@@ -41,7 +42,7 @@ class GpuSession:
     on_cpu: frozenset[str] = frozenset()
     opened: ClassVar[list[dict]] = []
 
-    def __init__(self, source, options, providers=None, provider_options=None):
+    def __init__(self, source, options, providers=None, provider_options=None, disabled_optimizers=None):
         self.providers = providers or [RTX]
         type(self).opened.append({"providers": providers, "options": provider_options, "session_options": options})
         self.session = REAL_SESSION(source, options, providers=[CPU])
@@ -247,3 +248,20 @@ class TestRunInto:
             ("input", "cuda", 0, np.float32, [2, 3, SIZE, SIZE], 8192),
             ("logits", "cuda", 0, np.float32, [2, 5], 64),
         ]
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_pad_of_zeros_before_a_pool_is_computed_as_written(opset):
+    """Plain sessions before 1.32 make the zeros minus infinity: findings/onnxruntime_pad_into_max_pool.sh."""
+    graph = GraphBuilder()
+    padded = graph.node("Pad", "pad", "input", graph.constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    model = graph.model(graph.node("MaxPool", "pool", padded, kernel_shape=[3, 3]), opset=opset).SerializeToString()
+    images = -np.random.default_rng(0).uniform(0.5, 1.0, (1, 2, 8, 8)).astype(np.float32)
+    with OrtRuntime(model) as runtime:
+        (got,) = runtime.run({"input": images}).values()
+    border = np.zeros((8, 8), bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    assert (got[..., border] == 0).all()
+    assert (got[..., ~border] < 0).all()
+    (plain,) = onnxruntime.InferenceSession(model, providers=[CPU]).run(None, {"input": images})
+    assert (plain[..., border] == 0).all() == (runtimes.ort.session._wrong_optimizers() is None)
