@@ -23,7 +23,7 @@ from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severit
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from exporter.graph.onnx_graph import attribute, infer_types, opset_of
-from runtimes.openvino.misread_operators import AXES_NOT_READ, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
+from runtimes.openvino.misread_operators import AXES_NOT_READ, NOT_HEARD, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
 
 MIN_OPSET_PER_CHANNEL = 13
 """QuantizeLinear and DequantizeLinear have an axis since. Source: ONNX operator specification, QuantizeLinear-13."""
@@ -82,7 +82,7 @@ OPENVINO_MISREADS = Rule(
     "openvino-misreads",
     Severity.WARNING,
     "Every operator means the same to OpenVINO, which runs files for ONNX Runtime, too",
-    "Bring the file to opset 18 or newer, or do not run it with OpenVINO (its adapter here refuses the file)",
+    "Write it otherwise (reductions: opset 18 or newer), or do not run it with OpenVINO (its adapter here refuses it)",
 )
 PAD_BEFORE_MAX_POOL = Rule(
     "T009",
@@ -150,13 +150,19 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
 
 
 def _misread_by_openvino(graph: QuantizedGraph, opset: int) -> Iterator[Finding]:
-    """Yield reductions whose axes OpenVINO does not read; a Softmax of which it takes one axis for all from it on."""
+    """Yield reductions whose axes OpenVINO does not read, what it does not hear of, and an old Softmax over several."""
     grouped = Grouped()
     for node in graph.model.graph.node:
         if node.domain not in STANDARD_DOMAINS:
             continue
         if opset in AXES_NOT_READ and node.op_type in REDUCTIONS and attribute(node, "axes", None):
             message = f"{node.op_type} of opset {opset}: OpenVINO does not read its axes and reduces over all of them"
+            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
+        elif node.op_type == "Resize" and (named := [name for name in NOT_HEARD if attribute(node, name, 0)]):
+            message = f"Resize with {named[0]}: OpenVINO resizes without it"
+            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
+        elif node.op_type == "LRN" and (bias := float(attribute(node, "bias", 1.0))) != int(bias):
+            message = f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}"
             grouped.add(OPENVINO_MISREADS, message, graph.where(node))
         elif opset < SOFTMAX_OF_ONE_AXIS and node.op_type == "Softmax" and attribute(node, "axis", 1) != -1:
             message = (

@@ -3,12 +3,15 @@
     ReduceL1, ReduceLogSum,   of opset 13 to 17: their attribute `axes` is not read, and they reduce over all axes, the
     ReduceLogSumExp           batch among them
     Softmax                   before opset 13: over one axis alone, where the standard means all axes from it on
+    LRN                       its bias is cut to a whole number
+    Resize                    `antialias` and `exclude_outside` are not heard
 
 OpenVINO says nothing of it, and its own graph no longer tells the file's opset. So the few fields are read from the
 file: a message of protobuf is a row of (number << 3 | kind, value), and what is of no interest is stepped over unread.
 
 Source: onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto); https://protobuf.dev/programming-guides/encoding;
-seen with OpenVINO 2026.4.1 (findings/openvino_reduction_over_all_axes.sh, findings/openvino_softmax_before_13.sh).
+seen with OpenVINO 2026.4.1 (findings/openvino_reduction_over_all_axes.sh, findings/openvino_softmax_before_13.sh,
+findings/openvino_lrn_bias.sh, findings/openvino_resize_antialias.sh).
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from typing import Any
 
 REDUCTIONS = frozenset(("ReduceL1", "ReduceLogSum", "ReduceLogSumExp"))
 AXES_NOT_READ = range(13, 18)
+NOT_HEARD = ("antialias", "exclude_outside")
+"""Attributes of Resize that change answers elsewhere."""
+
 SOFTMAX_OF_ONE_AXIS = 13
 """The first opset whose Softmax is over one axis, as OpenVINO has it for every opset."""
 
@@ -29,7 +35,7 @@ _MODEL_GRAPH, _MODEL_OPSET = 7, 8
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE = 1
 _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 2, 4, 5, 7
-_ATTRIBUTE_NAME = 1
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT = 1, 3
 
 
 def why_misread(model: Path | bytes, network: Any) -> str | None:
@@ -61,12 +67,19 @@ def _why(view: memoryview, network: Any) -> str | None:
             known = dict(_fields(view, *value))
             if _text(view, known.get(_OPSET_DOMAIN)) in _STANDARD_DOMAINS:
                 opset = int(known.get(_OPSET_VERSION, 0))
-    if opset in AXES_NOT_READ and (reduction := _reduction_with_axes(view, graph)) is not None:
-        return (
-            f"{reduction} of opset {opset}: OpenVINO does not read its axes and reduces over all, the batch too; "
-            "bring the file to opset 18 or newer, or run it with another provider"
-        )
-    if 0 < opset < SOFTMAX_OF_ONE_AXIS and (axis := _softmax_before_last_axis(network)) is not None:
+    if graph == (0, 0) or not opset:
+        return None  # no ONNX file
+    for kind, output, attributes in _nodes_with_attributes(view, graph):
+        if opset in AXES_NOT_READ and kind in REDUCTIONS and "axes" in attributes:
+            return (
+                f"{kind} ({output}) of opset {opset}: OpenVINO does not read its axes and reduces over all, the batch "
+                "too; bring the file to opset 18 or newer, or run it with another provider"
+            )
+        if kind == "Resize" and (named := [name for name in NOT_HEARD if attributes.get(name)]):
+            return f"Resize ({output}) with {named[0]}: OpenVINO resizes without it; run the file with another provider"
+    if (bias := _broken_bias(network)) is not None:
+        return f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}; run the file with another provider"
+    if opset < SOFTMAX_OF_ONE_AXIS and (axis := _softmax_before_last_axis(network)) is not None:
         return (
             f"Softmax over axis {axis} and all behind it (opset {opset}): OpenVINO takes that axis alone; bring the "
             "file to opset 13 or newer, or run it with another provider"
@@ -74,19 +87,30 @@ def _why(view: memoryview, network: Any) -> str | None:
     return None
 
 
-def _reduction_with_axes(view: memoryview, graph: tuple[int, int]) -> str | None:
-    """Return kind and output of the first reduction that OpenVINO misreads."""
+def _nodes_with_attributes(view: memoryview, graph: tuple[int, int]) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Yield kind, first output and attributes (0 for what is no whole number) of the nodes that may be misread."""
     for number, node in _fields(view, *graph):
         if number != _GRAPH_NODE or not isinstance(node, tuple):
             continue
         fields = list(_fields(view, *node))
-        known = dict(fields)  # of several outputs, the last
+        known = dict(reversed(fields))  # of several outputs, the first
         kind = _text(view, known.get(_NODE_OP_TYPE)).decode("utf-8", "replace")
-        if kind in REDUCTIONS and _text(view, known.get(_NODE_DOMAIN)) in _STANDARD_DOMAINS:
-            attributes = [dict(_fields(view, *value)) for place, value in fields if place == _NODE_ATTRIBUTE]
-            if any(_text(view, attribute.get(_ATTRIBUTE_NAME)) == b"axes" for attribute in attributes):
-                return f"{kind} ({_text(view, known.get(_NODE_OUTPUT)).decode('utf-8', 'replace')})"
-    return None
+        if kind not in (*REDUCTIONS, "Resize") or _text(view, known.get(_NODE_DOMAIN)) not in _STANDARD_DOMAINS:
+            continue
+        attributes = [dict(_fields(view, *value)) for place, value in fields if place == _NODE_ATTRIBUTE]
+        named = {
+            _text(view, attribute.get(_ATTRIBUTE_NAME)).decode("utf-8", "replace"): int(
+                attribute.get(_ATTRIBUTE_INT, 0)
+            )
+            for attribute in attributes
+        }
+        yield kind, _text(view, known.get(_NODE_OUTPUT)).decode("utf-8", "replace"), named
+
+
+def _broken_bias(network: Any) -> float | None:
+    """Return the bias of the first LRN whose bias is no whole number."""
+    biases = [float(node.get_attributes()["bias"]) for node in network.get_ops() if node.get_type_name() == "LRN"]
+    return next((bias for bias in biases if bias != int(bias)), None)
 
 
 def _softmax_before_last_axis(network: Any) -> int | None:

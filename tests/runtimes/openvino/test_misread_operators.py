@@ -93,6 +93,35 @@ def test_a_softmax_is_refused_where_openvino_is_wrong(opset, axis, shape):
         OpenVinoRuntime(model).close()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"antialias": 1}, "antialias"), ({"exclude_outside": 1}, "exclude_outside"), ({"antialias": 0}, "")],
+)
+def test_a_resize_is_refused_where_openvino_is_wrong(options, told):
+    scales = helper.make_tensor("scales", TensorProto.FLOAT, [4], [1, 1, 0.5, 0.5])
+    model = network("Resize", 19, shape=(1, 1, 8, 8), mode="cubic", **options)
+    model.graph.node[1].input.extend(["", "scales"])
+    model.graph.initializer.append(scales)
+    x = np.random.default_rng(2).uniform(size=(1, 1, 8, 8)).astype(np.float32)
+    assert computed_otherwise(model, x) == bool(told)
+    if told:
+        with pytest.raises(RuntimeAdapterError, match=rf"Resize \(r\) with {told}: OpenVINO resizes without it"):
+            OpenVinoRuntime(model)
+    else:
+        OpenVinoRuntime(model).close()
+
+
+@pytest.mark.parametrize("bias", [0.5, 1.5, 1.0, 2.0])
+def test_an_lrn_is_refused_where_openvino_is_wrong(bias):
+    model = network("LRN", 17, size=3, alpha=1e-4, beta=0.75, bias=bias)
+    assert computed_otherwise(model, X) == (bias % 1 != 0)
+    if bias % 1:
+        with pytest.raises(RuntimeAdapterError, match=f"LRN with the bias {bias}: OpenVINO computes with {int(bias)}"):
+            OpenVinoRuntime(model)
+    else:
+        OpenVinoRuntime(model).close()
+
+
 def test_a_softmax_of_unknown_size_is_refused():
     with pytest.raises(RuntimeAdapterError, match="Softmax over axis 1"):
         OpenVinoRuntime(network("Softmax", 12, shape=["n", "c", "h", "w"], axis=1))
