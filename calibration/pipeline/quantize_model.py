@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -36,7 +35,7 @@ from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
-from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, has_wide_layers, refine
+from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
 
@@ -265,21 +264,19 @@ def _refine(
     track: TrackLayers | None,
 ) -> tuple[RefinedModel, Judgement | None]:
     """Return the refined model, and what the judges say of the widest layers."""
-    refine_with = partial(
-        refine,
+    refined, thorough = refine(
         calibrated.model,
         plain,
         calibrated.sample,
         calibrated.means,
         open_runtime=open_exact,
+        effort=effort,
         counts=images_per_layer(calibrated.model),
         track=track,
+        also_thorough=effort.thorough and effort.round_weights and sum(map(len, calibrated.judges)) >= MIN_JUDGES,
     )
-    refined = refine_with(effort=replace(effort, thorough=False))
-    is_judged = sum(map(len, calibrated.judges)) >= MIN_JUDGES and has_wide_layers(calibrated.model)
-    if not (effort.thorough and effort.round_weights and is_judged):
+    if thorough is None:
         return refined, None
-    thorough = refine_with(effort=effort)
     give_back_free_memory()  # of the two walks
     judgement = judge(calibrated.model, refined.model, thorough.model, calibrated.judges, open_exact=open_exact)
     return (thorough if judgement.helps else refined), judgement

@@ -11,6 +11,7 @@ there is computed by all that has been walked, with its edits, in one run.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from calibration.refinement.subgraph import PieceMaker, constant_nodes
-from exporter.graph.onnx_graph import array_from_initializer
+from exporter.graph.onnx_graph import array_from_initializer, copy_model
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
 from runtimes.protocol import Runtime
@@ -119,9 +120,19 @@ class LayerwiseWalk:
             )
         if len(model.graph.input) != 1:
             raise CalibrationError(f"got a model of {len(model.graph.input)} inputs, expected 1")
-        self.model = model
         self._started = False
         self._open = open_runtime
+        self._counts = counts or {}
+        self._waiting = deque(images)
+        self._num_images = 0
+        self._values: list[dict[str, Stored]] = []
+        self._place = 0
+        self._reached: list[Stored] | None = None
+        self._look_at(model, set(names))
+
+    def _look_at(self, model: ModelProto, names: set[str]) -> None:
+        """Cut a model before the nodes of these names."""
+        self.model = model
         constants = constant_nodes(model.graph)
         self._make_piece = PieceMaker(model, constants)
         self._restoring = {
@@ -129,15 +140,22 @@ class LayerwiseWalk:
             for node in model.graph.node
             if node.op_type == "DequantizeLinear" and node.output[0] not in constants
         }
-        self._layers, self._pieces = self._cut(set(names), constants)
+        self._layers, self._pieces = self._cut(names, constants)
         self._last_use = {
             name: place for place, nodes in enumerate(self._pieces) for node in nodes for name in node.input
         }
         self._input = model.graph.input[0].name
-        self._counts = counts or {}
-        self._waiting = deque(images)
-        self._num_images = 0
-        self._values: list[dict[str, Stored]] = []
+
+    def fork(self) -> LayerwiseWalk:
+        """Return a walk through a copy of the model as it is edited so far, which begins with the layer given last."""
+        if self._reached is None:
+            raise CalibrationError("this walk is at no layer; fork it while it is under way")
+        other = copy.copy(self)
+        other._started = False
+        other._waiting = deque(self._waiting)
+        other._values = [dict(values) for values in self._values]
+        other._look_at(copy_model(self.model), {node.name for node in self._layers})
+        return other
 
     def __len__(self) -> int:
         """Return the number of layers."""
@@ -152,14 +170,14 @@ class LayerwiseWalk:
         if self._started:
             raise CalibrationError("this walk has been gone already; make a new LayerwiseWalk")
         self._started = True
-        for place, node in enumerate(self._layers):
-            self._admit(place)
-            kept = self._kept_as(node.input[0])
-            self._run(place, kept)
-            layer = Layer(node, [values[kept] for values in self._values], self._restorer(node.input[0]))
-            self._forget(place)
+        while self._place < len(self._layers):
+            node = self._layers[self._place]
+            if self._reached is None:
+                self._reached = self._reach(self._place)
+            layer = Layer(node, self._reached, self._restorer(node.input[0]))
             yield layer
-            layer.stored = []  # whoever holds the layer holds no tensors
+            self._reached, layer.stored = None, []  # whoever holds the layer holds no tensors
+            self._place += 1
 
     def outputs(self, layer: Layer) -> list[Tensor]:
         """Return what the layer gives with its constants as they are now, batch by batch."""
@@ -167,6 +185,15 @@ class LayerwiseWalk:
         with self._open(piece) as runtime:
             name, output = layer.node.input[0], layer.node.output[0]
             return [runtime.run({name: batch})[output] for batch in layer.batches()]
+
+    def _reach(self, place: int) -> list[Stored]:
+        """Bring the images to layer number `place`; return what it reads."""
+        self._admit(place)
+        kept = self._kept_as(self._layers[place].input[0])
+        self._run(place, kept)
+        reads = [values[kept] for values in self._values]
+        self._forget(place)
+        return reads
 
     def _admit(self, place: int) -> None:
         """Let images join before piece number `place`, as many as take part from its layer on."""

@@ -9,8 +9,8 @@ constants change: levels of weights by a step or two, biases by a fraction of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 
 import numpy as np
@@ -31,7 +31,6 @@ from calibration.refinement.layerwise_walk import (
 )
 from calibration.refinement.round_layer import WIDEST, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
-from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -70,8 +69,11 @@ def refine(
     effort: Effort,
     counts: Mapping[str, int] | None = None,
     track: TrackLayers | None = None,
-) -> RefinedModel:
-    """Return a refined copy of `quantized`.
+    also_thorough: bool = False,
+) -> tuple[RefinedModel, RefinedModel | None]:
+    """Return a refined copy of `quantized`, and on demand one whose layers of any width are rounded.
+
+    Both share the way to the first layer that only the second one rounds.
 
     Args:
         reference: The float32 model it was made from.
@@ -80,47 +82,79 @@ def refine(
         means: Name of every quantized layer to the means of the reference's output on each of the images, float32
             [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
-        effort: Whether to correct biases, and how to round weights.
+        effort: Whether to correct biases, and to round weights.
         counts: Name of a layer to how many of the images it is refined on; all by default.
         track: Wraps the iteration over the layers, given their number.
+        also_thorough: Whether to return the second copy too; None where no layer is that wide.
 
     Raises:
         CalibrationError: If there are no images, or the two models do not belong together.
     """
-    result = copy_model(quantized)
-    constants = LayerConstants(result.graph)
     keeps_zero = _divides_by_features(reference)
-    layers = quantized_layers(result)
+    layers = quantized_layers(quantized)
     if missing := [name for name in layers if images and name not in means]:
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
     walk, walk_in_float = (
         LayerwiseWalk(model, images, open_runtime=open_runtime, layers=layers, counts=counts)
-        for model in (result, reference)
+        for model in (copy_model(quantized), reference)
     )
     floats = walk_in_float if effort.round_weights else repeat(None)
     tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
-    done: list[LayerRefinement] = []
-    for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
+
+    def refine_layer(copy: _Copy, layer: Layer, in_float: Layer | None) -> None:
         num_rounded, largest = 0, 0.0
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
-        means_read = _means_read(layer, constants) if corrects else None
-        if in_float is not None and in_float.node.input[1] in tensors:
+        means_read = _means_read(layer, copy.constants) if corrects else None
+        rounds = copy.thorough or not _is_wide(layer, copy.constants)
+        if rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
-            num_rounded = _round(layer, in_float, weight, constants, means_read, thorough=effort.thorough)
+            num_rounded = _round(layer, in_float, weight, copy.constants, means_read)
         if corrects:
-            largest = _correct(layer, means[layer.node.name], means_read, constants, walk)
-        done.append(LayerRefinement(layer.node.name, largest, num_rounded))
-    return RefinedModel(result, tuple(done), sum(len(batch) for batch in images))
+            largest = _correct(layer, means[layer.node.name], means_read, copy.constants, copy.walk)
+        copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
+
+    first, second = _Copy(walk), None
+    layers_of_second: Iterator[Layer] = iter(())
+    for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
+        if also_thorough and second is None and _is_wide(layer, first.constants):
+            second = _Copy(walk.fork(), thorough=True, done=list(first.done))
+            layers_of_second = iter(second.walk)
+        refine_layer(first, layer, in_float)
+        if second is not None:
+            refine_layer(second, next(layers_of_second), in_float)
+    count = sum(len(batch) for batch in images)
+    return first.refined(count), None if second is None else second.refined(count)
 
 
-def has_wide_layers(model: ModelProto) -> bool:
-    """Tell whether a float model has layers that only a thorough refinement rounds."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return any(
-        weight_rows(node, np.empty(shapes[node.input[1]], np.int8)).shape[2] > WIDEST
-        for node in model.graph.node
-        if node.op_type in WEIGHTED_OPS and node.input[1] in shapes and has_rows(node, len(shapes[node.input[1]]))
-    )
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """A refined copy in the making.
+
+    Attributes:
+        walk: The way through it.
+        thorough: Whether layers of any width are rounded.
+        done: What was, so far.
+        constants: Its own.
+    """
+
+    walk: LayerwiseWalk
+    thorough: bool = False
+    done: list[LayerRefinement] = field(default_factory=list)
+    constants: LayerConstants = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.constants = LayerConstants(self.walk.model.graph)
+
+    def refined(self, num_images: int) -> RefinedModel:
+        return RefinedModel(self.walk.model, tuple(self.done), num_images)
+
+
+def _is_wide(layer: Layer, constants: LayerConstants) -> bool:
+    """Tell whether a layer is rounded by a thorough refinement alone."""
+    weight = constants.weight(layer.node)
+    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+        return False
+    return bool(weight_rows(layer.node, weight.levels).shape[2] > WIDEST)
 
 
 def _divides_by_features(model: ModelProto) -> bool:
@@ -183,8 +217,6 @@ def _round(
     weight: Tensor,
     constants: LayerConstants,
     means_read: NDArray[np.float64] | None,
-    *,
-    thorough: bool,
 ) -> int:
     """Round the layer's weight for its output, in place; return how many levels changed.
 
@@ -194,14 +226,11 @@ def _round(
         weight: In float.
         constants: Of the quantized model.
         means_read: What the layer reads, [num_images, groups, K], where its bias is corrected afterwards.
-        thorough: Whether wide layers are rounded too.
     """
     old = constants.weight(layer.node)
     if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
     rows = weight_rows(layer.node, weight)
-    if not thorough and rows.shape[2] > WIDEST:
-        return 0
     center = None
     if means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale)):
         center = means_read.mean(axis=0).astype(np.float32)

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, make_resnet8, make_resnet18
+from graph_builder import GraphBuilder
 from onnx import ModelProto
 
-from calibration.methods.effort import EFFORTS
+from calibration.methods.dialect import Dialect
+from calibration.methods.effort import steps_of
 from calibration.pipeline import judge as judge_module
 from calibration.pipeline import quantize_model
 from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
 from calibration.pipeline.quantize_model import QuantizationResult, quantize
 from calibration.pipeline.refinement_sample import MAX_SAMPLE
-from calibration.refinement.refine import has_wide_layers
+from calibration.refinement import refine as refine_module
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import Runtime
 
@@ -37,8 +39,18 @@ def wide() -> ModelProto:
     return build.model("wide")
 
 
-def run(model: ModelProto, images: np.ndarray, effort: int) -> QuantizationResult:
-    return quantize(model, [images], open_runtime=OrtRuntime, open_exact=open_exact, effort=EFFORTS[effort])
+def wide_within() -> ModelProto:
+    """The same with layers behind the wide one, one of them as wide."""
+    build = GraphBuilder()
+    build.node("Relu", "relu", build.conv("narrow", "input", 160))
+    build.node("Relu", "relu2", build.conv("wide", "relu", 160))
+    build.node("Relu", "relu3", build.conv("point", "relu2", 160, kernel=1))
+    return build.model(build.conv("last", "relu3", 4))
+
+
+def run(model: ModelProto, images: np.ndarray, effort: int, **options: Any) -> QuantizationResult:
+    steps = steps_of(effort, "pads")  # what efforts 1 and 2 do differently beside wide layers
+    return quantize(model, [images], open_runtime=OrtRuntime, open_exact=open_exact, effort=steps, **options)
 
 
 def figures(sqnr_db: float | None, kl: float, agreement: float) -> SimpleNamespace:
@@ -97,10 +109,24 @@ def test_one_session_at_a_time_whatever_the_size_of_the_answers(monkeypatch: pyt
     assert opened == 3 + 4 * 3
 
 
-def test_only_some_networks_have_wide_layers() -> None:
-    assert has_wide_layers(wide())
-    assert not has_wide_layers(make_resnet8())
-    assert has_wide_layers(make_resnet18())
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_both_copies_share_the_way_to_the_first_wide_layer(monkeypatch: pytest.MonkeyPatch, dialect: Dialect) -> None:
+    """The thorough copy is the same wherever it parts from the other; neither is the other's."""
+    images = noise(MAX_SAMPLE + MIN_JUDGES)
+    results = []
+    for parts_at in (refine_module._is_wide, lambda *_: True):
+        monkeypatch.setattr(refine_module, "_is_wide", parts_at)
+        for helps in (True, False):
+            answers = [figures(31.0, 0.01, 1.0), figures(30.0, 0.02, 0.9)]
+            judgement = Judgement(*(reversed(answers) if helps else answers))
+            monkeypatch.setattr(quantize_model, "judge", lambda *_, told=judgement, **__: told)
+            results.append(run(wide_within(), images, 2, dialect=dialect).quantized.model.SerializeToString(True))
+    assert results[0] == results[2] != results[1] == results[3]
+
+
+def test_a_wide_layer_in_float_is_nothing_to_judge() -> None:
+    result = run(wide(), noise(MAX_SAMPLE + MIN_JUDGES), 2, keep_float=["wide"])
+    assert result.wide_layers is None
 
 
 @pytest.mark.parametrize("helps", [True, False])

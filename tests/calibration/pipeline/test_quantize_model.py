@@ -26,7 +26,6 @@ from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from calibration.refinement.channel_groups import find_channel_groups
 from calibration.refinement.cross_layer_equalization import scale_channels
-from calibration.refinement.refine import has_wide_layers
 from exporter.graph.onnx_graph import with_outputs
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
@@ -86,7 +85,6 @@ def result_of(network):
 def test_the_default_effort_beats_the_one_below_on_images_that_it_has_not_seen(deep_network, dialect) -> None:
     """Effort 2 has the steps of effort 1, as the test below says; where it has more: test_judge."""
     model = deep_network.model
-    assert not has_wide_layers(model)
     plain, default = (
         quantized(model, batches(deep_network.calibration), effort=effort, dialect=dialect)
         for effort in (0, DEFAULT_EFFORT)
@@ -161,8 +159,8 @@ def test_tensorrt_rtx_parses_and_builds_every_effort(result_of, tmp_path, effort
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_where_no_layer_is_wide_effort_2_is_effort_1_with_pads(network, result_of, dialect) -> None:
     """Two runs of the same steps give the same bytes."""
-    assert not has_wide_layers(network.model)
     first, again = (result_of(effort, dialect) for effort in (steps_of(1, "pads"), 2))
+    assert again.wide_layers is None
     assert again.quantized.model.SerializeToString(deterministic=True) == first.quantized.model.SerializeToString(
         deterministic=True
     )

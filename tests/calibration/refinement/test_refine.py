@@ -74,7 +74,7 @@ def means_of(reference: ModelProto, batches: list[np.ndarray]) -> dict[str, np.n
 
 
 def refine_on(reference: ModelProto, quantized: ModelProto, batches: list[np.ndarray], **options) -> RefinedModel:
-    return refine(reference, quantized, batches, means_of(reference, batches), open_runtime=open_exact, **options)
+    return refine(reference, quantized, batches, means_of(reference, batches), open_runtime=open_exact, **options)[0]
 
 
 def refined(
