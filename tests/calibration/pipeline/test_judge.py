@@ -111,17 +111,18 @@ def test_one_session_at_a_time_whatever_the_size_of_the_answers(monkeypatch: pyt
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_both_copies_share_the_way_to_the_first_wide_layer(monkeypatch: pytest.MonkeyPatch, dialect: Dialect) -> None:
-    """The thorough copy is the same wherever it parts from the other; neither is the other's."""
-    images = noise(MAX_SAMPLE + MIN_JUDGES)
-    results = []
-    for parts_at in (refine_module._is_wide, lambda *_: True):
-        monkeypatch.setattr(refine_module, "_is_wide", parts_at)
-        for helps in (True, False):
-            answers = [figures(31.0, 0.01, 1.0), figures(30.0, 0.02, 0.9)]
-            judgement = Judgement(*(reversed(answers) if helps else answers))
-            monkeypatch.setattr(quantize_model, "judge", lambda *_, told=judgement, **__: told)
-            results.append(run(wide_within(), images, 2, dialect=dialect).quantized.model.SerializeToString(True))
-    assert results[0] == results[2] != results[1] == results[3]
+    """Each is what a walk of its own gives, byte for byte."""
+    better, worse = figures(31.0, 0.01, 1.0), figures(30.0, 0.02, 0.9)
+
+    def chosen(effort: int, judgement: Judgement) -> bytes:
+        monkeypatch.setattr(quantize_model, "judge", lambda *_, **__: judgement)
+        result = run(wide_within(), noise(MAX_SAMPLE + MIN_JUDGES), effort, dialect=dialect)
+        return result.quantized.model.SerializeToString(True)
+
+    plain, thorough = chosen(2, Judgement(better, worse)), chosen(2, Judgement(worse, better))
+    assert plain == chosen(1, Judgement(worse, better)) != thorough
+    monkeypatch.setattr(refine_module, "_Copy", partial(refine_module._Copy, thorough=True))
+    assert thorough == chosen(1, Judgement(better, worse))
 
 
 def test_a_wide_layer_in_float_is_nothing_to_judge() -> None:
