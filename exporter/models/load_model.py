@@ -98,7 +98,13 @@ def load_any(
         loaded = load_module(
             model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output
         )
-    if not checks_output or not loaded.gives_logits or loaded.source == ONNX_FILE or num_classes is not None:
+    if loaded.source == ONNX_FILE:
+        return loaded
+    from exporter.networks.unfused_branches import unfused_branches_told
+
+    if (told := unfused_branches_told(loaded.module)) is not None:
+        loaded = replace(loaded, warnings=(*loaded.warnings, told))
+    if not checks_output or not loaded.gives_logits or num_classes is not None:
         return loaded
     return _as_features(loaded)
 
