@@ -2,6 +2,9 @@
 
 Tracing is the slowest step of most tests of the command, and the same for all of them. What tests the export itself
 imports `exporter.tracing.export.export_loaded`, which traces every time.
+
+A network of other weights gives the graph that it gave before, with other constants: PyTorch traces shapes. So what
+`torch.onnx` wrote of one is filled with the weights of the next, where every weight stands in the file as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from built_once import built_once
 
@@ -23,8 +26,14 @@ from exporter.models.loaded_model import LoadedModel
 from exporter.tracing import export
 from exporter.tracing.export import ExportConfig, ExportedModel
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor, nn
+
 MAX_WEIGHTS = 12_000_000
 """Larger networks are exported by one test each; keeping them would only fill the disk."""
+MAX_CONSTANT = 64
+"""Bytes of a constant that is a number or a shape, and not computed from weights."""
 
 
 class _Fingerprint(pickle.Pickler):
@@ -37,10 +46,23 @@ class _Fingerprint(pickle.Pickler):
         return str(obj.dtype), str(tuple(obj.shape)), hashlib.sha256(content).hexdigest()
 
 
-def fingerprint(*content: object) -> str:
-    """Return the hash of modules and options: classes by name, attributes, hooks, weights."""
+class _Outline(_Fingerprint):
+    """Pickles a module with the name and shape of each of `weights` in its place."""
+
+    def __init__(self, file: io.BytesIO, weights: dict[str, Tensor]) -> None:
+        super().__init__(file)
+        self.names = {id(weight): name for name, weight in weights.items()}
+
+    def persistent_id(self, obj: Any) -> tuple[str, ...] | None:
+        if id(obj) in self.names:
+            return self.names[id(obj)], str(tuple(obj.shape))
+        return super().persistent_id(obj)
+
+
+def fingerprint(*content: object, but: dict[str, Tensor] | None = None) -> str:
+    """Return the hash of modules and options: classes by name, attributes, hooks, weights; no values of `but`."""
     written = io.BytesIO()
-    _Fingerprint(written).dump(content)
+    (_Fingerprint(written) if but is None else _Outline(written, but)).dump(content)
     return hashlib.sha256(written.getvalue()).hexdigest()
 
 
@@ -63,13 +85,89 @@ def sharing(export_loaded: Callable[..., ExportedModel], folder: Path) -> Callab
             return export_loaded(loaded, config)
 
         def build(path: Path) -> None:
-            exported = export_loaded(loaded, config)
+            with outlines_shared_in(folder):
+                exported = export_loaded(loaded, config)
             path.write_bytes(pickle.dumps((exported.onnx.SerializeToString(), exported.folding)))
 
         content, folding = pickle.loads(built_once(folder / key, build).read_bytes())
         return ExportedModel(onnx=onnx.load_from_string(content), loaded=loaded, folding=folding, config=config)
 
     return shared
+
+
+@contextmanager
+def outlines_shared_in(folder: Path) -> Iterator[None]:
+    """Let `torch.onnx` trace a network of other weights once."""
+    from exporter.tracing import trace
+
+    original = trace._torch_export
+
+    def shared(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
+        import torch
+
+        weights = drawn_weights(module)
+        key = fingerprint(module, tuple(example.shape), outputs, torch.get_default_dtype(), but=weights)
+        traced = []
+
+        def build(path: Path) -> None:
+            traced.append(original(module, example, outputs))
+            path.write_bytes(outline_of(traced[0], weights))
+
+        outline = built_once(folder / f"{key}.outline", build).read_bytes()
+        if traced or not outline:
+            return traced[0] if traced else original(module, example, outputs)
+        return filled(outline, weights)
+
+    trace._torch_export = shared
+    try:
+        yield
+    finally:
+        trace._torch_export = original
+
+
+def drawn_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the stored float32 tensors that are not even: one of zeros or ones may leave the graph, or be merged."""
+    import torch
+
+    stored = module.state_dict().keys()
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        name: tensor
+        for name, tensor in named.items()
+        if name in stored and tensor.dtype == torch.float32 and not bool((tensor == tensor.flatten()[:1]).all())
+    }
+
+
+def outline_of(model: ModelProto, weights: dict[str, Tensor]) -> bytes:
+    """Return the file without the weights, or nothing where one of them is not in it as it is."""
+    from onnx import ModelProto
+
+    outline = ModelProto.FromString(model.SerializeToString())
+    places = {tensor.name: tensor for tensor in outline.graph.initializer}
+    for name, weight in weights.items():
+        tensor = places.pop(name, None)
+        if tensor is None or tensor.raw_data != weight.detach().contiguous().numpy().tobytes():
+            return b""
+        tensor.ClearField("raw_data")
+    if any(may_be_computed(tensor.raw_data) for tensor in places.values()):
+        return b""
+    return outline.SerializeToString()
+
+
+def may_be_computed(constant: bytes) -> bool:
+    """Tell whether a constant could come of the weights: it is no number, shape, or even tensor."""
+    return len(constant) > MAX_CONSTANT and constant != constant[:4] * (len(constant) // 4)
+
+
+def filled(outline: bytes, weights: dict[str, Tensor]) -> ModelProto:
+    """Return the file of a network of these weights."""
+    from onnx import ModelProto
+
+    model = ModelProto.FromString(outline)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = weights[tensor.name].detach().contiguous().numpy().tobytes()
+    return model
 
 
 def keep_the_list_of_operators() -> None:
