@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import timm.layers
@@ -25,7 +26,6 @@ from exporter.models.loaded_model import LoadedModel
 from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
 
 SIZE = 64
-CHANNELS = (16, 32, 32, 32)
 
 
 class OptionA(nn.Module):
@@ -64,16 +64,20 @@ class Plain(nn.Module):
         return self.fc(self.pool(F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))))
 
 
-def _resnet(block: type = BasicBlock, *, channels: tuple[int, ...] = CHANNELS, **options: object) -> nn.Module:
-    """Return two stages of a ResNet: an identity block and two with a projection."""
-    module = ResNet(block, [2, 1, 1, 1], num_classes=10, channels=channels, **options)
+def _resnet(block: type = BasicBlock, *, width: int = 0, depth: int = 1, **options: object) -> nn.Module:
+    """Return two stages of a ResNet: blocks that add their input, then one with a stride and a projection.
+
+    The first has a projection, too, where `width` is not what the stem gives.
+    """
+    channels = (width or 64 // block.expansion, 32, 32, 32)
+    module = ResNet(block, [depth, 1, 1, 1], num_classes=10, channels=channels, **options)
     module.layer3 = module.layer4 = nn.Identity()
     module.fc = nn.Linear(channels[1] * block.expansion, 10)
     return module
 
 
 def _preactivation(**options: object) -> nn.Module:
-    return ResNetV2(layers=[2, 1, 1], channels=(32, 64, 64), num_classes=10, stem_chs=32, **options)
+    return ResNetV2(layers=[2, 1], channels=(32, 64), num_classes=10, stem_chs=32, **options)
 
 
 def _bit() -> nn.Module:
@@ -83,9 +87,9 @@ def _bit() -> nn.Module:
 
 
 def _efficientnet() -> nn.Module:
-    """Return four of EfficientNet-B0's seven stages, one block each: kernels of 3 and 5, strides of 1 and 2."""
+    """Return three of EfficientNet-B0's seven stages, one block each: kernels of 3 and 5, strides of 1 and 2."""
     module = _gen_efficientnet("efficientnet_b0", 0.25, 0.2, num_classes=10)
-    module.blocks = module.blocks[:4]
+    module.blocks = module.blocks[:3]
     channels = module.blocks[-1][-1].conv_pwl.out_channels
     module.conv_head = nn.Conv2d(channels, module.conv_head.out_channels, 1, bias=False)
     return module
@@ -102,7 +106,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "basic": _resnet,
     "bottleneck": lambda: _resnet(Bottleneck),
     "grouped": lambda: _resnet(Bottleneck, cardinality=4, base_width=16),
-    "resnet-d": lambda: _resnet(Bottleneck, stem_type="deep", stem_width=8, avg_down=True),
+    "resnet-d": lambda: _resnet(Bottleneck, stem_type="deep", stem_width=32, avg_down=True),
     "preactivation": lambda: _preactivation(
         norm_layer=timm.layers.BatchNormAct2d, conv_layer=timm.layers.create_conv2d
     ),
@@ -111,19 +115,21 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "eca": lambda: _resnet(Bottleneck, block_args={"attn_layer": "eca"}),
     "sk": lambda: _resnet(
         SelectiveKernelBasic,
+        width=16,
+        depth=2,
         zero_init_last=False,
         block_args={"sk_kwargs": {"rd_ratio": 1 / 8, "rd_divisor": 16, "split_input": True}},
     ),
     "resnest": lambda: _resnet(
         ResNestBottleneck,
         stem_type="deep",
-        stem_width=8,
+        stem_width=32,
         avg_down=True,
         base_width=16,
         cardinality=1,
         block_args={"radix": 2, "avd": True, "avd_first": False},
     ),
-    "res2net": lambda: _resnet(Bottle2neck, channels=(64, 64, 64, 64), base_width=14, block_args={"scale": 4}),
+    "res2net": lambda: _resnet(Bottle2neck, base_width=56, block_args={"scale": 4}),
     "blur": lambda: _resnet(aa_layer=timm.layers.BlurPool2d),
     "dense": lambda: torchvision.models.DenseNet(8, (2, 3), 16, num_classes=10),
     "inception": lambda: nn.Sequential(
@@ -182,14 +188,19 @@ def loaded(module: nn.Module, *, size: int = SIZE) -> LoadedModel:
     )
 
 
-def photographs(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
-    """Return crops of photographs, prepared, float32 [count, 3, size, size]."""
+@cache
+def four_photographs() -> tuple[np.ndarray, ...]:
     import skimage.data
 
+    return skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()
+
+
+def photographs(count: int, *, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    """Return crops of photographs, prepared, float32 [count, 3, size, size]."""
     from runtimes.preprocessing.transform import normalize
 
     random = np.random.default_rng(seed)
-    photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]
+    photos = four_photographs()
     crops = []
     for number in range(count):
         photo = photos[number % len(photos)]
