@@ -31,12 +31,7 @@ EXPORT = "export"
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb of the command.
-
-    Attributes:
-        module: Has `add_arguments(parser)` and `run(arguments) -> exit code`; imported when the verb is used.
-        summary: One line of `--help`.
-    """
+    """One verb; its module, imported when used, has `add_arguments(parser)` and `run(arguments) -> exit code`."""
 
     module: str
     summary: str

@@ -9,11 +9,7 @@ from runtimes.errors import MissingDependencyError
 
 
 def needed_library(name: str, message: str) -> Any:
-    """Import a module.
-
-    Args:
-        name: Such as "pyarrow.parquet".
-        message: What needs it and what to type; "{err}" in it becomes what Python says.
+    """Import a module; "{err}" in `message`, which says what needs it and what to type, becomes what Python says.
 
     Raises:
         MissingDependencyError: If it is not installed, or a shared library of it is missing.

@@ -26,12 +26,7 @@ _NUMPY_DTYPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Type and shape of one input or output.
-
-    Attributes:
-        dtype: NumPy name of the element type, such as "float32".
-        shape: One entry per axis; None is a dynamic axis.
-    """
+    """Type by its NumPy name, such as "float32", and shape of one input or output; None is a dynamic axis."""
 
     dtype: str
     shape: tuple[int | None, ...]
@@ -151,11 +146,7 @@ def check_names(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> N
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> Mapping[str, Array]:
-    """Return the inputs as NumPy arrays, without a copy, if they have exactly the names, dtypes and shapes of `specs`.
-
-    Args:
-        specs: What is expected.
-        inputs: Name to NumPy array, or to anything with `__dlpack__` in main memory.
+    """Return NumPy and DLPack arrays as NumPy arrays, without a copy, if they are exactly as `specs` say.
 
     Raises:
         InputMismatchError: Naming the input, what was got and what was expected.

@@ -31,12 +31,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """How the cores are shared out.
-
-    Attributes:
-        count: Pieces that compute at a time; 1 runs each in the caller's thread.
-        threads: Threads of one operator; 0 lets the runtime choose.
-    """
+    """How many pieces compute at a time (1: in the caller's thread), with how many threads each (0: its choice)."""
 
     count: int
     threads: int
@@ -44,12 +39,7 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """How to open models that run side by side.
-
-    Attributes:
-        open: Opens a model (a `ModelProto`) whose operators take `streams.threads` threads.
-        streams: How many of its runs there are at a time.
-    """
+    """How to open a `ModelProto` for `streams.count` runs at a time, its operators taking `streams.threads` threads."""
 
     open: Callable[[Any], Runtime]
     streams: Streams

@@ -42,13 +42,7 @@ _WEIGHTED = ("Conv", "Gemm")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerConstants:
-    """Weight and bias of one layer on both sides, float64; a bias is None where the layer has none.
-
-    Attributes:
-        node: The layer in the reference.
-        reference: (weight, bias) of the reference.
-        candidate: (weight, bias) of the candidate, dequantized.
-    """
+    """Weight and bias (None: the layer has none) of one layer on both sides, float64, the candidate's dequantized."""
 
     node: NodeProto
     reference: tuple[NDArray[np.float64], NDArray[np.float64] | None]

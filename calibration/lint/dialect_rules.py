@@ -53,13 +53,7 @@ FOREIGN_OPERATOR = Rule(
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Dialect of a file's quantization.
-
-    Attributes:
-        name: `TENSORRT`, `ONNXRUNTIME`, `MIXED` or `NONE`.
-        num_signed: Pairs on activations as TensorRT reads them.
-        num_other: Those that it does not read as they stand.
-    """
+    """Dialect of a file, and how many pairs on activations TensorRT reads as they stand, and how many not."""
 
     name: str
     num_signed: int

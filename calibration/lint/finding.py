@@ -51,8 +51,6 @@ class Finding:
     """One finding of a rule: all places with the same message together.
 
     Attributes:
-        rule: The rule.
-        severity: Of this finding.
         message: What was found, with figures, in one sentence without its full stop.
         places: Where: layers and tensors in PyTorch's terms where the file's names allow, in graph order.
         nodes: The same places as the file calls them.

@@ -30,9 +30,6 @@ class Summary:
     """The file in figures.
 
     Attributes:
-        producer: Who wrote it, as it says.
-        opset: Of ONNX's own operators.
-        ir_version: Its IR version.
         dialect: "TensorRT", "ONNX Runtime", "mixed" or "none".
         num_layers: Convolutions and linear layers with a constant weight.
         num_quantized_layers: Those of them that compute in INT8.
@@ -55,14 +52,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class LintReport:
-    """Findings of one file on one target.
-
-    Attributes:
-        path: The file, or None for a model in memory.
-        target: Where it shall run.
-        summary: The file in figures.
-        findings: Errors first, then as the rules are listed.
-    """
+    """Findings on one target, errors first, then as rules are listed; of a model in memory `path` is None."""
 
     path: Path | None
     target: LintTarget

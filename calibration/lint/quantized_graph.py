@@ -46,9 +46,7 @@ class Quantizer:
     """One QuantizeLinear or DequantizeLinear node.
 
     Attributes:
-        node: The node.
         place: In words: the layer whose output, weight or bias it is.
-        role: What it stands on.
         data_type: Of the integers, a `TensorProto.DataType`; 0 where the file does not say.
         scale: The scales, or None if they are computed at run time.
         zero_point: The zero points; None if they are computed at run time; an empty array without a third input.
@@ -84,10 +82,7 @@ class QuantizedGraph:
     """One file.
 
     Attributes:
-        model: The file, external data not loaded.
         folder: Where the file lies, for its external data; None for a model in memory.
-        index: Look-ups over its graph.
-        constants: Its constants.
         quantizers: Its Q and DQ nodes, in graph order.
         names: Per place in the node list, what the node is called in PyTorch's terms.
         float_model: The same graph without Q and DQ; node i of the file is called `str(i)` there.

@@ -16,12 +16,7 @@ from runtimes.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class BatchNormFate:
-    """Effect of folding on the BatchNormalization nodes of a file, by the node's first output.
-
-    Attributes:
-        folded: To the name of the layer that would take it in.
-        kept: To the reason why none does.
-    """
+    """BatchNormalizations by first output: to the layer that folding would put them in, or to why it leaves them."""
 
     folded: Mapping[str, str]
     kept: Mapping[str, str]

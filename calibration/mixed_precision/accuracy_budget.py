@@ -111,13 +111,7 @@ class BudgetEvidence:
 
 
 def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int = 1) -> BudgetEvidence:
-    """Return what `measured` shows of `budget`.
-
-    Args:
-        budget: The limits.
-        measured: On images that calibrated nothing.
-        num_looks: How many results were compared with the budget on these images, this one included; >= 1.
-    """
+    """Return what figures of images that calibrated nothing show, being the last of `num_looks` >= 1 on them."""
     confidence = 1 - (1 - CONFIDENCE) / num_looks
     agreement = wilson_interval(measured.num_equal, measured.num_images, confidence)
     drop = None

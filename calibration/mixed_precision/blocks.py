@@ -26,13 +26,7 @@ STEM = "stem"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Nodes that are left in float together.
-
-    Attributes:
-        name: Module path, or "stem".
-        nodes: Names of all its nodes, in graph order.
-        layers: Names of those that are quantized.
-    """
+    """Nodes that go to float together, of a module path or "stem", in graph order; `layers` are those quantized."""
 
     name: str
     nodes: tuple[str, ...]

@@ -31,14 +31,7 @@ Measure = Callable[[frozenset[str]], LogitComparison]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One quantized model that was tried.
-
-    Attributes:
-        kept: Blocks and layers in float.
-        selection: What was measured on the selection images.
-        holds: Whether the budget holds on them.
-        verdict: What was measured on the verdict images, where it got so far.
-    """
+    """One quantized model that was tried: what was in float, and the figures on selection and, late, verdict images."""
 
     kept: tuple[str, ...]
     selection: LogitComparison
@@ -62,9 +55,7 @@ class Search:
     Attributes:
         nodes: Names of the nodes to keep in float; None when the budget cannot hold.
         units: Blocks, or layers of blocks of which the rest is INT8 again.
-        steps: Everything tried, in order.
         verdict: The last verdict, or None if there was none.
-        num_verdicts: How often the verdict images were looked at.
     """
 
     nodes: frozenset[str] | None

@@ -76,7 +76,6 @@ class Cost:
     """Accuracy cost of one block or layer.
 
     Attributes:
-        unit: Which.
         share_of_macs: Its multiply-adds, of all in layers that can be quantized, 0 to 1.
         alone: Error of the network when only this is quantized.
         without: Error of the network when everything but this is quantized.
@@ -104,13 +103,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """The ranking.
-
-    Attributes:
-        whole: Error of the network with everything quantized.
-        blocks: Every block, worst first.
-        layers: The layers of the worst blocks that have several, worst first.
-    """
+    """Every block, and the layers of the worst that have several, worst first; and the error with all quantized."""
 
     whole: LogitComparison
     blocks: tuple[Cost, ...]

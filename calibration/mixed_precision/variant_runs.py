@@ -83,11 +83,7 @@ class VariantRuns(Closing):
         self._live = _live_tensors(self._graph)
 
     def begin(self, images: Sequence[Images]) -> Run:
-        """Return a run before the first node.
-
-        Args:
-            images: Further images beside the sample, in batches, float32 [n, C, H, W].
-        """
+        """Return a run before the first node; batches of further images, float32 [n, C, H, W], go beside the sample."""
         entry = self._graph.input[0].name
         sample, further = ([{entry: np.ascontiguousarray(batch)} for batch in part] for part in (self._sample, images))
         return Run(0, tuple(sample), tuple(further))

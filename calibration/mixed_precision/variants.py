@@ -21,12 +21,7 @@ from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
-    """A plain Q/DQ model.
-
-    Attributes:
-        model: The graph; a copy of its own, whose constants may be edited.
-        digests: Constant to a digest of its content.
-    """
+    """A plain Q/DQ model, a copy whose constants may be edited, and of each constant a digest of its content."""
 
     model: ModelProto
     digests: Mapping[str, bytes]

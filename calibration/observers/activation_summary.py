@@ -25,12 +25,7 @@ per tensor in calibration.json."""
 
 @dataclass(frozen=True, slots=True)
 class CoarseHistogram:
-    """Counts of |x| from 0 upwards, for people to look at; ranges come from the fine one.
-
-    Attributes:
-        bin_width: In tensor units, > 0.
-        counts: Sampled values per bin, at most `NUM_COARSE_BINS`; zeros behind the last value are left out.
-    """
+    """Counts of |x| from 0 on, `NUM_COARSE_BINS` at most, without zeros at the end; `bin_width` > 0 in tensor units."""
 
     bin_width: float
     counts: tuple[int, ...]

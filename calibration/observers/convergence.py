@@ -39,12 +39,7 @@ TOLERANCES = (0.01, 0.05)
 
 @dataclass(frozen=True, slots=True)
 class Convergence(JsonFields):
-    """The amax of every tensor while images came in.
-
-    Attributes:
-        num_images: After how many images: 1, 2, 4, ... and the last, ascending.
-        amax: Tensor name to its amax after each of them, in tensor units.
-    """
+    """The amax of every tensor, in tensor units, after 1, 2, 4, ... and after all images."""
 
     num_images: tuple[int, ...]
     amax: Mapping[str, tuple[float, ...]]

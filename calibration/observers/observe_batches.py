@@ -55,11 +55,7 @@ class SeenBatch:
     means: Mapping[str, NDArray[np.float32]]
 
     def scaled(self, factors: Mapping[str, Factors]) -> SeenBatch:
-        """Return what would be seen of the model with scaled channels, up to float32 rounding; not its means.
-
-        Args:
-            factors: Tensor name to the factor of each channel, float64 [C], > 0; others stay as they are.
-        """
+        """Return what channels times `factors`, float64 [C] > 0 by tensor, would show, up to rounding; no means."""
         observations = {
             name: seen.scaled(factors[name]) if name in factors else seen for name, seen in self.observations.items()
         }

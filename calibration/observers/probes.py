@@ -122,12 +122,7 @@ class Observation:
 
 
 def sample_stride(shape: tuple[int, ...], samples_per_image: int) -> int:
-    """Return k, the distance of sampled values: odd and without a common factor with the tensor's size.
-
-    Args:
-        shape: Of one image's tensor.
-        samples_per_image: How many values are wanted; a few less come out.
-    """
+    """Return k, the distance of sampled values: odd, no common factor with the tensor's size; some less than wanted."""
     size = math.prod(shape)
     stride = max(1, size // samples_per_image)
     while stride > 1 and (stride % 2 == 0 or math.gcd(stride, size) != 1):
@@ -163,11 +158,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
 
 
 def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str]:
-    """Let a model give the mean of each channel of layers' outputs too, in place.
-
-    Args:
-        model: Any float32 model.
-        layers: Names of Conv, Gemm and MatMul nodes.
+    """Let a float32 model give the mean of each channel of the outputs of Conv, Gemm and MatMul nodes too, in place.
 
     Returns:
         Layer to the name of the model's output that holds its means, float32 [n, C].
@@ -194,13 +185,7 @@ def position_axes(node: NodeProto, rank: int) -> tuple[int, ...]:
 
 
 def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Observation:
-    """Return what one run says about one tensor.
-
-    Args:
-        probe: Which.
-        outputs: The model's outputs and its input, by name.
-        first_image: How many images came before this batch.
-    """
+    """Return what one run, whose outputs and input are given by name, says about one tensor."""
     if probe.shape is None:
         return _observe_whole(probe, outputs[probe.tensor], first_image)
     parts = {part: outputs[f"{_PREFIX}{probe.tensor}.{part}"] for part in ("maximum", "total", "sample")}

@@ -12,10 +12,7 @@ from exporter.graph.onnx_graph import all_tensor_types
 
 
 def made_bytes_per_image(model: ModelProto) -> int:
-    """Return the bytes of everything that the model's nodes make of one image.
-
-    Args:
-        model: Only its batch axis may be symbolic.
+    """Return the bytes of everything that the model's nodes make of one image; only its batch axis may be symbolic.
 
     Raises:
         CalibrationError: If the size of a tensor is not known.
@@ -27,10 +24,7 @@ def made_bytes_per_image(model: ModelProto) -> int:
 
 
 def live_bytes_per_image(model: ModelProto) -> int:
-    """Return the most bytes of one image that are alive at a time, node by node.
-
-    Args:
-        model: The float32 model; only its batch axis may be symbolic.
+    """Return the most bytes of one image that are alive at a time; only the batch axis may be symbolic.
 
     Raises:
         CalibrationError: If the size of a tensor is not known.
@@ -39,10 +33,7 @@ def live_bytes_per_image(model: ModelProto) -> int:
 
 
 def live_bytes_of_nodes(model: ModelProto) -> list[int]:
-    """Return, of each node in graph order, the bytes of one image that are alive while it runs.
-
-    Args:
-        model: As for `live_bytes_per_image`.
+    """Return, of each node in graph order, the bytes of one image that are alive while it runs; see above.
 
     Raises:
         CalibrationError: If the size of a tensor is not known.

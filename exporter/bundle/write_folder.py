@@ -33,13 +33,7 @@ _OLD = "old"
 
 @dataclass(frozen=True, slots=True)
 class FolderKind:
-    """Kind of output folder, and how an old one is told from somebody else's.
-
-    Attributes:
-        what: In words, without an article.
-        sign: In words, what a folder of this kind has inside.
-        is_ours: Tells whether a folder is one that this tool wrote, of whatever version.
-    """
+    """Kind of output folder; `sign` says in words what one holds, `is_ours` tells whether this tool wrote it."""
 
     what: str
     sign: str

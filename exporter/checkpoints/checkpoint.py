@@ -123,14 +123,10 @@ def infer_num_classes(state_dict: Mapping[str, Tensor]) -> int | None:
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the weights into `module`, every name and shape fitting, and check that all are finite.
+    """Copy the weights into `module`, which stays as it is if one does not fit, and check that all are finite.
 
     Values are converted to the module's dtype (a float16 file fits a float32 module). A missing
     `num_batches_tracked` is no misfit: the module keeps its own.
-
-    Args:
-        module: Changed in place; unchanged if names, shapes or kinds do not fit.
-        checkpoint: The weights.
 
     Raises:
         WeightsError: If a tensor is missing, unexpected, of another shape, or not floating-point where the

@@ -51,15 +51,7 @@ class Name:
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """Object that a pickle would have made by calling `name`.
-
-    Attributes:
-        name: "module.name".
-        args: Positional arguments of the call.
-        state: What would have been given to it afterwards, usually a dict of attributes.
-        items: What would have been stored in it under keys.
-        elements: What would have been appended to it.
-    """
+    """What a pickle would have made by calling "module.name", and then given: state, items by key, elements."""
 
     name: str
     args: tuple[Any, ...]
@@ -70,13 +62,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A reference to numbers outside the pickle.
-
-    Attributes:
-        kind: Such as "FloatStorage".
-        key: Of the numbers.
-        window: (first, count) in elements, where this is a part of them; only files before PyTorch 0.4 have such.
-    """
+    """Numbers outside the pickle; `window` is (first, count) in elements of a part, before PyTorch 0.4."""
 
     kind: str
     key: str

@@ -23,11 +23,7 @@ _COUNT_BYTES = 8
 
 
 def read_legacy_file(path: Path, element_sizes: Mapping[str, int]) -> tuple[object, Mapping[str, memoryview]]:
-    """Return what was saved, as `read_inert` gives it, and the bytes of each storage by its key.
-
-    Args:
-        path: The file.
-        element_sizes: Bytes of one element by kind of storage ("FloatStorage": 4).
+    """Return what was saved, as `read_inert` gives it, and each storage's bytes by key; `element_sizes`: bytes by kind.
 
     Raises:
         UnsafeCheckpointError: If it calls what acts on the machine.

@@ -21,12 +21,7 @@ _LIMITED = ("Expand", "ClampMin", "Clamp", "Add")
 
 
 def why_features(module: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
-    """Return why the [N, C] that a network gives are features, in a few words; None where nothing shows that.
-
-    Args:
-        module: In evaluation mode, on the CPU.
-        input_shape: Of one picture, [C, H, W].
-    """
+    """Return why the [N, C] made of pictures [C, H, W] in evaluation mode are features; None where nothing shows it."""
     child = _identity_head(module)
     return f"its {child!r} is an Identity" if child is not None else _how_computed(module, input_shape)
 

@@ -22,13 +22,7 @@ _MAX_LISTED = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A network's tensors under names of their own, and those of other parts.
-
-    Attributes:
-        state_dict: Name without the prefix -> tensor.
-        aside: Name as in the file -> tensor, of everything else.
-        notes: What was done, in words; empty if nothing.
-    """
+    """A network's tensors without their prefix, those of other parts as the file names them, and what was done."""
 
     state_dict: dict[str, Tensor]
     aside: dict[str, Tensor]

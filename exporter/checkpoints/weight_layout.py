@@ -26,11 +26,7 @@ _FINGERPRINT_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
-    """The tensors of a state dict, without BatchNorm's `num_batches_tracked`.
-
-    Attributes:
-        shapes: Name -> sizes, with None in place of the number of classes.
-    """
+    """A state dict without BatchNorm's `num_batches_tracked`: name to sizes, None in place of the number of classes."""
 
     shapes: Mapping[str, Shape]
 

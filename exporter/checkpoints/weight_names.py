@@ -17,12 +17,7 @@ from exporter.checkpoints.network_prefix import Network, network_among
 
 @dataclass(frozen=True, slots=True)
 class NamingRule:
-    """One convention.
-
-    Attributes:
-        words: What the rule does, for the report.
-        rename: Name in the file -> name in the architecture.
-    """
+    """One convention: from names in the file to the architecture's, and what that is in words, for the report."""
 
     words: str
     rename: Callable[[str], str]

@@ -153,13 +153,9 @@ def resize_notes(preprocessing: Preprocessing, frame: tuple[int, int]) -> tuple[
 
 
 def crop_of_frame(preprocessing: Preprocessing, frame: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return (left, top, width, height) of what the model sees of a frame, in the frame's pixels, in even numbers.
+    """Return (left, top, width, height) of what the model sees of a (width, height) frame, in pixels, even numbers.
 
     NV12 has one color for 2 x 2 pixels, so that odd numbers would move colors against brightness.
-
-    Args:
-        preprocessing: Its resize and crop.
-        frame: (width, height).
     """
     resize = preprocessing.resize
     resized = frame if resize is None else resized_size(resize, frame)

@@ -24,13 +24,7 @@ def default_timing_cache(version: str, gpu: str | None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class AttachedTimings:
-    """The timing cache of one build.
-
-    Attributes:
-        timing_cache: TensorRT's object, which must live until the build ends.
-        path: Where it is kept.
-        refused: What lay there and TensorRT did not take; b"" where it took it or there was nothing.
-    """
+    """TensorRT's object, which must live until the build ends, its file, and what lay there and was not taken."""
 
     timing_cache: Any
     path: Path

@@ -56,20 +56,12 @@ class OnnxSource:
 
     Attributes:
         model: As it was written, external data loaded; initializers are no inputs, the batch may be fixed.
-        path: The file.
-        sha256: Of the file's bytes.
-        opset: As it was written.
-        output_names: What it gives.
         output_shapes: Sizes of each behind the batch, None where the file leaves them open.
         input_size: Height and width in pixels, None where the file leaves them open.
         batch: The batch size it is fixed to, or None.
         num_classes: Width of the logits, or channels of the first output.
-        channels: Of the image.
-        is_nhwc: Whether the file takes [N, H, W, C].
         gives_logits: Whether its output is one of [N, classes].
         is_features: Whether its output is one of [N, C] that no classifier made.
-        metadata: Its `metadata_props`.
-        num_parameters: Numbers in its float constants.
     """
 
     model: ModelProto

@@ -54,13 +54,7 @@ class GraphIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PassResult:
-    """Result of a pass.
-
-    Attributes:
-        model: The edited copy.
-        num_changes: Number of matches rewritten.
-        skipped: Why a match was left alone, one sentence each.
-    """
+    """The edited copy, how many matches were rewritten, and why others were left alone, one sentence each."""
 
     model: ModelProto
     num_changes: int

@@ -53,8 +53,6 @@ class Architecture:
     """How to build one network, and what holds when its weights say nothing.
 
     Attributes:
-        model_id: Its name on the command line.
-        source: Who defines it.
         build: Number of classes -> module.
         num_classes: When neither the request nor the weights say.
         preprocessing: When the weights do not say; None where nothing may be assumed.
@@ -63,7 +61,6 @@ class Architecture:
         ignored_prefixes: Weights with such names are left out: heads that only training uses.
         adapt: Returns the variant of this architecture that a checkpoint was made for, given its weights under this
             architecture's names; None where there is only one.
-        notes: What is told of this architecture.
         trained: What a training script's record in the checkpoint says about the preprocessing, or None.
     """
 

@@ -78,9 +78,7 @@ class LoadedModel:
         source: Who defines the architecture: "torchvision", "timm", "resnet-export", "python" or "onnx".
         weights: What was loaded, in words: an enum member, a file name, or "random (seed 0)".
         weights_sha256: `exporter.checkpoints.checkpoint.state_dict_sha256` of the loaded weights.
-        preprocessing: How images are prepared.
         preprocessing_source: Where that came from, in words.
-        num_classes: Width of the logits.
         labels: One name per class, or None when nobody said.
         notes: What happened on the way, one sentence each.
         warnings: What was assumed and may be wrong, one sentence each.

@@ -22,9 +22,6 @@ class ModelFacts(JsonFields):
     """One model.
 
     Attributes:
-        name: As MODEL takes it.
-        family: As `--family` takes it.
-        source: Who defines it.
         parameters: With its default number of classes.
         macs: Multiply-accumulate operations of one image at `input_size`: convolutions, linear layers, attention.
         input_size: (height, width) in pixels that its default preprocessing gives.

@@ -38,9 +38,6 @@ class ShortcutOption(Enum):
 def blocks_per_stage(depth: int) -> int:
     """Return n >= 1, the residual blocks in each of the three stages of a ResNet of `depth` = 6n + 2 layers.
 
-    Args:
-        depth: Weighted layers: the stem, 2 per block in 3 stages of n blocks, the classifier. 6n + 2, n >= 1.
-
     Raises:
         ValueError: If no n >= 1 gives this depth.
 

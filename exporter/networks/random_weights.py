@@ -79,19 +79,16 @@ def settle_batchnorm_for(module: nn.Module, candidates: Sequence[Tensor], judged
 
 
 def settle_batchnorm(module: nn.Module, images: Tensor) -> int:
-    """Set running means per channel and one running variance per layer from one pass over `images`, in place.
+    """Set running means per channel and one running variance per layer, in place, by images float32 [N >= 2, 3, H, W].
 
     One variance per layer, because some channels hardly vary on a few pictures, and dividing by that would blow up
     others. The pass divides each channel by its own, so that in evaluation mode every layer reads a little more than it
     was settled on. Where that adds up (pre-activation and mixed kernels), layers are settled again one after the other,
     each on what the settled ones before it give.
 
-    Args:
-        module: In evaluation mode, as it is afterwards.
-        images: float32 [N, 3, H, W], N >= 2.
-
     Returns:
         How many BatchNorms were set.
+
     Source: after Mishkin and Matas 2016, arXiv:1511.06422 (layer-sequential unit variance).
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]

@@ -49,10 +49,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 
 def float16_from_float32(model: ModelProto) -> PassResult:
-    """Return a copy typed FP16 with float32 inputs and outputs.
-
-    Args:
-        model: A float32 model without Q/DQ nodes.
+    """Return a copy of a float32 model without Q/DQ nodes, typed FP16 with float32 inputs and outputs.
 
     Returns:
         The typed copy, type-checked; `num_changes` counts converted constants, `skipped` says what stays in float32

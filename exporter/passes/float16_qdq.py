@@ -33,14 +33,7 @@ SMALLEST_SCALE = 2.0**-14
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Float16QdqModel:
-    """The typed model.
-
-    Attributes:
-        model: Q/DQ with FP16 scales, float32 inputs and outputs.
-        num_converted: Constants converted to FP16.
-        num_raised: Scales that were below `SMALLEST_SCALE`, of channels and tensors.
-        notes: What stays in float32, and what became 0; see `float16.float16_from_float32`.
-    """
+    """The typed model, float32 in and out; `num_raised` of its scales were below `SMALLEST_SCALE`."""
 
     model: ModelProto
     num_converted: int
@@ -49,10 +42,7 @@ class Float16QdqModel:
 
 
 def float16_qdq_from_float32(model: ModelProto) -> Float16QdqModel:
-    """Return a copy whose float32 parts are FP16; what is quantized, and how, stays.
-
-    Args:
-        model: A Q/DQ model with float32 scales and INT8 weights stored as such.
+    """Return a copy of a Q/DQ model whose float32 parts are FP16; what is quantized (weights stored as INT8) stays.
 
     Raises:
         UnsupportedOpsetError: Below opset 19.

@@ -59,23 +59,14 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Float32Layers:
-    """A Q/DQ model prepared for typing.
-
-    Attributes:
-        model: A copy in which no constant and no DequantizeLinear serves both types.
-        kept: Names of the nodes that stay float32.
-    """
+    """A Q/DQ model whose `kept` nodes stay float32: no constant and no DequantizeLinear of it serves both types."""
 
     model: ModelProto
     kept: frozenset[str]
 
 
 def separate_float32_layers(model: ModelProto) -> Float32Layers:
-    """Return a copy whose fully quantized layers can stay float32 while the others are typed FP16.
-
-    Args:
-        model: A float32 Q/DQ model; every node has a name of its own.
-    """
+    """Return a copy, nodes uniquely named, whose fully quantized layers can stay float32 when others become FP16."""
     result = copy_model(model)
     graph = result.graph
     _split_gemm_biases(graph)

@@ -46,13 +46,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """What became of every BatchNormalization, in graph order.
-
-    Attributes:
-        folded: (BatchNormalization node, layer node) of every fold.
-        kept: (BatchNormalization node, reason) of every one that stays.
-        num_other: Constant Mul, Div, Add and Sub nodes folded as well.
-    """
+    """Every BatchNormalization in graph order, with its layer or the reason why it stays; `num_other` maps besides."""
 
     folded: tuple[tuple[str, str], ...]
     kept: tuple[tuple[str, str], ...]
@@ -68,10 +62,7 @@ class _Affine:
 
 
 def fold_affine(model: ModelProto) -> tuple[ModelProto, FoldReport]:
-    """Return a copy with every legal fold of the module docstring; layers and outputs keep their names.
-
-    Args:
-        model: A float32 model with unique node names; shapes are used where the model declares them.
+    """Return a copy with every legal fold of the module docstring; node names must be unique, names stay.
 
     Raises:
         WeightsError: If a folded weight is not finite; the message names the layer or the BatchNormalization.

@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Pre- and post-processing to add.
-
-    Attributes:
-        uint8_input: Whether pixels are the input.
-        softmax: Whether probabilities are the output.
-        topk: How many best classes are the output, or None for all.
-    """
+    """Pre- and post-processing to add: pixels in; probabilities, or the `topk` best classes (None for all) out."""
 
     uint8_input: bool = False
     softmax: bool = False

@@ -115,13 +115,7 @@ class PreprocessingOptions(JsonFields):
 
 
 def wrong_channels(what: str, taken: int, given: int) -> str:
-    """Return what to say where a network takes other pictures than `--mean` and `--std` are for.
-
-    Args:
-        what: The network.
-        taken: Channels that its first convolution takes.
-        given: How many numbers `--mean` or `--std` has.
-    """
+    """Return what to say where `what` takes `taken` channels and `--mean` or `--std` has `given` numbers."""
     channels, numbers = _counted(taken, "channel"), _counted(given, "number")
     example = ",".join(["0.5"] * taken)
     return (

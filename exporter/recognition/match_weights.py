@@ -22,13 +22,10 @@ _NUM_COMPARED = 12  # nearest by size; each is built, without values, to be comp
 
 
 def matching_models(state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Return the models whose names and shapes are those of the weights, whatever the number of classes.
+    """Return the models whose names, by any known convention, and shapes but for the classes are those of the weights.
 
     Where none is, the classifier is left out of the comparison: it is what fine-tuning replaces. Pretrained variants
     of one architecture (`resnet50.a1_in1k`) are not told apart by names and shapes and are left out.
-
-    Args:
-        state_dict: Name -> tensor, in any convention that `exporter.checkpoints.weight_names` knows.
     """
     table = [facts for facts in load_model_table() if "." not in facts.name]
     readings = list(_readings(state_dict))

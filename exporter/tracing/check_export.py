@@ -65,10 +65,7 @@ class CheckReport:
     """Evidence of the check.
 
     Attributes:
-        batch_sizes: At which it ran.
-        num_images: Different images.
         max_abs_diff: Largest |difference| over all batch sizes.
-        max_abs_logit: Largest |logit|.
         max_rounding: Where float64 had to decide: the largest |difference| from it that was put down to float32.
         nonfinite: Hard inputs on which the reference itself gives NaN or Inf, in words.
     """

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """How to export.
-
-    Attributes:
-        target: Where the file must load.
-        opset: None takes the target's.
-    """
+    """Where the file must load, and in which opset; None takes the target's."""
 
     target: Target = TARGETS["tensorrt"]
     opset: int | None = None
@@ -51,8 +46,6 @@ class ExportedModel:
     Attributes:
         onnx: BatchNorm folded, batch axis symbolic, names after the modules; passes `onnx.checker`.
         loaded: The unfolded PyTorch model, its preprocessing and labels: the reference.
-        folding: Which BatchNorms were folded and which not.
-        config: What was asked for.
     """
 
     onnx: ModelProto

@@ -20,11 +20,7 @@ from exporter.models.loaded_model import LoadedModel
 
 
 def with_features(loaded: LoadedModel, names: tuple[str, ...]) -> LoadedModel:
-    """Return `loaded` with a module that gives a tuple of features, float32 [N, ...] each, in the order of `names`.
-
-    Args:
-        loaded: A PyTorch classifier; unchanged.
-        names: Paths of modules, such as "layer2", each once.
+    """Return `loaded` giving a tuple of what the modules at paths `names` give, float32 [N, ...] each.
 
     Raises:
         FeatureError: If a path names no module or is given twice, or the model is an ONNX file.

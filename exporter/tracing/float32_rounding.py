@@ -40,24 +40,14 @@ SEED = 20_240_601
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExactOutput:
-    """One output in float64.
-
-    Attributes:
-        values: float64, as the module gives it.
-        rounding: Largest |difference| from them that float32 is expected to make.
-    """
+    """One output in float64, and the largest |difference| from it that float32 is expected to make."""
 
     values: NDArray[np.float64]
     rounding: float
 
 
 def exact_outputs(module: nn.Module, images: NDArray[np.float32]) -> list[ExactOutput]:
-    """Return what a copy of the module gives in float64, and how far float32 may bring that, output by output.
-
-    Args:
-        module: In evaluation mode; it stays as it is.
-        images: float32 [n, 3, H, W].
-    """
+    """Return what a copy of the module gives in float64 for float32 [n, 3, H, W], and how far off float32 may be."""
     double = copy.deepcopy(module).to(device="cpu", dtype=torch.float64)
     inputs = torch.from_numpy(np.array(images, np.float64))
     exact = _run(double, inputs)

@@ -37,10 +37,7 @@ _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 def lower_ceil_pools(model: ModelProto) -> PassResult:
-    """Return a copy in which no pool has ceil_mode and no declared shape contradicts it.
-
-    Args:
-        model: Height and width of its input are fixed.
+    """Return a copy, for images of fixed size, in which no pool has ceil_mode and no declared shape contradicts it.
 
     Raises:
         ExportError: If the size of a pool's input cannot be told.

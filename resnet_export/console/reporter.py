@@ -33,11 +33,7 @@ Listener = Callable[[Event], object]
 
 
 class Reporter:
-    """Remembers what a job told, for its report, and hands each event on.
-
-    Args:
-        on_event: Called with every event, in the thread where it happens; None for silence.
-    """
+    """Remembers what a job told, and hands each event on, in the thread where it happens; None is silence."""
 
     def __init__(self, on_event: Listener | None = None) -> None:
         self._on_event = on_event

@@ -20,14 +20,7 @@ _EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """One thing that you can or cannot do here.
-
-    Attributes:
-        name: What it is about.
-        possible: Whether it works here.
-        detail: With what, or why not.
-        command: What to type to make it possible, or "" (it is possible, or no installation helps).
-    """
+    """Whether something works here, with what or why not, and the command, if any, that makes it possible."""
 
     name: str
     possible: bool

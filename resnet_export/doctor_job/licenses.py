@@ -29,8 +29,6 @@ class Component:
     """One installed package.
 
     Attributes:
-        name: As it calls itself.
-        version: Installed.
         license: SPDX expression where the package gives one, else its words, else "unknown".
         is_expression: Whether `license` is an SPDX expression.
         needs: Names of the installed packages that it asks for, normalized.

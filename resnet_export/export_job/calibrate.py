@@ -52,12 +52,7 @@ def calibration_runtime(provider: str) -> OpenRuntime:
 
 
 class CachedCalibration:
-    """Gives the table of a model, from the cache where it is there, else from the images.
-
-    Args:
-        run: Which images, which method, and where to tell hit or miss, and why.
-        used: The images read so far, filled by whoever reads them.
-    """
+    """Gives the table of a model, from the cache where it is there, else from the images, which go to `used`."""
 
     def __init__(self, run: ExportRun, used: list[Path]) -> None:
         assert run.options.calib is not None  # ExportOptions refuses int8 without it

@@ -22,10 +22,6 @@ _MAX_MEMBER_BYTES = 256 << 20
 def archive_pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
     """Yield the pictures of an archive; labels from `.cls`/`.json` of the same name, else from the first folder.
 
-    Args:
-        path: The archive.
-        left_out: Gets the number of files that are no pictures by their names, by extension.
-
     Raises:
         ImageFolderError: If it is no archive, or is cut short.
     """

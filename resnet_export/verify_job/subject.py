@@ -41,9 +41,7 @@ class Candidate:
     """One file to judge.
 
     Attributes:
-        path: Where it is.
         precision: A key of `MODEL_FILES`.
-        is_engine: Whether it is a TensorRT engine.
         exact_qdq: Whether its Q/DQ is in TensorRT's dialect, so that ONNX Runtime computes it as written.
         built_from: The ONNX file an engine was built from, where it lies there unchanged.
         sha256: Of the file.

@@ -90,15 +90,12 @@ class Manifest(JsonFields):
         model: `id`, `source`, `weights` in words, `weights_sha256`, `num_classes`.
         preprocessing: How images become inputs. Where the input is uint8, the model itself holds its `mean` and `std`,
             and `prepare` leaves them out.
-        inputs: The model's inputs.
-        outputs: The model's outputs.
         batch: What engines are built for.
         target: Word of `--target`.
         opset: ONNX opset of every model file.
         ir_version: ONNX IR version of every model file.
         tool: Name and version of what wrote the bundle, and when (UTC, ISO 8601).
         libraries: Library name to version, and the Python and machine it ran on.
-        options: The command's options.
         folding: Which BatchNorms were folded and which not, and why.
         quantization: How INT8 was made, or None.
         parity: Measured comparison with PyTorch, as `report.json` has it.

@@ -35,11 +35,8 @@ class DeviceArray:
 
     Attributes:
         address: Of its first element.
-        dtype: Of its elements.
-        shape: Its sizes.
         owner: What keeps the memory alive.
         wait_for: The stream in which it is written, to wait for; None when there is nothing to wait for.
-        is_contiguous: Whether it is C-contiguous.
         is_writeable: Whether its producer lets others write.
     """
 

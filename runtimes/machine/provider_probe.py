@@ -146,12 +146,7 @@ def probe_provider(name: str, cuda_version: str | None, timeout_s: float = PROBE
 
 
 def package_of_library(library: str, cuda_version: str | None) -> str | None:
-    """Return what pip must install to bring a shared library, or None (the driver's libcuda, for example).
-
-    Args:
-        library: File name such as "libcurand.so.10".
-        cuda_version: The CUDA that the program wanting it was built for; None takes 13.
-    """
+    """Return what pip must install for a library of a CUDA (None: 13), or None, as for the driver's libcuda."""
     stem, _, number = library.partition(".so")
     package = _PACKAGE_OF_LIBRARY.get(stem if stem in _PACKAGE_OF_LIBRARY else stem.split("_")[0])
     if package is None:

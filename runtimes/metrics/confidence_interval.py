@@ -30,12 +30,7 @@ _NUM_HALVINGS = 60
 
 
 def wilson_interval(successes: int, num_images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the interval of a share.
-
-    Args:
-        successes: 0 to `num_images`.
-        num_images: >= 1.
-        confidence: 0 to 1, both ends together.
+    """Return the interval of the share `successes` / `num_images`; `confidence`, 0 to 1, is of both ends together.
 
     Raises:
         ValueError: If the counts contradict each other.
@@ -54,13 +49,7 @@ def wilson_interval(successes: int, num_images: int, confidence: float = CONFIDE
 def paired_drop_interval(
     losses: int, gains: int, num_images: int, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Return the interval of (losses - gains) / num_images, as a share from -1 to 1.
-
-    Args:
-        losses: Images that only the reference answers rightly.
-        gains: Images that only the candidate answers rightly.
-        num_images: All images, >= 1.
-        confidence: 0 to 1, both ends together.
+    """Return the interval of (losses - gains) / num_images, -1 to 1; of losses only the reference is right.
 
     Raises:
         ValueError: If the counts contradict each other.
@@ -75,16 +64,13 @@ def paired_drop_interval(
 
 
 def mcnemar_exact(losses: int, gains: int) -> float:
-    """Return the exact two-sided p-value of "losing and gaining an image are equally likely", 0 to 1.
+    """Return the exact two-sided p-value, 0 to 1, of "losing and gaining an image are equally likely".
 
         p = min(1, 2 P(X <= min(losses, gains))),   X binomial with losses + gains trials and chance 1/2
 
-    Args:
-        losses: Images that only the reference answers rightly.
-        gains: Images that only the candidate answers rightly.
-
     Raises:
         ValueError: If a count is negative.
+
     Source: McNemar 1947, Psychometrika 12, in the exact binomial form; Agresti 2013, "Categorical Data Analysis",
         section 11.1.
     """
@@ -99,13 +85,9 @@ def mcnemar_exact(losses: int, gains: int) -> float:
 
 
 def images_to_show(smallest: float, confidence: float = CONFIDENCE) -> float:
-    """Return with how many images a share of `smallest` can be told from none at all, at best.
+    """Return with how many images a share of `smallest`, 0 to 1, can be told from none at all, at best.
 
     Both intervals end at z^2 / (n + z^2) when no image at all differs.
-
-    Args:
-        smallest: 0 to 1: 1 - agreement asked for, or the drop allowed as a share.
-        confidence: 0 to 1.
 
     Returns:
         A whole number, or infinity where `smallest` is 0.

@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 
 
 class DifferenceSums:
-    """Sums over every batch added.
-
-    Attributes:
-        max_abs_diff: Largest |reference - candidate|.
-        max_abs_reference: Largest |reference|.
-        sum_abs_diff: Sum of |reference - candidate|.
-    """
+    """Sums over every batch added."""
 
     def __init__(self) -> None:
         self.max_abs_diff = 0.0

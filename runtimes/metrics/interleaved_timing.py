@@ -20,15 +20,7 @@ MIN_ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Wall times of one call, in milliseconds.
-
-    Attributes:
-        p50_ms: Median of all calls.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile; of fewer than 100 calls the largest or near it.
-        round_p50_ms: Median of each round.
-        num_calls: Calls in all rounds.
-    """
+    """Wall times of one call in milliseconds: percentiles of all calls, and the median of each round."""
 
     p50_ms: float
     p90_ms: float

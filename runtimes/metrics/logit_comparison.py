@@ -17,10 +17,6 @@ class Flip(JsonFields):
     """An image that the candidate answers otherwise than the reference.
 
     Attributes:
-        image: Its name.
-        label: Its class, or None.
-        reference_class: The reference's answer.
-        candidate_class: The candidate's answer.
         margin: The reference's largest logit minus its second largest, >= 0: how sure it was.
         reference_top3: The reference's three best classes with their logits (fewer of fewer classes).
         candidate_top3: The candidate's.
@@ -37,15 +33,7 @@ class Flip(JsonFields):
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """The images of one class.
-
-    Attributes:
-        index: The class: the label's, or the reference's answer where there are no labels.
-        num_images: How many.
-        num_equal: Of these, how many both sides answer alike.
-        right_reference: How many the reference answers rightly; None without labels.
-        right_candidate: How many the candidate answers rightly; None without labels.
-    """
+    """The images of one class: the label's, or the reference's answer where there are no labels to be right about."""
 
     index: int
     num_images: int
@@ -56,15 +44,7 @@ class ClassResult:
 
 @dataclass(frozen=True, slots=True)
 class LabelledResult:
-    """Accuracy on labelled images.
-
-    Attributes:
-        top1: Share of right answers, (reference, candidate).
-        top5: Share of labels among the five best, (reference, candidate).
-        losses: Images that only the reference answers rightly.
-        gains: Images that only the candidate answers rightly.
-        num_images: Labelled images, >= 1.
-    """
+    """Shares, (reference, candidate), of labelled images; of `losses` only the reference is right."""
 
     top1: tuple[float, float]
     top5: tuple[float, float]
@@ -94,11 +74,9 @@ class LogitComparison:
 
     Attributes:
         num_images: Images compared, also those with NaN or Inf.
-        num_classes: Width of the logits.
         nonfinite: Images with a NaN or Inf, (reference, candidate). They are in no other figure.
         max_abs_diff: Largest |reference - candidate|.
         mean_abs_diff: Mean |reference - candidate|.
-        max_abs_reference: Largest |reference|.
         sqnr_db: 10 log10(sum reference^2 / sum difference^2) in dB; None where it is no finite number.
         cosine: Of the angle between both, over all logits; None where one of them is zero.
         kl: Mean KL(softmax reference || softmax candidate) in nats.
@@ -106,7 +84,6 @@ class LogitComparison:
         top5_overlap: Mean share of the reference's five best classes that are among the candidate's five best.
         flips: The images with different answers, the surest reference first; at most as many as the meter keeps.
         classes: Results per class, for classes that occur.
-        labelled: Accuracy, or None without labels.
     """
 
     num_images: int = 0

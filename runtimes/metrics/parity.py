@@ -12,13 +12,7 @@ from runtimes.protocol import Array, Runtime, outputs_of
 def compare(
     reference: Runtime, candidate: Runtime, batches: Iterable[Array], *, labels: Sequence[int] | None = None
 ) -> LogitComparison:
-    """Run both runtimes over the same images and compare their first outputs.
-
-    Args:
-        reference: The trusted side.
-        candidate: The tested side.
-        batches: Preprocessed images, float32 [n, C, H, W].
-        labels: Class index of every image of all batches, in order, or None.
+    """Compare the first outputs of both sides for batches float32 [n, C, H, W]; a label per image, or none.
 
     Raises:
         ValueError: If there was no image, or the labels do not match in number.

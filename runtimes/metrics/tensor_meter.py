@@ -17,9 +17,7 @@ class TensorParity(JsonFields):
     """How a tensor that is no logits compares with the reference's: a feature map.
 
     Attributes:
-        num_images: Number of images compared, >= 1.
         max_abs_diff: Largest |reference - candidate|.
-        max_abs_reference: Largest |reference|.
         sqnr_db: Signal to noise in dB; None where it is no finite number.
         cosine: Cosine of the angle between the two, over all values of all images; None where one is zero.
         pixel_agreement: Of maps [n, C, H, W] with several channels: share of positions at which both have the same

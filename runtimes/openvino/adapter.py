@@ -28,7 +28,6 @@ class OpenVinoRuntime(RuntimeAdapter):
     """An ONNX model compiled by OpenVINO for the CPU. Any number of threads may call `run`.
 
     Args:
-        model: Path, bytes or `ModelProto`.
         num_threads: Threads of one operator; 0 lets OpenVINO choose.
         properties: Further properties of OpenVINO's CPU plug-in; they win over `runtimes.openvino.openvino_library`'s.
 

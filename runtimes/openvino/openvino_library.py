@@ -34,12 +34,7 @@ def load_core() -> Any:
 
 
 def properties_for(*, num_threads: int, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the properties that a file is compiled with.
-
-    Args:
-        num_threads: Threads of one operator; 0 lets OpenVINO choose.
-        given: Properties of the caller, which win: `{"INFERENCE_PRECISION_HINT": "bf16"}` asks for BF16.
-    """
+    """Return the properties of a compilation: `num_threads` (0: OpenVINO's choice) and the caller's, which win."""
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", PRECISION: "f32"}
     if num_threads:
         properties["INFERENCE_NUM_THREADS"] = num_threads

@@ -34,12 +34,7 @@ _Decoding = tuple[Path, "Future[_Decoded]"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Images that are ready for a model.
-
-    Attributes:
-        images: float32 [n, C, H, W], C-contiguous, 1 <= n <= batch_size; the caller owns it.
-        paths: The file of each image, [n].
-    """
+    """Images that are ready for a model, float32 [n, C, H, W], C-contiguous, the caller's, and the file of each."""
 
     images: NDArray[np.float32]
     paths: tuple[Path, ...]

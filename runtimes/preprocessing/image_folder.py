@@ -61,12 +61,7 @@ def files_passed_over(root: Path) -> Counter[str]:
 
 
 def passed_over_told(shown: str, others: Mapping[str, int]) -> str:
-    """Return the sentence that says which files were not looked at.
-
-    Args:
-        shown: What the user calls their place.
-        others: Their number by extension, "" for none; at least one.
-    """
+    """Return the sentence about files, by extension ("" for none), that were not looked at in `shown`."""
     return (
         f"{shown}: {sum(others.values())} files are passed over, as their names are no picture's ({_counted(others)}); "
         f"save pictures among them as PNG or JPEG; read are {', '.join(IMAGE_EXTENSIONS)}"

@@ -27,10 +27,7 @@ _TENSOR_LISTS = ("Inputs", "Constants", "Outputs")
 
 
 def layers_from_log(text: str) -> list[dict[str, Any]]:
-    """Return the layers as the inspector's JSON has them under "Layers".
-
-    Args:
-        text: The message that begins with "Layers:".
+    """Return the layers as the inspector's JSON has them under "Layers", of the message that begins with "Layers:".
 
     Raises:
         ValueError: If a line is no layer: another version may write them otherwise, and a layer must not be lost.

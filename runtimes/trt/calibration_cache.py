@@ -40,11 +40,7 @@ def cache_header(version: str) -> str:
 
 
 def cache_from_scales(scales: Mapping[str, float], version: str) -> str:
-    """Return the cache of a TensorRT version.
-
-    Args:
-        scales: Tensor name to scale, rounded to float32.
-        version: Such as "10.3.0".
+    """Return the cache of a TensorRT version, such as "10.3.0", with scales by tensor rounded to float32.
 
     Raises:
         ValueError: If a scale is not finite and > 0, or a name holds a line break.

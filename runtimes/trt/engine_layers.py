@@ -49,12 +49,7 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 @dataclass(frozen=True, slots=True)
 class NetworkProducts:
-    """The convolutions and matrix products of a network as it was parsed.
-
-    Attributes:
-        names: Of their ONNX nodes, in order.
-        quantized: Those of them that read a DequantizeLinear: what the file wants in INT8.
-    """
+    """Convolutions and matrix products of a network, in order, and those that its file wants in INT8."""
 
     names: tuple[str, ...]
     quantized: tuple[str, ...]
@@ -82,13 +77,7 @@ class EngineLayer:
 
 @dataclass(frozen=True, slots=True)
 class EngineLayers:
-    """All layers of an engine, in the order they run.
-
-    Attributes:
-        layers: The layers.
-        source: `INSPECTOR` or `BUILD_LOG`.
-        products: The convolutions and matrix products of the network that it was built from; None where not kept.
-    """
+    """All layers in the order they run, from `INSPECTOR` or `BUILD_LOG`, and the network's products where kept."""
 
     layers: tuple[EngineLayer, ...]
     source: str = INSPECTOR

@@ -29,10 +29,8 @@ class EngineFacts(JsonFields):
     """Everything that decides whether an engine may be used: the cache key.
 
     Attributes:
-        onnx_sha256: SHA-256 of the ONNX file.
         precision: "fp32", "fp16", "int8" or "int8-fp16".
         flavor: "tensorrt" or "rtx".
-        tensorrt_version: The library's version.
         gpu: Name of the GPU it was built on; None when built without one (TensorRT-RTX).
         compute_capability: Of that GPU, such as "8.7"; None when built without one.
         cuda: The newest CUDA that the driver runs, or None without a driver.
@@ -76,12 +74,8 @@ class EngineSidecar(JsonFields):
 
     Attributes:
         facts: What decides whether the engine may be used.
-        engine_sha256: SHA-256 of the plan.
-        engine_size_bytes: Size of the plan.
-        onnx_file: Name of the ONNX file it was built from.
         warnings: What TensorRT warned of during the build.
         tool: Name and version of what built it, and when.
-        build_seconds: How long the build took.
         shares_profile: Whether several contexts may use its profile at the same time; our builder sees to that, which
             TensorRT 8.6 would not by itself. Older sidecars do not say, so False is assumed.
     """

@@ -21,13 +21,7 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True)
 class EngineTimes(JsonFields):
-    """Median time of each layer.
-
-    Attributes:
-        batch: Images per run.
-        num_runs: Runs that were timed.
-        layer_ms: TensorRT's name of a layer to its median in milliseconds, in the order they run.
-    """
+    """Median milliseconds of each layer, in the order they run, over `num_runs` runs of `batch` images."""
 
     batch: int
     num_runs: int
@@ -64,11 +58,7 @@ def _group(layer: EngineLayer | None) -> str:
 
 
 def times_from_runs(batch: int, runs: Sequence[Sequence[tuple[str, float]]]) -> EngineTimes:
-    """Return the medians of several runs.
-
-    Args:
-        batch: Images per run.
-        runs: Of each run, what the profiler reported: (layer, milliseconds); a name that came twice is summed.
+    """Return the medians of runs of `batch` images, each (layer, milliseconds) as profiled; equal names are summed.
 
     Raises:
         RuntimeAdapterError: If a run reported nothing, or another run other layers.

@@ -78,15 +78,11 @@ def base_version(version: str) -> str:
 
 
 def start_runtime(library: TensorRtLibrary, *, no_gpu: str) -> Any:
-    """Return TensorRT's runtime, which loads engines.
+    """Return TensorRT's runtime, which loads engines; `no_gpu`: why the driver has no usable GPU, or "".
 
     The driver must have been asked before: without one the full library returns nothing, and the lean and dispatch
     libraries return an object that ends the process when it is used. Source: the libraries of 10.13 and 11.4, run
     without a driver.
-
-    Args:
-        library: Which TensorRT.
-        no_gpu: What the driver answered: why there is no usable GPU, or "" where there is one.
 
     Raises:
         ProviderUnavailableError: If there is no GPU, or TensorRT does not start; in its own words.

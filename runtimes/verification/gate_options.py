@@ -58,10 +58,7 @@ class GateChoice:
 
 
 def read_gates(words: Sequence[str]) -> GateChoice:
-    """Return what `--gate` says, in order.
-
-    Args:
-        words: Each `NAME=VALUE`, `PRECISION.NAME=VALUE` or the path of a TOML file.
+    """Return what `--gate` says, in order: NAME=VALUE, PRECISION.NAME=VALUE or the path of a TOML file, each.
 
     Raises:
         GateOptionError: If a word is none of these, or names what does not exist.
