@@ -21,7 +21,6 @@ from exporter.engines.dla import (
     check_placement,
     choose_dla,
 )
-from exporter.engines.explain_failure import explained
 from exporter.engines.network_products import network_products
 from exporter.engines.timing_cache import attach_timing_cache, save_timing_cache
 from exporter.engines.turing import check_turing
@@ -33,6 +32,20 @@ from runtimes.trt.tensorrt_library import TensorRtLibrary, load_library
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, steps done, steps in all), perhaps from several threads."""
+
+_CAUSES: tuple[tuple[str, str], ...] = (
+    ("CUDA initialization failure", "no usable GPU or driver; TensorRT needs one to build, TensorRT-RTX does not"),
+    ("cudaError", "the GPU or its driver does not answer; see nvidia-smi"),
+    ("No importer registered", "an operator is unknown to this version; export with a --target that fits it"),
+    ("Unsupported ONNX", "the opset is too new for this version; export with a --target that fits it"),
+    ("OutOfMemory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
+    ("out of memory", "memory ran out; lower --workspace or the largest --batch, or close other programs"),
+    ("dynamic or shape inputs, but no optimization profile", "the file has a dynamic axis that no profile covers"),
+    ("Failed to parse ONNX model", "the file is no ONNX model, or is damaged"),
+    ("Failed to parse the ONNX model", "the file is no ONNX model, or is damaged"),
+    ("libnvinfer_lean", "this flavor has no lean runtime; build without --version-compat"),
+)
+"""Words in TensorRT's messages, and what they most likely mean; the first that occurs is told."""
 
 
 def build_engine(
@@ -94,7 +107,7 @@ def build_engine(
     built = builder.build_serialized_network(network, config)
     del parser, monitor, calibrator  # all must outlive the build: the network reads the parser's weights
     if built is None:
-        raise EngineBuildError(f"{flavor} could not build {model}: {explained(library.log.last_words())}")
+        raise EngineBuildError(f"{flavor} could not build {model}: {_explained(library.log.last_words())}")
     plan = bytes(built)
     save_timing_cache(library, config, timings)
     return plan
@@ -145,7 +158,7 @@ def _parse(library: TensorRtLibrary, network: Any, model: Path) -> Any:
     if not parser.parse_from_file(str(model)):
         errors = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
         words = errors or library.log.last_words()
-        raise EngineBuildError(f"{library.flavor} does not parse {model}: {explained(words)}")
+        raise EngineBuildError(f"{library.flavor} does not parse {model}: {_explained(words)}")
     return parser
 
 
@@ -236,7 +249,7 @@ def _add_profile(library: TensorRtLibrary, builder: Any, network: Any, config: A
 
 def _refused_profile(library: TensorRtLibrary, batch: BatchRange, words: str) -> EngineBuildError:
     return EngineBuildError(
-        f"{library.flavor} refused the batch profile {batch.min},{batch.opt},{batch.max}: {explained(words)}"
+        f"{library.flavor} refused the batch profile {batch.min},{batch.opt},{batch.max}: {_explained(words)}"
     )
 
 
@@ -270,3 +283,9 @@ def _attach_progress(trt: Any, config: Any, progress: Progress | None) -> Any:
     monitor = Monitor()
     config.progress_monitor = monitor
     return monitor
+
+
+def _explained(words: str) -> str:
+    """Return TensorRT's words, with the likely cause where one is known."""
+    cause = next((cause for sign, cause in _CAUSES if sign in words), None)
+    return words if cause is None else f"{words}. Likely cause: {cause}"

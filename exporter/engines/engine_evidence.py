@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exporter.engines.inspect_engine import inspect_engine
 from exporter.errors import EngineBuildError
 from runtimes.errors import RuntimeAdapterError
 from runtimes.io.atomic_write import write_whole
@@ -28,7 +27,7 @@ from runtimes.trt.engine_layers import (
 )
 from runtimes.trt.engine_sidecar import EngineFacts
 from runtimes.trt.layer_times import EngineTimes, times_from_json
-from runtimes.trt.tensorrt_library import load_library
+from runtimes.trt.tensorrt_library import TensorRtLibrary, load_library, start_runtime
 
 T = TypeVar("T")
 
@@ -98,7 +97,7 @@ def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, 
     if machine_facts().gpu is None:
         return None, INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
     try:
-        text = inspect_engine(load_library(facts.flavor), plan, no_gpu="", dla_core=facts.flags.get("dla_core"))
+        text = _inspector_text(load_library(facts.flavor), plan, facts.flags.get("dla_core"))
         layers_from_inspector(text)  # raises where it names layers and says no more
         return json.loads(text)["Layers"], INSPECTOR, ""
     except (EngineBuildError, RuntimeAdapterError) as err:
@@ -132,3 +131,18 @@ def _saved(path: Path, read: Callable[[str], T], why_absent: str) -> tuple[T | N
         return None, why_absent
     except (OSError, UnicodeDecodeError, RuntimeAdapterError) as err:
         return None, f"not kept from its build ({err})"
+
+
+def _inspector_text(library: TensorRtLibrary, plan: bytes, dla_core: int | None) -> str:
+    """Return the engine inspector's JSON, or raise EngineBuildError in TensorRT's words where it does not load here."""
+    library.log.clear()
+    runtime = start_runtime(library, no_gpu="")
+    if hasattr(runtime, "engine_host_code_allowed"):  # a version-compatible plan holds a runtime; it was built here
+        runtime.engine_host_code_allowed = True
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineBuildError(f"{library.flavor} does not load the engine: {library.log.last_words()}")
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))

@@ -174,11 +174,10 @@ class Model(Closing):
 
     def close(self) -> None:
         """Wait for the calls that compute, then release the model; a second call does nothing."""
-        if os.getpid() != self._process:  # a forked child: all of it is the parent's
-            self._closed = True
-            return
+        self._closed = True
+        if os.getpid() != self._process:
+            return  # a forked child: all of it is the parent's
         with self._changed:
-            self._closed = True
             self._changed.wait_for(lambda: self._num_running == 0)
             executor, self._executor = self._executor, None
         if executor is not None:

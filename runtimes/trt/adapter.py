@@ -200,11 +200,10 @@ class TrtRuntime(RuntimeAdapter):
 
     def close(self) -> None:
         """Wait for the calls of `run` that compute, then release everything; a second call does nothing."""
-        if os.getpid() != self._process:  # a forked child: all of it is the parent's
-            self._closed = True
-            return
+        self._closed = True
+        if os.getpid() != self._process:
+            return  # a forked child: all of it is the parent's
         with self._changed:
-            self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: len(self._free) == self._num_lanes)
             lanes, self._free, self._num_lanes = self._free, [], 0

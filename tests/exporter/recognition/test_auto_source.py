@@ -22,7 +22,6 @@ from exporter.networks.cifar_resnet import CifarResNet, ShortcutOption
 from exporter.networks.preact_resnet import CifarPreActResNet
 from exporter.preprocessing.config_files import CONFIG
 from exporter.recognition import auto_source, match_weights
-from exporter.recognition.look_alikes import LOOK_ALIKES
 from exporter.recognition.match_weights import matching_models
 from resnet_export.main import main
 
@@ -130,7 +129,7 @@ def test_something_else_entirely(tmp_path):
 # What weights do not tell
 
 
-PAIRS = [(plain, other) for plain, others in LOOK_ALIKES.items() for other in others]
+PAIRS = [(plain, other) for plain, others in auto_source.LOOK_ALIKES.items() for other in others]
 BLUR, PLAIN = "resnetblur18", "resnet18"
 
 
