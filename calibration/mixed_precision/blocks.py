@@ -18,7 +18,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
-from exporter.graph.onnx_graph import types_with
+from exporter.graph.onnx_graph import complete_types
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 STEM = "stem"
@@ -76,7 +76,7 @@ def multiply_adds(model: ModelProto, layers: Collection[str]) -> Mapping[str, in
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.name in layers]
-    types = types_with(model, (node.output[0] for node in nodes))
+    types = complete_types(model, (node.output[0] for node in nodes))
     return {node.name: _outputs(node, types) * _per_output(node, shapes) for node in nodes}
 
 

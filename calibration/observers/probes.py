@@ -30,11 +30,11 @@ from exporter.graph.onnx_graph import (
     GraphIndex,
     array_from_initializer,
     attribute,
+    complete_types,
     copy_model,
     index_graph,
     initializer_from_array,
     opset_of,
-    types_with,
 )
 
 FIRST_IMAGE = "calibration.first_image"
@@ -139,7 +139,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
         samples_per_image: Values of each image and tensor in the sample, about.
     """
     names = tuple(tensors)
-    types = types_with(model, names)
+    types = complete_types(model, names)
     index = index_graph(model.graph)
     probes = tuple(_probe(name, types, index, model, samples_per_image) for name in names)
     result = copy_model(model)
@@ -164,7 +164,7 @@ def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str
         Layer to the name of the model's output that holds its means, float32 [n, C].
     """
     nodes = [node for node in model.graph.node if node.name in set(layers)]
-    types = types_with(model, (node.output[0] for node in nodes))
+    types = complete_types(model, (node.output[0] for node in nodes))
     outputs = {info.name for info in model.graph.output}
     mean_of = {}
     for node in nodes:

@@ -263,10 +263,10 @@ def tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
 
 def all_tensor_types(model: ModelProto) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor, inferred where the model does not declare them all."""
-    return types_with(model, (name for node in model.graph.node for name in node.output if name))
+    return complete_types(model, (name for node in model.graph.node for name in node.output if name))
 
 
-def types_with(model: ModelProto, names: Iterable[str]) -> dict[str, onnx.TypeProto]:
+def complete_types(model: ModelProto, names: Iterable[str]) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor that the model declares, inferred where that leaves one of `names` out."""
     types = tensor_types(model)
     return types if types.keys() >= set(names) else infer_types(model)
@@ -276,7 +276,7 @@ def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     """Return a copy in which `tensors` are graph outputs too, in the order given."""
     names = tuple(tensors)
     tapped = copy_model(model)
-    types = types_with(model, names)
+    types = complete_types(model, names)
     present = {info.name for infos in (tapped.graph.input, tapped.graph.output) for info in infos}
     for name in names:
         if name not in present:

@@ -19,12 +19,12 @@ own checker then refuses the file.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.graph.onnx_graph import (
-    GraphIndex,
     PassResult,
     array_from_initializer,
     attribute,
@@ -47,15 +47,15 @@ _BROADCASTING = ("Mul", "Add", "Sub", "Div")
 def canonical_ops(model: ModelProto) -> PassResult:
     """Return a copy with the rewrites of the module docstring applied."""
     result = copy_model(model)
-    index = index_graph(result.graph)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
     typed = infer_shapes(result)
     shapes, types = tensor_shapes(typed), tensor_types(typed)
     num_changes = 0
     for node in result.graph.node:
-        if _is_global_average_pool(node, index, shapes):
+        if _is_global_average_pool(node, constants, shapes):
             _become(node, "GlobalAveragePool")
             num_changes += 1
-        elif _is_flatten(node, index, shapes):
+        elif _is_flatten(node, constants, shapes):
             _become(node, "Flatten", axis=1)
             num_changes += 1
         elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
@@ -70,18 +70,18 @@ def canonical_ops(model: ModelProto) -> PassResult:
     return PassResult(result, num_changes)
 
 
-def _is_global_average_pool(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+def _is_global_average_pool(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> bool:
     if node.op_type != "ReduceMean" or attribute(node, "keepdims", 1) != 1:
         return False
     rank = len(shapes.get(node.input[0], ()))
-    if len(node.input) > 1 and node.input[1] in index.initializer:
-        axes = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    if len(node.input) > 1 and node.input[1] in constants:
+        axes = array_from_initializer(constants[node.input[1]]).tolist()
     else:
         axes = list(attribute(node, "axes", ()))
     return rank == 4 and sorted(axis % rank for axis in axes) == [2, 3]
 
 
-def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
+def _is_flatten(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> bool:
     """Match a Reshape from [N, ...] to [N, the product of all other axes], which leaves no choice for N."""
     if node.op_type != "Reshape":
         return False
@@ -89,9 +89,9 @@ def _is_flatten(node: NodeProto, index: GraphIndex, shapes: Ranks) -> bool:
     if len(before) < 3 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
         return False
     product = math.prod(int(size) for size in before[1:])
-    if node.input[1] not in index.initializer:
+    if node.input[1] not in constants:
         return len(after := shapes.get(node.output[0], ())) == 2 and after[1] == product
-    target = array_from_initializer(index.initializer[node.input[1]]).tolist()
+    target = array_from_initializer(constants[node.input[1]]).tolist()
     if len(target) != 2:
         return False
     keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))

@@ -8,14 +8,13 @@ are compared on the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from exporter.errors import UnstableAnswerError
-from exporter.tracing.check_export import Exact, all_tensors, outputs_in_order
+from exporter.tracing.check_export import Exact, outputs_in_order
 from runtimes.protocol import Array, Runtime
 
 MAX_RELATIVE_CHANGE = 1e-3
@@ -24,14 +23,15 @@ MAX_RELATIVE_CHANGE = 1e-3
 
 def check_rows_are_independent(
     reference: Runtime,
-    model: ModelProto,
     images: NDArray[np.float32],
     *,
-    open_runtime: Callable[[ModelProto], Runtime],
+    tensors: Callable[[NDArray[np.float32], NDArray[np.float32]], Sequence[Mapping[str, Array]]],
     reference_name: str = "PyTorch",
     exact: Exact | None = None,
 ) -> None:
     """Raise unless a picture, float32 [n, 3, H, W], gets one answer, alone, again, and beside others.
+
+    `tensors` returns what the exported file computes of two batches, by name in graph order, to say where it begins.
 
     Raises:
         UnstableAnswerError: Naming the tensor, and whether it is chance or the neighbors.
@@ -43,7 +43,7 @@ def check_rows_are_independent(
 
     alone = answers(several[:1])
     if not _same(alone, answers(several[:1])):
-        where = _first_change(model, several[:1], several[:1], open_runtime)
+        where = _first_change(*tensors(several[:1], several[:1]))
         raise UnstableAnswerError(
             f"{reference_name} gives two answers for one picture{where}: "
             "something in it draws by chance (Dropout in training mode, noise); call model.eval(), or take it out"
@@ -54,7 +54,7 @@ def check_rows_are_independent(
         return  # float32 rounds that much in this network; float64 does not
     raise UnstableAnswerError(
         f"an answer of {reference_name} depends on the other pictures of its batch"
-        f"{_first_change(model, several[:1], several, open_runtime)}: a server that joins requests would mix them up; "
+        f"{_first_change(*tensors(several[:1], several))}: a server that joins requests would mix them up; "
         "normalize by stored statistics (BatchNorm with track_running_stats=True, model.eval()), or by the picture"
     )
 
@@ -73,14 +73,8 @@ def _change(one: Array, other: Array) -> float:
     return difference / largest if (largest := float(np.abs(both[0]).max())) else difference
 
 
-def _first_change(
-    model: ModelProto,
-    one: NDArray[np.float32],
-    other: NDArray[np.float32],
-    open_runtime: Callable[[ModelProto], Runtime],
-) -> str:
+def _first_change(before: Mapping[str, Array], after: Mapping[str, Array]) -> str:
     """Return ", first in TENSOR" where the exported file shows it, else nothing."""
-    before, after = all_tensors(model, one, other, open_runtime=open_runtime)
     name = next((name for name in before if _is_changed(before[name], after[name])), None)
     return "" if name is None else f", first in {name!r}"
 

@@ -102,7 +102,7 @@ def _check(run: ExportRun, exported: ExportedModel) -> CheckReport:
     Raises:
         ExportCheckError: If they are further apart than float32 rounds.
     """
-    from exporter.tracing.check_export import check_against_pytorch, check_declared_shapes
+    from exporter.tracing.check_export import all_tensors, check_against_pytorch, check_declared_shapes
     from exporter.tracing.check_hard_frames import hard_frames
     from exporter.tracing.check_rows import check_rows_are_independent
     from exporter.tracing.float32_rounding import exact_outputs
@@ -116,7 +116,8 @@ def _check(run: ExportRun, exported: ExportedModel) -> CheckReport:
         TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
     ):
         exact = None if loaded.source == "onnx" else partial(exact_outputs, loaded.module)
-        check_rows_are_independent(reference, model, golden, open_runtime=OrtRuntime, reference_name=name, exact=exact)
+        tensors = partial(all_tensors, model, open_runtime=OrtRuntime)
+        check_rows_are_independent(reference, golden, tensors=tensors, reference_name=name, exact=exact)
         check_declared_shapes(model, golden[:2], open_runtime=OrtRuntime)
         check = check_against_pytorch(
             reference,

@@ -1,7 +1,7 @@
 """Count the precisions of an engine's layers, from TensorRT's own account of them.
 
-The account is the engine inspector's JSON (`exporter.engines.engine_evidence`), `trtexec --exportLayerInfo`, or the list
-that TensorRT-RTX's builder logs (`runtimes.trt.build_log`). TensorRT 8 to 10 put format and type of a tensor into one
+The account is the engine inspector's JSON (`exporter.engines.engine_evidence`), `trtexec --exportLayerInfo`, or what
+TensorRT-RTX's builder logs (`runtimes.trt.build_log`). TensorRT 8 to 10 put format and type of a tensor into one
 text under "Format/Datatype" ("Thirty-two wide channel vectorized row major Int8 format", "Half"); TensorRT 11 and RTX
 have "Format" and "Datatype". A convolution is called CaskConvolution or the like in TensorRT, and `correlation` in RTX,
 a matrix product `gemm`, and `runtime_fusion` where the GPU's driver compiles it.

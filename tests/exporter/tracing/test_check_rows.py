@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporter.errors import UnstableAnswerError
+from exporter.tracing.check_export import all_tensors
 from exporter.tracing.check_rows import check_rows_are_independent
 from exporter.tracing.float32_rounding import exact_outputs
 from exporter.tracing.trace import trace
@@ -35,14 +36,16 @@ class Function(nn.Module):
         return self.function(x)
 
 
+def tensors_of(model):
+    return partial(all_tensors, model, open_runtime=OrtRuntime)
+
+
 def check(module):
     module = module.eval()
     model = trace(module, torch.zeros(2, 3, 16, 16), opset=17)[0]
     images = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
     with TorchRuntime(module) as reference:
-        check_rows_are_independent(
-            reference, model, images, open_runtime=OrtRuntime, exact=partial(exact_outputs, module)
-        )
+        check_rows_are_independent(reference, images, tensors=tensors_of(model), exact=partial(exact_outputs, module))
 
 
 INDEPENDENT = {
@@ -81,4 +84,4 @@ def test_chance_is_refused():
 
     model = trace(Net(nn.Identity()).eval(), torch.zeros(2, 3, 16, 16), opset=17)[0]
     with pytest.raises(UnstableAnswerError, match="gives two answers for one picture"):
-        check_rows_are_independent(Drawn(), model, np.zeros((1, 3, 16, 16), np.float32), open_runtime=OrtRuntime)
+        check_rows_are_independent(Drawn(), np.zeros((1, 3, 16, 16), np.float32), tensors=tensors_of(model))
