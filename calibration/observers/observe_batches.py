@@ -133,11 +133,7 @@ def _images_per_run(model: ModelProto, *, keeps_all: bool) -> int | None:
 
 
 def _pieces(batches: Iterable[Images], largest: int | None) -> Iterator[Images]:
-    """Yield the batches, cut into pieces of at most `largest` images.
-
-    Raises:
-        ValueError: If a batch is empty.
-    """
+    """Yield the batches, none of which may be empty, cut into pieces of at most `largest` images."""
     for batch in batches:
         if not len(batch):
             raise ValueError("got an empty array of images, expected at least one in each batch")
@@ -152,11 +148,7 @@ def _raise_if_not_finite(
     first_image: int,
     open_runtime: OpenRuntime,
 ) -> None:
-    """Look at every value of the suspects; a sum that overflows alone is no harm.
-
-    Raises:
-        NonFiniteActivationError: Naming the first tensor that holds NaN or Inf, how many, and on which images.
-    """
+    """Name the first suspect with NaN or Inf, how many, and on which images; a sum that overflows alone is no harm."""
     with open_runtime(with_outputs(model, suspects)) as runtime:
         values = {**inputs, **runtime.run(inputs)}
     for name in suspects:

@@ -158,10 +158,9 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
 
 
 def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str]:
-    """Let a float32 model give the mean of each channel of the outputs of Conv, Gemm and MatMul nodes too, in place.
+    """Let a model give the channel means of Conv, Gemm and MatMul layers too, in place; return the outputs by layer.
 
-    Returns:
-        Layer to the name of the model's output that holds its means, float32 [n, C].
+    The model is float32, and so are the means, [n, C].
     """
     nodes = [node for node in model.graph.node if node.name in set(layers)]
     types = complete_types(model, (node.output[0] for node in nodes))

@@ -26,11 +26,7 @@ def is_zip_archive(path: Path) -> bool:
 
 
 def names_imported_by_pickle(path: Path) -> list[str]:
-    """Return the Python names that a `torch.save` file or bare pickle imports beyond those of tensors.
-
-    Returns:
-        "module.name" for each import, each once, in the file's order, up to where the pickle is damaged.
-    """
+    """Return each "module.name" that a pickle imports beyond those of tensors, in order, as far as it is whole."""
     if not is_zip_archive(path):
         with path.open("rb") as file:
             return _imported_names(file)

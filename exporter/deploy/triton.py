@@ -101,11 +101,7 @@ def _chosen(bundle: Path, manifest: Manifest, precisions: Sequence[str] | None) 
 
 
 def _model_name(name: str) -> str:
-    """Return a folder name: Triton addresses models by URL, so that `timm:resnet18.a1_in1k` becomes `resnet18.a1_in1k`.
-
-    Raises:
-        ExportError: If nothing is left of it.
-    """
+    """Return a folder name: Triton addresses models by URL, so `timm:resnet18.a1_in1k` becomes `resnet18.a1_in1k`."""
     cleaned = re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rpartition(":")[2]).strip("._-")
     if not cleaned:
         raise ExportError(f"--name {name!r}: expected letters, digits, _, - or .")

@@ -169,10 +169,6 @@ def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedMode
 
 
 def _check_runs(module: nn.Module, request: ModelRequest, name: str) -> None:
-    """Raise unless the module takes a picture, before anything else is done with it.
-
-    Raises:
-        ModelObjectError: Saying what it takes instead.
-    """
+    """Raise a ModelObjectError, with what the module takes instead, unless it takes a picture; before anything else."""
     preprocessing = request.preprocessing.complete(f"nothing tells how images are prepared for {name}")
     tensors_given(module, torch.zeros(2, *preprocessing.input_shape), name)

@@ -35,11 +35,7 @@ def draw_convolutions(module: nn.Module) -> None:
 
 
 def switch_on(module: nn.Module, seed: int) -> list[str]:
-    """Draw the weights anew that begin at (about) zero, in place: 1 for normalization, N(0, 0.02^2) for others.
-
-    Returns:
-        The names of the weights that were drawn.
-    """
+    """Draw weights anew that begin at about 0, in place: 1 for normalization, else N(0, 0.02^2); return their names."""
     generator = torch.Generator().manual_seed(seed)
     names = []
     for path, layer in module.named_modules():
@@ -66,9 +62,6 @@ def settle_batchnorm_for(module: nn.Module, candidates: Sequence[Tensor], judged
         module: In evaluation mode, as it is afterwards.
         candidates: Sets of images, float32 [N, 3, H, W] each, N >= 2; the smallest first.
         judged: Images that none of these need hold, float32 [N, 3, H, W].
-
-    Returns:
-        How many BatchNorms were set.
     """
     count = 0
     for images in candidates:
@@ -85,9 +78,6 @@ def settle_batchnorm(module: nn.Module, images: Tensor) -> int:
     others. The pass divides each channel by its own, so that in evaluation mode every layer reads a little more than it
     was settled on. Where that adds up (pre-activation and mixed kernels), layers are settled again one after the other,
     each on what the settled ones before it give.
-
-    Returns:
-        How many BatchNorms were set.
 
     Source: after Mishkin and Matas 2016, arXiv:1511.06422 (layer-sequential unit variance).
     """

@@ -47,10 +47,7 @@ PACKAGE = FolderKind("package of this tool", f"{OURS}/{MANIFEST_NAME}", _is_pack
 
 
 def write_package(bundles: Sequence[Path], output: Path, *, layout: str, force: bool = False) -> dict[str, str]:
-    """Write bundles of one model in a layout.
-
-    Returns:
-        File, relative to `output`, to what it is for.
+    """Write bundles of one model in a layout; return what each file, relative to `output`, is for.
 
     Raises:
         BundleError: If a folder is no bundle or was changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +176,7 @@ def checked_model(model: object) -> ModelLike:
     """
     if isinstance(model, (str, Path)):
         return model
-    if hasattr(model, "__fspath__"):
+    if isinstance(model, os.PathLike):
         return Path(model)
     if isinstance(model, type) and hasattr(model, "forward"):
         raise TypeError(f"model: got the class {model.__name__}, expected one of it: {model.__name__}(...)")
@@ -205,7 +206,7 @@ def batch_range(given: int | tuple[int, int, int] | BatchRange) -> BatchRange:
 def _labels(given: StrPath | Sequence[str] | None) -> Path | tuple[str, ...] | None:
     if given is None:
         return None
-    if isinstance(given, (str, Path)) or hasattr(given, "__fspath__"):
+    if isinstance(given, (str, os.PathLike)):
         return Path(given)
     return _names("labels", given)
 

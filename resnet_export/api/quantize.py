@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
@@ -101,7 +102,7 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
     """Return the graph, and how its images are prepared where it says."""
     onnx_model: Any = getattr(model, "onnx", model)
     known: PreprocessingLike = getattr(model, "preprocessing", None)
-    if isinstance(onnx_model, (str, Path)) or hasattr(onnx_model, "__fspath__"):
+    if isinstance(onnx_model, (str, os.PathLike)):
         from exporter.graph.onnx_file import read_onnx
 
         return read_onnx(Path(onnx_model)).model, known
@@ -127,7 +128,7 @@ def _batches(
     images: Images, given: PreprocessingLike, known: PreprocessingLike, folder: Path, reporter: Reporter
 ) -> Iterator[NDArray[np.float32]]:
     """Yield prepared inputs, float32 [n, C, H, W]."""
-    if not isinstance(images, (str, Path)) and not hasattr(images, "__fspath__"):
+    if not isinstance(images, (str, os.PathLike)):
         if not hasattr(images, "__iter__"):
             raise TypeError(f"images: got {type(images).__name__}, expected a folder, a list of files, or arrays")
         several = iter([images] if getattr(images, "ndim", 0) == 4 else images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -122,7 +123,7 @@ def verify(
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
-    if not isinstance(subject, (str, Path)) and not hasattr(subject, "__fspath__"):
+    if not isinstance(subject, (str, os.PathLike)):
         raise TypeError(f"subject: got {type(subject).__name__}, expected the path of a bundle, .onnx file or engine")
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = VerifyOptions(

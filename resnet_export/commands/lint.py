@@ -62,11 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(subject: Path, target: str | None) -> tuple[list[Path], str]:
-    """Return the files to look at, and for which target: a bundle's own where none was given.
-
-    Raises:
-        BundleError: If a folder is no bundle.
-    """
+    """Return the files to look at, and for which target: a bundle's own where none was given."""
     if not subject.is_dir():
         return [subject], target or DEFAULT_TARGET
     manifest = load_manifest(subject)

@@ -152,12 +152,7 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
 
 
 def _recipe(bundle: Path) -> Recipe:
-    """Read how the bundle was made.
-
-    Raises:
-        BundleError: If the bundle is damaged, or does not say.
-        ExportError: If it has no INT8 file.
-    """
+    """Read how the bundle was made; refuse one that is damaged, does not say, or has no INT8 file."""
     manifest = load_manifest(bundle)
     if manifest.quantization is None or MODEL_FILES["int8"] not in manifest.files:
         raise ExportError(f"{bundle} holds no INT8 file; export with --int8 --calib DIR first")

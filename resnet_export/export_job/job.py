@@ -97,11 +97,7 @@ def _export(run: ExportRun) -> Artifacts:
 
 
 def _check(run: ExportRun, exported: ExportedModel) -> CheckReport:
-    """Compare the FP32 file with the network it is of, and tell how far they are apart.
-
-    Raises:
-        ExportCheckError: If they are further apart than float32 rounds.
-    """
+    """Compare the FP32 file with the network it is of; refuse a difference that is not rounding to float32."""
     from exporter.tracing.check_export import all_tensors, check_against_pytorch, check_declared_shapes
     from exporter.tracing.check_hard_frames import hard_frames
     from exporter.tracing.check_rows import check_rows_are_independent
@@ -160,11 +156,7 @@ def _is_chance(check: CheckReport) -> bool:
 
 
 def _answers(run: ExportRun, exported: ExportedModel) -> AnswerKind:
-    """Return what the network gives, by the end of its graph or by its answers, and tell where it is no logits.
-
-    Raises:
-        ExportError: If `--softmax` would be a second one.
-    """
+    """Return what the network gives, by its graph or its answers; tell what is no logits, refuse a second Softmax."""
     from exporter.graph.output_kind import output_kind
     from runtimes.pytorch import TorchRuntime
 

@@ -81,11 +81,7 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
 
 
 def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
-    """Refuse what needs logits of a model that gives none, and more best classes than there are.
-
-    Raises:
-        ExportError: Before any work.
-    """
+    """Refuse what needs logits of a model that gives none, and more best classes than there are."""
     wanted = {"--softmax": options.softmax, "--topk": options.topk, "--max-top1-drop": options.max_top1_drop}
     wanted["--min-agreement"] = options.min_agreement
     named = [option for option, value in wanted.items() if value]

@@ -154,11 +154,7 @@ def read_subject(path: Path, precisions: tuple[str, ...], *, provider: str | Non
 
 
 def _on_own_runtime(subject: Subject, provider: str | None) -> Subject:
-    """Return an engine with the runtime that it was built for.
-
-    Raises:
-        BundleError: If another one was asked for, or no runtime runs it.
-    """
+    """Return an engine with the runtime that it was built for; refuse another one, and an engine that none runs."""
     (candidate,) = subject.candidates
     flavor = _sidecar(candidate.path).facts.flavor
     word = word_of_flavor(flavor)

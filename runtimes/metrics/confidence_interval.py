@@ -85,12 +85,9 @@ def mcnemar_exact(losses: int, gains: int) -> float:
 
 
 def images_to_show(smallest: float, confidence: float = CONFIDENCE) -> float:
-    """Return with how many images a share of `smallest`, 0 to 1, can be told from none at all, at best.
+    """Return how many images tell a share of `smallest`, 0 to 1, from none at all, at best; infinity for 0.
 
     Both intervals end at z^2 / (n + z^2) when no image at all differs.
-
-    Returns:
-        A whole number, or infinity where `smallest` is 0.
     """
     if smallest <= 0:
         return math.inf

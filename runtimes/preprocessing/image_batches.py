@@ -135,11 +135,7 @@ def _decodings(
 
 
 def _decode(path: Path, preprocessing: Preprocessing) -> _Decoded:
-    """Return uint8 [H, W, C], a quarter of the memory that waiting as float32 would take; or what is prepared already.
-
-    Raises:
-        ImageReadError: If the file holds no picture, or no input of the model's size.
-    """
+    """Return uint8 [H, W, C], a quarter of the memory that waiting as float32 takes; or what is prepared already."""
     if path.name.endswith(PREPARED_SUFFIX):
         prepared: NDArray[np.float32] = np.load(path, allow_pickle=False)
         if prepared.shape != preprocessing.input_shape:

@@ -69,11 +69,7 @@ class Preparation:
         return pixels(self.preprocessing, rgb_image(image, channels=channels, draft=self._draft_size()))
 
     def batch(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
-        """Return the model's input of pictures as `pixels` returns them.
-
-        Returns:
-            float32 [n, C, H, W], normalized, or uint8 [n, H, W, C] where the model takes pixels; C-contiguous.
-        """
+        """Return pixels as the model takes them, contiguous: float32 [n, C, H, W] normalized, or uint8 [n, H, W, C]."""
         stacked = pictures[0][np.newaxis] if len(pictures) == 1 else np.stack(pictures)
         return stacked if self.takes_pixels else normalize(self.preprocessing, stacked)
 
