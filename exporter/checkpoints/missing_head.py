@@ -22,12 +22,8 @@ _LIMITED = ("Expand", "ClampMin", "Clamp", "Add")
 
 def why_features(module: nn.Module, input_shape: tuple[int, int, int]) -> str | None:
     """Return why the [N, C] made of pictures [C, H, W] in evaluation mode are features; None where nothing shows it."""
-    child = _identity_head(module)
+    child = next((name for name, child in module.named_children() if name in HEAD_WORDS and _is_identity(child)), None)
     return f"its {child!r} is an Identity" if child is not None else _how_computed(module, input_shape)
-
-
-def _identity_head(module: nn.Module) -> str | None:
-    return next((name for name, child in module.named_children() if name in HEAD_WORDS and _is_identity(child)), None)
 
 
 def _is_identity(child: nn.Module) -> bool:

@@ -91,7 +91,7 @@ def write_web(
     assets = onnxruntime_web(package)
     with bundle_folder(output, force=force, kind=WEB_PAGE) as folder:
         for name in PAGE:
-            (folder / name).write_bytes(_page_file(name))
+            (folder / name).write_bytes((resources.files("exporter.deploy") / "web_page" / name).read_bytes())
         (folder / "onnxruntime").mkdir()
         for name, content in assets.items():
             (folder / "onnxruntime" / name).write_bytes(content)
@@ -153,7 +153,3 @@ def _golden_inputs(bundle: Path) -> Array:
 
 def _answers(runtime: Runtime, inputs: Array, output: str) -> Array:
     return np.concatenate([outputs_of(runtime, image[np.newaxis])[output] for image in inputs])
-
-
-def _page_file(name: str) -> bytes:
-    return (resources.files("exporter.deploy") / "web_page" / name).read_bytes()

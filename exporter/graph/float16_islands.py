@@ -13,6 +13,8 @@ Elements of weights are another thing: a weight of 1e-9 among others is nothing.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto
@@ -49,7 +51,7 @@ def small_constants(graph: GraphProto) -> dict[str, float]:
     divisors = {node.input[1] for node in graph.node if node.op_type == "Div" and len(node.input) > 1}
     found = {}
     for tensor in graph.initializer:
-        is_one = _num_values(tensor) == 1
+        is_one = math.prod(tensor.dims) == 1
         if tensor.data_type != TensorProto.FLOAT or not (is_one or tensor.name in divisors):
             continue
         values = array_from_initializer(tensor)
@@ -57,10 +59,6 @@ def small_constants(graph: GraphProto) -> dict[str, float]:
         if lost.any():
             found[tensor.name] = float(np.abs(values[lost]).min())
     return found
-
-
-def _num_values(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64))
 
 
 def float32_islands(graph: GraphProto) -> tuple[set[int], dict[str, float]]:

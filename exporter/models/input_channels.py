@@ -19,7 +19,7 @@ RGB = 3
 
 def channels_in(state_dict: Mapping[str, Tensor], layout: WeightLayout) -> int | None:
     """Return how many channels the first convolution of a file takes, None where it has none of the architecture's."""
-    name = _first_convolution(layout)
+    name = next((name for name, shape in layout.shapes.items() if len(shape) == 4 and shape[1] == RGB), None)
     weight = None if name is None else state_dict.get(name)
     if name is None or weight is None or weight.ndim != 4:
         return None
@@ -58,10 +58,6 @@ def _widened(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
     weight, bias = result.weight, result.bias  # timm's own kinds of convolution pad in their own way
     convolution.weight, convolution.bias, convolution.in_channels = weight, bias, channels
     return convolution
-
-
-def _first_convolution(layout: WeightLayout) -> str | None:
-    return next((name for name, shape in layout.shapes.items() if len(shape) == 4 and shape[1] == RGB), None)
 
 
 def in_color_order(loaded: LoadedModel, options: PreprocessingOptions) -> LoadedModel:

@@ -55,7 +55,8 @@ def load(request: ModelRequest) -> LoadedModel:
         loaded = load_file(architecture, request)
     else:
         if takes_num_classes and request.num_classes is None:
-            _check_default(reference.name, found)
+            if inspect.signature(found).parameters["num_classes"].default is inspect.Parameter.empty:
+                raise ModelObjectError(f"{reference.name}: it needs the argument num_classes; pass --num-classes N")
             architecture = replace(architecture, build=lambda _: _module(reference.name, found, None))
         _check_runs(architecture.seeded(request.num_classes or 1000), request, reference.name)
         loaded = load_random(architecture, request)
@@ -116,12 +117,6 @@ def _takes_num_classes(name: str, found: Any) -> bool:
     return "num_classes" in parameters and parameters["num_classes"].kind in keyword
 
 
-def _check_default(name: str, found: Any) -> None:
-    """Raise if the callable cannot be called without `num_classes`."""
-    if inspect.signature(found).parameters["num_classes"].default is inspect.Parameter.empty:
-        raise ModelObjectError(f"{name}: it needs the argument num_classes; pass --num-classes N")
-
-
 def _module(name: str, found: Any, num_classes: int | None) -> nn.Module:
     """Return the module: the object itself, or what it returns."""
     if isinstance(found, nn.Module):
@@ -139,16 +134,13 @@ def _on_cpu(name: str, module: nn.Module) -> nn.Module:
     """Return `module` if its weights are where PyTorch puts them now: on the CPU, or "meta" while shapes are asked."""
     module = unwrapped(module)
     check_is_float(module, name)
-    if devices := {str(tensor.device) for tensor in module.state_dict().values()} - {"cpu", _default_device()}:
+    found = {str(tensor.device) for tensor in module.state_dict().values()}
+    if devices := found - {"cpu", str(torch.get_default_device())}:
         raise ModelObjectError(f"{name}: its weights are on {', '.join(sorted(devices))}, expected cpu; call .cpu()")
     try:
         return plain_module(module)
     except Exception as err:  # copying runs the user's code, which may raise anything; all of it is chained
         raise ModelObjectError(f"{name}: it cannot be copied ({type(err).__name__}: {err})") from err
-
-
-def _default_device() -> str:
-    return str(torch.get_default_device())
 
 
 def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:

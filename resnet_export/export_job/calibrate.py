@@ -18,7 +18,7 @@ from calibration.observers.convergence import TOLERANCES, images_until_settled, 
 from calibration.observers.judge_input import judge_input
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch
 from calibration.observers.sample_images import SEED, image_list_sha256
-from calibration.ranges.calibration_cache import CacheKey, CalibrationCache, Hit, calibration_key
+from calibration.ranges.calibration_cache import CalibrationCache, Hit, calibration_key
 from calibration.ranges.calibration_table import CalibrationTable
 from calibration.ranges.collect_ranges import table_of
 from exporter.tracing.export import ExportedModel
@@ -98,7 +98,12 @@ class CachedCalibration:
         else:
             self._reporter.done(f"calibration cache: miss, {found.reason}")
         table = self._calibrate(model, seen)
-        _store(cache, self._model_id, key, table, self._reporter)
+        try:
+            cache.store(self._model_id, key, table)
+        except OSError as err:
+            self._reporter.warn(
+                f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another"
+            )
         return table
 
     def _calibrate(self, model: ModelProto, seen: Iterable[SeenBatch]) -> CalibrationTable:
@@ -151,11 +156,3 @@ def _cache(options: ExportOptions) -> CalibrationCache | None:
     if options.calib_cache == "off":
         return None
     return CalibrationCache(user_cache_folder() if options.calib_cache is None else Path(options.calib_cache))
-
-
-def _store(cache: CalibrationCache, model: str, key: CacheKey, table: CalibrationTable, reporter: Reporter) -> None:
-    """Keep the table; a disk that refuses is a warning, the bundle is what matters."""
-    try:
-        cache.store(model, key, table)
-    except OSError as err:
-        reporter.warn(f"calibration cache: {cache.folder} cannot be written: {err}; --calib-cache names another")

@@ -17,7 +17,6 @@ from calibration.pipeline.judge import Judgement
 from exporter.bundle.tool_entry import tool_entry
 from exporter.bundle.write_folder import bundle_folder, file_entries, write_json, write_manifest
 from exporter.models.check_images import load_hard_frames
-from exporter.models.loaded_model import LoadedModel
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.tracing.check_pre_post import expected_outputs
 from resnet_export.export_job.calibrate import calibration_report
@@ -61,7 +60,8 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) 
         if artifacts.table is not None:
             write_json(folder / CALIBRATION_NAME, artifacts.table.to_json())
         if loaded.gives_logits:
-            _write_labels(folder / LABELS_NAME, loaded)
+            labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
+            (folder / LABELS_NAME).write_text("\n".join(labels) + "\n", encoding="utf-8")
         np.savez_compressed(folder / GOLDEN_NAME, allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         report = _report(run, artifacts, rows, sizes)
@@ -94,11 +94,6 @@ def _hard_arrays(artifacts: Artifacts) -> dict[str, NDArray[Any]]:
         answers = np.concatenate([first_output(reference, frame[np.newaxis]) for frame in frames])
     given = pixels_of(loaded.preprocessing, frames) if artifacts.finish.uint8_input else frames
     return {"hard_input": given, **({"hard_logits": answers} if answers.ndim == 2 else {})}
-
-
-def _write_labels(path: Path, loaded: LoadedModel) -> None:
-    labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
-    path.write_text("\n".join(labels) + "\n", encoding="utf-8")
 
 
 def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes: Mapping[str, int]) -> dict[str, Any]:

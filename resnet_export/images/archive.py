@@ -32,7 +32,7 @@ def archive_pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
                 if member.isfile() and member.name.lower().endswith((".cls", ".json")) and member.size < 1 << 16:
                     sidecars[_key(member.name)] = _label(_content(archive, member), member.name)
             for member in archive.getmembers():
-                if not member.isfile() or _is_hidden(member.name):
+                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
                     continue
                 if member.name.lower().endswith(IMAGE_EXTENSIONS):
                     if member.size > _MAX_MEMBER_BYTES:
@@ -78,7 +78,3 @@ def _folder(name: str) -> str | None:
     """Return the last folder above a picture, as ImageNet's archives have class folders; None for none."""
     parents = [part for part in PurePosixPath(name).parent.parts if part not in (".", "/", "..")]
     return parents[-1] if parents else None
-
-
-def _is_hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")

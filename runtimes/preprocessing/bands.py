@@ -31,7 +31,8 @@ def read_bands(path: Path, channels: int) -> NDArray[np.uint8]:
     if array.ndim == 2:
         array = array[..., np.newaxis]
     if channels == _RGB and array.ndim == 3 and _RGB not in (array.shape[0], array.shape[2]):
-        array = _grey_as_rgb(array)
+        axis = next((axis for axis in (2, 0) if array.shape[axis] == 1), None)
+        array = array if axis is None else np.repeat(array, _RGB, axis=axis)
     if array.ndim != 3 or channels not in (array.shape[0], array.shape[2]):
         raise ImageReadError(
             f"cannot read image {str(path)!r}: it is {array.dtype} {list(array.shape)}, expected [H, W, {channels}] or "
@@ -47,12 +48,6 @@ def read_bands(path: Path, channels: int) -> NDArray[np.uint8]:
             "expected uint8 or uint16"
         )
     return np.ascontiguousarray(array)
-
-
-def _grey_as_rgb(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Return [H, W, 1] or [1, H, W] three times, and anything else as it is."""
-    axis = next((axis for axis in (2, 0) if array.shape[axis] == 1), None)
-    return array if axis is None else np.repeat(array, _RGB, axis=axis)
 
 
 def _read(path: Path) -> NDArray[np.generic]:

@@ -194,14 +194,10 @@ def _flattened(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         return rgb_from_grey16(image, name=name)
     if image.has_transparency_data:
-        return _over_white(image)
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def _plain_reason(err: Exception) -> str:
