@@ -8,12 +8,9 @@ from typing import Any
 
 
 def lazy_names(package: str, names_of: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package.
+    """Return the `__getattr__` of a package; `names_of`: module to those of its names that are the package's too.
 
-    Args:
-        package: Its name.
-        names_of: Module to those of its names that are the package's too. No module is named like one of these: it
-            would hide it.
+    No module is named like one of these: it would hide it.
     """
     homes = {name: module for module, names in names_of.items() for name in names}
 

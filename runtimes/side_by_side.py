@@ -31,7 +31,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """How many pieces compute at a time (1: in the caller's thread), with how many threads each (0: its choice)."""
+    """How many pieces compute at a time (1: in the caller's thread), of how many threads (0: the runtime's choice)."""
 
     count: int
     threads: int

@@ -111,7 +111,7 @@ class BudgetEvidence:
 
 
 def evidence(budget: AccuracyBudget, measured: LogitComparison, num_looks: int = 1) -> BudgetEvidence:
-    """Return what figures of images that calibrated nothing show, being the last of `num_looks` >= 1 on them."""
+    """Return what `measured` shows of `budget`, with which `num_looks` results, >= 1, were compared on these images."""
     confidence = 1 - (1 - CONFIDENCE) / num_looks
     agreement = wilson_interval(measured.num_equal, measured.num_images, confidence)
     drop = None

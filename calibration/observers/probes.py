@@ -122,7 +122,7 @@ class Observation:
 
 
 def sample_stride(shape: tuple[int, ...], samples_per_image: int) -> int:
-    """Return k, the distance of sampled values: odd, no common factor with the tensor's size; some less than wanted."""
+    """Return k, the distance of sampled values: odd and coprime with the tensor's size, so that a few less come out."""
     size = math.prod(shape)
     stride = max(1, size // samples_per_image)
     while stride > 1 and (stride % 2 == 0 or math.gcd(stride, size) != 1):

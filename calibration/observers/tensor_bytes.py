@@ -33,7 +33,7 @@ def live_bytes_per_image(model: ModelProto) -> int:
 
 
 def live_bytes_of_nodes(model: ModelProto) -> list[int]:
-    """Return, of each node in graph order, the bytes of one image that are alive while it runs; see above.
+    """Return, by node, the bytes of one image that are alive while it runs; only the batch axis may be symbolic.
 
     Raises:
         CalibrationError: If the size of a tensor is not known.

@@ -31,11 +31,7 @@ class PlainBlock(BasicBlock):  # type: ignore[misc]  # torchvision has no types
 
 
 class PlainNetwork(ResNet):  # type: ignore[misc]
-    """A plain network of the ImageNet layout; images float32 [N, 3, H, W] in, logits float32 [N, num_classes] out.
-
-    Args:
-        depth: 18 or 34 layers.
-        num_classes: Rows of the classifier, >= 1.
+    """A plain network of 18 or 34 layers in ImageNet's layout: float32 [N, 3, H, W] in, logits [N, num_classes] out.
 
     Raises:
         ValueError: If `depth` is another, or `num_classes` < 1.

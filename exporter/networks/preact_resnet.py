@@ -67,14 +67,11 @@ class PreActUnit(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """A pre-activation ResNet of the ImageNet layout: 7x7 stem, max pool, four stages.
-
-    Args:
-        depth: 18 (basic units) or 50 (bottlenecks).
-        num_classes: Rows of the classifier, >= 1.
+    """A pre-activation ResNet of 18 (basic units) or 50 layers (bottlenecks): 7x7 stem, max pool, four stages.
 
     Raises:
         ValueError: If `depth` is another, or `num_classes` < 1.
+
     Source: He et al. 2016, arXiv:1603.05027, appendix; stage widths of He et al. 2015, table 1.
     """
 

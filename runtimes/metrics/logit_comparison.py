@@ -44,7 +44,7 @@ class ClassResult:
 
 @dataclass(frozen=True, slots=True)
 class LabelledResult:
-    """Shares, (reference, candidate), of labelled images; of `losses` only the reference is right."""
+    """Shares of labelled images, (reference, candidate); `losses` and `gains`: those that only one side has right."""
 
     top1: tuple[float, float]
     top5: tuple[float, float]
