@@ -86,7 +86,6 @@ class BlockError:
         sqnr_db: Arrived error in dB; None where it is exact.
         own_sqnr_db: Own error in dB; None where it is exact.
         expected_sqnr_db: Own error of plain INT8; None for files that are not quantized, or exact.
-        suspect: Whether it broke.
         causes: What is wrong with it, as far as its constants tell; empty where it is not suspect.
     """
 

@@ -87,9 +87,6 @@ class TensorFinding(JsonFields):
     """One thing that was found.
 
     Attributes:
-        kind: What.
-        severity: Whether accuracy is at stake.
-        tensor: Name in the ONNX file.
         module: Name of the PyTorch module that holds the weight or made the activation; the model's input is its own.
         figure: What was measured, in the unit of `limit`.
         limit: Where the finding begins.

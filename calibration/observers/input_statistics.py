@@ -34,7 +34,6 @@ class InputStatistics(JsonFields):
     """Statistics of the model's input after normalization; per channel where it is a tuple.
 
     Attributes:
-        num_images: How many images.
         low: Least value of each channel, exact.
         high: Largest value of each channel, exact.
         mean: Mean of each channel over all pixels.

@@ -87,12 +87,7 @@ def with_whole_weights(checkpoint: Checkpoint, expected: Collection[str] = ()) -
 def put_together(
     state_dict: Mapping[str, Tensor], expected: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the weights with every tensor that is stored in parts put together, and what was done in words.
-
-    Args:
-        state_dict: Name -> tensor; a prefix may stand before the network's names.
-        expected: The network's own names: parts that it has itself are left as they are.
-    """
+    """Return the weights with tensors stored in parts put together, unless parts are `expected`, and what was done."""
     own = tuple(f".{name}" for name in expected)
     whole: dict[str, tuple[str, Tensor]] = {}  # by the name of the first part
     parts: set[str] = set()

@@ -81,11 +81,7 @@ class StoredTensor:
 
 
 def read_inert(content: bytes | BytesIO, storages: dict[str, Storage] | None = None) -> object:
-    """Return what the pickle `content` describes, without importing or calling anything.
-
-    Args:
-        content: One pickle, or a stream that stands before one; it is left behind it.
-        storages: Gets the first reference to each storage, by its key.
+    """Return what the pickle that `content` begins with describes, importing and calling nothing; fill `storages`.
 
     Raises:
         UnsafeCheckpointError: If it calls what acts on the machine, or what another call returned.

@@ -58,15 +58,11 @@ class DeepStreamReport:
     """Files that were written, and the evidence.
 
     Attributes:
-        file: Name of the ONNX file.
-        precision: A key of `MODEL_FILES`.
         normalized_by: "config" (nvinfer alone), "graph" (the file, from levels 0-255) or "single-scale" (nvinfer alone,
             with one factor for channels that have several).
         single_scale_deviation: How far one factor is off training's normalization, in normalized units.
-        num_images: Pictures that both files answered.
         max_abs_diff: Largest |difference| of a probability (or feature).
         agreement: Share of the pictures with the same best class; None of features.
-        warnings: What the user must know.
     """
 
     file: str

@@ -79,7 +79,6 @@ class TritonModel:
     """One folder of the repository.
 
     Attributes:
-        name: The folder's name, which is the model's.
         backend: "onnxruntime" or "tensorrt".
         batch: Batch sizes that the file takes; for an ONNX file with a dynamic batch the bundle's.
         has_labels: Whether the labels file names the places of the one output.

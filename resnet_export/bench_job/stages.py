@@ -29,7 +29,6 @@ class BenchRow:
     """One candidate at one batch size.
 
     Attributes:
-        name: Of the candidate.
         batch: Pictures in one call.
         stages: Stage to timing of one call; a stage that the model does not have is left out.
         against_first: The time of `run` beside the first candidate's at this batch, or None for the first.

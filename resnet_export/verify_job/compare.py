@@ -55,11 +55,9 @@ class ImageSet:
 
     Attributes:
         on: "golden", "val" or "photographs".
-        words: What they are.
         reference: Who is trusted on them, in words.
         preprocessing: What `inputs` were normalized with; None where they are as the files take them.
         batches: The images; once.
-        labelled: Whether each has a class.
     """
 
     on: str

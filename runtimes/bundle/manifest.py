@@ -91,9 +91,6 @@ class Manifest(JsonFields):
         preprocessing: How images become inputs. Where the input is uint8, the model itself holds its `mean` and `std`,
             and `prepare` leaves them out.
         batch: What engines are built for.
-        target: Word of `--target`.
-        opset: ONNX opset of every model file.
-        ir_version: ONNX IR version of every model file.
         tool: Name and version of what wrote the bundle, and when (UTC, ISO 8601).
         libraries: Library name to version, and the Python and machine it ran on.
         folding: Which BatchNorms were folded and which not, and why.

@@ -23,8 +23,6 @@ class ModelDescription(JsonFields):
         precision: "fp32", "fp16", "int8" or "int8-fp16"; None for a file that no manifest or sidecar tells of.
         runtime: "ONNX Runtime", "TensorRT", "TensorRT-RTX", or another one's name.
         provider: What computes: ONNX Runtime's name of the provider, or of the engine's library.
-        inputs: Name to specification.
-        outputs: Name to specification.
         node_providers: Node to the provider that really runs it; empty where the runtime does not tell (an engine is
             one piece).
         reason: Why this file and this provider.
@@ -33,7 +31,6 @@ class ModelDescription(JsonFields):
         exact: Whether INT8 is computed as written (quantize, dequantize, float sums), as TensorRT computes it.
         may_saturate: Whether integer kernels may add in 16 bits on this CPU (`runtimes.ort.int8_kernels`).
         notes: What to know, in sentences.
-        versions: Library to version.
     """
 
     file: str

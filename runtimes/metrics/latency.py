@@ -27,14 +27,7 @@ def measure_latency(
     max_runs: int = 50,
     budget_s: float = 1.0,
 ) -> Latency:
-    """Time `call`, which must return only when its work is done.
-
-    Args:
-        call: The work; called `warm_up` times untimed first.
-        warm_up: Untimed calls.
-        min_runs: Timed calls at least, whatever they take.
-        max_runs: Timed calls at most.
-        budget_s: Stop after this many seconds once `min_runs` is reached.
+    """Time `call`, which returns when its work is done, for `budget_s`: `min_runs` times at least, `max_runs` at most.
 
     Raises:
         ValueError: If `min_runs` is below 1: a median needs a call.

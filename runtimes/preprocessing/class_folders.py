@@ -37,11 +37,6 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
     3. No folder is a label, and there are as many folders as classes: in sorted order, as torchvision's
        ImageFolder numbers them.
 
-    Args:
-        folders: Names of the class folders, in any order.
-        labels: Name of class i at place i, or None where the model brings none.
-        num_classes: Number of the model's outputs.
-
     Raises:
         ValueError: If the number of labels is not `num_classes`.
         ImageFolderError: If no rule applies, only some folders are labels, or a folder means more than one

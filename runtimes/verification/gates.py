@@ -140,8 +140,6 @@ class GateResult(JsonFields):
         measured: What was found; None where there is no such number.
         interval: The confidence interval that decided, (low, high), or None.
         unit: Of the three: "", " dB" or " points".
-        verdict: The result.
-        sentence: The result as a person reads it.
     """
 
     name: str

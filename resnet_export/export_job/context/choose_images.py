@@ -28,7 +28,6 @@ class ChosenImages:
     Attributes:
         calibration: Images that set ranges; empty without --int8.
         measured: Images on which accuracy figures are taken; in none of the above.
-        measured_from: Where those come from, in words.
         allowed_bad: How many unreadable images are tolerated, in each of the two.
         copies: (validation image, calibration image) that are equal and were left out of `measured`.
     """
