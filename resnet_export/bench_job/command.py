@@ -27,7 +27,7 @@ from runtimes.inference.runtime_registry import AUTO
 from runtimes.machine.environment import machine_info
 from runtimes.machine.power_state import power_state, warnings_of
 from runtimes.metrics.interleaved_timing import MIN_ROUNDS
-from runtimes.preprocessing.image_folder import find_images
+from runtimes.preprocessing.image_folder import files_passed_over, find_images, passed_over_told
 from runtimes.preprocessing.model_input import BACKENDS
 
 CHECK_PHOTOS = Path(__file__).parents[2] / "exporter" / "models" / "check_photos"
@@ -78,6 +78,8 @@ def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, An
     if options.mlperf:
         load_loadgen()
     pictures = find_images(options.images or CHECK_PHOTOS)
+    if options.images is not None and (others := files_passed_over(options.images)):
+        reporter.warn(passed_over_told(str(options.images), others))
     before = power_state()
     with ExitStack() as stack:
         candidates = _candidates(options, stack)

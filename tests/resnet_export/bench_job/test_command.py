@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 from small_bundle import small_models, write_bundle
 
 from resnet_export.bench_job.mlperf import parse_summary, run_scenario
@@ -26,6 +27,13 @@ def test_the_table(bundle, capsys):
     for word in ("fp32", "int8", "prepare", "p99", "images/s", "CPUExecutionProvider, 1 threads"):
         assert word in printed
     assert printed.count("no difference beyond the noise") == 2, "two rounds can tell nothing"
+
+
+def test_files_that_are_no_pictures_are_told(bundle, tmp_path, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "b.heic").touch()
+    assert main(["bench", str(bundle), "--precision", "fp32", "--images", str(tmp_path), *QUICK]) == 0
+    assert f"{tmp_path}: 1 files are passed over" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_json_has_everything(bundle, capsys):
