@@ -62,8 +62,10 @@ def files_passed_over(root: Path) -> Counter[str]:
 
 def passed_over_told(shown: str, others: Mapping[str, int]) -> str:
     """Return the sentence about files, by extension ("" for none), that were not looked at in `shown`."""
+    count = sum(others.values())
+    are = "file is passed over, as its name is" if count == 1 else "files are passed over, as their names are"
     return (
-        f"{shown}: {sum(others.values())} files are passed over, as their names are no picture's ({_counted(others)}); "
+        f"{shown}: {count} {are} no picture's ({_counted(others)}); "
         f"save pictures among them as PNG or JPEG; read are {', '.join(IMAGE_EXTENSIONS)}"
     )
 

@@ -59,7 +59,7 @@ def test_files_that_are_no_pictures_are_told(bundle, digits_folder, tmp_path, ca
     (tmp_path / "in" / "b.heic").touch()
     assert classify(bundle, tmp_path / "in", tmp_path / "r.csv") == 0
     assert len(read_csv(tmp_path / "r.csv")) == 1
-    assert f"{tmp_path / 'in'}: 1 files are passed over" in capsys.readouterr().err.replace("\n", " ")
+    assert f"{tmp_path / 'in'}: 1 file is passed over" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_several_inputs_one_behind_the_other(bundle, digits_folder, tmp_path):

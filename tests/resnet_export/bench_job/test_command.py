@@ -33,7 +33,7 @@ def test_files_that_are_no_pictures_are_told(bundle, tmp_path, capsys):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     (tmp_path / "b.heic").touch()
     assert main(["bench", str(bundle), "--precision", "fp32", "--images", str(tmp_path), *QUICK]) == 0
-    assert f"{tmp_path}: 1 files are passed over" in capsys.readouterr().err.replace("\n", " ")
+    assert f"{tmp_path}: 1 file is passed over" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_json_has_everything(bundle, capsys):
