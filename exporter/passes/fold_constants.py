@@ -5,8 +5,9 @@ initializers. A weight that a runtime computes anew for every image (`StdConv2d`
 a plain weight, which BatchNorm folding and quantization can then use. Source of the operators' meaning:
 `onnx.reference.ReferenceEvaluator`.
 
-Left alone: random operators, subgraphs, weights that callers may replace (graph inputs), and outputs that would make
-the file grow by more than `MAX_GROWTH_BYTES` (an Expand of one number, say).
+Left alone: what the reference implementation computes otherwise than the standard's text says
+(`findings/onnx_reference_other_than_the_text.sh`), random operators, subgraphs, weights that callers may replace (graph
+inputs), and outputs that would make the file grow by more than `MAX_GROWTH_BYTES` (an Expand of one number, say).
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _MAX_SIZES = 64
 """Constants of so many numbers may be shapes; larger ones are weights, of which only the shape counts."""
 
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+_BOTH_SIDES_OF_13 = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+"""Over all axes from one on before opset 13; the reference implementation takes that axis alone."""
+
 _CONSTANT_TENSORS = {"value": None, "value_float": np.float32, "value_int": np.int64}
 
 
@@ -80,6 +84,8 @@ def _evaluated(
         return None
     if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM_OPS | _QUANTIZATION:
         return None
+    if _is_computed_otherwise(node, opsets):
+        return None
     if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
         return None
     inputs = {name: array_from_initializer(constants[name]) for name in node.input if name}
@@ -93,6 +99,18 @@ def _evaluated(
         skipped.append(f"{node.name}: its constant result would add {growth:,} bytes to the file")
         return None
     return values
+
+
+def _is_computed_otherwise(node: NodeProto, opsets: Mapping[str, int]) -> bool:
+    """Tell whether the reference implementation is wrong about a node, as ONNX Runtime and the text agree."""
+    kind = node.op_type
+    if kind in _BOTH_SIDES_OF_13:
+        return opsets.get("", opsets.get("ai.onnx", 0)) < 13
+    if kind == "MaxPool":
+        return bool(attribute(node, "auto_pad", b"NOTSET") == b"SAME_LOWER")
+    if kind == "Resize":
+        return bool(attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"align_corners")
+    return kind == "LRN" or bool(kind == "LpNormalization" and attribute(node, "p", 2) == 1)
 
 
 def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets: dict[str, int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from graph_builder import GraphBuilder
 from onnx import TensorProto, helper, numpy_helper
@@ -104,3 +105,36 @@ def test_a_dozen_bytes_that_ask_for_terabytes_are_not_computed(op, constants):
     result = fold_constants(graph.model("sum"))
     assert "big" in {node.name for node in result.model.graph.node}
     assert any(words.startswith("big: its constant result would have") for words in result.skipped)
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "options", "stays"),
+    [
+        ("Softmax", 11, {"axis": 1}, True),
+        ("Softmax", 13, {"axis": 1}, False),
+        ("LogSoftmax", 12, {"axis": 1}, True),
+        ("LRN", 17, {"size": 3, "alpha": 1.0}, True),
+        ("LpNormalization", 17, {"axis": 1, "p": 1}, True),
+        ("LpNormalization", 17, {"axis": 1, "p": 2}, False),
+        ("MaxPool", 17, {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}, True),
+        ("MaxPool", 17, {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}, False),
+    ],
+)
+def test_what_the_reference_implementation_computes_otherwise_stays(op, opset, options, stays):
+    """ONNX Runtime is asked for both: a folded weight must be the one that it computes from the file as it was."""
+    graph = GraphBuilder()
+    weight = graph.constant("w", np.random.default_rng(1).normal(size=(1, 2, 8, 8)).astype(np.float32))
+    made = graph.node(op, "made", weight, **options)
+    shrunk = graph.node("Slice", "out", "input", *(graph.constant(n, np.array([v])) for n, v in (("a", 0), ("b", 1))))
+    total = graph.node("ReduceMean", "mean", made, axes=[2, 3])
+    model = graph.model(graph.node("Add", "sum", shrunk, total), opset=opset)
+    folded = fold_constants(model).model
+    assert (op in [node.op_type for node in folded.graph.node]) == stays
+    x = np.zeros((1, 2, 8, 8), np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"input": x}
+        )[0]
+        for one in (model, folded)
+    )
+    np.testing.assert_allclose(after, before, atol=1e-6)
