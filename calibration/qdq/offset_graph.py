@@ -111,8 +111,8 @@ class OffsetGraph:
             info.type.tensor_type.elem_type = np_dtype_to_tensor_dtype(level.dtype)
 
     def pad(self, tensor: OffsetTensor, zero: float) -> None:
-        """Let the layers that pad a moved tensor read a Pad of `zero`, quantized as the tensor is."""
-        for layer in tensor.padding:
+        """Let the layers that pad a moved tensor read a Pad of `zero`, quantized as the tensor is; at 0 they pad."""
+        for layer in tensor.padding if zero else ():
             node, name = self._nodes[layer], padded_name(layer)
             source = node.input[0]
             around = _without(node, "pads")
@@ -131,16 +131,14 @@ class OffsetGraph:
                     added.append(make_node(op_type, [read, *restore.input[1:]], [made], name=made))
             self._before[layer] = added
 
-    def give_padding_back(self, tensor: OffsetTensor, reference: ModelProto) -> None:
-        """Let the layers pad by themselves, as in the reference."""
-        for layer in tensor.padding:
+    def give_padding_back(self, tensor: OffsetTensor, zero: float, reference: ModelProto) -> None:
+        """Let the layers pad by themselves, as in the reference: the inverse of `pad`."""
+        for layer in tensor.padding if zero else ():
             node = self._nodes[layer]
-            while True:
+            while padded_name(layer) not in self._gone:
                 added = self._made_by[node.input[0]]
                 self._gone.add(added.name)
                 node.input[0] = added.input[0]
-                if added.name == padded_name(layer):
-                    break
             theirs = next(other for other in reference.graph.node if other.name == layer)
             node.attribute.extend(kept for kept in theirs.attribute if kept.name == "pads")
 

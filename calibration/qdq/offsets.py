@@ -94,8 +94,9 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
     try:
         for name, zero_point in json.loads(stored).items():
             tensor = tensors[name]
-            graph.give_padding_back(tensor, reference)
-            graph.move(tensor, -graph.scale(tensor) * (zero_point - INT8_ZERO))
+            offset = graph.scale(tensor) * (zero_point - INT8_ZERO)
+            graph.give_padding_back(tensor, offset, reference)
+            graph.move(tensor, -offset)
             graph.set_zero_point(tensor, np.asarray(zero_point, np.uint8))
             if tensor.rectifier:
                 graph.restore(tensor, reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -116,14 +117,16 @@ def test_the_levels_stay(rectifier, groups, biased, taken_by, rectified) -> None
     assert_same_levels(quantized, result)
 
 
-def padded_layers(pads: tuple[tuple[int, ...], ...], *, stride: int = 1) -> ModelProto:
-    """A ReLU that depthwise layers read, each with its own padding, and a residual Add with what they give."""
+def padded_layers(pads: tuple[tuple[int, ...], ...], *, stride: int = 1, rectified: bool = True) -> ModelProto:
+    """A stem that depthwise layers read, each with its own padding, and the sum of what they give."""
     build = GraphBuilder(channels=3)
-    build.node("Relu", "relu", build.conv("stem", "input", 4))
+    source = build.conv("stem", "input", 4)
+    if rectified:
+        source = build.node("Relu", "relu", source)
     sums = []
     for number, around in enumerate(pads):
         weight = build.constant(f"w{number}", build.random.normal(0.3, 0.4, (4, 1, 3, 3)).astype(np.float32))
-        name = build.node("Conv", f"depthwise{number}", "relu", weight, pads=around, strides=[stride] * 2, group=4)
+        name = build.node("Conv", f"depthwise{number}", source, weight, pads=around, strides=[stride] * 2, group=4)
         pooled = build.node("GlobalMaxPool", f"pool{number}", name)
         build.channels[pooled] = 4
         sums.append(build.conv(f"point{number}", pooled, 4, kernel=1))
@@ -142,6 +145,18 @@ def test_every_layer_has_a_pad_of_its_own_width(pads, stride) -> None:
     assert num_pads(result) == sum(any(around) for around in pads)
     assert zero_points(result) == {("int8", 0)}
     onnx.checker.check_model(result, full_check=True)
+    assert_same_levels(quantized, result)
+    assert_same_levels(quantized, give_offsets_back(result, model))
+
+
+def test_where_the_level_of_zero_is_that_of_int8_layers_pad_by_themselves() -> None:
+    model = padded_layers(((1, 1, 1, 1), (2, 0, 0, 1)), rectified=False)
+    table = table_with_zero_points(model, PADS)
+    centered = replace(table.ranges["stem"], zero_point=128)
+    quantized = insert_qdq(model, replace(table, ranges={**table.ranges, "stem": centered})).model
+    result = taken(model, quantized)
+    assert num_pads(result) == 0
+    assert json.loads(next(entry.value for entry in result.metadata_props if entry.key == METADATA_KEY))["stem"] == 128
     assert_same_levels(quantized, result)
     assert_same_levels(quantized, give_offsets_back(result, model))
 
