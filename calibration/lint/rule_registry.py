@@ -24,7 +24,14 @@ class BatchNormFate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LintSubject:
-    """Input of every rule: the file, its target, what folding would do, and what onnx's checker refuses."""
+    """Input of every rule.
+
+    Attributes:
+        graph: The file.
+        target: Where it shall run.
+        batchnorms: What folding would do; None where nobody was asked, or there is no BatchNormalization.
+        checker_problem: What onnx's checker refuses, or "".
+    """
 
     graph: QuantizedGraph
     target: LintTarget
