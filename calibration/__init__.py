@@ -3,7 +3,7 @@
     quantize     model + images -> Q/DQ model with INT8 weights, all steps in one
     calibrate    model + images -> CalibrationTable (tensor name -> amax and scale), the first step alone
     insert_qdq   model + table  -> Q/DQ model with INT8 weights
-    Dialect      who the file is for;  EFFORTS  how much is done for accuracy
+    Dialect      who the file is for;  EFFORTS  how much is done for accuracy;  ZeroPoints  who takes them
     Max, Percentile, Entropy, MeanSquaredError   the ways from histogram to amax
 
 Calibration is given a runtime; it never picks one.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
-from calibration.methods.dialect import Dialect
+from calibration.methods.dialect import Dialect, ZeroPoints
 from calibration.methods.effort import EFFORTS, Effort
 from calibration.ranges.calibration_table import CalibrationTable
 from runtimes.lazy_names import lazy_names
@@ -33,6 +33,7 @@ __all__ = [
     "Max",
     "MeanSquaredError",
     "Percentile",
+    "ZeroPoints",
     "calibrate",
     "insert_qdq",
     "quantize",
