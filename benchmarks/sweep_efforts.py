@@ -5,8 +5,8 @@
 `benchmarks/sweep.py` checks the variants themselves; this looks at the INT8 files of one export, weights, images and
 processes as there. What a file must be is read from the file, not from what was planned. A row is green when at each
 effort every layer of the placement multiplies INT8 by INT8 with zero point 0 and a positive, finite scale, each
-residual Add has Q/DQ on exactly one side, the nodes are those of the other efforts but for added biases and for
-rectifiers that zero points make superfluous, and TensorRT-RTX builds the file.
+residual Add has Q/DQ on exactly one side, the nodes are those of the other efforts but for added biases, once zero
+points are given back (rectifiers return, Pads go), and TensorRT-RTX builds the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fill(row: Row, name: str, size: int | None) -> None:
         quantized = result.quantized.model
         found["wrong"] = what_is_wrong(quantized, result.quantized.placement)
         found["sqnr_db"] = sweep_rows.sqnr_db(expected, sweep_rows.logits(quantized, variant.compared))
-        nodes.append(wiring(quantized))
+        nodes.append(wiring(quantized, model))
         with Stage(row, f"build {effort}"):
             found["engine"] = sweep_rows.engine_bytes(quantized)
     row["same_nodes"] = all(each == nodes[0] for each in nodes)
@@ -47,26 +47,18 @@ def fill(row: Row, name: str, size: int | None) -> None:
     row["layers"], row["adds"] = len(placement.weights), len(placement.residual_adds)
 
 
-def wiring(model: ModelProto) -> list[tuple[str, ...]]:
-    """Return operator, inputs and outputs of every node but rectifiers, which are passed over, and without biases.
+def wiring(model: ModelProto, reference: ModelProto) -> list[tuple[str, ...]]:
+    """Return operator, inputs and outputs of every node as they are with zero points, and without biases.
 
-    A layer that had no bias may get one by correction. A ReLU goes where the Q behind it cuts the same way, and what it
-    read then bears the name of what it made.
+    A layer that had no bias may get one by correction.
     """
-    rectified = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Clip")}
+    from calibration.qdq.offsets import give_offsets_back
 
-    def name_behind(name: str) -> str:
-        return name_behind(rectified[name]) if name in rectified else name
-
-    return [
-        (
-            node.op_type,
-            *map(name_behind, node.input[:2] if node.op_type in ("Conv", "Gemm") else node.input),
-            *map(name_behind, node.output),
-        )
-        for node in model.graph.node
-        if node.op_type not in ("Relu", "Clip")
-    ]
+    nodes = []
+    for node in give_offsets_back(model, reference).graph.node:
+        layer, pair = node.op_type in ("Conv", "Gemm"), node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        nodes.append((node.op_type, *node.input[: 2 if layer else 1 if pair else None], *node.output))
+    return nodes
 
 
 def what_is_wrong(model: ModelProto, placement: Any) -> list[str]:
