@@ -176,12 +176,14 @@ def keep_the_list_of_operators() -> None:
     A fifth of the time of exporting a small network, most of it for `py_impl`, called 11,000 times an export.
     """
     from onnxscript._framework_apis import torch_2_5
+    from torch import fx
     from torch._export import utils
     from torch._ops import OperatorBase
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     if hasattr(torch_2_5.get_torchlib_ops, "cache_info"):
         return
+    fx.config.do_not_emit_stack_traces = True  # which an export leaves out
     OperatorBase.py_impl = registering(OperatorBase.py_impl)
     torch_2_5.get_torchlib_ops = functools.cache(torch_2_5.get_torchlib_ops)
     utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)

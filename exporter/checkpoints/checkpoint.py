@@ -159,6 +159,8 @@ def check_finite(module: nn.Module) -> None:
     """
     found = []
     for name, tensor in module.state_dict().items():
+        if bool(torch.isfinite(tensor.sum())):
+            continue  # a NaN or Inf would still be there; summing takes a tenth of the time of counting
         num_nan = int(torch.isnan(tensor).sum())
         num_inf = int(torch.isinf(tensor).sum())
         if num_nan or num_inf:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graph_builder import export_loaded_module, make_resnet18
 from onnx import TensorProto, helper
 from standins.cuda_standin import CudaStandin
 from standins.tensorrt_standin import VERSIONS, make_tensorrt
@@ -23,7 +24,6 @@ from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.float16_qdq import float16_qdq_from_float32
-from exporter.tracing.trace import trace
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 from runtimes.errors import MissingDependencyError
 from runtimes.ort.adapter import OrtRuntime
@@ -55,10 +55,6 @@ def with_statistics(module, seed=0):
     return module.eval()
 
 
-def export(module, size, *, opset=20):
-    return trace(module, torch.zeros(2, 3, size, size), opset=opset)[0]
-
-
 def quantize(model, images):
     return insert_qdq(model, calibrate(model, np.array_split(images, 4), open_runtime=OrtRuntime))
 
@@ -71,7 +67,7 @@ def build(model, folder, name="model.onnx", **options):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return export(with_statistics(CifarResNet(8)), 32)
+    return export_loaded_module(with_statistics(CifarResNet(8)), size=32)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +81,7 @@ def tiny_int8(tiny):
 @marked
 @pytest.mark.parametrize("opset", [17, 20])
 def test_float32_builds(tmp_path, opset):
-    assert len(build(export(with_statistics(CifarResNet(8)), 32, opset=opset), tmp_path)) > 100_000
+    assert len(build(export_loaded_module(with_statistics(CifarResNet(8)), size=32, opset=opset), tmp_path)) > 100_000
 
 
 @marked
@@ -166,9 +162,7 @@ def test_other_dynamic_axes_are_refused(tmp_path, shape):
 @pytest.mark.slow
 def test_torchvision_resnet_in_every_precision(tmp_path):
     """At full size."""
-    import torchvision
-
-    model = export(with_statistics(torchvision.models.get_model("resnet18")), 224)
+    model = make_resnet18()
     half = float16_from_float32(model).model
     quantized = quantize(model, load_check_images(IMAGENET_PREPROCESSING)[:4])
     placement = quantized.placement

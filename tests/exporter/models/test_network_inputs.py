@@ -344,8 +344,8 @@ def test_segmentation_dicts_and_pyramids(module, outputs, names, shapes):
 
 def test_torchvisions_deeplab():
     """Its own head (dilated convolutions, image pooling) behind a small ResNet."""
-    backbone = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), {"layer4": "out"})
-    network = DeepLabV3(backbone, DeepLabHead(512, 5)).eval()
+    backbone = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), {"layer2": "out"})
+    network = DeepLabV3(backbone, DeepLabHead(128, 5)).eval()
     loaded = load(network, outputs=("out",))
     model, (got,) = answers(loaded, IMAGES)
     with torch.no_grad():

@@ -330,8 +330,13 @@ def test_library_in_the_current_folder_is_not_taken(monkeypatch, tmp_path):
 # Providers
 
 
-def test_cpu_loads_and_a_gpu_provider_that_does_not_says_why():
-    info = loadable_providers()
+@pytest.fixture(scope="module")
+def providers_here():
+    return loadable_providers()
+
+
+def test_cpu_loads_and_a_gpu_provider_that_does_not_says_why(providers_here):
+    info = providers_here
     providers = {provider.name: provider for provider in info.providers}
     assert info.loads("CPUExecutionProvider")
     assert providers["CPUExecutionProvider"].reason == ""
@@ -340,16 +345,15 @@ def test_cpu_loads_and_a_gpu_provider_that_does_not_says_why():
 
 
 @pytest.mark.skipif(gpu_info().is_usable, reason="there is a GPU: the CUDA provider may load")
-def test_cuda_without_its_libraries_names_one():
-    info = loadable_providers()
-    cuda = next((provider for provider in info.providers if provider.name == "CUDAExecutionProvider"), None)
+def test_cuda_without_its_libraries_names_one(providers_here):
+    cuda = next((provider for provider in providers_here.providers if provider.name == "CUDAExecutionProvider"), None)
     if cuda is None:
         pytest.skip("this ONNX Runtime has no CUDA provider")
     assert not cuda.loads
-    assert not info.loads("CUDAExecutionProvider")
+    assert not providers_here.loads("CUDAExecutionProvider")
     if cuda.missing_library is not None:
         assert cuda.reason == f"{cuda.missing_library}: cannot open shared object file"
-        assert cuda.package == package_of_library(cuda.missing_library, info.cuda_version)
+        assert cuda.package == package_of_library(cuda.missing_library, providers_here.cuda_version)
 
 
 FAKE_ONNXRUNTIME = """
