@@ -105,7 +105,7 @@ def _convnext(**options: object) -> nn.Module:
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "basic": _resnet,
     "bottleneck": lambda: _resnet(Bottleneck),
-    "grouped": lambda: _resnet(Bottleneck, cardinality=4, base_width=16),
+    "grouped": lambda: _resnet(Bottleneck, depth=2, cardinality=4, base_width=16),
     "resnet-d": lambda: _resnet(Bottleneck, stem_type="deep", stem_width=32, avg_down=True),
     "preactivation": lambda: _preactivation(
         norm_layer=timm.layers.BatchNormAct2d, conv_layer=timm.layers.create_conv2d
