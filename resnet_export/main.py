@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] not in (*VERBS, "-h", "--help", "--version"):
         words.insert(0, EXPORT)
-    return _guarded(words)
+    from resnet_export.console.interrupt import listening
+
+    with listening():
+        return _guarded(words)
 
 
 def command_parser(*verbs: str) -> CommandParser:
@@ -115,7 +118,6 @@ def _guarded(words: Sequence[str]) -> int:
     from resnet_export.console import interrupt
     from runtimes.errors import RuntimeAdapterError
 
-    interrupt.listen()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -7,6 +7,8 @@ tracer does now and then, and the job went on. So the request is also kept, and 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -16,11 +18,19 @@ class _Request:
     pending = False
 
 
-def listen() -> None:
-    """Forget earlier requests and take SIGINT and SIGTERM from now on; in the main thread only."""
+@contextmanager
+def listening() -> Iterator[None]:
+    """Forget earlier requests and take SIGINT and SIGTERM to the end of the block; in the main thread only.
+
+    Afterwards they are whose they were: a program that runs commands in its own process ends by SIGTERM as before.
+    """
     _Request.pending = False
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def was_requested() -> bool:

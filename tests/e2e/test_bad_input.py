@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -365,6 +366,15 @@ def test_an_interrupted_run_leaves_nothing(
     assert "interrupted" in told
     assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--version"], ["resnet5"]])
+def test_signals_are_the_programs_again_afterwards(words: list[str], capsys: Capture) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with contextlib.suppress(SystemExit):
+        main(words)
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_grey_and_rgba_files_calibrate_like_what_one_sees(
