@@ -21,6 +21,7 @@ from exporter.graph.onnx_graph import (
     initializer_from_array,
     remove_unused_initializers,
     replace_nodes,
+    set_attributes,
 )
 
 
@@ -115,10 +116,9 @@ class OffsetGraph:
         for layer in tensor.padding if zero else ():
             node, name = self._nodes[layer], padded_name(layer)
             source = node.input[0]
-            around = _without(node, "pads")
-            half = len(around) // 2
-            pads = [0, 0, *around[:half], 0, 0, *around[half:]]
-            self._constant(f"{name}.pads", np.asarray(pads, np.int64))
+            before, behind = np.split(np.asarray(attribute(node, "pads"), np.int64), 2)
+            set_attributes(node, "pads")
+            self._constant(f"{name}.pads", np.concatenate([[0, 0], before, [0, 0], behind]))
             self._constant(f"{name}.zero", np.asarray(zero, self._dtype_of(node)))
             added = [make_node("Pad", [source, f"{name}.pads", f"{name}.zero"], [name], name=name)]
             node.input[0] = name
@@ -140,7 +140,7 @@ class OffsetGraph:
                 self._gone.add(added.name)
                 node.input[0] = added.input[0]
             theirs = next(other for other in reference.graph.node if other.name == layer)
-            node.attribute.extend(kept for kept in theirs.attribute if kept.name == "pads")
+            set_attributes(node, pads=attribute(theirs, "pads"))
 
     def is_read_in_float(self, tensor: OffsetTensor) -> bool:
         """Tell whether anything but its QuantizeLinear reads a tensor, as a layer does that is kept in float."""
@@ -274,11 +274,3 @@ class OffsetGraph:
         if name not in self._constants:
             self._constants[name] = self._graph.initializer.add()
         self._constants[name].CopyFrom(initializer_from_array(name, np.asarray(values)))
-
-
-def _without(node: NodeProto, name: str) -> list[int]:
-    """Take an attribute away from a node; return what it was."""
-    place = next(place for place, kept in enumerate(node.attribute) if kept.name == name)
-    values = list(node.attribute[place].ints)
-    del node.attribute[place]
-    return values
