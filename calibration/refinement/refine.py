@@ -113,40 +113,29 @@ def refine(
             largest = _correct(layer, means[layer.node.name], means_read, copy.constants, copy.walk)
         copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
 
-    first, second = _Copy(walk), None
+    first, second = _Copy(walk, LayerConstants(walk.model.graph)), None
     layers_of_second: Iterator[Layer] = iter(())
     for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
         if also_thorough and second is None and _is_wide(layer, first.constants):
-            second = _Copy(walk.fork(), thorough=True, done=list(first.done))
-            layers_of_second = iter(second.walk)
+            fork = walk.fork()
+            second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
+            layers_of_second = iter(fork)
         refine_layer(first, layer, in_float)
         if second is not None:
             refine_layer(second, next(layers_of_second), in_float)
-    count = sum(len(batch) for batch in images)
-    return first.refined(count), None if second is None else second.refined(count)
+    count = sum(map(len, images))
+    refined = RefinedModel(walk.model, tuple(first.done), count)
+    return refined, None if second is None else RefinedModel(second.walk.model, tuple(second.done), count)
 
 
 @dataclass(slots=True, eq=False)
 class _Copy:
-    """A refined copy in the making.
-
-    Attributes:
-        walk: The way through it.
-        thorough: Whether layers of any width are rounded.
-        done: What was, so far.
-        constants: Its own.
-    """
+    """A refined copy in the making: the way through it, and what was done so far; `thorough` rounds any width."""
 
     walk: LayerwiseWalk
+    constants: LayerConstants
     thorough: bool = False
     done: list[LayerRefinement] = field(default_factory=list)
-    constants: LayerConstants = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.constants = LayerConstants(self.walk.model.graph)
-
-    def refined(self, num_images: int) -> RefinedModel:
-        return RefinedModel(self.walk.model, tuple(self.done), num_images)
 
 
 def _is_wide(layer: Layer, constants: LayerConstants) -> bool:
