@@ -62,9 +62,9 @@ def saved_evidence(path: Path) -> EngineEvidence:
     )
 
 
-def layers_path(engine: Path) -> Path:
+def layers_path(plan: Path) -> Path:
     """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
-    return engine.with_name(f"{engine.name}.layers.json")
+    return plan.with_name(f"{plan.name}.layers.json")
 
 
 _NEEDS_GPU = "an engine runs on a GPU only, and here is none"
@@ -104,9 +104,9 @@ def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, 
         return None, INSPECTOR, str(err)
 
 
-def times_path(engine: Path) -> Path:
+def times_path(plan: Path) -> Path:
     """Return where the times of an engine's layers are kept: `<engine>.times.json`."""
-    return engine.with_name(f"{engine.name}.times.json")
+    return plan.with_name(f"{plan.name}.times.json")
 
 
 def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, str]:
@@ -115,8 +115,8 @@ def _timed_layers(path: Path, facts: EngineFacts) -> tuple[EngineTimes | None, s
 
     times_path(path).unlink(missing_ok=True)
     try:
-        with TrtRuntime(path, max_contexts=1) as runtime:
-            times = runtime.layer_times(batch=facts.batch.opt)
+        with TrtRuntime(path, max_contexts=1) as opened:
+            times = opened.layer_times(batch=facts.batch.opt)
         write_whole([(times_path(path), (json.dumps(times.to_json(), indent=2) + "\n").encode())])
     except (RuntimeAdapterError, OSError) as err:
         return None, str(err)

@@ -48,7 +48,7 @@ def test_an_onnx_file_goes_through(onnx_file, photo_folder, tmp_path, capsys):
     assert manifest.model["source"] == "onnx"
     assert manifest.model["id"] == "theirs"
     assert manifest.quantization is not None
-    assert manifest.quantization["residual_adds_quantized"] == manifest.quantization["residual_adds"] == 3
+    assert manifest.quantization["residual_adds_quantized"] == manifest.quantization["residual_adds"] == 2
 
 
 def test_an_onnx_file_that_is_none(tmp_path, capsys):
