@@ -95,16 +95,16 @@ def test_the_default_effort_beats_the_one_below_on_images_that_it_has_not_seen(d
     assert reports[1].agreement >= 0.99
 
 
-def test_pads_gain_where_layers_pad(deep_network) -> None:
-    """Half the step of what such layers read, on images that were not seen."""
+def test_pads_gain_where_layers_pad(digits_network) -> None:
+    """Half the step of what such layers read, on images that were not seen, where 18 of 22 layers pad."""
     results = [
-        quantized(deep_network.model, batches(deep_network.calibration), effort=steps_of(1, zero_points))
+        quantized(digits_network.model, batches(digits_network.calibration), effort=steps_of(1, zero_points))
         for zero_points in ("biases", "pads")
     ]
     assert [num_pads(result.quantized.model) > 0 for result in results] == [False, True]
-    reports = [parity(deep_network.model, result.quantized.model, deep_network.held_out) for result in results]
+    reports = [parity(digits_network.model, result.quantized.model, digits_network.held_out) for result in results]
     print(", ".join(f"{report.sqnr_db:.2f} dB" for report in reports))
-    assert reports[1].sqnr_db >= reports[0].sqnr_db + 0.5
+    assert reports[1].sqnr_db >= reports[0].sqnr_db + LEAST_GAIN_DB
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
