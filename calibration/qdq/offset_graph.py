@@ -123,12 +123,10 @@ class OffsetGraph:
             added = [make_node("Pad", [source, f"{name}.pads", f"{name}.zero"], [name], name=name)]
             node.input[0] = name
             if (restore := self._made_by.get(source)) is not None and restore.op_type == "DequantizeLinear":
-                node.input[0] = f"{name}.dequantized"
-                for op_type, read, made in (
-                    ("QuantizeLinear", name, f"{name}.quantized"),
-                    ("DequantizeLinear", f"{name}.quantized", f"{name}.dequantized"),
-                ):
-                    added.append(make_node(op_type, [read, *restore.input[1:]], [made], name=made))
+                for op_type, word in (("QuantizeLinear", "quantized"), ("DequantizeLinear", "dequantized")):
+                    made = f"{name}.{word}"
+                    added.append(make_node(op_type, [node.input[0], *restore.input[1:]], [made], name=made))
+                    node.input[0] = made
             self._before[layer] = added
 
     def give_padding_back(self, tensor: OffsetTensor, zero: float, reference: ModelProto) -> None:

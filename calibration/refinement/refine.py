@@ -101,11 +101,11 @@ def refine(
     floats = walk_in_float if effort.round_weights else repeat(None)
     tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
 
-    def refine_layer(copy: _Copy, layer: Layer, in_float: Layer | None) -> None:
+    def refine_layer(copy: _Copy, layer: Layer, in_float: Layer | None, *, is_wide: bool) -> None:
         num_rounded, largest = 0, 0.0
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
         means_read = _means_read(layer, copy.constants) if corrects else None
-        rounds = copy.thorough or not _is_wide(layer, copy.constants)
+        rounds = copy.thorough or not is_wide
         if rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
             num_rounded = _round(layer, in_float, weight, copy.constants, means_read)
@@ -116,13 +116,14 @@ def refine(
     first, second = _Copy(walk, LayerConstants(walk.model.graph)), None
     layers_of_second: Iterator[Layer] = iter(())
     for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
-        if also_thorough and second is None and _is_wide(layer, first.constants):
+        is_wide = _is_wide(layer, first.constants)
+        if also_thorough and second is None and is_wide:
             fork = walk.fork()
             second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
             layers_of_second = iter(fork)
-        refine_layer(first, layer, in_float)
+        refine_layer(first, layer, in_float, is_wide=is_wide)
         if second is not None:
-            refine_layer(second, next(layers_of_second), in_float)
+            refine_layer(second, next(layers_of_second), in_float, is_wide=is_wide)
     count = sum(map(len, images))
     refined = RefinedModel(walk.model, tuple(first.done), count)
     return refined, None if second is None else RefinedModel(second.walk.model, tuple(second.done), count)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def quantize(
     preprocessing: PreprocessingLike = None,
     method: str | Method = "mse",
     effort: int = DEFAULT_EFFORT,
-    zero_points: str | None = None,
+    zero_points: Literal["none", "biases", "pads"] | None = None,
     target: str | Target = "tensorrt",
     keep_float: Collection[str] = (),
     on_event: Listener | None = None,
@@ -60,7 +60,7 @@ def quantize(
         effort: 0 ranges only, 1 default, 2 most accurate, minutes.
         zero_points: What takes those of activations in a file for TensorRT: "none" (effort 0), "biases" where no layer
             pads (effort 1), "pads": biases everywhere, and a layer that pads reads a Pad, which costs time when the
-            network runs (effort 2).
+            network runs (effort 2). None leaves it to `effort`.
         target: Decides the dialect of INT8: "tensorrt", "jetpack6", ... or "onnxruntime".
         keep_float: What stays in float: names of nodes or of PyTorch's modules, such as "layer4.1.conv2", "layer4.1".
         on_event: Called with every move of progress; None is silent.
@@ -81,6 +81,8 @@ def quantize(
     float_model, known = _float_model(model)
     reporter = Reporter(on_event)
     where = target_of(target)
+    if zero_points is not None and where.dialect != "tensorrt":
+        raise ValueError(f"zero_points is for TensorRT's files; target {where.name!r} has zero points of its own")
     if isinstance(keep_float, str):
         raise TypeError(f"keep_float: got the text {keep_float!r}, expected a list of names")
     kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.methods.builtin_methods import MeanSquaredError
-from calibration.methods.dialect import ZeroPoints
-from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort, steps_of
+from calibration.methods.effort import DEFAULT_EFFORT, Effort, steps_of
 from calibration.methods.method import Method, describe
 from calibration.mixed_precision.accuracy_budget import AccuracyBudget
 from exporter.errors import OptionError
@@ -192,17 +191,18 @@ def _budget(options: ExportOptions) -> str | None:
 
 def _unknown_words(options: ExportOptions) -> str | None:
     choices: dict[str, Collection[object]] = {
-        "effort": EFFORTS,
         "calib_provider": CALIB_PROVIDERS,
         "input_type": INPUT_TYPES,
     }
-    if options.zero_points is not None:
-        choices["zero_points"] = [kind.value for kind in ZeroPoints]
     if options.head_activation is not None:
         choices["head_activation"] = HEAD_ACTIVATIONS
     for name, known in choices.items():
         if (got := getattr(options, name)) not in known:
             return f"{name}: got {got!r}, expected one of {', '.join(map(str, known))}"
+    try:
+        steps_of(options.effort, options.zero_points)
+    except ValueError as err:
+        return str(err)
     for name in ("num_classes", "topk", "num_calib", "opset", "num_val"):
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -293,6 +293,16 @@ def test_a_class_is_no_model(tmp_path):
         (lambda bundle: rx.build(bundle, precision="int4"), ValueError, "precision: got 'int4'"),
         (lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target=None), TypeError, "target: got None"),
         (
+            lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target="onnxruntime", zero_points="pads"),
+            ValueError,
+            "zero_points is for TensorRT's files",
+        ),
+        (
+            lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], zero_points="all"),
+            ValueError,
+            "zero_points: got 'all'",
+        ),
+        (
             lambda bundle: rx.verify(bundle, weights=b"imagenet"),
             TypeError,
             "weights: got b'imagenet', expected the name",
