@@ -178,6 +178,28 @@ def test_a_webdataset_shard(tmp_path, kind):
     assert levels_and_classes([shard(tmp_path / "shard-000.tar", members)]) == LABELED
 
 
+def test_pictures_of_one_webdataset_sample_have_their_own_labels(tmp_path):
+    members = {}
+    for place, level in enumerate(LEVELS):
+        members |= {f"x/a_1.{place}m.png": png(level), f"x/a_1.{place}m.cls": str(place).encode()}
+    assert levels_and_classes([shard(tmp_path / "a.tar", members)]) == LABELED
+
+
+def test_one_label_is_for_all_pictures_of_its_sample(tmp_path):
+    members = {}
+    for place, level in enumerate(LEVELS):
+        members |= {f"{place}.left.png": png(level), f"{place}.cls": str(place).encode(), f"{place}.json": b"{}"}
+    assert levels_and_classes([shard(tmp_path / "a.tar", members)]) == LABELED
+
+
+def test_a_picture_between_two_labels_is_an_error(tmp_path):
+    members = {"a.1.cls": b"3", "a.2.cls": b"4", "a.png": png(10)}
+    with pytest.raises(
+        ImageFolderError, match=r"a\.png: labels of its sample are 3, 4, none of its own name; expected a\.cls"
+    ):
+        levels_and_classes([shard(tmp_path / "a.tar", members)])
+
+
 def test_a_tar_of_class_folders_and_one_without(tmp_path):
     names = {f"val/{name}/x.png": png(level) for name, level in zip("abcd", LEVELS, strict=True)}
     assert levels_and_classes([shard(tmp_path / "a.tar.gz", names, "w:gz")]) == LABELED
