@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -137,11 +139,12 @@ def next_command(options: ExportOptions) -> str:
     """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
     if options.target.name == "onnxruntime":
         path = options.folder / MODEL_FILES[options.engine_precision]
-        return f"python -c \"import runtimes; print(runtimes.OrtRuntime('{path}').input_specs)\""
+        code = f"import runtimes; print(runtimes.OrtRuntime({json.dumps(str(path), ensure_ascii=False)}).input_specs)"
+        return f"python -c {quote(code)}"
     precision = option_words(options.engine_precision)
     if options.dla:  # one batch size, and no file of INT8 with FP16
         precision = f"{'--int8' if options.int8 else '--fp16'} --dla 0 --batch {options.batch.opt}"
-    return f"resnet-export build {options.folder} {precision}   (on the device)"
+    return f"resnet-export build {quote(str(options.folder))} {precision}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:

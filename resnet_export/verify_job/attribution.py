@@ -11,6 +11,7 @@ share as well; both figures are given, as they need not be the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from resnet_export.verify_job.compare import Compared, Opened
@@ -103,7 +104,7 @@ def _why_no_engine(subject: Subject, candidate: Candidate) -> str:
         if (path := candidate.path.with_name(f"{stem}{ending}")).is_file():
             return f"{path.name} was not asked for; --provider tensorrt runs it"
     where = (
-        f"; resnet-export build {subject.folder} {option_words(candidate.precision)} makes one"
+        f"; resnet-export build {quote(str(subject.folder))} {option_words(candidate.precision)} makes one"
         if subject.folder
         else ""
     )

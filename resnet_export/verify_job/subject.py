@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,7 +183,8 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
         if not candidates or (precisions and len(candidates) < len(chosen)):
             raise BundleError(
                 f"{folder} holds no engine of {' or '.join(chosen)} for {word_of_flavor(flavor)}; make it with "
-                f"resnet-export build {folder} {option_words(chosen[-1])}{' --rtx' if flavor == 'rtx' else ''}"
+                f"resnet-export build {quote(str(folder))} {option_words(chosen[-1])}"
+                f"{' --rtx' if flavor == 'rtx' else ''}"
             )
     else:
         candidates = tuple(
@@ -243,7 +245,7 @@ def _engine_beside(folder: Path, file: str, manifest: Manifest, flavor: str, *, 
     path, sidecar = found
     if sidecar.facts.onnx_sha256 != manifest.files[file].sha256:
         raise BundleError(
-            f"{path} was built from another file than {file} is now; resnet-export build {folder} "
+            f"{path} was built from another file than {file} is now; resnet-export build {quote(str(folder))} "
             f"{option_words(sidecar.facts.precision)} builds it anew"
         )
     return Candidate(path, sidecar.facts.precision, True, exact, sidecar.engine_sha256, folder / file)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.bundle.manifest import Manifest
@@ -138,7 +139,7 @@ def _engine(bundle: Path, manifest: Manifest, flavor: str, precision: str | None
         named = precision or next(word for word in LOWEST_FIRST if MODEL_FILES[word] in manifest.files)
         raise BundleError(
             f"{bundle} holds no engine for {flavor}{f' in {precision}' if precision else ''} that was built from its "
-            f"files; build it here: resnet-export build {bundle} {option_words(named)}{rtx}"
+            f"files; build it here: resnet-export build {quote(str(bundle))} {option_words(named)}{rtx}"
         )
     return candidates[0]
 

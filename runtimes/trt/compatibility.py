@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from shlex import quote
 
 from runtimes.bundle.manifest import file_entry
 from runtimes.bundle.precision import option_words
@@ -88,7 +89,7 @@ def rebuild_command(path: Path, sidecar: EngineSidecar | None = None, flavor: st
     if sidecar is not None:
         precision, rtx = sidecar.facts.precision, sidecar.facts.flavor == "rtx"
     options = f"{option_words(precision)}{' --rtx' if rtx else ''}{_dla(sidecar)}"
-    return f"build it here: resnet-export build {path.parent} {options}"
+    return f"build it here: resnet-export build {quote(str(path.parent))} {options}"
 
 
 def _dla(sidecar: EngineSidecar | None) -> str:

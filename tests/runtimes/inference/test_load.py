@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,13 @@ class TestRefused:
             load(tmp_path / "gone")
         with pytest.raises(BundleError, match="is not a bundle"):
             load(tmp_path)
+
+    def test_the_command_that_is_told_reaches_a_folder_of_any_name(self, models, tmp_path):
+        small = write_bundle(tmp_path / "it's net (1)", {"fp32": models["fp32"]})
+        with pytest.raises(BundleError) as caught:
+            load(small, provider="tensorrt")
+        told = str(caught.value).partition("build it here: ")[2]
+        assert shlex.split(told) == ["resnet-export", "build", str(small), "--fp32"]
 
     def test_int8_for_onnx_runtime_on_tensorrt(self, models, tmp_path):
         small = write_bundle(tmp_path / "b", models, target="onnxruntime")
