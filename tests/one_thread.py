@@ -10,13 +10,24 @@ from typing import Any
 
 import onnxruntime
 
+_Options = onnxruntime.SessionOptions
 
-class OneThread(onnxruntime.SessionOptions):
-    """Options as they are by default, on one thread; what asks for a number gets it."""
+
+class OneThread(_Options):
+    """Options as they are by default, on one thread; what asks for a number gets it, and 0 asks for none."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.intra_op_num_threads = 1
+        self.intra_op_num_threads = 0
+
+    @property
+    def intra_op_num_threads(self) -> int:
+        """The number of threads of one operator."""
+        return int(_Options.intra_op_num_threads.fget(self))
+
+    @intra_op_num_threads.setter
+    def intra_op_num_threads(self, number: int) -> None:
+        _Options.intra_op_num_threads.fset(self, number or 1)
 
 
 def sessions_on_one_thread() -> None:

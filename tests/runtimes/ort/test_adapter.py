@@ -282,6 +282,7 @@ def test_num_threads_is_passed_on(model, monkeypatch):
         return original(source, options, **arguments)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spying)
+    monkeypatch.setattr(onnxruntime, "SessionOptions", onnxruntime.SessionOptions.__base__)
     OrtRuntime(model, num_threads=1).close()
     OrtRuntime(model).close()
     assert seen == [1, 0]
