@@ -21,6 +21,7 @@ from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
 from calibration.pipeline.quantize_model import QuantizationResult, quantize
 from calibration.pipeline.refinement_sample import MAX_SAMPLE
 from calibration.refinement import refine as refine_module
+from calibration.refinement import round_layer as round_layer_module
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import Runtime
 
@@ -31,10 +32,17 @@ def noise(count: int, size: int = 8) -> np.ndarray:
     return np.random.default_rng(20261129).normal(size=(count, 2, size, size)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def narrow_layers_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer is wide from a tenth of the columns on; all else is as with wide layers, rounding in two parts, too."""
+    for module in (refine_module, round_layer_module):
+        monkeypatch.setattr(module, "WIDEST", 115)
+
+
 def wide() -> ModelProto:
-    """A convolution, and one of 3 x 3 x 160 = 1440 columns."""
+    """A convolution, and one of 3 x 3 x 16 = 144 columns."""
     build = GraphBuilder()
-    build.node("Relu", "relu", build.conv("narrow", "input", 160))
+    build.node("Relu", "relu", build.conv("narrow", "input", 16))
     build.conv("wide", "relu", 4)
     return build.model("wide")
 
@@ -42,9 +50,9 @@ def wide() -> ModelProto:
 def wide_within() -> ModelProto:
     """The same with layers behind the wide one, one of them as wide."""
     build = GraphBuilder()
-    build.node("Relu", "relu", build.conv("narrow", "input", 160))
-    build.node("Relu", "relu2", build.conv("wide", "relu", 160))
-    build.node("Relu", "relu3", build.conv("point", "relu2", 160, kernel=1))
+    build.node("Relu", "relu", build.conv("narrow", "input", 16))
+    build.node("Relu", "relu2", build.conv("wide", "relu", 16))
+    build.node("Relu", "relu3", build.conv("point", "relu2", 16, kernel=1))
     return build.model(build.conv("last", "relu3", 4))
 
 
