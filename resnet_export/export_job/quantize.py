@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.errors import PlacementError
 from calibration.methods.dialect import Dialect
 from calibration.mixed_precision.keep_float import nodes_named
 from calibration.mixed_precision.sensitivity import float_share, quantized_layer_names
@@ -43,7 +44,7 @@ def quantize_images(
     """Return the INT8 model of `exported`, what became of its budget, and what `--keep-float` gains and costs.
 
     Raises:
-        PlacementError: If `--keep-float` names nothing.
+        PlacementError: If `--keep-float` names nothing, or everything.
         AccuracyBudgetError: If a budget was given and cannot hold.
     """
     options, reporter = run.options, run.reporter
@@ -66,6 +67,10 @@ def quantize_images(
         effort=options.steps,
     )
     calibrated = replace(calibrated, keep_float=frozenset(node for nodes in named.values() for node in nodes))
+    if named and not quantized_layer_names(calibrated):
+        raise PlacementError(
+            f"--keep-float {','.join(named)}: no layer is left for INT8; name fewer, or leave --int8 out"
+        )
     calibrated = settle_ranges(
         calibrated,
         open_exact=open_exact,

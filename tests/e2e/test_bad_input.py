@@ -334,6 +334,21 @@ def test_zero_points_where_there_can_be_none(
     assert reason in refused(capsys, output, *digits(zero_points="pads"), *options, *calib)
 
 
+@pytest.mark.parametrize(("word", "value"), [("--effort", "2"), ("--method", "max")])
+def test_how_int8_is_made_where_there_is_none(capsys: Capture, output: Path, word: str, value: str) -> None:
+    message = refused(capsys, output, *digits(), word, value)
+    assert word in message
+    assert message.endswith("give --int8 --calib DIR too")
+
+
+def test_keeping_every_layer_in_float(capsys: Capture, output: Path, digits_folder: Path) -> None:
+    words = (*digits(calib=digits_folder / "calib", num_calib=32, effort=0), "--int8", "--quiet")
+    every = "conv1,layer1,layer2,layer3,fc"
+    message = refused(capsys, output, *words, "--keep-float", every)
+    assert f"--keep-float {every}: no layer is left for INT8; name fewer, or leave --int8 out" in message
+    assert not output.exists()
+
+
 def test_verbose_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
     assert main(["resnet5", "-v", "-o", str(tmp_path / "bundle")]) == 2
     assert "Traceback" in capsys.readouterr().err

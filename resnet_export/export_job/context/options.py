@@ -223,6 +223,16 @@ def _keep_float(options: ExportOptions) -> str | None:
     return None
 
 
+def _how_int8_is_made(options: ExportOptions) -> str | None:
+    if options.int8:
+        return None
+    if options.effort != DEFAULT_EFFORT:
+        return f"--effort {options.effort} is how much is done for INT8's accuracy; give --int8 --calib DIR too"
+    if describe(options.method) != describe(MeanSquaredError()):
+        return "--method is how INT8's ranges are chosen; give --int8 --calib DIR too"
+    return None
+
+
 def _zero_points(options: ExportOptions) -> str | None:
     if options.zero_points is None:
         return None
@@ -249,6 +259,7 @@ def _measure_on(options: ExportOptions) -> str | None:
 _CONTRADICTIONS = (
     _unknown_words,
     _keep_float,
+    _how_int8_is_made,
     _zero_points,
     _measure_on,
     _int8_without_images,
