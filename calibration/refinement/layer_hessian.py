@@ -9,6 +9,7 @@ Source: ONNX operators Conv, Gemm, MatMul.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,16 +31,27 @@ def has_rows(node: NodeProto, weight_ndim: int) -> bool:
     return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
-def sampled_rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], num_images: int) -> Tensor:
-    """Return what the node reads at sampled positions of one image, float32 [groups, positions, K].
+def sampled_rows(
+    node: NodeProto, image: Tensor, kernel_shape: Sequence[int], *, num_images: int, columns: slice = slice(None)
+) -> Tensor:
+    """Return what the node reads at sampled positions of one image, float32 [groups, positions, columns].
 
     Args:
         node: Conv, Gemm or MatMul.
         image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
         num_images: Over which `MAX_ROWS` are spread.
+        columns: Which of the K values; all by default.
     """
-    return _rows(node, image, kernel_shape, max(1, MAX_ROWS // num_images))
+    wanted = max(1, MAX_ROWS // num_images)
+    if node.op_type != "Conv":
+        matrix = image.reshape(1, -1, image.shape[-1])
+        return matrix[:, sampled_positions(matrix.shape[1], wanted), columns]
+    area = math.prod(kernel_shape)
+    start, stop, _ = columns.indices(len(image) // attribute(node, "group", 1) * area)
+    first, last = start // area, -(-stop // area)
+    rows = _conv_rows(node, image, kernel_shape, wanted, slice(first, last))
+    return rows[:, :, start - first * area : stop - first * area]
 
 
 def mean_row(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> NDArray[np.float64]:
@@ -69,24 +81,20 @@ def mean_row(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> NDA
     return mean
 
 
-def _rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int) -> Tensor:
-    """Return about `wanted` rows of one image, float32 [groups, positions, K]."""
-    if node.op_type != "Conv":
-        rows = image.reshape(1, -1, image.shape[-1])
-        return rows[:, sampled_positions(rows.shape[1], wanted)]
-    strides = attribute(node, "strides", [1, 1])
-    dilations = attribute(node, "dilations", [1, 1])
-    padded = _padded(node, image)
+def _conv_rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int, channels: slice) -> Tensor:
+    """Return about `wanted` rows of some of each group's channels, float32 [groups, positions, K]."""
+    groups = attribute(node, "group", 1)
+    strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
+    chosen = image.reshape(groups, -1, *image.shape[1:])[:, channels]
+    padded = _padded(node, chosen.reshape(-1, *image.shape[1:]))
     spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
     windows = windows[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    channels, height, width = windows.shape[:3]
+    _, height, width = windows.shape[:3]
     places = np.arange(height * width)[sampled_positions(height * width, wanted)]
-    picked = windows[:, places // width, places % width]
-    groups = attribute(node, "group", 1)
-    grouped = picked.reshape(groups, channels // groups, len(places), *kernel_shape)
-    chosen: Tensor = grouped.transpose(0, 2, 1, 3, 4).reshape(groups, len(places), -1)
-    return chosen
+    picked = windows[:, places // width, places % width].reshape(groups, -1, len(places), *kernel_shape)
+    rows: Tensor = picked.transpose(0, 2, 1, 3, 4).reshape(groups, len(places), -1)
+    return rows
 
 
 def _padded(node: NodeProto, image: Tensor) -> Tensor:

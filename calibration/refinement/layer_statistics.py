@@ -1,9 +1,6 @@
 """Sums of what a layer reads and of what it misses: all that rounding and compensation need to know.
 
-    x   [K]   what the quantized layer reads at one position, after all roundings before it
-    d   [K]   x_float - x, with x_float what the float layer reads there
-    e   [O]   W d + (W - V) x: what its sum lacks there, with W its weights and V what they are so far
-    H = sum of x x^T,  M = sum of e x^T = W (sum of d x^T) while V = W
+    H = sum of x x^T,  M = sum of e x^T = W (sum of d x^T) while nothing is rounded     (x, d, e: `layer_reads`)
 
 Where the layer's bias is corrected afterwards (`bias_correction`), the mean of e goes whatever the weights are. What
 they are to lower is how it varies: x, d and e are then what they differ from their means by.
@@ -29,11 +26,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
 
-from calibration.refinement.layer_hessian import sampled_rows
-
-Tensor = NDArray[np.float32]
 Array = NDArray[np.float32]
 
 STACK = 1024
@@ -77,53 +70,28 @@ class LayerStatistics:
 
 
 def collect(
-    node: NodeProto,
-    images: Iterable[tuple[Tensor, Tensor]],
-    weight: Array,
-    current: Array,
-    kernel_shape: tuple[int, ...],
-    *,
-    num_images: int,
-    columns: slice = slice(None),
-    center: Array | None = None,
+    images: Iterable[tuple[Array, Array]], *, weight: Array | None = None, is_centered: bool = False
 ) -> LayerStatistics:
     """Look at one layer.
 
     Args:
-        node: Conv, Gemm or MatMul.
-        images: Of each image what the quantized layer reads [C, H, W] (or [..., K]), and what the float layer reads.
-        weight: W, float32 [groups, O, K].
-        current: V, float32 [groups, O, K].
-        kernel_shape: [kH, kW] of a Conv.
-        num_images: How many images there are.
-        columns: Which of the K values x is of.
-        center: Mean of x, float32 [groups, K], where a bias takes the mean of e away; None where nothing does.
+        images: Of each image, at least one, x [groups, P, K] and e [groups, P, O]; or d [groups, P, K] with `weight`.
+        weight: W, float32 [groups, O, K], where the images give d: it is multiplied once.
+        is_centered: Whether x is taken from its mean, and e is to be: a bias takes the mean of e away.
     """
-    groups, outputs, inputs = weight.shape
-    width = len(range(*columns.indices(inputs)))
-    moved = weight - current
-    moved_at_all = bool(moved.any())
-    by_inputs = not moved_at_all and inputs < 2 * outputs
-    first, second = (_Half.empty(groups, inputs if by_inputs else outputs, width) for _ in range(2))
-    squares = np.zeros(groups)
-    for index, (read, in_float) in enumerate(images):
-        whole = sampled_rows(node, read, kernel_shape, num_images)
-        missed = sampled_rows(node, in_float, kernel_shape, num_images) - whole
-        if center is not None:
-            whole = whole - center[:, np.newaxis]
-        if not by_inputs:
-            missed = np.matmul(missed, weight.transpose(0, 2, 1))
-        if moved_at_all:
-            missed += np.matmul(whole, moved.transpose(0, 2, 1))
-        half = second if index % 2 else first
-        squares += half.add(np.ascontiguousarray(whole[:, :, columns]), missed)
-    if center is not None:
+    halves: tuple[_Half, ...] = ()
+    squares: NDArray[np.float64] = np.zeros(1)
+    count = 0
+    for count, (read, missed) in enumerate(images, start=1):
+        halves = halves or tuple(_Half.empty(len(read), missed.shape[2], read.shape[2]) for _ in range(2))
+        squares = squares + halves[(count - 1) % 2].add(read, missed)
+    first, second = halves
+    if is_centered:
         mean: Array = (first.total_missed + second.total_missed) / np.float32(first.num_rows + second.num_rows)
         first.take_mean(mean)
         second.take_mean(mean)
-    multiplied = weight if by_inputs else None
-    halves = first.sums(multiplied), second.sums(multiplied)
-    return LayerStatistics(halves, _shrinkage(halves[0].hessian + halves[1].hessian, squares, num_images))
+    sums = first.sums(weight), second.sums(weight)
+    return LayerStatistics(sums, _shrinkage(sums[0].hessian + sums[1].hessian, squares, count))
 
 
 @dataclass(slots=True, eq=False)

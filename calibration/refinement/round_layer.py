@@ -18,7 +18,8 @@ from onnx import NodeProto
 
 from calibration.refinement.coordinate_descent import column_parts, nearest_levels, round_by_descent
 from calibration.refinement.layer_hessian import weight_rows
-from calibration.refinement.layer_statistics import Sums, collect
+from calibration.refinement.layer_reads import LayerReads
+from calibration.refinement.layer_statistics import LayerStatistics, Sums, collect
 from calibration.refinement.weight_compensation import compensation, error_change
 
 WIDEST = 1152
@@ -45,17 +46,16 @@ def round_layer(
         weight: Its float weight, in the node's own layout.
         scale: Step per row, float32 [groups, O], > 0.
         reads: Gives, image by image, what the quantized and what the float layer reads, float32 [C, H, W] for Conv,
-            [..., K] else; called once for each part of the columns.
+            [..., K] else; called once for each part of the columns, and between two parts.
         num_images: How many images that are.
         center: Mean of what the quantized layer reads, float32 [groups, K], where its bias is corrected afterwards.
     """
     own = weight_rows(node, weight).astype(np.float32)
-    current = own.copy()
+    layer = LayerReads(node, weight.shape[2:], own, reads, num_images, center)
+    parts = column_parts(own.shape[2], WIDEST)
     levels = np.empty(own.shape, np.int8)
-    for part in column_parts(own.shape[2], WIDEST):
-        statistics = collect(
-            node, reads(), own, current, weight.shape[2:], num_images=num_images, columns=part, center=center
-        )
+    for part in parts:
+        statistics = _statistics(layer, part, is_only=len(parts) == 1)
         moved = compensation(statistics)
         sums = statistics.whole()
         target: Array = own[:, :, part]
@@ -64,8 +64,19 @@ def round_layer(
         else:
             target = target + moved
         levels[:, :, part] = _levels(own[:, :, part], target, scale, sums)
-        current[:, :, part] = levels[:, :, part] * scale[:, :, np.newaxis]
+        if part != parts[-1]:
+            layer.lose(part, own[:, :, part] - levels[:, :, part] * scale[:, :, np.newaxis])
     return levels
+
+
+def _statistics(layer: LayerReads, part: slice, *, is_only: bool) -> LayerStatistics:
+    """Return the sums over the layer's images, by the shorter way: d where it has fewer columns than twice the rows."""
+    is_centered = layer.center is not None
+    if not is_only:
+        return collect(layer.part(part), is_centered=is_centered)
+    if layer.weight.shape[2] < 2 * layer.weight.shape[1]:
+        return collect(layer.missed_inputs(), weight=layer.weight, is_centered=is_centered)
+    return collect(layer.missed_outputs(), is_centered=is_centered)
 
 
 def _levels(weight: Tensor, target: Array, scale: NDArray[np.float32], sums: Sums) -> NDArray[np.int8]:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import helper
 from torch.nn import functional
 
-from calibration.refinement import layer_hessian as layer_reads
+from calibration.refinement import layer_hessian
 from calibration.refinement.layer_hessian import has_rows, mean_row, sampled_rows, weight_from_rows, weight_rows
 
 SEED = 20261129
@@ -37,7 +37,10 @@ def conv_node(**attributes):
 def hessians(node, batches, kernel, columns=slice(None)) -> np.ndarray:
     """Return x x^T summed over the sampled rows of all images."""
     images = [image for batch in batches for image in batch]
-    rows = [sampled_rows(node, image, kernel, len(images))[:, :, columns].astype(np.float64) for image in images]
+    rows = [
+        sampled_rows(node, image, kernel, num_images=len(images), columns=columns).astype(np.float64)
+        for image in images
+    ]
     return sum(np.matmul(each.transpose(0, 2, 1), each) for each in rows)
 
 
@@ -79,7 +82,7 @@ def test_rows_times_weight_rows_is_the_convolution(random: np.random.Generator, 
     image = random.normal(size=(4, 11, 9)).astype(np.float32)
     weight = random.normal(size=(8, 4 // groups, 3, 2)).astype(np.float32)
     node = conv_node(**attributes)
-    rows = layer_reads._rows(node, image, (3, 2), 10**9)
+    rows = sampled_rows(node, image, (3, 2), num_images=1)
     product = np.matmul(rows, weight_rows(node, weight).transpose(0, 2, 1))  # [groups, positions, O / groups]
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     expected = functional.conv2d(
@@ -94,10 +97,10 @@ def test_rows_times_weight_rows_is_the_convolution(random: np.random.Generator, 
 
 def test_a_sample_of_the_rows_is_spread_over_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a picture that is bright in one column only, a sample sees a like share; a stride of 8 would see 0 or 8 x."""
-    monkeypatch.setattr(layer_reads, "MAX_ROWS", 2 * 128)
+    monkeypatch.setattr(layer_hessian, "MAX_ROWS", 2 * 128)
     images = np.zeros((2, 1, 32, 32), np.float32)
     images[..., 5] = 1.0
-    rows = layer_reads._rows(conv_node(), images[0], (1, 1), 128)
+    rows = sampled_rows(conv_node(), images[0], (1, 1), num_images=2)
     assert 128 <= rows.shape[1] < 256
     assert rows.mean() == pytest.approx(1 / 32, rel=0.35)
     assert_allclose(hessians(conv_node(), [images], (1, 1)), [[[2 * rows.sum()]]])

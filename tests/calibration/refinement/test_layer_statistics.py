@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import helper
 
+from calibration.refinement.layer_reads import LayerReads
 from calibration.refinement.layer_statistics import STACK, collect
 from calibration.refinement.round_layer import round_layer
 
@@ -19,20 +20,29 @@ def centers_of(read: np.ndarray, *, is_centered: bool) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("is_centered", [False, True])
-@pytest.mark.parametrize("part", [slice(None), slice(4, 9)])
+@pytest.mark.parametrize("missed", ["inputs", "outputs", "outputs of a part"])
 @pytest.mark.parametrize("outputs", [3, 20])
 @pytest.mark.parametrize(("images", "positions"), [(6, 50), (6, 3), (2 * STACK // 4 + 3, 4)])
-def test_the_sums_are_what_their_definition_says(images, positions, outputs, part, is_centered) -> None:
+def test_the_sums_are_what_their_definition_says(images, positions, outputs, missed, is_centered) -> None:
     """Few outputs and many, few positions and many, more rows than are multiplied at once; a part of the columns."""
     random = np.random.default_rng(SEED)
     read = random.normal(2.0, 1.0, (images, positions, 12)).astype(np.float32)
     in_float = read + random.normal(0.1, 0.2, read.shape).astype(np.float32)
     weight = random.normal(size=(1, outputs, 12)).astype(np.float32)
     current = weight.copy()
-    current[:, :, : part.start] += 0.1
     center = centers_of(read, is_centered=is_centered)
-    pairs = zip(read, in_float, strict=True)
-    seen = collect(MATMUL, pairs, weight, current, (), num_images=images, columns=part, center=center)
+    layer = LayerReads(MATMUL, (), weight, lambda: zip(read, in_float, strict=True), images, center)
+    part = slice(None)
+    if missed == "inputs":
+        seen = collect(layer.missed_inputs(), weight=weight, is_centered=is_centered)
+    elif missed == "outputs":
+        seen = collect(layer.missed_outputs(), is_centered=is_centered)
+    else:
+        part = slice(4, 9)
+        current[:, :, :4] += 0.1
+        collect(layer.part(slice(0, 4)), is_centered=is_centered)
+        layer.lose(slice(0, 4), weight[:, :, :4] - current[:, :, :4])
+        seen = collect(layer.part(part), is_centered=is_centered)
     x = read.astype(np.float64) - (0 if center is None else center[0])
     e = (in_float - read).astype(np.float64) @ weight[0].T + x @ (weight - current)[0].T
     if is_centered:
@@ -62,8 +72,8 @@ def test_groups_have_sums_of_their_own() -> None:
         for each in (read, in_float)
     ]
     center = windows[0].mean(axis=(0, 2))
-    pairs = zip(read, in_float, strict=True)
-    seen = collect(conv, pairs, weight, weight, (2, 2), num_images=4, center=center)
+    layer = LayerReads(conv, (2, 2), weight, lambda: zip(read, in_float, strict=True), 4, center)
+    seen = collect(layer.missed_inputs(), weight=weight, is_centered=True)
     x = windows[0] - center[:, np.newaxis]
     e = np.einsum("ngpk,gok->ngpo", windows[1] - windows[0], weight)
     e -= e.mean(axis=(0, 2), keepdims=True)

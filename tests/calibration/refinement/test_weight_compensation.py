@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import helper
 
+from calibration.refinement.layer_reads import LayerReads
 from calibration.refinement.layer_statistics import Sums, collect
 from calibration.refinement.weight_compensation import RIDGES, compensation, error_change
 
@@ -16,9 +17,10 @@ NODE = helper.make_node("MatMul", ["x", "w"], ["y"])
 
 def statistics(read: np.ndarray, in_float: np.ndarray, weight: np.ndarray):
     """Return the statistics of a MatMul over images [n, positions, K]: what the quantized and the float layer reads."""
-    images = zip(read.astype(np.float32), in_float.astype(np.float32), strict=True)
-    own = weight[np.newaxis].astype(np.float32)
-    return collect(NODE, images, own, own, (), num_images=len(read))
+    images = list(zip(read.astype(np.float32), in_float.astype(np.float32), strict=True))
+    return collect(
+        LayerReads(NODE, (), weight[np.newaxis].astype(np.float32), lambda: images, len(images)).missed_outputs()
+    )
 
 
 def noisy_layer(random: np.random.Generator, noise: float):

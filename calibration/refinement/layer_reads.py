@@ -1,0 +1,78 @@
+"""What a layer reads at sampled positions, and what its sum lacks there, image by image.
+
+    x   [K]   what the quantized layer reads at one position, after all roundings before it
+    d   [K]   x_float - x, with x_float what the float layer reads there
+    e   [O]   W d + (W - V) x: what its sum lacks there, with W its weights and V what they are so far
+
+A layer that is rounded in parts of columns has its x cut anew for every part, which is cheap. Its e is kept: W d is a
+product with all columns, and what a part loses is added once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from calibration.refinement.layer_hessian import sampled_rows
+
+Array = NDArray[np.float32]
+ALL = slice(None)
+
+
+@dataclass(slots=True, eq=False)
+class LayerReads:
+    """One layer's x with its d or e.
+
+    Attributes:
+        node: Conv, Gemm or MatMul for which `has_rows` is true.
+        kernel_shape: [kH, kW] of a Conv.
+        weight: W, float32 [groups, O, K].
+        images: Gives of each image what the quantized layer reads [C, H, W] (or [..., K]), and what the float layer
+            reads; called once for each part of the columns and once between two parts.
+        num_images: How many images that are.
+        center: Mean of x, float32 [groups, K], that x is taken from; None to leave it.
+    """
+
+    node: NodeProto
+    kernel_shape: tuple[int, ...]
+    weight: Array
+    images: Callable[[], Iterable[tuple[Array, Array]]]
+    num_images: int
+    center: Array | None = None
+    _errors: list[Array] = field(default_factory=list)
+
+    def missed_inputs(self) -> Iterator[tuple[Array, Array]]:
+        """Yield x and d of each image, float32 [groups, P, K] each."""
+        for read, in_float in self.images():
+            rows = self._rows(read, ALL)
+            yield self._centered(rows, ALL), self._rows(in_float, ALL) - rows
+
+    def missed_outputs(self) -> Iterator[tuple[Array, Array]]:
+        """Yield x and W d of each image, float32 [groups, P, K] and [groups, P, O]."""
+        for rows, missed in self.missed_inputs():
+            yield rows, np.matmul(missed, self.weight.transpose(0, 2, 1))
+
+    def part(self, columns: slice) -> Iterator[tuple[Array, Array]]:
+        """Yield x of some columns, and e as it is after `lose`, float32 [groups, P, columns] and [groups, P, O]."""
+        if self._errors:
+            for (read, _), error in zip(self.images(), self._errors, strict=True):
+                yield self._centered(self._rows(read, columns), columns), error
+            return
+        for rows, error in self.missed_outputs():
+            self._errors.append(error)
+            yield np.ascontiguousarray(rows[:, :, columns]), error
+
+    def lose(self, columns: slice, lost: Array) -> None:
+        """Add to e what some columns lost: W - V there, float32 [groups, O, columns]."""
+        for (rows, _), error in zip(self.part(columns), self._errors, strict=True):
+            error += np.matmul(rows, lost.transpose(0, 2, 1))
+
+    def _rows(self, image: Array, columns: slice) -> Array:
+        return sampled_rows(self.node, image, self.kernel_shape, num_images=self.num_images, columns=columns)
+
+    def _centered(self, rows: Array, columns: slice) -> Array:
+        return rows if self.center is None else rows - self.center[:, np.newaxis, columns]
