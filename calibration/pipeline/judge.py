@@ -7,13 +7,15 @@ question: where little is left to win it is decided by chance, and half of the t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from calibration.observers.observe_batches import OpenRuntime
+from calibration.observers.split_model import split_model
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
@@ -56,7 +58,7 @@ def judge(
     with_step: ModelProto,
     images: Sequence[Images],
     *,
-    open_exact: Callable[[ModelProto], Runtime],
+    open_exact: OpenRuntime,
 ) -> Judgement:
     """Return how far two models' answers are from the reference's.
 
@@ -74,7 +76,7 @@ def judge(
     meters = LogitMeter(strict=True), LogitMeter(strict=True)
     waiting = deque(images)
     while waiting:
-        with open_exact(reference) as runtime:
+        with open_exact(split_model(reference)) as runtime:
             answered = _answered(runtime, waiting)
         for meter, model in zip(meters, (without, with_step), strict=True):
             with open_exact(model) as runtime:

@@ -28,6 +28,7 @@ from exporter.passes.name_tensors import name_after_modules
 from exporter.tracing.decompositions import PlainFunctions
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
 from exporter.tracing.optimize_program import optimize
+from exporter.tracing.plain_program import capture
 from exporter.tracing.spell_reductions import spell_reductions
 
 INPUT_NAME = "input"
@@ -79,11 +80,13 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), PlainFunctions():
             warnings.simplefilter("ignore")
+            shapes = _dynamic_batch(module)
+            captured = capture(module, example, shapes)
             program = torch.onnx.export(
-                module,
-                (example,),
+                captured,
+                (example,) if captured is module else (),
                 dynamo=True,
-                dynamic_shapes=_dynamic_batch(module),
+                dynamic_shapes=shapes,
                 opset_version=TRACE_OPSET,
                 external_data=False,
                 input_names=[INPUT_NAME],

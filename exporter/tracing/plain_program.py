@@ -1,0 +1,131 @@
+"""Capture a module as a program that `torch.onnx` need not decompose, which is half of the time of an export.
+
+Decomposing traces the program anew, operator by operator. Of what convolutional networks are made of, it changes this:
+
+    relu_(x), add_(x, y), ...              ->  relu(x), add(x, y)                        in place
+    copy_(x, hardtanh(x))                  ->  hardtanh(x)                               likewise (`decompositions`)
+    batch_norm(x, ..., training=False)     ->  _native_batch_norm_legit_no_training
+    dropout(x, p, train=False)             ->  x
+
+That is done here in the graph, where nothing else looks at what is written in place. A program with any operator that
+is not named here is decomposed as ever. The ONNX file is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+aten = torch.ops.aten
+
+_OUT_OF_PLACE = {
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.elu_.default: aten.elu.default,
+    aten.hardsigmoid_.default: aten.hardsigmoid.default,
+    aten.hardswish_.default: aten.hardswish.default,
+    aten.hardtanh_.default: aten.hardtanh.default,
+    aten.leaky_relu_.default: aten.leaky_relu.default,
+    aten.mul_.Tensor: aten.mul.Tensor,
+    aten.relu_.default: aten.relu.default,
+    aten.sigmoid_.default: aten.sigmoid.default,
+    aten.silu_.default: aten.silu.default,
+}
+_BATCH_NORM = aten.batch_norm.default
+_COPY = aten.copy_.default
+_DROPOUT = {aten.dropout.default, aten.dropout_.default}
+_MAKE_TENSORS = {
+    *_OUT_OF_PLACE,
+    *_OUT_OF_PLACE.values(),
+    _BATCH_NORM,
+    _COPY,
+    aten.avg_pool2d.default,
+    aten.cat.default,
+    aten.conv2d.default,
+    aten.gelu.default,
+    aten.layer_norm.default,
+    aten.linear.default,
+    aten.max_pool2d.default,
+    aten.mean.dim,
+}
+"""Operators whose result shares no memory with anything but what they write in place."""
+
+_KNOWN = {*_MAKE_TENSORS, *_DROPOUT, aten.flatten.using_ints, aten.permute.default, aten.reshape.default}
+
+
+class _Plain(ExportedProgram):
+    """A program that is decomposed already."""
+
+    def run_decompositions(self, *args: object, **kwargs: object) -> ExportedProgram:
+        """Return the program itself: what `torch.onnx.export` begins with."""
+        return self
+
+
+def capture(module: nn.Module, example: Tensor, dynamic_shapes: tuple[Any, ...]) -> nn.Module | ExportedProgram:
+    """Return the module as a program, decomposed where that can be done here; the module where it cannot be captured.
+
+    Args:
+        module: In evaluation mode.
+        example: Its input.
+        dynamic_shapes: As for `torch.export.export`.
+    """
+    try:
+        program = torch.export.export(module, (example,), dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception:  # of many types; torch.onnx has other ways to capture, and says why none of them works
+        return module
+    graph = program.graph
+    if all(_is_plain(node) for node in graph.nodes if node.op not in ("placeholder", "output")):
+        for node in list(graph.nodes):
+            _rewrite(graph, node)
+        program.graph_module.recompile()
+        program.__class__ = _Plain
+    return program
+
+
+def _is_plain(node: fx.Node) -> bool:
+    """Tell whether a node is an operator of the table above that means the same out of place."""
+    if node.target not in _KNOWN:
+        return False
+    if node.target in _OUT_OF_PLACE:
+        return _is_own(node, {node})
+    if node.target is _COPY:
+        return _is_own(node, {node, node.args[1]}) and _is_free(node)
+    if node.target in _DROPOUT:
+        return not node.args[2] and _is_free(node)
+    return node.target is not _BATCH_NORM or not (node.args[5] or node.args[3] is None)
+
+
+def _is_own(node: fx.Node, readers: set[Any]) -> bool:
+    """Tell whether nobody but `readers` reads what the node writes to, and what it writes has that type already."""
+    tensors = [each for each in node.args if isinstance(each, fx.Node)]
+    source = tensors[0]
+    is_of_type = len({getattr(each.meta["val"], "dtype", None) for each in tensors}) == 1
+    return is_of_type and source.target in _MAKE_TENSORS and source.users.keys() == readers
+
+
+def _is_free(node: fx.Node) -> bool:
+    """Tell whether the node may go: the program's signature holds the names of what it returns."""
+    return all(user.op != "output" for user in node.users)
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
+    """Put one node into the form of the table above."""
+    if node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]
+    elif node.target is _COPY or node.target in _DROPOUT:
+        value = node.args[1 if node.target is _COPY else 0]
+        assert isinstance(value, fx.Node)
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+    elif node.target is _BATCH_NORM:
+        *tensors, _, momentum, epsilon, _ = node.args
+        value = node.meta["val"]
+        with graph.inserting_before(node):
+            normalized = graph.call_function(
+                aten._native_batch_norm_legit_no_training.default, (*tensors, momentum, epsilon)
+            )
+        normalized.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
+        node.target, node.args = operator.getitem, (normalized, 0)
