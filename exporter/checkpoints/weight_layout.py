@@ -81,13 +81,19 @@ def fingerprint(shapes: Mapping[str, Shape]) -> str:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves tensors as they are where initial weights would be drawn: on "meta" half of the cost, for no values."""
+    """Leaves tensors of one kind as they are where initial weights would be drawn: half of the cost of building."""
+
+    def __init__(self, kind: type[Tensor]) -> None:
+        super().__init__()
+        self._kind = kind
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func in _DRAWS or getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
+            drawn = args[0] if args else (kwargs or {})["tensor"]
+            if isinstance(drawn, self._kind):
+                return drawn
         return func(*args, **(kwargs or {}))
 
 
@@ -98,11 +104,23 @@ def without_values(build: Callable[[int], nn.Module], num_classes: int) -> nn.Mo
     """Return what `build` makes, on the "meta" device: names and shapes without values."""
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"), _NoDraws():
+            with torch.device("meta"), _NoDraws(Tensor):
                 return build(num_classes).eval()
         except (NotImplementedError, RuntimeError, ModelObjectError):
             # Some compute with values while they are built, as torchvision's RegNet its widths.
             return build(num_classes).eval().to("meta")
+
+
+def without_draws(build: Callable[[int], nn.Module], num_classes: int) -> nn.Module | None:
+    """Return what `build` makes with whatever was in memory for parameters, in evaluation mode, for weights to fill.
+
+    None where it holds parameters or buffers that a state dict does not: nothing would fill those.
+    """
+    with _NoDraws(nn.Parameter):
+        module = build(num_classes).eval()
+    stored = module.state_dict().keys()
+    named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return module if all(name in stored for name, _ in named) else None
 
 
 def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> dict[str, Shape]:

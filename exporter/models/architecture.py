@@ -18,7 +18,7 @@ from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_check
 from exporter.checkpoints.computed_weights import with_whole_weights
 from exporter.checkpoints.replaced_head import Head, find_head, with_head
 from exporter.checkpoints.training_record import TrainingRecord
-from exporter.checkpoints.weight_layout import layout_of
+from exporter.checkpoints.weight_layout import layout_of, without_draws
 from exporter.checkpoints.weight_names import find_network
 from exporter.errors import PreprocessingError, WeightsError
 from exporter.models.check_images import load_check_images, load_hard_frames
@@ -81,6 +81,14 @@ class Architecture:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             return self.build(num_classes).eval()
+
+    def to_be_filled(self, num_classes: int) -> nn.Module:
+        """Build as `seeded` does, for weights that fill every parameter: a library's network is not drawn first."""
+        if self.preprocessing is not None:  # a user's own code may compute with what it drew
+            with torch.random.fork_rng(devices=[]):
+                if (module := without_draws(self.build, num_classes)) is not None:
+                    return module
+        return self.seeded(num_classes)
 
     def assumed_preprocessing(self, request: ModelRequest, channels: int = RGB) -> tuple[Preprocessing, str]:
         """Return the preprocessing for weights that say none, and its source in words.
@@ -175,7 +183,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
             f"classes: pass --num-classes {in_file}, or leave it out"
         )
     num_classes = in_file or request.num_classes or architecture.num_classes
-    module = architecture.seeded(num_classes)
+    module = architecture.to_be_filled(num_classes)
     load_into(module if head is None else with_head(module, head), checkpoint)
     check_finite(module)
     return LoadedModel(

@@ -197,7 +197,7 @@ def _load_enum(architecture: Architecture, request: ModelRequest) -> LoadedModel
     preprocessing = preprocessing_of(weights, name)
     trained_size = preprocessing.input_size  # a transformer's position embedding fits this one
     architecture = replace(architecture, build=partial(_build, name, trained_size))
-    module = architecture.seeded(len(labels))
+    module = architecture.to_be_filled(len(labels))
     layout = layout_of(architecture.build)
     state_dict, notes = fit_names(_download(weights), layout.shapes, ignored_prefixes=architecture.ignored_prefixes)
     module.load_state_dict(state_dict)

@@ -10,6 +10,7 @@ from exporter.errors import ExportError, UnknownModelError, WeightsError
 from exporter.models.architecture import Architecture, load_file, load_random
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
+from exporter.models.model_facts import architecture_of
 from runtimes.errors import MissingDependencyError
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
@@ -174,3 +175,59 @@ def test_cifar_resnet_from_a_file(tmp_path):
     assert (loaded.num_classes, loaded.preprocessing) == (4, CIFAR_PREPROCESSING)
     with pytest.raises(ExportError, match="do not fit"):
         load_model(ModelRequest("cifar_resnet32", str(tmp_path / "w.safetensors")))
+
+
+# Weights that are replaced
+
+
+def drawn_in(build, *, preprocessing=ASSUMED):
+    """Load nothing into what `build` makes; return the module, and whether random numbers were drawn for it."""
+    advanced = []
+
+    def watched(num_classes):
+        before = torch.get_rng_state()
+        module = build(num_classes)
+        advanced.append(not torch.equal(before, torch.get_rng_state()))
+        return module
+
+    architecture = Architecture("tiny", "test", watched, 5, preprocessing, "the test's")
+    return architecture.to_be_filled(5), advanced
+
+
+def test_weights_that_a_file_fills_are_not_drawn_first():
+    module, advanced = drawn_in(Tiny)
+    assert advanced == [False]
+    assert not module.training
+    torch.manual_seed(1)
+    weights = Tiny(5).state_dict()
+    module.load_state_dict(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+
+
+class Offset(Tiny):
+    """Holds what no file fills: random numbers that are not stored."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.register_buffer("offset", torch.randn(3), persistent=False)
+
+
+@pytest.mark.parametrize(("build", "preprocessing"), [(Offset, ASSUMED), (Tiny, None)], ids=["not-stored", "own-code"])
+def test_what_a_file_may_not_fill_is_drawn_with_the_fixed_seed(build, preprocessing):
+    module, advanced = drawn_in(build, preprocessing=preprocessing)
+    assert advanced[-1]
+    expected = Architecture("tiny", "test", build, 5, ASSUMED, "").seeded(5)
+    for name, value in [*expected.named_parameters(), *expected.named_buffers()]:
+        assert torch.equal(module.get_parameter(name) if "offset" not in name else module.offset, value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnetblur18"])
+def test_a_librarys_network_answers_by_its_file_alone(name, tmp_path):
+    """timm's blurring filters are not stored."""
+    architecture = architecture_of(name)
+    drawn = architecture.seeded(5)
+    torch.save(drawn.state_dict(), tmp_path / "w.pth")
+    loaded = load_file(architecture, ModelRequest(name, str(tmp_path / "w.pth"))).module
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), drawn(images))
