@@ -53,7 +53,7 @@ _MAKE_TENSORS = {
 }
 """Operators whose result shares no memory with anything but what they write in place."""
 
-_KNOWN = {*_MAKE_TENSORS, *_DROPOUT, aten.flatten.using_ints, aten.permute.default, aten.reshape.default}
+_KNOWN = {*_MAKE_TENSORS, *_DROPOUT, aten.flatten.using_ints, aten.permute.default}
 
 
 class _Plain(ExportedProgram):
