@@ -6,6 +6,7 @@ an iterable can be read once. Pixels become PNG files, which give back the same 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
@@ -111,7 +112,8 @@ def _pixels(picture: Any, name: str) -> np.ndarray[Any, Any]:
     """Return uint8 [H, W, 3], float32 [C, H, W] or [N, C, H, W]."""
     array = np.asarray(picture.convert("RGB")) if isinstance(picture, Image.Image) else array_of(picture)
     if array is None:
-        raise TypeError(f"{name}: got {type(picture).__name__}, expected {EXPECTED}")
+        of_files = "; files are given as a list: list(...)" if isinstance(picture, (str, os.PathLike)) else ""
+        raise TypeError(f"{name}: got {type(picture).__name__}, expected {EXPECTED}{of_files}")
     pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3
     prepared = array.dtype == np.float32 and array.ndim in (3, 4) and 0 not in array.shape
     if not pixels and not prepared:

@@ -198,6 +198,11 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
         (lambda: rx.export("resnet18", int8=True, calib=5), TypeError, "calib: got int, expected a folder"),
         (lambda: rx.export("resnet18", calib=[], int8=True), ValueError, "got no pictures"),
         (lambda: rx.export("resnet18", calib=[np.zeros((3, 3))], int8=True), TypeError, r"calib\[0\]: got float64"),
+        (
+            lambda: rx.export("resnet18", calib=map(Path, "ab"), int8=True),
+            TypeError,
+            r"calib\[0\]: got PosixPath, .*; files are given as a list: list",
+        ),
         (lambda: rx.export("resnet18", effort=7), OptionError, "effort: got 7"),
         (lambda: rx.export("resnet18", target="tpu"), ValueError, "tpu"),
         (lambda: rx.export("resnet18", batch="8"), TypeError, "batch: got '8'"),
