@@ -101,11 +101,6 @@ def _described(name: str) -> tuple[nn.Module, dict[str, Any]]:
         # Of a name that was checked nothing fails here; a hub or folder does.
         raise _unreachable(name, err) from err
     config = dict(module.pretrained_cfg) if isinstance(getattr(module, "pretrained_cfg", None), dict) else {}
-    if not config.get("num_classes", 1000):
-        raise WeightsError(
-            f"timm's {name} has no classifier (num_classes 0), so there are no logits to export; choose a fine-tuned "
-            "variant"
-        )
     return module, config
 
 
@@ -126,6 +121,11 @@ def _fixed_side(config: dict[str, Any], request: ModelRequest) -> int | tuple[in
 
 def _load_published(name: str, request: ModelRequest) -> LoadedModel:
     _, config = _described(name)
+    if not config.get("num_classes", 1000):
+        raise WeightsError(
+            f"timm's weights of {_full_name(name, config)} have no classifier (num_classes 0), so there are no logits "
+            "to export; choose a fine-tuned variant, or give your own weights with --weights FILE"
+        )
     num_classes = int(config.get("num_classes") or 1000)
     if request.num_classes not in (None, num_classes):
         raise WeightsError(

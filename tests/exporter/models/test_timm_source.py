@@ -241,13 +241,13 @@ def test_a_folder_without_a_configuration(tmp_path):
         load(ModelRequest(f"timm:local-dir:{tmp_path}"))
 
 
-def test_a_model_without_a_classifier_is_refused(hub_folder):
+def test_published_weights_without_a_classifier_in_a_folder_are_refused(hub_folder):
     folder, _ = hub_folder
     config = json.loads((folder / "config.json").read_text())
     config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 0
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="no classifier"):
-        load(ModelRequest(f"timm:local-dir:{folder}", "random"))
+        load(ModelRequest(f"timm:local-dir:{folder}"))
 
 
 # Names
@@ -278,3 +278,15 @@ def test_without_timm_the_message_says_what_to_install(monkeypatch, name):
     monkeypatch.delitem(sys.modules, "exporter.models.timm_source")
     with pytest.raises(MissingDependencyError, match=r'not installed; pip install "resnet-export\[timm\]"'):
         load_model(ModelRequest(name, "random"))
+
+
+def test_an_encoder_without_published_classes_takes_others_weights():
+    """Its published weights end in features; a classifier of random weights is as wide as asked for."""
+    loaded = load(ModelRequest("timm:resnet50_clip_gap", "random", 5))
+    assert loaded.num_classes == 5
+    assert loaded.module.head.fc.out_features == 5
+
+
+def test_published_weights_without_a_classifier_are_refused():
+    with pytest.raises(WeightsError, match=r"resnet50_clip_gap\.openai have no classifier .* give your own weights"):
+        load(ModelRequest("timm:resnet50_clip_gap"))
