@@ -280,9 +280,10 @@ def test_without_timm_the_message_says_what_to_install(monkeypatch, name):
         load_model(ModelRequest(name, "random"))
 
 
-def test_an_encoder_without_published_classes_takes_others_weights():
-    """Its published weights end in features; a classifier of random weights is as wide as asked for."""
-    loaded = load(ModelRequest("timm:resnet50_clip_gap", "random", 5))
+def test_an_encoder_without_published_classes_takes_others_weights(tmp_path):
+    """Its published weights end in features; a classifier of one's own is as wide as its file says."""
+    save_file(timm.create_model("resnet50_clip_gap", num_classes=5).state_dict(), tmp_path / "w.safetensors")
+    loaded = load(ModelRequest("timm:resnet50_clip_gap", str(tmp_path / "w.safetensors")))
     assert loaded.num_classes == 5
     assert loaded.module.head.fc.out_features == 5
 

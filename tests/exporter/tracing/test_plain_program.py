@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from exporter.tracing import plain_program, trace
 
@@ -84,8 +85,10 @@ def both(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, byt
 MODULES = {
     "every operator": lambda: Every(*PLAIN),
     "BatchNorm without affine": lambda: Every(lambda x, _: F.relu(x), affine=False),
-    "resnet18": torchvision.models.resnet18,
-    "mobilenet_v3_small": torchvision.models.mobilenet_v3_small,
+    "bottlenecks": lambda: ResNet(Bottleneck, [1, 1, 1, 1]),
+    "inverted residuals": lambda: MobileNetV3(
+        [InvertedResidualConfig(16, 3, 64, 16, True, kind, 1, 1, 1.0) for kind in ("RE", "HS")], last_channel=32
+    ),
 }
 
 
