@@ -8,6 +8,7 @@ program; 130 interrupted. Whatever the code, an unfinished file or bundle is nev
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import io
 import os
@@ -83,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from resnet_export.console.interrupt import listening
 
     with listening():
-        return _guarded(words)
+        code = _guarded(words)
+    if argv is None:
+        gc.freeze()  # the process ends: looking through a traced network for cycles takes it more than a second
+    return code
 
 
 def command_parser(*verbs: str) -> CommandParser:
