@@ -1,4 +1,4 @@
-"""Capture a module as a program that `torch.onnx` need not decompose, which is half of the time of an export.
+"""Capture a module as a program that `torch.onnx` need not decompose, which is about half of tracing.
 
 Decomposing traces the program anew, operator by operator. Of what convolutional networks are made of, it changes this:
 
