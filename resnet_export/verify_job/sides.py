@@ -13,7 +13,9 @@ from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
+from runtimes.bundle.described_file import check_preparation, check_tensors
 from runtimes.bundle.precision import is_int8
+from runtimes.errors import BundleError
 from runtimes.inference.model_description import ModelDescription
 from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions, RuntimeKind
 from runtimes.inference.runtime_registry import RUNTIMES
@@ -130,7 +132,18 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     wants_logits = subject.finish.changes_output and kind.engine_flavor is None
     choice = Choice(path, provider, precision, "verified")
     model = with_logits(path, subject.finish) if wants_logits else None
-    return kind.open(choice, subject.manifest, OpenOptions(threads=streams.threads or None, exact=exact, model=model))
+    options = OpenOptions(threads=streams.threads or None, exact=exact, model=model)
+    opened = kind.open(choice, subject.manifest, options)
+    if subject.manifest is not None:
+        try:
+            check_tensors(path, "inputs", subject.manifest.inputs, opened.runtime.input_specs)
+            check_preparation(path, subject.manifest, opened.metadata)
+            if model is None:
+                check_tensors(path, "outputs", subject.manifest.outputs, opened.runtime.output_specs)
+        except BundleError:
+            opened.runtime.close()
+            raise
+    return opened
 
 
 def with_logits(path: Path, finish: Finish) -> ModelProto:

@@ -20,6 +20,7 @@ from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
 from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds
+from runtimes.metrics.answer_kind import KEY, AnswerKind
 from runtimes.preprocessing.transform import Preprocessing, pixels, preprocess
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
+EDITED = "it was changed after the export: undo that, or export anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +165,18 @@ class Manifest(JsonFields):
                 fields[ends] = tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in fields[ends])
             fields["batch"] = BatchRange(**fields["batch"])
             fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
-            raise BundleError(f"{MANIFEST_NAME}: cannot be read: {err!r}") from err
+        except KeyError as err:
+            raise BundleError(f"{MANIFEST_NAME}: got no {err}, which every manifest has; {EDITED}") from err
+        except (TypeError, ValueError, AttributeError, OverflowError) as err:
+            raise BundleError(f"{MANIFEST_NAME}: cannot be read: {err}; {EDITED}") from err
         if not fields["inputs"] or not fields["outputs"]:
             raise BundleError(f"{MANIFEST_NAME}: got no inputs or no outputs, expected at least one of each")
         for name in fields["files"]:
             if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
                 raise BundleError(f"{MANIFEST_NAME}: file name {name!r} leaves the bundle")
-        return cls(**fields)
+        manifest = cls(**fields)
+        _check_agrees(manifest)
+        return manifest
 
 
 def _check_kinds(fields: Mapping[str, Any]) -> None:
@@ -179,8 +185,41 @@ def _check_kinds(fields: Mapping[str, Any]) -> None:
     kinds |= dict.fromkeys(("model", "tool", "libraries", "options", "folding", "parity", "files"), dict)
     check_kinds(fields, {**kinds, "inputs": list, "outputs": list, "quantization": (dict, type(None))})
     check_kinds(fields["model"], {"id": str})
+    if (kind := fields["model"].get(KEY)) is not None and kind not in (known := [each.value for each in AnswerKind]):
+        raise ValueError(f"model {KEY!r}: got {kind!r}, expected one of {', '.join(known)}")
     for name in ("tool", "libraries"):
         check_kinds(fields[name], dict.fromkeys(fields[name], str))
+
+
+def _check_agrees(manifest: Manifest) -> None:
+    """Refuse a manifest whose preprocessing or number of classes is not what its inputs and outputs say.
+
+    Raises:
+        BundleError: Naming both fields and what they hold.
+    """
+    channels, height, width = manifest.preprocessing.input_shape
+    first = manifest.inputs[0]
+    prepared = (height, width, channels) if first.dtype == "uint8" else (channels, height, width)
+    if len(manifest.inputs) == 1 and not _may_be(first.shape[1:], prepared):
+        raise BundleError(
+            f"{MANIFEST_NAME}: `preprocessing` ({manifest.preprocessing.in_words}) gives {list(prepared)}, but "
+            f"`inputs` says {first.name!r} {list(first.shape)}; {EDITED}"
+        )
+    num_classes, answers = manifest.model.get("num_classes"), manifest.outputs[0]
+    if len(manifest.outputs) > 1 or len(answers.shape) != 2 or num_classes is None:
+        return
+    if not _may_be(answers.shape[1:], (num_classes,)):
+        raise BundleError(
+            f"{MANIFEST_NAME}: `model.num_classes` is {num_classes!r}, but `outputs` says {answers.name!r} "
+            f"{list(answers.shape)}; {EDITED}"
+        )
+
+
+def _may_be(declared: tuple[int | str, ...], sizes: tuple[int, ...]) -> bool:
+    """Tell whether a declared shape, in which a name may be any size, admits these sizes."""
+    return len(declared) == len(sizes) and all(
+        isinstance(want, str) or want == size for want, size in zip(declared, sizes, strict=True)
+    )
 
 
 def _what_reads(content: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtimes.bundle.described_file import check_preparation, check_tensors
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest, read_labels
 from runtimes.errors import (
@@ -148,21 +149,27 @@ class _Source:
 
     def model(self, opened: Opened, *, backend: str, draft: bool) -> Model:
         """Return the model, with what is known of its pictures and classes."""
+        runtime = opened.runtime
         try:
+            if self.manifest is not None:
+                file = Path(opened.description.file)
+                check_tensors(file, "inputs", self.manifest.inputs, runtime.input_specs)
+                check_tensors(file, "outputs", self.manifest.outputs, runtime.output_specs)
+                check_preparation(file, self.manifest, opened.metadata)
             told = self._told(opened)
             preparation = None
-            if told.preprocessing is not None and len(opened.runtime.input_specs) == 1:
-                (spec,) = opened.runtime.input_specs.values()
+            if told.preprocessing is not None and len(runtime.input_specs) == 1:
+                (spec,) = runtime.input_specs.values()
                 preparation = Preparation(told.preprocessing, spec.dtype == "uint8", backend, draft)
             head: Head | NotAClassifierError
             try:
-                head = head_from_outputs(opened.runtime.output_specs, labels=told.labels, kind=told.kind)
+                head = head_from_outputs(runtime.output_specs, labels=told.labels, kind=told.kind)
             except NotAClassifierError as err:
                 head = err
         except BaseException:  # an interrupt too: nothing may stay open that nobody holds
-            opened.runtime.close()
+            runtime.close()
             raise
-        return Model(opened.runtime, description=opened.description, preparation=preparation, head=head)
+        return Model(runtime, description=opened.description, preparation=preparation, head=head)
 
     def _told(self, opened: Opened) -> _Told:
         if self.manifest is None:

@@ -156,9 +156,15 @@ def test_pytorch_as_reference_and_on_trial(bundle, digits_folder, tmp_path):
     assert verify(bundle, *random, *sizes, "--provider", "torch") == 1
 
 
-def test_a_manifest_of_other_normalization_is_told_without_any_reference(bundle, tmp_path):
+def test_a_manifest_of_other_normalization_is_told_without_any_reference(bundle, tmp_path, capsys):
     preprocessing = replace(load_manifest(bundle).preprocessing, mean=(0.5, 0.5, 0.5))
     broken = changed(bundle, tmp_path / "broken", preprocessing=preprocessing)
+    assert "`preprocessing.mean` is [0.5, 0.5, 0.5], but model.onnx was exported" in refused(capsys, broken)
+    for path in broken.glob("*.onnx"):  # as of files that do not say how their pictures are prepared
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        onnx.save(model, path)
+    write_manifest(broken, replace(load_manifest(broken), files=file_entries(broken)))
     content = report_of(tmp_path, broken)
     assert content["verdict"] == "fail"
     assert "wrong normalization" in content["causes"][0]["sentence"]

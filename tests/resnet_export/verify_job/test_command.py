@@ -133,3 +133,23 @@ def test_pictures_that_differ_are_called_by_their_names_and_shown(digits_bundle,
 def test_labels_without_images_are_refused(digits_bundle, tmp_path, capsys):
     assert main(["verify", str(digits_bundle), "--val-labels", str(tmp_path / "x.txt"), "--quiet"]) == 2
     assert "--val-labels says the classes of --val; give both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ends", ["inputs", "outputs"])
+def test_a_manifest_that_does_not_describe_its_files_is_refused(digits_bundle, tmp_path, capsys, ends):
+    bundle = shutil.copytree(digits_bundle, tmp_path / "b")
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    content[ends][0]["name"] = "other"
+    (bundle / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["verify", str(bundle), "--precision", "int8", "--quiet"]) == 2
+    assert f"manifest.json: `{ends}` says 'other' float32" in capsys.readouterr().err
+
+
+def test_a_manifest_that_prepares_otherwise_than_its_files_is_refused(digits_bundle, tmp_path, capsys):
+    """Its golden inputs are prepared already, so that only the file's metadata can tell."""
+    bundle = shutil.copytree(digits_bundle, tmp_path / "b")
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    content["preprocessing"]["interpolation"] = "bicubic"
+    (bundle / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["verify", str(bundle), "--precision", "int8", "--quiet"]) == 2
+    assert '`preprocessing.interpolation` is "bicubic", but model.int8.onnx was exported' in capsys.readouterr().err

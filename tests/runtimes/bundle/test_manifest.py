@@ -373,6 +373,64 @@ def test_preprocessing_that_would_fill_the_memory_or_no_float_holds(manifest, ch
         Manifest.from_json({**content, "preprocessing": {**content["preprocessing"], **change}})
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        (
+            "preprocessing",
+            {"crop": {"height": 40, "width": 40}},
+            r"\[3, 40, 40\], but `inputs` says 'input' \[",
+        ),
+        ("preprocessing", {"crop": None, "resize": {"height": 8, "width": 9}}, r"\[3, 8, 9\], but `inputs`"),
+        ("preprocessing", {"mean": [0.5], "std": [0.5], "color_order": "L"}, r"grey.*\[1, 224, 224\], but `inputs`"),
+        ("inputs", [{"name": "input", "dtype": "float32", "shape": ["n", 3, 64, 64]}], r"'input' \['n', 3, 64, 64\]"),
+        ("inputs", [{"name": "input", "dtype": "float32", "shape": ["n", 224, 224]}], r"'input' \['n', 224, 224\]"),
+        (
+            "inputs",
+            [{"name": "input", "dtype": "uint8", "shape": ["n", 3, 224, 224]}],
+            r"\[224, 224, 3\], but `inputs`",
+        ),
+        (
+            "outputs",
+            [{"name": "logits", "dtype": "float32", "shape": ["n", 3]}],
+            r"is 2, but `outputs` says 'logits' \[",
+        ),
+        ("model", {"num_classes": 3}, r"`model\.num_classes` is 3, but `outputs` says 'logits' \['batch', 2\]"),
+        ("model", {"num_classes": "two"}, r"`model\.num_classes` is 'two', but"),
+        ("model", {"answers": "maybe"}, r"model 'answers': got 'maybe', expected one of logits, "),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named(manifest, key, change, said):
+    content = content_of(manifest)
+    changed = {**content[key], **change} if isinstance(change, dict) else change
+    with pytest.raises(BundleError, match=rf"manifest\.json.*{said}.*it was changed after the export: undo that"):
+        Manifest.from_json({**content, key: changed})
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("preprocessing", {"resize": {"shorter_side": 240}}),
+        ("inputs", [{"name": "input", "dtype": "float32", "shape": ["batch", 3, "height", "width"]}]),
+        ("inputs", [{"name": "input", "dtype": "uint8", "shape": ["batch", 224, 224, 3]}]),
+        ("outputs", [{"name": "logits", "dtype": "float32", "shape": ["batch", "classes"]}]),
+        ("outputs", [{"name": name, "dtype": "float32", "shape": ["batch", 5]} for name in ("scores", "indices")]),
+        ("model", {"num_classes": None, "answers": "features"}),
+    ],
+)
+def test_fields_that_agree_are_read(manifest, key, change):
+    content = content_of(manifest)
+    changed = {**content[key], **change} if isinstance(change, dict) else change
+    assert Manifest.from_json({**content, key: changed}).files == manifest.files
+
+
+def test_a_key_that_is_gone_is_named(manifest):
+    content = content_of(manifest)
+    del content["files"]
+    with pytest.raises(BundleError, match="got no 'files', which every manifest has"):
+        Manifest.from_json(content)
+
+
 def test_a_newer_schema_names_the_version_to_install(manifest):
     newer = {**content_of(manifest), "schema_version": SCHEMA_VERSION + 1, "tool": {"version": "7.1"}}
     with pytest.raises(BundleError, match=r"install resnet-export 7\.1, which wrote it, or newer: pip install"):

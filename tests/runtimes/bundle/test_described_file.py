@@ -1,0 +1,84 @@
+"""A manifest whose inputs or outputs are not the file's is refused by whatever opens the file."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from small_bundle import CLASSES, SIZE, small_network, write_bundle
+
+from runtimes import load
+from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.errors import BundleError
+from runtimes.ort.adapter import OrtRuntime
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "b", {"fp32": small_network()})
+
+
+def edit(bundle, ends, **changes):
+    path = bundle / MANIFEST_NAME
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (content[ends] if ends == "preprocessing" else content[ends][0]).update(changes)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize(
+    ("ends", "changes", "said"),
+    [
+        ("inputs", {"name": "image"}, rf"`inputs` says 'image' float32 .* has 'input' float32 \[N, 3, {SIZE}, {SIZE}"),
+        ("inputs", {"shape": ["batch", 3, "h", "w", 1]}, None),
+        ("inputs", {"dtype": "float16"}, r"`inputs` says 'input' float16 .*, but model\.onnx has 'input' float32"),
+        ("outputs", {"name": "scores"}, rf"`outputs` says 'scores' .* has 'logits' float32 \[N, {CLASSES}\]"),
+        ("outputs", {"shape": ["batch", 5, 1]}, r"`outputs` says 'logits' float32 \['batch', 5, 1\]"),
+    ],
+)
+def test_load_names_the_field_and_the_file(bundle, provider, ends, changes, said):
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is optional")
+    edit(bundle, ends, **changes)
+    with pytest.raises(BundleError, match=said):
+        load(bundle, provider=provider)
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("interpolation", "bicubic", 'is "bicubic", but model.onnx was exported for "bilinear"'),
+        ("mean", [0.5, 0.5, 0.5], "is [0.5, 0.5, 0.5], but model.onnx was exported for [0.485, 0.456, 0.406]"),
+        ("std", [1, 1, 1], "is [1, 1, 1], but model.onnx was exported for [0.229, 0.224, 0.225]"),
+        (
+            "resize",
+            {"shorter_side": 18},
+            'is {"shorter_side": 18}, but model.onnx was exported for {"shorter_side": 20}',
+        ),
+    ],
+)
+def test_preparation_that_fits_the_shape_and_is_not_the_files(bundle, provider, field, value, said):
+    """Nothing but the file's own metadata contradicts it; pictures would be prepared otherwise than in training."""
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is optional")
+    edit(bundle, "preprocessing", **{field: value})
+    with pytest.raises(BundleError, match=re.escape(f"manifest.json: `preprocessing.{field}` {said}")):
+        load(bundle, provider=provider)
+
+
+def test_axes_that_one_side_leaves_open_fit(bundle):
+    edit(bundle, "outputs", shape=["batch", "classes"])
+    with load(bundle, provider="cpu") as model:
+        assert model.output_specs["logits"].shape == (None, CLASSES)
+
+
+def test_what_was_opened_is_closed_again(bundle, monkeypatch):
+    closed = []
+    close = OrtRuntime.close
+    monkeypatch.setattr(OrtRuntime, "close", lambda self: (closed.append(1), close(self)))
+    edit(bundle, "inputs", name="image")
+    with pytest.raises(BundleError):
+        load(bundle, provider="cpu")
+    assert closed
