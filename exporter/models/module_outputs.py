@@ -20,22 +20,6 @@ from exporter.errors import ModelObjectError, PreprocessingError
 from exporter.models.loaded_model import LoadedModel
 from exporter.preprocessing.options import wrong_channels
 
-_FLOAT_FIRST = "give the float32 model, before it is quantized"
-
-
-def check_is_float(module: nn.Module, name: str) -> None:
-    """Raise a ModelObjectError if `module` is quantized already, by PyTorch or by torchao."""
-    for path, child in module.named_modules():
-        if ".quantized" in type(child).__module__ or type(child).__module__.startswith("torch.ao.nn.quantized"):
-            kind = f"{type(child).__module__}.{type(child).__name__}"
-            raise ModelObjectError(f"{name}: it is quantized already ({path or 'itself'} is a {kind}); {_FLOAT_FIRST}")
-    for path, tensor in module.named_parameters():
-        if tensor.is_quantized or type(tensor) not in (Tensor, nn.Parameter) or not tensor.is_floating_point():
-            kind = type(tensor).__name__
-            raise ModelObjectError(
-                f"{name}: it is quantized already ({path} is a {kind} of {tensor.dtype}); {_FLOAT_FIRST}"
-            )
-
 
 def tensors_given(module: nn.Module, images: Tensor, name: str) -> dict[str, Tensor]:
     """Return the tensors that `module` gives for `images`, by name: keys of a dict, places in a tuple.

@@ -11,8 +11,8 @@ from exporter.checkpoints.checkpoint import state_dict_sha256
 from exporter.errors import ModelObjectError, WeightsError
 from exporter.models.input_channels import in_color_order
 from exporter.models.loaded_model import LoadedModel, ModelRequest
-from exporter.models.module_outputs import check_is_float
 from exporter.models.python_source import checked
+from exporter.networks.float_module import check_is_float
 from exporter.networks.plain_module import plain_module, unwrapped
 from exporter.preprocessing.options import PreprocessingOptions
 from runtimes.preprocessing.transform import Preprocessing
@@ -72,6 +72,8 @@ def _check_weights(module: nn.Module, name: str) -> None:
     for key, tensor in module.state_dict().items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             continue
+        if tensor.is_meta:
+            raise WeightsError(f'{name}: {key} has no values (device "meta"); load weights into the module first')
         if tensor.dtype != torch.float32:
             raise WeightsError(f"{name}: {key} is {tensor.dtype}, expected torch.float32; call .float() first")
         if not bool(torch.isfinite(tensor).all()):

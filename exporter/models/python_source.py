@@ -19,8 +19,9 @@ from exporter.errors import ModelObjectError, WeightsError
 from exporter.models.architecture import Architecture, load_file, load_random
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.models.loaded_model import is_weights_file as is_file
-from exporter.models.module_outputs import check_is_float, tensors_given, with_outputs
-from exporter.networks.plain_module import plain_module, unwrapped
+from exporter.models.module_outputs import tensors_given, with_outputs
+from exporter.networks.float_module import check_is_float
+from exporter.networks.plain_module import plain_module, store_computed_weights, unwrapped
 
 
 def load(request: ModelRequest) -> LoadedModel:
@@ -146,9 +147,12 @@ def _on_cpu(name: str, module: nn.Module) -> nn.Module:
 def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedModel:
     """Return `loaded` with what it gives: logits of so many classes, or the tensors that were asked for.
 
+    Weights that a parametrization computes become weights.
+
     Raises:
         ModelObjectError: If it takes no images, gives no tensors, or not as many classes as asked for.
     """
+    store_computed_weights(loaded.module)
     if not request.checks_output:
         return loaded
     images = torch.zeros(2, *loaded.preprocessing.input_shape)

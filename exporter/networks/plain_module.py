@@ -4,7 +4,8 @@ Wrappers pass their input on: `torch.compile`, DataParallel, DistributedDataPara
 They answer as the module inside and take any arguments, which `torch.export` cannot trace. Reparametrizations of the
 older kind (`torch.nn.utils.prune`, `weight_norm`, `spectral_norm`) keep their parts and let a hook compute the weight;
 such a module cannot even be copied. In evaluation mode the weight is always the same, so it becomes a weight again, by
-PyTorch's own functions.
+PyTorch's own functions. A parametrization of another kind (`orthogonal`, one's own) keeps its parts until its weights
+are loaded; then what it gives is a weight, too, if it gives the same twice.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
@@ -68,16 +70,30 @@ def _store_weights(module: nn.Module) -> None:
             prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
     found: Any = getattr(module, "parametrizations", None)
     if isinstance(found, nn.ModuleDict) and all(_is_known(parts) for parts in found.values()):
-        weights = {name: getattr(module, name).detach() for name in found}
-        del module._modules["parametrizations"]
-        # PyTorch's own remove_parametrizations would take the weight off the class, which the caller's module shares.
-        module.__class__ = type(module).__bases__[0]
-        for name, weight in weights.items():
-            module.register_parameter(name, nn.Parameter(weight))
+        _store_parametrized(module, found)
+
+
+def store_computed_weights(module: nn.Module) -> None:
+    """Make every weight that a parametrization computes a parameter, in place, once the parts have their values."""
+    for child in list(module.modules()):
+        found: Any = getattr(child, "parametrizations", None)
+        if isinstance(found, nn.ModuleDict) and all(
+            torch.equal(getattr(child, name), getattr(child, name)) for name in found
+        ):
+            _store_parametrized(child, found)
+
+
+def _store_parametrized(module: nn.Module, found: nn.ModuleDict) -> None:
+    weights = {name: getattr(module, name).detach() for name in found}
+    del module._modules["parametrizations"]
+    # PyTorch's own remove_parametrizations would take the weight off the class, which the caller's module shares.
+    module.__class__ = type(module).__bases__[0]
+    for name, weight in weights.items():
+        module.register_parameter(name, nn.Parameter(weight))
 
 
 def _is_known(parts: nn.Module) -> bool:
-    """Tell whether a list of parametrizations always gives the same tensor in evaluation mode."""
+    """Tell whether a list of parametrizations is of a kind whose parts a file of weights may hold instead of it."""
     return isinstance(parts, ParametrizationList) and all(
         isinstance(part, (_WeightNorm, _SpectralNorm)) for part in parts
     )

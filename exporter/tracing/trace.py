@@ -16,7 +16,7 @@ import warnings
 from typing import Any
 
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from torch import Tensor, fx, nn
 
 from exporter.errors import ExportError, UnstableAnswerError
@@ -33,6 +33,7 @@ from exporter.tracing.spell_reductions import spell_reductions
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+_LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 def trace(
@@ -109,7 +110,21 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
     if program.exported_program is not None:
         _refuse_statistics_of_the_batch(program.exported_program.graph)
     model: ModelProto = program.model_proto
+    _refuse_narrow_numbers(model, type(module).__name__)
     return model
+
+
+def _refuse_narrow_numbers(model: ModelProto, name: str) -> None:
+    """Raise where the module itself computes in bfloat16, or its layers in float16: the file would not be float32."""
+    types = {info.name: info.type.tensor_type.elem_type for info in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        made = {types.get(output) for output in node.output}
+        if TensorProto.BFLOAT16 in made or (TensorProto.FLOAT16 in made and node.op_type in _LAYERS):
+            kind = "bfloat16" if TensorProto.BFLOAT16 in made else "float16"
+            raise ExportError(
+                f"{name}: its forward computes in {kind} ({node.op_type} {node.name!r}: torch.autocast or a cast "
+                "inside), expected float32; take that out, FP16 and INT8 files are made of the float32 one (--fp16)"
+            )
 
 
 def _refuse_statistics_of_the_batch(graph: fx.Graph) -> None:

@@ -182,9 +182,15 @@ def checked_model(model: object) -> ModelLike:
         raise TypeError(f"model: got the class {model.__name__}, expected one of it: {model.__name__}(...)")
     if hasattr(model, "state_dict") and hasattr(model, "forward"):
         return model  # type: ignore[return-value]  # a torch.nn.Module, which is not imported to ask
+    hint = "; call it and give what it returns" if callable(model) else ""
+    if type(model).__name__ == "ExportedProgram":
+        hint = (
+            "; give the module that it was exported from, or convert it and give model.onnx: torch.onnx.export(program"
+            '.module(), (torch.zeros(2, 3, 224, 224),), "model.onnx", dynamo=True, dynamic_shapes=({0: "batch"},))'
+        )
     raise TypeError(
         f"model: got {type(model).__name__}, expected a torch.nn.Module, a name such as 'resnet50' or 'timm:NAME', or "
-        "the path of an .onnx file"
+        f"the path of an .onnx file{hint}"
     )
 
 

@@ -16,7 +16,7 @@ from exporter.errors import ModelObjectError
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
 from exporter.models.module_source import load_module
-from exporter.networks.plain_module import plain_module, unwrapped
+from exporter.networks.plain_module import plain_module, store_computed_weights, unwrapped
 from exporter.preprocessing.options import PreprocessingOptions
 from exporter.tracing.trace import trace
 
@@ -84,12 +84,44 @@ class _Doubled(nn.Module):
         return weight * 2
 
 
-def test_a_parametrization_of_ones_own_is_left() -> None:
-    module = network()
+class _Noisy(nn.Module):
+    def forward(self, weight):
+        return weight + torch.randn_like(weight)
+
+
+def doubled(module: nn.Sequential) -> None:
     nn.utils.parametrize.register_parametrization(module[6], "weight", _Doubled())
-    copied = plain_module(module)
-    assert "6.parametrizations.weight.original" in copied.state_dict()
-    torch.testing.assert_close(copied(IMAGES), module(IMAGES), rtol=0, atol=0)
+
+
+def orthogonal(module: nn.Sequential) -> None:
+    parametrizations.orthogonal(module[6])
+
+
+def doubled_and_normalized(module: nn.Sequential) -> None:
+    parametrizations.weight_norm(module[0])
+    nn.utils.parametrize.register_parametrization(module[0], "weight", _Doubled())
+
+
+@pytest.mark.parametrize("change", [doubled, orthogonal, doubled_and_normalized])
+def test_other_parametrizations_become_weights_once_loaded(change) -> None:
+    module = network()
+    change(module)
+    expected, names = module(IMAGES), list(module.state_dict())
+    assert any("parametrizations" in name for name in plain_module(module).state_dict())  # a file may hold their parts
+    loaded = load_module(module, OPTIONS)
+    assert sorted(loaded.module.state_dict()) == sorted(network().state_dict())
+    torch.testing.assert_close(loaded.module(IMAGES), expected, rtol=0, atol=0)
+    model, _ = trace(loaded.module, IMAGES, opset=20)
+    (answers,) = ReferenceEvaluator(model).run(None, {"input": IMAGES.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answers), expected, rtol=1e-4, atol=1e-5)
+    assert list(module.state_dict()) == names
+
+
+def test_a_parametrization_that_is_never_the_same_is_left() -> None:
+    module = network()
+    nn.utils.parametrize.register_parametrization(module[6], "weight", _Noisy())
+    store_computed_weights(module)
+    assert "6.parametrizations.weight.original" in module.state_dict()
 
 
 def averaged(module: nn.Module) -> nn.Module:
@@ -125,6 +157,15 @@ def pruned():
     prune.l1_unstructured(module[0], "weight", 0.5)
     return nn.DataParallel(module)
 
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+def doubled():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    nn.utils.parametrize.register_parametrization(module[3], "weight", Doubled())
+    return module
+
 class Closed(nn.Module):
     def __deepcopy__(self, memo):
         raise RuntimeError("not this one")
@@ -156,6 +197,15 @@ def test_a_callable_gives_a_pruned_network(nets, tmp_path) -> None:
     torch.save(module.state_dict(), tmp_path / "w.pth")
     loaded = load_model(ModelRequest(f"{nets}:pruned", str(tmp_path / "w.pth"), None, OPTIONS))
     torch.testing.assert_close(loaded.module(IMAGES), module(IMAGES), rtol=0, atol=0)
+
+
+def test_weights_of_a_parametrization_of_ones_own_come_from_a_file(nets, tmp_path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    nn.utils.parametrize.register_parametrization(module[3], "weight", _Doubled())
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    loaded = load_model(ModelRequest(f"{nets}:doubled", str(tmp_path / "w.pth"), None, OPTIONS))
+    torch.testing.assert_close(loaded.module(IMAGES), module(IMAGES), rtol=0, atol=0)
+    assert "3.weight" in loaded.module.state_dict()
 
 
 def test_what_cannot_be_copied_is_refused(nets) -> None:

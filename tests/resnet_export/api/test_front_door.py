@@ -193,6 +193,7 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
     ("call", "error", "words"),
     [
         (lambda: rx.export(3), TypeError, r"model: got int, expected a torch.nn.Module, a name"),
+        (lambda: rx.export(lambda: None), TypeError, r"model: got function, .*file; call it and give what it returns"),
         (lambda: rx.export(np.zeros(3)), TypeError, "got ndarray, expected a torch.nn.Module"),
         (lambda: rx.export("resnet18", int8=True), OptionError, "--int8 needs --calib"),
         (lambda: rx.export("resnet18", int8=True, calib=5), TypeError, "calib: got int, expected a folder"),
