@@ -42,10 +42,6 @@ def _below(library: str, *bound: int) -> Callable[[Versions], bool]:
     return lambda versions: library in versions and version_numbers(versions[library]) < bound
 
 
-def _torch_2_9(versions: Versions) -> bool:
-    return version_numbers(versions.get("torch", ""))[:2] == (2, 9)
-
-
 def _torch_without_cuda_with_torchvision_of_pypi(versions: Versions) -> bool:
     # PyTorch's own index gives both the same label, as in 2.13.0+cpu and 0.28.0+cpu.
     return versions.get("torch", "").endswith("+cpu") and "+" not in versions.get("torchvision", "+")
@@ -84,7 +80,7 @@ OLD_ONNXRUNTIME = KnownBad(
 KNOWN_BAD: Sequence[KnownBad] = (
     KnownBad(
         "torch 2.9",
-        _torch_2_9,
+        lambda versions: version_numbers(versions.get("torch", ""))[:2] == (2, 9),
         "its ONNX exporter wrote a ResNet-18 with 0 % top-1 and a ResNet-50 with wrong biases, without a word",
         _TORCH,
         "pytorch issues 169178 and 166797",

@@ -82,13 +82,18 @@ def _check_free(output: Path, *, force: bool, kind: FolderKind) -> None:
             raise OutputExistsError(f"{output} exists; --force replaces it, -o/--output writes elsewhere")
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; {} where it is not there, cannot be read, or holds no object."""
+    try:
+        content = read_json_file(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _is_bundle(folder: Path) -> bool:
     """Tell whether `folder` has a manifest that this tool wrote, of whatever schema."""
-    try:
-        content = read_json_file(folder / MANIFEST_NAME)
-    except (OSError, ValueError):
-        return False
-    tool = content.get("tool") if isinstance(content, dict) else None
+    tool = json_object(folder / MANIFEST_NAME).get("tool")
     return isinstance(tool, dict) and tool.get("name") == TOOL_NAME
 
 

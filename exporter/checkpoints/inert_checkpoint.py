@@ -9,13 +9,13 @@ behind the pickle (`legacy_file`).
 from __future__ import annotations
 
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,21 +51,8 @@ _ELEMENT_SIZES = {
 }
 """Bytes of one element; a quantized tensor is not made, but its numbers are passed over."""
 
-_NUMBER_FORMATS = {
-    "f8": "d",
-    "f4": "f",
-    "f2": "e",
-    "b1": "?",
-    "i8": "q",
-    "i4": "i",
-    "i2": "h",
-    "i1": "b",
-    "u8": "Q",
-    "u4": "I",
-    "u2": "H",
-    "u1": "B",
-}
-"""NumPy's type codes in the language of `struct`."""
+_NUMBER_CODES = frozenset({"f8", "f4", "f2", "b1", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"})
+"""NumPy's type codes of real numbers; the digit is the size in bytes."""
 
 _NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 
@@ -185,8 +172,9 @@ def _number(made: Made) -> float | int | bool | None:
     """Return the value of a NumPy scalar, or None where it is no real number."""
     dtype, content = (*made.args, None, None)[:2]
     code = dtype.args[0] if isinstance(dtype, Made) and dtype.args else None
-    letter = _NUMBER_FORMATS.get(code) if isinstance(code, str) else None
-    if letter is None or not isinstance(content, bytes) or len(content) != struct.calcsize(f"<{letter}"):
+    if not isinstance(code, str) or code not in _NUMBER_CODES:
         return None
-    value: float | int | bool = struct.unpack(f"<{letter}", content)[0]
+    if not isinstance(content, bytes) or len(content) != int(code[1]):
+        return None
+    value: float | int | bool = np.frombuffer(content, f"<{code}").item()
     return value

@@ -233,13 +233,9 @@ class _InertUnpickler(pickle._Unpickler):  # the C one has no hook for calls
         self.append(self._made(klass, tuple(args) if isinstance(args, list) else args))
 
     def load_reduce(self) -> None:
-        """REDUCE: callable and arguments."""
+        """REDUCE and NEWOBJ: callable, or class, and arguments."""
         args = self.stack.pop()
         self.stack[-1] = self._made(self.stack[-1], args)
-
-    def load_newobj(self) -> None:
-        """NEWOBJ: class and arguments."""
-        self.load_reduce()
 
     def load_newobj_ex(self) -> None:
         """NEWOBJ_EX: class, arguments and keyword arguments."""
@@ -306,7 +302,7 @@ class _InertUnpickler(pickle._Unpickler):  # the C one has no hook for calls
 
     for _code, _read in (
         (pickle.REDUCE, load_reduce),
-        (pickle.NEWOBJ, load_newobj),
+        (pickle.NEWOBJ, load_reduce),
         (pickle.NEWOBJ_EX, load_newobj_ex),
         (pickle.BUILD, load_build),
         (pickle.APPEND, load_append),

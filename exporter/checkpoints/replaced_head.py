@@ -40,7 +40,7 @@ HEAD_WORDS = frozenset(
 )
 """Names of modules that classify. Source: torchvision, timm, pretrainedmodels (`last_linear`), common code."""
 
-_OWN_CODE = "or give the whole network as your own code, package.module:callable"
+_OWN = "give the network as your own code, package.module:callable"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,14 +131,13 @@ def _candidate(
     fitting = {word: found for word, found in groups.items() if _first_width(found) == width}
     if len(fitting) > 1:
         raise WeightsError(
-            f"the file has several classifiers of {width} inputs ({', '.join(fitting)}) and none at {path!r}; give the "
-            "network as your own code, package.module:callable"
+            f"the file has several classifiers of {width} inputs ({', '.join(fitting)}) and none at {path!r}; {_OWN}"
         )
     if not fitting and groups:
         where, found = next(iter(groups.items()))
         raise WeightsError(
             f"the file has no {path}.weight, and its {where!r} ({', '.join(found)}) does not take the {width} numbers "
-            "that come out of the network; give the network as your own code, package.module:callable"
+            f"that come out of the network; {_OWN}"
         )
     return next(iter(fitting.items()), (None, {}))
 
@@ -190,7 +189,7 @@ def _several_layers(
         raise WeightsError(
             f"the classifier of the file has {len(linears)} Linear layers ({named}), and nothing in it says what "
             f"stands between them: say --head-activation {'|'.join(ACTIVATIONS)} (a Dropout does nothing and needs no "
-            f"word), {_OWN_CODE}"
+            f"word), or {_OWN}"
         )
     _check_widths(where, layers, width)
     steps: list[nn.Module] = [nn.Identity() for _ in range(max(layers) + 1)]
@@ -198,11 +197,8 @@ def _several_layers(
         steps[place] = layer
     for place in gaps:
         steps[place] = ACTIVATIONS[activation or "none"]()
-    text = (
-        f"; {activation} at {', '.join(f'{where}.{place}' for place in gaps)}, as --head-activation says"
-        if gaps
-        else ""
-    )
+    between = ", ".join(f"{where}.{place}" for place in gaps)
+    text = f"; {activation} at {between}, as --head-activation says" if gaps else ""
     num_classes = layers[linears[-1]].out_features
     assert isinstance(num_classes, int)
     return Head(
@@ -221,10 +217,7 @@ def _layers(where: str, weights: Mapping[str, Tensor]) -> dict[int, nn.Module]:
     for name, tensor in weights.items():
         match = re.fullmatch(r"(\d{1,2})\.(\w+)", name)
         if match is None:
-            raise WeightsError(
-                f"the classifier of the file is no row of layers: it has {where}.{name}; give the network as your own "
-                "code, package.module:callable"
-            )
+            raise WeightsError(f"the classifier of the file is no row of layers: it has {where}.{name}; {_OWN}")
         parts.setdefault(int(match[1]), {})[match[2]] = tensor
     return {place: _layer(f"{where}.{place}", parts[place]) for place in sorted(parts)}
 
@@ -239,8 +232,7 @@ def _layer(name: str, tensors: Mapping[str, Tensor]) -> nn.Module:
         return nn.LayerNorm(weight.shape[0])
     shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in tensors.items())
     raise WeightsError(
-        f"the classifier of the file has a layer {name} ({shapes}) that is no Linear, BatchNorm or LayerNorm; give the "
-        "network as your own code, package.module:callable"
+        f"the classifier of the file has a layer {name} ({shapes}) that is no Linear, BatchNorm or LayerNorm; {_OWN}"
     )
 
 
@@ -256,8 +248,7 @@ def _check_widths(where: str, layers: Mapping[int, nn.Module], width: int) -> No
         wanted = layer.in_features if isinstance(layer, nn.Linear) else _normalized(layer)
         if wanted != current:
             raise WeightsError(
-                f"the classifier of the file: {where}.{place} takes {wanted} numbers, but {current} come in; give the "
-                "network as your own code, package.module:callable"
+                f"the classifier of the file: {where}.{place} takes {wanted} numbers, but {current} come in; {_OWN}"
             )
         current = layer.out_features if isinstance(layer, nn.Linear) else current
 

@@ -243,9 +243,8 @@ def _label_line(bundle: Path, manifest: Manifest) -> tuple[str | None, list[str]
     if (labels := read_labels(bundle, manifest)) is None:
         return None, []
     changed = [label for label in labels if ";" in label]
-    warnings = [f"{len(changed)} labels hold a semicolon, which separates labels here; it became a comma"] * bool(
-        changed
-    )
+    told = f"{len(changed)} labels hold a semicolon, which separates labels here; it became a comma"
+    warnings = [told] if changed else []
     return ";".join(label.replace(";", ",") for label in labels) + "\n", warnings
 
 

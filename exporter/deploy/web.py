@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output
+from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output, json_object
 from exporter.deploy.onnxruntime_web import onnxruntime_web
 from exporter.errors import ExportError
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
 from runtimes.inference.classification import PROBABILITIES
 from runtimes.io.npz import load_npz
-from runtimes.protocol import Array, Runtime, outputs_of
+from runtimes.protocol import Array, outputs_of
 
 FACTS = "facts.json"
 MADE_BY = "resnet-export web"
@@ -34,15 +34,11 @@ NUM_GOLDEN = 4
 """Pictures of the self-check: as many as a page loads without a pause."""
 
 
-def _is_page(folder: Path) -> bool:
-    try:
-        told = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(told, dict) and told.get("made_by") == MADE_BY
-
-
-WEB_PAGE = FolderKind("web page of this tool", f"{FACTS} with made_by", _is_page)
+WEB_PAGE = FolderKind(
+    "web page of this tool",
+    f"{FACTS} with made_by",
+    lambda folder: json_object(folder / FACTS).get("made_by") == MADE_BY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +81,10 @@ def write_web(
     chosen, reason = _chosen(bundle, manifest, precision)
     _check_page_can(bundle, manifest)
     file = MODEL_FILES[chosen]
-    inputs = _golden_inputs(bundle)
+    inputs = load_npz(bundle / GOLDEN_NAME)["input"][:NUM_GOLDEN]
+    scores = manifest.outputs[0].name
     with open_runtime(bundle / file) as runtime:
-        answers = _answers(runtime, inputs, manifest.outputs[0].name)
+        answers = np.concatenate([outputs_of(runtime, image[np.newaxis])[scores] for image in inputs])
     assets = onnxruntime_web(package)
     with bundle_folder(output, force=force, kind=WEB_PAGE) as folder:
         for name in PAGE:
@@ -145,11 +142,3 @@ def _check_page_can(bundle: Path, manifest: Manifest) -> None:
             f"{bundle}: its outputs are {', '.join(entry.name for entry in manifest.outputs)}; the page reads one "
             "table of scores [N, classes]; export without --features and --topk"
         )
-
-
-def _golden_inputs(bundle: Path) -> Array:
-    return load_npz(bundle / GOLDEN_NAME)["input"][:NUM_GOLDEN]
-
-
-def _answers(runtime: Runtime, inputs: Array, output: str) -> Array:
-    return np.concatenate([outputs_of(runtime, image[np.newaxis])[output] for image in inputs])

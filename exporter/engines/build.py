@@ -21,7 +21,7 @@ from exporter.engines.dla import (
     check_placement,
     choose_dla,
 )
-from exporter.engines.network_products import network_products
+from exporter.engines.network_products import layers_of, network_products
 from exporter.engines.timing_cache import attach_timing_cache, save_timing_cache
 from exporter.engines.turing import check_turing
 from exporter.errors import EngineBuildError
@@ -214,7 +214,7 @@ def _allow_precisions(trt: Any, network: Any, config: Any) -> None:
     """Where typing is weak, allow the precisions that the file holds; with strong typing a flag would be an error."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         return
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = layers_of(network)
     quantized = any(layer.type == trt.LayerType.QUANTIZE for layer in layers)
     half = any(
         layer.get_output(index).dtype == trt.DataType.HALF for layer in layers for index in range(layer.num_outputs)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exporter.engines.network_products import layers_of
 from exporter.errors import EngineBuildError
 from runtimes.bundle.manifest import BatchRange
 from runtimes.trt.calibration_cache import cache_for_version
@@ -135,8 +136,7 @@ def check_placement(library: TensorRtLibrary, network: Any, config: Any, *, gpu_
     Raises:
         EngineBuildError: If a layer cannot run on the DLA and the GPU was not allowed; naming all of them.
     """
-    layers = [network.get_layer(place) for place in range(network.num_layers)]
-    computed = [layer for layer in layers if layer.type != library.module.LayerType.CONSTANT]
+    computed = [layer for layer in layers_of(network) if layer.type != library.module.LayerType.CONSTANT]
     placed = [(str(layer.name), bool(config.can_run_on_DLA(layer))) for layer in computed]
     placement = DlaPlacement(
         tuple(name for name, on_dla in placed if on_dla), tuple(name for name, on_dla in placed if not on_dla)

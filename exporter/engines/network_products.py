@@ -10,23 +10,23 @@ _TYPES = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED")
 """Members of TensorRT's LayerType; the last one of TensorRT 8 only."""
 
 
+def layers_of(network: Any) -> list[Any]:
+    """Return TensorRT's layers, in order."""
+    return [network.get_layer(index) for index in range(network.num_layers)]
+
+
 def product_layers(trt: Any, network: Any) -> list[Any]:
     """Return TensorRT's layers that are convolutions or matrix products."""
     wanted = [kind for name in _TYPES if (kind := getattr(trt.LayerType, name, None)) is not None]
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return [layer for layer in layers if layer.type in wanted]
+    return [layer for layer in layers_of(network) if layer.type in wanted]
 
 
 def network_products(trt: Any, network: Any) -> NetworkProducts:
     """Return their names, and which of them read what a DequantizeLinear gives."""
-    dequantized = _dequantized_tensors(trt, network)
+    dequantizers = (layer for layer in layers_of(network) if layer.type == trt.LayerType.DEQUANTIZE)
+    dequantized = {str(layer.get_output(0).name) for layer in dequantizers}
     layers = product_layers(trt, network)
     return NetworkProducts(
         tuple(str(layer.name) for layer in layers),
         tuple(str(layer.name) for layer in layers if layer.get_input(0).name in dequantized),
     )
-
-
-def _dequantized_tensors(trt: Any, network: Any) -> set[str]:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return {str(layer.get_output(0).name) for layer in layers if layer.type == trt.LayerType.DEQUANTIZE}

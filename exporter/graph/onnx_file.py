@@ -35,17 +35,8 @@ MAX_TENSOR_BYTES = 1 << 30
 """Of one tensor, at batch 1: sixteen times the largest one of a ResNet-152 at 1024 pixels. Shapes in a file are data
 from outside, and what they ask for must not decide how much memory is taken."""
 
-_QUANTIZED = frozenset(
-    {
-        "ConvInteger",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "MatMulInteger",
-        "QLinearConv",
-        "QLinearMatMul",
-        "QuantizeLinear",
-    }
-)
+_QUANTIZED = ("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinear", "QuantizeLinear")
+"""How the names of operators begin that compute on integers, or quantize."""
 _KNOWN_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -169,7 +160,7 @@ def _check_opset(model: ModelProto, path: Path) -> int:
 
 def _check_nodes(model: ModelProto, path: Path) -> None:
     kinds = Counter((node.domain, node.op_type) for node in model.graph.node)
-    if quantized := sorted(kind for _, kind in kinds if kind in _QUANTIZED or kind.startswith("QLinear")):
+    if quantized := sorted(kind for _, kind in kinds if kind.startswith(_QUANTIZED)):
         raise OnnxFileError(f"{path} is quantized already (it holds {quantized[0]}); give the float32 file")
     if foreign := sorted((domain, kind) for domain, kind in kinds if domain not in ("", "ai.onnx")):
         domain, kind = foreign[0]

@@ -41,9 +41,7 @@ def is_batchnorm_in_training(node: NodeProto) -> bool:
 
 def is_idle_dropout(node: NodeProto, graph: GraphProto) -> bool:
     """Tell whether a Dropout surely passes on its input: no training mode, or the constant False."""
-    if len(node.input) < 3 or not node.input[2]:
-        return True
-    return _is_constant_false(node.input[2], graph)
+    return len(node.input) < 3 or not node.input[2] or _is_constant_false(node.input[2], graph)
 
 
 def _is_constant_false(name: str, graph: GraphProto) -> bool:

@@ -210,11 +210,6 @@ def _stated_preprocessing(
     return architecture.trained(checkpoint.training) or preprocessing_beside(weights)
 
 
-def model_in_header(checkpoint: Checkpoint) -> str | None:
-    """Return the model that a `.safetensors` header names, or None."""
-    return checkpoint.metadata.get("model")
-
-
 def _of_channels(architecture: Architecture, channels: int) -> Architecture:
     build = architecture.build
     words = "1 channel, grey" if channels == 1 else f"{channels} channels"

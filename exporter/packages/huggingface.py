@@ -10,13 +10,13 @@ interpolations; optimum-onnx 0.1, onnxruntime/modeling.py; transformers.js 3, ut
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from exporter.bundle.write_folder import write_json
 from exporter.errors import ExportError
 from exporter.graph.onnx_graph import read_instead
 from runtimes.bundle.file_names import MODEL_FILES
@@ -79,8 +79,8 @@ def write_huggingface(bundles: Sequence[tuple[Path, Manifest]], folder: Path) ->
     ((bundle, manifest),) = bundles
     _check_fits(bundle, manifest)
     written = {"config.json": "classes", "preprocessor_config.json": "how pictures are prepared"}
-    _write_json(folder / "config.json", model_config(bundle, manifest))
-    _write_json(folder / "preprocessor_config.json", processor_config(manifest.preprocessing))
+    write_json(folder / "config.json", model_config(bundle, manifest))
+    write_json(folder / "preprocessor_config.json", processor_config(manifest.preprocessing))
     (folder / "onnx").mkdir()
     for precision, name in FILES.items():
         if MODEL_FILES[precision] in manifest.files:
@@ -176,7 +176,3 @@ def _check_fits(bundle: Path, manifest: Manifest) -> None:
             f"{bundle}: gives {', '.join(entry.name for entry in manifest.outputs)}; transformers reads logits "
             "[N, classes]; export without --softmax, --topk and --features"
         )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

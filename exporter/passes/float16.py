@@ -264,8 +264,7 @@ def _cast_input(graph: GraphProto, name: str, kept: Collection[str]) -> list[Nod
                 node.input[place], is_read = half, True
     if not is_read:
         return []
-    cast = onnx.helper.make_node("Cast", [name], [half], name=half, to=TensorProto.FLOAT16)
-    return [cast]
+    return [onnx.helper.make_node("Cast", [name], [half], name=half, to=TensorProto.FLOAT16)]
 
 
 def _cast_output(graph: GraphProto, name: str) -> NodeProto:

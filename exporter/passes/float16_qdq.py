@@ -36,7 +36,6 @@ class Float16QdqModel:
     """The typed model, float32 in and out; `num_raised` of its scales were below `SMALLEST_SCALE`."""
 
     model: ModelProto
-    num_converted: int
     num_raised: int
     notes: tuple[str, ...] = ()
 
@@ -58,7 +57,7 @@ def float16_qdq_from_float32(model: ModelProto) -> Float16QdqModel:
     separated = separate_float32_layers(model)
     num_raised = _prepare_scales(separated.model.graph, separated.kept)
     typed = typed_float16(separated.model, kept=separated.kept)
-    return Float16QdqModel(typed.model, typed.num_changes, num_raised, typed.skipped)
+    return Float16QdqModel(typed.model, num_raised, typed.skipped)
 
 
 def _check_scales_are_constants(graph: GraphProto) -> None:

@@ -42,7 +42,8 @@ _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantiz
 _BOTH_SIDES_OF_13 = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 """Over all axes from one on before opset 13; the reference implementation takes that axis alone."""
 
-_CONSTANT_TENSORS = {"value": None, "value_float": np.float32, "value_int": np.int64}
+_CONSTANTS = {"value_float": np.float32, "value_int": np.int64, "value_floats": np.float32, "value_ints": np.int64}
+"""Attribute of a Constant to its type; strings and sparse tensors stay nodes."""
 
 
 def fold_constants(model: ModelProto) -> PassResult:
@@ -118,7 +119,8 @@ def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets
 
     A dozen bytes can ask for terabytes (ConstantOfShape, Expand, Tile, Range): to be known before they are allocated.
     """
-    infos = [helper.make_tensor_value_info(name, _element_type(value), value.shape) for name, value in inputs.items()]
+    types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in inputs.items()}
+    infos = [helper.make_tensor_value_info(name, types[name], value.shape) for name, value in inputs.items()]
     small = [numpy_helper.from_array(value, name) for name, value in inputs.items() if value.size <= _MAX_SIZES]
     outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
     graph = helper.make_graph([node], "one", infos, outputs, small)
@@ -135,17 +137,10 @@ def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets
     )
 
 
-def _element_type(value: NDArray[Any]) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(value.dtype))
-
-
 def _constant_value(node: NodeProto) -> list[NDArray[Any]] | None:
-    for name, dtype in _CONSTANT_TENSORS.items():
-        value = attribute(node, name)
-        if value is not None:
-            return [array_from_initializer(value) if dtype is None else np.asarray(value, dtype)]
-    for name, many in (("value_floats", np.float32), ("value_ints", np.int64)):
-        value = attribute(node, name)
-        if value is not None:
-            return [np.asarray(value, many)]
-    return None  # strings and sparse tensors
+    if (tensor := attribute(node, "value")) is not None:
+        return [array_from_initializer(tensor)]
+    for name, dtype in _CONSTANTS.items():
+        if (value := attribute(node, name)) is not None:
+            return [np.asarray(value, dtype)]
+    return None

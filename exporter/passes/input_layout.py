@@ -77,10 +77,9 @@ def fold_input_layout(model: ModelProto) -> ModelProto:
 
 def _cancel_transposes(graph: GraphProto) -> None:
     index = index_graph(graph)
-    outputs = {info.name for info in graph.output}
     for node in graph.node:
         before = index.producer.get(node.input[0]) if node.op_type == "Transpose" else None
-        if before is None or before.op_type != "Transpose" or node.output[0] in outputs:
+        if before is None or before.op_type != "Transpose" or node.output[0] in index.outputs:
             continue
         first, second = (list(attribute(step, "perm", [])) for step in (before, node))
         if first and len(first) == len(second) and [first[axis] for axis in second] == list(range(len(first))):
@@ -107,11 +106,8 @@ def _fold_orders(graph: GraphProto) -> None:
 
 
 def _can_take(graph: GraphProto, reader: NodeProto, gather: NodeProto, channels: int) -> bool:
-    if (
-        reader.op_type != "Conv"
-        or list(reader.input).count(gather.output[0]) != 1
-        or reader.input[0] != gather.output[0]
-    ):
+    data, *others = reader.input
+    if reader.op_type != "Conv" or data != gather.output[0] or gather.output[0] in others:
         return False
     weight = index_graph(graph).initializer.get(reader.input[1])
     only_reader = sum(reader.input[1] in node.input for node in graph.node) == 1

@@ -15,7 +15,6 @@ from exporter.checkpoints.computed_weights import with_whole_weights
 from exporter.checkpoints.training_record import TIMM as TIMM_SCRIPT
 from exporter.checkpoints.weight_layout import layout_of
 from exporter.errors import AmbiguousModelError, ExportError, UnknownModelError, WeightsError
-from exporter.models.architecture import model_in_header
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import LoadedModel, ModelRequest, is_weights_file
 from exporter.models.model_facts import architecture_of
@@ -62,7 +61,7 @@ def load(request: ModelRequest) -> LoadedModel:
 
 def _stated_model(checkpoint: Checkpoint, weights: str) -> tuple[str, str] | None:
     """Return the model that the file names and how, or None where it names none that its weights fit."""
-    named = model_in_header(checkpoint)
+    named = checkpoint.metadata.get("model")  # of a .safetensors header
     if named is not None:
         if not _PLAIN_NAME.fullmatch(named):
             raise UnknownModelError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,16 +43,12 @@ RUNS_AWAY = (
 )
 
 
-class ExactOutput(Protocol):
-    """One output of the reference in float64; see `exporter.tracing.float32_rounding.ExactOutput`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ExactOutput:
+    """One output of the reference in float64, and the largest |difference| from it that float32 is expected to make."""
 
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """The output."""
-
-    @property
-    def rounding(self) -> float:
-        """Largest |difference| that float32 may make."""
+    values: NDArray[np.float64]
+    rounding: float
 
 
 Exact = Callable[[NDArray[np.float32]], Sequence[ExactOutput]]

@@ -22,7 +22,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,19 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from exporter.tracing.check_export import ExactOutput
+
 UNIT_ROUNDOFF = 2.0**-24
 """Largest relative error of one rounding to float32, to nearest."""
 
 NUM_DRAWS = 4
 SEED = 20_240_601
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ExactOutput:
-    """One output in float64, and the largest |difference| from it that float32 is expected to make."""
-
-    values: NDArray[np.float64]
-    rounding: float
 
 
 def exact_outputs(module: nn.Module, images: NDArray[np.float32]) -> list[ExactOutput]:
