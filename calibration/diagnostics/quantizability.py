@@ -21,7 +21,6 @@ Weights after folding are what counts: BatchNorm hides outliers until it is fold
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -36,13 +35,9 @@ from calibration.observers.activation_summary import ActivationSummary
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.graph.onnx_graph import GraphIndex, array_from_initializer, index_graph
+from exporter.passes.float16 import FLOAT16_MAX, FLOAT16_MIN_NORMAL
+from runtimes.first_few import first_few
 from runtimes.io.json_fields import JsonFields
-
-FLOAT16_MAX = 65504.0
-"""Largest float16. Source: IEEE 754-2019, binary16."""
-
-FLOAT16_MIN_NORMAL = 2.0**-14
-"""Least normal float16; below it bits are lost, and below 2**-25 everything. Source: as above."""
 
 MAX_WEIGHT_OUTLIER = 20.0
 """Largest |w| over rms of a channel: at 20 the rms is 6 of 127 steps and the channel keeps 53 - 20 log10(20) = 27 dB
@@ -141,11 +136,10 @@ def lint_lines(findings: Iterable[TensorFinding], *, worst: int = 3) -> tuple[st
     """
     warnings = [finding for finding in findings if finding.severity is Severity.WARNING]
     lines: list[str] = []
-    for kind, count in Counter(finding.kind for finding in warnings).items():
+    for kind in dict.fromkeys(finding.kind for finding in warnings):
         of_kind = sorted((each for each in warnings if each.kind is kind), key=lambda each: -each.excess)
-        named = ", ".join(f"{each.tensor} ({each.figure:.3g})" for each in of_kind[:worst])
-        more = f" and {count - worst} more" if count > worst else ""
-        lines.append(f"{kind.value}: {named}{more}; {of_kind[0].consequence}")
+        named = first_few((f"{each.tensor} ({each.figure:.3g})" for each in of_kind), worst)
+        lines.append(f"{kind.value}: {named}; {of_kind[0].consequence}")
     return tuple(lines)
 
 

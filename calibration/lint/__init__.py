@@ -15,21 +15,11 @@ Needs onnx and NumPy; no runtime, no GPU.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from runtimes.lazy_names import lazy_names
 
 __all__ = ["Finding", "LintReport", "LintTarget", "Rule", "Severity", "lint_file", "lint_model", "sarif_log"]
-
-_HOME = {
-    "Finding": "calibration.lint.finding",
-    "Rule": "calibration.lint.finding",
-    "Severity": "calibration.lint.finding",
-    "LintTarget": "calibration.lint.finding",
-    "LintReport": "calibration.lint.lint_report",
-    "lint_file": "calibration.lint.lint_report",
-    "lint_model": "calibration.lint.lint_report",
-    "sarif_log": "calibration.lint.sarif",
-}
 
 if TYPE_CHECKING:
     from calibration.lint.finding import Finding, LintTarget, Rule, Severity
@@ -37,8 +27,11 @@ if TYPE_CHECKING:
     from calibration.lint.sarif import sarif_log
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name's module when it is asked for, so that a bare import is quick."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "calibration.lint.finding": ("Finding", "LintTarget", "Rule", "Severity"),
+        "calibration.lint.lint_report": ("LintReport", "lint_file", "lint_model"),
+        "calibration.lint.sarif": ("sarif_log",),
+    },
+)

@@ -27,7 +27,7 @@ from calibration.lint.quantized_graph import (
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
-from exporter.graph.onnx_graph import attribute, index_graph
+from exporter.graph.onnx_graph import attribute, index_graph, maker_behind
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 FLOAT_LAYER = Rule(
@@ -160,9 +160,7 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
         if not any(_takes_integers(reader) for reader in readers):
             grouped.add(LONE_QUANTIZE, "a QuantizeLinear without a DequantizeLinear behind it", place)
     elif quantizer.role is Role.ACTIVATION:
-        maker = index.producer.get(node.input[0])
-        while maker is not None and maker.op_type in MOVING:
-            maker = index.producer.get(maker.input[0])
+        maker = maker_behind(node.input[0], index.producer, MOVING)
         if maker is None or (maker.op_type != QUANTIZE and not is_integer(maker)):
             message = "a DequantizeLinear on integers that no QuantizeLinear made"
             grouped.add(LONE_DEQUANTIZE, message, place)

@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.lint.constants import Constants, find_constants, num_bytes
 from calibration.lint.module_names import is_readable, module_names
-from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array
+from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array, maker_behind
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -117,9 +117,7 @@ class QuantizedGraph:
 
     def dequantizer(self, tensor: str) -> NodeProto | None:
         """Return the DQ that `tensor` comes out of, data movement between allowed, or None."""
-        node = self.index.producer.get(tensor)
-        while node is not None and node.op_type in MOVING:
-            node = self.index.producer.get(node.input[0])
+        node = maker_behind(tensor, self.index.producer, MOVING)
         return node if node is not None and node.op_type == DEQUANTIZE else None
 
     def weighted(self) -> Iterator[NodeProto]:
@@ -241,9 +239,7 @@ def _integer_type(node: NodeProto, index: GraphIndex, constants: Constants) -> i
         return int(attribute(node, "output_dtype", 0) or TensorProto.UINT8)
     if node.input[0] in constants:
         return constants.data_type(node.input[0])
-    maker = index.producer.get(node.input[0])
-    while maker is not None and maker.op_type in MOVING:
-        maker = index.producer.get(maker.input[0])
+    maker = maker_behind(node.input[0], index.producer, MOVING)
     return _integer_type(maker, index, constants) if maker is not None and maker.op_type == QUANTIZE else 0
 
 

@@ -21,9 +21,7 @@ from onnx import TensorProto
 from calibration.lint.finding import Finding, Grouped, LintTarget, Place, Rule, Severity
 from calibration.lint.quantized_graph import DEQUANTIZE, QUANTIZE, QuantizedGraph, Quantizer, Role
 from calibration.lint.rule_registry import RuleFamily, rules_in
-
-FLOAT16_MIN_NORMAL = 2.0**-14
-"""Least normal binary16; a scale below it has lost bits. Source: IEEE 754-2019."""
+from exporter.passes.float16 import FLOAT16_MIN_NORMAL
 
 SCALE_NOT_POSITIVE = Rule(
     "S001",

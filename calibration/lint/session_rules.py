@@ -23,12 +23,12 @@ from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severit
 from calibration.lint.quantized_graph import DEQUANTIZE, QuantizedGraph, Quantizer, Role, constant_behind, is_integer
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
+from exporter.passes.float16 import FLOAT16_MAX
 from exporter.passes.float32_layers import chain_to_quantize
 
 MAX_RELATIVE = 1e-3
 """How far a bias's scale may be from input scale times weight scale: float32 rounds by 1e-7, a wrong one is far off."""
 
-FLOAT16_MAX = 65504.0
 INT32_MAX = 2.0**31 - 1
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 

@@ -20,6 +20,7 @@ from calibration.observers.probes import FIRST_IMAGE, Observation, add_channel_m
 from calibration.observers.split_model import SplitModel, split_model
 from calibration.observers.tensor_bytes import made_bytes_per_image
 from exporter.graph.onnx_graph import with_outputs
+from runtimes.first_few import first_few
 from runtimes.protocol import Runtime
 
 SAMPLES_PER_IMAGE = 16_384
@@ -156,8 +157,7 @@ def _raise_if_not_finite(
         if not is_bad.any():
             continue
         images = first_image + np.flatnonzero(is_bad.reshape(len(is_bad), -1).any(axis=1))
-        named = ", ".join(map(str, images[:5])) + (f" and {len(images) - 5} more" if len(images) > 5 else "")
         raise NonFiniteActivationError(
-            f"tensor {name!r} holds {np.count_nonzero(is_bad)} NaN or Inf on calibration images {named} (the first is "
-            "0); check the weights and that the preprocessing is the one of training"
+            f"tensor {name!r} holds {np.count_nonzero(is_bad)} NaN or Inf on calibration images {first_few(images)} "
+            "(the first is 0); check the weights and that the preprocessing is the one of training"
         )

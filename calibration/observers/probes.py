@@ -34,6 +34,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
     initializer_from_array,
+    maker_behind,
     opset_of,
 )
 
@@ -236,9 +237,7 @@ def _probe(
 
 def _is_nonnegative(tensor: str, index: GraphIndex) -> bool:
     """Tell whether the graph alone shows that no value of `tensor` is below 0."""
-    node = index.producer.get(tensor)
-    while node is not None and node.op_type in _KEEPS_SIGN:
-        node = index.producer.get(node.input[0])
+    node = maker_behind(tensor, index.producer, _KEEPS_SIGN)
     if node is None:
         return False
     if node.op_type == "Clip":

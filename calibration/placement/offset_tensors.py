@@ -26,7 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.placement.for_tensorrt import Placement, output_channel_axis
 from calibration.placement.rectifiers import is_rectifier
-from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph
+from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, pads_by_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _offset_tensor(name: str, index: GraphIndex, quantized: Mapping[str, object]
             if other is None:
                 return None
             added_to.append(other)
-        elif use.place == 0 and _takes_offset(use.node, index) and not _pads_by_rule(use.node):
+        elif use.place == 0 and _takes_offset(use.node, index) and not pads_by_rule(use.node):
             readers.append(use.node)
         else:
             return None
@@ -137,8 +137,3 @@ def _takes_offset(node: NodeProto, index: GraphIndex) -> bool:
         return True
     bias = index.initializer.get(node.input[2])
     return bias is not None and list(bias.dims) == [weight.dims[output_channel_axis(node)]]
-
-
-def _pads_by_rule(node: NodeProto) -> bool:
-    """Tell whether how much a Conv pads is not written in it."""
-    return node.op_type == "Conv" and attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")

@@ -28,14 +28,13 @@ from exporter.checkpoints.pickle_imports import is_zip_archive, names_imported_b
 from exporter.checkpoints.size_limits import RESAVE, check_is_no_bomb, check_tensor_bytes
 from exporter.checkpoints.training_record import TrainingRecord, training_record
 from exporter.errors import UnsafeCheckpointError, WeightsError
+from runtimes.first_few import first_few
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 """Prefixes that DataParallel, `torch.compile` and the usual training modules put before every name."""
-
-_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -315,11 +314,8 @@ def _misfit_hint(names: list[str], unfit: list[str], given: Mapping[str, Tensor]
 
 
 def _listed(title: str, items: list[str]) -> str:
-    """Return `title: a, b, ...` with at most 5 items and the count of the others; empty if there are none."""
-    if not items:
-        return ""
-    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
-    return f"{title}: {', '.join(items[:_MAX_LISTED])}{more}"
+    """Return `title: a, b, ...`; empty if there are no items."""
+    return f"{title}: {first_few(items)}" if items else ""
 
 
 def _reason(err: Exception) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from exporter.checkpoints.inert_checkpoint import Opaque
 from exporter.checkpoints.size_limits import RESAVE
 from exporter.errors import UnsafeCheckpointError, WeightsError
+from runtimes.first_few import first_few
 
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "module", "ema", "model_ema", "state_dict_ema")
 """Where training scripts put the weights, in the order they are looked for.
@@ -27,7 +28,6 @@ _TRAINING_STATE = ("optim", "sched", "scaler", "callback", "loop", "rng", "amp")
 
 _AVERAGED_COUNT = "n_averaged"  # torch.optim.swa_utils.AveragedModel's count of updates, beside the weights
 _MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
-_MAX_LISTED = 5
 
 
 def choose_weights(payload: object, path: Path, key: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
@@ -191,8 +191,7 @@ def _only_tensors(
         if isinstance(value, Tensor) and name != _AVERAGED_COUNT
     }
     dropped = [str(name) for name in entries if str(name) not in tensors]
-    more = f" and {len(dropped) - _MAX_LISTED} more" if len(dropped) > _MAX_LISTED else ""
-    return tensors, [f"left out what is not a weight: {', '.join(dropped[:_MAX_LISTED])}{more}"] if dropped else []
+    return tensors, [f"left out what is not a weight: {first_few(dropped)}"] if dropped else []
 
 
 def _without_weights(payload: Mapping[object, object], path: Path) -> WeightsError:
@@ -200,10 +199,9 @@ def _without_weights(payload: Mapping[object, object], path: Path) -> WeightsErr
     module = next(((key, value) for key, value in payload.items() if _is_object(key, value)), None)
     if module is not None:
         return _needs_code(path, f'under "{module[0]}" it holds', module[1])
-    keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "nothing"
     return WeightsError(
-        f"{path}: got a dict without weights (it holds {keys}), expected name -> tensor, or that under "
-        f"one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
+        f"{path}: got a dict without weights (it holds {first_few(payload) or 'nothing'}), expected name -> tensor, "
+        f"or that under one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from runtimes.first_few import first_few
+
 _USUAL_WORDS = frozenset({"module", "_orig_mod", "model", "backbone", "net", "network", "encoder", "student"})
 _MIN_SHARE = 0.3
 """Of all names; two whole networks with a few metrics have 0.45 each."""
@@ -76,11 +78,8 @@ def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: Sequence[str] = 
     aside = {name: tensor for name, tensor in state_dict.items() if not name.startswith(prefix)}
     if not aside:
         return Network(inside, aside, (f'cut the prefix "{prefix}" off every name',))
-    named = ", ".join(list(aside)[:_MAX_LISTED])
-    more = f" and {len(aside) - _MAX_LISTED} more" if len(aside) > _MAX_LISTED else ""
-    notes = [
-        f'took the names that begin with "{prefix}"; left aside {len(aside)} tensors of other parts: {named}{more}'
-    ]
+    left = f"left aside {len(aside)} tensors of other parts: {first_few(aside, _MAX_LISTED)}"
+    notes = [f'took the names that begin with "{prefix}"; {left}']
     if others:
         listed = ", ".join(other.removesuffix(".") for other in others)
         notes.append(f"the file holds another whole network under {listed}: not used; --checkpoint-key takes it")

@@ -27,7 +27,7 @@ from runtimes.trt.engine_layers import (
 )
 from runtimes.trt.engine_sidecar import EngineFacts
 from runtimes.trt.layer_times import EngineTimes, times_from_json
-from runtimes.trt.tensorrt_library import TensorRtLibrary, load_library, start_runtime
+from runtimes.trt.tensorrt_library import TensorRtLibrary, allow_host_code, load_library, start_runtime
 
 T = TypeVar("T")
 
@@ -136,9 +136,8 @@ def _saved(path: Path, read: Callable[[str], T], why_absent: str) -> tuple[T | N
 def _inspector_text(library: TensorRtLibrary, plan: bytes, dla_core: int | None) -> str:
     """Return the engine inspector's JSON, or raise EngineBuildError in TensorRT's words where it does not load here."""
     library.log.clear()
-    runtime = start_runtime(library, no_gpu="")
-    if hasattr(runtime, "engine_host_code_allowed"):  # a version-compatible plan holds a runtime; it was built here
-        runtime.engine_host_code_allowed = True
+    runtime = start_runtime(library)
+    allow_host_code(runtime)  # it was built here
     if dla_core is not None:
         runtime.DLA_core = dla_core
     engine = runtime.deserialize_cuda_engine(plan)

@@ -6,7 +6,11 @@ do not tell: networks whose classifier is a convolution end so too, but none of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx import ModelProto, NodeProto
+
+from exporter.graph.onnx_graph import index_graph, maker_behind
 
 _MOVING = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Transpose"})
 _POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean", "ReduceMax"})
@@ -19,28 +23,20 @@ _NORMS = frozenset({"ReduceL2", "LpNormalization"})
 def ends_in_features(model: ModelProto) -> bool:
     """Tell whether the graph's only output is features, as far as its end shows."""
     graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = index_graph(graph).producer
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
-    end = _behind(graph.output[0].name, makers, _MOVING)
+    end = maker_behind(graph.output[0].name, makers, _MOVING)
     if end is None or len(graph.output) != 1:
         return False
     if end.op_type == "LpNormalization" or (end.op_type == "Div" and _is_norm(end.input[1], makers)):
         return True
     if end.op_type not in _POOLS:
         return False
-    block = _behind(end.input[0], makers, _MOVING | _ACTIVATIONS)
+    block = maker_behind(end.input[0], makers, _MOVING | _ACTIVATIONS)
     return block is not None and block.op_type == "Add" and not constants.intersection(block.input)
 
 
-def _behind(name: str, makers: dict[str, NodeProto], passed: frozenset[str]) -> NodeProto | None:
-    """Return the node that makes a tensor, behind those of the kinds `passed`."""
-    node = makers.get(name)
-    while node is not None and node.op_type in passed:
-        node = makers.get(node.input[0])
-    return node
-
-
-def _is_norm(name: str, makers: dict[str, NodeProto]) -> bool:
-    node = _behind(name, makers, frozenset({"Expand", "Clip", "Max", "Identity", "Add"}))
+def _is_norm(name: str, makers: Mapping[str, NodeProto]) -> bool:
+    node = maker_behind(name, makers, {"Expand", "Clip", "Max", "Identity", "Add"})
     return node is not None and node.op_type in _NORMS

@@ -134,6 +134,19 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def pads_by_rule(node: NodeProto) -> bool:
+    """Tell whether how much a convolution or pool pads is not written in it."""
+    return attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+
+
+def maker_behind(tensor: str, producer: Mapping[str, NodeProto], passed: Collection[str]) -> NodeProto | None:
+    """Return the node that makes a tensor, behind those of the kinds `passed`; None where no node does."""
+    node = producer.get(tensor)
+    while node is not None and node.op_type in passed:
+        node = producer.get(node.input[0])
+    return node
+
+
 def set_attributes(node: NodeProto, *dropped: str, **values: Any) -> None:
     """Give a node these attributes in place of what it has under their names, and drop others by name; in place."""
     kept = [entry for entry in node.attribute if entry.name not in (*dropped, *values)]

@@ -6,9 +6,11 @@ well: Exp(x) / ReduceSum(Exp(x)), Exp(LogSoftmax(x)), Log(Softmax(x)).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnx import GraphProto, ModelProto, NodeProto
 
-from exporter.graph.onnx_graph import attribute, tensor_shapes
+from exporter.graph.onnx_graph import attribute, index_graph, maker_behind, tensor_shapes
 from runtimes.metrics.answer_kind import AnswerKind
 
 _MOVING = frozenset(
@@ -23,9 +25,8 @@ _KIND_OF_OP = {
 
 def output_kind(model: ModelProto) -> AnswerKind:
     """Return the kind of the graph's first output [N, classes]; logits where no end is recognized."""
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    end = _maker(graph.output[0].name, makers)
+    makers = index_graph(model.graph).producer
+    end = maker_behind(model.graph.output[0].name, makers, _MOVING)
     if end is None:
         return AnswerKind.LOGITS
     if end.op_type in ("Softmax", "LogSoftmax"):
@@ -35,17 +36,8 @@ def output_kind(model: ModelProto) -> AnswerKind:
 
 def ends_in_softmax(graph: GraphProto) -> bool:
     """Tell whether the first output is what a Softmax node gives."""
-    makers = {name: node for node in graph.node for name in node.output}
-    end = _maker(graph.output[0].name, makers)
+    end = maker_behind(graph.output[0].name, index_graph(graph).producer, _MOVING)
     return end is not None and end.op_type == "Softmax"
-
-
-def _maker(name: str, makers: dict[str, NodeProto]) -> NodeProto | None:
-    """Return the node that makes a tensor, behind those that only move or type it."""
-    node = makers.get(name)
-    while node is not None and node.op_type in _MOVING:
-        node = makers.get(node.input[0])
-    return node
 
 
 def _is_over_classes(node: NodeProto, model: ModelProto) -> bool:
@@ -58,8 +50,8 @@ def _is_over_classes(node: NodeProto, model: ModelProto) -> bool:
     return axis % len(shape) != 0 and all(size == 1 for size in sizes)
 
 
-def _spelled_out(end: NodeProto, makers: dict[str, NodeProto]) -> AnswerKind | None:
-    before = [_maker(name, makers) for name in end.input]
+def _spelled_out(end: NodeProto, makers: Mapping[str, NodeProto]) -> AnswerKind | None:
+    before = [maker_behind(name, makers, _MOVING) for name in end.input]
     first = before[0] if before else None
     if first is None:
         return None
@@ -69,5 +61,5 @@ def _spelled_out(end: NodeProto, makers: dict[str, NodeProto]) -> AnswerKind | N
         return AnswerKind.LOG_PROBABILITIES
     second = before[1] if len(before) > 1 else None
     if end.op_type == "Div" and first.op_type == "Exp" and second is not None and second.op_type == "ReduceSum":
-        return AnswerKind.PROBABILITIES if _maker(second.input[0], makers) is first else None
+        return AnswerKind.PROBABILITIES if maker_behind(second.input[0], makers, _MOVING) is first else None
     return None

@@ -40,6 +40,9 @@ from exporter.graph.onnx_graph import (
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number. Source: IEEE 754-2008, binary16."""
 
+FLOAT16_MIN_NORMAL = 2.0**-14
+"""Least normal half-precision number; below it bits are lost, and below 2**-25 everything. Source: as above."""
+
 
 _KEPT_FLOAT32 = frozenset({"ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"})
 _KEPT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}

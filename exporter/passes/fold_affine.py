@@ -32,12 +32,7 @@ from onnx import ModelProto, NodeProto
 
 from exporter.errors import WeightsError
 from exporter.graph.edited_graph import EditedGraph
-from exporter.graph.onnx_graph import (
-    attribute,
-    copy_model,
-    set_attributes,
-    tensor_shapes,
-)
+from exporter.graph.onnx_graph import attribute, copy_model, pads_by_rule, set_attributes, tensor_shapes
 from exporter.graph.unstable_nodes import is_batchnorm_in_training
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
@@ -312,9 +307,7 @@ def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: EditedGraph) ->
 
 
 def _pads(conv: NodeProto) -> bool:
-    if attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        return True
-    return any(attribute(conv, "pads", ()))
+    return pads_by_rule(conv) or any(attribute(conv, "pads", ()))
 
 
 def _store_map(node: NodeProto, affine: _Affine, editor: EditedGraph) -> None:

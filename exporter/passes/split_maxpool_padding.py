@@ -22,6 +22,7 @@ from exporter.graph.onnx_graph import (
     copy_model,
     index_graph,
     initializer_from_array,
+    pads_by_rule,
     remove_dead_nodes,
     replace_nodes,
     set_attributes,
@@ -69,9 +70,7 @@ def _zero_pads(pool: NodeProto, index: GraphIndex) -> list[int] | None:
         return None
     if any(attribute(pool, "pads", ())) or attribute(pool, "ceil_mode", 0):
         return None
-    if attribute(pool, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or set(
-        attribute(pool, "dilations", [1])
-    ) != {1}:
+    if pads_by_rule(pool) or set(attribute(pool, "dilations", [1])) != {1}:
         return None
     constants = [index.initializer.get(name) for name in pad.input[1:3] if name]
     if attribute(pad, "mode", b"constant") != b"constant" or not constants or any(c is None for c in constants):

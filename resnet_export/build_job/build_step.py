@@ -10,6 +10,7 @@ from exporter.engines.build_options import BuildOptions
 from exporter.engines.bundle_engine import EngineOutcome, engine_from_bundle
 from exporter.errors import EngineCheckError
 from resnet_export.console.reporter import Reporter
+from runtimes.first_few import first_few
 from runtimes.trt.engine_layers import BUILD_LOG, REFORMAT, EngineLayers
 from runtimes.trt.int8_coverage import Int8Coverage, int8_coverage
 from runtimes.trt.layer_times import EngineTimes
@@ -102,8 +103,7 @@ def _tell_coverage(outcome: EngineOutcome, coverage: Int8Coverage, reporter: Rep
 
 
 def _named(precisions: dict[str, str]) -> str:
-    named = ", ".join(f"{name} ({kind})" for name, kind in list(precisions.items())[:NUM_NAMED])
-    return named + (f" and {len(precisions) - NUM_NAMED} more" if len(precisions) > NUM_NAMED else "")
+    return first_few((f"{name} ({kind})" for name, kind in precisions.items()), NUM_NAMED)
 
 
 def check_min_int8(outcome: EngineOutcome, share: float) -> None:

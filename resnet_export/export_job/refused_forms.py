@@ -13,6 +13,7 @@ from calibration.lint.target_rules import forms
 from exporter.errors import ExportError
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.options import ExportOptions
+from runtimes.first_few import first_few
 
 _MAX_PLACES = 3
 
@@ -35,6 +36,4 @@ def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Repo
 
 
 def _line(finding: Finding) -> str:
-    places = finding.places
-    rest = f" and {len(places) - _MAX_PLACES} more" if len(places) > _MAX_PLACES else ""
-    return f"{finding.message} ({finding.rule.id}), in {', '.join(places[:_MAX_PLACES])}{rest}"
+    return f"{finding.message} ({finding.rule.id}), in {first_few(finding.places, _MAX_PLACES)}"

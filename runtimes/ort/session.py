@@ -18,13 +18,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
+from runtimes.first_few import first_few
 
 CPU_PROVIDER = "CPUExecutionProvider"
 PAD_FUSION = "Pad_Fusion"
 """An optimization that is switched off before 1.32: it makes a Pad of zeros the padding of a MaxPool, which is minus
 infinity: windows of negative values at the border answer wrongly. Source: findings/onnxruntime_pad_into_max_pool.sh."""
 
-_NUM_NAMED = 5
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
 _REGISTERED: set[str] = set()
@@ -157,11 +157,10 @@ def _can_record() -> bool:
 def _check_placement(placement: Mapping[str, str], wanted: Wanted) -> None:
     strangers = {node: provider for node, provider in placement.items() if provider not in wanted.names}
     if strangers:
-        named = ", ".join(f"{node} on {provider}" for node, provider in list(strangers.items())[:_NUM_NAMED])
-        more = f" and {len(strangers) - _NUM_NAMED} more" if len(strangers) > _NUM_NAMED else ""
+        named = first_few(f"{node} on {provider}" for node, provider in strangers.items())
         raise ProviderUnavailableError(
             f"asked for {wanted.names[0]}, {len(strangers)} of {len(placement)} nodes would run elsewhere: "
-            f"{named}{more}; nothing was run"
+            f"{named}; nothing was run"
         )
 
 

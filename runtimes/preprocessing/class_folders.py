@@ -11,8 +11,8 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from runtimes.errors import ImageFolderError
+from runtimes.first_few import first_few
 
-_NUM_NAMED = 5  # names in a message; the counts beside them are complete
 _NUM_IMAGENET_CLASSES = 1000
 
 INDEX_PREFIX = "index="
@@ -153,5 +153,4 @@ def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes
 
 
 def _some(names: Sequence[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join(repr(name) for name in names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return first_few(map(repr, names))

@@ -117,10 +117,6 @@ class _Walk:
             self.visited.add(identity)
             self.folders.append(folder)
 
-    def next_link(self) -> Path:
-        """Remove and return the first link by path, for the same result on every platform."""
-        return heapq.heappop(self.links)[1]
-
 
 def _walked(root: Path) -> _Walk:
     walk = _Walk()
@@ -129,7 +125,7 @@ def _walked(root: Path) -> _Walk:
         if walk.folders:
             _list_folder(walk.folders.popleft(), walk)
         else:
-            walk.enter(walk.next_link())
+            walk.enter(heapq.heappop(walk.links)[1])  # the first by path, for the same result on every platform
     return walk
 
 

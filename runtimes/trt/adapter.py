@@ -31,7 +31,7 @@ from runtimes.trt.execution_lane import Lane, do_all, run_in_pieces
 from runtimes.trt.layer_profiler import noise
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
-from runtimes.trt.tensorrt_library import TensorRtLibrary, library_for, load_library, start_runtime
+from runtimes.trt.tensorrt_library import TensorRtLibrary, allow_host_code, library_for, load_library, start_runtime
 
 if TYPE_CHECKING:
     from runtimes.trt.engine_sidecar import EngineSidecar
@@ -258,12 +258,12 @@ def _load(
     trt = library.module
     library.log.clear()
     plan = path.read_bytes()
-    runtime = start_runtime(library, no_gpu="")  # the driver has answered
+    runtime = start_runtime(library)  # the driver has answered
     _check_validity(path, library, runtime, plan, command)
     if dla_core is not None:
         _choose_dla(path, runtime, dla_core)
     if sidecar is not None and sidecar.facts.flags.get("version_compat"):
-        _allow_host_code(runtime)
+        allow_host_code(runtime)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeAdapterError(
@@ -285,12 +285,6 @@ def _load(
         _batch_range(engine, inputs, outputs),
         shares_profile=sidecar is not None and sidecar.shares_profile,
     )
-
-
-def _allow_host_code(runtime: Any) -> None:
-    """Let TensorRT run the lean runtime that a version-compatible plan holds: code, so only of a plan we know."""
-    if hasattr(runtime, "engine_host_code_allowed"):
-        runtime.engine_host_code_allowed = True
 
 
 def _why_no_host_code(sidecar: EngineSidecar | None) -> str:

@@ -77,18 +77,16 @@ def base_version(version: str) -> str:
     return re.sub(r"\.post\d+$", "", version)
 
 
-def start_runtime(library: TensorRtLibrary, *, no_gpu: str) -> Any:
-    """Return TensorRT's runtime, which loads engines; `no_gpu`: why the driver has no usable GPU, or "".
+def start_runtime(library: TensorRtLibrary) -> Any:
+    """Return TensorRT's runtime, which loads engines.
 
     The driver must have been asked before: without one the full library returns nothing, and the lean and dispatch
     libraries return an object that ends the process when it is used. Source: the libraries of 10.13 and 11.4, run
     without a driver.
 
     Raises:
-        ProviderUnavailableError: If there is no GPU, or TensorRT does not start; in its own words.
+        ProviderUnavailableError: If TensorRT does not start; in its own words.
     """
-    if no_gpu:
-        raise ProviderUnavailableError(f"{library.flavor} {library.version} loads engines on a GPU only: {no_gpu}")
     try:
         return library.module.Runtime(library.logger)
     except TypeError as err:  # pybind11's way to say that the factory returned nothing
@@ -96,6 +94,12 @@ def start_runtime(library: TensorRtLibrary, *, no_gpu: str) -> Any:
             f"{library.flavor} {library.version} does not start: {library.log.last_words()}; see nvidia-smi and "
             "resnet-export doctor"
         ) from err
+
+
+def allow_host_code(runtime: Any) -> None:
+    """Let TensorRT run the lean runtime that a version-compatible plan holds: code, so only of a plan we know."""
+    if hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True
 
 
 _LOADED: dict[str, TensorRtLibrary] = {}
