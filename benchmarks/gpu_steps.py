@@ -38,11 +38,11 @@ def export(folder: str, model: str, weights: str, target: str, **_: Any) -> dict
     from exporter.graph.onnx_graph import opset_of
     from exporter.models.check_images import load_check_images
     from exporter.passes.float16_qdq import float16_qdq_from_float32
-    from exporter.target import MIN_FLOAT16_SCALE_OPSET, target_from_name
+    from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS
     from runtimes import OrtRuntime, TorchRuntime
 
     home = Path(folder)
-    exported = export_resnet(model, ExportConfig(target_from_name(target)), weights=weights)
+    exported = export_resnet(model, ExportConfig(TARGETS.named(target)), weights=weights)
     images = load_check_images(exported.preprocessing)
     onnx.save_model(exported.onnx, home / FILES["fp32"])
     onnx.save_model(float16_from_float32(exported.onnx).model, home / FILES["fp16"])

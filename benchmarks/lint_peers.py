@@ -31,7 +31,7 @@ from benchmarks.quantizer_images import network_from, prepare_photographs, prepr
 from benchmarks.quantizer_settings import OURS, chosen
 from benchmarks.quantizers import file_of, run_row
 from calibration.lint import LintReport, lint_file
-from exporter.target import target_from_name
+from exporter.target import TARGETS
 from resnet_export.commands.lint import fold_check, lint_target
 from resnet_export.console.option_types import positive, resize
 
@@ -97,7 +97,7 @@ def linted(row: Any, folder: Path, options: argparse.Namespace) -> dict[str, Any
         measured = run_row(row, python.path, folder, options)
     except RuntimeError as err:
         return {**found, "error": str(err)[:400]}
-    targets = [lint_target(target_from_name(name)) for name in ("tensorrt", "onnxruntime")]
+    targets = [lint_target(TARGETS.named(name)) for name in ("tensorrt", "onnxruntime")]
     path = folder / file_of(row.name)
     reports = [lint_file(path, target, fold_check=fold_check) for target in targets]
     found |= {"versions": measured["versions"], "adds": where_adds_have_pairs(reports[0])}

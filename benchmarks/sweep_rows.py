@@ -127,12 +127,12 @@ def run_all(sweep: Sweep) -> int:
 
 
 def chosen(only: str | None, family: str | None) -> list[str]:
-    from exporter.models.model_names import FAMILIES, MODEL_NAMES, check_family, check_model_name
+    from exporter.models.model_names import FAMILIES, MODEL_NAMES, check_family, parse_model
 
     if only is not None:
         names = [name.strip() for name in only.split(",")]
         for name in names:
-            check_model_name(name)
+            parse_model(name)
         return names
     if family is not None:
         check_family(family)

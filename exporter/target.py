@@ -91,15 +91,6 @@ TARGETS: Registry[Target] = Registry(
 point of the group "resnet_export.targets"."""
 
 
-def target_from_name(name: str) -> Target:
-    """Return the target called `name`.
-
-    Raises:
-        ValueError: If there is none; the message lists all.
-    """
-    return TARGETS.named(name)
-
-
 def check_opset(target: Target, opset: int) -> None:
     """Raise unless `target` reads `opset` correctly.
 

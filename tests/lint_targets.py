@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from calibration.lint import Finding, LintReport
-from exporter.target import target_from_name
+from exporter.target import TARGETS
 from resnet_export.commands.lint import lint_target
 
-TENSORRT = lint_target(target_from_name("tensorrt"))
-JETPACK5 = lint_target(target_from_name("jetpack5"))
-ONNX_RUNTIME = lint_target(target_from_name("onnxruntime"))
+TENSORRT = lint_target(TARGETS.named("tensorrt"))
+JETPACK5 = lint_target(TARGETS.named("jetpack5"))
+ONNX_RUNTIME = lint_target(TARGETS.named("onnxruntime"))
 
 
 def rule_ids(report: LintReport) -> list[str]:

@@ -134,24 +134,23 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         severity = Severity.NOTE if target.is_tensorrt else Severity.WARNING
         message = f"IR version {ir_version}; opset {target.max_opset} came with {target.max_ir_version}: {effect}"
         yield Finding(IR_VERSION, severity, message)
+    grouped = Grouped()
     if target.is_tensorrt:
-        yield from _pool_windows(graph)
-        yield from forms(graph)
+        _check_pool_windows(graph, grouped)
+        _check_forms(graph, grouped)
     else:
-        yield from _misread_by_openvino(graph, opset)
-        yield from _joined_by_onnxruntime(graph)
+        _check_openvino(graph, opset, grouped)
+        _check_pads_of_pools(graph, grouped)
     if target.is_tensorrt_8:
-        grouped = Grouped()
         for node in graph.model.graph.node:
             if node.op_type in _AXES_AS_ATTRIBUTE and len(node.input) > 1 and node.input[1]:
                 message = f"{node.op_type} with its axes as an input: TensorRT 8 takes all axes"
                 grouped.add(REDUCE_AXES, message, graph.where(node))
-        yield from grouped.findings()
+    yield from grouped.findings()
 
 
-def _misread_by_openvino(graph: QuantizedGraph, opset: int) -> Iterator[Finding]:
-    """Yield reductions whose axes OpenVINO does not read, what it does not hear of, and an old Softmax over several."""
-    grouped = Grouped()
+def _check_openvino(graph: QuantizedGraph, opset: int, grouped: Grouped) -> None:
+    """Look for reductions whose axes OpenVINO does not read, what it does not hear of, an old Softmax over several."""
     for node in graph.model.graph.node:
         if node.domain not in STANDARD_DOMAINS:
             continue
@@ -170,12 +169,10 @@ def _misread_by_openvino(graph: QuantizedGraph, opset: int) -> Iterator[Finding]
                 "that axis alone, which is the same for the last"
             )
             grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
-    yield from grouped.findings()
 
 
-def _joined_by_onnxruntime(graph: QuantizedGraph) -> Iterator[Finding]:
-    """Yield each MaxPool behind a Pad of zeros: a session joins both, and the zeros become minus infinity."""
-    grouped = Grouped()
+def _check_pads_of_pools(graph: QuantizedGraph, grouped: Grouped) -> None:
+    """Look for each MaxPool behind a Pad of zeros: a session joins both, and the zeros become minus infinity."""
     for node in graph.model.graph.node:
         pad = graph.index.producer.get(node.input[0]) if node.op_type == "MaxPool" else None
         if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
@@ -187,11 +184,10 @@ def _joined_by_onnxruntime(graph: QuantizedGraph) -> Iterator[Finding]:
                 "a Pad of zeros before it: ONNX Runtime before 1.32 joins both and pads with minus infinity instead"
             )
             grouped.add(PAD_BEFORE_MAX_POOL, message, graph.where(node))
-    yield from grouped.findings()
 
 
-def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:
-    """Yield the pools of known size whose last window lies behind the picture."""
+def _check_pool_windows(graph: QuantizedGraph, grouped: Grouped) -> None:
+    """Look for the pools of known size whose last window lies behind the picture."""
     same = (b"SAME_UPPER", b"SAME_LOWER")  # then the stride alone decides about the size
     pools = [
         node
@@ -204,19 +200,22 @@ def _pool_windows(graph: QuantizedGraph) -> Iterator[Finding]:
         types = infer_types(graph.model)
     except Exception:  # inference raises unrelated types; onnx's checker has said what is wrong
         return
-    grouped = Grouped()
     for node in pools:
         known = types.get(node.input[0])
         dims = [] if known is None else list(known.tensor_type.shape.dim)[2:]
         if any(_begins_outside(node, axis, dim.dim_value) for axis, dim in enumerate(dims) if dim.dim_value > 0):
             message = f"{node.op_type} with ceil_mode whose last window begins behind the picture: TensorRT keeps it"
             grouped.add(POOL_WINDOW, message, graph.where(node))
-    yield from grouped.findings()
 
 
 def forms(graph: QuantizedGraph) -> Iterator[Finding]:
     """Yield what TensorRT's parser refuses, or takes for something else, whatever the shapes are."""
     grouped = Grouped()
+    _check_forms(graph, grouped)
+    yield from grouped.findings()
+
+
+def _check_forms(graph: QuantizedGraph, grouped: Grouped) -> None:
     for node in graph.model.graph.node:
         if node.domain not in STANDARD_DOMAINS:
             continue
@@ -225,7 +224,6 @@ def forms(graph: QuantizedGraph) -> Iterator[Finding]:
         if node.op_type == "GlobalLpPool" and attribute(node, "p", 2) % 2:
             message = f"GlobalLpPool of p = {attribute(node, 'p', 2)}: TensorRT adds x**p, not |x|**p"
             grouped.add(SIGNED_NORM, message, graph.where(node))
-    yield from grouped.findings()
 
 
 def _refused_form(node: NodeProto) -> str:

@@ -224,15 +224,6 @@ def _python_object(text: str, prefix: str) -> ModelReference:
     return ModelReference(PYTHON_OBJECT, text)
 
 
-def check_model_name(name: str) -> None:
-    """Raise unless `name` can be a model; whether torchvision or timm has it, only they know.
-
-    Raises:
-        UnknownModelError: See `parse_model`.
-    """
-    parse_model(name)
-
-
 def folder_name(text: str, weights: str) -> str:
     """Return a name for the folder of MODEL's bundle; MODEL auto takes the weights file's."""
     try:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
@@ -16,10 +15,11 @@ from exporter.errors import OnnxFileError, PreprocessingError
 from exporter.graph.onnx_file import OnnxSource, read_onnx
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, told_features
 from exporter.preprocessing.options import unknown_channels, wrong_channels
+from runtimes.inference.fixed_batch import AnyBatch
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
-from runtimes.protocol import Array
+from runtimes.protocol import Runtime, outputs_of
 
 RESIZE_SHARE = 256 / 224
 """Shorter side after resizing over the crop. Source: torchvision.transforms.ImageClassification, defaults."""
@@ -132,7 +132,7 @@ class OnnxReference(nn.Module):
     Args:
         model: One float32 input, an image, and its outputs.
         batch: The batch size that the file is fixed to, or None. Images then go through so many at a time, the last
-            ones repeated to fill up.
+            one repeated to fill up.
         is_nhwc: Whether the file takes [N, H, W, C].
 
     Raises:
@@ -141,23 +141,14 @@ class OnnxReference(nn.Module):
 
     def __init__(self, model: ModelProto, *, batch: int | None, is_nhwc: bool = False) -> None:
         super().__init__()
-        self._runtime = OrtRuntime(model)
-        self._batch = batch
+        runtime = OrtRuntime(model)
+        self._runtime: Runtime = runtime if batch is None else AnyBatch(runtime, batch)
         self._is_nhwc = is_nhwc
         self.eval()
 
     def forward(self, images: Tensor) -> Any:
         """Return the file's output for images [N, C, H, W], a tuple where there are several."""
-        array = images.cpu().numpy()
-        if self._is_nhwc:
-            array = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-        step = len(array) if self._batch is None else self._batch
-        parts = [self._run(array[first : first + step], step) for first in range(0, len(array), step)]
-        outputs = tuple(torch.from_numpy(np.concatenate(values)) for values in zip(*parts, strict=True))
-        return outputs if len(outputs) > 1 else outputs[0]
-
-    def _run(self, images: Array, size: int) -> list[Array]:
-        (name,) = self._runtime.input_specs
-        filled = np.resize(images, (size, *images.shape[1:]))
-        outputs = self._runtime.run({name: np.ascontiguousarray(filled)})
-        return [outputs[output][: len(images)] for output in self._runtime.output_specs]
+        array = images.permute(0, 2, 3, 1) if self._is_nhwc else images
+        outputs = outputs_of(self._runtime, array.cpu().contiguous().numpy())
+        tensors = tuple(map(torch.from_numpy, outputs.values()))
+        return tensors if len(tensors) > 1 else tensors[0]

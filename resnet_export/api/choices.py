@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from calibration.methods.method import METHODS, Method, method_from_name
-from exporter.target import TARGETS, Target, target_from_name
+from exporter.target import TARGETS, Target
 
 
 def method_of(given: str | Method) -> Method:
@@ -30,7 +30,7 @@ def target_of(given: str | Target) -> Target:
         TypeError: If it is neither a name nor a target.
     """
     if isinstance(given, str):
-        return target_from_name(given)
+        return TARGETS.named(given)
     if not isinstance(given, Target):
         raise TypeError(f"target: got {given!r}, expected one of {', '.join(TARGETS)}, or an exporter.target.Target")
     return given

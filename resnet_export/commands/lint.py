@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from calibration.lint.finding import Finding, LintTarget, Severity
 from exporter.errors import ExportError, OptionError
-from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target, target_from_name
+from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target
 from exporter.version import __version__
 from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
@@ -101,7 +101,7 @@ def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintRepo
         if err.name not in ("onnx", "google"):
             raise
         raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
-    return lint_file(Path(model), lint_target(target_from_name(target)), fold_check=fold_check)
+    return lint_file(Path(model), lint_target(TARGETS.named(target)), fold_check=fold_check)
 
 
 def lint_target(target: Target) -> LintTarget:

@@ -33,7 +33,7 @@ from calibration.observers.sample_images import (
 )
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.errors import ExportError, OptionError
-from exporter.target import Target, target_from_name
+from exporter.target import TARGETS, Target
 from resnet_export.console.option_types import positive
 from resnet_export.console.ranking_table import print_ranking
 from resnet_export.console.reporter import Reporter
@@ -164,7 +164,7 @@ def _recipe(bundle: Path) -> Recipe:
         held_out = most if options["val"] is None else 0
         _steps(options)
         method_from_name(options["method"]["name"])
-        target = target_from_name(manifest.target)
+        target = TARGETS.named(manifest.target)
         num_calib = int(options["num_calib"])
     except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err

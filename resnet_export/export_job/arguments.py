@@ -16,7 +16,7 @@ from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import FAMILIES
 from exporter.preprocessing.options import PreprocessingOptions
-from exporter.target import TARGETS, target_from_name
+from exporter.target import TARGETS
 from resnet_export.console.option_types import (
     batch_range,
     by_name,
@@ -236,7 +236,7 @@ def _add_calibration_options(group: argparse._ArgumentGroup) -> None:
 def _add_target_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--target",
-        type=by_name(target_from_name),
+        type=by_name(TARGETS.named),
         default=TARGETS["tensorrt"],
         metavar="|".join(TARGETS),
         help="where the files must load; decides opset and IR version (default tensorrt; JetPack 6.0, which has "

@@ -16,7 +16,7 @@ from exporter.bundle.write_folder import check_output
 from exporter.errors import ExportError
 from exporter.models.load_model import load_any
 from exporter.models.loaded_model import LoadedModel, check_labels
-from exporter.models.model_names import check_model_name
+from exporter.models.model_names import parse_model
 from exporter.preprocessing.options import assumed_resize
 from exporter.target import check_opset
 from resnet_export.console.reporter import Reporter
@@ -48,7 +48,7 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
         ExportError, RuntimeAdapterError: Bad input, or a library that is missing.
     """
     if isinstance(options.model, (str, Path)):
-        check_model_name(str(options.model))
+        parse_model(str(options.model))
     check_opset(options.target, options.target.opset if options.opset is None else options.opset)
     check_output(options.folder, force=options.force)
     if options.sign is not None:

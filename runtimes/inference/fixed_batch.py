@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from runtimes.errors import InputMismatchError
+from runtimes.in_pieces import run_in_pieces
 from runtimes.protocol import Array, InputCheck, Runtime, RuntimeAdapter, TensorSpec
 
 
@@ -43,30 +43,19 @@ class AnyBatch(RuntimeAdapter):
         Raises:
             InputMismatchError: If an input has a wrong name, dtype or shape, or the inputs differ in their rows.
         """
-        inputs = self._check(inputs)
-        rows = {name: len(array) for name, array in inputs.items()}
-        total = next(iter(rows.values()))
-        if set(rows.values()) != {total}:
-            raise InputMismatchError(f"the inputs have different batch sizes: {rows}; expected one")
-        if total == self._size:
-            return self._runtime.run(inputs)
-        pieces = [self._piece(inputs, start, total) for start in range(0, total, self._size)]
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.output_specs}
+        return run_in_pieces(self._run_padded, self._check(inputs), self._size)
 
     def close(self) -> None:
         """Release the model; a second call does nothing."""
         self._runtime.close()
 
-    def _piece(self, inputs: Mapping[str, Array], start: int, total: int) -> dict[str, Array]:
-        count = min(self._size, total - start)
-        piece = {name: array[start : start + count] for name, array in inputs.items()}
+    def _run_padded(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        count = len(next(iter(inputs.values())))
         if count == self._size:
-            return self._runtime.run(piece)
+            return self._runtime.run(inputs)
         padded = {
             # With a real row, not zeros: whatever a model makes of it, it is no worse than what it is for.
             name: np.concatenate([array, np.broadcast_to(array[-1:], (self._size - count, *array.shape[1:]))])
-            for name, array in piece.items()
+            for name, array in inputs.items()
         }
         return {name: array[:count].copy() for name, array in self._runtime.run(padded).items()}

@@ -24,8 +24,8 @@ from runtimes.errors import (
 from runtimes.inference.classification import Head, head_from_outputs
 from runtimes.inference.model import Model
 from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions
-from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word, word_of_flavor
-from runtimes.inference.select_file import Here, choose
+from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
+from runtimes.inference.select_file import Here, choose, engine_choice
 from runtimes.machine.environment import gpu_info
 from runtimes.metrics.answer_kind import KEY, AnswerKind, kind_in
 from runtimes.preprocessing.model_input import Preparation
@@ -137,11 +137,7 @@ class _Source:
             if provider != AUTO and RUNTIMES[provider].engine_flavor is not None:
                 raise BundleError(f"{self.path} is an ONNX model, {provider} runs engines; build one first")
             return Choice(self.path, here.provider if provider == AUTO else provider, precision, "one file was given")
-        sidecar = load_sidecar(self.path)
-        word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
-        if provider not in (AUTO, word):
-            raise BundleError(f"{self.path} is an engine for {word}, asked for {provider}; leave the provider out")
-        return Choice(self.path, word, sidecar.facts.precision, "one engine was given", sidecar)
+        return engine_choice(self.path, load_sidecar(self.path), provider, "one engine was given")
 
     def without_engine(self) -> _Source:
         """Return the same without the name of a file that the CPU cannot run."""

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from runtimes.io.json_fields import JsonFields, json_fields
+from runtimes.machine.installed_versions import installed_versions
 from runtimes.protocol import TensorSpec
 
 
@@ -79,9 +78,4 @@ class ModelDescription(JsonFields):
 
 def library_versions(**runtime: str) -> dict[str, str]:
     """Return the versions of Python, NumPy, Pillow (where it is installed) and of what is given."""
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
-    try:
-        import PIL
-    except ImportError:
-        return {**versions, **runtime}
-    return {**versions, "pillow": PIL.__version__, **runtime}
+    return {"python": platform.python_version(), **installed_versions(("numpy", "pillow")), **runtime}

@@ -12,6 +12,7 @@ from runtimes.bundle.precision import is_int8
 from runtimes.inference.fixed_batch import fixed_batch
 from runtimes.inference.model_description import ModelDescription, library_versions
 from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
+from runtimes.machine.installed_versions import installed_versions
 
 if TYPE_CHECKING:
     from runtimes.openvino.adapter import OpenVinoRuntime
@@ -67,7 +68,7 @@ def open_openvino(choice: Choice, manifest: Manifest | None, options: OpenOption
         threads=options.threads,
         exact=exact,
         notes=notes,
-        versions=library_versions(openvino=_version()),
+        versions=library_versions(**installed_versions(("openvino",))),
     )
     narrowed = tuple(note for note in notes if note in _NARROWED.values())
     return Opened(runtime, description, notes if exact else narrowed, runtime.metadata)
@@ -89,12 +90,6 @@ def _notes(choice: Choice, runtime: OpenVinoRuntime, *, exact: bool, for_tensorr
     if runtime.float_precision != "f32":
         notes.append(_ROUNDED.format(precision=runtime.float_precision))
     return tuple(notes)
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    return metadata.version("openvino")
 
 
 _SCRIPT = """

@@ -72,6 +72,14 @@ def choose(
     return Choice(bundle / MODEL_FILES[found], provider, found, why)
 
 
+def engine_choice(path: Path, sidecar: EngineSidecar, provider: str, reason: str) -> Choice:
+    """Return the choice of one engine; raise a BundleError where it is for another runtime than was asked for."""
+    word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
+    if provider not in (AUTO, word):
+        raise BundleError(f"{path} is an engine for {word}, asked for {provider}; leave the provider out")
+    return Choice(path, word, sidecar.facts.precision, reason, sidecar)
+
+
 def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> bool:
     """Tell whether an engine was built from one of the bundle's files, as they are now."""
     return any(
@@ -105,11 +113,8 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
         sidecar = load_sidecar(path)
         if not engine_belongs(bundle, manifest, sidecar):
             raise BundleError(f"{path} was not built from this bundle as it is now; {rebuild_command(path, sidecar)}")
-        word = word_of_flavor(sidecar.facts.flavor) or sidecar.facts.flavor
-        if provider not in (AUTO, word):
-            raise BundleError(f"{path} is an engine for {word}, asked for {provider}; leave the provider out")
         _check_precision(file, sidecar.facts.precision, precision)
-        return Choice(path, word, sidecar.facts.precision, "the file was named", sidecar)
+        return engine_choice(path, sidecar, provider, "the file was named")
     if provider != AUTO and RUNTIMES[provider].engine_flavor is not None:
         raise BundleError(f"{path} is an ONNX model, {provider} runs engines; {rebuild_command(path)}")
     if file not in manifest.files:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runtimes.cuda.device_array import is_on_device, read_inputs
 from runtimes.cuda.memory import CudaRuntime, load_cuda
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
+from runtimes.in_pieces import run_in_pieces
 from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
 from runtimes.trt.compatibility import (
     check_gpu,
@@ -27,7 +28,7 @@ from runtimes.trt.compatibility import (
     read_sidecar,
     rebuild_command,
 )
-from runtimes.trt.execution_lane import Lane, do_all, run_in_pieces
+from runtimes.trt.execution_lane import Lane, do_all
 from runtimes.trt.layer_profiler import noise
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
@@ -163,7 +164,8 @@ class TrtRuntime(RuntimeAdapter):
         try:
             if on_device:
                 inputs = read_inputs(self.input_specs, inputs, lane.stream)
-            outputs = run_in_pieces(lane, inputs)
+            sizes = lane.model.batch
+            outputs = lane.run(inputs) if sizes is None else run_in_pieces(lane.run, inputs, sizes[1])
         except InputMismatchError:  # before anything was enqueued
             self._return_lane(lane, usable=True)
             raise

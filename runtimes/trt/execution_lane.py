@@ -11,7 +11,7 @@ import numpy as np
 
 from runtimes.cuda.device_array import DeviceArray
 from runtimes.cuda.memory import CudaRuntime, DeviceBuffer, PinnedBuffer
-from runtimes.errors import InputMismatchError, RuntimeAdapterError
+from runtimes.errors import RuntimeAdapterError
 from runtimes.protocol import Array, TensorSpec
 from runtimes.trt.layer_profiler import make_profiler
 from runtimes.trt.loaded_engine import PROFILE, LoadedEngine, ProfileInUseError, closed_error
@@ -25,25 +25,6 @@ _WARM_UP_RUNS = 3
 _ALIGNMENT = 256
 """Of an address that TensorRT takes, in bytes; cudaMalloc's are. Source: NvInferRuntime.h, setTensorAddress: "The
 pointer must have at least 256-byte alignment"."""
-
-
-def run_in_pieces(lane: Lane, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
-    """Run any number of rows, in pieces of the profile's largest batch."""
-    model = lane.model
-    if model.batch is None:
-        return lane.run(inputs)
-    sizes = {name: len(array) for name, array in inputs.items()}
-    total = next(iter(sizes.values()))
-    if set(sizes.values()) != {total}:
-        raise InputMismatchError(f"the inputs have different batch sizes: {sizes}; expected one")
-    step = model.batch[1]
-    if total <= step:
-        return lane.run(inputs)
-    pieces = [
-        lane.run({name: array[start : start + step] for name, array in inputs.items()})
-        for start in range(0, total, step)
-    ]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in model.outputs}
 
 
 class Lane:

@@ -4,7 +4,7 @@ import pytest
 
 from calibration.methods.dialect import Dialect
 from exporter.errors import ExportError, UnsupportedOpsetError
-from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, check_opset, target_from_name
+from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, check_opset
 from exporter.tracing.export import ExportConfig
 
 # What TensorRT reads: 8.5/8.6 <= 17, 10.0-10.3 <= 20. Source: onnx-tensorrt, docs/operators.md at those releases.
@@ -24,7 +24,7 @@ def test_targets_are_the_documented_ones():
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_target_by_name_reads_its_own_opset(name):
-    target = target_from_name(name)
+    target = TARGETS.named(name)
     assert target is TARGETS[name]
     check_opset(target, target.opset)
     check_opset(target, MIN_OPSET)
@@ -34,7 +34,7 @@ def test_target_by_name_reads_its_own_opset(name):
 @pytest.mark.parametrize("name", ["TensorRT", "", "jetpack", "jetpack5 "])
 def test_unknown_target_lists_all(name):
     with pytest.raises(ValueError, match=f"target: got {name!r}, expected one of {', '.join(EXPECTED)}"):
-        target_from_name(name)
+        TARGETS.named(name)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from quantized_graphs import OURS, QuantizedBuilder, Style, float_network, resid
 
 from calibration.lint import Severity, lint_model
 from calibration.lint.rule_registry import all_rules
-from exporter.target import target_from_name
+from exporter.target import TARGETS
 from resnet_export.commands.lint import lint_target
 
 
@@ -580,7 +580,7 @@ def test_every_rule_is_documented():
 def test_an_opset_is_an_error_only_where_a_reader_refuses_it(target, opset, severity):
     model = float_network()
     model.opset_import[0].version = opset
-    found = [one for one in lint_model(model, lint_target(target_from_name(target))).findings if one.rule.id == "T001"]
+    found = [one for one in lint_model(model, lint_target(TARGETS.named(target))).findings if one.rule.id == "T001"]
     assert [one.severity for one in found] == ([] if severity is None else [severity])
 
 

@@ -12,7 +12,6 @@ from exporter.models.model_names import (
     TORCHVISION,
     ModelReference,
     check_family,
-    check_model_name,
     folder_name,
     parse_model,
 )
@@ -20,7 +19,7 @@ from exporter.models.model_names import (
 
 @pytest.mark.parametrize("name", [*MODEL_NAMES, *ALIASES, "auto"])
 def test_known_names_pass(name):
-    check_model_name(name)
+    parse_model(name)
 
 
 def test_every_name_once():
@@ -82,14 +81,14 @@ def test_what_a_model_means(text, source, name, model_id):
 )
 def test_near_names_are_suggested(typed, meant):
     with pytest.raises(UnknownModelError, match=f"unknown model '{typed}'; did you mean .*{meant}.*\\?") as caught:
-        check_model_name(typed)
+        parse_model(typed)
     assert str(caught.value).partition("?")[0].count(" or ") <= 2
 
 
 @pytest.mark.parametrize("typed", ["", "x", "yolo"])
 def test_without_a_near_name_the_families_are_listed(typed):
     with pytest.raises(UnknownModelError, match=r"known families: resnet, .*, hiera; any other as torchvision:NAME"):
-        check_model_name(typed)
+        parse_model(typed)
 
 
 @pytest.mark.parametrize(
