@@ -48,4 +48,4 @@ def report(
 
 def check(verdict: Verdict, sentence: str = "why") -> GateResult:
     """Return the result of a check without a number."""
-    return GateResult("blocks", "file", None, None, None, "", verdict, sentence)
+    return GateResult("blocks", "file", verdict, sentence)

@@ -6,7 +6,6 @@ Needs neither torch nor onnx.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +17,8 @@ from exporter.errors import OptionError
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import BenchedModel, BenchRow, bench
-from resnet_export.console.option_types import names, positive, runtime, runtime_words, seconds, sizes
+from resnet_export.console.option_types import positive, runtime, runtime_words, seconds, sizes, some_of
+from resnet_export.console.put_json import put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.file_names import MODEL_FILES
@@ -128,11 +128,7 @@ def _mlperf(
         inputs = candidate.model.prepare(pictures[:32])
         with reporter.working(f"MLPerf {scenario}, {candidate.name}"):
             result: MlperfResult = run_scenario(
-                candidate.model,
-                inputs,
-                scenario,
-                seconds=options.mlperf_seconds,
-                offline_batch=max(options.batch),
+                candidate.model, inputs, scenario, seconds=options.mlperf_seconds, offline_batch=max(options.batch)
             )
         results.append({"name": candidate.name, **asdict(result)})
     return results
@@ -153,13 +149,9 @@ def _report(
 
 
 def _write(report: dict[str, Any], rows: Sequence[BenchRow], arguments: argparse.Namespace) -> None:
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    if arguments.json == "-":
-        print(text)
-        return
     if arguments.json is not None:
-        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
-    if arguments.quiet:
+        put_json(report, arguments.json)
+    if arguments.quiet or arguments.json == "-":
         return
     machine = report["machine"]
     flags = ", ".join(machine["cpu_flags"])
@@ -214,7 +206,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        type=_precisions,
+        type=some_of(MODEL_FILES),
         default=(),
         metavar="fp32,int8",
         help="files of each bundle (default: the one that load() picks)",
@@ -233,7 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=seconds, default=0.5, metavar="S", help="of one turn (default 0.5)")
     parser.add_argument(
         "--mlperf",
-        type=_scenarios,
+        type=some_of(SCENARIOS),
         default=(),
         metavar=",".join(SCENARIOS),
         help="also by MLCommons' load generator ([bench])",
@@ -243,18 +235,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the report as JSON, to a file or printed")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="latency against batch, .png, .svg or .pdf ([bench])")
-
-
-def _precisions(text: str) -> tuple[str, ...]:
-    return _known(text, tuple(MODEL_FILES))
-
-
-def _scenarios(text: str) -> tuple[str, ...]:
-    return _known(text, SCENARIOS)
-
-
-def _known(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    words = names(text)
-    if unknown := [word for word in words if word not in known]:
-        raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(known)}")
-    return words

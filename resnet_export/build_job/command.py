@@ -6,7 +6,6 @@ Needs neither torch nor onnx: on a Jetson, JetPack's TensorRT and NumPy are enou
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
@@ -14,6 +13,7 @@ from exporter.errors import ExportError, OptionError
 from exporter.target import MIN_FLOAT16_SCALE_OPSET
 from resnet_export.build_job.build_step import EngineRequest, check_min_int8, engine_report, have_engine
 from resnet_export.console.option_types import batch_range, capabilities, positive, share
+from resnet_export.console.put_json import put_json
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, load_manifest
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     reporter = Terminal(quiet=arguments.quiet)
     outcome = have_engine(request, reporter)
     if arguments.json:
-        print(json.dumps(engine_report(outcome), indent=2))
+        put_json(engine_report(outcome))
     if arguments.min_int8_layers is not None:
         check_min_int8(outcome, arguments.min_int8_layers)
     return 0

@@ -6,13 +6,13 @@ Needs neither torch nor onnx.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from resnet_export.console.option_types import positive, runtime, runtime_words
+from resnet_export.console.put_json import put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes import load
@@ -101,8 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return EXIT_INTERRUPTED
     if arguments.json:
-        told = {"output": str(options.output), **report.to_json(), "resumed_images": report.resumed_images}
-        print(json.dumps(told, indent=2))
+        put_json({"output": str(options.output), **report.to_json(), "resumed_images": report.resumed_images})
     return EXIT_ERRORS if report.num_errors and not arguments.skip_errors else 0
 
 
@@ -212,11 +211,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="classes in a row (default 5)")
     parser.add_argument("--batch", type=positive, default=32, metavar="N", help="images in a batch (default 32)")
     parser.add_argument(
-        "--provider",
-        type=runtime,
-        default=AUTO,
-        metavar=runtime_words(),
-        help="what runs it (default auto)",
+        "--provider", type=runtime, default=AUTO, metavar=runtime_words(), help="what runs it (default auto)"
     )
     parser.add_argument(
         "--precision", choices=LOWEST_FIRST, help="which file of the bundle (default: as fits the provider)"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from exporter.deploy.deepstream import DeepStreamReport, write_deepstream
 from exporter.deploy.nvinfer_config import CONFIG, NvinferSettings, resize_notes
 from resnet_export.console.option_types import positive, probability
+from resnet_export.console.put_json import put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
@@ -19,7 +18,7 @@ from runtimes.bundle.manifest import load_manifest
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder; return 0, or raise what writing it raises."""
-    from runtimes import OrtRuntime
+    from runtimes.ort.exact_sessions import open_exact
 
     reporter = Terminal(quiet=arguments.quiet)
     settings = NvinferSettings(
@@ -36,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         settings=settings,
         single_scale=arguments.single_scale,
-        open_runtime=partial(OrtRuntime, exact_qdq=True),
+        open_runtime=open_exact,
         force=arguments.force,
     )
     _tell(report, arguments, settings, reporter)
     if arguments.json:
-        print(json.dumps({"output": str(arguments.output), **asdict(report)}, indent=2))
+        put_json({"output": str(arguments.output), **asdict(report)})
     elif not arguments.quiet:
         print(f"\nfolder: {arguments.output}/\nnext:   nvinfer config-file-path={arguments.output / CONFIG}")
     return 0

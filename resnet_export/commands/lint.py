@@ -6,7 +6,6 @@ Exit codes: 0 clean; 1 findings as bad as `--fail-on` says; 2 wrong use, or no O
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from calibration.lint.finding import Finding, LintTarget, Severity
-from exporter.errors import ExportError, OptionError
+from exporter.errors import OptionError
 from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target
 from exporter.version import __version__
+from resnet_export.console.put_json import put_json
 from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
 
@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     reports = [lint(path, target=target) for path in paths]
     fail_on = Severity(arguments.fail_on)
     if arguments.json is not None:
-        _write_json(_json_of(arguments.model, reports), arguments.json)
+        put_json(_json_of(arguments.model, reports), arguments.json)
     if arguments.sarif is not None:
         from calibration.lint.sarif import sarif_log
 
         logs = [sarif_log(report, tool_version=__version__, root=Path.cwd()) for report in reports]
-        _write_json({**logs[0], "runs": [run for log in logs for run in log["runs"]]}, arguments.sarif)
+        put_json({**logs[0], "runs": [run for log in logs for run in log["runs"]]}, arguments.sarif)
     if not arguments.quiet and arguments.json != "-":
         for report in reports:
             _print(report, fail_on)
@@ -146,17 +146,6 @@ def fold_check(model: ModelProto, folder: Path | None) -> BatchNormFate:
         {output_of[name]: layer for name, layer in folds.folded},
         {output_of[name]: reason for name, reason in folds.kept},
     )
-
-
-def _write_json(content: dict[str, Any], path: str | Path) -> None:
-    text = json.dumps(content, indent=2)
-    if path == "-":
-        print(text)
-        return
-    try:
-        Path(path).write_text(f"{text}\n", encoding="utf-8")
-    except OSError as err:
-        raise ExportError(f"{path} cannot be written: {err.strerror}") from err
 
 
 def _print(report: LintReport, fail_on: Severity) -> None:

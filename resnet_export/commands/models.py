@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 
 from exporter.models.model_names import FAMILIES, MODEL_NAMES, Family, check_family
 from exporter.models.model_table import ModelFacts, load_model_table
+from resnet_export.console.put_json import put_json
 
 _ALSO = (
     "also: torchvision:NAME, timm:NAME, timm:hf-hub:ORG/NAME, package.module:callable,",
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         families = [family for family in FAMILIES.values() if arguments.family in (None, family.name)]
         others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
-        print(json.dumps([*map(_row, table), *others], indent=2))
+        put_json([*map(_row, table), *others])
     else:
         print("\n".join(_lines(table, arguments.family)))
     return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from exporter.packages.layouts import LAYOUTS, write_package
+from resnet_export.console.put_json import put_json
 from resnet_export.console.terminal import Terminal
 
 
@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     for file, what in written.items():
         reporter.done(f"{arguments.output / file}: {what}")
     if arguments.json:
-        print(json.dumps({"output": str(arguments.output), "layout": arguments.layout, "files": written}, indent=2))
+        put_json({"output": str(arguments.output), "layout": arguments.layout, "files": written})
     elif not arguments.quiet:
         print(f"\nfolder: {arguments.output}/ ({LAYOUTS[arguments.layout].title})")
     return 0

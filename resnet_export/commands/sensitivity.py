@@ -9,11 +9,9 @@ own ranges, which is checked; with others the ranking is of the model that these
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +33,7 @@ from calibration.ranges.calibration_table import CalibrationTable
 from exporter.errors import ExportError, OptionError
 from exporter.target import TARGETS, Target
 from resnet_export.console.option_types import positive
+from resnet_export.console.put_json import put_json
 from resnet_export.console.ranking_table import print_ranking
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
@@ -49,7 +48,7 @@ from runtimes.bundle.manifest import Manifest, check_files, load_manifest
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.ort.exact_sessions import exact_side_by_side, open_exact
+from runtimes.ort.exact_sessions import open_exact
 from runtimes.preprocessing.image_folder import find_images
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         warn_of_files_passed_over(reporter, calib, val)
         report, ranking = rank_bundle(options, reporter)
     if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        put_json(report)
     elif not arguments.quiet:
         print_ranking(report, ranking)
     return 0
@@ -252,17 +251,10 @@ def _rank(
     recipe: Recipe, calibrated: CalibratedModel, paths: Sequence[Path], allowed_bad: int, reporter: Reporter
 ) -> Sensitivity:
     """Rank on the last calibration images: not on the first, whose means refinement has corrected."""
-    from calibration.mixed_precision.sensitivity import rank
+    from resnet_export.export_job.accuracy_budget import rank_images
 
-    preprocessing = recipe.manifest.preprocessing
-    batches = [batch.images for batch in stream("reading images", paths, preprocessing, allowed_bad, reporter)]
-    ranking = rank(
-        calibrated,
-        batches,
-        open_exact=open_exact,
-        side_by_side=exact_side_by_side(),
-        track=partial(reporter.track, "ranking"),
-    )
+    batches = stream("reading images", paths, recipe.manifest.preprocessing, allowed_bad, reporter)
+    ranking = rank_images(calibrated, batches, reporter)
     reporter.done(
         f"{len(ranking.blocks)} blocks and {len(ranking.layers)} layers ranked on {ranking.whole.num_images} "
         "calibration images; these figures compare blocks, they are no accuracy"
@@ -289,16 +281,11 @@ def _confirm(
         units = [cost.unit for cost in ranking.blocks[:count]]
         nodes = frozenset(node for unit in units for node in unit.nodes)
         result = insert_and_refine(calibrated, open_exact=open_exact, keep_float=nodes, round_weights=False)
+        allowed_bad = int(MAX_BAD_FRACTION * len(paths))
         measured = tally_images(
             recipe.model,
             result.quantized.model,
-            stream(
-                "validating",
-                paths,
-                recipe.manifest.preprocessing,
-                int(MAX_BAD_FRACTION * len(paths)),
-                reporter,
-            ),
+            stream("validating", paths, recipe.manifest.preprocessing, allowed_bad, reporter),
             classes=classes,
             exact_qdq=recipe.target.exact_int8_simulation,
         )

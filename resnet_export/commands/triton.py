@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from exporter.deploy.triton import TritonPlan, write_triton_repository
 from exporter.deploy.triton_config import Serving, max_batch_size
 from exporter.errors import OptionError
-from resnet_export.console.option_types import names, positive, sizes
+from resnet_export.console.option_types import positive, sizes, some_of
+from resnet_export.console.put_json import put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
@@ -18,9 +18,6 @@ from runtimes.bundle.manifest import Manifest, load_manifest
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the repository; return 0, or raise what writing it raises."""
-    precisions = arguments.precision
-    if unknown := [word for word in precisions or () if word not in MODEL_FILES]:
-        raise OptionError(f"--precision: got {unknown[0]!r}, expected some of {', '.join(MODEL_FILES)}")
     try:
         serving = Serving(
             max_batch=arguments.max_batch,
@@ -36,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = write_triton_repository(
         arguments.bundle,
         arguments.output,
-        precisions=precisions,
+        precisions=arguments.precision,
         name=arguments.name,
         serving=serving,
         force=arguments.force,
@@ -45,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     _tell(plan, manifest, serving, arguments.output, reporter)
     if arguments.json:
         models = [{"name": model.name, "backend": model.backend, "file": file.name} for model, file in plan.models]
-        print(json.dumps({"repository": str(arguments.output), "models": models, "skipped": plan.skipped}, indent=2))
+        put_json({"repository": str(arguments.output), "models": models, "skipped": plan.skipped})
     elif not arguments.quiet:
         print(f"\nrepository: {arguments.output}/\nnext:       tritonserver --model-repository={arguments.output}")
     return 0
@@ -87,7 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that resnet-export wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the model repository")
     parser.add_argument(
-        "--precision", type=names, metavar="fp32,fp16,int8", help="which files (default: all; one keeps the plain NAME)"
+        "--precision",
+        type=some_of(MODEL_FILES),
+        metavar="fp32,fp16,int8",
+        help="which files (default: all; one keeps the plain NAME)",
     )
     parser.add_argument("--name", metavar="NAME", help="name of the models (default: the bundle's model)")
     parser.add_argument("--max-batch", type=positive, metavar="N", help="largest batch (default: the bundle's)")

@@ -6,9 +6,9 @@ Needs neither torch nor onnx, so that a device can ask before it builds or opens
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from resnet_export.console.put_json import put_json
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.manifest import check_files, load_manifest
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_files(arguments.bundle, manifest)
     if arguments.json:
         told = {"bundle": str(arguments.bundle), "model": manifest.model["id"], "num_files": len(manifest.files)}
-        print(json.dumps({**told, "signature": "valid"}, indent=2))
+        put_json({**told, "signature": "valid"})
     else:
         Terminal(quiet=False).done(
             f"{arguments.bundle}: signed by the owner of {arguments.public_key}; {len(manifest.files)} files unchanged"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from exporter.deploy.web import write_web
+from resnet_export.console.put_json import put_json
 from resnet_export.console.terminal import Terminal
 from runtimes.bundle.file_names import MODEL_FILES
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     reporter.done(f"{arguments.output / report.file}: {report.reason}")
     if arguments.json:
-        print(json.dumps({"output": str(arguments.output), **asdict(report)}, indent=2))
+        put_json({"output": str(arguments.output), **asdict(report)})
     elif not arguments.quiet:
         print(f"\nfolder: {arguments.output}/\nnext:   python3 {arguments.output / 'serve.py'}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from runtimes.bundle.manifest import BatchRange
@@ -118,6 +118,18 @@ def names(text: str) -> tuple[str, ...]:
     if not all(words):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas")
     return words
+
+
+def some_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return the type of an option that takes some of `known`, separated by commas."""
+
+    def option(text: str) -> tuple[str, ...]:
+        words = names(text)
+        if unknown := [word for word in words if word not in known]:
+            raise argparse.ArgumentTypeError(f"got {unknown[0]!r}, expected some of {', '.join(known)}")
+        return words
+
+    return option
 
 
 def by_name(find: Callable[[str], T]) -> Callable[[str], T]:

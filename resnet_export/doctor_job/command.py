@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from resnet_export.console.option_types import runtime_of_files
+from resnet_export.console.put_json import put_json
 from resnet_export.doctor_job.abilities import judge_abilities
 from resnet_export.doctor_job.conflicts import find_conflicts
 from resnet_export.doctor_job.facts import Facts, gather_facts
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.licenses:
         components = installed_components()
         if arguments.json:
-            print(json.dumps(bill_of_materials(components), indent=2))
+            put_json(bill_of_materials(components))
         else:
             print_licenses(components)
         return 0
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.provider is not None:
         return _tell_runtime(facts, arguments.provider, as_json=arguments.json)
     if arguments.json:
-        print(json.dumps(report(facts), indent=2))
+        put_json(report(facts))
     else:
         print_report(facts, Console(highlight=False))
     return 0

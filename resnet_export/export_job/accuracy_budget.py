@@ -30,6 +30,7 @@ from calibration.mixed_precision.search import MIN_INT8_SHARE, Search, kept_laye
 from calibration.mixed_precision.sensitivity import NUM_IMAGES, Sensitivity, float_share, rank
 from calibration.pipeline.quantize_model import CalibratedModel, QuantizationResult, insert_and_refine
 from exporter.errors import AccuracyBudgetError, ExportError
+from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.artifacts import BudgetOutcome
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex
@@ -158,15 +159,8 @@ class BudgetJob:
 
     def _rank(self) -> Sensitivity:
         """Rank blocks on calibration images: on the last, not on the first, whose means refinement has corrected."""
-        paths = self.run.images.calibration[-NUM_IMAGES:]
-        batches = [batch.images for batch in self.run.batches("reading images", paths)]
-        return rank(
-            self.calibrated,
-            batches,
-            open_exact=open_exact,
-            side_by_side=exact_side_by_side(),
-            track=partial(self.run.reporter.track, "ranking"),
-        )
+        batches = self.run.batches("reading images", self.run.images.calibration[-NUM_IMAGES:])
+        return rank_images(self.calibrated, batches, self.run.reporter)
 
     def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: LogitComparison) -> str:
         units = ", ".join(unit.name for unit in search.units) or "nothing"
@@ -279,6 +273,13 @@ class BudgetJob:
             "batch": 1,
             "note": "ONNX Runtime on this CPU; GPU cost not measured",
         }
+
+
+def rank_images(calibrated: CalibratedModel, batches: Iterable[Batch], reporter: Reporter) -> Sensitivity:
+    """Rank blocks and layers by what they cost INT8; see `rank`."""
+    images = [batch.images for batch in batches]
+    side_by_side, track = exact_side_by_side(), partial(reporter.track, "ranking")
+    return rank(calibrated, images, open_exact=open_exact, side_by_side=side_by_side, track=track)
 
 
 def tally_images(

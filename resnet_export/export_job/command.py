@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import ExitStack
 
 from exporter.known_bad import refuse_known_bad
+from resnet_export.console.put_json import put_json
 from resnet_export.console.result_table import print_result
 from resnet_export.console.terminal import Terminal
 from resnet_export.export_job.arguments import add_arguments, export_arguments
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         report = run_export(asked.options, Terminal(quiet=asked.quiet))
     if asked.json:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        put_json(report.to_json())
     elif not asked.quiet:
         print_result(report.to_json())
     return 0

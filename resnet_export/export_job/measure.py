@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,16 +259,7 @@ def rows_to_json(rows: list[MeasuredRow], sizes: Mapping[str, int]) -> list[dict
                 else {"features": {n: report.to_json() for n, report in row.features.items()}}
             ),
             "size_bytes": None if row.file is None else sizes[row.file],
-            "latency": None
-            if row.latency is None
-            else {
-                "provider": row.provider,
-                "batch": 1,
-                "p50_ms": row.latency.p50_ms,
-                "p10_ms": row.latency.p10_ms,
-                "p90_ms": row.latency.p90_ms,
-                "num_runs": row.latency.num_runs,
-            },
+            "latency": None if row.latency is None else {"provider": row.provider, "batch": 1, **asdict(row.latency)},
         }
         for row in rows
     ]

@@ -5,8 +5,10 @@ Cheap checks come first, so that a wrong folder is told before torch is imported
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
-from runtimes.preprocessing.image_batches import image_batches
+from runtimes.preprocessing.image_batches import Batch, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.tensorrt_library import load_library
 
@@ -210,16 +212,8 @@ def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArra
     """Return 16 prepared inputs: of the measured images first, filled up with the package's photographs."""
     from exporter.models.check_images import load_check_images
 
-    first: list[NDArray[np.float32]] = []
+    first: Iterable[Batch] = ()
     if images.measured:
-        batches = image_batches(
-            images.measured[: NUM_GOLDEN + images.allowed_bad],
-            preprocessing,
-            batch_size=1,
-            max_bad_fraction=1.0,
-        )
-        for batch in batches:
-            first.append(batch.images)
-            if len(first) == NUM_GOLDEN:
-                break
-    return np.concatenate([*first, load_check_images(preprocessing)])[:NUM_GOLDEN]
+        paths = images.measured[: NUM_GOLDEN + images.allowed_bad]
+        first = islice(image_batches(paths, preprocessing, batch_size=1, max_bad_fraction=1.0), NUM_GOLDEN)
+    return np.concatenate([*(batch.images for batch in first), load_check_images(preprocessing)])[:NUM_GOLDEN]

@@ -71,16 +71,9 @@ def quantize_images(
         raise PlacementError(
             f"--keep-float {','.join(named)}: no layer is left for INT8; name fewer, or leave --int8 out"
         )
-    calibrated = settle_ranges(
-        calibrated,
-        open_exact=open_exact,
-        track_tensors=partial(reporter.track, "choosing ranges"),
-    )
-    result = insert_and_refine(
-        calibrated,
-        open_exact=open_exact,
-        track_layers=partial(reporter.track, "refining"),
-    )
+    choosing, refining = (partial(reporter.track, what) for what in ("choosing ranges", "refining"))
+    calibrated = settle_ranges(calibrated, open_exact=open_exact, track_tensors=choosing)
+    result = insert_and_refine(calibrated, open_exact=open_exact, track_layers=refining)
     tell_calibration(result.table, exported, reporter)
     outcome = None
     if options.budget is not None:

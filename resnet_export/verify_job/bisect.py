@@ -147,4 +147,4 @@ def _nothing(reason: str) -> dict[str, Any]:
 
 def _gate(found: dict[str, Any]) -> GateResult:
     verdict = Verdict.FAIL if found["suspects"] else Verdict.PASS if found["blocks"] else Verdict.SKIPPED
-    return GateResult(GATE, "file", None, None, None, "", verdict, found["statement"])
+    return GateResult(GATE, "file", verdict, found["statement"])

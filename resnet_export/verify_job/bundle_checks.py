@@ -62,7 +62,7 @@ def bundle_checks(
 
 
 def _check(name: str, verdict: Verdict, sentence: str) -> GateResult:
-    return GateResult(name, "file", None, None, None, "", verdict, sentence)
+    return GateResult(name, "file", verdict, sentence)
 
 
 def _golden_preprocessing(golden: Golden, preprocessing: Preprocessing) -> GateResult:
@@ -133,7 +133,7 @@ def _golden_outputs(
     (judged,) = judge(meter.report(), [gate], on="file")
     words = f"{'are' if judged.verdict is Verdict.PASS else 'are not'} what {reference.name} gives"
     sentence = f"PyTorch's stored answers {words} ({judged.sentence})"
-    return GateResult(name, "file", judged.threshold, judged.measured, None, "", judged.verdict, sentence)
+    return GateResult(name, "file", judged.verdict, sentence, judged.threshold, judged.measured)
 
 
 def _calibration_checks(folder: Path, subject: Subject) -> Iterator[GateResult]:

@@ -47,11 +47,11 @@ def _judge(one: OpenCandidate, golden: Golden, streams: Streams) -> GateResult:
     known = np.isfinite(golden.hard_logits).all(axis=1)
     if not known.any():
         sentence = "the reference itself gives NaN or Inf on black, white, one-colored and noise frames"
-        return GateResult(NAME, "golden", allowed, None, None, "", Verdict.SKIPPED, sentence)
+        return GateResult(NAME, "golden", Verdict.SKIPPED, sentence, allowed)
     got = logits_of(one.runtime, golden.hard_inputs, streams)[known]
     if not np.isfinite(got).all():
         sentence = "gives NaN or Inf on a black, white, one-colored or noise frame, where the reference does not"
-        return GateResult(NAME, "golden", allowed, None, None, "", Verdict.FAIL, sentence)
+        return GateResult(NAME, "golden", Verdict.FAIL, sentence, allowed)
     wanted = golden.hard_logits[known]
     largest = max(float(np.abs(wanted).max()), float(np.abs(golden.logits).max()))
     share = float(np.abs(got - wanted).max()) / largest if largest else 0.0
@@ -61,4 +61,4 @@ def _judge(one: OpenCandidate, golden: Golden, streams: Streams) -> GateResult:
         f"black, white, one-colored and noise frames: largest |difference| over largest |answer| {share:.3g} is "
         f"{relation} {allowed:g}"
     )
-    return GateResult(NAME, "golden", allowed, share, None, "", Verdict.PASS if fits else Verdict.FAIL, sentence)
+    return GateResult(NAME, "golden", Verdict.PASS if fits else Verdict.FAIL, sentence, allowed, share)

@@ -58,16 +58,8 @@ def _judge(
     verdict = Verdict.PASS if found.agrees else Verdict.SKIPPED if found.saturates else Verdict.FAIL
     if found.saturates:
         reporter.warn(f"{path.name}: {found.sentence}")
-    result = GateResult(
-        NAME,
-        images.on,
-        _finite(found.least_db),
-        _finite(found.plain_db),
-        None,
-        " dB",
-        verdict,
-        found.sentence,
-    )
+    limit, measured = _finite(found.least_db), _finite(found.plain_db)
+    result = GateResult(NAME, images.on, verdict, found.sentence, limit, measured, unit=" dB")
     return result, found.cause if verdict is Verdict.FAIL else ""
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from exporter.errors import ExportError
+from resnet_export.console.put_json import put_json, put_text
 from resnet_export.console.terminal import print_table
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
@@ -34,7 +32,6 @@ def _html(report: Report) -> str:
 
 
 WRITERS: Mapping[str, Callable[[Report], str]] = {
-    "json": lambda report: json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     "junit": junit_xml,
     "markdown": markdown_summary,
     "html": _html,
@@ -47,24 +44,16 @@ APPENDED = frozenset({"markdown"})
 
 def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
     """Write what was asked for, print, and return the exit code."""
+    if arguments.json is not None:
+        put_json(report, arguments.json)
     for option, text_of in WRITERS.items():
         if (path := getattr(arguments, option)) is not None:
-            _write(path, text_of(report), append=option in APPENDED)
+            put_text(text_of(report), path, "a" if option in APPENDED else "w")
     if not arguments.quiet:
         print_report(report)
     elif report["exit_code"]:
         print(f"{report['verdict']}: {report['summary']}", file=sys.stderr)
     return int(report["exit_code"])
-
-
-def _write(path: Path, text: str, *, append: bool) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is no UTF-8 becomes \udcXX, which JSON reads back.
-        with path.open("a" if append else "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except OSError as err:
-        raise ExportError(f"{path} cannot be written: {err}") from err
 
 
 def print_report(report: Report) -> None:

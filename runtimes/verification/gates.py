@@ -29,6 +29,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 
 from runtimes.io.json_fields import JsonFields
@@ -144,12 +145,12 @@ class GateResult(JsonFields):
 
     name: str
     on: str
-    threshold: float | None
-    measured: float | None
-    interval: tuple[float, float] | None
-    unit: str
     verdict: Verdict
     sentence: str
+    threshold: float | None = None
+    measured: float | None = None
+    interval: tuple[float, float] | None = None
+    unit: str = ""
 
 
 def judge(found: LogitComparison, gates: Iterable[Gate], *, on: str) -> tuple[GateResult, ...]:
@@ -167,26 +168,27 @@ def judge(found: LogitComparison, gates: Iterable[Gate], *, on: str) -> tuple[Ga
 def _judge(found: LogitComparison, gate: Gate, on: str) -> GateResult:
     metric = METRICS[gate.name]
     measured: float | None = getattr(found, gate.name) if found.num_finite else None
+    result = partial(GateResult, gate.name, on, threshold=gate.threshold, unit=metric.unit)
     if problem := _why_nothing_passes(found):
-        return _result(gate, on, None, None, Verdict.FAIL, problem)
+        return result(Verdict.FAIL, problem)
     if gate.name == "agreement" and gate.threshold < 1.0:
         return _judge_share(found, gate, on, found.agreement_interval(INTERVAL_CONFIDENCE), found.num_finite)
     if gate.name == "top1_drop_pp":
         if found.labelled is None:
             verdict = Verdict.INCONCLUSIVE if gate.asked else Verdict.SKIPPED
-            return _result(gate, on, None, None, verdict, "top-1 drop: not judged, the images have no labels")
+            return result(verdict, "top-1 drop: not judged, the images have no labels")
         if gate.threshold > 0.0:
             interval = found.labelled.drop_interval_pp(INTERVAL_CONFIDENCE)
             return _judge_share(found, gate, on, interval, found.labelled.num_images)
     if measured is None:
         if gate.name == "sqnr_db" and found.exact:
-            return _result(gate, on, None, None, Verdict.PASS, "SQNR: every logit is equal, there is no noise")
-        return _result(gate, on, None, None, Verdict.FAIL, f"{metric.words}: no finite number; one side is all zeros")
+            return result(Verdict.PASS, "SQNR: every logit is equal, there is no noise")
+        return result(Verdict.FAIL, f"{metric.words}: no finite number; one side is all zeros")
     # 100 * 1 / 200 is not 0.5 to the last bit
     meets = measured <= gate.threshold + 1e-12 if metric.largest else measured >= gate.threshold - 1e-12
     relation = ("at most" if metric.largest else "at least") if meets else ("above" if metric.largest else "below")
     sentence = f"{metric.words} {_shown(gate, measured)} is {relation} {_shown(gate, gate.threshold)}"
-    return _result(gate, on, measured, None, Verdict.PASS if meets else Verdict.FAIL, sentence)
+    return result(Verdict.PASS if meets else Verdict.FAIL, sentence, measured=measured)
 
 
 def _judge_share(
@@ -196,6 +198,9 @@ def _judge_share(
     metric = METRICS[gate.name]
     measured: float = getattr(found, gate.name)
     assert interval is not None
+    result = partial(
+        GateResult, gate.name, on, threshold=gate.threshold, measured=measured, interval=interval, unit=metric.unit
+    )
     low, high = interval
     worse, better = (high, low) if metric.largest else (low, high)
     ends = f"{_shown(gate, low)} to {_shown(gate, high)}"
@@ -203,15 +208,15 @@ def _judge_share(
     asked = f"{'at most' if metric.largest else 'at least'} {_shown(gate, gate.threshold)}"
     if worse <= gate.threshold if metric.largest else worse >= gate.threshold:
         sentence = f"{seen}: {asked} is shown at 95 % confidence ({ends})"
-        return _result(gate, on, measured, interval, Verdict.PASS, sentence)
+        return result(Verdict.PASS, sentence)
     if better > gate.threshold if metric.largest else better < gate.threshold:
         sentence = f"{seen}: {asked} is refuted at 95 % confidence ({ends})"
-        return _result(gate, on, measured, interval, Verdict.FAIL, sentence)
+        return result(Verdict.FAIL, sentence)
     allowed = gate.threshold / 100 if metric.largest else 1 - gate.threshold
     needed = images_to_show(allowed, INTERVAL_CONFIDENCE)
     why = f"that takes {needed:.0f} images at least" if num_images < needed else f"the interval, {ends}, reaches beyond"
     verdict = Verdict.SKIPPED if on in ("golden", "photographs") and not gate.asked else Verdict.INCONCLUSIVE
-    return _result(gate, on, measured, interval, verdict, f"{seen}: {asked} is neither shown nor refuted, {why}")
+    return result(verdict, f"{seen}: {asked} is neither shown nor refuted, {why}")
 
 
 def _why_nothing_passes(found: LogitComparison) -> str:
@@ -230,15 +235,3 @@ def _shown(gate: Gate, value: float) -> str:
         return f"{100 * value:.2f} %"
     unit = METRICS[gate.name].unit
     return f"{value:.1f}{unit}" if unit == " dB" else f"{value:.2f}{unit}" if unit else f"{value:.3g}"
-
-
-def _result(
-    gate: Gate,
-    on: str,
-    measured: float | None,
-    interval: tuple[float, float] | None,
-    verdict: Verdict,
-    sentence: str,
-) -> GateResult:
-    unit = METRICS[gate.name].unit
-    return GateResult(gate.name, on, gate.threshold, measured, interval, unit, verdict, sentence)
