@@ -172,11 +172,7 @@ def bisect_blocks(
     expected, scales = None, {}
     if quantized:
         table = calibrate(
-            plain,
-            images,
-            open_runtime=open_exact,
-            dialect=dialect_of(candidate),
-            zero_points=_zero_points(candidate),
+            plain, images, open_runtime=open_exact, dialect=dialect_of(candidate), zero_points=_zero_points(candidate)
         )
         honest = insert_qdq(plain, table).model
         expected = BlockPieces(honest, borders, runs.open)
@@ -212,10 +208,7 @@ def _measure(
         meters = _meters(borders)
         truth, arrived = trusted.whole(batch), tested.whole(batch)
         for border in borders:
-            found = {
-                "arrived": {name: arrived[name] for name in border.outputs},
-                "own": alone.block(border, truth),
-            }
+            found = {"arrived": {name: arrived[name] for name in border.outputs}, "own": alone.block(border, truth)}
             if expected is not None:
                 found["expected"] = expected.block(border, truth)
             for kind, values in found.items():

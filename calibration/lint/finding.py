@@ -124,9 +124,5 @@ class Grouped:
         for (rule, severity, message), places in self._places.items():
             unique = list(dict.fromkeys(places))
             yield Finding(
-                rule,
-                severity,
-                message,
-                tuple(shown for shown, _ in unique),
-                tuple(name for _, name in unique),
+                rule, severity, message, tuple(shown for shown, _ in unique), tuple(name for _, name in unique)
             )

@@ -66,11 +66,7 @@ ZERO_POINT = Rule(
     "Quantize symmetrically (ONNX Runtime: extra_options ActivationSymmetric=True)",
 )
 PER_AXIS_ACTIVATION = Rule(
-    "S007",
-    "per-axis-activation",
-    Severity.ERROR,
-    "An activation has one scale",
-    "Quantize activations per tensor",
+    "S007", "per-axis-activation", Severity.ERROR, "An activation has one scale", "Quantize activations per tensor"
 )
 SCALES_DIFFER = Rule(
     "S008",

@@ -109,11 +109,7 @@ def _check_bias(
 
 
 def _check_bias_scale(
-    node: NodeProto,
-    graph: QuantizedGraph,
-    scale: NDArray[np.float64],
-    steps: NDArray[np.float64],
-    grouped: Grouped,
+    node: NodeProto, graph: QuantizedGraph, scale: NDArray[np.float64], steps: NDArray[np.float64], grouped: Grouped
 ) -> None:
     if not _broadcasts(scale, steps):
         return

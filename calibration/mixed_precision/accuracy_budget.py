@@ -13,11 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtimes.io.json_fields import JsonFields
-from runtimes.metrics.confidence_interval import (
-    CONFIDENCE,
-    images_to_show,
-    wilson_interval,
-)
+from runtimes.metrics.confidence_interval import CONFIDENCE, images_to_show, wilson_interval
 from runtimes.metrics.logit_comparison import LabelledResult, LogitComparison
 
 

@@ -186,11 +186,7 @@ class _Bench:
     """Measures variants of one calibrated model on the same images."""
 
     def __init__(
-        self,
-        calibrated: CalibratedModel,
-        images: Sequence[Images],
-        open_exact: OpenRuntime,
-        side_by_side: SideBySide,
+        self, calibrated: CalibratedModel, images: Sequence[Images], open_exact: OpenRuntime, side_by_side: SideBySide
     ) -> None:
         if not images:
             raise CalibrationError("got no image to rank blocks with, expected at least one")

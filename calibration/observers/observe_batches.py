@@ -143,11 +143,7 @@ def _pieces(batches: Iterable[Images], largest: int | None) -> Iterator[Images]:
 
 
 def _raise_if_not_finite(
-    model: ModelProto,
-    inputs: dict[str, Images],
-    suspects: Sequence[str],
-    first_image: int,
-    open_runtime: OpenRuntime,
+    model: ModelProto, inputs: dict[str, Images], suspects: Sequence[str], first_image: int, open_runtime: OpenRuntime
 ) -> None:
     """Name the first suspect with NaN or Inf, how many, and on which images; a sum that overflows alone is no harm."""
     with open_runtime(with_outputs(model, suspects)) as runtime:

@@ -161,11 +161,7 @@ def _forget_stripped_types(model: ModelProto) -> None:
 
 
 def complete_scales(
-    stripped: StrippedModel,
-    batches: Iterable[Images],
-    *,
-    open_runtime: OpenRuntime,
-    method: Method | None = None,
+    stripped: StrippedModel, batches: Iterable[Images], *, open_runtime: OpenRuntime, method: Method | None = None
 ) -> dict[str, float]:
     """Return the scale of every tensor that implicit quantization wants one for, in graph order.
 

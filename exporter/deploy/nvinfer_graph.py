@@ -11,13 +11,7 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import (
-    copy_model,
-    index_graph,
-    refill,
-    remove_unused_initializers,
-    replace_nodes,
-)
+from exporter.graph.onnx_graph import copy_model, index_graph, refill, remove_unused_initializers, replace_nodes
 from exporter.passes.add_pre_post import Step, finish_graph, take_instead
 from exporter.passes.pre_post_options import Finish
 from runtimes.preprocessing.transform import Preprocessing

@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.engines.build_options import HARDWARE_COMPATIBILITY, BuildOptions
-from exporter.engines.dla import (
-    DlaPlacement,
-    attach_scales,
-    check_batch,
-    check_offered,
-    check_placement,
-    choose_dla,
-)
+from exporter.engines.dla import DlaPlacement, attach_scales, check_batch, check_offered, check_placement, choose_dla
 from exporter.engines.network_products import layers_of, network_products
 from exporter.engines.timing_cache import attach_timing_cache, save_timing_cache
 from exporter.engines.turing import check_turing

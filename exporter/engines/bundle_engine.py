@@ -22,9 +22,7 @@ from runtimes.bundle.precision import is_int8, option_words
 from runtimes.errors import BundleError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
 from runtimes.machine.this_machine import machine_facts
-from runtimes.trt.engine_layers import (
-    NetworkProducts,
-)
+from runtimes.trt.engine_layers import NetworkProducts
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
 from runtimes.trt.tensorrt_library import load_library
 

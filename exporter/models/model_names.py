@@ -97,10 +97,7 @@ _FAMILIES = (
 )
 
 FAMILIES: Registry[Family] = Registry(
-    "model family",
-    Family,
-    group="resnet_export.model_families",
-    builtin={family.name: family for family in _FAMILIES},
+    "model family", Family, group="resnet_export.model_families", builtin={family.name: family for family in _FAMILIES}
 )
 """By name; one from outside is registered by `FAMILIES.register`, or declared as an entry point of the group
 "resnet_export.model_families"."""

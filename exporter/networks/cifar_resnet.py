@@ -162,8 +162,7 @@ def _shortcut(in_channels: int, out_channels: int, *, stride: int, option: Short
     if option is ShortcutOption.A:
         return ZeroPadShortcut(in_channels, out_channels, stride=stride)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
 
 

@@ -35,11 +35,7 @@ class PlainFunctions(TorchFunctionMode):
     """Inside `with PlainFunctions():` the functions of the module docstring run in their plain form."""
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Replace a call where its plain form is known; PyTorch's protocol."""
         named = dict(kwargs or {})
@@ -103,11 +99,7 @@ def _activated(function: Callable[..., Tensor], *args: Any, **named: Any) -> Ten
 
 
 def _group_norm(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     grouped = input.reshape(input.shape[0], num_groups, -1)
     normed = F.layer_norm(grouped, [grouped.shape[-1]], eps=eps).reshape(input.shape)

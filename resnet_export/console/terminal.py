@@ -78,10 +78,7 @@ class Terminal(Reporter):
 
     def _progress(self, *columns: Any) -> Progress:
         return Progress(
-            *columns,
-            console=self._errors,
-            transient=True,
-            disable=self._quiet or not self._errors.is_terminal,
+            *columns, console=self._errors, transient=True, disable=self._quiet or not self._errors.is_terminal
         )
 
 

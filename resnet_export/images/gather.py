@@ -30,13 +30,7 @@ from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
-from runtimes.preprocessing.image_folder import (
-    IMAGE_EXTENSIONS,
-    class_of,
-    count_other,
-    files_passed_over,
-    find_images,
-)
+from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, count_other, files_passed_over, find_images
 
 _MAX_STEM_BYTES = 120
 """Of the 255 that a file name may have."""

@@ -58,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sides(parser)
     group = parser.add_argument_group("images and gates")
     add_val_options(
-        group,
-        "images to compare on, as --val of the main command; in class folders or with labels, also accuracy",
+        group, "images to compare on, as --val of the main command; in class folders or with labels, also accuracy"
     )
     group.add_argument(
         "--gate",

@@ -166,11 +166,7 @@ def read_validation(
 
 
 def validation_set(
-    validation: Validation,
-    reference: Reference,
-    preprocessing: Preprocessing,
-    runtime: Runtime,
-    reporter: Reporter,
+    validation: Validation, reference: Reference, preprocessing: Preprocessing, runtime: Runtime, reporter: Reporter
 ) -> ImageSet:
     """Return the validation images with the reference's answers; each side's images are prepared as it says."""
     classes = validation.classes
@@ -180,11 +176,7 @@ def validation_set(
 
 
 def _validation_batches(
-    validation: Validation,
-    reference: Reference,
-    preprocessing: Preprocessing,
-    runtime: Runtime,
-    reporter: Reporter,
+    validation: Validation, reference: Reference, preprocessing: Preprocessing, runtime: Runtime, reporter: Reporter
 ) -> Iterator[ReferenceBatch]:
     errors: list[str] = []
     read = partial(image_batches, validation.paths, max_bad_fraction=MAX_BAD_FRACTION)
@@ -210,11 +202,7 @@ def _validation_batches(
 
 
 def compare(
-    images: ImageSet,
-    opened: Opened,
-    *,
-    leave_out: frozenset[str] = frozenset(),
-    kind: AnswerKind | None = None,
+    images: ImageSet, opened: Opened, *, leave_out: frozenset[str] = frozenset(), kind: AnswerKind | None = None
 ) -> Compared:
     """Run every file over one set of images, but those to leave out, which are the reference themselves."""
     judged = [one for one in opened.candidates if one.candidate.name not in leave_out]

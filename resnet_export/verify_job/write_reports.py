@@ -31,11 +31,7 @@ def _html(report: Report) -> str:
     return html_report(report)
 
 
-WRITERS: Mapping[str, Callable[[Report], str]] = {
-    "junit": junit_xml,
-    "markdown": markdown_summary,
-    "html": _html,
-}
+WRITERS: Mapping[str, Callable[[Report], str]] = {"junit": junit_xml, "markdown": markdown_summary, "html": _html}
 """Option to what makes the file's text of the report."""
 
 APPENDED = frozenset({"markdown"})

@@ -41,11 +41,7 @@ class CtypesCudart:
         ("cudaMallocHost", ctypes.c_void_p, (ctypes.c_size_t,)),
         ("cudaFree", None, (ctypes.c_void_p,)),
         ("cudaFreeHost", None, (ctypes.c_void_p,)),
-        (
-            "cudaMemcpyAsync",
-            None,
-            (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
-        ),
+        ("cudaMemcpyAsync", None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)),
         ("cudaStreamCreateWithFlags", ctypes.c_void_p, (ctypes.c_uint,)),
         ("cudaStreamSynchronize", None, (ctypes.c_void_p,)),
         ("cudaStreamDestroy", None, (ctypes.c_void_p,)),

@@ -20,12 +20,7 @@ class Latency:
 
 
 def measure_latency(
-    call: Callable[[], object],
-    *,
-    warm_up: int = 3,
-    min_runs: int = 10,
-    max_runs: int = 50,
-    budget_s: float = 1.0,
+    call: Callable[[], object], *, warm_up: int = 3, min_runs: int = 10, max_runs: int = 50, budget_s: float = 1.0
 ) -> Latency:
     """Time `call`, which returns when its work is done, for `budget_s`: `min_runs` times at least, `max_runs` at most.
 

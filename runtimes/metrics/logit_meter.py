@@ -22,13 +22,7 @@ from runtimes.errors import RuntimeAdapterError
 from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.difference_sums import DifferenceSums
 from runtimes.metrics.kl_divergence import kl_divergence
-from runtimes.metrics.logit_comparison import (
-    ClassResult,
-    Flip,
-    LabelledResult,
-    LogitComparison,
-    Ranking,
-)
+from runtimes.metrics.logit_comparison import ClassResult, Flip, LabelledResult, LogitComparison, Ranking
 from runtimes.protocol import Array
 
 MAX_FLIPS = 1000

@@ -13,14 +13,7 @@ from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeA
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
-from runtimes.ort.session import (
-    CPU_PROVIDER,
-    PluginProvider,
-    SerializableModel,
-    Wanted,
-    node_providers,
-    open_session,
-)
+from runtimes.ort.session import CPU_PROVIDER, PluginProvider, SerializableModel, Wanted, node_providers, open_session
 from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
 __all__ = ["CPU_PROVIDER", "OrtRuntime", "SerializableModel"]

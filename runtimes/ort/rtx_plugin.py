@@ -32,8 +32,7 @@ def rtx_plugin(options: Mapping[str, str]) -> PluginProvider:
         MissingDependencyError: If the plug-in is not installed or does not load.
     """
     package = needed_library(
-        MODULE,
-        f"{MODULE} is needed ({{err}}); pip install {DISTRIBUTIONS[-1]}, beside onnxruntime or onnxruntime-gpu",
+        MODULE, f"{MODULE} is needed ({{err}}); pip install {DISTRIBUTIONS[-1]}, beside onnxruntime or onnxruntime-gpu"
     )
     library = Path(str(package.get_library_path()))
     load_cuda_runtime(library.parent)

@@ -190,10 +190,7 @@ def _budget(options: ExportOptions) -> str | None:
 
 
 def _unknown_words(options: ExportOptions) -> str | None:
-    choices: dict[str, Collection[object]] = {
-        "calib_provider": CALIB_PROVIDERS,
-        "input_type": INPUT_TYPES,
-    }
+    choices: dict[str, Collection[object]] = {"calib_provider": CALIB_PROVIDERS, "input_type": INPUT_TYPES}
     if options.head_activation is not None:
         choices["head_activation"] = HEAD_ACTIVATIONS
     for name, known in choices.items():

@@ -152,7 +152,7 @@ def test_missing_file_folder_and_file_that_cannot_be_written(folder, capsys):
     assert "no such file" in capsys.readouterr().err
     assert main(["lint", "models"]) == 2
     assert "is not a bundle" in capsys.readouterr().err
-    assert main(["lint", "models/clean.onnx", "--sarif", "no/such/folder.sarif"]) == 2
+    assert main(["lint", "models/clean.onnx", "--sarif", "models/clean.onnx/findings.sarif"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
