@@ -72,6 +72,12 @@ def int8_float16_file(
         reporter.done(f"INT8 + FP16: {note}")
     if result.num_raised:
         reporter.done(f"{result.num_raised} scales raised to {SMALLEST_SCALE:.2g}: FP16 loses precision below it")
+    if result.coarse:
+        named = ", ".join(f"{name} {level}" for name, level in result.coarse.items())
+        reporter.warn(
+            f"INT8 + FP16: FP16's smallest scale, {SMALLEST_SCALE:.2g}, leaves too few of 127 levels: {named}; deploy "
+            "INT8 without --fp16, or scale these tensors up in the network"
+        )
     return result.model
 
 

@@ -110,6 +110,21 @@ def test_a_tiny_activation_scale_is_raised():
     assert constant(result.model, "x.scale") == np.float16(SMALLEST_SCALE)
 
 
+@pytest.mark.parametrize(
+    ("scales", "activation", "coarse"),
+    [
+        ([1e-6, 0.02], 0.05, {}),  # a channel that weighs nothing beside the other: nothing is lost
+        ([2e-5, 3e-5], 0.05, {}),  # 127 steps of 3e-5 are 62 of 6.1e-5: 40 dB are left
+        ([1e-6, 1e-6], 0.05, {"w": 2}),
+        ([1e-8, 1e-9], 0.05, {"w": 0}),
+        ([0.01, 0.02], 1e-6, {"x": 2}),
+        ([0.01, 0.02], 1e-5, {}),
+    ],
+)
+def test_what_raising_leaves_too_few_levels_is_named(scales, activation, coarse):
+    assert float16_qdq_from_float32(linear(scales, activation_scale=activation)).coarse == coarse
+
+
 def test_opset_17_is_refused():
     with pytest.raises(UnsupportedOpsetError, match=r"FP16 scales need opset 19, the model has 17"):
         float16_qdq_from_float32(linear([0.01, 0.02], opset=17))
