@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from exporter.errors import UnsupportedOpsetError
 from runtimes.registry import Registry
@@ -18,11 +17,11 @@ MIN_OPSET = 15
 """The oldest that can be written: onnx's version converter takes no BatchNormalization below 15 and no Relu below 14
 (measured with onnx 1.23 in tests/exporter/tracing/test_trace.py). Q/DQ would need 13, for scales per channel."""
 
-IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
+IR_VERSION_OF_OPSET: Mapping[int, int] = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
-IR_VERSION_OF_NEWER_OPSET: Mapping[int, int] = MappingProxyType({21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13})
+IR_VERSION_OF_NEWER_OPSET: Mapping[int, int] = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 """The same of opsets that are not written here, and that readers take. Source: onnx 1.23, helper.VERSION_TABLE."""
 
 MIN_FLOAT16_SCALE_OPSET = 19

@@ -259,15 +259,13 @@ def _without_pairs(model: ModelProto, index: GraphIndex, constants: Constants) -
     read = {name for node in graph.node for name in node.input}
     for name, tensor in constants.tensors.items():
         if name in read:
-            graph.initializer.append(_as_float(name, tensor, constants, is_dequantized=_feeds_pair(name, index)))
+            uses = index.uses.get(name, ())
+            is_dequantized = any(use.place == 0 and use.node.op_type == DEQUANTIZE for use in uses)
+            graph.initializer.append(_as_float(name, tensor, constants, is_dequantized=is_dequantized))
     graph.input.extend(model.graph.input)
     for info in model.graph.output:
         graph.output.add(name=alias.get(info.name, info.name))
     return result
-
-
-def _feeds_pair(constant: str, index: GraphIndex) -> bool:
-    return any(use.place == 0 and use.node.op_type == DEQUANTIZE for use in index.uses.get(constant, ()))
 
 
 def _as_float(name: str, tensor: TensorProto, constants: Constants, *, is_dequantized: bool) -> TensorProto:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from calibration.methods.dialect import ZeroPoints
 
@@ -30,13 +29,11 @@ class Effort:
     thorough: bool = False
 
 
-EFFORTS: Mapping[int, Effort] = MappingProxyType(
-    {
-        0: Effort(False, False, False, ZeroPoints.NONE),
-        1: Effort(True, True, True, ZeroPoints.BIASES),
-        2: Effort(True, True, True, ZeroPoints.PADS, thorough=True),
-    }
-)
+EFFORTS: Mapping[int, Effort] = {
+    0: Effort(False, False, False, ZeroPoints.NONE),
+    1: Effort(True, True, True, ZeroPoints.BIASES),
+    2: Effort(True, True, True, ZeroPoints.PADS, thorough=True),
+}
 """The command line's numbers."""
 
 DEFAULT_EFFORT = 1

@@ -98,11 +98,13 @@ def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) ->
         return InputWarning(kind, f"{seen}, none below 0", expected, advice)
     takes_bytes = np.allclose(std, 1 / 255, rtol=0.05)  # a network trained on 0-255 without division
     pooled = math.sqrt(float(np.mean(np.square(statistics.std))))
-    if not takes_bytes and statistics.num_constant < statistics.num_images and not _within(pooled, STD_RANGE):
+    low, high = STD_RANGE
+    if not takes_bytes and statistics.num_constant < statistics.num_images and not low <= pooled <= high:
+        center = ", ".join(f"{value:.2g}" for value in statistics.mean)
         return InputWarning(
             kind,
-            f"the normalized input has standard deviation {pooled:.3g} and mean {_short(statistics.mean)}",
-            f"a standard deviation near 1, between {STD_RANGE[0]:g} and {STD_RANGE[1]:g}",
+            f"the normalized input has standard deviation {pooled:.3g} and mean {center}",
+            f"a standard deviation near 1, between {low:g} and {high:g}",
             "Check --mean and --std (on the scale 0-1, not 0-255) and that the images are not divided by 255 twice",
         )
     return None
@@ -184,11 +186,3 @@ def _bgr(statistics: InputStatistics, preprocessing: Preprocessing) -> InputWarn
         f"photographs: red about {mean[0] - mean[2]:.2f} above blue, and more blue in the upper half",
         "A hint only: if the images were read or written with OpenCV, convert BGR to RGB",
     )
-
-
-def _within(value: float, bounds: tuple[float, float]) -> bool:
-    return bounds[0] <= value <= bounds[1]
-
-
-def _short(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.methods.quantize_weight import QMAX, QMAX_7_BITS
 from calibration.placement.for_tensorrt import (
@@ -186,27 +186,20 @@ def _in_integers(
     given: Collection[str],
 ) -> tuple[dict[str, NodeProto], set[str]]:
     """Return the nodes that shall run in integers, by name, and the tensors that they read."""
-    floats = {name for name, kind in tensor_types(infer_shapes(model)).items() if _is_float(kind)}
+    types = tensor_types(infer_shapes(model))
+    floats = {name for name, kind in types.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
     found: dict[str, NodeProto] = dict(layers)
     wanted = {node.input[0] for node in layers.values()}
     for node in reversed(model.graph.node):
         if node.op_type not in QLINEAR_OPS | SAME_RANGE_OPS or node.output[0] in given or node.name in in_float:
             continue
-        data = _data_inputs(node)
+        data = node.input if node.op_type in _ALL_INPUTS else node.input[:1]
         pair = _pair_tensor(node.output[0], index)
         behind_relu = pair != node.output[0]
         if pair in wanted and set(data) <= floats and not (behind_relu and node.op_type in SAME_RANGE_OPS):
             found[node.name] = node
             wanted.update(data)
     return found, wanted
-
-
-def _is_float(kind: TypeProto) -> bool:
-    return bool(kind.tensor_type.elem_type == TensorProto.FLOAT)
-
-
-def _data_inputs(node: NodeProto) -> list[str]:
-    return list(node.input) if node.op_type in _ALL_INPUTS else [node.input[0]]
 
 
 def _pair_tensor(tensor: str, index: GraphIndex) -> str:

@@ -147,7 +147,7 @@ def place_qdq(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
     order = dict.fromkeys(graph_inputs, -1) | dict(index.position)
     return Placement(
         activations={
-            name: tuple(Reader(*reader) for reader in sorted(readers[name], key=lambda found: _place(found[0], index)))
+            name: tuple(Reader(*found) for found in sorted(readers[name], key=lambda it: index.node_position[it[0]]))
             for name in sorted(readers, key=lambda name: order[name])
         },
         weights=tuple(weights.values()),
@@ -164,10 +164,6 @@ def _with_shapes(model: ModelProto) -> ModelProto:
     if all(name in declared for node in model.graph.node for name in node.output if name):
         return model
     return infer_shapes(model)
-
-
-def _place(node: str, index: GraphIndex) -> int:
-    return index.node_position[node]
 
 
 def check_node_names(graph: GraphProto) -> None:

@@ -42,6 +42,7 @@ from exporter.graph.onnx_graph import (
     array_from_initializer,
     attribute,
     copy_model,
+    forget_gone_types,
     index_graph,
     initializer_from_array,
     remove_unused_initializers,
@@ -127,7 +128,7 @@ def strip_qdq(model: ModelProto) -> StrippedModel:
             node.input[place] = source.get(name, name)
     replace_nodes(result.graph, kept)
     remove_unused_initializers(result.graph)
-    _forget_stripped_types(result)
+    forget_gone_types(result.graph)
     return StrippedModel(result, scales, weights)
 
 
@@ -150,14 +151,6 @@ def _dequantized(
     others = tuple(place for place in range(values.ndim) if place != axis)
     taken = np.abs(restored).max(axis=others) / np.float32(127)
     return restored, WeightScales(np.broadcast_to(scale, taken.shape), taken.astype(np.float32), axis)
-
-
-def _forget_stripped_types(model: ModelProto) -> None:
-    """Drop the declared types of tensors that are gone, in place."""
-    alive = {name for node in model.graph.node for name in node.output}
-    infos = [info for info in model.graph.value_info if info.name in alive]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(infos)
 
 
 def complete_scales(
@@ -224,13 +217,11 @@ def _without_scale(stripped: StrippedModel, scales: Mapping[str, float]) -> tupl
         if name not in scales
         and node.op_type not in _POOLS_BY_MEAN  # they take their input's
         and types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
-        and not any(_is_float_layer(layer, stripped) for layer in _around(name, node, index))
+        and not any(
+            _is_float_layer(layer, stripped) for layer in (node, *(use.node for use in index.uses.get(name, ())))
+        )
     ]
     return tuple(name for name in wanted if _leader(name, index) not in wanted)
-
-
-def _around(tensor: str, maker: NodeProto, index: GraphIndex) -> list[NodeProto]:
-    return [maker, *(use.node for use in index.uses.get(tensor, ()))]
 
 
 def _is_float_layer(node: NodeProto, stripped: StrippedModel) -> bool:

@@ -18,6 +18,7 @@ from calibration.qdq.insert_qdq import ZERO_POINT
 from exporter.graph.onnx_graph import (
     array_from_initializer,
     attribute,
+    forget_gone_types,
     initializer_from_array,
     remove_unused_initializers,
     replace_nodes,
@@ -192,10 +193,7 @@ class OffsetGraph:
             nodes += [node] if node.name not in self._gone else []
             nodes += [self._behind[node.name]] if node.name in self._behind else []
         replace_nodes(self._graph, nodes)
-        made = {name for node in nodes for name in node.output}
-        infos = [info for info in self._graph.value_info if info.name in made]
-        del self._graph.value_info[:]
-        self._graph.value_info.extend(infos)
+        forget_gone_types(self._graph)
         remove_unused_initializers(self._graph)
 
     def _moved(self, tensor: OffsetTensor, offset: float) -> dict[str, NDArray[np.float64]]:

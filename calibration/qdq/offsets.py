@@ -23,7 +23,7 @@ from calibration.methods.dialect import Dialect
 from calibration.placement.offset_tensors import OffsetTensor, offset_tensors
 from calibration.placement.place import place
 from calibration.qdq.offset_graph import OffsetGraph, padded_name
-from exporter.graph.onnx_graph import copy_model, infer_shapes
+from exporter.graph.onnx_graph import copy_model, infer_shapes, refill
 
 INT8_ZERO = 128
 """The UINT8 level that is INT8's 0."""
@@ -106,9 +106,7 @@ def give_offsets_back(model: ModelProto, reference: ModelProto) -> ModelProto:
         ) from err
     graph.write_biases()
     graph.finish()
-    kept = [entry for entry in result.metadata_props if entry.key != METADATA_KEY]
-    del result.metadata_props[:]
-    result.metadata_props.extend(kept)
+    refill(result.metadata_props, [entry for entry in result.metadata_props if entry.key != METADATA_KEY])
     return result
 
 

@@ -15,7 +15,6 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from exporter.errors import UnsafeCheckpointError
@@ -154,26 +153,24 @@ def _encoded(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-_KNOWN: Mapping[str, Callable[..., object]] = MappingProxyType(
-    {
-        "torch._utils._rebuild_tensor": _tensor,
-        "torch._utils._rebuild_tensor_v2": _tensor,
-        "torch._utils._rebuild_tensor_v3": _typed_tensor,
-        "torch._utils._rebuild_parameter": _first,
-        "torch._utils._rebuild_parameter_with_state": _first,
-        "torch.nn.parameter.Parameter": _first,
-        "torch.Size": _size,
-        "collections.OrderedDict": _dictionary,
-        "collections.Counter": _dictionary,
-        "collections.defaultdict": lambda *_: {},
-        "builtins.dict": _dictionary,
-        "builtins.list": _sequence,
-        "builtins.tuple": _size,
-        "builtins.set": _sequence,
-        "builtins.frozenset": _sequence,
-        "_codecs.encode": _encoded,
-    }
-)
+_KNOWN: Mapping[str, Callable[..., object]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.Size": _size,
+    "collections.OrderedDict": _dictionary,
+    "collections.Counter": _dictionary,
+    "collections.defaultdict": lambda *_: {},
+    "builtins.dict": _dictionary,
+    "builtins.list": _sequence,
+    "builtins.tuple": _size,
+    "builtins.set": _sequence,
+    "builtins.frozenset": _sequence,
+    "_codecs.encode": _encoded,
+}
 """Results of calling these names, computed by this module."""
 
 _LEFT_OUT = (

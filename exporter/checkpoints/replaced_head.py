@@ -11,7 +11,6 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +19,17 @@ from exporter.checkpoints.checkpoint import counts_batches
 from exporter.checkpoints.weight_layout import WeightLayout
 from exporter.errors import WeightsError
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {
-        "relu": nn.ReLU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-        "elu": nn.ELU,
-        "leaky_relu": nn.LeakyReLU,
-        "hardswish": nn.Hardswish,
-        "none": nn.Identity,
-    }
-)
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "hardswish": nn.Hardswish,
+    "none": nn.Identity,
+}
 """Values of `--head-activation`, with PyTorch's own defaults."""
 
 HEAD_WORDS = frozenset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 TIMM = "timm"
 TORCHVISION = "torchvision"
@@ -24,7 +23,7 @@ class TrainingRecord:
     """
 
     architecture: str | None = None
-    arguments: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    arguments: Mapping[str, object] = field(default_factory=dict)
     script: str | None = None
 
 
@@ -47,7 +46,7 @@ def training_record(payload: object) -> TrainingRecord:
         script = TIMM
     elif "val_crop_size" in arguments and "model" in arguments:
         script = TORCHVISION
-    return TrainingRecord(architecture, MappingProxyType(arguments), script)
+    return TrainingRecord(architecture, arguments, script)
 
 
 def _is_plain(value: object) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from exporter.deploy.nvinfer_normalization import NvinferNormalization
 from runtimes.bundle.file_names import LABELS_NAME
@@ -22,22 +21,20 @@ HEADER = "# Written by resnet-export deepstream; a folder with a configuration t
 CONFIG, LABELS, CALIBRATION = "config_infer.txt", LABELS_NAME, "not-read.calib"
 
 # NvDsInferNetworkMode: 0 FP32, 1 INT8, 2 FP16.
-_NETWORK_MODE: Mapping[str, int] = MappingProxyType({"fp32": 0, "int8": 1, "int8-fp16": 1, "fp16": 2})
-_MODE_WORD: Mapping[int, str] = MappingProxyType({0: "fp32", 1: "int8", 2: "fp16"})
+_NETWORK_MODE: Mapping[str, int] = {"fp32": 0, "int8": 1, "int8-fp16": 1, "fp16": 2}
+_MODE_WORD: Mapping[int, str] = {0: "fp32", 1: "int8", 2: "fp16"}
 
 _CLASSIFIER, _OTHER = 1, 100  # NvDsInferNetworkType
 
 # NvBufSurfTransform_Inter on a GPU: 0 nearest, 1 bilinear, 2 cubic, 3 super sampling, 4 Lanczos.
-_SCALING_FILTER: Mapping[Interpolation, int] = MappingProxyType(
-    {
-        Interpolation.NEAREST: 0,
-        Interpolation.BILINEAR: 1,
-        Interpolation.HAMMING: 1,
-        Interpolation.BICUBIC: 2,
-        Interpolation.BOX: 3,
-        Interpolation.LANCZOS: 4,
-    }
-)
+_SCALING_FILTER: Mapping[Interpolation, int] = {
+    Interpolation.NEAREST: 0,
+    Interpolation.BILINEAR: 1,
+    Interpolation.HAMMING: 1,
+    Interpolation.BICUBIC: 2,
+    Interpolation.BOX: 3,
+    Interpolation.LANCZOS: 4,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 
-HARDWARE_COMPATIBILITY: Mapping[str, str] = MappingProxyType(
-    {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
-)
+HARDWARE_COMPATIBILITY: Mapping[str, str] = {
+    "ampere-plus": "AMPERE_PLUS",
+    "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
+}
 """Word of `--hardware-compat` to the member of TensorRT's HardwareCompatibilityLevel."""
 
 

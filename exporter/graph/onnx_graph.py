@@ -198,6 +198,12 @@ def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     refill(graph.node, nodes)
 
 
+def forget_gone_types(graph: GraphProto) -> None:
+    """Drop the declared types of tensors that no node makes, in place."""
+    made = {name for node in graph.node for name in node.output}
+    refill(graph.value_info, [info for info in graph.value_info if info.name in made])
+
+
 def remove_unused_initializers(graph: GraphProto) -> None:
     """Drop constants that no node reads and that are no output, in place."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

@@ -124,7 +124,8 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
     preprocessing, preprocessing_source = architecture.assumed_preprocessing(request, channels)
     module = architecture.seeded(num_classes)
     if request.weights == RANDOM_WEIGHTS:
-        photographs, hard = _check_images(request.preprocessing.applied_to(preprocessing))
+        applied = request.preprocessing.applied_to(preprocessing)
+        photographs, hard = torch.from_numpy(load_check_images(applied)), torch.from_numpy(load_hard_frames(applied))
         switch_on(module, RANDOM_SEED)
         settle_batchnorm_for(
             module,
@@ -143,11 +144,6 @@ def load_random(architecture: Architecture, request: ModelRequest) -> LoadedMode
         labels=None,
         notes=(*architecture.notes, "random weights: sizes and latency mean something, accuracy figures do not"),
     )
-
-
-def _check_images(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Return the package's photographs and the frames that are none, as inputs, float32 [N, C, H, W]."""
-    return torch.from_numpy(load_check_images(preprocessing)), torch.from_numpy(load_hard_frames(preprocessing))
 
 
 def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:

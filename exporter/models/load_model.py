@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from exporter.errors import PreprocessingError
@@ -19,16 +18,14 @@ from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIM
 from exporter.preprocessing.options import PreprocessingOptions, wrong_channels
 from runtimes.errors import MissingDependencyError
 
-_SOURCES: Mapping[str, str] = MappingProxyType(
-    {
-        TORCHVISION: "exporter.models.torchvision_source",
-        TIMM: "exporter.models.timm_source",
-        OWN: "exporter.models.builtin_source",
-        PYTHON_OBJECT: "exporter.models.python_source",
-        AUTO: "exporter.recognition.auto_source",
-        ONNX_FILE: "exporter.models.onnx_source",
-    }
-)
+_SOURCES: Mapping[str, str] = {
+    TORCHVISION: "exporter.models.torchvision_source",
+    TIMM: "exporter.models.timm_source",
+    OWN: "exporter.models.builtin_source",
+    PYTHON_OBJECT: "exporter.models.python_source",
+    AUTO: "exporter.recognition.auto_source",
+    ONNX_FILE: "exporter.models.onnx_source",
+}
 """Source to module; a family of another source is built by its own architecture, as our networks are."""
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import MappingProxyType
 from typing import Any
 
 from exporter.errors import UnknownModelError
@@ -105,15 +104,13 @@ FAMILIES: Registry[Family] = Registry(
 MODEL_NAMES = tuple(name for family in _FAMILIES for name in family.models)
 """Of the package's own families."""
 
-_FAMILY_OF = MappingProxyType({name: family for family in _FAMILIES for name in family.models})
+_FAMILY_OF: Mapping[str, Family] = {name: family for family in _FAMILIES for name in family.models}
 
-ALIASES = MappingProxyType(
-    {
-        **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
-        **{f"cifar_resnet{depth}_b": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
-        "hiera_tiny": "hiera_tiny_224",
-    }
-)
+ALIASES: Mapping[str, str] = {
+    **{f"resnet{depth}": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
+    **{f"cifar_resnet{depth}_b": f"cifar_resnet{depth}" for depth in _CIFAR_DEPTHS},
+    "hiera_tiny": "hiera_tiny_224",
+}
 """Other spellings. ImageNet has no ResNet-20, -32, -44, -56, -110 or -1202, so these names can only mean CIFAR's."""
 
 _OBJECT_PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

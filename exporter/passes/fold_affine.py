@@ -269,7 +269,8 @@ def _fold_forwards(node: NodeProto, affine: _Affine, editor: EditedGraph, why: s
         has_bias = len(use.node.input) > 2 and use.node.input[2]
         if weight is None or (has_bias and editor.array(use.node.input[2]) is None):
             return None, f"{why}, and its output is read by {use.node.op_type} {use.node.name!r}"
-        if use.node.op_type == "Conv" and _pads(use.node) and np.any(affine.shift):
+        pads = pads_by_rule(use.node) or any(attribute(use.node, "pads", ()))
+        if use.node.op_type == "Conv" and pads and np.any(affine.shift):
             return None, f"{why}, and {use.node.name!r}, which reads it, pads with zeros"
         if use.node.op_type == "Gemm" and any(
             attribute(use.node, key, value) != value for key, value in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
@@ -304,10 +305,6 @@ def _fold_into_reader(layer: NodeProto, affine: _Affine, editor: EditedGraph) ->
     bias = editor.array(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else None
     editor.rewrite(layer, 1, new_weight, "weight")
     editor.rewrite(layer, 2, added if bias is None else bias.astype(np.float64).reshape(-1) + added, "bias")
-
-
-def _pads(conv: NodeProto) -> bool:
-    return pads_by_rule(conv) or any(attribute(conv, "pads", ()))
 
 
 def _store_map(node: NodeProto, affine: _Affine, editor: EditedGraph) -> None:

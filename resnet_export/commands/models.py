@@ -72,7 +72,7 @@ def _lines(table: Sequence[ModelFacts], asked: str | None) -> Iterator[str]:
         yield from (f"  {name}" for name in others)
         for facts in rows:
             height, width = facts.input_size
-            top1 = ", ".join(f"{value:.2f} {_short(weights)}" for weights, value in facts.top1.items())
+            top1 = ", ".join(f"{value:.2f} {name.removeprefix('IMAGENET1K_')}" for name, value in facts.top1.items())
             line = f"  {facts.name:<18} {facts.parameters:>12,} {_macs(facts.macs):>8} {height:>3}x{width}  {top1}"
             yield line.rstrip()
     yield ""
@@ -81,7 +81,3 @@ def _lines(table: Sequence[ModelFacts], asked: str | None) -> Iterator[str]:
 
 def _macs(macs: int) -> str:
     return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"
-
-
-def _short(weights: str) -> str:
-    return weights.removeprefix("IMAGENET1K_")

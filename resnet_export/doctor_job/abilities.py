@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from resnet_export.doctor_job.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
-from runtimes.machine.environment import TensorRTInfo, rtx_serves
+from runtimes.machine.environment import rtx_serves
 from runtimes.machine.version_numbers import version_numbers
 
 BUILDERS = ("tensorrt", "tensorrt_rtx")
@@ -68,7 +68,7 @@ def _build_ability(facts: Facts) -> Ability:
     ways = [text for module in BUILDERS if (text := can_build(facts, module))]
     if ways:
         return Ability("build engines", True, "; ".join(ways), "")
-    reasons = [f"{name}: {_flavor_reason(facts, facts.flavor(name))}" for name in BUILDERS]
+    reasons = [f"{name}: {facts.flavor(name).reason or facts.gpu.reason or 'no usable GPU'}" for name in BUILDERS]
     command = (
         tensorrt_command(facts) if facts.gpu.is_usable or facts.is_jetson else _if_has_wheels(facts, _install("rtx"))
     )
@@ -86,10 +86,6 @@ def can_build(facts: Facts, module: str) -> str:
         return f"TensorRT {item.version} for the GPU here"
     targets = f" for SM {', '.join(item.compute_capabilities)}" if item.compute_capabilities else ""
     return f"TensorRT-RTX {item.version}{targets}"
-
-
-def _flavor_reason(facts: Facts, item: TensorRTInfo) -> str:
-    return item.reason or facts.gpu.reason or "no usable GPU"
 
 
 def _run_cpu_ability(facts: Facts) -> Ability:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
-from calibration.lint.finding import Finding
 from calibration.lint.quantized_graph import quantized_graph
 from calibration.lint.target_rules import forms
 from exporter.errors import ExportError
@@ -26,14 +25,13 @@ def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Repo
     """
     if not options.engine and options.target.dialect != "tensorrt":
         return
-    found = [_line(finding) for finding in forms(quantized_graph(model))]
+    found = [
+        f"{finding.message} ({finding.rule.id}), in {first_few(finding.places, _MAX_PLACES)}"
+        for finding in forms(quantized_graph(model))
+    ]
     if found and options.engine:
         raise ExportError(
             f"--engine: {'; '.join(found)}. Change these layers, or leave --engine out: ONNX Runtime runs the files"
         )
     for line in found:
         reporter.warn(f"{line}; other runtimes take the files, but no engine can be relied on")
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.message} ({finding.rule.id}), in {first_few(finding.places, _MAX_PLACES)}"

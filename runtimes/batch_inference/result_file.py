@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from runtimes.batch_inference.classify_images import AnswerRow
@@ -142,6 +141,4 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 _Writer = Callable[[Path, Iterable[AnswerRow], "Sequence[str] | None", int, Mapping[str, Any]], None]
-_WRITERS: Mapping[str, _Writer] = MappingProxyType(
-    {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}
-)
+_WRITERS: Mapping[str, _Writer] = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}

@@ -113,7 +113,8 @@ def write_part(folder: Path, part: Part, rows: Sequence[AnswerRow]) -> None:
         raise ResultsError(
             f"part {part.number}: got {len(rows)} rows, expected one for each of {len(part.paths)} files"
         )
-    write_lines(_part_path(folder, part), (_line(row) for row in rows))
+    values = ([row.index, row.path, row.classes, row.scores, row.error] for row in rows)
+    write_lines(_part_path(folder, part), (f"{json.dumps(one)}\n" for one in values))
 
 
 def read_part(folder: Path, part: Part) -> Iterator[AnswerRow]:
@@ -138,10 +139,6 @@ def write_lines(path: Path, pieces: Iterable[str]) -> None:
 
 def _part_path(folder: Path, part: Part) -> Path:
     return folder / f"part-{part.number:06d}.jsonl"
-
-
-def _line(row: AnswerRow) -> str:
-    return json.dumps([row.index, row.path, row.classes, row.scores, row.error]) + "\n"
 
 
 def _row(line: str, part: Part) -> AnswerRow:

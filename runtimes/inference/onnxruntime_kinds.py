@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
@@ -179,12 +178,10 @@ CPU = RuntimeKind(
     preferred=("fp32",),
     preferred_of_onnxruntime=("int8", "fp32"),
     where="the CPU",
-    why=MappingProxyType(
-        {
-            "fp32": "FP32, which is faster there than FP16 or INT8 in TensorRT's dialect",
-            "int8": "INT8, which a bundle for ONNX Runtime runs in integer kernels",
-        }
-    ),
+    why={
+        "fp32": "FP32, which is faster there than FP16 or INT8 in TensorRT's dialect",
+        "int8": "INT8, which a bundle for ONNX Runtime runs in integer kernels",
+    },
 )
 CUDA = RuntimeKind(
     name="cuda",

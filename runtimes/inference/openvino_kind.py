@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from runtimes.bundle.manifest import Manifest
@@ -124,10 +123,8 @@ OPENVINO = RuntimeKind(
     preferred=("int8", "fp32"),
     preferred_of_onnxruntime=("int8", "fp32"),
     where="the CPU, in OpenVINO, as asked",
-    why=MappingProxyType(
-        {
-            "int8": "INT8, which OpenVINO runs in integer kernels, whichever dialect it is in",
-            "fp32": "FP32, the bundle having no INT8",
-        }
-    ),
+    why={
+        "int8": "INT8, which OpenVINO runs in integer kernels, whichever dialect it is in",
+        "fp32": "FP32, the bundle having no INT8",
+    },
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.bundle.manifest import Manifest
@@ -116,7 +115,7 @@ class RuntimeKind:
     preferred: tuple[str, ...] = LOWEST_FIRST
     preferred_of_onnxruntime: tuple[str, ...] | None = None
     where: str = ""
-    why: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    why: Mapping[str, str] = field(default_factory=dict)
 
     def precisions_for(self, manifest: Manifest) -> tuple[str, ...]:
         """Return the precisions that it prefers of a bundle, best first."""

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runtimes.cuda.device_array import is_on_device, read_inputs
@@ -37,30 +36,26 @@ from runtimes.trt.tensorrt_library import TensorRtLibrary, allow_host_code, libr
 if TYPE_CHECKING:
     from runtimes.trt.engine_sidecar import EngineSidecar
 
-_DTYPES = MappingProxyType(
-    {
-        "FLOAT": "float32",
-        "HALF": "float16",
-        "INT64": "int64",
-        "INT32": "int32",
-        "INT8": "int8",
-        "UINT8": "uint8",
-        "BOOL": "bool",
-    }
-)
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
 """TensorRT's types that NumPy has; `trt.nptype` raises TypeError for the others and names removed NumPy types."""
 
-_WHY_INVALID = MappingProxyType(
-    {
-        1: "it was built by another version",
-        2: "it was built for other compute capabilities",
-        4: "the CUDA driver is too old",
-        8: "the CUDA runtime is too old",
-        16: "the GPU has too little memory",
-        32: "the file is damaged or is no TensorRT-RTX engine",
-        64: "CUDA failed",
-    }
-)
+_WHY_INVALID = {
+    1: "it was built by another version",
+    2: "it was built for other compute capabilities",
+    4: "the CUDA driver is too old",
+    8: "the CUDA runtime is too old",
+    16: "the GPU has too little memory",
+    32: "the file is damaged or is no TensorRT-RTX engine",
+    64: "CUDA failed",
+}
 """Bits of TensorRT-RTX's engine diagnostics."""
 
 
@@ -282,8 +277,8 @@ def _load(
         library,
         runtime,
         engine,
-        MappingProxyType(inputs),
-        MappingProxyType(outputs),
+        inputs,
+        outputs,
         _batch_range(engine, inputs, outputs),
         shares_profile=sidecar is not None and sidecar.shares_profile,
     )

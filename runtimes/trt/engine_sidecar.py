@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from runtimes.bundle.manifest import BatchRange, FileEntry
@@ -112,7 +111,7 @@ class EngineSidecar(JsonFields):
         try:
             facts = dict(content["facts"])
             facts["batch"] = BatchRange(**facts["batch"])
-            facts["flags"] = MappingProxyType(dict(facts["flags"]))
+            facts["flags"] = dict(facts["flags"])
             rest = {name: content[name] for item in fields(cls) if (name := item.name) not in _OPTIONAL}
             rest["shares_profile"] = content.get("shares_profile") is True
             rest["warnings"] = tuple(map(str, rest["warnings"]))

@@ -12,15 +12,14 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from runtimes.errors import MissingDependencyError, ProviderUnavailableError
 
-FLAVOURS: Mapping[str, str] = MappingProxyType({"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"})
+FLAVOURS: Mapping[str, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Flavor, of what builds an engine, to module name."""
 
-LEAN_LIBRARIES: Mapping[str, str] = MappingProxyType({"lean": "tensorrt_lean", "dispatch": "tensorrt_dispatch"})
+LEAN_LIBRARIES: Mapping[str, str] = {"lean": "tensorrt_lean", "dispatch": "tensorrt_dispatch"}
 """TensorRT's libraries that only load version-compatible engines, to module name: the lean one runs them itself
 (44 MB), the dispatch one with the lean runtime that the engine carries (0.3 MB). Source: wheels of 11.4."""
 

@@ -30,7 +30,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from types import MappingProxyType
 
 from runtimes.io.json_fields import JsonFields
 from runtimes.metrics.confidence_interval import images_to_show
@@ -80,29 +79,25 @@ class Metric:
     unit: str
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "relative_max_diff": Metric(True, (0, math.inf), "largest |difference| over largest |logit|", ""),
-        "max_abs_diff": Metric(True, (0, math.inf), "largest |difference|", ""),
-        "mean_abs_diff": Metric(True, (0, math.inf), "mean |difference|", ""),
-        "sqnr_db": Metric(False, (-math.inf, math.inf), "SQNR", " dB"),
-        "cosine": Metric(False, (-1, 1), "cosine", ""),
-        "kl": Metric(True, (0, math.inf), "KL divergence of the softmax in nats", ""),
-        "top5_overlap": Metric(False, (0, 1), "overlap of the five best classes", ""),
-        "max_flip_margin": Metric(True, (0, math.inf), "margin of the surest answer that flipped", ""),
-        "agreement": Metric(False, (0, 1), "agreement", ""),
-        "top1_drop_pp": Metric(True, (0, 100), "top-1 drop", " points"),
-    }
-)
+METRICS: Mapping[str, Metric] = {
+    "relative_max_diff": Metric(True, (0, math.inf), "largest |difference| over largest |logit|", ""),
+    "max_abs_diff": Metric(True, (0, math.inf), "largest |difference|", ""),
+    "mean_abs_diff": Metric(True, (0, math.inf), "mean |difference|", ""),
+    "sqnr_db": Metric(False, (-math.inf, math.inf), "SQNR", " dB"),
+    "cosine": Metric(False, (-1, 1), "cosine", ""),
+    "kl": Metric(True, (0, math.inf), "KL divergence of the softmax in nats", ""),
+    "top5_overlap": Metric(False, (0, 1), "overlap of the five best classes", ""),
+    "max_flip_margin": Metric(True, (0, math.inf), "margin of the surest answer that flipped", ""),
+    "agreement": Metric(False, (0, 1), "agreement", ""),
+    "top1_drop_pp": Metric(True, (0, 100), "top-1 drop", " points"),
+}
 """Every gate's name, which is the attribute of a `LogitComparison` that it judges; None there is no finite number."""
 
-DEFAULT_GATES: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "fp32": MappingProxyType({"relative_max_diff": 1e-4}),
-        "fp16": MappingProxyType({"sqnr_db": 40.0, "agreement": 0.99}),
-        "int8": MappingProxyType({"sqnr_db": 20.0, "agreement": 0.95, "top1_drop_pp": 1.0}),
-    }
-)
+DEFAULT_GATES: Mapping[str, Mapping[str, float]] = {
+    "fp32": {"relative_max_diff": 1e-4},
+    "fp16": {"sqnr_db": 40.0, "agreement": 0.99},
+    "int8": {"sqnr_db": 20.0, "agreement": 0.95, "top1_drop_pp": 1.0},
+}
 """See the module's first lines."""
 
 

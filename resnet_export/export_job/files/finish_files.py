@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import ExportError
 from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.pre_post_options import Finish
-from exporter.tracing.check_pre_post import FinishReport, check_finished
+from exporter.tracing.check_pre_post import check_finished
 from resnet_export.export_job.context.run import ExportRun
 from runtimes.metrics.answer_kind import AnswerKind
 
@@ -46,10 +46,10 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
             preprocessing=loaded.preprocessing,
             open_runtime=lambda opened: OrtRuntime(opened, exact_qdq=options.target.exact_int8_simulation),
         )
+        top5 = "" if report.equal_top5 is None else f", same top 5 on {report.equal_top5}"
         run.reporter.done(
             f"{name}: {_words(finish)} added; {report.num_images} images: largest |difference| "
-            f"{report.max_abs_diff:.2g} at largest |output| {report.max_abs_output:.3g}"
-            f"{_top5(report)}"
+            f"{report.max_abs_diff:.2g} at largest |output| {report.max_abs_output:.3g}{top5}"
         )
     return finished
 
@@ -57,7 +57,3 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
 def _words(finish: Finish) -> str:
     words = ["uint8 input"] * finish.uint8_input + ["softmax"] * finish.softmax
     return ", ".join([*words, f"top {finish.topk}"] if finish.topk else words)
-
-
-def _top5(report: FinishReport) -> str:
-    return "" if report.equal_top5 is None else f", same top 5 on {report.equal_top5}"

@@ -79,7 +79,7 @@ def html_report(report: Report, *, evidence: BundleEvidence | None = None) -> st
         max_histograms=MAX_HISTOGRAMS,
         evidence=seen,
         convergence=_convergence(Markup, seen),
-        latency=_latency(Markup, seen),
+        latency=_plot(Markup, latency_plot, [row for row in seen.rows if row.get("latency")]),
     )
     return str(page)
 
@@ -166,7 +166,3 @@ def _histograms(markup: type[Markup], evidence: BundleEvidence) -> list[tuple[Te
 def _convergence(markup: type[Markup], evidence: BundleEvidence) -> Markup | None:
     curves = [tensor for tensor in evidence.tensors if len(tensor.curve) == len(evidence.num_images) > 1]
     return _plot(markup, convergence_plot, curves, evidence.num_images)
-
-
-def _latency(markup: type[Markup], evidence: BundleEvidence) -> Markup | None:
-    return _plot(markup, latency_plot, [row for row in evidence.rows if row.get("latency")])
