@@ -117,7 +117,6 @@ def _run_rules(
 
 
 def _unreadable(model: ModelProto, target: LintTarget, path: Path | None, problem: str) -> LintReport:
-    """Return the report of a graph that cannot be followed."""
     nothing = Summary("", 0, int(model.ir_version), dialect_rules.NONE, 0, 0, 0, 0, {})
     finding = interface_rules.invalid_graph(f"{problem}; nothing else was looked at")
     return LintReport(path, target, nothing, (finding,))

@@ -67,8 +67,6 @@ class Search:
 
 @dataclass(slots=True)
 class _Search:
-    """The search under way."""
-
     budget: AccuracyBudget
     ranking: Sensitivity
     select: Measure

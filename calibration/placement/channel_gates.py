@@ -17,16 +17,8 @@ from exporter.graph.onnx_graph import GraphIndex, array_from_initializer, attrib
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL1", "ReduceL2")
-_CONSTANT_PLACES = {
-    "Reshape": 1,
-    "Unsqueeze": 1,
-    "Squeeze": 1,
-    "Expand": 1,
-    "Slice": 1,
-    "ReduceMean": 1,
-    "ReduceSum": 1,
-}
-"""Operators whose inputs from this place on are sizes or axes, not data."""
+_OF_ONE_INPUT = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Expand", "Slice", "ReduceMean", "ReduceSum"})
+"""Operators whose inputs behind the first are sizes or axes, not data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,7 @@ def _is_global_pool(node: NodeProto, index: GraphIndex, ranks: Mapping[str, int]
 
 def _reads_only(node: NodeProto, pooled: set[str], index: GraphIndex) -> bool:
     """Tell whether every computed input of `node` is pooled, and there is one."""
-    data = node.input[: _CONSTANT_PLACES.get(node.op_type, len(node.input))]
+    data = node.input[:1] if node.op_type in _OF_ONE_INPUT else node.input
     computed = [name for name in data if name and name not in index.initializer]
     return bool(computed) and all(name in pooled for name in computed)
 

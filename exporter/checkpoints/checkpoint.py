@@ -306,7 +306,6 @@ def _misfit(given: Tensor, own: Tensor) -> str:
 
 
 def _misfit_hint(names: list[str], unfit: list[str], given: Mapping[str, Tensor]) -> str:
-    """Return what to do about weights that do not fit."""
     num_classes = infer_num_classes(given)
     if not names and num_classes is not None and all(name.startswith("fc.") for name in unfit):
         return f"the file's classifier has {num_classes} classes: pass --num-classes {num_classes}"
@@ -334,5 +333,4 @@ def _short(kind: torch.dtype | torch.layout) -> str:
 
 
 def _is_real(tensor: Tensor) -> bool:
-    """Tell whether the tensor holds plain floating-point numbers."""
     return tensor.is_floating_point() and not tensor.is_quantized

@@ -138,7 +138,6 @@ def write_deepstream(
 
 
 def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str]) -> None:
-    """Write the folder, whole or not at all."""
     import onnx
 
     with bundle_folder(output, kind=DEEPSTREAM_FOLDER) as folder:

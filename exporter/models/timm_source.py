@@ -162,7 +162,6 @@ def _full_name(name: str, config: dict[str, Any]) -> str:
 
 
 def _labels(config: dict[str, Any], num_classes: int) -> tuple[str, ...] | None:
-    """Return the class names that timm knows for these weights, or None."""
     names = config.get("label_names")
     if isinstance(names, (list, tuple)) and len(names) == num_classes:
         return tuple(map(str, names))

@@ -107,7 +107,6 @@ def _resize(value: Any) -> int | tuple[int, int] | None:
 
 
 def _numbers(name: str, value: Any) -> Any:
-    """Return one float per channel, or None."""
     if value is None:
         return None
     try:

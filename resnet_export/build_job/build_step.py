@@ -125,7 +125,6 @@ def check_min_int8(outcome: EngineOutcome, share: float) -> None:
 
 
 def _tell_times(outcome: EngineOutcome, layers: EngineLayers, reporter: Reporter) -> None:
-    """Tell how much of the time goes where, and which layers are slowest."""
     times = outcome.evidence.times
     if times is None:
         reporter.done(f"layers not timed: {outcome.evidence.why_no_times}")

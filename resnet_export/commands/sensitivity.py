@@ -225,7 +225,6 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
 
 
 def _steps(options: Mapping[str, Any]) -> Effort:
-    """Return the steps that made a bundle's INT8 file."""
     return steps_of(options["effort"], options.get("zero_points"), dla=bool(options.get("dla")))
 
 

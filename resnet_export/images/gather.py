@@ -197,5 +197,4 @@ def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterato
 
 
 def _shown(words: Sequence[str]) -> str:
-    """Return how the words are called in messages and reports."""
     return words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"

@@ -102,7 +102,6 @@ def _why_not(candidate: Candidate, reference: Reference | None, *, against: bool
 
 
 def _images(subject: Subject, preprocessing: Preprocessing, validation: Validation | None) -> list[NDArray[np.float32]]:
-    """Return normalized images in batches."""
     size = batch_size_for(preprocessing)
     if validation is not None:
         paths = validation.paths[:NUM_IMAGES]

@@ -152,7 +152,6 @@ def _calibration_checks(folder: Path, subject: Subject) -> Iterator[GateResult]:
 
 
 def _calibration_table(path: Path, table: Any) -> GateResult:
-    """Compare the scales in the file with those of calibration.json."""
     name = "calibration_table"
     try:
         from exporter.graph.onnx_graph import array_from_initializer
@@ -179,7 +178,6 @@ def _calibration_table(path: Path, table: Any) -> GateResult:
 
 
 def _calibration_images(table: Any, preprocessing: Preprocessing | None) -> GateResult:
-    """Judge what calibration.json recorded of the images."""
     from calibration.observers.judge_input import InputWarningKind, judge_input
 
     name = "calibration_images"

@@ -97,7 +97,10 @@ def _run(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
         if job.reference is not None and _needs_reference(job):
             trusted = stack.enter_context(job.reference.open(subject, job.streams))
         job = _with_comparable_answers(job, trusted)
-        opened = _open(job, stack)
+        if job.tested is not None:
+            opened = torch_side(stack.enter_context(job.tested.open(job.subject, job.streams)))
+        else:
+            opened = open_all(job.subject, stack, job.streams)
         compared = _compare_stored(job, trusted, opened)
         validation = _validation(job, trusted)
         checks = bundle_checks(subject, job.reference, trusted, against=job.against, streams=job.streams)
@@ -163,12 +166,6 @@ def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
     return job
 
 
-def _open(job: Job, stack: ExitStack) -> Opened:
-    if job.tested is not None:
-        return torch_side(stack.enter_context(job.tested.open(job.subject, job.streams)))
-    return open_all(job.subject, stack, job.streams)
-
-
 def _compare_stored(job: Job, trusted: Runtime | None, opened: Opened) -> list[Compared]:
     """Run the files over the golden inputs; without these and without --val, over the package's photographs."""
     subject, reference = job.subject, job.reference
@@ -187,12 +184,9 @@ def _validation(job: Job, trusted: Runtime | None) -> Validation | None:
     """Return the images of --val; None where there are none, or no reference to answer for them."""
     if job.reference is None or trusted is None or job.preprocessing is None or job.options.val is None:
         return None
+    asked, num_classes = job.options, _num_classes(job, trusted)
     validation = read_validation(
-        job.options.val,
-        job.subject.labels,
-        _num_classes(job, trusted),
-        num_val=job.options.num_val,
-        given=job.options.val_labels,
+        job.options.val, job.subject.labels, num_classes, num_val=asked.num_val, given=asked.val_labels
     )
     job.reporter.done(
         f"{drawn_in_words(len(validation.paths), validation.num_images, validation.shown)}. "
@@ -220,7 +214,6 @@ def _bisecting(
 def _compare_validation(
     job: Job, trusted: Runtime | None, opened: Opened, validation: Validation | None
 ) -> list[Compared]:
-    """Run both sides over the images of --val."""
     reference = job.reference
     if validation is None or reference is None or trusted is None or job.preprocessing is None:
         return []
@@ -238,14 +231,10 @@ def _num_classes(job: Job, trusted: Runtime) -> int:
         return int(job.subject.golden.logits.shape[1])
     if job.reference is not None and job.reference.loaded is not None:
         return job.reference.loaded.num_classes
-    return _width(trusted, job.preprocessing)
-
-
-def _width(trusted: Runtime, preprocessing: Preprocessing | None) -> int:
     from exporter.models.check_images import load_check_images
 
-    assert preprocessing is not None
-    return int(logits_of(trusted, load_check_images(preprocessing)[:1]).shape[1])
+    assert job.preprocessing is not None
+    return int(logits_of(trusted, load_check_images(job.preprocessing)[:1]).shape[1])
 
 
 def _causes(files: Sequence[FileReport], found: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -262,10 +251,8 @@ def _causes(files: Sequence[FileReport], found: Sequence[dict[str, str]]) -> lis
 def _tell_subject(job: Job) -> None:
     subject = job.subject
     names = ", ".join(candidate.name for candidate in subject.candidates)
-    if subject.manifest is not None:
-        job.reporter.done(f"{subject.path}: {len(subject.manifest.files)} files as the manifest says; judging {names}")
-    else:
-        job.reporter.done(f"{subject.path}: judging {names}")
+    whole = f"{len(subject.manifest.files)} files as the manifest says; " if subject.manifest is not None else ""
+    job.reporter.done(f"{subject.path}: {whole}judging {names}")
     if subject.finish.changes_output:
         job.reporter.warn(
             "the files end in a softmax or the best classes; the logits before that are compared, the end itself is "

@@ -143,7 +143,6 @@ def _specs(manifest: Manifest) -> dict[str, TensorSpec]:
 
 
 def _provider_works(name: str, machine: Machine) -> Availability:
-    """Tell whether a provider that is part of ONNX Runtime loads."""
     found = machine.onnxruntime
     if found.version is None:
         return Availability(False, f"onnxruntime: {found.reason}")

@@ -178,7 +178,6 @@ def _precision_of_product(entry: Mapping[str, Any]) -> str:
 
 
 def _precision(tensors: Any) -> str:
-    """Return the precision of the first tensor."""
     if not isinstance(tensors, Sequence) or not tensors or not isinstance(tensors[0], Mapping):
         return "?"
     tensor = tensors[0]

@@ -14,6 +14,7 @@ from resnet_export.console.reporter import Reporter
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from exporter.tracing.check_hard_frames import OpenRuntime
     from exporter.tracing.export import ExportedModel
 
 ARM_ADDS_IN_FLOAT16 = (
@@ -30,13 +31,11 @@ def float16_file(exported: ExportedModel, golden: NDArray[np.float32], reporter:
         NonFiniteTensorError: If a real input overflows.
     """
     from exporter.passes.float16 import float16_from_float32
-    from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.adapter import OrtRuntime
 
     with reporter.working("typing FP16"):
         result = float16_from_float32(exported.onnx)
-        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=OrtRuntime)
-    _refuse_overflow(tensor)
+        _refuse_overflow(result.model, golden[:2], OrtRuntime)
     reporter.done(f"FP16: {result.num_changes} constants converted, every activation finite")
     for note in result.skipped:
         reporter.done(f"FP16: {note}")
@@ -55,14 +54,12 @@ def int8_float16_file(
     """
     from calibration.qdq.offsets import give_offsets_back, num_zero_points, take_offsets
     from exporter.passes.float16_qdq import SMALLEST_SCALE, float16_qdq_from_float32
-    from exporter.tracing.check_export import first_nonfinite_tensor
     from runtimes.ort.exact_sessions import open_exact
 
     with reporter.working("typing INT8 + FP16"):
         typed = float16_qdq_from_float32(give_offsets_back(quantized, reference))
         result = replace(typed, model=take_offsets(typed.model, reference))
-        tensor = first_nonfinite_tensor(result.model, golden[:2], open_runtime=open_exact)
-    _refuse_overflow(tensor)
+        _refuse_overflow(result.model, golden[:2], open_exact)
     reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
     if symmetric := num_zero_points(quantized) - num_zero_points(result.model):
         reporter.done(
@@ -81,8 +78,10 @@ def int8_float16_file(
     return result.model
 
 
-def _refuse_overflow(tensor: str | None) -> None:
-    if tensor is not None:
+def _refuse_overflow(model: ModelProto, images: NDArray[np.float32], open_runtime: OpenRuntime) -> None:
+    from exporter.tracing.check_export import first_nonfinite_tensor
+
+    if (tensor := first_nonfinite_tensor(model, images, open_runtime=open_runtime)) is not None:
         raise NonFiniteTensorError(
             f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
             "--fp16, or scale the input as in training"

@@ -90,7 +90,6 @@ def _plot(markup: type[Markup], draw: Callable[..., str], *data: Any) -> Markup 
 
 
 def _row(file: Report, part: Report) -> dict[str, Any]:
-    """Return a line of the table of figures."""
     found = part["metrics"]
     intervals = {"agreement": agreement_interval(found), "drop": drop_interval_pp(found)}
     return {"file": file, "part": part, "metrics": found, **intervals}
