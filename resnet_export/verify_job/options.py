@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,24 +39,23 @@ class VerifyOptions:
         Raises:
             OptionError: Naming the options, as the command spells them.
         """
-        if reason := _contradiction(self):
+        if reason := next(_contradictions(self), None):
             raise OptionError(reason)
 
 
-def _contradiction(options: VerifyOptions) -> str | None:
+def _contradictions(options: VerifyOptions) -> Iterator[str]:
     if unknown := [word for word in options.precision if word not in PRECISIONS]:
-        return f"--precision: got {unknown[0]!r}, expected some of {', '.join(PRECISIONS)}"
+        yield f"--precision: got {unknown[0]!r}, expected some of {', '.join(PRECISIONS)}"
     if options.provider is not None and options.provider not in (*RUNTIMES, TORCH):
-        return f"--provider: got {options.provider!r}, expected one of {', '.join((*RUNTIMES, TORCH))}"
+        yield f"--provider: got {options.provider!r}, expected one of {', '.join((*RUNTIMES, TORCH))}"
     alone = is_alone(options.subject)
     if alone and options.against is None:
-        return f"{options.subject} lies in no bundle, so nothing says how it has to answer: give --against MODEL"
+        yield f"{options.subject} lies in no bundle, so nothing says how it has to answer: give --against MODEL"
     if options.provider == TORCH and options.against is None:
-        return "--provider torch tests a PyTorch model against the bundle: give it as --against MODEL"
+        yield "--provider torch tests a PyTorch model against the bundle: give it as --against MODEL"
     if options.provider == TORCH and (alone or options.bisect):
-        return "--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect"
+        yield "--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect"
     if options.against is None and options.weights != DEFAULT_WEIGHTS:
-        return "--weights belongs to --against MODEL"
+        yield "--weights belongs to --against MODEL"
     if options.num_val is not None and options.val is None:
-        return "--num-val counts images of --val DIR"
-    return None
+        yield "--num-val counts images of --val DIR"

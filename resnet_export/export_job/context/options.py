@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,8 @@ class ExportOptions:
         Raises:
             OptionError: Naming the options, as the command spells them.
         """
-        for says_why in _CONTRADICTIONS:
-            if reason := says_why(self):
-                raise OptionError(reason)
+        if reason := next(_contradictions(self), None):
+            raise OptionError(reason)
 
     @property
     def precision(self) -> str:
@@ -139,129 +138,87 @@ class ExportOptions:
 _NO_RESULT = frozenset({"preprocessing", "force", "calib_cache", "sign", "val_labels"})
 
 
-def _int8_without_images(options: ExportOptions) -> str | None:
-    if not options.int8 or options.calib is not None:
-        return None
-    return (
-        "--int8 needs --calib DIR with images like those the model will see: there is never a default data set, "
-        "because INT8 ranges from other images fail silently"
-    )
-
-
-def _engine(options: ExportOptions) -> str | None:
-    if options.rtx and not options.engine:
-        return "--rtx says which engine --engine builds; give both, or neither"
-    if options.engine and options.int8 and options.target.dialect != "tensorrt":
-        return (
-            f"--target {options.target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 "
-            "bias); leave out --engine, or choose a TensorRT target"
+def _contradictions(options: ExportOptions) -> Iterator[str]:
+    """Yield why the options cannot be followed, what is said of one option before what is said of several."""
+    yield from _unknown_words(options)
+    yield from _int8_alone(options)
+    target = options.target
+    if options.measure_on:
+        known = [name for name, kind in RUNTIMES.items() if kind.engine_flavor is None and name != "cpu"]
+        if unknown := [name for name in options.measure_on if name not in known]:
+            yield (
+                f"--measure-on: got {unknown[0]!r}, expected some of {', '.join(known)}; ONNX Runtime's CPU is "
+                "measured anyhow, engines by verify"
+            )
+    if options.int8 and options.calib is None:
+        yield (
+            "--int8 needs --calib DIR with images like those the model will see: there is never a default data set, "
+            "because INT8 ranges from other images fail silently"
         )
-    return None
-
-
-def _dla(options: ExportOptions) -> str | None:
-    if options.dla and not options.target.has_dla:
-        return (
-            f"--target {options.target.name} has no DLA that this tool builds for (TensorRT 8.5 to 10.7 on Orin and "
-            "Xavier do); leave out --dla, or choose --target jetpack6"
+    if options.rtx and not options.engine:
+        yield "--rtx says which engine --engine builds; give both, or neither"
+    if options.engine and options.int8 and target.dialect != "tensorrt":
+        yield (
+            f"--target {target.name} writes INT8 that TensorRT does not read (UINT8 activations, INT32 bias); leave "
+            "out --engine, or choose a TensorRT target"
+        )
+    if options.dla and not target.has_dla:
+        yield (
+            f"--target {target.name} has no DLA that this tool builds for (TensorRT 8.5 to 10.7 on Orin and Xavier "
+            "do); leave out --dla, or choose --target jetpack6"
         )
     if options.dla and not (options.int8 or options.fp16):
-        return "--dla needs --int8 or --fp16: a DLA computes in nothing else"
-    return None
-
-
-def _features(options: ExportOptions) -> str | None:
+        yield "--dla needs --int8 or --fp16: a DLA computes in nothing else"
     if options.features and (options.softmax or options.topk is not None):
-        return "--features gives feature maps instead of logits; --softmax and --topk need logits"
+        yield "--features gives feature maps instead of logits; --softmax and --topk need logits"
     if options.features and options.budget is not None:
-        return "--features gives feature maps; --max-top1-drop and --min-agreement compare answers, which need logits"
-    return None
-
-
-def _budget(options: ExportOptions) -> str | None:
+        yield "--features gives feature maps; --max-top1-drop and --min-agreement compare answers, which need logits"
     if options.budget is not None and not options.int8:
-        return "--max-top1-drop and --min-agreement are budgets of INT8; give --int8 --calib DIR too"
+        yield "--max-top1-drop and --min-agreement are budgets of INT8; give --int8 --calib DIR too"
     if options.max_top1_drop is not None and options.val is None:
-        return (
+        yield (
             "--max-top1-drop needs --val DIR with labelled images, one folder per class; without labels, "
             "--min-agreement SHARE compares INT8 with FP32 on images held out of --calib"
         )
-    return None
 
 
-def _unknown_words(options: ExportOptions) -> str | None:
+def _unknown_words(options: ExportOptions) -> Iterator[str]:
     choices: dict[str, Collection[object]] = {"calib_provider": CALIB_PROVIDERS, "input_type": INPUT_TYPES}
     if options.head_activation is not None:
         choices["head_activation"] = HEAD_ACTIVATIONS
     for name, known in choices.items():
         if (got := getattr(options, name)) not in known:
-            return f"{name}: got {got!r}, expected one of {', '.join(map(str, known))}"
+            yield f"{name}: got {got!r}, expected one of {', '.join(map(str, known))}"
     try:
         steps_of(options.effort, options.zero_points)
     except ValueError as err:
-        return str(err)
+        yield str(err)
     for name in ("num_classes", "topk", "num_calib", "opset", "num_val"):
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            return f"{name}: got {value!r}, expected a whole number >= 1"
+            yield f"{name}: got {value!r}, expected a whole number >= 1"
     for name in ("softmax", "int8", "fp16", "engine", "rtx", "dla", "force"):
         if not isinstance(value := getattr(options, name), bool):
-            return f"{name}: got {value!r}, expected True or False"
-    if options.calib_provider != "cpu" and not options.int8:
-        return "--calib-provider says where INT8 is calibrated; give --int8 --calib DIR too"
-    return None
-
-
-def _keep_float(options: ExportOptions) -> str | None:
+            yield f"{name}: got {value!r}, expected True or False"
     if isinstance(options.keep_float, str):
-        return f"keep_float: got the text {options.keep_float!r}, expected a list of names"
-    if options.keep_float and not options.int8:
-        return "--keep-float names layers that INT8 leaves in float; give --int8 --calib DIR too"
-    return None
+        yield f"keep_float: got the text {options.keep_float!r}, expected a list of names"
 
 
-def _how_int8_is_made(options: ExportOptions) -> str | None:
-    if options.int8:
-        return None
-    if options.effort != DEFAULT_EFFORT:
-        return f"--effort {options.effort} is how much is done for INT8's accuracy; give --int8 --calib DIR too"
-    if describe(options.method) != describe(MeanSquaredError()):
-        return "--method is how INT8's ranges are chosen; give --int8 --calib DIR too"
-    return None
-
-
-def _zero_points(options: ExportOptions) -> str | None:
-    if options.zero_points is None:
-        return None
+def _int8_alone(options: ExportOptions) -> Iterator[str]:
+    """Yield what is said of INT8 where there is none, or where its file takes none of it."""
+    too = "give --int8 --calib DIR too"
     if not options.int8:
-        return "--zero-points says what takes those of INT8 activations; give --int8 --calib DIR too"
-    if options.target.dialect != "tensorrt":
-        return f"--zero-points is for TensorRT's files; --target {options.target.name} has zero points of its own"
-    if options.dla and options.zero_points != "none":
-        return f"--zero-points {options.zero_points}: a DLA's ranges are symmetric; leave out --dla, or give none"
-    return None
-
-
-def _measure_on(options: ExportOptions) -> str | None:
-    known = [name for name, kind in RUNTIMES.items() if kind.engine_flavor is None and name != "cpu"]
-    for name in options.measure_on:
-        if name not in known:
-            return (
-                f"--measure-on: got {name!r}, expected some of {', '.join(known)}; ONNX Runtime's CPU is measured "
-                "anyhow, engines by verify"
-            )
-    return None
-
-
-_CONTRADICTIONS = (
-    _unknown_words,
-    _keep_float,
-    _how_int8_is_made,
-    _zero_points,
-    _measure_on,
-    _int8_without_images,
-    _engine,
-    _dla,
-    _features,
-    _budget,
-)
+        if options.calib_provider != "cpu":
+            yield f"--calib-provider says where INT8 is calibrated; {too}"
+        if options.keep_float:
+            yield f"--keep-float names layers that INT8 leaves in float; {too}"
+        if options.effort != DEFAULT_EFFORT:
+            yield f"--effort {options.effort} is how much is done for INT8's accuracy; {too}"
+        if describe(options.method) != describe(MeanSquaredError()):
+            yield f"--method is how INT8's ranges are chosen; {too}"
+        if options.zero_points is not None:
+            yield f"--zero-points says what takes those of INT8 activations; {too}"
+    if options.zero_points is not None and options.target.dialect != "tensorrt":
+        yield f"--zero-points is for TensorRT's files; --target {options.target.name} has zero points of its own"
+    if options.zero_points not in (None, "none") and options.dla:
+        yield f"--zero-points {options.zero_points}: a DLA's ranges are symmetric; leave out --dla, or give none"
