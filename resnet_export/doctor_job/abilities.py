@@ -117,7 +117,7 @@ def _run_gpu_ability(facts: Facts) -> Ability:
 def _provider_reason(facts: Facts, name: str) -> str:
     if facts.onnxruntime.version is None:
         return f"onnxruntime: {facts.onnxruntime.reason}"
-    found = next((item for item in facts.onnxruntime.providers if item.name == name), None)
+    found = facts.onnxruntime.provider(name)
     return "not compiled in" if found is None else found.reason
 
 
@@ -136,7 +136,7 @@ def _cuda_command(facts: Facts) -> str:
 
 
 def _cuda_packages(facts: Facts) -> str:
-    found = next((item for item in facts.onnxruntime.providers if item.name == CUDA), None)
+    found = facts.onnxruntime.provider(CUDA)
     if found is not None and found.package:
         return f"pip install {found.package}"
     if facts.version("onnxruntime"):

@@ -146,8 +146,7 @@ def _provider_works(name: str, machine: Machine) -> Availability:
     found = machine.onnxruntime
     if found.version is None:
         return Availability(False, f"onnxruntime: {found.reason}")
-    provider = next((item for item in found.providers if item.name == name), None)
-    if provider is None:
+    if (provider := found.provider(name)) is None:
         return Availability(False, f"ONNX Runtime {found.version} has no {name}")
     if not provider.loads:
         return Availability(False, provider.reason)

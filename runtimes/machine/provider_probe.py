@@ -108,9 +108,13 @@ class OnnxRuntimeInfo:
     providers: tuple[ProviderInfo, ...]
     reason: str
 
+    def provider(self, name: str) -> ProviderInfo | None:
+        """Return the provider `name`; None where it is not compiled in."""
+        return next((provider for provider in self.providers if provider.name == name), None)
+
     def loads(self, name: str) -> bool:
         """Tell whether the provider `name` really loads."""
-        return any(provider.name == name and provider.loads for provider in self.providers)
+        return (provider := self.provider(name)) is not None and provider.loads
 
 
 def loadable_providers(*, timeout_s: float = PROBE_TIMEOUT_S) -> OnnxRuntimeInfo:
