@@ -8,6 +8,7 @@ hint only, and needs much evidence (see `_bgr`).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -69,16 +70,13 @@ class InputWarning(JsonFields):
 def judge_input(statistics: InputStatistics, preprocessing: Preprocessing | None = None) -> tuple[InputWarning, ...]:
     """Return what is wrong with the images, worst first; without preprocessing what needs none."""
     prepared = preprocessing if preprocessing and len(preprocessing.mean) == len(statistics.mean) else None
-    normalization = None if prepared is None else _normalization(statistics, prepared)
-    noise = _noise(statistics)
-    found = [normalization, noise]
-    if normalization is None and noise is None:  # else they differ for that reason alone
-        found += [_constant(statistics), _copies(statistics), _too_few(statistics)]
-        found += [] if prepared is None else [_bgr(statistics, prepared)]
-    return tuple(warning for warning in found if warning is not None)
+    found = [*(() if prepared is None else _normalization(statistics, prepared)), *_noise(statistics)]
+    if not found:  # else they differ for that reason alone
+        found = [*_choice(statistics), *(() if prepared is None else _bgr(statistics, prepared))]
+    return tuple(found)
 
 
-def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) -> InputWarning | None:
+def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) -> Iterator[InputWarning]:
     """Undo the normalization: what is then not a picture on the scale 0 to 1 was prepared in another way."""
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     low, high = np.array(statistics.low) * std + mean, np.array(statistics.high) * std + mean
@@ -92,72 +90,63 @@ def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) ->
         advice = "Prepare the images with runtimes.preprocess, and only once"
         if min(statistics.low) >= 0 and max(statistics.high) > 2 * most:
             advice = "They look like pixels on 0-255: divide by 255, subtract the mean, divide by the std"
-        return InputWarning(kind, seen, expected, advice)
+        yield InputWarning(kind, seen, expected, advice)
+        return
     if max(statistics.high) <= 1 and min(statistics.low) >= 0 and least < 0 and most > 1 + _PIXEL_TOLERANCE:
         advice = "They look like pixels on 0-1: subtract the mean and divide by the std"
-        return InputWarning(kind, f"{seen}, none below 0", expected, advice)
+        yield InputWarning(kind, f"{seen}, none below 0", expected, advice)
+        return
     takes_bytes = np.allclose(std, 1 / 255, rtol=0.05)  # a network trained on 0-255 without division
     pooled = math.sqrt(float(np.mean(np.square(statistics.std))))
     low, high = STD_RANGE
     if not takes_bytes and statistics.num_constant < statistics.num_images and not low <= pooled <= high:
         center = ", ".join(f"{value:.2g}" for value in statistics.mean)
-        return InputWarning(
+        yield InputWarning(
             kind,
             f"the normalized input has standard deviation {pooled:.3g} and mean {center}",
             f"a standard deviation near 1, between {low:g} and {high:g}",
             "Check --mean and --std (on the scale 0-1, not 0-255) and that the images are not divided by 255 twice",
         )
-    return None
 
 
-def _constant(statistics: InputStatistics) -> InputWarning | None:
-    if statistics.num_constant <= MAX_CONSTANT_SHARE * statistics.num_images:
-        return None
-    return InputWarning(
-        InputWarningKind.CONSTANT,
-        f"{statistics.num_constant} of {statistics.num_images} show one color (standard deviation below "
-        f"{CONSTANT_SHARE_OF_RANGE:.0%} of the range)",
-        f"at most {MAX_CONSTANT_SHARE:.0%}",
-        "Look at the files: empty frames, a failed download or a wrong crop",
-    )
-
-
-def _noise(statistics: InputStatistics) -> InputWarning | None:
+def _noise(statistics: InputStatistics) -> Iterator[InputWarning]:
     correlation = statistics.autocorrelation
-    if correlation is None or correlation[2] >= MAX_NOISE_CORRELATION:
-        return None
-    return InputWarning(
-        InputWarningKind.NOISE,
-        f"neighboring pixels hardly agree (autocorrelation {correlation[1]:.2f} in the median image)",
-        "above 0.8, as photographs and drawings have",
-        "Give images like those the model will see: ranges of random data fit nothing else",
-    )
+    if correlation is not None and correlation[2] < MAX_NOISE_CORRELATION:
+        yield InputWarning(
+            InputWarningKind.NOISE,
+            f"neighboring pixels hardly agree (autocorrelation {correlation[1]:.2f} in the median image)",
+            "above 0.8, as photographs and drawings have",
+            "Give images like those the model will see: ranges of random data fit nothing else",
+        )
 
 
-def _copies(statistics: InputStatistics) -> InputWarning | None:
-    if statistics.num_copies <= MAX_COPY_SHARE * statistics.num_compared:
-        return None
-    return InputWarning(
-        InputWarningKind.COPIES,
-        f"{statistics.num_copies} of {statistics.num_compared} hardly differ from an earlier one",
-        f"at most {MAX_COPY_SHARE:.0%}",
-        "Neighbouring video frames and copies add nothing to the ranges: take images further apart",
-    )
+def _choice(statistics: InputStatistics) -> Iterator[InputWarning]:
+    """Look for images that tell nothing, tell it again, or are too few."""
+    if statistics.num_constant > MAX_CONSTANT_SHARE * statistics.num_images:
+        yield InputWarning(
+            InputWarningKind.CONSTANT,
+            f"{statistics.num_constant} of {statistics.num_images} show one color (standard deviation below "
+            f"{CONSTANT_SHARE_OF_RANGE:.0%} of the range)",
+            f"at most {MAX_CONSTANT_SHARE:.0%}",
+            "Look at the files: empty frames, a failed download or a wrong crop",
+        )
+    if statistics.num_copies > MAX_COPY_SHARE * statistics.num_compared:
+        yield InputWarning(
+            InputWarningKind.COPIES,
+            f"{statistics.num_copies} of {statistics.num_compared} hardly differ from an earlier one",
+            f"at most {MAX_COPY_SHARE:.0%}",
+            "Neighbouring video frames and copies add nothing to the ranges: take images further apart",
+        )
+    if (distinct := statistics.num_compared - statistics.num_copies) < MIN_IMAGES:
+        yield InputWarning(
+            InputWarningKind.TOO_FEW,
+            f"{distinct} of {statistics.num_images} images are distinct",
+            f"at least {MIN_IMAGES}, better 500",
+            "Give more images: what these do not hold is clipped",
+        )
 
 
-def _too_few(statistics: InputStatistics) -> InputWarning | None:
-    distinct = statistics.num_compared - statistics.num_copies
-    if distinct >= MIN_IMAGES:
-        return None
-    return InputWarning(
-        InputWarningKind.TOO_FEW,
-        f"{distinct} of {statistics.num_images} images are distinct",
-        f"at least {MIN_IMAGES}, better 500",
-        "Give more images: what these do not hold is clipped",
-    )
-
-
-def _bgr(statistics: InputStatistics, preprocessing: Preprocessing) -> InputWarning | None:
+def _bgr(statistics: InputStatistics, preprocessing: Preprocessing) -> Iterator[InputWarning]:
     """Hint at swapped red and blue, where two independent signs agree.
 
     Photographs are on average redder than blue (ImageNet 0.485 against 0.406), and bluer above than below, as the
@@ -167,7 +156,7 @@ def _bgr(statistics: InputStatistics, preprocessing: Preprocessing) -> InputWarn
     """
     mean, std = preprocessing.mean, preprocessing.std
     if len(mean) != 3 or mean[0] - mean[2] < 0.03 or statistics.num_images < MIN_IMAGES:
-        return None
+        return
     half_mean, covariance = np.array(statistics.half_mean), np.array(statistics.half_covariance)
     blue_minus_red = np.array([-std[0], 0.0, std[2]])
     offset = mean[2] - mean[0]
@@ -178,11 +167,10 @@ def _bgr(statistics: InputStatistics, preprocessing: Preprocessing) -> InputWarn
     above = float(gradient @ half_mean)
     bluer_error = math.sqrt(max(float(overall @ covariance @ overall), 0.0) / count)
     above_error = math.sqrt(max(float(gradient @ covariance @ gradient), 0.0) / count)
-    if bluer < max(0.03, _BGR_MIN_Z * bluer_error) or -above < max(0.01, _BGR_MIN_Z * above_error):
-        return None
-    return InputWarning(
-        InputWarningKind.BGR,
-        f"blue is {bluer:.3f} above red on the scale 0-1, and {-above:.3f} more so in the lower half",
-        f"photographs: red about {mean[0] - mean[2]:.2f} above blue, and more blue in the upper half",
-        "A hint only: if the images were read or written with OpenCV, convert BGR to RGB",
-    )
+    if bluer >= max(0.03, _BGR_MIN_Z * bluer_error) and -above >= max(0.01, _BGR_MIN_Z * above_error):
+        yield InputWarning(
+            InputWarningKind.BGR,
+            f"blue is {bluer:.3f} above red on the scale 0-1, and {-above:.3f} more so in the lower half",
+            f"photographs: red about {mean[0] - mean[2]:.2f} above blue, and more blue in the upper half",
+            "A hint only: if the images were read or written with OpenCV, convert BGR to RGB",
+        )

@@ -85,9 +85,8 @@ def _evaluated(
         return None
     if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM_OPS | _QUANTIZATION:
         return None
-    if _is_computed_otherwise(node, opsets):
-        return None
-    if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
+    has_graphs = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
+    if has_graphs or _is_computed_otherwise(node, opsets):
         return None
     inputs = {name: array_from_initializer(constants[name]) for name in node.input if name}
     most = MAX_GROWTH_BYTES + sum(value.nbytes for value in inputs.values())
