@@ -32,12 +32,12 @@ from calibration.observers.sample_images import (
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.errors import ExportError, OptionError
 from exporter.target import TARGETS, Target
+from resnet_export.console.image_options import add_val_options
 from resnet_export.console.option_types import positive
 from resnet_export.console.put_json import put_json
 from resnet_export.console.ranking_table import print_ranking
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
-from resnet_export.console.val_options import add_val_options
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.gather import gathered_source

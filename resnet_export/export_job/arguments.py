@@ -17,19 +17,8 @@ from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import FAMILIES
 from exporter.preprocessing.options import PreprocessingOptions
 from exporter.target import TARGETS
-from resnet_export.console.option_types import (
-    batch_range,
-    by_name,
-    interpolation,
-    names,
-    per_channel,
-    percentage_points,
-    positive,
-    resize,
-    scale,
-    share,
-)
-from resnet_export.console.val_options import add_val_options
+from resnet_export.console.image_options import add_preprocessing_options, add_val_options
+from resnet_export.console.option_types import batch_range, by_name, names, percentage_points, positive, share
 from resnet_export.export_job.context.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
 from resnet_export.images.gather import gathered_source
 from runtimes.bundle.manifest import DEFAULT_BATCH
@@ -122,33 +111,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--num-classes", type=positive, metavar="N", help="width of the last layer (default: as the weights)"
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class name per line, in index order")
-    group.add_argument(
-        "--input-size", type=resize, metavar="N|HxW", help="center crop to N x N or H x W after resizing"
-    )
-    group.add_argument(
-        "--resize",
-        type=resize,
-        metavar="N|HxW",
-        help="shorter side to N before the crop, or exactly HxW without a crop (default: as the weights)",
-    )
-    group.add_argument(
-        "--mean", type=per_channel, metavar="R,G,B", help="subtracted, on the scale 0-1; one number per channel"
-    )
-    group.add_argument("--std", type=per_channel, metavar="R,G,B", help="divided by, on the scale 0-1")
-    group.add_argument(
-        "--interpolation",
-        type=interpolation,
-        metavar="bilinear|bicubic|...",
-        help="of the resize (default: as the weights)",
-    )
-    group.add_argument(
-        "--color-order",
-        choices=("RGB", "BGR"),
-        help="channels as in training (default RGB); of BGR the bundle takes RGB all the same",
-    )
-    group.add_argument(
-        "--scale", type=scale, metavar="1/255|1", help="levels 0-255 times this, then mean and std (default 1/255)"
-    )
+    add_preprocessing_options(group)
 
 
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
-from resnet_export.console.option_types import interpolation, per_channel, positive, resize, runtime_of_files, scale
+from resnet_export.console.image_options import add_preprocessing_options, add_val_options
+from resnet_export.console.option_types import positive, runtime_of_files
 from resnet_export.console.terminal import Terminal
-from resnet_export.console.val_options import add_val_options
 from resnet_export.images.gather import gathered_source
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
@@ -94,10 +94,5 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--against", metavar="MODEL", help="trust this model instead, as MODEL of the main command")
     group.add_argument("--weights", default=DEFAULT_WEIGHTS, metavar="W", help="of --against, as in the main command")
     group.add_argument("--num-classes", type=positive, metavar="N", help="of --against")
-    group.add_argument("--input-size", type=positive, metavar="N", help="of --against, where its weights do not say")
-    group.add_argument("--resize", type=resize, metavar="N|HxW", help="likewise")
-    group.add_argument("--mean", type=per_channel, metavar="R,G,B", help="likewise")
-    group.add_argument("--std", type=per_channel, metavar="R,G,B", help="likewise")
-    group.add_argument("--interpolation", type=interpolation, metavar="bilinear|...", help="likewise")
-    group.add_argument("--color-order", choices=("RGB", "BGR"), help="likewise")
-    group.add_argument("--scale", type=scale, metavar="1/255|1", help="likewise")
+    group = parser.add_argument_group("images of --against, where its weights do not say")
+    add_preprocessing_options(group)
