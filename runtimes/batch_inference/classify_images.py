@@ -105,10 +105,9 @@ class ImageClassifier(Closing):
         """
         executor = ThreadPoolExecutor(max_workers=self._decoders, thread_name_prefix="decode")
         waiting: deque[list[_Decoding]] = deque()
-        pixels = self._preparation.pixels  # uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take
         try:
             for batch in _batches(parts, self._batch_size):
-                waiting.append([(index, path, executor.submit(pixels, self._root / path)) for index, path in batch])
+                waiting.append([(index, path, executor.submit(self._decode, path)) for index, path in batch])
                 if len(waiting) > _BATCHES_AHEAD:
                     yield from self._answers(waiting.popleft())
             while waiting:
@@ -119,6 +118,10 @@ class ImageClassifier(Closing):
     def close(self) -> None:
         """Release the model."""
         self._model.close()
+
+    def _decode(self, path: str) -> NDArray[np.uint8]:
+        """Return uint8 [H, W, 3]: a quarter of the memory that waiting as float32 would take."""
+        return self._preparation.pixels(self._root / path)
 
     def _answers(self, batch: list[_Decoding]) -> Iterator[AnswerRow]:
         decoded: list[NDArray[np.uint8]] = []

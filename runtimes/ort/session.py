@@ -85,8 +85,7 @@ class Wanted:
     @property
     def records_nodes(self) -> bool:
         """Whether ONNX Runtime is asked which provider runs each node."""
-        can_record = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
-        return (self.record_nodes or self.names != (CPU_PROVIDER,)) and can_record
+        return (self.record_nodes or self.names != (CPU_PROVIDER,)) and _can_record()
 
 
 def open_session(model: str | Path | bytes | SerializableModel, options: Any, wanted: Wanted) -> Any:
@@ -149,6 +148,10 @@ def node_providers(session: Any) -> dict[str, str]:
         for node in subgraph.get_nodes():
             found[node.name or f"{node.op_type} {len(found)}"] = str(subgraph.ep_name)
     return found
+
+
+def _can_record() -> bool:
+    return hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
 
 
 def _check_placement(placement: Mapping[str, str], wanted: Wanted) -> None:

@@ -71,11 +71,7 @@ class ExportOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            OptionError: Naming the options, as the command spells them.
-        """
+        """Raise an `OptionError` where options contradict each other; it names them as the command spells them."""
         if reason := next(_contradictions(self), None):
             raise OptionError(reason)
 
