@@ -15,7 +15,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -54,6 +54,13 @@ class Checkpoint:
     notes: tuple[str, ...]
     sha256: str
     training: TrainingRecord = field(default_factory=TrainingRecord)
+
+    def with_weights(self, state_dict: dict[str, Tensor], notes: tuple[str, ...]) -> Checkpoint:
+        """Return the checkpoint with these weights instead, and notes on it; itself where that is the same."""
+        if not notes and state_dict.keys() == self.state_dict.keys():
+            return self
+        digest = state_dict_sha256(state_dict)
+        return replace(self, state_dict=state_dict, notes=(*self.notes, *notes), sha256=digest)
 
 
 def load_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from exporter.checkpoints.checkpoint import Checkpoint, state_dict_sha256
+from exporter.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,7 @@ _RULES = (
 
 def with_whole_weights(checkpoint: Checkpoint, expected: Collection[str] = ()) -> Checkpoint:
     """Return the checkpoint with its weights put together and a note on it; `expected` as in `put_together`."""
-    state_dict, notes = put_together(checkpoint.state_dict, expected)
-    if not notes:
-        return checkpoint
-    digest = state_dict_sha256(state_dict)
-    return replace(checkpoint, state_dict=state_dict, notes=(*checkpoint.notes, *notes), sha256=digest)
+    return checkpoint.with_weights(*put_together(checkpoint.state_dict, expected))
 
 
 def put_together(

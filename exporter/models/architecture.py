@@ -221,20 +221,12 @@ def _with_names(
 ) -> tuple[Checkpoint, dict[str, Tensor]]:
     """Return the weights under the architecture's names, and the file's tensors of other parts."""
     network = find_network(checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes)
-    return _noted(checkpoint, network.state_dict, network.notes), network.aside
+    return checkpoint.with_weights(network.state_dict, network.notes), network.aside
 
 
 def _with_head_weights(checkpoint: Checkpoint, head: Head) -> Checkpoint:
     rest = {name: tensor for name, tensor in checkpoint.state_dict.items() if name not in head.taken}
-    return _noted(checkpoint, {**rest, **head.weights}, head.notes)
-
-
-def _noted(checkpoint: Checkpoint, state_dict: dict[str, Tensor], notes: tuple[str, ...]) -> Checkpoint:
-    """Return the checkpoint with these weights; `num_batches_tracked` follows its BatchNorm."""
-    if not notes and state_dict.keys() == checkpoint.state_dict.keys():
-        return checkpoint
-    digest = state_dict_sha256(state_dict)
-    return replace(checkpoint, state_dict=state_dict, notes=(*checkpoint.notes, *notes), sha256=digest)
+    return checkpoint.with_weights({**rest, **head.weights}, head.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from exporter.version import __version__
 from resnet_export.console.put_json import put_json
 from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
+from runtimes.first_few import first_few
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -193,9 +194,8 @@ def _line(finding: Finding) -> str:
     places = finding.places
     if not places:
         return finding.message
-    shown = ", ".join(places[:MAX_PLACES])
-    rest = f", {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
-    return f"{finding.message}{f' ({len(places)} x)' if len(places) > 1 else ''}: {shown}{rest}"
+    times = f" ({len(places)} x)" if len(places) > 1 else ""
+    return f"{finding.message}{times}: {first_few(places, MAX_PLACES)}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -132,16 +132,12 @@ def _if_has_wheels(facts: Facts, command: str) -> str:
 
 def _cuda_command(facts: Facts) -> str:
     """Return what makes ONNX Runtime's CUDA provider load, as far as pip can; "" where it cannot."""
-    return _if_has_wheels(facts, _cuda_packages(facts))
-
-
-def _cuda_packages(facts: Facts) -> str:
-    found = facts.onnxruntime.provider(CUDA)
-    if found is not None and found.package:
-        return f"pip install {found.package}"
-    if facts.version("onnxruntime"):
-        return 'pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
-    return 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+    command = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+    if (found := facts.onnxruntime.provider(CUDA)) is not None and found.package:
+        command = f"pip install {found.package}"
+    elif facts.version("onnxruntime"):
+        command = f"pip uninstall -y onnxruntime && {command}"
+    return _if_has_wheels(facts, command)
 
 
 def tensorrt_command(facts: Facts) -> str:
