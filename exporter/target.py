@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from exporter.errors import UnsupportedOpsetError
 from runtimes.registry import Registry
@@ -17,11 +18,11 @@ MIN_OPSET = 15
 """The oldest that can be written: onnx's version converter takes no BatchNormalization below 15 and no Relu below 14
 (measured with onnx 1.23 in tests/exporter/tracing/test_trace.py). Q/DQ would need 13, for scales per channel."""
 
-IR_VERSION_OF_OPSET: Mapping[int, int] = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
+IR_VERSION_OF_OPSET: Mapping[int, int] = MappingProxyType({15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9})
 """The IR version released together with each opset. Source: ONNX docs/Versioning.md, released versions table."""
 
 
-IR_VERSION_OF_NEWER_OPSET: Mapping[int, int] = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
+IR_VERSION_OF_NEWER_OPSET: Mapping[int, int] = MappingProxyType({21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13})
 """The same of opsets that are not written here, and that readers take. Source: onnx 1.23, helper.VERSION_TABLE."""
 
 MIN_FLOAT16_SCALE_OPSET = 19
@@ -74,17 +75,47 @@ class Target:
             raise ValueError(f"target {self.name!r}: got dialect {self.dialect!r}, expected tensorrt or onnxruntime")
 
 
+_BUILTIN = (
+    Target(
+        "tensorrt",
+        20,
+        20,
+        "TensorRT 10.0 or newer, 11 included, and TensorRT-RTX",
+        newest_read=26,
+        newest_reader="TensorRT-RTX 1.7",
+    ),
+    Target("jetpack5", 17, 17, "TensorRT 8.5 (JetPack 5), also 8.6 (JetPack 6.0)", is_tensorrt_8=True),
+    Target("jetpack6", 19, 20, "TensorRT 10.3 (JetPack 6.1 and 6.2)"),
+    Target(
+        "jetpack7",
+        20,
+        20,
+        "TensorRT 10.13 and newer (JetPack 7)",
+        has_dla=False,
+        newest_read=24,
+        newest_reader="TensorRT 10.13",
+    ),
+    Target(
+        "onnxruntime",
+        20,
+        20,
+        "ONNX Runtime 1.17 or newer",
+        dialect="onnxruntime",
+        exact_int8_simulation=False,
+        has_dla=False,
+        newest_read=26,
+        newest_reader="ONNX Runtime 1.31",
+    ),
+)
+"""TensorRT on a desktop or server, and of each JetPack; ONNX Runtime's CPU kernels, which read a dialect of their own.
+
+Opset limits: TensorRT 8.5/8.6 read <= 17, 10.0-10.3 <= 20, 10.13 <= 24. 20 is the newest that torch.onnx.export writes
+by default and that this project verifies. Source: onnx-tensorrt docs/operators.md at those releases. `newest_read` of
+26: files of it were parsed and built (TensorRT-RTX), loaded and run (ONNX Runtime), 2026-11-29.
+"""
+
 TARGETS: Registry[Target] = Registry(
-    "target",
-    Target,
-    group="resnet_export.targets",
-    builtin={
-        "tensorrt": "exporter.targets.for_tensorrt:TENSORRT",
-        "jetpack5": "exporter.targets.for_tensorrt:JETPACK5",
-        "jetpack6": "exporter.targets.for_tensorrt:JETPACK6",
-        "jetpack7": "exporter.targets.for_tensorrt:JETPACK7",
-        "onnxruntime": "exporter.targets.for_onnxruntime:ONNXRUNTIME",
-    },
+    "target", Target, group="resnet_export.targets", builtin={target.name: target for target in _BUILTIN}
 )
 """The word of `--target` to the target; one from outside is registered by `TARGETS.register`, or declared as an entry
 point of the group "resnet_export.targets"."""

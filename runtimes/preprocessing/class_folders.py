@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from runtimes.errors import ImageFolderError
 from runtimes.first_few import first_few
@@ -69,7 +70,7 @@ def _by_index(index_of: dict[str, int], num_classes: int) -> ClassMatch:
             f"the labels go up to class {largest}, but the model has {num_classes} classes, 0 to {num_classes - 1}; "
             "give images of the model's classes, counted from 0"
         )
-    return ClassMatch(index_of, f"Matched {len(index_of)} classes by their numbers.")
+    return ClassMatch(MappingProxyType(index_of), f"Matched {len(index_of)} classes by their numbers.")
 
 
 def _classes_by_name(names: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -104,11 +105,11 @@ def _imagenet_synsets() -> Mapping[str, int]:
     text = (
         importlib.resources.files("runtimes.preprocessing").joinpath("imagenet_synsets.txt").read_text(encoding="ascii")
     )
-    return {synset: index for index, synset in enumerate(text.split())}
+    return MappingProxyType({synset: index for index, synset in enumerate(text.split())})
 
 
 def _match(index_of: dict[str, int], how: str) -> ClassMatch:
-    return ClassMatch(index_of, f"Matched {len(index_of)} class folders {how}.")
+    return ClassMatch(MappingProxyType(index_of), f"Matched {len(index_of)} class folders {how}.")
 
 
 def _sorted_order(names: Sequence[str], labels: Sequence[str] | None) -> str:
