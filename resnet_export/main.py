@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from resnet_export.console.interrupt import listening
 
     with listening():
-        code = _guarded(words)
+        try:
+            code = _guarded(words)
+        except KeyboardInterrupt:  # while the first modules were imported
+            code = _interrupted()
     if argv is None:
         gc.freeze()  # the process ends: looking through a traced network for cycles takes it more than a second
     return code

@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.errors import ExportError
 from resnet_export.bench_job.stages import BenchRow
+from runtimes.io.atomic_write import replacing
 from runtimes.needed_library import needed_library
 
 
@@ -36,7 +37,8 @@ def plot_rows(rows: Sequence[BenchRow], path: Path) -> None:
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     try:
-        figure.savefig(path, dpi=150)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150, format=path.suffix.removeprefix(".") or "png")
     except (ValueError, OSError) as err:
         raise ExportError(f"{path} cannot be drawn: {err}") from err
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
+from runtimes.io.atomic_write import write_whole
 
 
 def put_json(content: Any, path: str | Path = "-") -> None:
@@ -18,15 +19,32 @@ def put_json(content: Any, path: str | Path = "-") -> None:
         put_text(f"{text}\n", Path(path))
 
 
-def put_text(text: str, path: Path, mode: str = "w") -> None:
-    r"""Write a report; a file name in it that is no UTF-8 becomes \udcXX, which JSON reads back.
+def put_text(text: str, path: Path) -> None:
+    r"""Write a report, whole or not at all; a file name in it that is no UTF-8 becomes \udcXX, which JSON reads back.
+
+    Raises:
+        ExportError: If the file cannot be written; an old one is unchanged then.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing there to keep
+            path.write_bytes(content)
+        else:
+            write_whole([(path.resolve(), content)])
+    except OSError as err:
+        raise ExportError(f"{path} cannot be written: {err}") from err
+
+
+def append_text(text: str, path: Path) -> None:
+    """Write a report behind what a file holds, as a CI job's summary is written.
 
     Raises:
         ExportError: If the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(mode, encoding="utf-8", errors="backslashreplace") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as err:
         raise ExportError(f"{path} cannot be written: {err}") from err

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_export.console.put_json import put_json, put_text
+from resnet_export.console.put_json import append_text, put_json, put_text
 from resnet_export.console.terminal import print_table
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
@@ -44,7 +44,7 @@ def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
         put_json(report, arguments.json)
     for option, text_of in WRITERS.items():
         if (path := getattr(arguments, option)) is not None:
-            put_text(text_of(report), path, "a" if option in APPENDED else "w")
+            (append_text if option in APPENDED else put_text)(text_of(report), path)
     if not arguments.quiet:
         print_report(report)
     elif report["exit_code"]:

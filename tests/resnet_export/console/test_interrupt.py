@@ -43,6 +43,15 @@ def test_swallowed_by_a_library(monkeypatch, capsys, number):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_while_the_first_modules_are_imported(monkeypatch, capsys):
+    def importing(words):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(resnet_export.main, "_guarded", importing)
+    assert main(["doctor"]) == resnet_export.main.EXIT_INTERRUPTED
+    assert "interrupted; nothing unfinished was left behind" in capsys.readouterr().err
+
+
 def test_turned_into_another_error(monkeypatch, capsys):
     def work():
         try:

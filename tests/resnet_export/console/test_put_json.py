@@ -2,11 +2,51 @@
 
 import json
 import os
+import threading
 
-from resnet_export.console.put_json import put_json
+import pytest
+
+from exporter.errors import ExportError
+from resnet_export.console.put_json import append_text, put_json, put_text
 
 
 def test_a_report_may_name_a_file_whose_name_is_no_utf8(tmp_path):
     report = {"file": os.fsdecode(b"caf\xe9.onnx"), "label": "Käse"}
     put_json(report, tmp_path / "new" / "report.json")
     assert json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8")) == report
+
+
+def test_a_full_disk_leaves_the_old_report_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    put_json({"run": 1}, path)
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("runtimes.io.atomic_write.os.fsync", full)
+    with pytest.raises(ExportError, match=r"report\.json cannot be written: .*No space left"):
+        put_json({"run": 2}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["report.json"]
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "real.txt").write_text("old", encoding="utf-8")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    put_text("new", tmp_path / "link.txt")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text(encoding="utf-8") == "new"
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text(encoding="utf-8")))
+    reader.start()
+    put_text("through", tmp_path / "pipe")
+    reader.join(10)
+    assert read == ["through"]
+
+
+def test_a_summary_is_appended(tmp_path):
+    for line in ("one\n", "two\n"):
+        append_text(line, tmp_path / "summary.md")
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8") == "one\ntwo\n"
