@@ -106,10 +106,10 @@ forked_runs.use_small_model()
 forked_runs.import_everything()
 with tempfile.TemporaryDirectory() as name:
     work = Path(name)
-    forked_runs.few_digits(work / "digits")
+    forked_runs.few_of(Path(sys.argv[1]), work / "digits")
     failures = kill_anytime.kill_main_job(work, 2, random.Random(1))[1]
     failures += two_at_once.main_jobs(work, 1)
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 2:
         failures += kill_anytime.kill_build(work, 2, random.Random(1))[1]
         for path in (work / "out" / "bundle").glob("*.engine*"):
             path.unlink()
@@ -125,12 +125,12 @@ print(failures)
 
 
 @pytest.mark.slow
-def test_killed_at_once_and_on_full_disks():
+def test_killed_at_once_and_on_full_disks(digits_folder):
     """One process imports torch; every run is a fork of it."""
     from importlib.util import find_spec
 
     rtx = ["rtx"] if find_spec("tensorrt_rtx") else []
-    words = [sys.executable, "-c", FORKED, *rtx]
+    words = [sys.executable, "-c", FORKED, str(digits_folder), *rtx]
     path = f"{HERE}:{ROOT}"
     environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

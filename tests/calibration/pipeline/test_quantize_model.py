@@ -81,29 +81,40 @@ def result_of(network):
     return compute
 
 
+@pytest.fixture(scope="module")
+def default_of(deep_network):
+    """What the default effort gives, once for all tests."""
+
+    @cache
+    def compute(dialect: Dialect) -> QuantizationResult:
+        return quantized(deep_network.model, batches(deep_network.calibration), dialect=dialect)
+
+    return compute
+
+
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_the_default_effort_beats_the_one_below_on_images_that_it_has_not_seen(deep_network, dialect) -> None:
+def test_the_default_effort_beats_the_one_below_on_images_that_it_has_not_seen(
+    deep_network, default_of, dialect
+) -> None:
     """Effort 2 has the steps of effort 1, as the test below says; where it has more: test_judge."""
     model = deep_network.model
-    plain, default = (
-        quantized(model, batches(deep_network.calibration), effort=effort, dialect=dialect)
-        for effort in (0, DEFAULT_EFFORT)
-    )
+    plain = quantized(model, batches(deep_network.calibration), effort=0, dialect=dialect)
+    default = default_of(dialect)
     reports = [parity(model, result.quantized.model, deep_network.held_out) for result in (plain, default)]
     print(f"{dialect.value}:", ", ".join(f"{report.sqnr_db:.2f} dB" for report in reports))
     assert reports[1].sqnr_db >= reports[0].sqnr_db + LEAST_GAIN_DB
     assert reports[1].agreement >= 0.99
 
 
-def test_pads_gain_where_layers_pad(digits_network) -> None:
+@pytest.mark.parametrize("deep_network", ["digits_network"], indirect=True)
+def test_pads_gain_where_layers_pad(deep_network, default_of) -> None:
     """Half the step of what such layers read, on images that were not seen, where 18 of 22 layers pad."""
-    calibration, held_out = digits_network.calibration[:64], digits_network.held_out[:128]
-    results = [
-        quantized(digits_network.model, batches(calibration), effort=steps_of(1, zero_points))
-        for zero_points in ("biases", "pads")
-    ]
+    model = deep_network.model
+    assert steps_of(DEFAULT_EFFORT, "biases") == EFFORTS[DEFAULT_EFFORT]
+    pads = quantized(model, batches(deep_network.calibration), effort=steps_of(DEFAULT_EFFORT, "pads"))
+    results = [default_of(Dialect.TENSORRT), pads]
     assert [num_pads(result.quantized.model) > 0 for result in results] == [False, True]
-    reports = [parity(digits_network.model, result.quantized.model, held_out) for result in results]
+    reports = [parity(model, result.quantized.model, deep_network.held_out) for result in results]
     print(", ".join(f"{report.sqnr_db:.2f} dB" for report in reports))
     assert reports[1].sqnr_db >= reports[0].sqnr_db + LEAST_GAIN_DB
 
