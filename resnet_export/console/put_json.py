@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from runtimes.io.atomic_write import write_whole
 
 def put_json(content: Any, path: str | Path = "-") -> None:
     """Print a report, or write it where `path` is not "-"; see `put_text`."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    is_unicode = path != "-" or sys.stdout.encoding in (None, "utf-8", "UTF-8")  # JSON is, whatever a console takes
+    text = json.dumps(content, indent=2, ensure_ascii=not is_unicode, allow_nan=False)
     if path == "-":
         print(text)
     else:

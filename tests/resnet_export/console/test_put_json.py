@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -50,3 +52,14 @@ def test_a_summary_is_appended(tmp_path):
     for line in ("one\n", "two\n"):
         append_text(line, tmp_path / "summary.md")
     assert (tmp_path / "summary.md").read_text(encoding="utf-8") == "one\ntwo\n"
+
+
+def test_what_is_printed_is_json_whatever_the_console_takes():
+    script = "from resnet_export.console.put_json import put_json; put_json({'label': 'Käse'})"
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(told.stdout.decode("utf-8")) == {"label": "Käse"}
