@@ -181,8 +181,7 @@ def _is_private(tensor: str, editor: EditedGraph) -> bool:
 
 def _fold_backwards(node: NodeProto, affine: _Affine, editor: EditedGraph) -> tuple[str | None, str]:
     """Fold into the layer before `node`; return its name, or None and the reason."""
-    data = node.input[0] if editor.array(node.input[0]) is None else node.input[1]
-    read = data
+    data = read = _data_of(node, editor)
     if node.op_type != "BatchNormalization":
         data, permutation = _through_transpose(read, editor)
         if data != read and not permutation:
@@ -197,30 +196,28 @@ def _fold_backwards(node: NodeProto, affine: _Affine, editor: EditedGraph) -> tu
     weight = editor.array(layer.input[1])
     if weight is None:
         return None, f"the weight of {layer.name!r} is not a float constant"
-    axis = _output_axis(layer)
-    channels = weight.shape[axis]
+    channels = weight.shape[_output_axis(layer)]
     if node.op_type == "BatchNormalization" and layer.op_type != "Conv" and len(editor.shapes.get(data, "12")) != 2:
         return None, f"axis 1 of the output of {layer.name!r}, which BatchNormalization takes, is not its channels"
     if affine.scale.size not in (1, channels) or (layer.op_type == "Gemm" and attribute(layer, "alpha", 1.0) != 1.0):
         return None, f"its map does not fit the {channels} channels of {layer.name!r}"
-    return _apply(node, affine, layer, producer, editor, weight, axis, read)
+    return _apply(node, affine, layer, producer, editor)
+
+
+def _data_of(node: NodeProto, editor: EditedGraph) -> str:
+    return str(node.input[0] if editor.array(node.input[0]) is None else node.input[1])
 
 
 def _apply(
-    node: NodeProto,
-    affine: _Affine,
-    layer: NodeProto,
-    producer: NodeProto,
-    editor: EditedGraph,
-    weight: NDArray[Any],
-    axis: int,
-    read: str,
+    node: NodeProto, affine: _Affine, layer: NodeProto, holder: NodeProto, editor: EditedGraph
 ) -> tuple[str | None, str]:
-    """Write W' = s W and b' = s b + t; `producer` is the layer, or the Add that holds a MatMul's bias."""
+    """Write W' = s W and b' = s b + t; `holder` of b is the layer, or the Add behind a MatMul."""
+    weight, axis = editor.array(layer.input[1]), _output_axis(layer)
+    assert weight is not None  # checked by the caller
     scale = np.broadcast_to(affine.scale, weight.shape[axis])
     shift = np.broadcast_to(affine.shift, weight.shape[axis])
-    holder, place = (producer, 2) if producer is layer else (producer, _constant_place(producer, editor))
-    lacks_bias = layer.op_type == "MatMul" and producer is layer and np.any(shift)
+    place = 2 if holder is layer else int(editor.array(holder.input[0]) is None)
+    lacks_bias = layer.op_type == "MatMul" and holder is layer and np.any(shift)
     if lacks_bias and node.op_type != "BatchNormalization":
         return None, f"{layer.name!r} has no bias to take the shift"
     bias: NDArray[Any] | None = np.zeros(len(scale))
@@ -235,9 +232,9 @@ def _apply(
     if lacks_bias:
         _become_bias(node, new_bias, editor)
         return layer.name, ""
-    if layer.op_type != "MatMul" or producer is not layer:
+    if layer.op_type != "MatMul" or holder is not layer:
         editor.rewrite(holder, place, new_bias, "bias")
-    editor.drop(node, keep=read)
+    editor.drop(node, keep=_data_of(node, editor))
     return layer.name, ""
 
 
@@ -248,10 +245,6 @@ def _become_bias(node: NodeProto, bias: Vector, editor: EditedGraph) -> None:
         editor.read(node, place, "")
     node.op_type = "Add"
     del node.input[2:], node.attribute[:]
-
-
-def _constant_place(add: NodeProto, editor: EditedGraph) -> int:
-    return 0 if editor.array(add.input[0]) is not None else 1
 
 
 def _output_axis(layer: NodeProto) -> int:
