@@ -119,6 +119,16 @@ def make_resnet18() -> ModelProto:
     return export_random(resnet18(), size=224)
 
 
+def three_stages_of_resnet(kind: str, blocks: tuple[int, int, int], **options: int):
+    """Return torchvision's ResNet for 10 classes without its last stage, which has three quarters of the weights."""
+    from torch import nn
+    from torchvision.models import resnet
+
+    network = resnet.ResNet(getattr(resnet, kind), [*blocks, 1], **options)
+    network.layer4, network.fc = nn.Identity(), nn.Linear(network.fc.in_features // 2, 10)
+    return network
+
+
 def export_loaded_module(module, *, size: int, opset: int | None = None, num_classes: int = 10) -> ModelProto:
     """Fold and export a PyTorch module as it is."""
     from exporter.models.loaded_model import LoadedModel

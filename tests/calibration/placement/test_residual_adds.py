@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, export_random, three_stages_of_resnet
 
 from calibration.placement.residual_adds import ResidualAdd, find_residual_adds
 
@@ -183,15 +183,19 @@ def test_a_chain_of_600_blocks_needs_no_recursion_and_seconds_at_most():
     assert [add.main for add in found.matched] == [f"a{index}" for index in range(600)]
 
 
-@pytest.mark.parametrize(("kind", "last_conv"), [("BasicBlock", "conv2"), ("Bottleneck", "conv3")])
-def test_torchvision(kind, last_conv):
+@pytest.mark.parametrize(
+    ("kind", "blocks", "options", "last_conv"),
+    [
+        ("BasicBlock", (2, 1, 1), {}, "conv2"),
+        ("Bottleneck", (1, 2, 1), {"groups": 32, "width_per_group": 4}, "conv3"),
+    ],
+)
+def test_torchvision(kind, blocks, options, last_conv):
     """Blocks with and without a projection, as torchvision's ResNets of every depth have them."""
     import torch
-    from torchvision.models import resnet
 
     torch.manual_seed(SEED)
-    blocks = [2, 1, 1, 1]
-    model = export_random(resnet.ResNet(getattr(resnet, kind), blocks, num_classes=10), size=64)
+    model = export_random(three_stages_of_resnet(kind, blocks, **options), size=32)
     found = find_residual_adds(model)
     assert found.skipped == ()
     paths = [f"layer{stage}.{block}" for stage, count in enumerate(blocks, 1) for block in range(count)]

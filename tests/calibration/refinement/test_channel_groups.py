@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from graph_builder import GraphBuilder, export_random
+from graph_builder import GraphBuilder, export_random, three_stages_of_resnet
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -404,7 +404,6 @@ def architectures():
     from torch import nn
     from torchvision.models.densenet import DenseNet
     from torchvision.models.mobilenetv3 import InvertedResidualConfig
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
     from torchvision.models.vgg import make_layers
 
     blocks_of_mobilenet_v3 = [
@@ -413,15 +412,10 @@ def architectures():
         InvertedResidualConfig(24, 5, 96, 24, True, "HS", 1, 1, 0.25),
     ]
 
-    def of_three_stages(network: ResNet) -> ResNet:
-        """The last one holds three quarters of the weights and no kind of group that the third has not."""
-        network.layer4, network.fc = nn.Identity(), nn.Linear(network.fc.in_features // 2, 10)
-        return network
-
     return {
         "cifar": lambda: CifarResNet(8),
-        "resnet": lambda: of_three_stages(ResNet(BasicBlock, [2, 1, 1, 1])),
-        "resnext": lambda: of_three_stages(ResNet(Bottleneck, [1, 2, 1, 1], groups=32, width_per_group=4)),
+        "resnet": lambda: three_stages_of_resnet("BasicBlock", (2, 1, 1)),
+        "resnext": lambda: three_stages_of_resnet("Bottleneck", (1, 2, 1), groups=32, width_per_group=4),
         "densenet": lambda: DenseNet(8, (2, 2), 16, num_classes=10),
         "vgg": lambda: nn.Sequential(
             make_layers([8, 8, "M", 16], batch_norm=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
