@@ -37,7 +37,7 @@ class PreprocessingOptions(JsonFields):
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
+        """Refuse what contradicts itself, and statistics of another scale: every pixel would be nearly one value."""
         if self.scale is not None and (self.mean is None or self.std is None):
             raise PreprocessingError(
                 "--scale says what --mean and --std are measured in; give both (of a network of plain levels 0-255: "
@@ -45,6 +45,15 @@ class PreprocessingOptions(JsonFields):
             )
         if self.color_order == "BGR" and self.mean is not None and len(self.mean) != 3:
             raise PreprocessingError(f"--color-order BGR is for three channels, got --mean of {len(self.mean)}")
+        white = 255 * (1 / 255 if self.scale is None else self.scale)
+        for name, most in (("mean", white), ("std", 10 * white)):
+            values = getattr(self, name) or ()
+            if any(value > most for value in values):
+                raise PreprocessingError(
+                    f"{name}: got {', '.join(f'{value:g}' for value in values)} for pixels from 0 to {white:g}, of "
+                    "which no picture has such a one; where they are measured in levels 0-255 say --scale 1, or "
+                    "divide both mean and std by 255"
+                )
 
     @property
     def channels(self) -> int | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_export.api.choices import path_of
 from resnet_export.api.images import StrPath
 from resnet_export.bench_job.command import BenchOptions, time_models
 from resnet_export.bench_job.stages import BenchRow
@@ -73,8 +74,9 @@ def sensitivity(
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name}: got {count!r}, expected a whole number >= 1")
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
-    folder = None if val is None else Path(val)
-    options = SensitivityOptions(bundle=Path(bundle), calib=Path(calib), num_calib=num_calib, val=folder, **asked)
+    folder = None if val is None else path_of("val", val)
+    folders = path_of("bundle", bundle), path_of("calib", calib)
+    options = SensitivityOptions(bundle=folders[0], calib=folders[1], num_calib=num_calib, val=folder, **asked)
     content, ranking = rank_bundle(options, Reporter(on_event))
     return SensitivityReport(ranking, content)
 

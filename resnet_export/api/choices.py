@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 from calibration.methods.method import METHODS, Method, method_from_name
 from exporter.target import TARGETS, Target
@@ -51,3 +54,36 @@ def word_or_path(what: str, given: str | os.PathLike[str], words: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{what}: got {given!r}, expected {words} or a path")
     return text
+
+
+def path_of(what: str, given: object) -> Path:
+    """Return a path.
+
+    Raises:
+        TypeError: If it is none, naming the argument.
+    """
+    if isinstance(given, (str, os.PathLike)) and isinstance(path := os.fspath(given), str):
+        return Path(path)
+    raise TypeError(f"{what}: got {type(given).__name__}, expected a path")
+
+
+def class_numbers(given: Iterable[object] | None) -> tuple[int, ...] | None:
+    """Return class indices as whole numbers of Python; NumPy's and PyTorch's are taken, 1.5 and "1" are not.
+
+    Raises:
+        TypeError: Naming the first that is no whole number, or what is no list.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"val_labels: got {type(given).__name__}, expected one class index for each image")
+    return tuple(_class_number(place, label) for place, label in enumerate(given))
+
+
+def _class_number(place: int, label: object) -> int:
+    if not isinstance(label, bool):
+        try:
+            return operator.index(label)  # type: ignore[arg-type]  # whatever says that it is a whole number
+        except TypeError:
+            pass
+    raise TypeError(f"val_labels[{place}]: got {label!r}, expected a class index, a whole number from 0 on")

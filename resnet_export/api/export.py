@@ -12,7 +12,7 @@ from calibration.methods.effort import DEFAULT_EFFORT
 from calibration.methods.method import Method
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.target import Target
-from resnet_export.api.choices import method_of, target_of, word_or_path
+from resnet_export.api.choices import class_numbers, method_of, target_of, word_or_path
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
@@ -154,7 +154,7 @@ def export(
             rtx=rtx,
             dla=dla,
             val=image_source(val, "val", Path(spilled) / "val"),
-            val_labels=None if val_labels is None else tuple(int(label) for label in val_labels),
+            val_labels=class_numbers(val_labels),
             num_val=num_val,
             measure_on=_names("measure_on", measure_on),
             max_top1_drop=max_top1_drop,

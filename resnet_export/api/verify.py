@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
-from resnet_export.api.choices import word_or_path
+from resnet_export.api.choices import class_numbers, word_or_path
 from resnet_export.api.export import ModelLike, checked_model
 from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
@@ -135,7 +135,7 @@ def verify(
             num_classes=num_classes,
             preprocessing=preprocessing_options(preprocessing),
             val=image_source(val, "val", Path(spilled) / "val"),
-            val_labels=None if val_labels is None else tuple(int(label) for label in val_labels),
+            val_labels=class_numbers(val_labels),
             num_val=num_val,
             gates=_gate_words(gates),
             baseline=None if baseline is None else Path(baseline),

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from runtimes.bundle.described_file import check_preparation, check_tensors
@@ -83,8 +84,14 @@ def load(
         ProviderUnavailableError: If the provider does not load or does not run every node; says what is missing.
         MissingDependencyError: If a library is not installed.
         RuntimeAdapterError: If the file does not load.
+        TypeError: If `path` is no path, or `provider_options` no mapping.
         ValueError: If an argument is unknown.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: got {type(path).__name__}, expected the path of a bundle, an ONNX file or an engine")
+    if not isinstance(provider_options, (Mapping, NoneType)):
+        got = type(provider_options).__name__
+        raise TypeError(f"provider_options: got {got}, expected a mapping of names to values")
     word = runtime_word(provider)
     _check_words(precision, threads)
     if provider_options and word == "cpu":
@@ -112,7 +119,7 @@ def load(
 def _check_words(precision: str | None, threads: int | None) -> None:
     if precision is not None and precision not in MODEL_FILES:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise ValueError(f"threads: got {threads!r}, expected a whole number, at least 1, or None")
 
 

@@ -40,7 +40,7 @@ def rgb_image(
     if channels is not None and channels not in _CHANNELS:
         raise ValueError(f"channels: got {channels!r}, expected one of {', '.join(_CHANNELS)}")
     array = array_of(source)
-    if array is None and channels is not None:
+    if array is None and channels is not None and isinstance(source, _SAY_THEIR_COLORS):
         raise ValueError(f"channels={channels!r} is for arrays; {type(source).__name__} says its colors itself")
     if array is not None:
         return Image.fromarray(rgb_array(array, channels))
@@ -54,6 +54,9 @@ def rgb_image(
         f"got {type(source).__name__}, expected a path, the bytes of an image file, a Pillow image, or an array uint8 "
         "[H, W, 3]"
     )
+
+
+_SAY_THEIR_COLORS = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
 
 
 def array_of(source: ImageInput) -> np.ndarray[Any, Any] | None:

@@ -74,3 +74,33 @@ def test_alone_they_must_say_everything():
 def test_complete_options_are_not_changed_by_being_applied_again(options):
     complete = options.complete("because")
     assert options.applied_to(complete) == complete
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"mean": (123.675, 116.28, 103.53)},
+            r"mean: got 123\.675, 116\.28, .* pixels from 0 to 1, .*--scale 1",
+        ),
+        ({"std": (58.395, 57.12, 57.375)}, "std: got 58.395, 57.12, 57.375 for pixels from 0 to 1"),
+        ({"mean": (0.5, 0.5, 1.5)}, "mean: got 0.5, 0.5, 1.5"),
+        ({"mean": (300.0,), "std": (1.0,), "scale": 1.0}, "mean: got 300 for pixels from 0 to 255"),
+    ],
+)
+def test_statistics_of_another_scale_are_refused(options, words):
+    with pytest.raises(PreprocessingError, match=words):
+        PreprocessingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "scale": 1.0},
+        {"mean": (1.0, 1.0, 1.0), "std": (1.0, 1.0, 1.0)},  # white is 0
+        {"mean": (-1.0,), "std": (2.0,)},
+        {"mean": (0.0,), "std": (1 / 255,)},
+    ],
+)
+def test_statistics_of_their_scale_are_taken(options):
+    assert PreprocessingOptions(**options).mean == options["mean"]

@@ -18,6 +18,7 @@ from torch import nn
 
 import resnet_export as rx
 from exporter.errors import ExportError, ModelObjectError, OptionError, PreprocessingError, WeightsError
+from resnet_export.api.choices import class_numbers
 from resnet_export.images import spill
 from runtimes import preprocess
 from runtimes.errors import BundleError, ImageFolderError, InputMismatchError
@@ -215,6 +216,17 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
         (lambda: rx.Preprocessing(size=-1), ValueError, "size: got -1"),
         (lambda: rx.Preprocessing(interpolation="cubic"), ValueError, "expected one of nearest"),
         (lambda: rx.verify(3), TypeError, "expected the path of a bundle"),
+        (lambda: rx.load(b"x"), TypeError, "path: got bytes, expected the path of a bundle"),
+        (lambda: rx.load("x", threads=True), ValueError, "threads: got True"),
+        (lambda: rx.load("x", provider_options=["a"]), TypeError, "provider_options: got list, expected a mapping"),
+        (lambda: rx.sensitivity("x", None), TypeError, "calib: got NoneType, expected a path"),
+        (lambda: rx.sensitivity(3, "x"), TypeError, "bundle: got int, expected a path"),
+        (lambda: rx.verify("x", val_labels=[1, 1.5]), TypeError, r"val_labels\[1\]: got 1\.5, expected a class index"),
+        (lambda: rx.verify("x", val_labels=["3"]), TypeError, r"val_labels\[0\]: got '3', expected a class index"),
+        (lambda: rx.verify("x", val_labels="33"), TypeError, "val_labels: got str, expected one class index for each"),
+        (lambda: rx.export("resnet18", val_labels=[True]), TypeError, r"val_labels\[0\]: got True, expected a class"),
+        (lambda: rx.Preprocessing(mean=(123.7, 116.3, 103.5)), PreprocessingError, "mean: got 123.7, 116.3, 103.5 for"),
+        (lambda: rx.Preprocessing(std=(58.4, 57.1, 57.4)), PreprocessingError, "divide both mean and std by 255"),
         (lambda: rx.quantize(np.zeros(3), "x"), TypeError, "expected an onnx.ModelProto"),
         (lambda: rx.bench(), ValueError, "models: got none"),
     ],
@@ -222,6 +234,11 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
 def test_wrong_arguments_say_what_was_expected(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("labels", [[0, 2], (np.int64(0), np.uint8(2)), np.array([0, 2]), torch.tensor([0, 2])])
+def test_class_numbers_of_other_libraries_are_taken(labels):
+    assert class_numbers(labels) == (0, 2)
 
 
 def test_one_path_where_a_list_was_meant_says_so(exported):

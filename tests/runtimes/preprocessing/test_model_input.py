@@ -114,6 +114,7 @@ class TestForms:
             (b"no image", {}, ImageReadError, "of 8 bytes in memory: it is not an image"),
             ("gone.jpg", {}, ImageReadError, "there is no such file"),
             ("gone.jpg", {"channels": "RGB"}, ValueError, "is for arrays"),
+            ([1], {"channels": "RGB"}, TypeError, "got list, expected a path"),
             (Image.new("F", (4, 4)), {}, ImageReadError, "floating point"),
             (3, {}, TypeError, "got int, expected a path"),
             (None, {}, TypeError, "got NoneType"),
