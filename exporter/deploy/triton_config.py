@@ -29,16 +29,8 @@ FILE_OF_BACKEND = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 
 _PLATFORM_OF_BACKEND = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
 
-_TYPE_OF_DTYPE = {
-    "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "int8": "TYPE_INT8",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-}
+_DTYPES = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32", "float64")
+_TYPE_OF_DTYPE = {dtype: f"TYPE_{dtype.replace('float', 'fp').upper()}" for dtype in _DTYPES}
 
 
 @dataclass(frozen=True, slots=True)

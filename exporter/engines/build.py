@@ -127,11 +127,9 @@ def _start_builder(library: TensorRtLibrary) -> Any:
     except TypeError as err:  # pybind11's way to say that the factory returned nothing
         reason = gpu_info().reason
         told = "; ".join(filter(None, [library.log.last_words() if library.log.entries else "", reason]))
-        remedy = (
-            "see resnet-export doctor"
-            if library.flavor == "rtx"
-            else "TensorRT builds on the GPU that runs the engine: build there, or with --rtx, which needs none"
-        )
+        remedy = "TensorRT builds on the GPU that runs the engine: build there, or with --rtx, which needs none"
+        if library.flavor == "rtx":
+            remedy = "see resnet-export doctor"
         raise EngineBuildError(
             f"{library.flavor} {library.version} does not start: {told or 'it gave no message'}; {remedy}"
         ) from err

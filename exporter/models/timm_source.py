@@ -191,9 +191,7 @@ def _unreachable(name: str, err: Exception) -> WeightsError:
             f"{folder} cannot be loaded ({reason}); expected a folder with config.json and model.safetensors, as "
             "timm.models.save_for_hf writes it"
         )
-    way = (
-        f"download the repository on a machine with network and pass timm:{_LOCAL}FOLDER"
-        if name.startswith(_HUB)
-        else "fetch the file on a machine with network and pass --weights FILE, or use --weights random to try it out"
-    )
+    way = "fetch the file on a machine with network and pass --weights FILE, or use --weights random to try it out"
+    if name.startswith(_HUB):
+        way = f"download the repository on a machine with network and pass timm:{_LOCAL}FOLDER"
     return WeightsError(f"timm's {name} is not in the cache and cannot be downloaded ({reason}); {way}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,7 @@ def engine_report(outcome: EngineOutcome) -> dict[str, Any]:
         "reused": outcome.reused,
         "reason": outcome.reason,
         "sidecar": outcome.sidecar.to_json(),
-        "dla": None
-        if outcome.placement is None
-        else {"on_dla": list(outcome.placement.on_dla), "on_gpu": list(outcome.placement.on_gpu)},
+        "dla": None if outcome.placement is None else asdict(outcome.placement),
         "times": found.why_no_times if found.times is None else _times_report(found.times, layers),
         "layers": found.why_no_layers if layers is None else layers.to_json(),
         "int8_coverage": found.why_no_layers if layers is None else int8_coverage(layers).to_json(),

@@ -29,7 +29,6 @@ from runtimes.io.cache_dir import user_cache_folder
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.providers import CUDA_PROVIDER, check_machine, prepare_libraries
 from runtimes.ort.session import CPU_PROVIDER
-from runtimes.preprocessing.transform import Preprocessing
 
 SETTLED = max(TOLERANCES)
 """The tolerance that the command tells; `report.json` has them all."""
@@ -136,13 +135,11 @@ def calibration_report(table: CalibrationTable, exported: ExportedModel) -> dict
     """Return what `report.json` says about the calibration."""
     observed = table.observed
     findings = lint_weights(exported.onnx) + lint_activations(exported.onnx, table)
-    preprocessing: Preprocessing = exported.loaded.preprocessing
+    seen = () if observed is None else judge_input(observed.input, exported.loaded.preprocessing)
     return {
         "num_images": table.num_images,
         "convergence": None if observed is None else summary(observed.convergence),
-        "input_warnings": []
-        if observed is None
-        else [warning.to_json() for warning in judge_input(observed.input, preprocessing)],
+        "input_warnings": [warning.to_json() for warning in seen],
         "quantizability": to_json(findings),
     }
 

@@ -248,18 +248,14 @@ def _time_one_image(runtime: Runtime) -> Latency:
 
 def rows_to_json(rows: list[MeasuredRow], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the rows as `report.json` holds them."""
-    return [
-        {
-            "name": row.name,
-            "file": row.file,
-            "parity": None if row.parity is None else row.parity.parity_json(),
-            **(
-                {}
-                if row.features is None
-                else {"features": {n: report.to_json() for n, report in row.features.items()}}
-            ),
-            "size_bytes": None if row.file is None else sizes[row.file],
-            "latency": None if row.latency is None else {"provider": row.provider, "batch": 1, **asdict(row.latency)},
-        }
-        for row in rows
-    ]
+    return [_row_json(row, sizes) for row in rows]
+
+
+def _row_json(row: MeasuredRow, sizes: Mapping[str, int]) -> dict[str, Any]:
+    content: dict[str, Any] = {"name": row.name, "file": row.file}
+    content["parity"] = None if row.parity is None else row.parity.parity_json()
+    if row.features is not None:
+        content["features"] = {name: report.to_json() for name, report in row.features.items()}
+    content["size_bytes"] = None if row.file is None else sizes[row.file]
+    timed = {} if row.latency is None else {"provider": row.provider, "batch": 1, **asdict(row.latency)}
+    return {**content, "latency": timed or None}

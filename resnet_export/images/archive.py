@@ -108,11 +108,8 @@ def _label(content: bytes, name: str) -> str | None:
         found = json.loads(text)
     except ValueError:
         return None
-    value = (
-        next((found[key] for key in ("label", "cls", "class", "target") if key in found), None)
-        if isinstance(found, dict)
-        else None
-    )
+    told = found if isinstance(found, dict) else {}
+    value = next((told[key] for key in ("label", "cls", "class", "target") if key in told), None)
     return None if value is None else str(value)
 
 

@@ -33,12 +33,10 @@ def attribution(
         origin, engine = part.origins.get(candidate.name), part.engine_losses.get(candidate.name)
         total = part.found[candidate.name]
         if origin is None or engine is None:
-            missing = {
-                "onnx": "the ONNX file that the engine was built from does not lie beside it, unchanged"
-                if candidate.built_from is None
-                else "ONNX Runtime is not installed"
-            }
-            return _entry(part, {"total": ("reference", candidate.name, total)}, missing)
+            why = "ONNX Runtime is not installed"
+            if candidate.built_from is None:
+                why = "the ONNX file that the engine was built from does not lie beside it, unchanged"
+            return _entry(part, {"total": ("reference", candidate.name, total)}, {"onnx": why})
         source = candidate.built_from.name if candidate.built_from is not None else ""
         losses = {
             "quantization": ("reference", source, origin),
@@ -103,12 +101,8 @@ def _why_no_engine(subject: Subject, candidate: Candidate) -> str:
     for ending in ENGINE_ENDINGS:
         if (path := candidate.path.with_name(f"{stem}{ending}")).is_file():
             return f"{path.name} was not asked for; --provider tensorrt runs it"
-    where = (
-        f"; resnet-export build {quote(str(subject.folder))} {option_words(candidate.precision)} makes one"
-        if subject.folder
-        else ""
-    )
-    return f"no engine of {candidate.name} lies beside it{where}"
+    command = f"resnet-export build {quote(str(subject.folder))} {option_words(candidate.precision)}"
+    return f"no engine of {candidate.name} lies beside it" + (f"; {command} makes one" if subject.folder else "")
 
 
 def _why_no_pytorch(part: Compared, against: bool) -> dict[str, str]:

@@ -169,10 +169,9 @@ def validation_set(
     validation: Validation, reference: Reference, preprocessing: Preprocessing, runtime: Runtime, reporter: Reporter
 ) -> ImageSet:
     """Return the validation images with the reference's answers; each side's images are prepared as it says."""
-    classes = validation.classes
     words = drawn_in_words(len(validation.paths), validation.num_images, validation.shown)
     batches = _validation_batches(validation, reference, preprocessing, runtime, reporter)
-    return ImageSet("val", words, reference.name, preprocessing, batches, labelled=classes is not None)
+    return ImageSet("val", words, reference.name, preprocessing, batches, labelled=validation.classes is not None)
 
 
 def _validation_batches(

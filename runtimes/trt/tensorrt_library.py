@@ -167,11 +167,9 @@ def _import(flavor: str, name: str) -> Any:
             return module
         errors.append(ImportError(f"{candidate} is there and holds nothing: an empty placeholder of a package"))
     package = f"tensorrt-{flavor}-cu13"
-    install = (
-        f'pip install "resnet-export[{flavor}]"'
-        if flavor in FLAVOURS
-        else f"pip install {package}-libs {package}-bindings (cu12 for CUDA 12)"
-    )
+    install = f"pip install {package}-libs {package}-bindings (cu12 for CUDA 12)"
+    if flavor in FLAVOURS:
+        install = f'pip install "resnet-export[{flavor}]"'
     raise MissingDependencyError(
         f"{name} is needed ({errors[0]}); {install}, on a Jetson use JetPack's own Python packages"
     ) from errors[0]
