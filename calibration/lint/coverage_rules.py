@@ -16,7 +16,6 @@ from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severit
 from calibration.lint.quantized_graph import (
     DEQUANTIZE,
     INTEGER_LAYERS,
-    MOVING,
     QUANTIZE,
     QuantizedGraph,
     Quantizer,
@@ -28,7 +27,7 @@ from calibration.lint.rule_registry import RuleFamily, rules_in
 from calibration.placement.channel_gates import find_gates
 from calibration.placement.for_tensorrt import ATTENTION, GATE, output_channel_axis, why_not_quantized
 from exporter.graph.onnx_graph import attribute, index_graph, maker_behind
-from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS, MOVING_OPS
 
 FLOAT_LAYER = Rule(
     "L001",
@@ -160,14 +159,14 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
         if not any(_takes_integers(reader) for reader in readers):
             grouped.add(LONE_QUANTIZE, "a QuantizeLinear without a DequantizeLinear behind it", place)
     elif quantizer.role is Role.ACTIVATION:
-        maker = maker_behind(node.input[0], index.producer, MOVING)
+        maker = maker_behind(node.input[0], index.producer, MOVING_OPS)
         if maker is None or (maker.op_type != QUANTIZE and not is_integer(maker)):
             message = "a DequantizeLinear on integers that no QuantizeLinear made"
             grouped.add(LONE_DEQUANTIZE, message, place)
 
 
 def _takes_integers(node: NodeProto) -> bool:
-    return node.op_type == DEQUANTIZE or is_integer(node) or node.op_type in MOVING
+    return node.op_type == DEQUANTIZE or is_integer(node) or node.op_type in MOVING_OPS
 
 
 def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -19,15 +19,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from calibration.lint.constants import Constants, find_constants, num_bytes
 from calibration.lint.module_names import is_readable, module_names
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array, maker_behind
-from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
+from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS, MOVING_OPS
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INTEGER_LAYERS = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm"))
 STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
-
-MOVING = frozenset(("MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice"))
-"""Operators that only move or choose values: Q and DQ pass through them without a change of the result.
-Source: NVIDIA TensorRT documentation, "Explicit quantization", Q/DQ propagation (commuting layers)."""
 
 _SMALL = 4096
 """Bytes of constants that go into the graph without Q/DQ with their values: axes, shapes."""
@@ -117,7 +113,7 @@ class QuantizedGraph:
 
     def dequantizer(self, tensor: str) -> NodeProto | None:
         """Return the DQ that `tensor` comes out of, data movement between allowed, or None."""
-        node = maker_behind(tensor, self.index.producer, MOVING)
+        node = maker_behind(tensor, self.index.producer, MOVING_OPS)
         return node if node is not None and node.op_type == DEQUANTIZE else None
 
     def weighted(self) -> Iterator[NodeProto]:
@@ -174,7 +170,7 @@ def constant_behind(tensor: str, index: GraphIndex, constants: Constants) -> str
     """Return the constant that `tensor` is, or was before Q, DQ and data movement; "" if it is computed."""
     while tensor not in constants:
         node = index.producer.get(tensor)
-        if node is None or node.op_type not in MOVING | {QUANTIZE, DEQUANTIZE, "Cast"}:
+        if node is None or node.op_type not in MOVING_OPS | {QUANTIZE, DEQUANTIZE, "Cast"}:
             return ""
         tensor = node.input[0]
     return tensor
@@ -221,7 +217,7 @@ def _reading_layer(tensor: str, index: GraphIndex) -> tuple[NodeProto | None, in
         for use in index.uses.get(pending.pop(0), ()):
             if use.node.op_type in ALL_WEIGHTED_OPS:
                 return use.node, use.place
-            if use.place == 0 and use.node.op_type in MOVING | {QUANTIZE, DEQUANTIZE, "Cast"}:
+            if use.place == 0 and use.node.op_type in MOVING_OPS | {QUANTIZE, DEQUANTIZE, "Cast"}:
                 new = [name for name in use.node.output if name and name not in seen]
                 seen.update(new)
                 pending.extend(new)
@@ -239,7 +235,7 @@ def _integer_type(node: NodeProto, index: GraphIndex, constants: Constants) -> i
         return int(attribute(node, "output_dtype", 0) or TensorProto.UINT8)
     if node.input[0] in constants:
         return constants.data_type(node.input[0])
-    maker = maker_behind(node.input[0], index.producer, MOVING)
+    maker = maker_behind(node.input[0], index.producer, MOVING_OPS)
     return _integer_type(maker, index, constants) if maker is not None and maker.op_type == QUANTIZE else 0
 
 

@@ -36,22 +36,9 @@ from exporter.graph.onnx_graph import (
     initializer_from_array,
     replace_nodes,
 )
+from exporter.graph.weighted_ops import MOVING_OPS
 
-COMMUTING_OPS = frozenset(
-    {
-        "Relu",
-        "Clip",
-        "MaxPool",
-        "Identity",
-        "Dropout",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Slice",
-    }
-)
+COMMUTING_OPS = MOVING_OPS | {"Relu", "Clip", "Dropout"}
 """Operators that may stand between a layer and its QuantizeLinear: they move, choose or clip values."""
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"

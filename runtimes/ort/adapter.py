@@ -18,16 +18,8 @@ from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
 __all__ = ["CPU_PROVIDER", "OrtRuntime", "SerializableModel"]
 
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
+_DTYPES = {f"tensor({name})": name for name in ("float16", "int64", "int32", "int8", "uint8", "bool")}
+_DTYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 class OrtRuntime(RuntimeAdapter):

@@ -36,15 +36,8 @@ from runtimes.trt.tensorrt_library import TensorRtLibrary, allow_host_code, libr
 if TYPE_CHECKING:
     from runtimes.trt.engine_sidecar import EngineSidecar
 
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT64": "int64",
-    "INT32": "int32",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-}
+_DTYPES = {name.upper(): name for name in ("int64", "int32", "int8", "uint8", "bool")}
+_DTYPES |= {"FLOAT": "float32", "HALF": "float16"}
 """TensorRT's types that NumPy has; `trt.nptype` raises TypeError for the others and names removed NumPy types."""
 
 _WHY_INVALID = {
