@@ -9,13 +9,11 @@ from pathlib import Path
 from urllib.request import url2pathname
 
 from resnet_export.doctor_job.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
-from runtimes.machine.environment import rtx_serves
+from runtimes.machine.environment import EXPORT_LIBRARIES, rtx_serves
 from runtimes.machine.version_numbers import version_numbers
 
 BUILDERS = ("tensorrt", "tensorrt_rtx")
 """TensorRT's libraries that build engines; the others only run them."""
-
-_EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def judge_abilities(facts: Facts) -> tuple[Ability, ...]:
 
 def _export_ability(facts: Facts) -> Ability:
     name = "export to ONNX"
-    missing = [library for library in _EXPORT_LIBRARIES if not facts.version(library)]
+    missing = [library for library in EXPORT_LIBRARIES if not facts.version(library)]
     if facts.onnxruntime.version is None:
         missing.append("onnxruntime")
     command = _install("export")

@@ -12,17 +12,8 @@ from resnet_export.verify_job.subject import Subject
 from runtimes.machine.installed_versions import installed_versions
 from runtimes.verification.report import Setting
 
-LIBRARIES = (
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "onnx",
-    "torch",
-    "tensorrt",
-    "tensorrt-rtx",
-)
+ASKED = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "onnx", "torch", "tensorrt", "tensorrt-rtx")
+"""Libraries whose versions the report says."""
 
 STORED = "PyTorch's answers stored in the bundle"
 
@@ -76,4 +67,4 @@ def _images_statement(compared: Sequence[Compared], validation: Validation | Non
 
 def _environment() -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    return versions | installed_versions(LIBRARIES)
+    return versions | installed_versions(ASKED)

@@ -260,23 +260,10 @@ def jetpack_version() -> JetPackInfo:
 
 # Libraries
 
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxscript",
-    "safetensors",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda-bindings",
-    "cuda-python",
-    "nvidia-curand",
-    "numpy",
-    "pillow",
-)
+EXPORT_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+RUNTIME_LIBRARIES = ("onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+CUDA_LIBRARIES = ("cuda-bindings", "cuda-python", "nvidia-curand")
+LIBRARIES = (*EXPORT_LIBRARIES, *RUNTIME_LIBRARIES, *CUDA_LIBRARIES, "numpy", "pillow")
 NOT_INSTALLED = "not installed"
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 TENSORRT_MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx", RTX_PLUGIN)
