@@ -23,7 +23,7 @@ times 4 puts its block 27 dB or more below, ranges of random noise 14 dB, entrop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,7 @@ from calibration.diagnostics.block_causes import (
     dialect_of,
     without_correction,
 )
-from calibration.diagnostics.block_subgraphs import BlockPieces, Border, block_borders, float_entry
+from calibration.diagnostics.block_subgraphs import BlockPieces, Border, OpenRuntime, block_borders, float_entry
 from calibration.diagnostics.recover_channel_scales import (
     LayerConstants,
     layer_constants,
@@ -57,7 +57,6 @@ from calibration.refinement.cross_layer_equalization import scale_channels
 from runtimes.bundle.precision import is_int8
 from runtimes.io.json_fields import json_value
 from runtimes.metrics.tensor_meter import TensorMeter
-from runtimes.protocol import Runtime
 from runtimes.side_by_side import ONE_STREAM, SideBySide, Streams, in_order
 
 HARMLESS_DB = 30.0
@@ -74,7 +73,6 @@ LEAST_SQNR_DB: Mapping[str, float] = {"fp32": 80.0, "fp16": 40.0}
 
 Images = NDArray[np.float32]
 Meters = dict[str, dict[str, TensorMeter]]
-OpenRuntime = Callable[[ModelProto], Runtime]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,18 +16,18 @@ bias is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from calibration.diagnostics.block_subgraphs import OpenRuntime
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.cross_layer_equalization import Factors, weight_factors
 from calibration.refinement.layer_hessian import weight_rows
 from calibration.refinement.subgraph import constant_values
-from runtimes.protocol import Runtime
 
 MIN_COSINE = 0.9
 MIN_BIAS = 0.05
@@ -50,7 +50,7 @@ class LayerConstants:
 
 
 def layer_constants(
-    reference: ModelProto, candidate: ModelProto, open_runtime: Callable[[ModelProto], Runtime]
+    reference: ModelProto, candidate: ModelProto, open_runtime: OpenRuntime
 ) -> dict[str, LayerConstants]:
     """Return the constants of every Conv, Gemm and MatMul that both sides have by the same name, in graph order."""
     theirs = {node.name: node for node in candidate.graph.node}
@@ -78,7 +78,7 @@ def layer_constants(
 
 
 def with_reference(
-    reference: ModelProto, layers: Mapping[str, LayerConstants], open_runtime: Callable[[ModelProto], Runtime]
+    reference: ModelProto, layers: Mapping[str, LayerConstants], open_runtime: OpenRuntime
 ) -> dict[str, LayerConstants]:
     """Return the same layers beside another reference's constants, such as one whose channels are scaled."""
     nodes = {node.name: node for node in reference.graph.node if node.name in layers}

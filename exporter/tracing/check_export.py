@@ -54,6 +54,8 @@ class ExactOutput:
 Exact = Callable[[NDArray[np.float32]], Sequence[ExactOutput]]
 """Images to the reference's outputs in float64."""
 
+OpenRuntime = Callable[[ModelProto], Runtime]
+
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
@@ -83,7 +85,7 @@ def check_against_pytorch(
     model: ModelProto,
     images: NDArray[np.float32],
     *,
-    open_runtime: Callable[[ModelProto], Runtime],
+    open_runtime: OpenRuntime,
     reference_name: str = "PyTorch",
     exact: Exact | None = None,
     hard: Mapping[str, NDArray[np.float32]] | None = None,
@@ -158,9 +160,7 @@ def _candidate_outputs(candidate: Runtime, batch: NDArray[np.float32], where: st
         ) from err
 
 
-def check_declared_shapes(
-    model: ModelProto, images: NDArray[np.float32], *, open_runtime: Callable[[ModelProto], Runtime]
-) -> None:
+def check_declared_shapes(model: ModelProto, images: NDArray[np.float32], *, open_runtime: OpenRuntime) -> None:
     """Raise unless every tensor has the shape that the file declares: engines are built for what is declared.
 
     Raises:
@@ -213,9 +213,7 @@ def outputs_in_order(runtime: Runtime, images: NDArray[np.float32]) -> list[Arra
     return [outputs[name] for name in runtime.output_specs]
 
 
-def all_tensors(
-    model: ModelProto, *batches: NDArray[np.float32], open_runtime: Callable[[ModelProto], Runtime]
-) -> list[dict[str, Array]]:
+def all_tensors(model: ModelProto, *batches: NDArray[np.float32], open_runtime: OpenRuntime) -> list[dict[str, Array]]:
     """Return, of each batch, the tensors that nodes make, by name in graph order."""
     names = [output for node in model.graph.node for output in node.output if output]
     with open_runtime(with_outputs(model, names)) as runtime:
@@ -223,9 +221,7 @@ def all_tensors(
     return [{name: values[name] for name in names} for values in found]
 
 
-def first_nonfinite_tensor(
-    model: ModelProto, images: NDArray[np.float32], *, open_runtime: Callable[[ModelProto], Runtime]
-) -> str | None:
+def first_nonfinite_tensor(model: ModelProto, images: NDArray[np.float32], *, open_runtime: OpenRuntime) -> str | None:
     """Return the first tensor, in graph order, that holds NaN or Inf on `images`; None when all are finite."""
     (values,) = all_tensors(model, images, open_runtime=open_runtime)
     return next((name for name, value in values.items() if not np.isfinite(value.astype(np.float32)).all()), None)

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from exporter.errors import ExportCheckError, NonFiniteTensorError
 from exporter.models.check_images import HARD_FRAMES, load_hard_frames
-from exporter.tracing.check_export import first_nonfinite_tensor
+from exporter.tracing.check_export import OpenRuntime, first_nonfinite_tensor
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.transform import Preprocessing
@@ -32,8 +32,6 @@ POOR_INT8_DIFFERENCE = 0.5
 
 RUN_AWAY = 10.0
 """How many times as large as on photographs an answer is that ran away; trained ResNets answer smaller there."""
-
-OpenRuntime = Callable[[ModelProto], Runtime]
 
 
 def hard_frames(preprocessing: Preprocessing) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,11 @@ from onnx import ModelProto
 from exporter.errors import ExportCheckError
 from exporter.passes.add_pre_post import INDICES, PROBABILITIES, SCORES
 from exporter.passes.pre_post_options import Finish
+from exporter.tracing.check_export import OpenRuntime
 from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing
-from runtimes.protocol import Array, Runtime, outputs_of
+from runtimes.protocol import Array, outputs_of
 
 MAX_RELATIVE_DIFFERENCE = 1e-3
 """Of the largest |logit|: the acceptance bound of the uint8 input. Measured: equal bits on ONNX Runtime's CPU."""
@@ -52,7 +53,7 @@ def check_finished(
     images: NDArray[np.float32],
     *,
     preprocessing: Preprocessing,
-    open_runtime: Callable[[ModelProto], Runtime],
+    open_runtime: OpenRuntime,
 ) -> FinishReport:
     """Compare a finished file with the one it was made of, on normalized images, float32 [n, 3, H, W].
 

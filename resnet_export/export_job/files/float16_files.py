@@ -14,7 +14,7 @@ from resnet_export.console.reporter import Reporter
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from exporter.tracing.check_hard_frames import OpenRuntime
+    from exporter.tracing.check_export import OpenRuntime
     from exporter.tracing.export import ExportedModel
 
 ARM_ADDS_IN_FLOAT16 = (
