@@ -20,14 +20,7 @@ if TYPE_CHECKING:
     from exporter.passes.float16 import float16_from_float32
     from exporter.tracing.export import ExportConfig, ExportedModel, export_resnet
 
-__all__ = [
-    "ExportConfig",
-    "ExportedModel",
-    "__version__",
-    "build_engine",
-    "export_resnet",
-    "float16_from_float32",
-]
+__all__ = ["ExportConfig", "ExportedModel", "__version__", "build_engine", "export_resnet", "float16_from_float32"]
 
 __getattr__ = lazy_names(
     __name__,

@@ -43,10 +43,7 @@ _DTYPES = {
 
 _ELEMENT_SIZES = {
     **{kind: dtype.itemsize for kind, dtype in _DTYPES.items()},
-    "QInt8Storage": 1,
-    "QUInt8Storage": 1,
-    "QUInt4x2Storage": 1,
-    "QUInt2x4Storage": 1,
+    **dict.fromkeys(("QInt8Storage", "QUInt8Storage", "QUInt4x2Storage", "QUInt2x4Storage"), 1),
     "QInt32Storage": 4,
 }
 """Bytes of one element; a quantized tensor is not made, but its numbers are passed over."""
