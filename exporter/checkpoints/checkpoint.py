@@ -313,6 +313,11 @@ def _misfit(given: Tensor, own: Tensor) -> str:
 
 
 def _misfit_hint(names: list[str], unfit: list[str], given: Mapping[str, Tensor]) -> str:
+    if any("fake_quant" in name or "activation_post_process" in name for name in given):
+        return (
+            "the file is of a network that PyTorch's own quantization prepared (its fake_quant and "
+            "activation_post_process); save the float32 network's weights, without what watches and rounds"
+        )
     num_classes = infer_num_classes(given)
     if not names and num_classes is not None and all(name.startswith("fc.") for name in unfit):
         return f"the file's classifier has {num_classes} classes: pass --num-classes {num_classes}"

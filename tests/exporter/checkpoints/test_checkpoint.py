@@ -564,3 +564,12 @@ def test_a_string_that_claims_to_be_longer_than_any_file(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7fx.")
     with pytest.raises(WeightsError):
         load_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_a_network_prepared_for_pytorchs_quantization_are_told_as_such():
+    module = small_model().train()
+    module.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    weights = torch.ao.quantization.prepare_qat(module).state_dict()
+    with pytest.raises(WeightsError, match=r"do not fit .*PyTorch's own quantization prepared .*save the float32 net"):
+        load_into(small_model(), checkpoint_of(weights))
