@@ -186,13 +186,7 @@ def scale_and_calibrate(
     if isinstance(batches, Generator):
         batches.close()  # a calibrator that knew the answer leaves images in it
     return CalibratedModel(
-        equalized,
-        table,
-        effort,
-        num_groups=len(factors),
-        sample=tuple(sample),
-        judges=tuple(judges),
-        means=means,
+        equalized, table, effort, num_groups=len(factors), sample=tuple(sample), judges=tuple(judges), means=means
     )
 
 
@@ -257,11 +251,7 @@ def insert_and_refine(
 
 
 def _refine(
-    calibrated: CalibratedModel,
-    plain: ModelProto,
-    effort: Effort,
-    open_exact: OpenRuntime,
-    track: TrackLayers | None,
+    calibrated: CalibratedModel, plain: ModelProto, effort: Effort, open_exact: OpenRuntime, track: TrackLayers | None
 ) -> tuple[RefinedModel, Judgement | None]:
     """Return the refined model, and what the judges say of the widest layers."""
     refined, thorough = refine(

@@ -98,10 +98,7 @@ def find_channel_groups(model: ModelProto) -> tuple[ChannelGroup, ...]:
 
 
 def _group(
-    tensors: list[str],
-    producers: Mapping[str, str],
-    consumers: Mapping[str, list[str]],
-    shapes: Mapping[str, Shape],
+    tensors: list[str], producers: Mapping[str, str], consumers: Mapping[str, list[str]], shapes: Mapping[str, Shape]
 ) -> ChannelGroup | None:
     channels = {shapes[name][1] if len(shapes.get(name, ())) > 1 else None for name in tensors}
     num_channels = channels.pop()

@@ -22,13 +22,7 @@ from calibration.methods.effort import Effort
 from calibration.refinement.bias_correction import bias_correction, channel_means
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layer_hessian import has_rows, mean_row, weight_from_rows, weight_rows
-from calibration.refinement.layerwise_walk import (
-    Layer,
-    LayerwiseWalk,
-    OpenRuntime,
-    Tensor,
-    quantized_layers,
-)
+from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
 from calibration.refinement.round_layer import WIDEST, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
 
@@ -202,11 +196,7 @@ def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConsta
 
 
 def _round(
-    layer: Layer,
-    in_float: Layer,
-    weight: Tensor,
-    constants: LayerConstants,
-    means_read: NDArray[np.float64] | None,
+    layer: Layer, in_float: Layer, weight: Tensor, constants: LayerConstants, means_read: NDArray[np.float64] | None
 ) -> int:
     """Round the layer's weight for its output, in place; return how many levels changed.
 
