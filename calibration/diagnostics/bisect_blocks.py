@@ -177,7 +177,7 @@ def bisect_blocks(
         scales = activation_scales(tested, honest, borders)
     alone = without_correction(tested, layers) if quantized else tested
     trusted, whole, own = (BlockPieces(model, borders, runs.open) for model in (plain, tested, alone))
-    meters = _measure(borders, trusted, whole, own, expected, images, runs.streams)
+    meters = _measure(borders, trusted, whole, own, expected=expected, images=images, streams=runs.streams)
     blocks = tuple(
         _judge(border, meters[border.name], layers, scales.get(border.name, ()), precision) for border in borders
     )
@@ -196,6 +196,7 @@ def _measure(
     trusted: BlockPieces,
     tested: BlockPieces,
     alone: BlockPieces,
+    *,
     expected: BlockPieces | None,
     images: Sequence[Images],
     streams: Streams,

@@ -182,7 +182,8 @@ def _add_quantized(
     num_channels = len(quantized.scale)
     shared = dialect is Dialect.TENSORRT  # ONNX Runtime's precise mode fails where two weights share a zero point
     zero_point = f"{ZERO_POINT}.{num_channels}" if shared else f"{weight.name}.{ZERO_POINT}"
-    return _constant_dq(graph, weight.name, quantized.scale, weight.axis, zero_point, np.zeros(num_channels, np.int8))
+    zeros = np.zeros(num_channels, np.int8)
+    return _constant_dq(graph, weight.name, quantized.scale, weight.axis, zero_point=zero_point, zeros=zeros)
 
 
 def _quantize_bias(graph: GraphProto, bias: QuantizedBias, input_scale: float) -> NodeProto:
@@ -196,11 +197,11 @@ def _quantize_bias(graph: GraphProto, bias: QuantizedBias, input_scale: float) -
         graph.initializer.append(values)
     next(node for node in graph.node if node.name == bias.node).input[2] = f"{bias.name}.dequantized"
     zero_point = f"{ZERO_POINT}.int32.{len(scale)}"
-    return _constant_dq(graph, bias.name, scale, 0, zero_point, np.zeros(len(scale), np.int32))
+    return _constant_dq(graph, bias.name, scale, 0, zero_point=zero_point, zeros=np.zeros(len(scale), np.int32))
 
 
 def _constant_dq(
-    graph: GraphProto, name: str, scale: NDArray[np.float32], axis: int, zero_point: str, zeros: NDArray[Any]
+    graph: GraphProto, name: str, scale: NDArray[np.float32], axis: int, *, zero_point: str, zeros: NDArray[Any]
 ) -> NodeProto:
     """Add the scales [C] and zero points [C] of an integer constant; return the DQ node that makes it float again."""
     graph.initializer.append(initializer_from_array(f"{name}.scale", scale))

@@ -85,11 +85,11 @@ def calibration_key(
     model: ModelProto,
     factors: Mapping[str, NDArray[np.float64]],
     preprocessing: Preprocessing,
+    *,
     image_list_sha256: str,
     method: Method,
     dialect: str,
     provider: str,
-    *,
     zero_points: ZeroPoints,
 ) -> CacheKey:
     """Return the key of one calibration.

@@ -219,7 +219,7 @@ def _round(
         weight,
         old.scale.reshape(rows.shape[:2]),
         lambda: zip(layer.images(), in_float.images(), strict=True),
-        sum(map(len, layer.stored)),
+        num_images=sum(map(len, layer.stored)),
         center=center,
     )
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them

@@ -36,6 +36,7 @@ def round_layer(
     weight: NDArray[np.float32],
     scale: NDArray[np.float32],
     reads: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    *,
     num_images: int,
     center: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int8]:

@@ -91,7 +91,7 @@ def find_head(
     matrices = [name for name, tensor in weights.items() if tensor.ndim >= 2]
     if len(matrices) == 1 and {name.rpartition(".")[2] for name in weights} <= {"weight", "bias"} and len(weights) <= 2:
         return _one_linear(path, where, weights, taken)
-    return _several_layers(path, where, weights, taken, width, activation)
+    return _several_layers(path, where, weights, taken, width=width, activation=activation)
 
 
 def _path(layout: WeightLayout) -> str | None:
@@ -175,7 +175,7 @@ def _one_linear(path: str, where: str, weights: Mapping[str, Tensor], taken: fro
 
 
 def _several_layers(
-    path: str, where: str, weights: Mapping[str, Tensor], taken: frozenset[str], width: int, activation: str | None
+    path: str, where: str, weights: Mapping[str, Tensor], taken: frozenset[str], *, width: int, activation: str | None
 ) -> Head:
     """Return a Sequential of the layers that the weights tell, with `activation` where layers without weights were."""
     layers = _layers(where, weights)

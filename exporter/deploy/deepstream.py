@@ -111,7 +111,9 @@ def write_deepstream(
     softmax = is_classifier and kind.needs_softmax
     written = graph_for_nvinfer(original, preprocessing, normalize=normalized_by == "graph", softmax=softmax)
     pixels = _pictures(bundle, manifest)
-    diff, agreement = _compare(original, written, manifest, pixels, normalization, kind, open_runtime)
+    diff, agreement = _compare(
+        original, written, manifest, pixels, normalization=normalization, kind=kind, open_runtime=open_runtime
+    )
     _judge(diff, agreement, is_classifier, normalized_by, precision)
     labels, warnings = _label_line(bundle, manifest) if is_classifier else (None, [])
     if normalized_by == "single-scale":
@@ -199,6 +201,7 @@ def _compare(
     written: ModelProto,
     manifest: Manifest,
     pixels: NDArray[np.uint8],
+    *,
     normalization: NvinferNormalization,
     kind: AnswerKind,
     open_runtime: Callable[[ModelProto], Runtime],

@@ -90,7 +90,7 @@ def build_engine(
         for notice in notices:
             on_notice(notice)
     config = builder.create_builder_config()
-    calibrator = _settle(library, builder, network, config, chosen, scales)
+    calibrator = _settle(library, builder, network, config, chosen, scales=scales)
     if core is not None:
         placement = check_placement(library, network, config, gpu_fallback=chosen.gpu_fallback)
         if on_placement is not None:
@@ -107,7 +107,7 @@ def build_engine(
 
 
 def _settle(
-    library: TensorRtLibrary, builder: Any, network: Any, config: Any, options: BuildOptions, scales: Path | None
+    library: TensorRtLibrary, builder: Any, network: Any, config: Any, options: BuildOptions, *, scales: Path | None
 ) -> Any:
     """Write every choice into `config`: options, precisions or the DLA, the profile; return what must outlive it."""
     _configure(library, config, options)

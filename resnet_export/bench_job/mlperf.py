@@ -69,7 +69,7 @@ def run_scenario(
     qsl = loadgen.ConstructQSL(num_samples, num_samples, _nothing, _nothing)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            settings = _settings(loadgen, model, inputs, scenario, seconds, offline_batch)
+            settings = _settings(loadgen, model, inputs, scenario, seconds=seconds, offline_batch=offline_batch)
             loadgen.StartTestWithLogSettings(sut, qsl, settings, _log_settings(loadgen, folder))
             summary = (Path(folder) / "mlperf_log_summary.txt").read_text(encoding="utf-8")
     finally:
@@ -122,7 +122,7 @@ def _answer(
 
 
 def _settings(
-    loadgen: Any, model: Model, inputs: Mapping[str, Array], scenario: str, seconds: float, offline_batch: int
+    loadgen: Any, model: Model, inputs: Mapping[str, Array], scenario: str, *, seconds: float, offline_batch: int
 ) -> Any:
     from runtimes.metrics.latency import measure_latency
 

@@ -144,7 +144,9 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
         "same_ranges_as_bundle": same,
         "sensitivity": ranking.to_json(),
         "keep_float": worst_in_float(ranking),
-        "validation": _confirm(recipe, calibrated, ranking, measured, classes, reporter) if measured else None,
+        "validation": _confirm(recipe, calibrated, ranking, measured, classes=classes, reporter=reporter)
+        if measured
+        else None,
         "warnings": list(reporter.warnings),
     }
     return report, ranking
@@ -266,6 +268,7 @@ def _confirm(
     calibrated: CalibratedModel,
     ranking: Sensitivity,
     paths: tuple[Path, ...],
+    *,
     classes: ClassIndex | None,
     reporter: Reporter,
 ) -> list[dict[str, Any]]:

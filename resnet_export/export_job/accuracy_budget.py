@@ -122,7 +122,7 @@ class BudgetJob:
         if search.nodes is None or search.verdict is None:
             raise AccuracyBudgetError(self._cannot_hold(budget, search, everything))
         result = self._quantized(search.nodes, round_weights=True)
-        return self._changed(budget, whole, result, parts, before, search, ranking)
+        return self._changed(budget, whole, result, parts, before=before, search=search, ranking=ranking)
 
     def _warn_if_too_few(self, budget: AccuracyBudget) -> None:
         num_images, needed = len(self.run.images.measured), budget.images_to_show_it
@@ -189,6 +189,7 @@ class BudgetJob:
         whole: QuantizationResult,
         result: QuantizationResult,
         parts: BudgetImages,
+        *,
         before: LogitComparison,
         search: Search,
         ranking: Sensitivity,

@@ -79,10 +79,10 @@ class CachedCalibration:
             model,
             factors,
             self._preprocessing,
-            image_list_sha256(self._root, self._images.calibration),
-            self._options.method,
-            self._options.target.dialect,
-            self._options.calib_provider,
+            image_list_sha256=image_list_sha256(self._root, self._images.calibration),
+            method=self._options.method,
+            dialect=self._options.target.dialect,
+            provider=self._options.calib_provider,
             zero_points=self._effort.zero_points,
         )
         found = cache.look_up(self._model_id, key)

@@ -73,7 +73,9 @@ def image_batches(
         raise ValueError(f"got batch_size {batch_size} and workers {workers}; expected both at least 1")
     if not 0 <= max_bad_fraction <= 1:
         raise ValueError(f"got max_bad_fraction {max_bad_fraction}, expected a fraction from 0 to 1")
-    return _batches(paths, preprocessing, batch_size, on_error, workers, max_bad_fraction)
+    return _batches(
+        paths, preprocessing, batch_size, on_error=on_error, workers=workers, max_bad_fraction=max_bad_fraction
+    )
 
 
 def load_batches(folder: Path, preprocessing: Preprocessing, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
@@ -91,6 +93,7 @@ def _batches(
     paths: Sequence[Path],
     preprocessing: Preprocessing,
     batch_size: int,
+    *,
     on_error: Callable[[str], object] | None,
     workers: int,
     max_bad_fraction: float,

@@ -30,12 +30,13 @@ def junit_xml(report: Mapping[str, Any]) -> str:
     counts = {"tests": 0, "failure": 0, "error": 0, "skipped": 0}
     for file in report["files"]:
         for gate in file["gates"]:
-            _add_case(suite, counts, f"{file['name']}.{gate['on']}", gate["name"], gate["verdict"], gate["sentence"])
+            place, told = f"{file['name']}.{gate['on']}", gate["sentence"]
+            _add_case(suite, counts, place, gate["name"], verdict=gate["verdict"], sentence=told)
     baseline = report["baseline"]
     for change in () if baseline is None else baseline["changes"]:
         verdict = "fail" if change["verdict"] in ("worse", "missing") else "pass"
         name = f"{change['file']}.{change['on']}.baseline"
-        _add_case(suite, counts, name, change["metric"], verdict, change["sentence"])
+        _add_case(suite, counts, name, change["metric"], verdict=verdict, sentence=change["sentence"])
     suite.set("tests", str(counts["tests"]))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))
@@ -48,7 +49,7 @@ def junit_xml(report: Mapping[str, Any]) -> str:
 
 
 def _add_case(
-    suite: ElementTree.Element, counts: dict[str, int], classname: str, name: str, verdict: str, sentence: str
+    suite: ElementTree.Element, counts: dict[str, int], classname: str, name: str, *, verdict: str, sentence: str
 ) -> None:
     case = ElementTree.SubElement(suite, "testcase", classname=_text(classname), name=_text(name), time="0")
     counts["tests"] += 1

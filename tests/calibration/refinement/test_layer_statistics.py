@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -89,7 +91,8 @@ def test_a_steady_level_costs_no_levels_where_a_bias_takes_it() -> None:
     scale = (np.abs(weight).max(axis=1) / 7)[np.newaxis]
 
     def varying_error(center: np.ndarray | None) -> float:
-        levels = round_layer(MATMUL, weight.T, scale, lambda: zip(read, read, strict=True), len(read), center=center)
+        reads = partial(zip, read, read, strict=True)
+        levels = round_layer(MATMUL, weight.T, scale, reads, num_images=len(read), center=center)
         error = read @ (levels[0] * scale[0][:, np.newaxis] - weight).T
         return float(np.square(error - error.mean(axis=(0, 1))).sum())
 
