@@ -83,7 +83,7 @@ class Head:
             RuntimeAdapterError: If a score is not finite: then the picture's preparation or the model is broken.
             ValueError: If `top` is below 1.
         """
-        if type(top) is not int or top < 1:
+        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ValueError(f"top: got {top!r}, expected a whole number, at least 1")
         scores = outputs[self.scores]
         if not np.isfinite(scores).all():

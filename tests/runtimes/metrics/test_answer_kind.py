@@ -34,6 +34,14 @@ def test_a_sigmoid_is_taken_as_it_is():
     assert head.classes({"y": scores}, top=1)[0].probability == pytest.approx(scores[0].max())
 
 
+@pytest.mark.parametrize("top", [0, 1.0, "1", True])
+def test_how_many_classes_is_a_whole_number(top):
+    head = head_from_outputs({"y": TensorSpec("float32", (None, 5))}, labels=None, kind=AnswerKind.LOGITS)
+    assert len(head.classes({"y": LOGITS}, top=np.int64(2))[0].top) == 2
+    with pytest.raises(ValueError, match="top: got .*, expected a whole number, at least 1"):
+        head.classes({"y": LOGITS}, top=top)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
