@@ -38,7 +38,7 @@ def test_a_sigmoid_is_taken_as_it_is():
 def test_how_many_classes_is_a_whole_number(top):
     head = head_from_outputs({"y": TensorSpec("float32", (None, 5))}, labels=None, kind=AnswerKind.LOGITS)
     assert len(head.classes({"y": LOGITS}, top=np.int64(2))[0].top) == 2
-    with pytest.raises(ValueError, match="top: got .*, expected a whole number, at least 1"):
+    with pytest.raises(ValueError, match=r"top: got .*, expected a whole number, at least 1"):
         head.classes({"y": LOGITS}, top=top)
 
 
