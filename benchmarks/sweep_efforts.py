@@ -113,6 +113,7 @@ SWEEP = sweep_rows.Sweep(
         "Written by `make sweep-efforts` (`benchmarks/sweep_efforts.py`), which says what is checked and what makes a",
         "row green. Weights are random with the statistics of trained ones, so SQNR compares arithmetic, not accuracy;",
         "seconds are for orientation. `--size` makes the images smaller; the column tells what was run.",
+        "A verdict with a date is of an earlier run, by the code of that day; the others:",
     ),
     header=(
         "model | verdict | input | layers in INT8 | Adds with Q/DQ on one side | SQNR at effort 0 / 1 / 2 "

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -74,21 +75,23 @@ class Sweep:
         """Return "green", or in a few words why not."""
         return told_error(row) if "error" in row else self.wrong(row) or "green"
 
-    def page(self, rows: dict[str, Row]) -> str:
-        """Return the page: a table for each family."""
+    def page(self, rows: dict[str, Row], before: str = "") -> str:
+        """Return the page: a table for each family; a variant that was not run keeps its line of the page `before`."""
         from exporter.models.model_names import FAMILIES
 
+        kept = kept_lines(before, self.header.count("|") + 1)
         *before, last = self.opening
         lines = [*before, f"{last} {conditions(rows)}", ""]
         for family in FAMILIES.values():
             lines += [f"## {family.title}", "", f"| {self.header} |", "|---" * (self.header.count("|") + 1) + "|"]
-            lines += [f"| {name} | {self._line(rows.get(name))} |" for name in family.models]
+            lines += [
+                f"| {name} | {self._line(rows[name]) if name in rows else kept.get(name, 'not run yet')} |"
+                for name in family.models
+            ]
             lines.append("")
         return "\n".join([*lines, *self.closing(rows)]).rstrip() + "\n"
 
-    def _line(self, row: Row | None) -> str:
-        if row is None:
-            return "not run yet"
+    def _line(self, row: Row) -> str:
         if "error" in row:
             return " | ".join([self.verdict(row), *["-"] * (self.header.count("|") - 1)])
         return " | ".join([self.verdict(row), *self.cells(row)])
@@ -122,8 +125,21 @@ def run_all(sweep: Sweep) -> int:
         run(sweep.script, name, file, options.size)
         print(sweep.verdict(json.loads(file.read_text(encoding="utf-8"))), file=sys.stderr)
     rows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in options.results.glob("*.json")}
-    options.document.write_text(sweep.page(rows), encoding="utf-8")
+    before = options.document.read_text(encoding="utf-8") if options.document.exists() else ""
+    options.document.write_text(sweep.page(rows, before), encoding="utf-8")
     return 0
+
+
+def kept_lines(page: str, num_cells: int) -> dict[str, str]:
+    """Return, by variant, what a page says of it behind its name; the verdict gets the page's date if it has none."""
+    day = re.search(r"(\d{4}-\d\d-\d\d), \d+ cores", page)
+    kept = {}
+    for line in page.splitlines():
+        name, *cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if day and len(cells) == num_cells - 1 and cells[0] not in ("verdict", "not run yet"):
+            dated = cells[0] if re.search(r" of \d{4}-\d\d-\d\d$", cells[0]) else f"{cells[0]} of {day.group(1)}"
+            kept[name] = " | ".join([dated, *cells[1:]])
+    return kept
 
 
 def chosen(only: str | None, family: str | None) -> list[str]:
