@@ -13,7 +13,7 @@ from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
-from runtimes.bundle.described_file import check_preparation, check_tensors
+from runtimes.bundle.described_file import check_described
 from runtimes.bundle.precision import is_int8
 from runtimes.errors import BundleError
 from runtimes.inference.model_description import ModelDescription
@@ -136,10 +136,7 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     opened = kind.open(choice, subject.manifest, options)
     if subject.manifest is not None:
         try:
-            check_tensors(path, "inputs", subject.manifest.inputs, opened.runtime.input_specs)
-            check_preparation(path, subject.manifest, opened.metadata)
-            if model is None:
-                check_tensors(path, "outputs", subject.manifest.outputs, opened.runtime.output_specs)
+            check_described(path, subject.manifest, opened.runtime, opened.metadata, outputs=model is None)
         except BundleError:
             opened.runtime.close()
             raise

@@ -9,21 +9,32 @@ from pathlib import Path
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry
 from runtimes.errors import BundleError
-from runtimes.protocol import TensorSpec
+from runtimes.protocol import Runtime, TensorSpec
 
 
-def check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs: Mapping[str, TensorSpec]) -> None:
-    """Raise unless `entries` describe the tensors of a file; an axis that either side leaves open fits any size.
+def check_described(
+    path: Path, manifest: Manifest, runtime: Runtime, metadata: Mapping[str, str], *, outputs: bool = True
+) -> None:
+    """Raise unless the manifest describes a file that is open.
 
     Args:
         path: The file, for the message.
-        ends: Key of the manifest, "inputs" or "outputs".
-        entries: What the manifest says.
-        specs: What the file has.
+        manifest: Of its bundle.
+        runtime: The file, open.
+        metadata: What the file holds beside its graph.
+        outputs: Whether its outputs are as in the file, so that they are compared too.
 
     Raises:
         BundleError: Naming the key, what it says, the file and what that has.
     """
+    _check_tensors(path, "inputs", manifest.inputs, runtime.input_specs)
+    if outputs:
+        _check_tensors(path, "outputs", manifest.outputs, runtime.output_specs)
+    _check_preparation(path, manifest, metadata)
+
+
+def _check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs: Mapping[str, TensorSpec]) -> None:
+    """Raise unless `entries` describe the tensors of a file; an axis that either side leaves open fits any size."""
     by_name = {entry.name: entry for entry in entries}
     if by_name.keys() == specs.keys() and all(_is(by_name[name], spec) for name, spec in specs.items()):
         return
@@ -32,12 +43,8 @@ def check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs
     raise BundleError(f"{MANIFEST_NAME}: `{ends}` says {said}, but {path.name} has {has}; {EDITED}")
 
 
-def check_preparation(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
-    """Raise unless a file that says in its metadata how its pictures are prepared says what the manifest says.
-
-    Raises:
-        BundleError: Naming the first field of `preprocessing` that differs, with both values.
-    """
+def _check_preparation(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
+    """Raise unless a file that says in its metadata how its pictures are prepared says what the manifest says."""
     try:
         written = json.loads(metadata["preprocessing"])
     except (KeyError, ValueError, RecursionError):

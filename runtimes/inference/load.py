@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from runtimes.bundle.described_file import check_preparation, check_tensors
+from runtimes.bundle.described_file import check_described
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_files, load_manifest, read_labels
 from runtimes.errors import (
@@ -87,13 +87,8 @@ def load(
         TypeError: If `path` is no path, or `provider_options` no mapping.
         ValueError: If an argument is unknown.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: got {type(path).__name__}, expected the path of a bundle, an ONNX file or an engine")
-    if not isinstance(provider_options, (Mapping, NoneType)):
-        got = type(provider_options).__name__
-        raise TypeError(f"provider_options: got {got}, expected a mapping of names to values")
+    _check_arguments(path, precision, threads, provider_options)
     word = runtime_word(provider)
-    _check_words(precision, threads)
     if provider_options and word == "cpu":
         raise ValueError(f"provider_options: got {dict(provider_options)}, but the CPU provider takes none")
     source = _source(Path(path), file, None if public_key is None else Path(public_key))
@@ -116,7 +111,12 @@ def load(
     return source.model(opened, backend=backend, draft=draft)
 
 
-def _check_words(precision: str | None, threads: int | None) -> None:
+def _check_arguments(path: object, precision: str | None, threads: int | None, provider_options: object) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: got {type(path).__name__}, expected the path of a bundle, an ONNX file or an engine")
+    if not isinstance(provider_options, (Mapping, NoneType)):
+        got = type(provider_options).__name__
+        raise TypeError(f"provider_options: got {got}, expected a mapping of names to values")
     if precision is not None and precision not in MODEL_FILES:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     if threads is not None and (type(threads) is not int or threads < 1):
@@ -155,10 +155,7 @@ class _Source:
         runtime = opened.runtime
         try:
             if self.manifest is not None:
-                file = Path(opened.description.file)
-                check_tensors(file, "inputs", self.manifest.inputs, runtime.input_specs)
-                check_tensors(file, "outputs", self.manifest.outputs, runtime.output_specs)
-                check_preparation(file, self.manifest, opened.metadata)
+                check_described(Path(opened.description.file), self.manifest, runtime, opened.metadata)
             told = self._told(opened)
             preparation = None
             if told.preprocessing is not None and len(runtime.input_specs) == 1:

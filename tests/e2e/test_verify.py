@@ -152,7 +152,7 @@ def test_pytorch_as_reference_and_on_trial(bundle, digits_folder, tmp_path):
     content = report_of(tmp_path, bundle, *AGAINST, *val, "--provider", "torch")
     assert [(file["name"], file["verdict"]) for file in content["files"][1:]] == [("PyTorch", "pass")]
     random = ("--against", "cifar_resnet20", "--weights", "random", "--num-classes", 10)
-    sizes = ("--input-size", 32, "--mean", "0.306,0.306,0.306", "--std", "0.324,0.324,0.324")
+    sizes = ("--input-size", "32x32", "--mean", "0.306,0.306,0.306", "--std", "0.324,0.324,0.324")
     assert verify(bundle, *random, *sizes, "--provider", "torch") == 1
 
 
