@@ -40,6 +40,7 @@ class Reporter:
         self._named: Callable[[str], str] = str
         self.messages: list[str] = []
         self.warnings: list[str] = []
+        self.doubted: set[str] = set()
 
     def done(self, message: str) -> None:
         """Tell that a step ended, and what came out."""
@@ -47,8 +48,9 @@ class Reporter:
         self.messages.append(message)
         self._tell(Event("done", message))
 
-    def warn(self, message: str) -> None:
-        """Tell what the user should look at."""
+    def warn(self, message: str, *, doubted: Iterable[str] = ()) -> None:
+        """Tell what the user should look at; `doubted` names the files that the message says not to deploy."""
+        self.doubted.update(doubted)
         named = self._named(message)
         self.warnings.append(named)
         self._tell(Event("warning", named))

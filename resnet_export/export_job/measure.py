@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from runtimes.protocol import Runtime, outputs_of
 
 if TYPE_CHECKING:
     from exporter.models.loaded_model import LoadedModel
+    from resnet_export.console.reporter import Reporter
     from resnet_export.export_job.context.artifacts import Artifacts
 
 POOR_AGREEMENT = 0.9
@@ -61,6 +62,11 @@ class MeasuredRow:
     is_plain: bool = False
     provider: str = "CPUExecutionProvider"
     is_elsewhere: bool = False
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether it is the only or first row of its file, or the reference's."""
+        return not self.is_plain and not self.is_elsewhere and self.name != SATURATING_ROW
 
 
 def reference_row(loaded: LoadedModel) -> str:
@@ -103,13 +109,19 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
             "no images were given, so nothing but equality on the package's own photographs was measured; "
             "--calib DIR or --val DIR fills the table"
         )
+    warn_of_poor_agreement(rows, loaded.reference_name, reporter)
+    return rows
+
+
+def warn_of_poor_agreement(rows: Iterable[MeasuredRow], reference_name: str, reporter: Reporter) -> None:
+    """Tell which rows answer otherwise than the reference on more images than `POOR_AGREEMENT` allows."""
     for row in rows:
         if row.parity is not None and row.parity.agreement < POOR_AGREEMENT:
             reporter.warn(
-                f"{row.name} agrees with {loaded.reference_name} on {row.parity.agreement:.1%} of "
-                f"{row.parity.num_images} images only; do not deploy it before you know why"
+                f"{row.name} agrees with {reference_name} on {row.parity.agreement:.1%} of "
+                f"{row.parity.num_images} images only; do not deploy it before you know why",
+                doubted=[row.file] if row.file and row.is_as_written else [],
             )
-    return rows
 
 
 def _elsewhere(run: ExportRun, artifacts: Artifacts) -> dict[str, OtherRuntime]:

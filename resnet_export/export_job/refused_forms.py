@@ -15,6 +15,8 @@ from resnet_export.export_job.context.options import ExportOptions
 from runtimes.first_few import first_few
 
 _MAX_PLACES = 3
+ANY_ENGINE = "any engine"
+"""What the warnings tell not to deploy, instead of a file of the bundle."""
 
 
 def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Reporter) -> None:
@@ -34,4 +36,4 @@ def tell_refused_forms(model: ModelProto, options: ExportOptions, reporter: Repo
             f"--engine: {'; '.join(found)}. Change these layers, or leave --engine out: ONNX Runtime runs the files"
         )
     for line in found:
-        reporter.warn(f"{line}; other runtimes take the files, but no engine can be relied on")
+        reporter.warn(f"{line}; other runtimes take the files, but no engine can be relied on", doubted=[ANY_ENGINE])

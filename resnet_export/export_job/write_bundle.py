@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -26,8 +26,10 @@ from resnet_export.export_job.context.artifacts import Artifacts
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, rows_to_json
+from resnet_export.export_job.refused_forms import ANY_ENGINE
 from runtimes.bundle.file_names import (
     CALIBRATION_NAME,
+    DLA_FILES,
     GOLDEN_NAME,
     LABELS_NAME,
     MANIFEST_NAME,
@@ -101,7 +103,6 @@ def _hard_arrays(artifacts: Artifacts) -> dict[str, NDArray[Any]]:
 def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes: Mapping[str, int]) -> dict[str, Any]:
     options, images, reporter = run.options, run.images, run.reporter
     saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
-    files = [row for row in rows if row.name != SATURATING_ROW and not row.is_plain and not row.is_elsewhere]
     return {
         "bundle": str(options.folder),
         "model": artifacts.exported.loaded.model_id,
@@ -117,7 +118,7 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes
         "measured_on": images.measured_from if images.measured else None,
         "calibration": None if artifacts.table is None else calibration_report(artifacts.table, artifacts.exported),
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
-        "rows": rows_to_json(files, sizes),
+        "rows": rows_to_json([row for row in rows if row.is_as_written], sizes),
         "plain_sessions": rows_to_json([row for row in rows if row.is_plain], sizes),
         "other_runtimes": rows_to_json([row for row in rows if row.is_elsewhere], sizes),
         "int8_default_kernels": saturating[0] if saturating else None,
@@ -125,7 +126,7 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes
         "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,
         "keep_float": artifacts.keep_float,
         "machine": f"{platform.machine()}, {platform.system()}",
-        "next": next_command(options),
+        "next": next_command(options, reporter.doubted),
     }
 
 
@@ -135,16 +136,26 @@ def _int8_arithmetic(options: ExportOptions) -> str:
     return "ONNX Runtime's integer kernels. " + int8_kernels_note()
 
 
-def next_command(options: ExportOptions) -> str:
-    """Return what to type next: build the engine on the device, or open the file in ONNX Runtime."""
-    if options.target.name == "onnxruntime":
-        path = options.folder / MODEL_FILES[options.engine_precision]
+def next_command(options: ExportOptions, doubted: Collection[str]) -> str:
+    """Return what to type next: build the engine on the device, or open the file in ONNX Runtime.
+
+    Args:
+        options: Of the job.
+        doubted: What its warnings say not to deploy: files, or `ANY_ENGINE`.
+    """
+    folder = quote(str(options.folder))
+    precision = next((each for each in options.precisions if MODEL_FILES[each] not in doubted), None)
+    if precision is None:
+        return f"resnet-export verify {folder} --bisect"
+    if options.target.name == "onnxruntime" or ANY_ENGINE in doubted:
+        path = options.folder / MODEL_FILES[precision]
         code = f"import runtimes; print(runtimes.OrtRuntime({json.dumps(str(path), ensure_ascii=False)}).input_specs)"
         return f"python -c {quote(code)}"
-    precision = option_words(options.engine_precision)
-    if options.dla:  # one batch size, and no file of INT8 with FP16
-        precision = f"{'--int8' if options.int8 else '--fp16'} --dla 0 --batch {options.batch.opt}"
-    return f"resnet-export build {quote(str(options.folder))} {precision}   (on the device)"
+    words = option_words(precision)
+    for_dla = [each for each in ("int8", "fp16") if getattr(options, each) and DLA_FILES[each] not in doubted]
+    if options.dla and for_dla:  # one batch size, and no file of INT8 with FP16
+        words = f"--{for_dla[0]} --dla 0 --batch {options.batch.opt}"
+    return f"resnet-export build {folder} {words}   (on the device)"
 
 
 def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:

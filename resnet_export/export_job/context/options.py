@@ -94,15 +94,19 @@ class ExportOptions:
     @property
     def engine_precision(self) -> str:
         """The precision that `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
-        return "int8-fp16" if self.has_int8_float16 else self.precision
+        return self.precisions[0]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions of the bundle's files, lowest first."""
+        written = {"int8-fp16": self.has_int8_float16, "int8": self.int8, "fp16": self.fp16, "fp32": True}
+        return tuple(precision for precision, is_written in written.items() if is_written)
 
     @property
     def other_runtimes(self) -> tuple[OtherRuntime, ...]:
         """What `measure_on` names, each with the file that it would run."""
-        written = {"fp32": True, "fp16": self.fp16, "int8": self.int8, "int8-fp16": self.has_int8_float16}
-        precisions = [precision for precision, is_written in written.items() if is_written]
         for_tensorrt = self.target.dialect == "tensorrt"
-        return tuple(other_runtime(name, precisions, for_tensorrt=for_tensorrt) for name in self.measure_on)
+        return tuple(other_runtime(name, self.precisions, for_tensorrt=for_tensorrt) for name in self.measure_on)
 
     @property
     def budget(self) -> AccuracyBudget | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from exporter.errors import NonFiniteTensorError
 from resnet_export.console.reporter import Reporter
+from runtimes.bundle.file_names import MODEL_FILES
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -73,7 +74,8 @@ def int8_float16_file(
         named = ", ".join(f"{name} {level}" for name, level in result.coarse.items())
         reporter.warn(
             f"INT8 + FP16: FP16's smallest scale, {SMALLEST_SCALE:.2g}, leaves too few of 127 levels: {named}; deploy "
-            "INT8 without --fp16, or scale these tensors up in the network"
+            "INT8 without --fp16, or scale these tensors up in the network",
+            doubted=[MODEL_FILES["int8-fp16"]],
         )
     return result.model
 

@@ -20,16 +20,17 @@ def warnings_of(factor):
     table = calibrate(model, np.array_split(images, 4), open_runtime=OrtRuntime)
     reporter = Reporter()
     int8_float16_file(insert_qdq(model, table).model, model, images[:4], reporter)
-    return weight.name, reporter.warnings
+    return weight.name, reporter
 
 
 def test_a_layer_that_is_left_without_levels_is_warned_of_by_name():
-    name, warnings = warnings_of(1e-6)
-    assert len(warnings) == 1
-    assert f"leaves too few of 127 levels: {name} 0" in warnings[0]
-    assert "deploy INT8 without --fp16" in warnings[0]
+    name, reporter = warnings_of(1e-6)
+    (warning,) = reporter.warnings
+    assert f"leaves too few of 127 levels: {name} 0" in warning
+    assert "deploy INT8 without --fp16" in warning
+    assert reporter.doubted == {"model.int8.fp16.onnx"}
 
 
 def test_ordinary_weights_are_not():
-    _, warnings = warnings_of(1)
-    assert warnings == []
+    _, reporter = warnings_of(1)
+    assert (reporter.warnings, reporter.doubted) == ([], set())

@@ -27,6 +27,7 @@ def test_a_dilated_pool_is_a_warning_of_the_export(tmp_path):
     report = rx.export(network(), tmp_path / "out", preprocessing=HOW)
     (told,) = [warning for warning in report.warnings if "T006" in warning]
     assert "MaxPool with dilations: TensorRT refuses it (T006), in 1;" in told
+    assert report.to_json()["next"].startswith("python -c"), "no engine is offered"
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
