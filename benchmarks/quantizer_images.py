@@ -16,6 +16,7 @@ from PIL import Image
 
 from calibration.observers.sample_images import leave_out_copies, proportionally_ordered, split_images
 from resnet_export.images.class_index import class_indices
+from resnet_export.images.image_set import image_folder
 from runtimes import preprocess
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import check_files, load_manifest
@@ -123,7 +124,7 @@ def prepare_folders(
     validation = tuple(proportionally_ordered(val, apart.validation)[:num_val])
     _save_images(folder / "validation.npy", network.preprocessing, validation)
     if any(class_of(val, path) for path in validation):
-        index = class_indices(val, validation, network.labels, network.num_classes)
+        index = class_indices(image_folder(val), validation, network.labels, network.num_classes)
         np.save(folder / "labels.npy", np.array([index.of[path] for path in validation], np.int64))
     words += f", {len(validation)} held-out images"
     words += f" ({len(apart.copies)} copies of calibration images left out)" if apart.copies else ""

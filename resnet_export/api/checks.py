@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_export.api.choices import path_of
-from resnet_export.api.images import StrPath
+from resnet_export.api.choices import class_numbers, path_of
+from resnet_export.api.images import Images, StrPath, image_source
 from resnet_export.bench_job.command import BenchOptions, time_models
 from resnet_export.bench_job.stages import BenchRow
 from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
@@ -48,36 +49,48 @@ class BenchReport:
 
 def sensitivity(
     bundle: StrPath,
-    calib: StrPath,
+    calib: Images,
     *,
     num_calib: int | None = None,
     num_images: int | None = None,
-    val: StrPath | None = None,
+    val: Images | None = None,
+    val_labels: Sequence[int] | None = None,
+    num_val: int | None = None,
     on_event: Listener | None = None,
 ) -> SensitivityReport:
     """Rank the blocks and layers of a bundle's INT8 file by what they cost.
 
     Args:
         bundle: A bundle folder with an INT8 file.
-        calib: The folder of images that calibrated it.
+        calib: Images, best those that calibrated it, as `export` takes them.
         num_calib: Images that calibrate, at most; as at export by default.
         num_images: Images that rank.
-        val: Labelled images in class folders: what leaving the worst blocks in float gains there.
+        val: Labelled images: what leaving the worst blocks in float gains there.
+        val_labels: Class index of each image of `val`; folders of classes need none.
+        num_val: How many of them are used, at most.
         on_event: Called with every step, warning and move of progress; None is silent.
 
     Raises:
         BundleError, ExportError: If the bundle is damaged, or has no INT8 file.
         CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
-        ValueError: If a number of images is none.
+        TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
-    for name, count in (("num_calib", num_calib), ("num_images", num_images)):
+    for name, count in (("num_calib", num_calib), ("num_images", num_images), ("num_val", num_val)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name}: got {count!r}, expected a whole number >= 1")
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
-    folder = None if val is None else path_of("val", val)
-    folders = path_of("bundle", bundle), path_of("calib", calib)
-    options = SensitivityOptions(bundle=folders[0], calib=folders[1], num_calib=num_calib, val=folder, **asked)
-    content, ranking = rank_bundle(options, Reporter(on_event))
+    folder = path_of("bundle", bundle)
+    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+        options = SensitivityOptions(
+            bundle=folder,
+            calib=image_source(calib, "calib", Path(spilled) / "calib"),
+            num_calib=num_calib,
+            val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
+            val_labels=class_numbers(val_labels),
+            num_val=num_val,
+            **asked,
+        )
+        content, ranking = rank_bundle(options, Reporter(on_event))
     return SensitivityReport(ranking, content)
 
 

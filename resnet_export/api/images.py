@@ -17,7 +17,7 @@ Images = StrPath | Iterable[Any]
 """A folder, a list of files, or pictures: arrays uint8 [H, W, 3] in RGB, Pillow images, or prepared float32 arrays."""
 
 
-def image_source(given: Images | None, what: str, folder: Path) -> ImageSource | None:
+def image_source(given: Images, what: str, folder: Path) -> ImageSource:
     """Return where a job finds the images.
 
     Args:
@@ -30,8 +30,6 @@ def image_source(given: Images | None, what: str, folder: Path) -> ImageSource |
         TypeError: If it is none of these.
         ValueError: If there is nothing in it.
     """
-    if given is None:
-        return None
     if isinstance(given, (str, os.PathLike)):
         if is_folder_of_pictures(Path(given)):
             return image_folder(Path(given))

@@ -147,7 +147,6 @@ def _batches(
     if not isinstance(resolved, Resolved):
         resolved = preprocessing_options(given).complete("nothing tells how pictures are prepared for this model")
     source = image_source(images, "images", folder)
-    assert source is not None
     with called_as_given(reporter, source):
         warn_of_files_passed_over(reporter, source)
         for batch in stream("calibrating", source.paths(), resolved, 0, reporter):

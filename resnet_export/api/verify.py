@@ -134,7 +134,7 @@ def verify(
             weights=word_or_path("weights", weights, "the name of weights"),
             num_classes=num_classes,
             preprocessing=preprocessing_options(preprocessing),
-            val=image_source(val, "val", Path(spilled) / "val"),
+            val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
             val_labels=class_numbers(val_labels),
             num_val=num_val,
             gates=_gate_words(gates),

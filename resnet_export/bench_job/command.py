@@ -13,12 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import OptionError
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import BenchedModel, BenchRow, bench
-from resnet_export.console.option_types import positive, runtime, runtime_words, seconds, sizes, some_of
-from resnet_export.console.put_json import put_json
+from resnet_export.console.option_types import file_to_write, positive, runtime, runtime_words, seconds, sizes, some_of
+from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.file_names import MODEL_FILES
@@ -54,13 +53,12 @@ class BenchOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; return 0, or raise what loading raises."""
-    if arguments.quiet and arguments.json == "-":
-        raise OptionError("--quiet and --json contradict each other: --json prints the report")
+    printed = prints_json(arguments)
     if arguments.plot is not None:
         check_can_plot()
     words = vars(arguments) | {"models": tuple(arguments.models)}
     options = BenchOptions(**{field.name: words[field.name] for field in fields(BenchOptions)})
-    reporter = Terminal(quiet=arguments.quiet or arguments.json == "-")
+    reporter = Terminal(quiet=arguments.quiet or printed)
     report, rows = time_models(options, reporter)
     if arguments.plot is not None:
         plot_rows(rows, arguments.plot)
@@ -151,7 +149,7 @@ def _report(
 def _write(report: dict[str, Any], rows: Sequence[BenchRow], arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         put_json(report, arguments.json)
-    if arguments.quiet or arguments.json == "-":
+    if arguments.quiet or prints_json(arguments):
         return
     machine = report["machine"]
     flags = ", ".join(machine["cpu_flags"])
@@ -233,5 +231,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mlperf-seconds", type=seconds, default=10.0, metavar="S", help="of one scenario (default 10)"
     )
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the report as JSON, to a file or printed")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="latency against batch, .png, .svg or .pdf ([bench])")
+    add_json_option(parser, "the report")
+    parser.add_argument(
+        "--plot", type=file_to_write, metavar="FILE", help="latency by batch: .png, .svg, .pdf; [bench]"
+    )

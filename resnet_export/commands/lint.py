@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from calibration.lint.finding import Finding, LintTarget, Severity
-from exporter.errors import OptionError
 from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_OPSET, TARGETS, Target
 from exporter.version import __version__
-from resnet_export.console.put_json import put_json
+from resnet_export.console.option_types import file_to_write
+from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
 from runtimes.first_few import first_few
@@ -44,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         OnnxFileError: If the file is missing, corrupt, or no ONNX file.
         MissingDependencyError: If onnx is not installed.
     """
-    if arguments.quiet and arguments.json == "-":
-        raise OptionError("--json - prints the report, --quiet prints nothing; give one of them")
+    printed = prints_json(arguments)
     paths, target = _files(arguments.model, arguments.target)
     reports = [lint(path, target=target) for path in paths]
     fail_on = Severity(arguments.fail_on)
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         logs = [sarif_log(report, tool_version=__version__, root=Path.cwd()) for report in reports]
         put_json({**logs[0], "runs": [run for log in logs for run in log["runs"]]}, arguments.sarif)
-    if not arguments.quiet and arguments.json != "-":
+    if not arguments.quiet and not printed:
         for report in reports:
             _print(report, fail_on)
     return EXIT_FINDINGS if any(report.fails(fail_on) for report in reports) else 0
@@ -214,8 +213,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(TARGETS),
         help="where the file shall run (default: the bundle's; of a file alone tensorrt)",
     )
-    parser.add_argument("--json", metavar="F", help="write the findings as JSON; - prints them instead of the text")
-    parser.add_argument("--sarif", type=Path, metavar="F", help="write them as SARIF 2.1.0, for code scanning")
+    add_json_option(parser, "the findings")
+    parser.add_argument("--sarif", type=file_to_write, metavar="FILE", help="and as SARIF 2.1.0, for code scanning")
     parser.add_argument(
         "--fail-on", choices=("error", "warning"), default="error", help="what makes the exit code 1 (default: error)"
     )

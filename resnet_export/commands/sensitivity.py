@@ -34,22 +34,21 @@ from exporter.errors import ExportError, OptionError
 from exporter.target import TARGETS, Target
 from resnet_export.console.image_options import add_val_options
 from resnet_export.console.option_types import positive
-from resnet_export.console.put_json import put_json
+from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from resnet_export.console.ranking_table import print_ranking
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
-from resnet_export.images.gather import gathered_source
-from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
+from resnet_export.images.gather import gathered_source, gathered_val
+from resnet_export.images.image_set import ImageSource, called_as_given, said_of_no_images, warn_of_files_passed_over
 from resnet_export.images.stream import stream
-from runtimes.bundle.file_names import CALIBRATION_NAME, LABELS_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, class_names, load_manifest, read_labels
 from runtimes.errors import BundleError
-from runtimes.io.bounded_read import MAX_JSON_BYTES, read_json_file, read_plain_file
+from runtimes.io.bounded_read import read_json_file
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.exact_sessions import open_exact
-from runtimes.preprocessing.image_folder import find_images
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -74,42 +73,35 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensitivityOptions:
-    """Whose blocks are ranked, on which images, as for `resnet_export.sensitivity`; messages say `calib_name`."""
+    """Whose blocks are ranked, on which images, as for `resnet_export.sensitivity`."""
 
     bundle: Path
-    calib: Path
+    calib: ImageSource
     num_calib: int | None = None
     num_images: int = 64
-    val: Path | None = None
+    val: ImageSource | None = None
+    val_labels: tuple[int, ...] | None = None
     num_val: int | None = None
-    calib_name: str | None = None
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Rank blocks and layers; return 0, or raise what reading or quantizing raises."""
-    if arguments.quiet and arguments.json:
-        raise OptionError("--quiet and --json contradict each other: --json prints the ranking")
-    if arguments.val_label_file is not None and arguments.val is None:
-        raise OptionError("--val-labels says the classes of --val; give both")
+    printed = prints_json(arguments)
     with ExitStack() as stack:
         calib = stack.enter_context(gathered_source(arguments.calib))
-        val = stack.enter_context(gathered_source(arguments.val, arguments.val_label_file)) if arguments.val else None
+        val = gathered_val(arguments.val, arguments.val_label_file, stack)
         options = SensitivityOptions(
             bundle=arguments.bundle,
-            calib=calib.root,
+            calib=calib,
             num_calib=arguments.num_calib,
             num_images=arguments.num_images,
-            val=val.root if val else None,
+            val=val,
             num_val=arguments.num_val,
-            calib_name=calib.shown,
         )
-        reporter = Terminal(quiet=arguments.quiet)
-        stack.enter_context(called_as_given(reporter, calib, val))
-        warn_of_files_passed_over(reporter, calib, val)
-        report, ranking = rank_bundle(options, reporter)
-    if arguments.json:
-        put_json(report)
-    elif not arguments.quiet:
+        report, ranking = rank_bundle(options, Terminal(quiet=arguments.quiet))
+    if arguments.json is not None:
+        put_json(report, arguments.json)
+    if not arguments.quiet and not printed:
         print_ranking(report, ranking)
     return 0
 
@@ -121,11 +113,19 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
         BundleError, ExportError: If the bundle is damaged, or has no INT8 file.
         CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
     """
+    if reason := next(said_of_no_images(options.val, options.val_labels, options.num_val), None):
+        raise OptionError(reason)
+    with called_as_given(reporter, options.calib, options.val):
+        warn_of_files_passed_over(reporter, options.calib, options.val)
+        return _rank_bundle(options, reporter)
+
+
+def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[str, Any], Sensitivity]:
     recipe = _recipe(options.bundle)
-    calib = find_images(options.calib)
-    check_enough(len(calib), options.calib_name or options.calib, force=None)
+    calib = options.calib.paths()
+    check_enough(len(calib), options.calib.shown, force=None)
     split = split_images(
-        options.calib,
+        options.calib.root,
         calib,
         num_calibration=options.num_calib or recipe.num_calib,
         hold_out=recipe.held_out > 0,
@@ -192,15 +192,12 @@ def _validation(
     """Return the validation images, none of which calibrates, and their classes."""
     if options.val is None:
         return (), None
-    apart = leave_out_copies(calibration, find_images(options.val))
-    paths = tuple(proportionally_ordered(options.val, apart.validation))[: options.num_val]
-    path = options.bundle / LABELS_NAME
-    try:
-        labels = tuple(read_plain_file(path, MAX_JSON_BYTES).decode("utf-8").splitlines())
-    except (OSError, ValueError) as err:
-        raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
-    numbered = labels == tuple(map(str, range(len(labels))))  # what is written where the weights named no classes
-    return paths, class_indices(options.val, paths, None if numbered else labels, len(labels))
+    apart = leave_out_copies(calibration, options.val.paths())
+    paths = tuple(proportionally_ordered(options.val.root, apart.validation))[: options.num_val]
+    if (labels := read_labels(options.bundle, recipe.manifest)) is None:
+        raise OptionError(f"{options.bundle} gives features: no classes that --val could judge; leave --val out")
+    names = class_names(options.bundle, recipe.manifest)
+    return paths, class_indices(options.val, paths, names, len(labels), options.val_labels)
 
 
 def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter: Reporter) -> CalibratedModel:
@@ -327,4 +324,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument_group("validation"),
         "labelled images: what leaving the three worst blocks in float wins; a folder, or as --calib",
     )
-    parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
+    add_json_option(parser, "the ranking")

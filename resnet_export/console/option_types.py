@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TypeVar
 
 from runtimes.bundle.manifest import BatchRange
@@ -50,6 +52,13 @@ def _number(text: str, holds: Callable[[float], bool], expected: str) -> float:
         if holds(value := float(text)):
             return value
     raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+
+
+def file_to_write(text: str) -> Path:
+    """Return where a report goes, which is no folder: told before the work, not after it."""
+    if os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"got the folder {text!r}, expected the name of a file to write")
+    return Path(text)
 
 
 def batch_range(text: str) -> BatchRange:

@@ -20,7 +20,7 @@ from exporter.target import TARGETS
 from resnet_export.console.image_options import add_preprocessing_options, add_val_options
 from resnet_export.console.option_types import batch_range, by_name, names, percentage_points, positive, share
 from resnet_export.export_job.context.options import CALIB_PROVIDERS, DEFAULT_NUM_CALIB, INPUT_TYPES, ExportOptions
-from resnet_export.images.gather import gathered_source
+from resnet_export.images.gather import gathered_source, gathered_val
 from runtimes.bundle.manifest import DEFAULT_BATCH
 
 _DESCRIPTION = """\
@@ -58,12 +58,9 @@ def export_arguments(arguments: argparse.Namespace, stack: ExitStack) -> ExportA
     if quiet and json:
         raise OptionError("--quiet and --json contradict each other: --json prints the report")
     said = PreprocessingOptions(**{option.name: words.pop(option.name) for option in fields(PreprocessingOptions)})
-    labels = words.pop("val_label_file")
-    if labels is not None and words["val"] is None:
-        raise OptionError("--val-labels says the classes of --val; give both")
-    for source, file in (("calib", None), ("val", labels)):
-        given = words[source]
-        words[source] = None if given is None else stack.enter_context(gathered_source(given, file))
+    words["val"] = gathered_val(words["val"], words.pop("val_label_file"), stack)
+    if words["calib"] is not None:
+        words["calib"] = stack.enter_context(gathered_source(words["calib"]))
     return ExportArguments(ExportOptions(preprocessing=said, **words), json, quiet)
 
 

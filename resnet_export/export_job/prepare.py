@@ -25,7 +25,7 @@ from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.choose_images import ChosenImages, choose_images
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
-from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
+from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.image_set import ImageSource, warn_of_files_passed_over
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
@@ -105,7 +105,7 @@ def _read_labels(path: Path | None) -> tuple[str, ...] | None:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise ExportError(f"--labels {path}: cannot be read ({err})") from err
+        raise ExportError(f"--labels {path}: cannot be read ({err}); expected a text file, one name a line") from err
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(line.strip() for line in lines)
@@ -203,9 +203,7 @@ def _classes(
     val: ImageSource, options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] | None, num_classes: int
 ) -> ClassIndex | None:
     """Return the class of every measured image: as given with the images, else by its folder; None where none says."""
-    if options.val_labels is not None:
-        return classes_from_labels(val.paths(), options.val_labels, num_classes)
-    return class_indices(val.root, images.measured, labels, num_classes)
+    return class_indices(val, images.measured, labels, num_classes, options.val_labels)
 
 
 def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArray[np.float32]:

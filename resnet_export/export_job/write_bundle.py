@@ -168,6 +168,7 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
             "weights": loaded.weights,
             "weights_sha256": loaded.weights_sha256,
             "num_classes": loaded.num_classes if loaded.gives_logits else None,
+            "classes_named": loaded.labels is not None,
             "reference": loaded.reference_name,
             **({} if artifacts.answers is None else {KEY: artifacts.answers.value}),
         },

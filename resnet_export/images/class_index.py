@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_export.images.image_set import ImageSource
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.class_folders import match_folders
 from runtimes.preprocessing.image_folder import class_of, find_images
@@ -20,13 +21,28 @@ class ClassIndex:
 
 
 def class_indices(
-    root: Path, paths: tuple[Path, ...], labels: tuple[str, ...] | None, num_classes: int
+    source: ImageSource,
+    paths: tuple[Path, ...],
+    labels: tuple[str, ...] | None,
+    num_classes: int,
+    given: Sequence[int] | None = None,
 ) -> ClassIndex | None:
     """Return the class of every validation image; None where no image lies in a class folder, so nobody says.
 
+    Args:
+        source: Where the images come from.
+        paths: Those that are used.
+        labels: Names of the classes, where somebody named them.
+        num_classes: How many there are.
+        given: Class index of each image of `source`; where None the images' folders say.
+
     Raises:
-        ImageFolderError: If only some images lie outside class folders, or the folders do not match the classes.
+        ImageFolderError: If only some images lie outside class folders, the folders do not match the classes, or what
+            is given is not one index of a class for each image.
     """
+    if given is not None:
+        return _classes_from_labels(source.paths(), given, num_classes)
+    root = source.root
     folders = {path: class_of(root, path) for path in paths}
     if all(folder is None for folder in folders.values()):
         return None
@@ -42,12 +58,7 @@ def class_indices(
     return ClassIndex({path: match.index_of[str(folder)] for path, folder in folders.items()}, match.how)
 
 
-def classes_from_labels(paths: Sequence[Path], labels: Sequence[int], num_classes: int) -> ClassIndex:
-    """Return the class of every image from a list of class indices, one per image in the order of `paths`.
-
-    Raises:
-        ImageFolderError: If the lengths differ, or an index is no class.
-    """
+def _classes_from_labels(paths: Sequence[Path], labels: Sequence[int], num_classes: int) -> ClassIndex:
     if len(labels) != len(paths):
         raise ImageFolderError(f"val_labels: got {len(labels)} for {len(paths)} images, expected one class index each")
     if wrong := [label for label in labels if not 0 <= label < num_classes]:

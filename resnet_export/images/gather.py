@@ -19,13 +19,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from exporter.errors import OptionError
 from resnet_export.images.archive import ARCHIVES, archive_pictures
 from resnet_export.images.arrays import ARRAYS, array_pictures
 from resnet_export.images.dataset import TABLES, dataset_pictures, is_dataset
-from resnet_export.images.image_set import ImageSource
+from resnet_export.images.image_set import LABELS_OF_NOTHING, ImageSource
 from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
@@ -194,6 +195,20 @@ def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterato
     left_out: Counter[str] = Counter()
     with gathered(words, labels, left_out=left_out) as root:
         yield ImageSource(root, _shown(words), is_temporary=str(root) != words[0], left_out=left_out)
+
+
+def gathered_val(words: Sequence[str] | None, labels: Path | None, stack: ExitStack) -> ImageSource | None:
+    """Return what `--val` and `--val-labels` say, gathered until `stack` is left; None without `--val`.
+
+    Raises:
+        OptionError: If there are labels of no images.
+        ImageFolderError: As `gathered`.
+    """
+    if words is None:
+        if labels is not None:
+            raise OptionError(LABELS_OF_NOTHING)
+        return None
+    return stack.enter_context(gathered_source(words, labels))
 
 
 def _shown(words: Sequence[str]) -> str:

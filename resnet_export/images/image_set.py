@@ -14,6 +14,8 @@ from resnet_export.console.reporter import Reporter
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_folder import files_passed_over, find_images, passed_over_told
 
+LABELS_OF_NOTHING = "--val-labels says the classes of --val; give both"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSource:
@@ -48,6 +50,14 @@ class ImageSource:
             ImageFolderError: If `root` is missing or unreadable.
         """
         return self.left_out if self.is_temporary or self.listed is not None else files_passed_over(self.root)
+
+
+def said_of_no_images(val: ImageSource | None, labels: object, num_val: int | None) -> Iterator[str]:
+    """Yield what options say of validation images that nobody gave."""
+    if val is None and labels is not None:
+        yield LABELS_OF_NOTHING
+    if val is None and num_val is not None:
+        yield "--num-val counts images of --val DIR; give both"
 
 
 def warn_of_files_passed_over(reporter: Reporter, *sources: ImageSource | None) -> None:

@@ -103,4 +103,4 @@ def _text(path: Path) -> str:
     try:
         return read_plain_file(path, _MAX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
-        raise ImageFolderError(f"{path}: cannot be read as a list of images ({err})") from err
+        raise ImageFolderError(f"{path}: cannot be read as a list ({getattr(err, 'strerror', err)})") from err

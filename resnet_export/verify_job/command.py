@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
-from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.image_options import add_preprocessing_options, add_val_options
-from resnet_export.console.option_types import positive, runtime_of_files
+from resnet_export.console.option_types import file_to_write, positive, runtime_of_files
+from resnet_export.console.put_json import add_json_option, prints_json
 from resnet_export.console.terminal import Terminal
-from resnet_export.images.gather import gathered_source
+from resnet_export.images.gather import gathered_val
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.subject import PRECISIONS, TORCH
@@ -27,6 +27,7 @@ from runtimes.verification.html import check_libraries
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge; print and write the report; return the exit code."""
+    prints_json(arguments)
     if arguments.html is not None:
         check_libraries()  # before the work
     with ExitStack() as stack:  # the page shows images of what --val gathered
@@ -40,11 +41,7 @@ def _options(arguments: argparse.Namespace, stack: ExitStack) -> VerifyOptions:
     said = PreprocessingOptions(**{option.name: words[option.name] for option in fields(PreprocessingOptions)})
     asked = {option.name: words[option.name] for option in fields(VerifyOptions) if option.name in words}
     asked |= {"precision": tuple(arguments.precision), "gates": tuple(arguments.gates), "preprocessing": said}
-    labels = arguments.val_label_file
-    if labels is not None and arguments.val is None:
-        raise OptionError("--val-labels says the classes of --val; give both")
-    val = None if arguments.val is None else stack.enter_context(gathered_source(arguments.val, labels))
-    return VerifyOptions(**asked | {"val": val})
+    return VerifyOptions(**asked | {"val": gathered_val(arguments.val, arguments.val_label_file, stack)})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--baseline", type=Path, metavar="FILE", help="JSON report of an earlier run: what moved since")
     group.add_argument("--bisect", action="store_true", help="compare block by block and name the one that broke")
     group = parser.add_argument_group("output")
+    add_json_option(group, "the whole report")
     for name, what in (
-        ("json", "the whole report"),
         ("junit", "JUnit XML for test viewers"),
         ("markdown", "a summary, appended, as for $GITHUB_STEP_SUMMARY"),
         ("html", "a page to look at, in one file"),
     ):
-        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+        group.add_argument(f"--{name}", type=file_to_write, metavar="FILE", help=f"write {what}")
 
 
 def _add_sides(parser: argparse.ArgumentParser) -> None:

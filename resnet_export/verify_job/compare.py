@@ -13,7 +13,7 @@ from exporter.errors import ExportError
 from exporter.known_bad import OLD_ONNXRUNTIME, installed_versions
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
-from resnet_export.images.class_index import ClassIndex, class_indices, classes_from_labels
+from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.image_set import ImageSource
 from resnet_export.images.stream import batch_size_for
 from resnet_export.verify_job.sides import OpenCandidate, Reference, as_taken, logits_of, open_candidate
@@ -23,7 +23,6 @@ from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.image_batches import image_batches
-from runtimes.preprocessing.image_folder import class_of
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.protocol import Array, Runtime
 from runtimes.side_by_side import ONE_STREAM, Streams, in_order
@@ -144,7 +143,7 @@ class Validation:
 
 def read_validation(
     source: ImageSource,
-    labels: Sequence[str] | None,
+    labels: tuple[str, ...] | None,
     num_classes: int,
     num_val: int | None,
     given: Sequence[int] | None,
@@ -156,12 +155,7 @@ def read_validation(
     """
     root, paths = source.root, source.paths()
     chosen = tuple(proportionally_ordered(root, paths)[:num_val])
-    if given is not None:
-        classes = classes_from_labels(paths, given, num_classes)
-    elif all(class_of(root, path) is None for path in paths):
-        classes = None
-    else:
-        classes = class_indices(root, chosen, None if labels is None else tuple(labels), num_classes)
+    classes = class_indices(source, chosen, labels, num_classes, given)
     return Validation(root, source.shown, chosen, classes, len(paths))
 
 

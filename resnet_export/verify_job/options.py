@@ -10,7 +10,7 @@ from typing import Any
 from exporter.errors import OptionError
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
-from resnet_export.images.image_set import ImageSource
+from resnet_export.images.image_set import ImageSource, said_of_no_images
 from resnet_export.verify_job.subject import PRECISIONS, TORCH, is_alone
 from runtimes.inference.runtime_registry import RUNTIMES
 
@@ -53,5 +53,4 @@ def _contradictions(options: VerifyOptions) -> Iterator[str]:
         yield "--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect"
     if options.against is None and options.weights != DEFAULT_WEIGHTS:
         yield "--weights belongs to --against MODEL"
-    if options.num_val is not None and options.val is None:
-        yield "--num-val counts images of --val DIR"
+    yield from said_of_no_images(options.val, options.val_labels, options.num_val)

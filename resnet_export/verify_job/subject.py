@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
-from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MANIFEST_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest
+from runtimes.bundle.file_names import GOLDEN_NAME, MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import Manifest, check_files, check_holds, class_names, file_entry, load_manifest
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
@@ -199,7 +199,7 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
         folder=folder,
         manifest=manifest,
         preprocessing=manifest.preprocessing,
-        labels=_labels(folder),
+        labels=class_names(folder, manifest),
         finish=_finish(manifest),
         golden=_golden(folder, manifest),
     )
@@ -208,12 +208,6 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
 def _finish(manifest: Manifest) -> Finish:
     options = manifest.options
     return Finish(manifest.inputs[0].dtype == "uint8", bool(options.get("softmax")), options.get("topk"))
-
-
-def _labels(folder: Path) -> tuple[str, ...] | None:
-    """Return the names of the classes, None where the file only numbers them."""
-    labels = tuple((folder / LABELS_NAME).read_text(encoding="utf-8").splitlines())
-    return None if labels == tuple(map(str, range(len(labels)))) else labels
 
 
 def _golden(folder: Path, manifest: Manifest) -> Golden:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_export.console.put_json import append_text, put_json, put_text
+from resnet_export.console.put_json import append_text, prints_json, put_json, put_text
 from resnet_export.console.terminal import print_table
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
@@ -45,7 +45,7 @@ def write_reports(report: dict[str, Any], arguments: argparse.Namespace) -> int:
     for option, text_of in WRITERS.items():
         if (path := getattr(arguments, option)) is not None:
             (append_text if option in APPENDED else put_text)(text_of(report), path)
-    if not arguments.quiet:
+    if not arguments.quiet and not prints_json(arguments):
         print_report(report)
     elif report["exit_code"]:
         print(f"{report['verdict']}: {report['summary']}", file=sys.stderr)

@@ -301,6 +301,14 @@ def read_labels(bundle: Path, manifest: Manifest) -> tuple[str, ...] | None:
     return tuple((bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
 
 
+def class_names(bundle: Path, manifest: Manifest) -> tuple[str, ...] | None:
+    """Return the names that somebody gave to the classes; None where `labels.txt` only numbers them."""
+    labels = read_labels(bundle, manifest)
+    if labels == tuple(map(str, range(len(labels or ())))) and not manifest.model.get("classes_named"):
+        return None
+    return labels
+
+
 def file_entry(path: Path) -> FileEntry:
     """Return hash and size of a file, read in pieces."""
     digest = hashlib.sha256()

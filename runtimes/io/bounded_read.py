@@ -20,11 +20,11 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: If it cannot be read, is no plain file, or is larger than `max_bytes`; `strerror` says which.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(0, "it is a folder, pipe or device", str(path))
     # Without O_NONBLOCK, opening a named pipe that nobody writes to waits forever.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(0, "it is a folder, pipe or device", str(path))
         content = bytearray()
         while piece := file.read(_PIECE):  # read(max_bytes) would allocate as much at once
             content += piece

@@ -15,6 +15,8 @@ from runtimes.first_few import first_few
 
 _NUM_IMAGENET_CLASSES = 1000
 
+_UNNAMED = "the model's classes have no names, only numbers"
+
 INDEX_PREFIX = "index="
 """How a folder's name begins that says the class by its number: `index=65`."""
 
@@ -114,7 +116,7 @@ def _match(index_of: dict[str, int], how: str) -> ClassMatch:
 
 def _sorted_order(names: Sequence[str], labels: Sequence[str] | None) -> str:
     """Say why the order decided, and where sorting surprises."""
-    why = "there are no labels" if labels is None else "none of them is a label"
+    why = _UNNAMED if labels is None else "none of them is a label"
     how = f"in sorted order, as torchvision's ImageFolder does, because {why}"
     if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
         return f"{how}; sorted as text, not as numbers: {_some(names)}"
@@ -143,7 +145,7 @@ def _name_error(candidates: Mapping[str, tuple[int, ...]], num_classes: int) -> 
 def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes: int) -> ImageFolderError:
     """No folder is a label and the number of folders does not fit either."""
     synsets = _imagenet_synsets()
-    known = "the model brings no labels" if labels is None else f"no folder is one of its {len(labels)} labels"
+    known = _UNNAMED if labels is None else f"no folder is one of its {len(labels)} labels"
     unmatched = [name for name in names if name not in synsets] or names
     return ImageFolderError(
         f"got {len(names)} class folders ({_some(unmatched)}) for a model of {num_classes} classes, and "

@@ -49,6 +49,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "relative_max_diff": Tolerance(True, 0.0, 2.0, 1e-5),
     "kl": Tolerance(True, 0.0, 2.0, 1e-7),
 }
+_EXPECTED = "expected what `verify BUNDLE --json FILE` wrote (a bundle's report.json is the export's)"
 SHARES = ("agreement", "top1_candidate")
 
 
@@ -61,14 +62,12 @@ def load_baseline(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise BaselineError(f"--baseline {path}: cannot be read ({err.strerror}); --json writes one") from err
+        raise BaselineError(f"--baseline {path}: cannot be read ({err.strerror}); {_EXPECTED}") from err
     except (ValueError, RecursionError) as err:
-        raise BaselineError(f"--baseline {path}: not JSON ({err})") from err
+        raise BaselineError(f"--baseline {path}: not JSON ({err}); {_EXPECTED}") from err
     schema = content.get("schema_version") if isinstance(content, dict) else None
     if schema != SCHEMA_VERSION or not isinstance(content.get("files"), list):
-        raise BaselineError(
-            f"--baseline {path}: got schema {schema!r}, expected {SCHEMA_VERSION}: a report that verify --json wrote"
-        )
+        raise BaselineError(f"--baseline {path}: got schema {schema!r}, known is {SCHEMA_VERSION}; {_EXPECTED}")
     return dict(content)
 
 

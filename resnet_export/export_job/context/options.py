@@ -16,7 +16,7 @@ from exporter.models.loaded_model import DEFAULT_WEIGHTS, HEAD_ACTIVATIONS
 from exporter.models.model_names import folder_name
 from exporter.preprocessing.options import PreprocessingOptions
 from exporter.target import MIN_FLOAT16_SCALE_OPSET, TARGETS, Target
-from resnet_export.images.image_set import ImageSource
+from resnet_export.images.image_set import ImageSource, said_of_no_images
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 from runtimes.inference.model_in_memory import OtherRuntime, other_runtime
 from runtimes.inference.runtime_registry import RUNTIMES
@@ -142,6 +142,7 @@ def _contradictions(options: ExportOptions) -> Iterator[str]:
     """Yield why the options cannot be followed, what is said of one option before what is said of several."""
     yield from _unknown_words(options)
     yield from _int8_alone(options)
+    yield from said_of_no_images(options.val, options.val_labels, options.num_val)
     target = options.target
     if options.measure_on:
         known = [name for name, kind in RUNTIMES.items() if kind.engine_flavor is None and name != "cpu"]

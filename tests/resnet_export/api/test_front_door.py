@@ -18,6 +18,7 @@ from torch import nn
 
 import resnet_export as rx
 from exporter.errors import ExportError, ModelObjectError, OptionError, PreprocessingError, WeightsError
+from resnet_export.api import checks
 from resnet_export.api.choices import class_numbers
 from resnet_export.images import spill
 from runtimes import preprocess
@@ -219,9 +220,14 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
         (lambda: rx.load(b"x"), TypeError, "path: got bytes, expected the path of a bundle"),
         (lambda: rx.load("x", threads=True), ValueError, "threads: got True"),
         (lambda: rx.load("x", provider_options=["a"]), TypeError, "provider_options: got list, expected a mapping"),
-        (lambda: rx.sensitivity("x", None), TypeError, "calib: got NoneType, expected a path"),
+        (lambda: rx.sensitivity("x", None), TypeError, "calib: got NoneType, expected a folder, a list of"),
         (lambda: rx.sensitivity(3, "x"), TypeError, "bundle: got int, expected a path"),
         (lambda: rx.verify("x", val_labels=[1, 1.5]), TypeError, r"val_labels\[1\]: got 1\.5, expected a class index"),
+        (lambda: rx.sensitivity("x", "y", val="z", val_labels=[1.5]), TypeError, r"val_labels\[0\]: got 1\.5"),
+        (lambda: rx.sensitivity("x", "y", val_labels=[1]), OptionError, "--val-labels says the classes of --val"),
+        (lambda: rx.verify("x", val_labels=[1]), OptionError, "--val-labels says the classes of --val"),
+        (lambda: rx.export("resnet18", val_labels=[1]), OptionError, "--val-labels says the classes of --val"),
+        (lambda: rx.export("resnet18", num_val=3), OptionError, "--num-val counts images of --val DIR"),
         (lambda: rx.verify("x", val_labels=["3"]), TypeError, r"val_labels\[0\]: got '3', expected a class index"),
         (lambda: rx.verify("x", val_labels="33"), TypeError, "val_labels: got str, expected one class index for each"),
         (lambda: rx.export("resnet18", val_labels=[True]), TypeError, r"val_labels\[0\]: got True, expected a class"),
@@ -234,6 +240,25 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
 def test_wrong_arguments_say_what_was_expected(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "arrays"])
+def test_sensitivity_takes_images_as_export_does(kind, tmp_path, monkeypatch):
+    """And called from the outside, so does the command; what is done with them `tests/e2e` runs."""
+    asked = []
+
+    def rank_bundle(options, reporter):
+        asked.append((len(options.calib.paths()), len(options.val.paths()), options.val_labels, options.num_val))
+        return {}, None
+
+    monkeypatch.setattr(checks, "rank_bundle", rank_bundle)
+    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (0, 99, 255)]
+    files = [tmp_path / f"{place}.png" for place in range(3)]
+    for path, picture in zip(files, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    given = {"folder": tmp_path, "list": files, "arrays": pictures}[kind]
+    rx.sensitivity("bundle", given, val=given, val_labels=[0, 1, 2], num_val=2)
+    assert asked == [(3, 3, (0, 1, 2), 2)]
 
 
 @pytest.mark.parametrize("labels", [[0, 2], (np.int64(0), np.uint8(2)), np.array([0, 2]), torch.tensor([0, 2])])

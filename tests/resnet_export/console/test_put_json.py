@@ -1,15 +1,20 @@
 """`put_json`: what is written reads back, whatever a file in it is called."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+from verify_reports import comparison, report
 
-from exporter.errors import ExportError
-from resnet_export.console.put_json import append_text, put_json, put_text
+from exporter.errors import ExportError, OptionError
+from resnet_export.console.put_json import add_json_option, append_text, prints_json, put_json, put_text
+from resnet_export.main import main
+from resnet_export.verify_job.write_reports import write_reports
 
 
 def test_a_report_may_name_a_file_whose_name_is_no_utf8(tmp_path):
@@ -63,3 +68,42 @@ def test_what_is_printed_is_json_whatever_the_console_takes():
         check=True,
     )
     assert json.loads(told.stdout.decode("utf-8")) == {"label": "Käse"}
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "printed"),
+    [([], None, False), (["--json"], "-", True), (["--json", "-"], "-", True), (["--json", "a.json"], "a.json", False)],
+)
+def test_json_takes_a_file_or_is_printed(words, path, printed):
+    parser = argparse.ArgumentParser()
+    add_json_option(parser, "the report")
+    parser.add_argument("--quiet", action="store_true")
+    found = parser.parse_args(words)
+    assert found.json == (None if path is None else Path(path))
+    assert prints_json(found) is printed
+    if printed:
+        with pytest.raises(OptionError, match="contradict each other"):
+            prints_json(parser.parse_args([*words, "--quiet"]))
+
+
+def test_verify_prints_its_report_and_nothing_else(capsys):
+    words = {"json": Path("-"), "junit": None, "markdown": None, "html": None, "quiet": False}
+    content = {**report(comparison(0.05)), "exit_code": 0}
+    assert write_reports(content, argparse.Namespace(**words)) == 0
+    assert json.loads(capsys.readouterr().out) == content
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "b", "--json"],
+        ["verify", "b", "--junit"],
+        ["verify", "b", "--html"],
+        ["lint", "b", "--sarif"],
+        ["bench", "b", "--plot"],
+        ["sensitivity", "b", "--calib", "c", "--json"],
+    ],
+)
+def test_a_folder_in_the_place_of_a_report_is_told_before_the_work(words, tmp_path, capsys):
+    assert main([*words, str(tmp_path)]) == 2
+    assert f"{words[-1]}: got the folder {str(tmp_path)!r}, expected the name of a file" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def levels_and_classes(words, labels=None, num_classes=4):
     """Return (grey level, class index or None) of every picture, in order, read as the main job reads them."""
     with gathered([str(word) for word in words], labels) as root:
         paths = find_images(root)
-        classes = class_indices(root, paths, None, num_classes)
+        classes = class_indices(image_folder(root), paths, None, num_classes)
         (batch,) = image_batches(paths, PREPROCESSING, batch_size=99, max_bad_fraction=0.0)
         levels = [round(float(image.max()) * 255) for image in batch.images]
         return list(zip(levels, [None if classes is None else classes.of[path] for path in batch.paths], strict=True))

@@ -19,6 +19,7 @@ from runtimes.bundle.manifest import (
     Manifest,
     TensorEntry,
     check_files,
+    class_names,
     file_entry,
     load_manifest,
 )
@@ -200,7 +201,7 @@ class TestLoad:
 
     def test_the_manifest_is_a_folder(self, tmp_path):
         (tmp_path / MANIFEST_NAME).mkdir()
-        with pytest.raises(BundleError, match=r"cannot be read \(Is a directory\)"):
+        with pytest.raises(BundleError, match=r"cannot be read \(it is a folder, pipe or device\)"):
             load_manifest(tmp_path)
 
     @pytest.mark.parametrize(
@@ -455,3 +456,20 @@ def test_a_file_whose_name_is_too_long_for_the_disk(bundle, manifest):
     files = {**manifest.files, "x" * 300: FileEntry("0" * 64, 1)}
     with pytest.raises(BundleError, match="cannot be read"):
         check_files(bundle, replace(manifest, files=files))
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "names"),
+    [
+        ("0 1 2", None, None),
+        ("0 1 2", False, None),
+        ("0 1 2", True, ("0", "1", "2")),
+        ("0 1 3", None, ("0", "1", "3")),
+        ("a b c", None, ("a", "b", "c")),
+    ],
+)
+def test_numbers_are_names_where_somebody_gave_them(tmp_path, manifest, labels, named, names):
+    """Older bundles do not say; there numbers in order are what is written where nobody named the classes."""
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels.split()))
+    model = {"id": "x", **({} if named is None else {"classes_named": named})}
+    assert class_names(tmp_path, replace(manifest, model=model)) == names

@@ -109,7 +109,7 @@ def test_synsets_need_a_model_of_1000_classes():
 def test_sorted_order_without_labels():
     match = match_folders(["b", "a", "B"], None, 3)
     assert match.index_of == {"B": 0, "a": 1, "b": 2}
-    assert match.how.endswith("ImageFolder does, because there are no labels.")
+    assert match.how.endswith("ImageFolder does, because the model's classes have no names, only numbers.")
 
 
 def test_sorted_order_when_no_folder_is_a_label():
@@ -146,7 +146,8 @@ def test_message_names_at_most_five():
 
 def test_wrong_number_of_folders():
     with pytest.raises(
-        ImageFolderError, match=r"got 2 class folders \('x', 'y'\) .* 3 classes.*no labels.*--labels FILE"
+        ImageFolderError,
+        match=r"got 2 class folders \('x', 'y'\) .* 3 classes.*only numbers; .*--labels FILE",
     ):
         match_folders(["y", "x"], None, 3)
     with pytest.raises(ImageFolderError, match=r"no folder is one of its 4 labels; expected 4 folders"):

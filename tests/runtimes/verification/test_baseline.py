@@ -87,13 +87,16 @@ def test_versions_that_changed_are_named():
         ("[]", "schema None"),
         ('{"schema_version": 99, "files": []}', "schema 99"),
         (None, "cannot be"),
+        ("folder", "Is a directory"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, text, problem):
     path = tmp_path / "before.json"
-    if text is not None:
+    if text == "folder":
+        path.mkdir()
+    elif text is not None:
         path.write_text(text, encoding="utf-8")
-    with pytest.raises(BaselineError, match=problem):
+    with pytest.raises(BaselineError, match=rf"{problem}.*; expected what `verify BUNDLE --json FILE` wrote"):
         load_baseline(path)
 
 
