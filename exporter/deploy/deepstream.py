@@ -27,8 +27,9 @@ from exporter.deploy.nvinfer_config import (
 from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.errors import ExportCheckError, ExportError
 from exporter.graph.read_model import read_model
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
+from runtimes.bundle.manifest import Manifest, check_holds, read_labels
 from runtimes.bundle.precision import LOWEST_FIRST, is_int8
 from runtimes.io.npz import load_npz
 from runtimes.metrics.answer_kind import AnswerKind, kind_in
@@ -96,8 +97,7 @@ def write_deepstream(
     from exporter.deploy.nvinfer_graph import graph_for_nvinfer
 
     settings = settings or NvinferSettings()
-    manifest = load_manifest(bundle)
-    check_files(bundle, manifest)
+    manifest = load_unchanged(bundle)
     precision = precision or _lowest(manifest, settings)
     _check_fits(bundle, manifest, precision, settings)
     check_output(output, force=force, kind=DEEPSTREAM_FOLDER)

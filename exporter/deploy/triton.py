@@ -18,8 +18,9 @@ from pathlib import Path
 from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_first_line
 from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
 from exporter.errors import ExportError
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest, read_labels
+from runtimes.bundle.manifest import Manifest, check_holds, file_entry, read_labels
 from runtimes.errors import BundleError
 from runtimes.trt.engine_sidecar import load_sidecar
 
@@ -54,8 +55,7 @@ def write_triton_repository(
         OutputExistsError: If a model is there already, and `force` is off or it is another tool's.
     """
     serving = serving or Serving()
-    manifest = load_manifest(bundle)
-    check_files(bundle, manifest)
+    manifest = load_unchanged(bundle)
     plan = plan_triton_repository(bundle, manifest, precisions=precisions, name=name)
     texts = [config_text(model, manifest, serving) for model, _ in plan.models]
     for model, _ in plan.models:

@@ -21,8 +21,9 @@ import numpy as np
 from exporter.bundle.write_folder import FolderKind, bundle_folder, check_output, json_object
 from exporter.deploy.onnxruntime_web import onnxruntime_web
 from exporter.errors import ExportError
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, load_manifest, read_labels
+from runtimes.bundle.manifest import Manifest, check_holds, read_labels
 from runtimes.inference.classification import PROBABILITIES
 from runtimes.io.npz import load_npz
 from runtimes.protocol import Array, outputs_of
@@ -75,8 +76,7 @@ def write_web(
         ExportError: If the page cannot prepare its pictures or read its answers, or onnxruntime-web is not to be had.
         OutputExistsError: If something is there already, and `force` is off or it is no such page.
     """
-    manifest = load_manifest(bundle)
-    check_files(bundle, manifest)
+    manifest = load_unchanged(bundle)
     check_output(output, force=force, kind=WEB_PAGE)
     chosen, reason = _chosen(bundle, manifest, precision)
     _check_page_can(bundle, manifest)

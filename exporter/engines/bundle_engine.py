@@ -16,8 +16,9 @@ from exporter.engines.dla import DlaPlacement
 from exporter.engines.engine_evidence import EngineEvidence, gather_evidence, layers_path, saved_evidence, times_path
 from exporter.engines.timing_cache import default_timing_cache
 from exporter.errors import EngineBuildError
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import DLA_FILES, DLA_SCALES, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, file_entry, load_manifest
+from runtimes.bundle.manifest import Manifest, check_holds, file_entry
 from runtimes.bundle.precision import is_int8, option_words
 from runtimes.errors import BundleError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
@@ -67,8 +68,7 @@ def engine_from_bundle(
         EngineBuildError: If the build fails or the plan cannot be written.
         MissingDependencyError: If the library is not installed.
     """
-    manifest = load_manifest(bundle)
-    check_files(bundle, manifest)
+    manifest = load_unchanged(bundle)
     chosen = options or BuildOptions(batch=manifest.batch)
     find = _onnx_file if chosen.dla_core is None else _dla_file
     precision, file = find(manifest, bundle, precision)

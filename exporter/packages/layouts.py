@@ -12,8 +12,9 @@ from exporter.errors import ExportError
 from exporter.packages.huggingface import write_huggingface
 from exporter.packages.mlflow_model import write_mlflow
 from exporter.packages.ort_model_package import write_ort_model_package
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, LABELS_NAME, MANIFEST_NAME
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.manifest import Manifest
 
 OURS = "resnet_export"
 """Folder inside a package for what its format has no place for; `manifest.json` of a model package is another's."""
@@ -58,10 +59,9 @@ def write_package(bundles: Sequence[Path], output: Path, *, layout: str, force: 
     chosen = LAYOUTS[layout]
     if len(bundles) > 1 and not chosen.takes_several:
         raise ExportError(f"--layout {layout} takes one bundle, got {len(bundles)}")
-    loaded = [(bundle, load_manifest(bundle)) for bundle in bundles]
-    for bundle, manifest in loaded:
-        check_files(bundle, manifest)
-        _check_same_model(loaded[0], (bundle, manifest))
+    loaded = [(bundle, load_unchanged(bundle)) for bundle in bundles]
+    for other in loaded[1:]:
+        _check_same_model(loaded[0], other)
     check_output(output, force=force, kind=PACKAGE)
     with bundle_folder(output, force=force, kind=PACKAGE) as folder:
         written = chosen.write(loaded, folder)

@@ -43,8 +43,9 @@ from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.gather import gathered_source, gathered_val
 from resnet_export.images.image_set import ImageSource, called_as_given, said_of_no_images, warn_of_files_passed_over
 from resnet_export.images.stream import stream
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, class_names, load_manifest, read_labels
+from runtimes.bundle.manifest import Manifest, class_names, read_labels
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import read_json_file
 from runtimes.ort.adapter import OrtRuntime
@@ -154,10 +155,9 @@ def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[
 
 def _recipe(bundle: Path) -> Recipe:
     """Read how the bundle was made; refuse one that is damaged, does not say, or has no INT8 file."""
-    manifest = load_manifest(bundle)
+    manifest = load_unchanged(bundle)
     if manifest.quantization is None or MODEL_FILES["int8"] not in manifest.files:
         raise ExportError(f"{bundle} holds no INT8 file; export with --int8 --calib DIR first")
-    check_files(bundle, manifest)
     options = manifest.options
     try:
         budget = any(options.get(name) is not None for name in ("max_top1_drop", "min_agreement"))

@@ -136,7 +136,8 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     opened = kind.open(choice, subject.manifest, options)
     if subject.manifest is not None:
         try:
-            check_described(path, subject.manifest, opened.runtime, opened.metadata, outputs=model is None)
+            outputs = opened.runtime.output_specs if model is None else None
+            check_described(path, subject.manifest, opened.runtime.input_specs, outputs, opened.metadata)
         except BundleError:
             opened.runtime.close()
             raise

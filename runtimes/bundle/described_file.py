@@ -1,4 +1,9 @@
-"""What a manifest says of a file against the file itself, once that is open: an edited manifest is refused."""
+"""What a manifest says of a file against the file itself: an edited manifest is refused.
+
+Who opens a file compares with what is open; who hands it on, with what the file holds (`load_unchanged`).
+
+Source: onnx.proto3 (ModelProto, GraphProto, ValueInfoProto, TypeProto, TensorShapeProto).
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,83 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtimes.bundle.file_names import MANIFEST_NAME
-from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry
+from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest
 from runtimes.errors import BundleError
-from runtimes.protocol import Runtime, TensorSpec
+from runtimes.io.protobuf import fields, mapped, text
+from runtimes.protocol import TensorSpec
+
+Specs = Mapping[str, TensorSpec]
+
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
+"""TensorProto.DataType to NumPy's name, of what the inputs and outputs of a bundle may be."""
+
+
+def load_unchanged(bundle: Path) -> Manifest:
+    """Return the manifest of a bundle whose files have its hashes, and whose models are as it describes them.
+
+    Raises:
+        BundleError: If the folder is no bundle, or a file or the manifest was changed.
+    """
+    manifest = load_manifest(bundle)
+    check_files(bundle, manifest)
+    for name in MODEL_FILES.values():
+        if name in manifest.files:
+            try:
+                ends = _read_ends(bundle / name)
+            except (OSError, TypeError, IndexError, ValueError) as err:
+                raise BundleError(f"{bundle / name}: no ONNX file ({err}); export the bundle anew") from err
+            check_described(bundle / name, manifest, *ends)
+    return manifest
 
 
 def check_described(
-    path: Path, manifest: Manifest, runtime: Runtime, metadata: Mapping[str, str], *, outputs: bool = True
+    path: Path, manifest: Manifest, inputs: Specs, outputs: Specs | None, metadata: Mapping[str, str]
 ) -> None:
-    """Raise unless the manifest describes a file that is open.
+    """Raise unless the manifest describes a file.
 
     Args:
         path: The file, for the message.
         manifest: Of its bundle.
-        runtime: The file, open.
+        inputs: Of the file.
+        outputs: Of the file; None where they are not as in the file.
         metadata: What the file holds beside its graph.
-        outputs: Whether its outputs are as in the file, so that they are compared too.
 
     Raises:
         BundleError: Naming the key, what it says, the file and what that has.
     """
-    _check_tensors(path, "inputs", manifest.inputs, runtime.input_specs)
-    if outputs:
-        _check_tensors(path, "outputs", manifest.outputs, runtime.output_specs)
+    _check_tensors(path, "inputs", manifest.inputs, inputs)
+    if outputs is not None:
+        _check_tensors(path, "outputs", manifest.outputs, outputs)
     _check_preparation(path, manifest, metadata)
 
 
-def _check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs: Mapping[str, TensorSpec]) -> None:
+def _read_ends(path: Path) -> tuple[Specs, Specs, dict[str, str]]:
+    """Return the inputs, outputs and metadata of an ONNX file; neither onnx nor a runtime is needed.
+
+    Raises:
+        OSError, TypeError, IndexError, ValueError: If it cannot be read or is no ONNX file.
+    """
+    with mapped(path) as view:
+        model = [(number, value) for number, value in fields(view, 0, len(view)) if number in (7, 14)]
+        graph = next((span for number, span in model if number == 7), None)
+        if graph is None:
+            raise ValueError("it holds no graph")
+        tensors = [(number, span) for number, span in fields(view, *graph) if number in (11, 12)]
+        inputs, outputs = (dict(_tensor(view, span) for place, span in tensors if place == end) for end in (11, 12))
+        entries = [dict(fields(view, *span)) for number, span in model if number == 14]
+        return inputs, outputs, {text(view, entry.get(1)): text(view, entry.get(2)) for entry in entries}
+
+
+def _tensor(view: memoryview, span: tuple[int, int]) -> tuple[str, TensorSpec]:
+    value = dict(fields(view, *span))
+    tensor = dict(fields(view, *dict(fields(view, *value[2]))[1]))
+    sizes = [dict(fields(view, *dim)) for _, dim in fields(view, *tensor[2])]
+    dtype = _TYPES.get(tensor[1], f"type {tensor[1]}")
+    return text(view, value[1]), TensorSpec(dtype, tuple(size.get(1) for size in sizes))
+
+
+def _check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs: Specs) -> None:
     """Raise unless `entries` describe the tensors of a file; an axis that either side leaves open fits any size."""
     by_name = {entry.name: entry for entry in entries}
     if by_name.keys() == specs.keys() and all(_is(by_name[name], spec) for name, spec in specs.items()):

@@ -155,7 +155,8 @@ class _Source:
         runtime = opened.runtime
         try:
             if self.manifest is not None:
-                check_described(Path(opened.description.file), self.manifest, runtime, opened.metadata)
+                file, ends = Path(opened.description.file), (runtime.input_specs, runtime.output_specs)
+                check_described(file, self.manifest, *ends, opened.metadata)
             told = self._told(opened)
             preparation = None
             if told.preprocessing is not None and len(runtime.input_specs) == 1:

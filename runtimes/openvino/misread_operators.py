@@ -7,19 +7,20 @@
     Resize                    `antialias` and `exclude_outside` are not heard
 
 OpenVINO says nothing of it, and its own graph no longer tells the file's opset. So the few fields are read from the
-file: a message of protobuf is a row of (number << 3 | kind, value), and what is of no interest is stepped over unread.
+file (`runtimes.io.protobuf`).
 
-Source: onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto); https://protobuf.dev/programming-guides/encoding;
+Source: onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto);
 seen with OpenVINO 2026.4.1 (findings/openvino_reduction_over_all_axes.sh, findings/openvino_softmax_before_13.sh,
 findings/openvino_lrn_bias.sh, findings/openvino_resize_antialias.sh).
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from runtimes.io.protobuf import fields, mapped, text
 
 REDUCTIONS = frozenset(("ReduceL1", "ReduceLogSum", "ReduceLogSumExp"))
 AXES_NOT_READ = range(13, 18)
@@ -29,8 +30,7 @@ NOT_HEARD = ("antialias", "exclude_outside")
 SOFTMAX_OF_ONE_AXIS = 13
 """The first opset whose Softmax is over one axis, as OpenVINO has it for every opset."""
 
-_STANDARD_DOMAINS = (b"", b"ai.onnx")
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_STANDARD_DOMAINS = ("", "ai.onnx")
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE = 1
@@ -48,24 +48,20 @@ def why_misread(model: Path | bytes, network: Any) -> str | None:
     try:
         if isinstance(model, bytes):
             return _why(memoryview(model), network)
-        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            view = memoryview(mapped)
-            try:
-                return _why(view, network)
-            finally:
-                view.release()
+        with mapped(model) as view:
+            return _why(view, network)
     except (IndexError, ValueError):  # no protobuf: not an ONNX file
         return None
 
 
 def _why(view: memoryview, network: Any) -> str | None:
     opset, graph = 0, (0, 0)
-    for number, value in _fields(view, 0, len(view)):
+    for number, value in fields(view, 0, len(view)):
         if number == _MODEL_GRAPH and isinstance(value, tuple):
             graph = value
         elif number == _MODEL_OPSET and isinstance(value, tuple):
-            known = dict(_fields(view, *value))
-            if _text(view, known.get(_OPSET_DOMAIN)) in _STANDARD_DOMAINS:
+            known = dict(fields(view, *value))
+            if text(view, known.get(_OPSET_DOMAIN)) in _STANDARD_DOMAINS:
                 opset = int(known.get(_OPSET_VERSION, 0))
     if graph == (0, 0) or not opset:
         return None  # no ONNX file
@@ -89,22 +85,20 @@ def _why(view: memoryview, network: Any) -> str | None:
 
 def _nodes_with_attributes(view: memoryview, graph: tuple[int, int]) -> Iterator[tuple[str, str, dict[str, int]]]:
     """Yield kind, first output and attributes (0 for what is no whole number) of the nodes that may be misread."""
-    for number, node in _fields(view, *graph):
+    for number, node in fields(view, *graph):
         if number != _GRAPH_NODE or not isinstance(node, tuple):
             continue
-        fields = list(_fields(view, *node))
-        known = dict(reversed(fields))  # of several outputs, the first
-        kind = _text(view, known.get(_NODE_OP_TYPE)).decode("utf-8", "replace")
-        if kind not in (*REDUCTIONS, "Resize") or _text(view, known.get(_NODE_DOMAIN)) not in _STANDARD_DOMAINS:
+        found = list(fields(view, *node))
+        known = dict(reversed(found))  # of several outputs, the first
+        kind = text(view, known.get(_NODE_OP_TYPE))
+        if kind not in (*REDUCTIONS, "Resize") or text(view, known.get(_NODE_DOMAIN)) not in _STANDARD_DOMAINS:
             continue
-        attributes = [dict(_fields(view, *value)) for place, value in fields if place == _NODE_ATTRIBUTE]
+        attributes = [dict(fields(view, *value)) for place, value in found if place == _NODE_ATTRIBUTE]
         named = {
-            _text(view, attribute.get(_ATTRIBUTE_NAME)).decode("utf-8", "replace"): int(
-                attribute.get(_ATTRIBUTE_INT, 0)
-            )
+            text(view, attribute.get(_ATTRIBUTE_NAME)): int(attribute.get(_ATTRIBUTE_INT, 0))
             for attribute in attributes
         }
-        yield kind, _text(view, known.get(_NODE_OUTPUT)).decode("utf-8", "replace"), named
+        yield kind, text(view, known.get(_NODE_OUTPUT)), named
 
 
 def _broken_bias(network: Any) -> float | None:
@@ -125,44 +119,3 @@ def _softmax_before_last_axis(network: Any) -> int | None:
         if any(size.is_dynamic or size.get_length() != 1 for size in behind):
             return axis
     return None
-
-
-def _text(view: memoryview, span: object) -> bytes:
-    return bytes(view[span[0] : span[1]]) if isinstance(span, tuple) else b""
-
-
-def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each field: an int, or (start, end) of what has a length.
-
-    Raises:
-        IndexError, ValueError: If it is no message of protobuf.
-    """
-    place = start
-    while place < end:
-        key, place = _varint(view, place)
-        kind = key & 7
-        if kind == _VARINT:
-            value, place = _varint(view, place)
-            yield key >> 3, value
-        elif kind == _BYTES:
-            length, place = _varint(view, place)
-            if place + length > end:
-                raise ValueError("a field that is longer than its message")
-            yield key >> 3, (place, place + length)
-            place += length
-        elif kind in (_FIXED64, _FIXED32):
-            place += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"a field of kind {kind}")
-
-
-def _varint(view: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

@@ -7,12 +7,14 @@ that does.
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
 from runtimes.bundle.manifest import file_entry
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError, RuntimeAdapterError
+from runtimes.io.protobuf import fields
 from runtimes.machine.version_numbers import version_numbers
 from runtimes.trt.engine_sidecar import EngineSidecar, load_sidecar
 from runtimes.trt.tensorrt_library import LEAN_LIBRARIES, TensorRtLibrary, base_version, built_flavor
@@ -41,29 +43,15 @@ def check_is_no_onnx(path: Path) -> None:
 def looks_like_onnx(head: bytes) -> bool:
     """Tell whether a file begins as a serialized ModelProto does: known fields, an IR version, and the graph.
 
-    Source: Protocol Buffers encoding (a key is field number << 3 | wire type); onnx.proto, message ModelProto.
+    Source: onnx.proto, message ModelProto.
     """
-    place, seen = 0, set()
-    while place < len(head):
-        key, place = _varint(head, place)
-        field, kind = key >> 3, key & 7
-        if field not in _MODEL_FIELDS or kind not in (0, 2):
-            return False
-        value, place = _varint(head, place)
-        if kind == 2:
-            place += value
-        seen.add(field)
+    seen = set()
+    with suppress(IndexError, ValueError):  # the head ends somewhere
+        for number, _ in fields(memoryview(head), 0, len(head)):
+            if number not in _MODEL_FIELDS:
+                return False
+            seen.add(number)
     return bool(seen & {7, 8}) and 1 in seen  # 1: ir_version, 7: graph, 8: opset_import
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data):
-        value |= (data[place] & 127) << shift
-        place, shift = place + 1, shift + 7
-        if data[place - 1] < 128:
-            break
-    return value, place
 
 
 def read_sidecar(path: Path, *, required: bool, flavor: str | None) -> EngineSidecar | None:

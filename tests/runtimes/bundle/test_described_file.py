@@ -1,15 +1,20 @@
-"""A manifest whose inputs or outputs are not the file's is refused by whatever opens the file."""
+"""A manifest that does not describe its file is refused by whatever opens the file or hands it on."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from small_bundle import CLASSES, SIZE, small_network, write_bundle
 
+from exporter.bundle.write_folder import write_manifest
+from resnet_export.main import main
 from runtimes import load
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MANIFEST_NAME
+from runtimes.bundle.manifest import Manifest, file_entry, load_manifest
 from runtimes.errors import BundleError
 from runtimes.ort.adapter import OrtRuntime
 
@@ -19,6 +24,15 @@ def bundle(tmp_path):
     return write_bundle(tmp_path / "b", {"fp32": small_network()})
 
 
+def read(bundle, provider):
+    if provider == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is optional")
+    if provider == "unopened":
+        load_unchanged(bundle)
+    else:
+        load(bundle, provider=provider)
+
+
 def edit(bundle, ends, **changes):
     path = bundle / MANIFEST_NAME
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -26,7 +40,7 @@ def edit(bundle, ends, **changes):
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize("provider", ["cpu", "openvino", "unopened"])
 @pytest.mark.parametrize(
     ("ends", "changes", "said"),
     [
@@ -38,14 +52,12 @@ def edit(bundle, ends, **changes):
     ],
 )
 def test_load_names_the_field_and_the_file(bundle, provider, ends, changes, said):
-    if provider == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is optional")
     edit(bundle, ends, **changes)
     with pytest.raises(BundleError, match=said):
-        load(bundle, provider=provider)
+        read(bundle, provider)
 
 
-@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+@pytest.mark.parametrize("provider", ["cpu", "openvino", "unopened"])
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -61,11 +73,9 @@ def test_load_names_the_field_and_the_file(bundle, provider, ends, changes, said
 )
 def test_preparation_that_fits_the_shape_and_is_not_the_files(bundle, provider, field, value, said):
     """Nothing but the file's own metadata contradicts it; pictures would be prepared otherwise than in training."""
-    if provider == "openvino":
-        pytest.importorskip("openvino", reason="OpenVINO is optional")
     edit(bundle, "preprocessing", **{field: value})
     with pytest.raises(BundleError, match=re.escape(f"manifest.json: `preprocessing.{field}` {said}")):
-        load(bundle, provider=provider)
+        read(bundle, provider)
 
 
 def test_axes_that_one_side_leaves_open_fit(bundle):
@@ -82,3 +92,36 @@ def test_what_was_opened_is_closed_again(bundle, monkeypatch):
     with pytest.raises(BundleError):
         load(bundle, provider="cpu")
     assert closed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["triton", "-o", "out"],
+        ["deepstream", "-o", "out"],
+        ["web", "-o", "out"],
+        ["package", "--layout", "huggingface", "-o", "out"],
+        ["sensitivity", "--calib", "b"],
+    ],
+)
+def test_commands_that_hand_a_file_on_refuse_it_and_write_nothing(bundle, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    edit(bundle, "preprocessing", mean=[0.5, 0.5, 0.5])
+    assert main([words[0], "b", *words[1:]]) == 2
+    assert "`preprocessing.mean` is [0.5, 0.5, 0.5], but model.onnx was" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x09", b"no protobuf", b"\x08\x09\x3a\xff\x7f"])
+def test_what_is_no_onnx_file_is_told(bundle, content):
+    (bundle / "model.onnx").write_bytes(content)
+    manifest = load_manifest(bundle)
+    entries = {**manifest.files, "model.onnx": file_entry(bundle / "model.onnx")}
+    write_manifest(bundle, replace(manifest, files=entries))
+    with pytest.raises(BundleError, match=r"model\.onnx: no ONNX file \(.*\); export the bundle anew"):
+        load_unchanged(bundle)
+
+
+def test_a_bundle_as_it_was_written_is_unchanged(bundle, digits_bundle):
+    assert isinstance(load_unchanged(bundle), Manifest)
+    assert load_unchanged(digits_bundle).quantization is not None
