@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resnet_export.console.put_json import put_json
 from resnet_export.console.terminal import Terminal
-from runtimes.bundle.manifest import check_files, load_manifest
+from runtimes.bundle.described_file import load_unchanged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check signature and files; return 0, or raise what does not fit."""
-    manifest = load_manifest(arguments.bundle, public_key=arguments.public_key)
-    check_files(arguments.bundle, manifest)
+    manifest = load_unchanged(arguments.bundle, public_key=arguments.public_key)
     if arguments.json:
         told = {"bundle": str(arguments.bundle), "model": manifest.model["id"], "num_files": len(manifest.files)}
         put_json({**told, "signature": "valid"})

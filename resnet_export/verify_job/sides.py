@@ -13,9 +13,7 @@ from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.verify_job.subject import Candidate, Subject
-from runtimes.bundle.described_file import check_described
 from runtimes.bundle.precision import is_int8
-from runtimes.errors import BundleError
 from runtimes.inference.model_description import ModelDescription
 from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions, RuntimeKind
 from runtimes.inference.runtime_registry import RUNTIMES
@@ -133,15 +131,7 @@ def _opened(path: Path, precision: str, subject: Subject, provider: str, *, exac
     choice = Choice(path, provider, precision, "verified")
     model = with_logits(path, subject.finish) if wants_logits else None
     options = OpenOptions(threads=streams.threads or None, exact=exact, model=model)
-    opened = kind.open(choice, subject.manifest, options)
-    if subject.manifest is not None:
-        try:
-            outputs = opened.runtime.output_specs if model is None else None
-            check_described(path, subject.manifest, opened.runtime.input_specs, outputs, opened.metadata)
-        except BundleError:
-            opened.runtime.close()
-            raise
-    return opened
+    return kind.open(choice, subject.manifest, options)
 
 
 def with_logits(path: Path, finish: Finish) -> ModelProto:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from exporter.errors import ExportError
 from exporter.passes.pre_post_options import Finish
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, MANIFEST_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, check_holds, class_names, file_entry, load_manifest
+from runtimes.bundle.manifest import Manifest, check_holds, class_names, file_entry, load_manifest
 from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
@@ -167,8 +168,7 @@ def _on_own_runtime(subject: Subject, provider: str | None) -> Subject:
 
 
 def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) -> Subject:
-    manifest = load_manifest(folder)
-    check_files(folder, manifest)
+    manifest = load_unchanged(folder)
     if manifest.options.get("features") or kind_in(manifest.model) is AnswerKind.FEATURES:
         raise ExportError(
             f"{folder} gives features ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "

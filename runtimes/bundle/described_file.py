@@ -1,6 +1,4 @@
-"""What a manifest says of a file against the file itself: an edited manifest is refused.
-
-Who opens a file compares with what is open; who hands it on, with what the file holds (`load_unchanged`).
+"""What a manifest says of its files against the files themselves: an edited manifest is refused.
 
 Source: onnx.proto3 (ModelProto, GraphProto, ValueInfoProto, TypeProto, TensorShapeProto).
 """
@@ -11,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
+from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest
 from runtimes.errors import BundleError
 from runtimes.io.protobuf import fields, mapped, text
@@ -23,57 +21,40 @@ _TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "floa
 """TensorProto.DataType to NumPy's name, of what the inputs and outputs of a bundle may be."""
 
 
-def load_unchanged(bundle: Path) -> Manifest:
-    """Return the manifest of a bundle whose files have its hashes, and whose models are as it describes them.
+def load_unchanged(bundle: Path, *, public_key: Path | None = None) -> Manifest:
+    """Return the manifest of a bundle whose files have its hashes, and whose ONNX files are as it describes them.
 
     Raises:
-        BundleError: If the folder is no bundle, or a file or the manifest was changed.
+        BundleError: If the folder is no bundle, or a file or the manifest was changed; names what differs.
+        SignatureError, MissingDependencyError: As `load_manifest`.
     """
-    manifest = load_manifest(bundle)
+    manifest = load_manifest(bundle, public_key=public_key)
     check_files(bundle, manifest)
-    for name in MODEL_FILES.values():
-        if name in manifest.files:
-            try:
-                ends = _read_ends(bundle / name)
-            except (OSError, TypeError, IndexError, ValueError) as err:
-                raise BundleError(f"{bundle / name}: no ONNX file ({err}); export the bundle anew") from err
-            check_described(bundle / name, manifest, *ends)
-    return manifest
-
-
-def check_described(
-    path: Path, manifest: Manifest, inputs: Specs, outputs: Specs | None, metadata: Mapping[str, str]
-) -> None:
-    """Raise unless the manifest describes a file.
-
-    Args:
-        path: The file, for the message.
-        manifest: Of its bundle.
-        inputs: Of the file.
-        outputs: Of the file; None where they are not as in the file.
-        metadata: What the file holds beside its graph.
-
-    Raises:
-        BundleError: Naming the key, what it says, the file and what that has.
-    """
-    _check_tensors(path, "inputs", manifest.inputs, inputs)
-    if outputs is not None:
+    for path in (bundle / name for name in manifest.files if name.endswith(".onnx")):
+        try:
+            inputs, outputs, metadata = _read_ends(path)
+        except (OSError, TypeError, LookupError, ValueError) as err:
+            raise BundleError(f"{path}: no ONNX file ({err}); export the bundle anew") from err
+        _check_tensors(path, "inputs", manifest.inputs, inputs)
         _check_tensors(path, "outputs", manifest.outputs, outputs)
-    _check_preparation(path, manifest, metadata)
+        _check_preparation(path, manifest, metadata)
+    return manifest
 
 
 def _read_ends(path: Path) -> tuple[Specs, Specs, dict[str, str]]:
     """Return the inputs, outputs and metadata of an ONNX file; neither onnx nor a runtime is needed.
 
     Raises:
-        OSError, TypeError, IndexError, ValueError: If it cannot be read or is no ONNX file.
+        OSError, TypeError, LookupError, ValueError: If it cannot be read or is no ONNX file.
     """
     with mapped(path) as view:
-        model = [(number, value) for number, value in fields(view, 0, len(view)) if number in (7, 14)]
+        model = [
+            (number, value) for number, value in fields(view, 0, len(view)) if number in (7, 14)
+        ]  # graph, metadata_props
         graph = next((span for number, span in model if number == 7), None)
         if graph is None:
             raise ValueError("it holds no graph")
-        tensors = [(number, span) for number, span in fields(view, *graph) if number in (11, 12)]
+        tensors = [(number, span) for number, span in fields(view, *graph) if number in (11, 12)]  # input, output
         inputs, outputs = (dict(_tensor(view, span) for place, span in tensors if place == end) for end in (11, 12))
         entries = [dict(fields(view, *span)) for number, span in model if number == 14]
         return inputs, outputs, {text(view, entry.get(1)): text(view, entry.get(2)) for entry in entries}

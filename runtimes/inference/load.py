@@ -11,9 +11,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from runtimes.bundle.described_file import check_described
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest, read_labels
+from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
 from runtimes.errors import (
     BundleError,
     MissingDependencyError,
@@ -154,9 +154,6 @@ class _Source:
         """Return the model, with what is known of its pictures and classes."""
         runtime = opened.runtime
         try:
-            if self.manifest is not None:
-                file, ends = Path(opened.description.file), (runtime.input_specs, runtime.output_specs)
-                check_described(file, self.manifest, *ends, opened.metadata)
             told = self._told(opened)
             preparation = None
             if told.preprocessing is not None and len(runtime.input_specs) == 1:
@@ -206,9 +203,7 @@ def _told_by_metadata(path: Path, metadata: Mapping[str, str]) -> _Told:
 
 def _source(path: Path, file: str | None, public_key: Path | None) -> _Source:
     if path.is_dir():
-        manifest = load_manifest(path, public_key=public_key)
-        check_files(path, manifest)
-        return _Source(path, manifest, file)
+        return _Source(path, load_unchanged(path, public_key=public_key), file)
     if file is not None:
         raise ValueError(f"file: got {file!r} beside {path}, which is no folder; give the bundle's folder")
     if not path.is_file():
