@@ -15,15 +15,7 @@ from calibration.methods.quantize_weight import QuantizedArray, widen_scales
 from calibration.placement.for_tensorrt import output_channel_axis
 from calibration.placement.offset_tensors import OffsetTensor
 from calibration.qdq.insert_qdq import ZERO_POINT
-from exporter.graph.onnx_graph import (
-    array_from_initializer,
-    attribute,
-    forget_gone_types,
-    initializer_from_array,
-    remove_unused_initializers,
-    replace_nodes,
-    set_attributes,
-)
+from exporter.graph import onnx_graph
 
 
 def padded_name(layer: str) -> str:
@@ -117,8 +109,8 @@ class OffsetGraph:
         for layer in tensor.padding if zero else ():
             node, name = self._nodes[layer], padded_name(layer)
             source = node.input[0]
-            before, behind = np.split(np.asarray(attribute(node, "pads"), np.int64), 2)
-            set_attributes(node, "pads")
+            before, behind = np.split(np.asarray(onnx_graph.attribute(node, "pads"), np.int64), 2)
+            onnx_graph.set_attributes(node, "pads")
             self._constant(f"{name}.pads", np.concatenate([[0, 0], before, [0, 0], behind]))
             self._constant(f"{name}.zero", np.asarray(zero, self._dtype_of(node)))
             added = [make_node("Pad", [source, f"{name}.pads", f"{name}.zero"], [name], name=name)]
@@ -139,7 +131,7 @@ class OffsetGraph:
                 self._gone.add(added.name)
                 node.input[0] = added.input[0]
             theirs = next(other for other in reference.graph.node if other.name == layer)
-            set_attributes(node, pads=attribute(theirs, "pads"))
+            onnx_graph.set_attributes(node, pads=onnx_graph.attribute(theirs, "pads"))
 
     def is_read_in_float(self, tensor: OffsetTensor) -> bool:
         """Tell whether anything but its QuantizeLinear reads a tensor, as a layer does that is kept in float."""
@@ -178,7 +170,7 @@ class OffsetGraph:
         limits = {tensor.name: tensor for tensor in reference.graph.initializer}
         for name in theirs.input[1:]:
             if name in limits and name not in self._constants:
-                self._constant(name, array_from_initializer(limits[name]))
+                self._constant(name, onnx_graph.array_from_initializer(limits[name]))
 
     def write_biases(self) -> None:
         """Write what the biases have taken."""
@@ -192,9 +184,9 @@ class OffsetGraph:
             nodes += self._before.get(node.name, ())
             nodes += [node] if node.name not in self._gone else []
             nodes += [self._behind[node.name]] if node.name in self._behind else []
-        replace_nodes(self._graph, nodes)
-        forget_gone_types(self._graph)
-        remove_unused_initializers(self._graph)
+        onnx_graph.replace_nodes(self._graph, nodes)
+        onnx_graph.forget_gone_types(self._graph)
+        onnx_graph.remove_unused_initializers(self._graph)
 
     def _moved(self, tensor: OffsetTensor, offset: float) -> dict[str, NDArray[np.float64]]:
         """Return by layer what its bias has taken, float64 [O], when a tensor is moved, too."""
@@ -259,14 +251,14 @@ class OffsetGraph:
             return None
         if len(node.input) > 2 and node.input[2]:
             return float(self._array(node.input[2]).reshape(()))
-        limit: float | None = attribute(node, "max")
+        limit: float | None = onnx_graph.attribute(node, "max")
         return limit
 
     def _array(self, name: str) -> NDArray[Any]:
-        return array_from_initializer(self._constants[name])
+        return onnx_graph.array_from_initializer(self._constants[name])
 
     def _constant(self, name: str, values: NDArray[Any]) -> None:
         """Add a constant, or give one other values."""
         if name not in self._constants:
             self._constants[name] = self._graph.initializer.add()
-        self._constants[name].CopyFrom(initializer_from_array(name, np.asarray(values)))
+        self._constants[name].CopyFrom(onnx_graph.initializer_from_array(name, np.asarray(values)))

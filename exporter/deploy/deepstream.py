@@ -15,15 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_first_line
-from exporter.deploy.nvinfer_config import (
-    CALIBRATION,
-    CONFIG,
-    HEADER,
-    LABELS,
-    NvinferModel,
-    NvinferSettings,
-    config_text,
-)
+from exporter.deploy import nvinfer_config
 from exporter.deploy.nvinfer_normalization import NOTHING, NvinferNormalization, apply_nvinfer, nvinfer_normalization
 from exporter.errors import ExportCheckError, ExportError
 from exporter.graph.read_model import read_model
@@ -51,7 +43,7 @@ MAX_ROUNDED_DIFFERENCE = 0.02
 """Of a probability in FP16 and INT8 where nvinfer normalizes: another last bit may round to another level."""
 
 
-DEEPSTREAM_FOLDER = marked_by_first_line("DeepStream folder of this tool", CONFIG, HEADER)
+DEEPSTREAM_FOLDER = marked_by_first_line("DeepStream folder of this tool", nvinfer_config.CONFIG, nvinfer_config.HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ def write_deepstream(
     output: Path,
     *,
     precision: str | None = None,
-    settings: NvinferSettings | None = None,
+    settings: nvinfer_config.NvinferSettings | None = None,
     single_scale: bool = False,
     open_runtime: Callable[[ModelProto], Runtime],
     force: bool = False,
@@ -96,7 +88,7 @@ def write_deepstream(
     """
     from exporter.deploy.nvinfer_graph import graph_for_nvinfer
 
-    settings = settings or NvinferSettings()
+    settings = settings or nvinfer_config.NvinferSettings()
     manifest = load_unchanged(bundle)
     precision = precision or _lowest(manifest, settings)
     _check_fits(bundle, manifest, precision, settings)
@@ -119,7 +111,7 @@ def write_deepstream(
     if normalized_by == "single-scale":
         off = f"normalized levels are off by up to {best.max_deviation:.3g}"
         warnings.append(f"one net-scale-factor for three stds: {off}; without --single-scale the model normalizes")
-    model = NvinferModel(
+    model = nvinfer_config.NvinferModel(
         file=MODEL_FILES[precision],
         precision=precision,
         outputs=tuple(output.name for output in written.graph.output),
@@ -128,11 +120,11 @@ def write_deepstream(
         normalization=normalization,
         notes=_notes(manifest, normalized_by, best, len(pixels), diff),
     )
-    texts = {CONFIG: config_text(model, preprocessing, settings)}
+    texts = {nvinfer_config.CONFIG: nvinfer_config.config_text(model, preprocessing, settings)}
     if labels is not None:
-        texts[LABELS] = labels
+        texts[nvinfer_config.LABELS] = labels
     if is_int8(precision) and not settings.strongly_typed:
-        texts[CALIBRATION] = "not read: the model holds its own scales (Q/DQ)\n"
+        texts[nvinfer_config.CALIBRATION] = "not read: the model holds its own scales (Q/DQ)\n"
     _write(output, model.file, written, texts)
     return DeepStreamReport(
         model.file, precision, normalized_by, best.max_deviation, len(pixels), diff, agreement, tuple(warnings)
@@ -148,13 +140,13 @@ def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str])
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def _lowest(manifest: Manifest, settings: NvinferSettings) -> str:
+def _lowest(manifest: Manifest, settings: nvinfer_config.NvinferSettings) -> str:
     """Return the lowest precision of the bundle; INT8 with FP16 around it is for strongly typed networks."""
     names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
     return next(name for name in names if name in manifest.precisions)
 
 
-def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: NvinferSettings) -> None:
+def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: nvinfer_config.NvinferSettings) -> None:
     check_holds(bundle, manifest, [precision])
     if is_int8(precision) and not manifest.int8_for_tensorrt:
         raise ExportError(

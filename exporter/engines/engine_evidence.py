@@ -16,15 +16,8 @@ from exporter.errors import EngineBuildError
 from runtimes.errors import RuntimeAdapterError
 from runtimes.io.atomic_write import write_whole
 from runtimes.machine.this_machine import machine_facts
+from runtimes.trt import engine_layers
 from runtimes.trt.build_log import layers_from_log
-from runtimes.trt.engine_layers import (
-    BUILD_LOG,
-    INSPECTOR,
-    EngineLayers,
-    NetworkProducts,
-    layers_from_inspector,
-    layers_to_json,
-)
 from runtimes.trt.engine_sidecar import EngineFacts
 from runtimes.trt.layer_times import EngineTimes, times_from_json
 from runtimes.trt.tensorrt_library import TensorRtLibrary, allow_host_code, load_library, start_runtime
@@ -36,18 +29,18 @@ T = TypeVar("T")
 class EngineEvidence:
     """What is known of an engine beside its sidecar: its layers and how long each takes, or why that is not known."""
 
-    layers: EngineLayers | None = None
+    layers: engine_layers.EngineLayers | None = None
     why_no_layers: str = ""
     times: EngineTimes | None = None
     why_no_times: str = ""
 
 
 def gather_evidence(
-    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
+    path: Path, plan: bytes, facts: EngineFacts, products: engine_layers.NetworkProducts | None, layer_list: str
 ) -> EngineEvidence:
     """Ask the engine just built, and keep what it says beside it."""
     layers, why_no_layers = _told_layers(path, plan, facts, products, layer_list)
-    on_gpu = layers is not None and layers.source == INSPECTOR
+    on_gpu = layers is not None and layers.source == engine_layers.INSPECTOR
     times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)
     return EngineEvidence(layers, why_no_layers, times, why_no_times)
 
@@ -57,7 +50,7 @@ def saved_evidence(path: Path) -> EngineEvidence:
     not_counted = "they were not counted when it was built (an engine tells its layers on a GPU only)"
     not_timed = "they were not timed when it was built (an engine runs on a GPU only)"
     return EngineEvidence(
-        *_saved(layers_path(path), layers_from_inspector, not_counted),
+        *_saved(layers_path(path), engine_layers.layers_from_inspector, not_counted),
         *_saved(times_path(path), times_from_json, not_timed),
     )
 
@@ -71,21 +64,21 @@ _NEEDS_GPU = "an engine runs on a GPU only, and here is none"
 
 
 def _told_layers(
-    path: Path, plan: bytes, facts: EngineFacts, products: NetworkProducts | None, layer_list: str
-) -> tuple[EngineLayers | None, str]:
+    path: Path, plan: bytes, facts: EngineFacts, products: engine_layers.NetworkProducts | None, layer_list: str
+) -> tuple[engine_layers.EngineLayers | None, str]:
     """Return the layers of the engine just built, and keep them."""
     layers_path(path).unlink(missing_ok=True)
     entries, source, why_not = _inspected(plan, facts)
     if entries is None and layer_list:
         try:
-            entries, source = layers_from_log(layer_list), BUILD_LOG
+            entries, source = layers_from_log(layer_list), engine_layers.BUILD_LOG
         except ValueError as err:
             why_not = f"{why_not}; {err}"
     if entries is None:
         return None, why_not
-    text = json.dumps(layers_to_json(entries, source=source, products=products))
+    text = json.dumps(engine_layers.layers_to_json(entries, source=source, products=products))
     try:
-        layers = layers_from_inspector(text)
+        layers = engine_layers.layers_from_inspector(text)
         write_whole([(layers_path(path), text.encode())])
     except (RuntimeAdapterError, OSError) as err:
         return None, str(err)
@@ -95,13 +88,13 @@ def _told_layers(
 def _inspected(plan: bytes, facts: EngineFacts) -> tuple[list[Any] | None, str, str]:
     """Return what the inspector lists, `INSPECTOR`, and why it does not."""
     if machine_facts().gpu is None:
-        return None, INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
+        return None, engine_layers.INSPECTOR, "an engine tells its layers on a GPU only, and here is none"
     try:
         text = _inspector_text(load_library(facts.flavor), plan, facts.flags.get("dla_core"))
-        layers_from_inspector(text)  # raises where it names layers and says no more
-        return json.loads(text)["Layers"], INSPECTOR, ""
+        engine_layers.layers_from_inspector(text)  # raises where it names layers and says no more
+        return json.loads(text)["Layers"], engine_layers.INSPECTOR, ""
     except (EngineBuildError, RuntimeAdapterError) as err:
-        return None, INSPECTOR, str(err)
+        return None, engine_layers.INSPECTOR, str(err)
 
 
 def times_path(plan: Path) -> Path:

@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto
 
 from exporter.errors import WeightsError
-from exporter.graph.onnx_graph import (
-    Use,
-    array_from_initializer,
-    index_graph,
-    initializer_from_array,
-    remove_unused_initializers,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 
 
 @dataclass(slots=True, eq=False)
@@ -28,13 +21,13 @@ class EditedGraph:
     shapes: dict[str, tuple[int | str, ...]]
     frozen: frozenset[str]
     producer: dict[str, NodeProto] = field(init=False)
-    uses: dict[str, list[Use]] = field(init=False)
+    uses: dict[str, list[onnx_graph.Use]] = field(init=False)
     initializer: dict[str, TensorProto] = field(init=False)
     outputs: frozenset[str] = field(init=False)
     _dropped: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        index = index_graph(self.graph)
+        index = onnx_graph.index_graph(self.graph)
         self.producer, self.initializer = dict(index.producer), dict(index.initializer)
         self.uses = {name: list(places) for name, places in index.uses.items()}
         self.outputs = index.outputs
@@ -44,7 +37,7 @@ class EditedGraph:
         tensor = self.initializer.get(name)
         if tensor is None or name in self.frozen or tensor.data_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
             return None
-        return array_from_initializer(tensor)
+        return onnx_graph.array_from_initializer(tensor)
 
     def rewrite(self, node: NodeProto, place: int, values: NDArray[Any], suffix: str) -> None:
         """Give input `place` of `node` new float32 values, in a constant of its own where others read the old one."""
@@ -54,13 +47,13 @@ class EditedGraph:
             raise WeightsError(f"folding into {node.name!r} gives NaN or Inf in its {suffix}; the weights are damaged")
         old = node.input[place] if place < len(node.input) else ""
         if old and len(self.uses[old]) == 1 and old not in self.outputs:
-            self.initializer[old].CopyFrom(initializer_from_array(old, stored))
+            self.initializer[old].CopyFrom(onnx_graph.initializer_from_array(old, stored))
             return
         name, number = f"{node.name}.{suffix}", 0
         while name in self.initializer or name in self.producer or name in self.frozen:
             number += 1
             name = f"{node.name}.{suffix}_{number}"
-        self.graph.initializer.append(initializer_from_array(name, stored))
+        self.graph.initializer.append(onnx_graph.initializer_from_array(name, stored))
         self.initializer[name] = self.graph.initializer[-1]
         while len(node.input) <= place:
             node.input.append("")
@@ -85,9 +78,9 @@ class EditedGraph:
             self.uses[old] = [use for use in self.uses[old] if (use.node.name, use.place) != (node.name, place)]
         node.input[place] = name
         if name:
-            self.uses.setdefault(name, []).append(Use(node, place))
+            self.uses.setdefault(name, []).append(onnx_graph.Use(node, place))
 
     def finish(self) -> None:
         """Take the dropped nodes and unread constants out of the graph."""
-        replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
-        remove_unused_initializers(self.graph)
+        onnx_graph.replace_nodes(self.graph, [node for node in self.graph.node if node.name not in self._dropped])
+        onnx_graph.remove_unused_initializers(self.graph)

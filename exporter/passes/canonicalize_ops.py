@@ -24,32 +24,19 @@ from collections.abc import Mapping
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from exporter.graph.onnx_graph import (
-    PassResult,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    index_graph,
-    infer_shapes,
-    refill,
-    remove_dead_nodes,
-    replace_nodes,
-    set_attributes,
-    tensor_shapes,
-    tensor_types,
-)
+from exporter.graph import onnx_graph
 from exporter.graph.unstable_nodes import is_idle_dropout
 
 Ranks = dict[str, "tuple[int | str, ...]"]
 _BROADCASTING = ("Mul", "Add", "Sub", "Div")
 
 
-def canonical_ops(model: ModelProto) -> PassResult:
+def canonical_ops(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy with the rewrites of the module docstring applied."""
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
-    typed = infer_shapes(result)
-    shapes, types = tensor_shapes(typed), tensor_types(typed)
+    typed = onnx_graph.infer_shapes(result)
+    shapes, types = onnx_graph.tensor_shapes(typed), onnx_graph.tensor_types(typed)
     num_changes = 0
     for node in result.graph.node:
         if _is_global_average_pool(node, constants, shapes):
@@ -61,23 +48,23 @@ def canonical_ops(model: ModelProto) -> PassResult:
         elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
             _become(node, "Cast", to=kind.tensor_type.elem_type)
             num_changes += 1
-        elif node.op_type.startswith("Reduce") and attribute(node, "noop_with_empty_axes") == 0:
-            set_attributes(node, "noop_with_empty_axes")
+        elif node.op_type.startswith("Reduce") and onnx_graph.attribute(node, "noop_with_empty_axes") == 0:
+            onnx_graph.set_attributes(node, "noop_with_empty_axes")
             num_changes += 1
     num_changes += _drop_expands(result, shapes)
     num_changes += _drop_identities(result)
-    remove_dead_nodes(result.graph)
-    return PassResult(result, num_changes)
+    onnx_graph.remove_dead_nodes(result.graph)
+    return onnx_graph.PassResult(result, num_changes)
 
 
 def _is_global_average_pool(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> bool:
-    if node.op_type != "ReduceMean" or attribute(node, "keepdims", 1) != 1:
+    if node.op_type != "ReduceMean" or onnx_graph.attribute(node, "keepdims", 1) != 1:
         return False
     rank = len(shapes.get(node.input[0], ()))
     if len(node.input) > 1 and node.input[1] in constants:
-        axes = array_from_initializer(constants[node.input[1]]).tolist()
+        axes = onnx_graph.array_from_initializer(constants[node.input[1]]).tolist()
     else:
-        axes = list(attribute(node, "axes", ()))
+        axes = list(onnx_graph.attribute(node, "axes", ()))
     return rank == 4 and sorted(axis % rank for axis in axes) == [2, 3]
 
 
@@ -91,10 +78,10 @@ def _is_flatten(node: NodeProto, constants: Mapping[str, TensorProto], shapes: R
     product = math.prod(int(size) for size in before[1:])
     if node.input[1] not in constants:
         return len(after := shapes.get(node.output[0], ())) == 2 and after[1] == product
-    target = array_from_initializer(constants[node.input[1]]).tolist()
+    target = onnx_graph.array_from_initializer(constants[node.input[1]]).tolist()
     if len(target) != 2:
         return False
-    keeps_batch = target[0] == -1 or (target[0] == 0 and not attribute(node, "allowzero", 0))
+    keeps_batch = target[0] == -1 or (target[0] == 0 and not onnx_graph.attribute(node, "allowzero", 0))
     return keeps_batch and target[1] == product
 
 
@@ -102,12 +89,12 @@ def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
     """Turn a node with a constant second input into `op_type` on its first input, in place."""
     node.op_type = op_type
     del node.input[1:]
-    refill(node.attribute, (onnx.helper.make_attribute(name, value) for name, value in attributes.items()))
+    onnx_graph.refill(node.attribute, (onnx.helper.make_attribute(name, value) for name, value in attributes.items()))
 
 
 def _drop_expands(model: ModelProto, shapes: Ranks) -> int:
     """Let operators that broadcast read what an Expand expands, in place; return how many Expands were passed by."""
-    index = index_graph(model.graph)
+    index = onnx_graph.index_graph(model.graph)
     count = 0
     for node in model.graph.node:
         if node.op_type != "Expand" or node.output[0] in index.outputs:
@@ -156,5 +143,5 @@ def _drop_identities(model: ModelProto) -> int:
             alias[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    replace_nodes(graph, kept)
+    onnx_graph.replace_nodes(graph, kept)
     return len(alias)

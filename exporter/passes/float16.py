@@ -23,19 +23,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.errors import WeightsError
+from exporter.graph import onnx_graph
 from exporter.graph.float16_islands import float32_islands
-from exporter.graph.onnx_graph import (
-    PassResult,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    infer_shapes,
-    infer_types,
-    initializer_from_array,
-    opset_of,
-    rename_tensors,
-    replace_nodes,
-)
 
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number. Source: IEEE 754-2008, binary16."""
@@ -51,7 +40,7 @@ _KEPT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype")
 
 
-def float16_from_float32(model: ModelProto) -> PassResult:
+def float16_from_float32(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy of a float32 model without Q/DQ nodes, typed FP16 with float32 inputs and outputs.
 
     Returns:
@@ -67,7 +56,7 @@ def float16_from_float32(model: ModelProto) -> PassResult:
     return typed_float16(model)
 
 
-def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResult:
+def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> onnx_graph.PassResult:
     """Do `float16_from_float32` for any model: float32 scales of Q/DQ nodes become FP16 like every other constant.
 
     Args:
@@ -75,14 +64,14 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
         kept: Names of nodes that stay float32, with the constants that they read; none of their tensors is one of the
             other nodes' (`exporter.passes.float32_layers`).
     """
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     graph = result.graph
     _constants_to_initializers(graph)
-    kinds = infer_types(result)
+    kinds = onnx_graph.infer_types(result)
     wide = {name for name, kind in kinds.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
     wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     island, small = float32_islands(graph)
-    opset = opset_of(result)
+    opset = onnx_graph.opset_of(result)
     island |= {
         place
         for place, node in enumerate(graph.node)
@@ -105,16 +94,16 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> PassResul
             _write_float16(node)
     casts = _island_casts(graph, island, reads, wide)
     pieces = [piece for place, node in enumerate(graph.node) for piece in (*casts[place][0], node, *casts[place][1])]
-    replace_nodes(graph, pieces)
+    onnx_graph.replace_nodes(graph, pieces)
     own = {*kept, *(cast.name for before, _ in casts.values() for cast in before)}  # they read the input as it is
     casts_in = [cast for info in graph.input if _is_float32(info) for cast in _cast_input(graph, info.name, own)]
     casts_out = [_cast_output(graph, info.name) for info in graph.output if _is_float32(info)]
-    replace_nodes(graph, [*casts_in, *graph.node, *casts_out])
-    typed = infer_shapes(result)
+    onnx_graph.replace_nodes(graph, [*casts_in, *graph.node, *casts_out])
+    typed = onnx_graph.infer_shapes(result)
     onnx.checker.check_model(typed, full_check=True)
     if num_zeros:
         notes.append(f"{num_zeros} numbers of weights are below FP16's range and became 0")
-    return PassResult(typed, num_changes, tuple(notes))
+    return onnx_graph.PassResult(typed, num_changes, tuple(notes))
 
 
 def _is_float32(info: onnx.ValueInfoProto) -> bool:
@@ -131,11 +120,13 @@ def _notes(graph: GraphProto, island: set[int], small: dict[str, float]) -> list
 
 def _constants_to_initializers(graph: GraphProto) -> None:
     """Make Constant nodes of tensors initializers, in place, so that their readers decide about their type."""
-    constants = [node for node in graph.node if node.op_type == "Constant" and attribute(node, "value") is not None]
+    constants = [
+        node for node in graph.node if node.op_type == "Constant" and onnx_graph.attribute(node, "value") is not None
+    ]
     outputs = {info.name for info in graph.output}
     for node in constants:
         if node.output[0] not in outputs:
-            graph.initializer.append(attribute(node, "value"))
+            graph.initializer.append(onnx_graph.attribute(node, "value"))
             graph.initializer[-1].name = node.output[0]
             graph.node.remove(node)
 
@@ -200,7 +191,7 @@ def _convert_constants(graph: GraphProto, reads: set[tuple[int, int]]) -> tuple[
 
 def _convert(tensor: TensorProto) -> int:
     """Make a float32 tensor FP16, in place; return how many of its numbers became 0."""
-    array = array_from_initializer(tensor)
+    array = onnx_graph.array_from_initializer(tensor)
     largest = float(abs(array).max(initial=0.0))
     if not largest <= FLOAT16_MAX:
         raise WeightsError(
@@ -208,7 +199,7 @@ def _convert(tensor: TensorProto) -> int:
             "export without --fp16 or rescale the layer"
         )
     half = array.astype(np.float16)
-    tensor.CopyFrom(initializer_from_array(tensor.name, half))
+    tensor.CopyFrom(onnx_graph.initializer_from_array(tensor.name, half))
     return int(np.count_nonzero(array) - np.count_nonzero(half))
 
 
@@ -273,5 +264,5 @@ def _cast_input(graph: GraphProto, name: str, kept: Collection[str]) -> list[Nod
 def _cast_output(graph: GraphProto, name: str) -> NodeProto:
     """Let the producer of graph output `name` write an FP16 tensor; return the Cast back."""
     half = f"{name}.float16"
-    rename_tensors(graph, {name: half})
+    onnx_graph.rename_tensors(graph, {name: half})
     return onnx.helper.make_node("Cast", [half], [name], name=f"{name}.float32", to=TensorProto.FLOAT)

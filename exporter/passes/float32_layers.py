@@ -27,15 +27,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from exporter.graph.onnx_graph import (
-    GraphIndex,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    index_graph,
-    initializer_from_array,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 from exporter.graph.weighted_ops import MOVING_OPS
 
 COMMUTING_OPS = MOVING_OPS | {"Relu", "Clip", "Dropout"}
@@ -54,10 +46,10 @@ class Float32Layers:
 
 def separate_float32_layers(model: ModelProto) -> Float32Layers:
     """Return a copy, nodes uniquely named, whose fully quantized layers can stay float32 when others become FP16."""
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     graph = result.graph
     _split_gemm_biases(graph)
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     kept: set[str] = set()
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose") and _has_quantized_operands(node, index):
@@ -70,7 +62,7 @@ def separate_float32_layers(model: ModelProto) -> Float32Layers:
     return Float32Layers(result, frozenset(kept))
 
 
-def _is_float32(quantize: NodeProto, inputs: set[str], kept: set[str], index: GraphIndex) -> bool:
+def _is_float32(quantize: NodeProto, inputs: set[str], kept: set[str], index: onnx_graph.GraphIndex) -> bool:
     """Tell whether what a QuantizeLinear reads is float32: made by a kept node, or an input for one."""
     maker = index.producer.get(quantize.input[0])
     if maker is not None or quantize.input[0] not in inputs:
@@ -79,12 +71,12 @@ def _is_float32(quantize: NodeProto, inputs: set[str], kept: set[str], index: Gr
     return any(use.node.name in kept for pair in pairs for use in index.uses.get(pair.output[0], ()))
 
 
-def _has_quantized_operands(node: NodeProto, index: GraphIndex) -> bool:
+def _has_quantized_operands(node: NodeProto, index: onnx_graph.GraphIndex) -> bool:
     makers = [index.producer.get(name) for name in node.input[:2]]
     return len(node.input) > 2 and all(maker is not None and maker.op_type == DEQUANTIZE for maker in makers)
 
 
-def _collected(concat: NodeProto, index: GraphIndex) -> list[NodeProto]:
+def _collected(concat: NodeProto, index: onnx_graph.GraphIndex) -> list[NodeProto]:
     """Return a Concat and all between it and the pairs around it; nothing where a value comes or goes without one.
 
     ONNX Runtime moves a pair through an operator that commutes with it and has one reader, up to the Concat.
@@ -100,7 +92,7 @@ def _collected(concat: NodeProto, index: GraphIndex) -> list[NodeProto]:
     return between
 
 
-def chain_to_quantize(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
+def chain_to_quantize(node: NodeProto, index: onnx_graph.GraphIndex) -> list[NodeProto]:
     """Return a layer and what lies between it and its QuantizeLinear; nothing where it leads not straight to one."""
     chain = [node]
     while chain[-1].output[0] not in index.outputs:
@@ -115,7 +107,7 @@ def chain_to_quantize(node: NodeProto, index: GraphIndex) -> list[NodeProto]:
 
 def _split_gemm_biases(graph: GraphProto) -> None:
     """Put the bias of every fully quantized Gemm into an Add behind it, in place."""
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         nodes.append(node)
@@ -123,17 +115,17 @@ def _split_gemm_biases(graph: GraphProto) -> None:
         if bias is None or not _has_quantized_operands(node, index) or not chain_to_quantize(node, index):
             continue
         result, product, name = node.output[0], f"{node.name}.product", f"{node.name}.added"
-        values = array_from_initializer(bias) * np.float32(attribute(node, "beta", 1.0))
-        graph.initializer.append(initializer_from_array(name, values))
+        values = onnx_graph.array_from_initializer(bias) * np.float32(onnx_graph.attribute(node, "beta", 1.0))
+        graph.initializer.append(onnx_graph.initializer_from_array(name, values))
         del node.input[2:]
         node.output[0] = product
         nodes.append(onnx.helper.make_node("Add", [product, name], [result], name=name))
-    replace_nodes(graph, nodes)
+    onnx_graph.replace_nodes(graph, nodes)
 
 
 def _separate_dequantizers(graph: GraphProto, kept: set[str]) -> set[str]:
     """Give the kept layers DequantizeLinear nodes and constants of their own, in place; return the former's names."""
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     own: set[str] = set()
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -152,5 +144,5 @@ def _separate_dequantizers(graph: GraphProto, kept: set[str]) -> set[str]:
             use.node.input[use.place] = copy.output[0]
         own.add(copy.name)
         nodes.append(copy)
-    replace_nodes(graph, nodes)
+    onnx_graph.replace_nodes(graph, nodes)
     return own

@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from exporter.graph.onnx_graph import (
-    PassResult,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    initializer_from_array,
-    remove_dead_nodes,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 from exporter.graph.unstable_nodes import RANDOM_OPS
 
 MAX_GROWTH_BYTES = 1 << 20
@@ -46,13 +38,13 @@ _CONSTANTS = {"value_float": np.float32, "value_int": np.int64, "value_floats": 
 """Attribute of a Constant to its type; strings and sparse tensors stay nodes."""
 
 
-def fold_constants(model: ModelProto) -> PassResult:
+def fold_constants(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy in which everything computable from constants is an initializer.
 
     Constant nodes become initializers too, and nodes whose results nobody reads are dropped. `num_changes` counts the
     nodes that went; `skipped` names those left because the file would grow.
     """
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     graph = result.graph
     replaceable = {info.name for info in graph.input}
     outputs = {info.name for info in graph.output}
@@ -68,11 +60,11 @@ def fold_constants(model: ModelProto) -> PassResult:
             continue
         for name, value in zip(node.output, values, strict=True):
             if name:
-                constants[name] = initializer_from_array(name, value)
+                constants[name] = onnx_graph.initializer_from_array(name, value)
                 graph.initializer.append(constants[name])
-    replace_nodes(graph, kept)
-    remove_dead_nodes(graph)
-    return PassResult(result, before - len(graph.node), tuple(skipped))
+    onnx_graph.replace_nodes(graph, kept)
+    onnx_graph.remove_dead_nodes(graph)
+    return onnx_graph.PassResult(result, before - len(graph.node), tuple(skipped))
 
 
 def _evaluated(
@@ -88,7 +80,7 @@ def _evaluated(
     has_graphs = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
     if has_graphs or _is_computed_otherwise(node, opsets):
         return None
-    inputs = {name: array_from_initializer(constants[name]) for name in node.input if name}
+    inputs = {name: onnx_graph.array_from_initializer(constants[name]) for name in node.input if name}
     most = MAX_GROWTH_BYTES + sum(value.nbytes for value in inputs.values())
     if (predicted := _predicted_bytes(node, inputs, opsets)) > most:
         skipped.append(f"{node.name}: its constant result would have {predicted:,} bytes")
@@ -107,10 +99,10 @@ def _is_computed_otherwise(node: NodeProto, opsets: Mapping[str, int]) -> bool:
     if kind in _BOTH_SIDES_OF_13:
         return opsets.get("", opsets.get("ai.onnx", 0)) < 13
     if kind == "MaxPool":
-        return bool(attribute(node, "auto_pad", b"NOTSET") == b"SAME_LOWER")
+        return bool(onnx_graph.attribute(node, "auto_pad", b"NOTSET") == b"SAME_LOWER")
     if kind == "Resize":
-        return bool(attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"align_corners")
-    return kind == "LRN" or bool(kind == "LpNormalization" and attribute(node, "p", 2) == 1)
+        return bool(onnx_graph.attribute(node, "coordinate_transformation_mode", b"half_pixel") == b"align_corners")
+    return kind == "LRN" or bool(kind == "LpNormalization" and onnx_graph.attribute(node, "p", 2) == 1)
 
 
 def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets: dict[str, int]) -> int:
@@ -137,9 +129,9 @@ def _predicted_bytes(node: NodeProto, inputs: Mapping[str, NDArray[Any]], opsets
 
 
 def _constant_value(node: NodeProto) -> list[NDArray[Any]] | None:
-    if (tensor := attribute(node, "value")) is not None:
-        return [array_from_initializer(tensor)]
+    if (tensor := onnx_graph.attribute(node, "value")) is not None:
+        return [onnx_graph.array_from_initializer(tensor)]
     for name, dtype in _CONSTANTS.items():
-        if (value := attribute(node, name)) is not None:
+        if (value := onnx_graph.attribute(node, name)) is not None:
             return [np.asarray(value, dtype)]
     return None

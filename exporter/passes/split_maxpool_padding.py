@@ -14,33 +14,20 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from exporter.graph.onnx_graph import (
-    GraphIndex,
-    PassResult,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    index_graph,
-    initializer_from_array,
-    pads_by_rule,
-    remove_dead_nodes,
-    replace_nodes,
-    set_attributes,
-    tensor_shapes,
-)
+from exporter.graph import onnx_graph
 
 LEAST = -65504.0
 """The least finite FP16 number, so that the mask can be typed FP16 like everything else."""
 
 
-def split_zero_padding(model: ModelProto) -> PassResult:
+def split_zero_padding(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy with the rewrite of the module docstring; needs the shapes of the pools' outputs.
 
     A pool of three or more axes, with dilation, with ceil_mode or of unknown size is left as it is.
     """
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     graph = result.graph
-    index, shapes = index_graph(graph), tensor_shapes(model)
+    index, shapes = onnx_graph.index_graph(graph), onnx_graph.tensor_shapes(model)
     nodes: list[NodeProto] = []
     count = 0
     for node in graph.node:
@@ -51,35 +38,39 @@ def split_zero_padding(model: ModelProto) -> PassResult:
             continue
         pooled, mask = f"{node.output[0]}.pooled", f"{node.name}.padding"
         values = _mask(node, pads, (int(size[0]), int(size[1])), _inner_size(shapes, index.producer[node.input[0]]))
-        graph.initializer.append(initializer_from_array(mask, values))
+        graph.initializer.append(onnx_graph.initializer_from_array(mask, values))
         name, output = node.name, node.output[0]
         node.input[0] = index.producer[node.input[0]].input[0]
         node.name, node.output[0] = f"{name}.pooled", pooled
-        set_attributes(node, "auto_pad", pads=pads)
+        onnx_graph.set_attributes(node, "auto_pad", pads=pads)
         nodes.append(onnx.helper.make_node("Max", [pooled, mask], [output], name=name))
         count += 1
-    replace_nodes(graph, nodes)
-    remove_dead_nodes(graph)
-    return PassResult(result, count)
+    onnx_graph.replace_nodes(graph, nodes)
+    onnx_graph.remove_dead_nodes(graph)
+    return onnx_graph.PassResult(result, count)
 
 
-def _zero_pads(pool: NodeProto, index: GraphIndex) -> list[int] | None:
+def _zero_pads(pool: NodeProto, index: onnx_graph.GraphIndex) -> list[int] | None:
     """Return [top, left, bottom, right] of the Pad before a pool that pads nothing itself, or None."""
     pad = index.producer.get(pool.input[0]) if pool.op_type == "MaxPool" else None
     if pad is None or pad.op_type != "Pad" or len(pool.output) != 1:
         return None
-    if any(attribute(pool, "pads", ())) or attribute(pool, "ceil_mode", 0):
+    if any(onnx_graph.attribute(pool, "pads", ())) or onnx_graph.attribute(pool, "ceil_mode", 0):
         return None
-    if pads_by_rule(pool) or set(attribute(pool, "dilations", [1])) != {1}:
+    if onnx_graph.pads_by_rule(pool) or set(onnx_graph.attribute(pool, "dilations", [1])) != {1}:
         return None
     constants = [index.initializer.get(name) for name in pad.input[1:3] if name]
-    if attribute(pad, "mode", b"constant") != b"constant" or not constants or any(c is None for c in constants):
+    if (
+        onnx_graph.attribute(pad, "mode", b"constant") != b"constant"
+        or not constants
+        or any(c is None for c in constants)
+    ):
         return None
-    pads, *value = (array_from_initializer(constant) for constant in constants if constant is not None)
+    pads, *value = (onnx_graph.array_from_initializer(constant) for constant in constants if constant is not None)
     amounts = [int(amount) for amount in pads]
     if (value and float(value[0]) != 0.0) or len(pad.input) > 3 or len(amounts) != 8 or min(amounts) < 0:
         return None
-    kernel = attribute(pool, "kernel_shape")
+    kernel = onnx_graph.attribute(pool, "kernel_shape")
     spatial = [amounts[place] for place in (2, 3, 6, 7)]
     if any(amounts[place] for place in (0, 1, 4, 5)) or any(a >= kernel[place % 2] for place, a in enumerate(spatial)):
         return None  # a pool refuses padding as wide as its window
@@ -93,7 +84,7 @@ def _inner_size(shapes: dict[str, tuple[int | str, ...]], pad: NodeProto) -> tup
 
 def _mask(pool: NodeProto, pads: list[int], size: tuple[int, int], inner: tuple[int, int]) -> NDArray[np.float32]:
     """Return float32 [1, 1, H, W]: 0 where a window reaches beyond the unpadded input, else `LEAST`."""
-    kernel, strides = attribute(pool, "kernel_shape"), attribute(pool, "strides", [1, 1])
+    kernel, strides = onnx_graph.attribute(pool, "kernel_shape"), onnx_graph.attribute(pool, "strides", [1, 1])
     touches = []
     for axis in (0, 1):
         first = np.arange(size[axis]) * strides[axis] - pads[axis]

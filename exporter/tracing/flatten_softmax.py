@@ -15,31 +15,24 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import (
-    PassResult,
-    attribute,
-    copy_model,
-    initializer_from_array,
-    opset_of,
-    replace_nodes,
-    set_attributes,
-    tensor_shapes,
-)
+from exporter.graph import onnx_graph
 
 _OPS = ("Softmax", "LogSoftmax", "Hardmax")
 _LAST_FLATTENING_OPSET = 12
 
 
-def flatten_softmax(model: ModelProto) -> PassResult:
+def flatten_softmax(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy with the rewrite of the module docstring; nodes must have unique names.
 
     Raises:
         ExportError: If the shape of a Hardmax's input cannot be told.
     """
-    result = copy_model(model)
-    if opset_of(model) > _LAST_FLATTENING_OPSET or not any(node.op_type in _OPS for node in model.graph.node):
-        return PassResult(result, 0)
-    shapes = tensor_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    result = onnx_graph.copy_model(model)
+    if onnx_graph.opset_of(model) > _LAST_FLATTENING_OPSET or not any(
+        node.op_type in _OPS for node in model.graph.node
+    ):
+        return onnx_graph.PassResult(result, 0)
+    shapes = onnx_graph.tensor_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True))
     nodes: list[NodeProto] = []
     count = 0
     for node in result.graph.node:
@@ -47,7 +40,7 @@ def flatten_softmax(model: ModelProto) -> PassResult:
             nodes.append(node)
             continue
         shape = shapes.get(node.input[0], ())
-        axis = int(attribute(node, "axis", 1))
+        axis = int(onnx_graph.attribute(node, "axis", 1))
         axis += len(shape) if axis < 0 else 0
         inner = shape[1:]
         if not shape or not all(isinstance(size, int) for size in inner):
@@ -55,12 +48,12 @@ def flatten_softmax(model: ModelProto) -> PassResult:
                 raise ExportError(f"Hardmax {node.name!r}: the shape of its input is {list(shape) or 'unknown'}")
             nodes.append(node)  # left to onnx's converter
             continue
-        set_attributes(node, axis=1)
+        onnx_graph.set_attributes(node, axis=1)
         if len(shape) == 2 and axis == 1:
             nodes.append(node)
             continue
         target = f"{node.name}.shape"
-        result.graph.initializer.append(initializer_from_array(target, np.array([-1, *inner], np.int64)))
+        result.graph.initializer.append(onnx_graph.initializer_from_array(target, np.array([-1, *inner], np.int64)))
         before, after = f"{node.name}.flat", f"{node.name}.flat_result"
         data, output = node.input[0], node.output[0]
         node.input[0], node.output[0] = before, after
@@ -70,5 +63,5 @@ def flatten_softmax(model: ModelProto) -> PassResult:
             onnx.helper.make_node("Reshape", [after, target], [output], name=f"{node.name}.back"),
         ]
         count += 1
-    replace_nodes(result.graph, nodes)
-    return PassResult(result, count)
+    onnx_graph.replace_nodes(result.graph, nodes)
+    return onnx_graph.PassResult(result, count)

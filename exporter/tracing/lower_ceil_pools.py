@@ -23,39 +23,31 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from exporter.errors import ExportError
-from exporter.graph.onnx_graph import (
-    PassResult,
-    attribute,
-    copy_model,
-    initializer_from_array,
-    replace_nodes,
-    set_attributes,
-    tensor_shapes,
-)
+from exporter.graph import onnx_graph
 
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
-def lower_ceil_pools(model: ModelProto) -> PassResult:
+def lower_ceil_pools(model: ModelProto) -> onnx_graph.PassResult:
     """Return a copy, for images of fixed size, in which no pool has ceil_mode and no declared shape contradicts it.
 
     Raises:
         ExportError: If the size of a pool's input cannot be told.
     """
     if not any(_is_ceil(node) for node in model.graph.node):
-        return PassResult(copy_model(model), 0)
-    result = copy_model(model)
+        return onnx_graph.PassResult(onnx_graph.copy_model(model), 0)
+    result = onnx_graph.copy_model(model)
     num_changes = 0
     while any(_is_ceil(node) for node in result.graph.node):
         num_changes += _lower_until_a_shape_changes(result)
     del result.graph.value_info[:]
-    return PassResult(result, num_changes)
+    return onnx_graph.PassResult(result, num_changes)
 
 
 def _is_ceil(node: NodeProto) -> bool:
     """Tell whether ceil_mode decides about the size; with auto_pad SAME the stride alone does."""
-    same = attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
-    return node.op_type in _POOLS and bool(attribute(node, "ceil_mode", 0)) and not same
+    same = onnx_graph.attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return node.op_type in _POOLS and bool(onnx_graph.attribute(node, "ceil_mode", 0)) and not same
 
 
 def _lower_until_a_shape_changes(model: ModelProto) -> int:
@@ -72,20 +64,22 @@ def _lower_until_a_shape_changes(model: ModelProto) -> int:
             count += 1
             is_known = tuple(shapes.get(node.output[0], ())[2:]) == size
         nodes.append(node)
-    replace_nodes(model.graph, nodes)
+    onnx_graph.replace_nodes(model.graph, nodes)
     return count
 
 
 def _inferred_shapes(model: ModelProto) -> dict[str, tuple[int | str, ...]]:
     """Return shapes without strictness: behind a pool that is still to be rewritten they may contradict the file."""
-    bare = copy_model(model)
+    bare = onnx_graph.copy_model(model)
     del bare.graph.value_info[:]
-    return tensor_shapes(onnx.shape_inference.infer_shapes(bare, data_prop=True))
+    return onnx_graph.tensor_shapes(onnx.shape_inference.infer_shapes(bare, data_prop=True))
 
 
 def _spatial(node: NodeProto, shapes: dict[str, tuple[int | str, ...]]) -> list[int]:
     sizes = shapes.get(node.input[0], ())[2:]
-    if len(sizes) != len(attribute(node, "kernel_shape")) or not all(isinstance(size, int) for size in sizes):
+    if len(sizes) != len(onnx_graph.attribute(node, "kernel_shape")) or not all(
+        isinstance(size, int) for size in sizes
+    ):
         raise ExportError(
             f"{node.op_type} {node.name or node.output[0]!r} rounds its size up (ceil_mode), and the size of its input "
             f"is {list(sizes) or 'unknown'}; export with a fixed image size"
@@ -96,8 +90,8 @@ def _spatial(node: NodeProto, shapes: dict[str, tuple[int | str, ...]]) -> list[
 def _explicit_pads(node: NodeProto, sizes: list[int]) -> tuple[list[int], tuple[int, ...]]:
     """Return the pads, begins first, that give PyTorch's size without ceil_mode, and that size."""
     rank = len(sizes)
-    kernel, strides = attribute(node, "kernel_shape"), attribute(node, "strides", [1] * rank)
-    dilations = attribute(node, "dilations", [1] * rank)
+    kernel, strides = onnx_graph.attribute(node, "kernel_shape"), onnx_graph.attribute(node, "strides", [1] * rank)
+    dilations = onnx_graph.attribute(node, "dilations", [1] * rank)
     pads = _own_pads(node, rank)
     ends, outs = [], []
     for axis, size in enumerate(sizes):
@@ -112,14 +106,14 @@ def _explicit_pads(node: NodeProto, sizes: list[int]) -> tuple[list[int], tuple[
 
 
 def _own_pads(node: NodeProto, rank: int) -> list[int]:
-    is_valid = attribute(node, "auto_pad", b"NOTSET") == b"VALID"
-    return [0] * (2 * rank) if is_valid else list(attribute(node, "pads", [0] * (2 * rank)))
+    is_valid = onnx_graph.attribute(node, "auto_pad", b"NOTSET") == b"VALID"
+    return [0] * (2 * rank) if is_valid else list(onnx_graph.attribute(node, "pads", [0] * (2 * rank)))
 
 
 def _counts_padding(node: NodeProto) -> bool:
     """Tell whether the pool averages over zeros that it pads itself."""
-    counts = node.op_type == "AveragePool" and attribute(node, "count_include_pad", 0)
-    return bool(counts) and any(attribute(node, "pads", ()))
+    counts = node.op_type == "AveragePool" and onnx_graph.attribute(node, "count_include_pad", 0)
+    return bool(counts) and any(onnx_graph.attribute(node, "pads", ()))
 
 
 def _zero_padding(model: ModelProto, node: NodeProto, sizes: list[int]) -> list[NodeProto]:
@@ -128,7 +122,7 @@ def _zero_padding(model: ModelProto, node: NodeProto, sizes: list[int]) -> list[
     own = _own_pads(node, rank)
     name = f"{node.name or node.output[0]}.zeros"
     amounts = [0, 0, *own[:rank], 0, 0, *own[rank:]]
-    model.graph.initializer.append(initializer_from_array(f"{name}.pads", np.asarray(amounts, np.int64)))
+    model.graph.initializer.append(onnx_graph.initializer_from_array(f"{name}.pads", np.asarray(amounts, np.int64)))
     pad = onnx.helper.make_node("Pad", [node.input[0], f"{name}.pads"], [name], name=name, mode="constant")
     node.input[0] = name
     return [pad]
@@ -139,4 +133,4 @@ def _set_pads(node: NodeProto, pads: list[int]) -> None:
     if _counts_padding(node):
         own = _own_pads(node, len(pads) // 2)
         pads = [max(0, after - before) for after, before in zip(pads, own, strict=True)]
-    set_attributes(node, "ceil_mode", "auto_pad", "count_include_pad", pads=pads)
+    onnx_graph.set_attributes(node, "ceil_mode", "auto_pad", "count_include_pad", pads=pads)

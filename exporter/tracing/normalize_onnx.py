@@ -7,15 +7,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from exporter.errors import ExportError
+from exporter.graph import onnx_graph
 from exporter.graph.onnx_file import OnnxSource
-from exporter.graph.onnx_graph import (
-    array_from_initializer,
-    attribute,
-    copy_model,
-    index_graph,
-    initializer_from_array,
-    set_attributes,
-)
 from exporter.passes.canonicalize_ops import canonical_ops
 from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
@@ -45,7 +38,7 @@ def tidied_onnx(
         ExportError: If the opset conversion or the checker fails, or the batch cannot be made symbolic.
         WeightsError: If folding gives a weight that is not finite.
     """
-    model = copy_model(source.model)
+    model = onnx_graph.copy_model(source.model)
     model = flatten_softmax(model).model  # before any conversion, which forgets Hardmax
     if source.opset < _OLD_OPSET:
         model = convert_opset(model, _OLD_OPSET)
@@ -70,10 +63,10 @@ def tidied_onnx(
 def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, int]) -> None:
     """Call the batch axis `batch` and fix the image size, in place; a Reshape to the fixed batch keeps it instead."""
     graph = model.graph
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     for node in graph.node if source.batch is not None else ():
         target = index.initializer.get(node.input[1]) if node.op_type == "Reshape" else None
-        sizes = [] if target is None else array_from_initializer(target).tolist()
+        sizes = [] if target is None else onnx_graph.array_from_initializer(target).tolist()
         if sizes and sizes[0] == source.batch:
             _take_batch_from_input(graph, node, [int(size) for size in sizes])
     if source.is_nhwc:
@@ -91,11 +84,11 @@ def _take_batch_from_input(graph: GraphProto, reshape: NodeProto, sizes: list[in
     """Let a Reshape to a fixed batch keep whatever batch comes in, in place: -1 where that is free, else 0 (copy)."""
     if -1 not in sizes[1:]:
         sizes[0] = -1
-    elif attribute(reshape, "allowzero", 0) and 0 in sizes[1:]:
+    elif onnx_graph.attribute(reshape, "allowzero", 0) and 0 in sizes[1:]:
         return  # a size of 0 really; the checks that follow tell
     else:
         sizes[0] = 0
-        set_attributes(reshape, "allowzero")
+        onnx_graph.set_attributes(reshape, "allowzero")
     name = f"{reshape.name}.shape"
-    graph.initializer.append(initializer_from_array(name, np.asarray(sizes, np.int64)))
+    graph.initializer.append(onnx_graph.initializer_from_array(name, np.asarray(sizes, np.int64)))
     reshape.input[1] = name

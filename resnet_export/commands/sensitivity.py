@@ -21,14 +21,7 @@ from numpy.typing import NDArray
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import Effort, steps_of
 from calibration.methods.method import method_from_name
-from calibration.observers.sample_images import (
-    MAX_HELD_OUT,
-    MAX_HELD_OUT_FOR_BUDGET,
-    check_enough,
-    leave_out_copies,
-    proportionally_ordered,
-    split_images,
-)
+from calibration.observers import sample_images
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.errors import ExportError, OptionError
 from exporter.target import TARGETS, Target
@@ -124,8 +117,8 @@ def rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[s
 def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[str, Any], Sensitivity]:
     recipe = _recipe(options.bundle)
     calib = options.calib.paths()
-    check_enough(len(calib), options.calib.shown, force=None)
-    split = split_images(
+    sample_images.check_enough(len(calib), options.calib.shown, force=None)
+    split = sample_images.split_images(
         options.calib.root,
         calib,
         num_calibration=options.num_calib or recipe.num_calib,
@@ -161,7 +154,7 @@ def _recipe(bundle: Path) -> Recipe:
     options = manifest.options
     try:
         budget = any(options.get(name) is not None for name in ("max_top1_drop", "min_agreement"))
-        most = MAX_HELD_OUT_FOR_BUDGET if budget else MAX_HELD_OUT
+        most = sample_images.MAX_HELD_OUT_FOR_BUDGET if budget else sample_images.MAX_HELD_OUT
         held_out = most if options["val"] is None else 0
         _steps(options)
         method_from_name(options["method"]["name"])
@@ -192,8 +185,8 @@ def _validation(
     """Return the validation images, none of which calibrates, and their classes."""
     if options.val is None:
         return (), None
-    apart = leave_out_copies(calibration, options.val.paths())
-    paths = tuple(proportionally_ordered(options.val.root, apart.validation))[: options.num_val]
+    apart = sample_images.leave_out_copies(calibration, options.val.paths())
+    paths = tuple(sample_images.proportionally_ordered(options.val.root, apart.validation))[: options.num_val]
     if (labels := read_labels(options.bundle, recipe.manifest)) is None:
         raise OptionError(f"{options.bundle} gives features: no classes that --val could judge; leave --val out")
     names = class_names(options.bundle, recipe.manifest)

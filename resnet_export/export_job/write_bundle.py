@@ -27,15 +27,7 @@ from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, rows_to_json
 from resnet_export.export_job.refused_forms import ANY_ENGINE
-from runtimes.bundle.file_names import (
-    CALIBRATION_NAME,
-    DLA_FILES,
-    GOLDEN_NAME,
-    LABELS_NAME,
-    MANIFEST_NAME,
-    MODEL_FILES,
-    REPORT_NAME,
-)
+from runtimes.bundle import file_names
 from runtimes.bundle.manifest import Manifest, TensorEntry
 from runtimes.bundle.precision import option_words
 from runtimes.bundle.signature import SIGNATURE_NAME, load_private_key, sign
@@ -62,17 +54,17 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) 
         if artifacts.dla is not None:
             artifacts.dla.write(folder)
         if artifacts.table is not None:
-            write_json(folder / CALIBRATION_NAME, artifacts.table.to_json())
+            write_json(folder / file_names.CALIBRATION_NAME, artifacts.table.to_json())
         if loaded.gives_logits:
             labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
-            (folder / LABELS_NAME).write_text("\n".join(labels) + "\n", encoding="utf-8")
-        np.savez_compressed(folder / GOLDEN_NAME, allow_pickle=False, **arrays)
+            (folder / file_names.LABELS_NAME).write_text("\n".join(labels) + "\n", encoding="utf-8")
+        np.savez_compressed(folder / file_names.GOLDEN_NAME, allow_pickle=False, **arrays)
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         report = _report(run, artifacts, rows, sizes)
-        write_json(folder / REPORT_NAME, report)
+        write_json(folder / file_names.REPORT_NAME, report)
         write_manifest(folder, _manifest(options, artifacts, report, folder))
         if options.sign is not None:
-            content = (folder / MANIFEST_NAME).read_bytes()
+            content = (folder / file_names.MANIFEST_NAME).read_bytes()
             (folder / SIGNATURE_NAME).write_bytes(sign(content, load_private_key(options.sign)))
     return report
 
@@ -144,15 +136,17 @@ def next_command(options: ExportOptions, doubted: Collection[str]) -> str:
         doubted: What its warnings say not to deploy: files, or `ANY_ENGINE`.
     """
     folder = quote(str(options.folder))
-    precision = next((each for each in options.precisions if MODEL_FILES[each] not in doubted), None)
+    precision = next((each for each in options.precisions if file_names.MODEL_FILES[each] not in doubted), None)
     if precision is None:
         return f"resnet-export verify {folder} --bisect"
     if options.target.name == "onnxruntime" or ANY_ENGINE in doubted:
-        path = options.folder / MODEL_FILES[precision]
+        path = options.folder / file_names.MODEL_FILES[precision]
         code = f"import runtimes; print(runtimes.OrtRuntime({json.dumps(str(path), ensure_ascii=False)}).input_specs)"
         return f"python -c {quote(code)}"
     words = option_words(precision)
-    for_dla = [each for each in ("int8", "fp16") if getattr(options, each) and DLA_FILES[each] not in doubted]
+    for_dla = [
+        each for each in ("int8", "fp16") if getattr(options, each) and file_names.DLA_FILES[each] not in doubted
+    ]
     if options.dla and for_dla:  # one batch size, and no file of INT8 with FP16
         words = f"--{for_dla[0]} --dla 0 --batch {options.batch.opt}"
     return f"resnet-export build {folder} {words}   (on the device)"
@@ -160,7 +154,7 @@ def next_command(options: ExportOptions, doubted: Collection[str]) -> str:
 
 def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, Any], folder: Path) -> Manifest:
     exported, loaded = artifacts.exported, artifacts.exported.loaded
-    written = artifacts.finished[MODEL_FILES["fp32"]]
+    written = artifacts.finished[file_names.MODEL_FILES["fp32"]]
     return Manifest(
         model={
             "id": loaded.model_id,

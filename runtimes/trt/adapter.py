@@ -19,14 +19,7 @@ from runtimes.cuda.memory import CudaRuntime, load_cuda
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.in_pieces import run_in_pieces
 from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
-from runtimes.trt.compatibility import (
-    check_gpu,
-    check_is_no_onnx,
-    check_plan,
-    check_version,
-    read_sidecar,
-    rebuild_command,
-)
+from runtimes.trt import compatibility
 from runtimes.trt.execution_lane import Lane, do_all
 from runtimes.trt.layer_profiler import noise
 from runtimes.trt.layer_times import EngineTimes, times_from_runs
@@ -97,21 +90,21 @@ class TrtRuntime(RuntimeAdapter):
         self._graphs = cuda_graphs
 
         path = Path(engine)
-        check_is_no_onnx(path)
-        sidecar = read_sidecar(path, required=check_sidecar, flavor=flavor)
+        compatibility.check_is_no_onnx(path)
+        sidecar = compatibility.read_sidecar(path, required=check_sidecar, flavor=flavor)
         chosen = flavor or _library_of(sidecar)
-        command = rebuild_command(path, sidecar, chosen)
+        command = compatibility.rebuild_command(path, sidecar, chosen)
         if sidecar is not None and check_sidecar:
-            check_plan(path, sidecar, chosen, command)
+            compatibility.check_plan(path, sidecar, chosen, command)
         library = load_library(chosen)
         if sidecar is not None and check_sidecar:
-            check_version(path, sidecar, library, command)
+            compatibility.check_version(path, sidecar, library, command)
         self._library = library
         self._cuda = load_cuda() if cuda is None else cuda
         if self._cuda.device_count() < 1:
             raise ProviderUnavailableError(f"{path} needs an NVIDIA GPU; CUDA finds none on this machine")
         if sidecar is not None and check_sidecar:
-            check_gpu(path, sidecar, self._cuda.compute_capability(), command)
+            compatibility.check_gpu(path, sidecar, self._cuda.compute_capability(), command)
         if dla_core is None and sidecar is not None:
             dla_core = sidecar.facts.flags.get("dla_core")
         trusted = sidecar if check_sidecar else None

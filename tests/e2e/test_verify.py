@@ -159,7 +159,7 @@ def test_pytorch_as_reference_and_on_trial(bundle, digits_folder, tmp_path):
 def test_a_manifest_of_other_normalization_is_told_without_any_reference(bundle, tmp_path, capsys):
     preprocessing = replace(load_manifest(bundle).preprocessing, mean=(0.5, 0.5, 0.5))
     broken = changed(bundle, tmp_path / "broken", preprocessing=preprocessing)
-    assert "`preprocessing.mean` is [0.5, 0.5, 0.5], but model.onnx was exported" in refused(capsys, broken)
+    assert "`preprocessing.mean` is [0.5, 0.5, 0.5], but model.int8.onnx was exported" in refused(capsys, broken)
     for path in broken.glob("*.onnx"):  # as of files that do not say how their pictures are prepared
         model = onnx.load(path)
         del model.metadata_props[:]

@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.observers.sample_images import (
-    MAX_HELD_OUT,
-    MAX_HELD_OUT_FOR_BUDGET,
-    ImageSplit,
-    check_enough,
-    drawn_in_words,
-    leave_out_copies,
-    proportionally_ordered,
-    split_images,
-)
+from calibration.observers import sample_images
 from resnet_export.export_job.context.options import ExportOptions
 
 MAX_BAD_FRACTION = 0.01
@@ -49,22 +40,24 @@ def choose_images(options: ExportOptions) -> ChosenImages:
     calib = () if options.calib is None else options.calib.paths()
     val = () if options.val is None else options.val.paths()
     if options.int8 and options.calib is not None:
-        check_enough(len(calib), options.calib.shown, force=options.force)
-    split = ImageSplit((), ())
+        sample_images.check_enough(len(calib), options.calib.shown, force=options.force)
+    split = sample_images.ImageSplit((), ())
     if options.calib is not None:
-        split = split_images(
+        split = sample_images.split_images(
             options.calib.root,
             calib,
             num_calibration=options.num_calib,
             hold_out=options.val is None,
-            max_held_out=MAX_HELD_OUT if options.budget is None else MAX_HELD_OUT_FOR_BUDGET,
+            max_held_out=sample_images.MAX_HELD_OUT
+            if options.budget is None
+            else sample_images.MAX_HELD_OUT_FOR_BUDGET,
         )
     calibration = split.calibration if options.int8 else ()
     allowed_bad = int(MAX_BAD_FRACTION * max(len(calib), len(val)))
     if options.val is not None:
-        apart = leave_out_copies(calibration, val)
-        measured = tuple(proportionally_ordered(options.val.root, apart.validation)[: options.num_val])
-        measured_from = drawn_in_words(len(measured), len(apart.validation), options.val.shown)
+        apart = sample_images.leave_out_copies(calibration, val)
+        measured = tuple(sample_images.proportionally_ordered(options.val.root, apart.validation)[: options.num_val])
+        measured_from = sample_images.drawn_in_words(len(measured), len(apart.validation), options.val.shown)
         return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
     source = "" if options.calib is None else f" of {options.calib.shown}, held out"
     measured_from = f"{len(split.held_out)} images{source}"
