@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_export.api.choices import class_numbers, path_of
-from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.choices import class_numbers
+from resnet_export.api.images import Images, image_source
 from resnet_export.bench_job.command import BenchOptions, time_models
 from resnet_export.bench_job.stages import BenchRow
 from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
 from resnet_export.console.reporter import Listener, Reporter
+from runtimes.argument_kinds import StrPath, checked_kinds
 
 if TYPE_CHECKING:
     from calibration.mixed_precision.sensitivity import Sensitivity
@@ -47,6 +48,7 @@ class BenchReport:
     content: Mapping[str, Any] = field(repr=False)
 
 
+@checked_kinds
 def sensitivity(
     bundle: StrPath,
     calib: Images,
@@ -79,10 +81,9 @@ def sensitivity(
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name}: got {count!r}, expected a whole number >= 1")
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
-    folder = path_of("bundle", bundle)
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = SensitivityOptions(
-            bundle=folder,
+            bundle=Path(bundle),
             calib=image_source(calib, "calib", Path(spilled) / "calib"),
             num_calib=num_calib,
             val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
@@ -94,6 +95,7 @@ def sensitivity(
     return SensitivityReport(ranking, content)
 
 
+@checked_kinds
 def bench(
     *models: StrPath,
     batch: int | Sequence[int] = (1,),
@@ -126,8 +128,6 @@ def bench(
     """
     if not models:
         raise ValueError("models: got none, expected at least one bundle, ONNX file or engine")
-    if isinstance(precision, str):
-        raise TypeError(f"precision: got the text {precision!r}, expected a list of names")
     sizes = (batch,) if isinstance(batch, int) else tuple(batch)
     if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
         raise ValueError(f"batch: got {batch!r}, expected sizes, whole numbers >= 1")
@@ -149,6 +149,7 @@ def bench(
     return BenchReport(tuple(rows), content)
 
 
+@checked_kinds
 def models(family: str | None = None) -> tuple[ModelFacts, ...]:
     """Return the models that have names: parameters, multiply-accumulates, input size, published top-1.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from calibration.methods.method import METHODS, Method, method_from_name
 from exporter.target import TARGETS, Target
@@ -37,34 +35,6 @@ def target_of(given: str | Target) -> Target:
     if not isinstance(given, Target):
         raise TypeError(f"target: got {given!r}, expected one of {', '.join(TARGETS)}, or an exporter.target.Target")
     return given
-
-
-def word_or_path(what: str, given: str | os.PathLike[str], words: str) -> str:
-    """Return a word or a path as text.
-
-    Args:
-        what: The argument's name, for the message.
-        given: What was given for it.
-        words: What else than a path was expected, for the message.
-
-    Raises:
-        TypeError: If it is neither text nor a path.
-    """
-    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
-    if not isinstance(text, str):
-        raise TypeError(f"{what}: got {given!r}, expected {words} or a path")
-    return text
-
-
-def path_of(what: str, given: object) -> Path:
-    """Return a path.
-
-    Raises:
-        TypeError: If it is none, naming the argument.
-    """
-    if isinstance(given, (str, os.PathLike)) and isinstance(path := os.fspath(given), str):
-        return Path(path)
-    raise TypeError(f"{what}: got {type(given).__name__}, expected a path")
 
 
 def class_numbers(given: Iterable[object] | None) -> tuple[int, ...] | None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from exporter.engines.build_options import BuildOptions
 from exporter.engines.bundle_engine import EngineOutcome
 from resnet_export.api.export import batch_range
-from resnet_export.api.images import StrPath
 from resnet_export.build_job.build_step import EngineRequest, check_min_int8, have_engine
 from resnet_export.build_job.command import lowest_precision
 from resnet_export.commands.classify import ClassifyOptions, classify_folder
 from resnet_export.console.reporter import Listener, Reporter
+from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.batch_inference.run import RunReport
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import BatchRange, load_manifest
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from exporter.deploy.triton import TritonPlan
 
 
+@checked_kinds
 def build(
     bundle: StrPath,
     *,
@@ -76,6 +77,7 @@ def build(
     return outcome
 
 
+@checked_kinds
 def classify(
     bundle: StrPath,
     input: StrPath | Sequence[StrPath],
@@ -132,6 +134,7 @@ def classify(
     return classify_folder(options, Reporter(on_event))
 
 
+@checked_kinds
 def triton(
     bundle: StrPath,
     output: StrPath,
@@ -164,6 +167,7 @@ def triton(
     )
 
 
+@checked_kinds
 def deepstream(
     bundle: StrPath,
     output: StrPath,

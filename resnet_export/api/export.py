@@ -12,12 +12,13 @@ from calibration.methods.effort import DEFAULT_EFFORT
 from calibration.methods.method import Method
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.target import Target
-from resnet_export.api.choices import class_numbers, method_of, target_of, word_or_path
-from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.choices import class_numbers, method_of, target_of
+from resnet_export.api.images import Images, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.export_job.context.options import DEFAULT_NUM_CALIB, ExportOptions
 from resnet_export.export_job.report import ExportReport
+from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 ModelLike = Union["nn.Module", StrPath]
 
 
+@checked_kinds
 def export(
     model: ModelLike,
     output: StrPath | None = None,
@@ -127,13 +129,13 @@ def export(
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = ExportOptions(
             model=model,
-            weights=word_or_path("weights", weights, "the name of weights"),
+            weights=os.fspath(weights),
             checkpoint_key=checkpoint_key,
             head_activation=head_activation,
             num_classes=num_classes,
             labels=_labels(labels),
             preprocessing=preprocessing_options(preprocessing),
-            features=_names("features", features),
+            features=tuple(features),
             input_type=input_type,
             softmax=softmax,
             topk=topk,
@@ -141,12 +143,12 @@ def export(
             fp16=fp16,
             calib=None if calib is None else image_source(calib, "calib", Path(spilled) / "calib"),
             num_calib=num_calib,
-            calib_cache=None if calib_cache is None else word_or_path("calib_cache", calib_cache, '"off"'),
+            calib_cache=None if calib_cache is None else os.fspath(calib_cache),
             calib_provider=calib_provider,
             method=method_of(method),
             effort=effort,
             zero_points=zero_points,
-            keep_float=keep_float if isinstance(keep_float, str) else tuple(keep_float),  # type: ignore[arg-type]
+            keep_float=tuple(keep_float),
             target=target_of(target),
             opset=opset,
             batch=batch_range(batch),
@@ -156,7 +158,7 @@ def export(
             val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
             val_labels=class_numbers(val_labels),
             num_val=num_val,
-            measure_on=_names("measure_on", measure_on),
+            measure_on=tuple(measure_on),
             max_top1_drop=max_top1_drop,
             min_agreement=min_agreement,
             output=None if output is None else Path(output),
@@ -212,12 +214,4 @@ def batch_range(given: int | tuple[int, int, int] | BatchRange) -> BatchRange:
 def _labels(given: StrPath | Sequence[str] | None) -> Path | tuple[str, ...] | None:
     if given is None:
         return None
-    if isinstance(given, (str, os.PathLike)):
-        return Path(given)
-    return _names("labels", given)
-
-
-def _names(what: str, given: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise TypeError(f"{what}: got {given!r}, expected a list of names")
-    return tuple(given)
+    return Path(given) if isinstance(given, (str, os.PathLike)) else tuple(given)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from resnet_export.images.gather import gathered_into, is_folder_of_pictures
 from resnet_export.images.image_set import ImageSource, image_files, image_folder
 from resnet_export.images.spill import EXPECTED, spill_pictures
+from runtimes.argument_kinds import StrPath
 from runtimes.preprocessing.image_input import array_of
 
-StrPath = Union[str, "os.PathLike[str]"]
 Images = StrPath | Iterable[Any]
 """A folder, a list of files, or pictures: arrays uint8 [H, W, 3] in RGB, Pillow images, or prepared float32 arrays."""
 

@@ -18,12 +18,13 @@ from calibration.methods.effort import DEFAULT_EFFORT, steps_of
 from calibration.methods.method import Method
 from exporter.target import Target
 from resnet_export.api.choices import method_of, target_of
-from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.images import Images, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
 from resnet_export.images.spill import check_number
 from resnet_export.images.stream import stream
+from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.preprocessing.transform import Preprocessing as Resolved
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FloatModel = Union["ModelProto", "ExportedModel", StrPath]
 
 
+@checked_kinds
 def quantize(
     model: FloatModel,
     images: Images,
@@ -83,8 +85,6 @@ def quantize(
     where = target_of(target)
     if zero_points is not None and where.dialect != "tensorrt":
         raise ValueError(f"zero_points is for TensorRT's files; target {where.name!r} has zero points of its own")
-    if isinstance(keep_float, str):
-        raise TypeError(f"keep_float: got the text {keep_float!r}, expected a list of names")
     kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         return quantize_model(

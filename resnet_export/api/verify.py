@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
-from resnet_export.api.choices import class_numbers, word_or_path
+from resnet_export.api.choices import class_numbers
 from resnet_export.api.export import ModelLike, checked_model
-from resnet_export.api.images import Images, StrPath, image_source
+from resnet_export.api.images import Images, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
+from runtimes.argument_kinds import StrPath, checked_kinds
 
 Gates = Mapping[str, float | str] | Sequence[str]
 
@@ -81,6 +82,7 @@ class Verification:
         return dict(self.content)
 
 
+@checked_kinds
 def verify(
     subject: StrPath,
     *,
@@ -123,15 +125,13 @@ def verify(
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
-    if not isinstance(subject, (str, os.PathLike)):
-        raise TypeError(f"subject: got {type(subject).__name__}, expected the path of a bundle, .onnx file or engine")
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = VerifyOptions(
             subject=Path(subject),
             precision=(precision,) if isinstance(precision, str) else tuple(precision),
             provider=provider,
             against=None if against is None else checked_model(against),
-            weights=word_or_path("weights", weights, "the name of weights"),
+            weights=os.fspath(weights),
             num_classes=num_classes,
             preprocessing=preprocessing_options(preprocessing),
             val=None if val is None else image_source(val, "val", Path(spilled) / "val"),

@@ -178,7 +178,8 @@ def _tell(report: RunReport, output: Path, reporter: Reporter) -> None:
         reporter.done("nothing was left to do: an earlier run had done all images")
     elif report.resumed_images:
         reporter.done(f"{report.resumed_images} images had been done by an interrupted run")
-    reporter.done(f"{report.num_images} images classified: {output}, report {report_path(output)}")
+    done = f"{report.num_images - report.num_errors} images classified"
+    reporter.done(f"{done}: {output}, report {report_path(output)}")
     if report.num_errors:
         shown = "".join(f"\n  {example}" for example in report.examples)
         more = report.num_errors - len(report.examples)

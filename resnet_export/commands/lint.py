@@ -6,7 +6,6 @@ Exit codes: 0 clean; 1 findings as bad as `--fail-on` says; 2 wrong use, or no O
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from exporter.target import IR_VERSION_OF_NEWER_OPSET, IR_VERSION_OF_OPSET, MIN_
 from exporter.version import __version__
 from resnet_export.console.option_types import file_to_write
 from resnet_export.console.put_json import add_json_option, prints_json, put_json
+from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.bundle.manifest import load_manifest
 from runtimes.errors import BundleError, MissingDependencyError
 from runtimes.first_few import first_few
@@ -83,7 +83,8 @@ def _json_of(subject: Path, reports: list[LintReport]) -> dict[str, Any]:
     }
 
 
-def lint(model: str | os.PathLike[str], *, target: str = "tensorrt") -> LintReport:
+@checked_kinds
+def lint(model: StrPath, *, target: str = "tensorrt") -> LintReport:
     """Return what keeps an ONNX file, of this or any other tool, from being fast and right on a target.
 
     Args:

@@ -105,10 +105,11 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
             MeasuredRow(SATURATING_ROW, MODEL_FILES["int8"], parity.get(SATURATING_ROW), latency[SATURATING_ROW])
         )
     if not images.measured:
-        reporter.warn(
-            "no images were given, so nothing but equality on the package's own photographs was measured; "
-            "--calib DIR or --val DIR fills the table"
-        )
+        calib = run.options.calib
+        why = "no images were given" if calib is None else f"{calib.shown} has too few images to hold any of them out"
+        remedy = "--val DIR" if calib else "--calib DIR or --val DIR"
+        what = "so nothing but equality on the package's own photographs was measured"
+        reporter.warn(f"{why}, {what}; {remedy} fills the table")
     warn_of_poor_agreement(rows, loaded.reference_name, reporter)
     return rows
 

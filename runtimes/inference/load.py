@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
@@ -37,8 +37,9 @@ from runtimes.trt.engine_sidecar import load_sidecar
 _LOG = logging.getLogger(__name__)
 
 
+@checked_kinds
 def load(
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     provider: str = "auto",
     precision: str | None = None,
@@ -48,7 +49,7 @@ def load(
     backend: str = "pillow",
     draft: bool = False,
     provider_options: Mapping[str, str] | None = None,
-    public_key: str | os.PathLike[str] | None = None,
+    public_key: StrPath | None = None,
 ) -> Model:
     """Open a model. What runs is what was asked for, or nothing.
 
@@ -87,7 +88,7 @@ def load(
         TypeError: If `path` is no path, or `provider_options` no mapping.
         ValueError: If an argument is unknown.
     """
-    _check_arguments(path, precision, threads, provider_options)
+    _check_arguments(precision, threads, provider_options)
     word = runtime_word(provider)
     if provider_options and word == "cpu":
         raise ValueError(f"provider_options: got {dict(provider_options)}, but the CPU provider takes none")
@@ -111,9 +112,7 @@ def load(
     return source.model(opened, backend=backend, draft=draft)
 
 
-def _check_arguments(path: object, precision: str | None, threads: int | None, provider_options: object) -> None:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: got {type(path).__name__}, expected the path of a bundle, an ONNX file or an engine")
+def _check_arguments(precision: str | None, threads: int | None, provider_options: object) -> None:
     if not isinstance(provider_options, (Mapping, NoneType)):
         got = type(provider_options).__name__
         raise TypeError(f"provider_options: got {got}, expected a mapping of names to values")

@@ -136,11 +136,13 @@ class Model(Closing):
         """Return the inputs of `run` for a list of pictures as `classify` takes them.
 
         Raises:
-            TypeError: If it is one picture instead of a list.
+            TypeError, InputMismatchError: If it is one picture instead of a list, or a list of none.
             ImageReadError, NotAClassifierError: As `classify` does for a picture.
         """
         if not isinstance(images, (list, tuple)):
             raise TypeError(f"images: got {type(images).__name__}, expected a list of pictures; [picture] for one")
+        if not images:
+            raise InputMismatchError("got an empty list, expected at least one picture")
         if self._preparation is None:
             raise NotAClassifierError(
                 "how this model's pictures are prepared is not known: neither its folder has a manifest.json nor the "
@@ -198,10 +200,8 @@ class Model(Closing):
                 self._changed.notify_all()
 
     def _classify_list(self, images: Sequence[ImageInput], channels: Channels | None, top: int) -> list[Classification]:
-        if not images:
-            raise InputMismatchError("got an empty list, expected at least one picture")
         found: list[Classification] = []
-        for start in range(0, len(images), _CHUNK):
+        for start in range(0, max(len(images), 1), _CHUNK):
             inputs = self.prepare(images[start : start + _CHUNK], channels=channels)
             found.extend(self.classes(self.run(inputs), top=top))
         return found

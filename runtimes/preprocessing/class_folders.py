@@ -15,6 +15,7 @@ from runtimes.first_few import first_few
 
 _NUM_IMAGENET_CLASSES = 1000
 
+_LABELS = "export with --labels FILE (names, one a line, in order), or give --val-labels FILE (each picture's class)"
 _UNNAMED = "the model's classes have no names, only numbers"
 
 INDEX_PREFIX = "index="
@@ -138,7 +139,7 @@ def _name_error(candidates: Mapping[str, tuple[int, ...]], num_classes: int) -> 
         )
     return ImageFolderError(
         f"{problem}; expected each folder to be one of the model's {num_classes} labels, so rename the "
-        "folders or give the right labels with --labels FILE (one a line, in class order)"
+        f"folders, or {_LABELS}"
     )
 
 
@@ -149,8 +150,7 @@ def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes
     unmatched = [name for name in names if name not in synsets] or names
     return ImageFolderError(
         f"got {len(names)} class folders ({_some(unmatched)}) for a model of {num_classes} classes, and "
-        f"{known}; expected {num_classes} folders, or folders named like labels, so give the labels with "
-        "--labels FILE (one a line, in class order)"
+        f"{known}; expected {num_classes} folders, or folders named like labels; {_LABELS}"
     )
 
 

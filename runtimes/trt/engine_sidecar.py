@@ -136,7 +136,10 @@ def load_sidecar(engine: Path) -> EngineSidecar:
     try:
         content = read_json_file(path)
     except OSError as err:
-        raise BundleError(f"{path} cannot be read ({err.strerror}); build the engine again") from err
+        raise BundleError(
+            f"{engine}: expected an ONNX file, or an engine of resnet-export build with its sidecar, but {path.name} "
+            f"cannot be read ({err.strerror}); build the engine again"
+        ) from err
     except ValueError as err:
         raise BundleError(f"{path}: not JSON ({err}); build the engine again") from err
     return EngineSidecar.from_json(content)

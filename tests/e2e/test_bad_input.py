@@ -153,15 +153,20 @@ def test_unreadable_folder(
 def test_too_few_images_say_why_and_force_goes_on(capsys: Capture, digits_folder: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for path in sorted((digits_folder / "calib").rglob("*.png"))[:20]:
+    for path in sorted((digits_folder / "calib").rglob("*.png"))[:3]:
         shutil.copy(path, few)
     output = tmp_path / "bundle"
     message = refused(capsys, output, *digits(calib=few), "--int8")
-    assert "20 images are too few" in message
+    assert "3 images are too few" in message
     assert "--force" in message
     words = (*digits(calib=few, effort=0), "--int8", "--force", "--quiet", "-o", output)
     assert main([str(word) for word in words]) == 0
     assert (output / "model.int8.onnx").exists()
+    (told,) = [
+        line for line in json.loads((output / "report.json").read_text())["warnings"] if "fills the table" in line
+    ]
+    assert told.startswith(f"{few} has too few images to hold any of them out, so nothing but")
+    assert told.endswith("; --val DIR fills the table")
 
 
 def test_few_corrupt_images_are_named_and_counted_many_stop(

@@ -130,6 +130,7 @@ class TestBadImages:
     def test_rows_with_errors_and_exit_code_1(self, bundle, folder, tmp_path, capsys):
         assert classify(bundle, folder, tmp_path / "r.csv") == 1
         told = capsys.readouterr().err
+        assert "4 images classified" in told
         assert "2 of 6 files could not be read" in told
         rows = {Path(row["path"]).name: row for row in read_csv(tmp_path / "r.csv")}
         assert {os.fsencode(name) for name in rows} == {os.fsencode(path.name) for path in folder.iterdir()}

@@ -198,11 +198,6 @@ def _unknown_words(options: ExportOptions) -> Iterator[str]:
         value = getattr(options, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             yield f"{name}: got {value!r}, expected a whole number >= 1"
-    for name in ("softmax", "int8", "fp16", "engine", "rtx", "dla", "force"):
-        if not isinstance(value := getattr(options, name), bool):
-            yield f"{name}: got {value!r}, expected True or False"
-    if isinstance(options.keep_float, str):
-        yield f"keep_float: got the text {options.keep_float!r}, expected a list of names"
 
 
 def _int8_alone(options: ExportOptions) -> Iterator[str]:

@@ -16,7 +16,7 @@ import torch
 from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, write_bundle
 
 from runtimes import load
-from runtimes.errors import ForkedProcessError, InputMismatchError, ModelClosedError
+from runtimes.errors import BundleError, ForkedProcessError, InputMismatchError, ModelClosedError
 from runtimes.inference.classification import Head
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
@@ -154,6 +154,8 @@ class TestClose:
     def test_an_empty_list(self, bundle):
         with load(bundle) as model, pytest.raises(InputMismatchError, match="empty list"):
             model.classify([])
+        with load(bundle) as model, pytest.raises(InputMismatchError, match="empty list"):
+            model.prepare([])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -218,3 +220,9 @@ def test_a_forked_error_is_an_error_of_runtimes():
     from runtimes.errors import RuntimeAdapterError
 
     assert issubclass(ForkedProcessError, RuntimeAdapterError)
+
+
+def test_a_file_that_is_neither_onnx_nor_an_engine_is_told_as_such(tmp_path):
+    (tmp_path / "cat.png").write_text("no picture either")
+    with pytest.raises(BundleError, match=r"cat\.png: expected an ONNX file, or an engine .* cat\.png\.json cannot be"):
+        load(tmp_path / "cat.png")

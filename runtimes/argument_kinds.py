@@ -1,0 +1,63 @@
+"""Arguments of public functions against their annotations: what is of another kind is told by its name, at the call.
+
+A flag of "no" would count as yes, a name as a list of letters. Which values are of use is asked elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TypeVar, Union
+
+StrPath = Union[str, "os.PathLike[str]"]
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, os.PathLike)) and isinstance(os.fspath(value), str)
+
+
+def _are_names(value: object) -> bool:
+    is_list = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
+    return is_list and all(isinstance(name, str) for name in value)  # type: ignore[attr-defined]
+
+
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "None": (lambda value: value is None, ""),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "str": (lambda value: isinstance(value, str), "a text"),
+    "StrPath": (_is_path, "a text or path"),
+    "Sequence[str]": (_are_names, "a list of names"),
+    "Listener": (callable, "a function of an event"),
+}
+
+
+def checked_kinds(function: Function) -> Function:
+    """Return `function` with its arguments checked where each kind of their annotation is known here.
+
+    Raises:
+        TypeError: At the call: the argument, what was got and what was expected.
+    """
+    parameters = inspect.signature(function).parameters
+    kinds = {name: str(parameter.annotation).split(" | ") for name, parameter in parameters.items()}
+    known = {name: words for name, words in kinds.items() if all(word in _KINDS for word in words)}
+
+    @functools.wraps(function)
+    def checked(*args: object, **kwargs: object) -> object:
+        bound = inspect.signature(function).bind(*args, **kwargs).arguments
+        for name in known.keys() & bound.keys():
+            several = parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            _check(name, bound[name] if several else (bound[name],), known[name])
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]  # the same signature
+
+
+def _check(name: str, values: Iterable[object], words: Iterable[str]) -> None:
+    for value in values:
+        if not any(_KINDS[word][0](value) for word in words):
+            expected = " or ".join(filter(None, (_KINDS[word][1] for word in words)))
+            raise TypeError(f"{name}: got {reprlib.repr(value)}, expected {expected}")
