@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 SEED = 20261202
 sessions_on_one_thread()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Taking a worker's modules and models apart one by one takes seconds and tests nothing. Registered first, run last.
+    atexit.register(os._exit, 0)
 
 WHOLE_RUNS = ("e2e/", "robustness/", "benchmarks/")
 

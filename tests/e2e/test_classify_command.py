@@ -82,7 +82,7 @@ def test_parquet(bundle, digits_folder, tmp_path):
     assert json.loads(table.schema.metadata[b"resnet_export"])["plan"]["file"] == "model.onnx"
 
 
-def test_killed_and_gone_on(digits_folder, tmp_path):
+def test_killed_and_gone_on(digits_folder, tmp_path, capsys):
     """kill -9 of a real process half-way: the file at the end is, byte for byte, that of a run nobody killed."""
     bundle = write_bundle(tmp_path / "bundle", {"fp32": small_classifier(size=32)})
     images = sorted((digits_folder / "val").rglob("*.png")) * 6
@@ -100,17 +100,12 @@ def test_killed_and_gone_on(digits_folder, tmp_path):
     assert 3 <= done < 64
     assert not output.exists()
     assert main([*words, "--output", str(output)]) == 2  # not without being told what to do with the parts
-    resumed = subprocess.run(
-        [sys.executable, "-c", COMMAND, *words, "--output", str(output), "--resume", "--json"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(resumed.stdout)["resumed_images"] >= done * 34 - 34
+    capsys.readouterr()
+    assert main([*words, "--output", str(output), "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["resumed_images"] >= done * 34 - 34
     assert not parts.exists()
     whole = tmp_path / "whole.jsonl"
-    subprocess.run([sys.executable, "-c", COMMAND, *words, "--output", str(whole)], env=ENVIRONMENT, check=True)
+    assert main([*words, "--output", str(whole)]) == 0
     assert output.read_bytes() == whole.read_bytes()
     assert [json.loads(line)["path"] for line in whole.read_text().splitlines()] == list(map(str, images))
 
