@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -357,22 +355,6 @@ def test_keeping_every_layer_in_float(capsys: Capture, output: Path, digits_fold
 def test_verbose_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
     assert main(["resnet5", "-v", "-o", str(tmp_path / "bundle")]) == 2
     assert "Traceback" in capsys.readouterr().err
-
-
-def test_a_terminated_run_leaves_nothing(digits_folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "bundle"
-    command = [sys.executable, "-c", "import sys; from resnet_export.main import main; sys.exit(main())"]
-    arguments = [*digits(calib=digits_folder / "calib"), "--int8", "--output", output]
-    process = subprocess.Popen([*command, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert process.stderr.readline()  # the first step is done: torch is loaded, the job is in the middle
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130, errors
-    assert "interrupted" in errors
-    assert "Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_leaves_nothing(

@@ -8,7 +8,8 @@ up to 50 ms after the first unfinished file or folder appears, when the disk is 
 
 After every kill the output must be the whole old bundle (or engine with its sidecar), the whole new one, or nothing;
 an engine and a sidecar that do not belong together must be told apart; every entry of the calibration cache must be
-whole. What the next run does first must remove every unfinished file. At the end an undisturbed run must succeed.
+whole. What the next run does first must remove every unfinished file. At the end an undisturbed run must succeed, and
+one that is asked to end (SIGTERM) must leave nothing.
 """
 
 from __future__ import annotations
@@ -141,7 +142,20 @@ def kill_main_job(work: Path, count: int, generator: random.Random) -> tuple[Cou
     left = unfinished([output.parent, cache])
     if code or bundle_state(output) != "whole" or left:
         failures.append(f"the run at the end: exit code {code}, {bundle_state(output)}, left {left}")
-    return states, failures
+    return states, failures + terminate_main_job(work)
+
+
+def terminate_main_job(work: Path) -> list[str]:
+    """Send SIGTERM when the first step is told; return what is wrong: code 130, one line, and nothing may be left."""
+    folder, log = work / "terminated", work / "terminated.log"
+    folder.mkdir()
+    process = start([*MODEL, "--int8", "--calib", work / "digits" / "calib", "-o", folder / "bundle"], log)
+    while not (log.exists() and b"\n" in log.read_bytes()) and os.waitpid(process, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    os.kill(process, signal.SIGTERM)
+    code, told = wait(process), log.read_text(encoding="utf-8")
+    right = code == 130 and "interrupted" in told and "Traceback" not in told and not list(folder.iterdir())
+    return [] if right else [f"terminated: exit code {code}, left {list(folder.iterdir())}, told {told}"]
 
 
 def kill_build(work: Path, count: int, generator: random.Random) -> tuple[Counter[str], list[str]]:

@@ -125,7 +125,7 @@ print(failures)
 
 
 @pytest.mark.slow
-def test_killed_at_once_and_on_full_disks(digits_folder):
+def test_killed_terminated_at_once_and_on_full_disks(digits_folder):
     """One process imports torch; every run is a fork of it."""
     from importlib.util import find_spec
 

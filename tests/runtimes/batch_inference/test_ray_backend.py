@@ -59,6 +59,8 @@ def cluster(bundle, tmp_path_factory) -> Iterator[RayWork]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a token into the user's home
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # no worker that no task asks for
+        patch.setenv("RAY_enable_worker_prestart", "0")
         with RayWork(opener_by_value(bundle), workers=2) as work:
             yield work
 
