@@ -301,17 +301,17 @@ def _x_log_x(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _SumsAbove(NamedTuple):
-    """Counts and sums above each edge of a histogram, x in bins; arrays are float64 [num_edges].
+    """Counts and sums above each edge of a histogram, x in bins.
+
+    Edges go from 0 to one beyond the bin that holds the maximum; arrays are float64 [num_edges].
 
     Attributes:
-        edges: 0 to top + 1, where bin `top` holds the maximum.
         counts: How many values lie above each edge.
         sums: Their sum.
         inside: The values spread evenly over the bin that ends at each edge; 0 for bin 0 and the maximum's.
         sum_of_squares: Of all values.
     """
 
-    edges: NDArray[np.float64]
     counts: NDArray[np.float64]
     sums: NDArray[np.float64]
     inside: NDArray[np.float64]
@@ -328,13 +328,12 @@ def _sums_above(counts: NDArray[np.float64], largest: float) -> _SumsAbove:
     top = int(largest)
     inside = np.zeros(top + 2)
     inside[2:-1] = counts[1:top]
-    edges = np.arange(top + 2, dtype=np.float64)
-    middles = edges - 0.5
+    middles = np.arange(top + 2) - 0.5
     above = np.cumsum(inside[::-1])[::-1] - inside
     sums = np.cumsum((inside * middles)[::-1])[::-1] - inside * middles
     squares = inside @ (np.square(middles) + 1 / 12)
     point = counts[top]
-    return _SumsAbove(edges, above + point, sums + point * largest, inside, float(squares + point * largest**2))
+    return _SumsAbove(above + point, sums + point * largest, inside, float(squares + point * largest**2))
 
 
 def _squared_errors(
@@ -359,13 +358,21 @@ def _squared_errors(
     """
     tops = np.rint(candidates / steps)[:, np.newaxis]
     levels = np.arange(1, tops.max() + 1)
-    borders = steps[:, np.newaxis] * (np.minimum(levels, tops) - 0.5)  # [num_candidates, N]
-    ends = borders.astype(np.intp) + 1  # the cast is a floor
-    edges = above.edges[ends]
-    part = above.inside[ends] * (edges - borders)
+    borders = steps[:, np.newaxis] * (levels - 0.5)  # [num_candidates, N]
     exists = levels <= tops
-    counts = (above.counts[ends] + part) * exists
-    sums = (above.sums[ends] + part * (edges + borders) / 2) * exists
+    if are_fewer := not exists.all():
+        borders *= exists  # none beyond the last edge
+    ends = borders.astype(np.intp) + 1  # the cast is a floor
+    width = ends - borders
+    part = above.inside.take(ends)
+    part *= width
+    counts = above.counts.take(ends)
+    counts += part
+    sums = above.sums.take(ends)
+    sums += part * (ends - width / 2)
+    if are_fewer:
+        counts *= exists
+        sums *= exists
     errors: NDArray[np.float64] = (
         above.sum_of_squares - 2 * steps * sums.sum(axis=1) + np.square(steps) * (counts @ (2 * levels - 1))
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,75 +32,120 @@ def has_rows(node: NodeProto, weight_ndim: int) -> bool:
     return node.op_type != "Conv" or (weight_ndim == 4 and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET")
 
 
-def sampled_rows(
-    node: NodeProto, image: Tensor, kernel_shape: Sequence[int], *, num_images: int, columns: slice = slice(None)
-) -> Tensor:
-    """Return what the node reads at sampled positions of one image, float32 [groups, positions, columns].
+class RowSampler:
+    """Gives what a node reads at sampled positions, image after image.
 
     Args:
         node: Conv, Gemm or MatMul.
-        image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
         num_images: Over which `MAX_ROWS` are spread.
-        columns: Which of the K values; all by default.
     """
-    wanted = max(1, MAX_ROWS // num_images)
-    if node.op_type != "Conv":
-        matrix = image.reshape(1, -1, image.shape[-1])
-        return matrix[:, sampled_positions(matrix.shape[1], wanted), columns]
-    area = math.prod(kernel_shape)
-    start, stop, _ = columns.indices(len(image) // attribute(node, "group", 1) * area)
-    first, last = start // area, -(-stop // area)
-    rows = _conv_rows(node, image, kernel_shape, wanted, slice(first, last))
-    return rows[:, :, start - first * area : stop - first * area]
+
+    def __init__(self, node: NodeProto, kernel_shape: Sequence[int], *, num_images: int) -> None:
+        self._wanted = max(1, MAX_ROWS // num_images)
+        self._is_conv = node.op_type == "Conv"
+        self._groups: int = attribute(node, "group", 1)
+        self._windows = _Windows.of(node, kernel_shape) if self._is_conv else None
+        self._size: tuple[int, ...] = ()
+        self._places = self._outside = np.zeros(0, np.intp)
+
+    def rows(self, image: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Return what the node reads of one image, float32 [groups, positions, columns].
+
+        Args:
+            image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
+            columns: Which of the K values; all by default.
+        """
+        if self._windows is None:
+            matrix = image.reshape(1, -1, image.shape[-1])
+            return matrix[:, sampled_positions(matrix.shape[1], self._wanted), columns]
+        if image.shape[1:] != self._size:
+            self._size = image.shape[1:]
+            self._places, self._outside = self._windows.places(self._size, self._wanted)
+        area = math.prod(self._windows.kernel)
+        start, stop, _ = columns.indices(len(image) // self._groups * area)
+        channels = slice(start // area, -(-stop // area))
+        pixels = image.reshape(self._groups, -1, math.prod(self._size))[:, channels]
+        picked = pixels.take(self._places, axis=2)
+        picked[:, :, self._outside] = 0.0
+        picked = picked.reshape(*picked.shape[:2], -1, area).transpose(0, 2, 1, 3)
+        first = channels.start * area
+        rows: Tensor = picked.reshape(self._groups, picked.shape[1], -1)[:, :, start - first : stop - first]
+        return rows
 
 
-def mean_row(node: NodeProto, image: Tensor, kernel_shape: Sequence[int]) -> NDArray[np.float64]:
-    """Return the mean of what the node reads over all positions of one image, float64 [groups, K].
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """Where a Conv's windows lie: kernel, strides and dilations of both axes; pads at top, left, bottom, right."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, node: NodeProto, kernel_shape: Sequence[int]) -> _Windows:
+        ones = (1, 1)
+        strides, dilations = (tuple(attribute(node, name, ones)) for name in ("strides", "dilations"))
+        return cls(tuple(kernel_shape), strides, dilations, tuple(attribute(node, "pads", (0, 0, 0, 0))))  # type: ignore[arg-type]  # of two and four
+
+    def count(self, axis: int, size: int) -> int:
+        """Return how many windows lie along one axis of an image of `size` pixels there."""
+        span = (self.kernel[axis] - 1) * self.dilations[axis] + 1
+        return (size + self.pads[axis] + self.pads[axis + 2] - span) // self.strides[axis] + 1
+
+    def read_at(self, axis: int, offset: int, size: int) -> slice:
+        """Return the pixels, padding left out, that all windows read at one place of the kernel along one axis."""
+        step, first = self.strides[axis], offset * self.dilations[axis] - self.pads[axis]
+        start = first if first >= 0 else first % step
+        stop = first + (self.count(axis, size) - 1) * step + 1
+        return slice(start, max(min(stop, size), start), step)
+
+    def places(self, size: tuple[int, ...], wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the pixels that about `wanted` windows read, window by window, and which of these are padding.
+
+        Args:
+            size: (H, W) of the image.
+            wanted: How many windows.
+
+        Returns:
+            Of each: its place among H x W, where it is one; and the numbers of those that are not, which are zeros.
+        """
+        width = self.count(1, size[1])
+        all_windows = np.arange(self.count(0, size[0]) * width)
+        found = all_windows[sampled_positions(len(all_windows), wanted)]
+        inside, pixels = [], []
+        for axis, starts in enumerate((found // width, found % width)):
+            offsets = np.arange(self.kernel[axis]) * self.dilations[axis] - self.pads[axis]
+            pixel = starts[:, np.newaxis] * self.strides[axis] + offsets
+            inside.append((pixel >= 0) & (pixel < size[axis]))
+            pixels.append(np.clip(pixel, 0, size[axis] - 1))
+        y, x = pixels
+        is_inside = inside[0][:, :, np.newaxis] & inside[1][:, np.newaxis]
+        return (y[:, :, np.newaxis] * size[1] + x[:, np.newaxis]).ravel(), np.flatnonzero(~is_inside)
+
+
+def mean_rows(node: NodeProto, images: Tensor, kernel_shape: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean of what the node reads over all positions of each image, float64 [n, groups, K].
 
     Args:
         node: Conv, Gemm or MatMul.
-        image: What it reads, float32 [C, H, W] for Conv, [..., K] else.
+        images: What it reads, float32 [n, C, H, W] for Conv, [n, ..., K] else.
         kernel_shape: [kH, kW] of a Conv; not read for the others.
     """
+    count = len(images)
     if node.op_type != "Conv":
-        mean: NDArray[np.float64] = image.reshape(1, -1, image.shape[-1]).mean(axis=1, dtype=np.float64)
+        mean: NDArray[np.float64] = images.reshape(count, 1, -1, images.shape[-1]).mean(axis=2, dtype=np.float64)
         return mean
-    strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-    padded = _padded(node, image)
-    spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
-    sizes = [(size - span) // step + 1 for size, span, step in zip(padded.shape[1:], spans, strides, strict=True)]
-    sums = np.empty((len(image), *kernel_shape))
+    windows = _Windows.of(node, kernel_shape)
+    sums = np.empty((*images.shape[:2], *kernel_shape))
     for y in range(kernel_shape[0]):
-        first = y * dilations[0]
-        column = padded[:, first : first + (sizes[0] - 1) * strides[0] + 1 : strides[0]].sum(axis=1)
+        column = images[:, :, windows.read_at(0, y, images.shape[2])].sum(axis=2)
         for x in range(kernel_shape[1]):
-            first = x * dilations[1]
-            picked = column[:, first : first + (sizes[1] - 1) * strides[1] + 1 : strides[1]]
-            sums[:, y, x] = picked.sum(axis=1, dtype=np.float64)
-    mean = sums.reshape(attribute(node, "group", 1), -1) / (sizes[0] * sizes[1])
+            sums[:, :, y, x] = column[:, :, windows.read_at(1, x, images.shape[3])].sum(axis=2, dtype=np.float64)
+    num_windows = windows.count(0, images.shape[2]) * windows.count(1, images.shape[3])
+    mean = sums.reshape(count, attribute(node, "group", 1), -1) / num_windows
     return mean
-
-
-def _conv_rows(node: NodeProto, image: Tensor, kernel_shape: Sequence[int], wanted: int, channels: slice) -> Tensor:
-    """Return about `wanted` rows of some of each group's channels, float32 [groups, positions, K]."""
-    groups = attribute(node, "group", 1)
-    strides, dilations = attribute(node, "strides", [1, 1]), attribute(node, "dilations", [1, 1])
-    chosen = image.reshape(groups, -1, *image.shape[1:])[:, channels]
-    padded = _padded(node, chosen.reshape(-1, *image.shape[1:]))
-    spans = [(side - 1) * dilation + 1 for side, dilation in zip(kernel_shape, dilations, strict=True)]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
-    windows = windows[:, :: strides[0], :: strides[1], :: dilations[0], :: dilations[1]]
-    _, height, width = windows.shape[:3]
-    places = np.arange(height * width)[sampled_positions(height * width, wanted)]
-    picked = windows[:, places // width, places % width].reshape(groups, -1, len(places), *kernel_shape)
-    rows: Tensor = picked.transpose(0, 2, 1, 3, 4).reshape(groups, len(places), -1)
-    return rows
-
-
-def _padded(node: NodeProto, image: Tensor) -> Tensor:
-    top, left, bottom, right = attribute(node, "pads", [0, 0, 0, 0])
-    return np.pad(image, ((0, 0), (top, bottom), (left, right))) if top or left or bottom or right else image
 
 
 def weight_rows(node: NodeProto, weight: NDArray[Any]) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from calibration.refinement.layer_hessian import sampled_rows
+from calibration.refinement.layer_hessian import RowSampler
 
 Array = NDArray[np.float32]
 ALL = slice(None)
@@ -44,12 +44,17 @@ class LayerReads:
     num_images: int
     center: Array | None = None
     _errors: list[Array] = field(default_factory=list)
+    _sampler: RowSampler = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look up once where the rows lie."""
+        self._sampler = RowSampler(self.node, self.kernel_shape, num_images=self.num_images)
 
     def missed_inputs(self) -> Iterator[tuple[Array, Array]]:
         """Yield x and d of each image, float32 [groups, P, K] each."""
         for read, in_float in self.images():
-            rows = self._rows(read, ALL)
-            yield self._centered(rows, ALL), self._rows(in_float, ALL) - rows
+            rows = self._sampler.rows(read, ALL)
+            yield self._centered(rows, ALL), self._sampler.rows(in_float, ALL) - rows
 
     def missed_outputs(self) -> Iterator[tuple[Array, Array]]:
         """Yield x and W d of each image, float32 [groups, P, K] and [groups, P, O]."""
@@ -60,7 +65,7 @@ class LayerReads:
         """Yield x of some columns, and e as it is after `lose`, float32 [groups, P, columns] and [groups, P, O]."""
         if self._errors:
             for (read, _), error in zip(self.images(), self._errors, strict=True):
-                yield self._centered(self._rows(read, columns), columns), error
+                yield self._centered(self._sampler.rows(read, columns), columns), error
             return
         for rows, error in self.missed_outputs():
             self._errors.append(error)
@@ -70,9 +75,6 @@ class LayerReads:
         """Add to e what some columns lost: W - V there, float32 [groups, O, columns]."""
         for (rows, _), error in zip(self.part(columns), self._errors, strict=True):
             error += np.matmul(rows, lost.transpose(0, 2, 1))
-
-    def _rows(self, image: Array, columns: slice) -> Array:
-        return sampled_rows(self.node, image, self.kernel_shape, num_images=self.num_images, columns=columns)
 
     def _centered(self, rows: Array, columns: slice) -> Array:
         return rows if self.center is None else rows - self.center[:, np.newaxis, columns]

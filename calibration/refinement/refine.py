@@ -21,7 +21,7 @@ from calibration.errors import CalibrationError
 from calibration.methods.effort import Effort
 from calibration.refinement.bias_correction import bias_correction, channel_means
 from calibration.refinement.layer_constants import LayerConstants
-from calibration.refinement.layer_hessian import has_rows, mean_row, weight_from_rows, weight_rows
+from calibration.refinement.layer_hessian import has_rows, mean_rows, weight_from_rows, weight_rows
 from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
 from calibration.refinement.round_layer import WIDEST, round_layer
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
@@ -177,7 +177,8 @@ def _means_read(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] 
     weight = constants.weight(layer.node)
     if weight is None or not has_rows(layer.node, weight.levels.ndim):
         return None
-    return np.stack([mean_row(layer.node, image, weight.levels.shape[2:]) for image in layer.images()])
+    kernel_shape = weight.levels.shape[2:]
+    return np.concatenate([mean_rows(layer.node, batch, kernel_shape) for batch in layer.batches()])
 
 
 def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConstants) -> NDArray[np.float64] | None:

@@ -10,7 +10,7 @@ from onnx import helper
 from torch.nn import functional
 
 from calibration.refinement import layer_hessian
-from calibration.refinement.layer_hessian import has_rows, mean_row, sampled_rows, weight_from_rows, weight_rows
+from calibration.refinement.layer_hessian import RowSampler, has_rows, mean_rows, weight_from_rows, weight_rows
 
 SEED = 20261129
 
@@ -21,6 +21,7 @@ CONVOLUTIONS = {
     "dilation": {"dilations": [2, 3], "pads": [2, 2, 2, 2]},
     "groups": {"group": 2, "pads": [1, 1, 1, 1]},
     "depthwise": {"group": 4, "strides": [2, 2], "pads": [0, 1, 0, 1]},
+    "corners that read nothing": {"dilations": [12, 12], "pads": [12, 12, 12, 12]},
     "all": {"group": 2, "strides": [2, 3], "pads": [1, 0, 2, 3], "dilations": [1, 2]},
 }
 
@@ -37,10 +38,8 @@ def conv_node(**attributes):
 def hessians(node, batches, kernel, columns=slice(None)) -> np.ndarray:
     """Return x x^T summed over the sampled rows of all images."""
     images = [image for batch in batches for image in batch]
-    rows = [
-        sampled_rows(node, image, kernel, num_images=len(images), columns=columns).astype(np.float64)
-        for image in images
-    ]
+    sampler = RowSampler(node, kernel, num_images=len(images))
+    rows = [sampler.rows(image, columns).astype(np.float64) for image in images]
     return sum(np.matmul(each.transpose(0, 2, 1), each) for each in rows)
 
 
@@ -82,7 +81,7 @@ def test_rows_times_weight_rows_is_the_convolution(random: np.random.Generator, 
     image = random.normal(size=(4, 11, 9)).astype(np.float32)
     weight = random.normal(size=(8, 4 // groups, 3, 2)).astype(np.float32)
     node = conv_node(**attributes)
-    rows = sampled_rows(node, image, (3, 2), num_images=1)
+    rows = RowSampler(node, (3, 2), num_images=1).rows(image)
     product = np.matmul(rows, weight_rows(node, weight).transpose(0, 2, 1))  # [groups, positions, O / groups]
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     expected = functional.conv2d(
@@ -100,7 +99,7 @@ def test_a_sample_of_the_rows_is_spread_over_the_picture(monkeypatch: pytest.Mon
     monkeypatch.setattr(layer_hessian, "MAX_ROWS", 2 * 128)
     images = np.zeros((2, 1, 32, 32), np.float32)
     images[..., 5] = 1.0
-    rows = sampled_rows(conv_node(), images[0], (1, 1), num_images=2)
+    rows = RowSampler(conv_node(), (1, 1), num_images=2).rows(images[0])
     assert 128 <= rows.shape[1] < 256
     assert rows.mean() == pytest.approx(1 / 32, rel=0.35)
     assert_allclose(hessians(conv_node(), [images], (1, 1)), [[[2 * rows.sum()]]])
@@ -155,12 +154,12 @@ def test_layers_whose_rows_are_not_known_are_told() -> None:
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 3)])
 def test_the_mean_row_is_that_of_all_positions(random: np.random.Generator, kind: str, kernel: tuple[int, int]) -> None:
     attributes = CONVOLUTIONS[kind]
-    images = random.normal(size=(1, 4, 11, 9)).astype(np.float32)
-    expected = unfolded(images, kernel, attributes).mean(axis=1)
-    assert_allclose(mean_row(conv_node(**attributes), images[0], kernel), expected, atol=1e-6)
+    images = random.normal(size=(2, 4, 11, 9)).astype(np.float32)
+    expected = [unfolded(image[None], kernel, attributes).mean(axis=1) for image in images]
+    assert_allclose(mean_rows(conv_node(**attributes), images, kernel), expected, atol=1e-6)
 
 
 def test_the_mean_row_of_a_matmul_is_over_all_axes_but_the_last(random: np.random.Generator) -> None:
-    image = random.normal(size=(5, 7, 6)).astype(np.float32)
+    images = random.normal(size=(3, 5, 7, 6)).astype(np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    assert_allclose(mean_row(node, image, ()), image.mean(axis=(0, 1))[None], atol=1e-6)
+    assert_allclose(mean_rows(node, images, ()), images.mean(axis=(1, 2))[:, None], atol=1e-6)
