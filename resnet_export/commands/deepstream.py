@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 from exporter.deploy.deepstream import DeepStreamReport, write_deepstream
 from exporter.deploy.nvinfer_config import CONFIG, NvinferSettings, resize_notes
@@ -42,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         put_json({"output": str(arguments.output), **asdict(report)})
     elif not arguments.quiet:
-        print(f"\nfolder: {arguments.output}/\nnext:   nvinfer config-file-path={arguments.output / CONFIG}")
+        print(
+            f"\nfolder: {arguments.output}/\nnext:   nvinfer config-file-path={quote(str(arguments.output / CONFIG))}"
+        )
     return 0
 
 

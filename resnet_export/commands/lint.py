@@ -19,7 +19,7 @@ from exporter.version import __version__
 from resnet_export.console.option_types import file_to_write
 from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from runtimes.argument_kinds import StrPath, checked_kinds
-from runtimes.bundle.manifest import load_manifest
+from runtimes.bundle.described_file import load_unchanged
 from runtimes.errors import BundleError, MissingDependencyError
 from runtimes.first_few import first_few
 
@@ -65,7 +65,7 @@ def _files(subject: Path, target: str | None) -> tuple[list[Path], str]:
     """Return the files to look at, and for which target: a bundle's own where none was given."""
     if not subject.is_dir():
         return [subject], target or DEFAULT_TARGET
-    manifest = load_manifest(subject)
+    manifest = load_unchanged(subject)
     paths = [subject / name for name in sorted(manifest.files) if name.endswith(".onnx")]
     if not paths:
         raise BundleError(f"{subject} holds no ONNX file; export it anew")

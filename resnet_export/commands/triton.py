@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 
 from exporter.deploy.triton import TritonPlan, write_triton_repository
 from exporter.deploy.triton_config import Serving, max_batch_size
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         models = [{"name": model.name, "backend": model.backend, "file": file.name} for model, file in plan.models]
         put_json({"repository": str(arguments.output), "models": models, "skipped": plan.skipped})
     elif not arguments.quiet:
-        print(f"\nrepository: {arguments.output}/\nnext:       tritonserver --model-repository={arguments.output}")
+        command = f"tritonserver --model-repository={quote(str(arguments.output))}"
+        print(f"\nrepository: {arguments.output}/\nnext:       {command}")
     return 0
 
 

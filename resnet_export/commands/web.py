@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 from exporter.deploy.web import write_web
 from resnet_export.console.put_json import put_json
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         put_json({"output": str(arguments.output), **asdict(report)})
     elif not arguments.quiet:
-        print(f"\nfolder: {arguments.output}/\nnext:   python3 {arguments.output / 'serve.py'}")
+        print(f"\nfolder: {arguments.output}/\nnext:   python3 {quote(str(arguments.output / 'serve.py'))}")
     return 0
 
 

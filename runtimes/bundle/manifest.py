@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
+_AGAIN = "copy the bundle again or export anew"
 EDITED = "it was changed after the export: undo that, or export anew"
 
 
@@ -255,7 +256,7 @@ def load_manifest(bundle: Path, *, public_key: Path | None = None) -> Manifest:
     try:
         content = json_from_bytes(written)
     except ValueError as err:
-        raise BundleError(f"{path}: not JSON ({err})") from err
+        raise BundleError(f"{path}: not JSON ({err}); {_AGAIN}") from err
     return Manifest.from_json(content)
 
 
@@ -269,14 +270,14 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         path = bundle / name
         try:
             if path.is_symlink() or not path.is_file():
-                raise BundleError(f"{path}: missing or not a plain file; the manifest lists it")
+                raise BundleError(f"{path}: missing or not a plain file; the manifest lists it: {_AGAIN}")
             got = file_entry(path)
         except OSError as err:  # a name that is too long, a folder that may not be searched
             raise BundleError(f"{path}: cannot be read ({err.strerror})") from err
         if got != expected:
             raise BundleError(
                 f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "
-                f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; copy the bundle again or export anew"
+                f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; {_AGAIN}"
             )
 
 
