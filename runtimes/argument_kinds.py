@@ -10,10 +10,18 @@ import inspect
 import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TypeVar, Union
+from typing import TypeVar, Union, cast
 
 StrPath = Union[str, "os.PathLike[str]"]
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+Count = int
+"""Of a parameter: a whole number from 1 on."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_path(value: object) -> bool:
@@ -25,12 +33,20 @@ def _are_names(value: object) -> bool:
     return is_list and all(isinstance(name, str) for name in value)  # type: ignore[attr-defined]
 
 
+def _are_places(value: object) -> bool:
+    return isinstance(value, (tuple, list)) and all(_is_whole(number) and number >= 0 for number in value)
+
+
 _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "None": (lambda value: value is None, ""),
     "bool": (lambda value: isinstance(value, bool), "True or False"),
     "str": (lambda value: isinstance(value, str), "a text"),
     "StrPath": (_is_path, "a text or path"),
     "Sequence[str]": (_are_names, "a list of names"),
+    "int": (_is_whole, "a whole number"),
+    "Count": (lambda value: _is_whole(value) and cast("int", value) >= 1, "a whole number >= 1"),
+    "float": (lambda value: _is_whole(value) or isinstance(value, float), "a number"),
+    "tuple[int, ...]": (_are_places, "whole numbers >= 0"),
     "Listener": (callable, "a function of an event"),
 }
 
@@ -39,7 +55,7 @@ def checked_kinds(function: Function) -> Function:
     """Return `function` with its arguments checked where each kind of their annotation is known here.
 
     Raises:
-        TypeError: At the call: the argument, what was got and what was expected.
+        TypeError, ValueError: At the call: the argument, what was got and what was expected.
     """
     parameters = inspect.signature(function).parameters
     kinds = {name: str(parameter.annotation).split(" | ") for name, parameter in parameters.items()}
@@ -56,8 +72,9 @@ def checked_kinds(function: Function) -> Function:
     return checked  # type: ignore[return-value]  # the same signature
 
 
-def _check(name: str, values: Iterable[object], words: Iterable[str]) -> None:
+def _check(name: str, values: Iterable[object], words: Collection[str]) -> None:
     for value in values:
         if not any(_KINDS[word][0](value) for word in words):
             expected = " or ".join(filter(None, (_KINDS[word][1] for word in words)))
-            raise TypeError(f"{name}: got {reprlib.repr(value)}, expected {expected}")
+            error = ValueError if "Count" in words and _is_whole(value) else TypeError
+            raise error(f"{name}: got {reprlib.repr(value)}, expected {expected}")

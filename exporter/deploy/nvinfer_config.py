@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.deploy.nvinfer_normalization import NvinferNormalization
+from runtimes.argument_kinds import Count
 from runtimes.bundle.file_names import LABELS_NAME
 from runtimes.bundle.precision import is_int8
 from runtimes.preprocessing.resize import resized_size
@@ -50,12 +51,17 @@ class NvinferSettings:
         frame: (width, height) of the camera's frames, for the advice on cropping.
     """
 
-    batch: int = 1
+    batch: Count = 1
     threshold: float = 0.0
-    unique_id: int = 1
-    operate_on: int | None = None
+    unique_id: Count = 1
+    operate_on: Count | None = None
     strongly_typed: bool = False
     frame: tuple[int, int] = (1920, 1080)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability."""
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold: got {self.threshold}, expected a probability from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)

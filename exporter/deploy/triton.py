@@ -96,6 +96,8 @@ def plan_triton_repository(
 
 
 def _chosen(bundle: Path, manifest: Manifest, precisions: Sequence[str] | None) -> list[str]:
+    if precisions is not None and not precisions:
+        raise ValueError("precisions: got none, expected some of the bundle's, or None for all")
     check_holds(bundle, manifest, precisions or ())
     return [precision for precision in manifest.precisions if precisions is None or precision in precisions]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from exporter.deploy.proto_text import Message, Word, message, text_from_message
 from exporter.errors import ExportError
+from runtimes.argument_kinds import Count
 from runtimes.bundle.file_names import LABELS_NAME
 from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry
 from runtimes.metrics.answer_kind import kind_in
@@ -46,10 +47,10 @@ class Serving:
         gpus: Indices of the GPUs that run it; empty for all.
     """
 
-    max_batch: int | None = None
+    max_batch: Count | None = None
     preferred: tuple[int, ...] | None = None
     max_queue_delay_us: int = 500
-    instances: int = 1
+    instances: Count = 1
     device: str = "auto"
     gpus: tuple[int, ...] = ()
 
@@ -59,11 +60,8 @@ class Serving:
             raise ValueError(f"device: got {self.device!r}, expected auto, gpu or cpu")
         if self.gpus and self.device == "cpu":
             raise ValueError("--gpus names GPUs, --device cpu runs on none; leave out one of them")
-        if self.instances < 1 or self.max_queue_delay_us < 0:
-            raise ValueError(
-                f"got instances {self.instances} and max_queue_delay_us {self.max_queue_delay_us}; "
-                "expected at least 1 and at least 0"
-            )
+        if self.max_queue_delay_us < 0:
+            raise ValueError(f"max_queue_delay_us: got {self.max_queue_delay_us}, expected at least 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from resnet_export.bench_job.command import BenchOptions, time_models
 from resnet_export.bench_job.stages import BenchRow
 from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
 from resnet_export.console.reporter import Listener, Reporter
-from runtimes.argument_kinds import StrPath, checked_kinds
+from runtimes.argument_kinds import Count, StrPath, checked_kinds
 
 if TYPE_CHECKING:
     from calibration.mixed_precision.sensitivity import Sensitivity
@@ -53,11 +53,11 @@ def sensitivity(
     bundle: StrPath,
     calib: Images,
     *,
-    num_calib: int | None = None,
-    num_images: int | None = None,
+    num_calib: Count | None = None,
+    num_images: Count | None = None,
     val: Images | None = None,
     val_labels: Sequence[int] | None = None,
-    num_val: int | None = None,
+    num_val: Count | None = None,
     on_event: Listener | None = None,
 ) -> SensitivityReport:
     """Rank the blocks and layers of a bundle's INT8 file by what they cost.
@@ -77,9 +77,6 @@ def sensitivity(
         CalibrationError, ImageFolderError: If the images are too few, or cannot be read.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
-    for name, count in (("num_calib", num_calib), ("num_images", num_images), ("num_val", num_val)):
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"{name}: got {count!r}, expected a whole number >= 1")
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         options = SensitivityOptions(
@@ -101,10 +98,10 @@ def bench(
     batch: int | Sequence[int] = (1,),
     provider: str = "auto",
     precision: Sequence[str] = (),
-    threads: int | None = None,
+    threads: Count | None = None,
     backend: str = "pillow",
     images: StrPath | None = None,
-    rounds: int | None = None,
+    rounds: Count | None = None,
     seconds: float = 0.5,
     on_event: Listener | None = None,
 ) -> BenchReport:

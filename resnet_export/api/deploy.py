@@ -14,9 +14,8 @@ from resnet_export.build_job.build_step import EngineRequest, check_min_int8, ha
 from resnet_export.build_job.command import lowest_precision
 from resnet_export.commands.classify import ClassifyOptions, classify_folder
 from resnet_export.console.reporter import Listener, Reporter
-from runtimes.argument_kinds import StrPath, checked_kinds
+from runtimes.argument_kinds import Count, StrPath, checked_kinds
 from runtimes.batch_inference.run import RunReport
-from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import BatchRange, load_manifest
 
 if TYPE_CHECKING:
@@ -59,15 +58,13 @@ def build(
         TypeError, ValueError: An option is unknown or of no use.
     """
     folder = Path(bundle)
-    if precision is not None and precision not in MODEL_FILES:
-        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
     manifest = load_manifest(folder, public_key=None if public_key is None else Path(public_key))
     sizes = manifest.batch if batch is None else batch_range(batch)
     request = EngineRequest(
         folder,
         lowest_precision(folder, manifest) if precision is None else precision,
         "rtx" if rtx else "tensorrt",
-        BuildOptions(batch=sizes, **options),
+        checked_kinds(BuildOptions)(batch=sizes, **options),
         None if output is None else Path(output),
         timing_cache if isinstance(timing_cache, bool) else Path(timing_cache),
     )
@@ -87,9 +84,9 @@ def classify(
     precision: str | None = None,
     backend: str = "pillow",
     draft: bool = False,
-    top_k: int = 5,
-    batch: int = 32,
-    workers: int | None = None,
+    top_k: Count = 5,
+    batch: Count = 32,
+    workers: Count | None = None,
     ray: str | None = None,
     resume: bool = False,
     force: bool = False,
@@ -161,7 +158,7 @@ def triton(
     from exporter.deploy.triton import write_triton_repository
     from exporter.deploy.triton_config import Serving
 
-    chosen = Serving(**serving)
+    chosen = checked_kinds(Serving)(**serving)
     return write_triton_repository(
         Path(bundle), Path(output), precisions=precisions, name=name, serving=chosen, force=force
     )
@@ -199,7 +196,7 @@ def deepstream(
         Path(bundle),
         Path(output),
         precision=precision,
-        settings=NvinferSettings(**settings),
+        settings=checked_kinds(NvinferSettings)(**settings),
         single_scale=single_scale,
         open_runtime=open_exact,
         force=force,

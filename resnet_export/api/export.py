@@ -18,7 +18,7 @@ from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_opt
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.export_job.context.options import DEFAULT_NUM_CALIB, ExportOptions
 from resnet_export.export_job.report import ExportReport
-from runtimes.argument_kinds import StrPath, checked_kinds
+from runtimes.argument_kinds import Count, StrPath, checked_kinds
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 
 if TYPE_CHECKING:
@@ -35,17 +35,17 @@ def export(
     weights: StrPath = DEFAULT_WEIGHTS,
     checkpoint_key: str | None = None,
     head_activation: str | None = None,
-    num_classes: int | None = None,
+    num_classes: Count | None = None,
     labels: StrPath | Sequence[str] | None = None,
     preprocessing: PreprocessingLike = None,
     features: Sequence[str] = (),
     input_type: Literal["float32", "uint8"] = "float32",
     softmax: bool = False,
-    topk: int | None = None,
+    topk: Count | None = None,
     int8: bool = False,
     fp16: bool = False,
     calib: Images | None = None,
-    num_calib: int = DEFAULT_NUM_CALIB,
+    num_calib: Count = DEFAULT_NUM_CALIB,
     calib_cache: StrPath | None = None,
     calib_provider: Literal["cpu", "cuda"] = "cpu",
     method: str | Method = "mse",
@@ -53,14 +53,14 @@ def export(
     zero_points: Literal["none", "biases", "pads"] | None = None,
     keep_float: Sequence[str] = (),
     target: str | Target = "tensorrt",
-    opset: int | None = None,
+    opset: Count | None = None,
     batch: int | tuple[int, int, int] | BatchRange = DEFAULT_BATCH,
     engine: bool = False,
     rtx: bool = False,
     dla: bool = False,
     val: Images | None = None,
     val_labels: Sequence[int] | None = None,
-    num_val: int | None = None,
+    num_val: Count | None = None,
     measure_on: Sequence[str] = (),
     max_top1_drop: float | None = None,
     min_agreement: float | None = None,

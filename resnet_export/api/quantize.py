@@ -102,6 +102,8 @@ def quantize(
 
 def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
     """Return the graph, and how its images are prepared where it says."""
+    from exporter.graph.onnx_graph import copy_model, name_nodes
+
     onnx_model: Any = getattr(model, "onnx", model)
     known: PreprocessingLike = getattr(model, "preprocessing", None)
     if isinstance(onnx_model, (str, os.PathLike)):
@@ -113,7 +115,9 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
             f"model: got {type(model).__name__}, expected an onnx.ModelProto, what export_resnet returns, or the path "
             "of an .onnx file"
         )
-    return onnx_model, known
+    named = copy_model(onnx_model)
+    name_nodes(named)  # as `read_onnx` does; a model in memory need not have names
+    return named, known
 
 
 def _prepared(arrays: Iterable[Any], given: Images) -> Iterator[NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_opt
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
-from runtimes.argument_kinds import StrPath, checked_kinds
+from runtimes.argument_kinds import Count, StrPath, checked_kinds
 
 Gates = Mapping[str, float | str] | Sequence[str]
 
@@ -88,12 +88,12 @@ def verify(
     *,
     val: Images | None = None,
     val_labels: Sequence[int] | None = None,
-    num_val: int | None = None,
+    num_val: Count | None = None,
     precision: str | Sequence[str] = (),
     provider: str | None = None,
     against: ModelLike | None = None,
     weights: StrPath = DEFAULT_WEIGHTS,
-    num_classes: int | None = None,
+    num_classes: Count | None = None,
     preprocessing: PreprocessingLike = None,
     gates: Gates = (),
     baseline: StrPath | None = None,

@@ -5,19 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from runtimes.machine.environment import (
-    TENSORRT_MODULES,
-    GpuInfo,
-    JetPackInfo,
-    LibraryVersion,
-    MachineInfo,
-    TensorRTInfo,
-    gpu_info,
-    jetpack_version,
-    library_versions,
-    machine_info,
-    tensorrt_info,
-)
+from runtimes.machine import environment
 from runtimes.machine.provider_probe import OnnxRuntimeInfo, loadable_providers
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -30,18 +18,18 @@ MIN_PYTHON = (3, 11)
 class Facts:
     """Everything that was looked at."""
 
-    machine: MachineInfo
-    gpu: GpuInfo
-    jetpack: JetPackInfo
-    libraries: tuple[LibraryVersion, ...]
+    machine: environment.MachineInfo
+    gpu: environment.GpuInfo
+    jetpack: environment.JetPackInfo
+    libraries: tuple[environment.LibraryVersion, ...]
     onnxruntime: OnnxRuntimeInfo
-    tensorrt: tuple[TensorRTInfo, ...]
+    tensorrt: tuple[environment.TensorRTInfo, ...]
 
     def version(self, library: str) -> str | None:
         """Return the version of an installed library, or None."""
         return next((item.version for item in self.libraries if item.name == library), None)
 
-    def flavor(self, module: str) -> TensorRTInfo:
+    def flavor(self, module: str) -> environment.TensorRTInfo:
         """Return what was found out about one of `TENSORRT_MODULES`."""
         return next(item for item in self.tensorrt if item.module == module)
 
@@ -59,16 +47,16 @@ def dotted(version: tuple[int, ...]) -> str:
 def gather_facts() -> Facts:
     """Run every probe, those in children at the same time."""
     with ThreadPoolExecutor() as pool:
-        flavors = pool.map(tensorrt_info, TENSORRT_MODULES)
+        flavors = pool.map(environment.tensorrt_info, environment.TENSORRT_MODULES)
         libraries, providers, gpu = (
-            pool.submit(library_versions),
+            pool.submit(environment.library_versions),
             pool.submit(loadable_providers),
-            pool.submit(gpu_info),
+            pool.submit(environment.gpu_info),
         )
         return Facts(
-            machine=machine_info(),
+            machine=environment.machine_info(),
             gpu=gpu.result(),
-            jetpack=jetpack_version(),
+            jetpack=environment.jetpack_version(),
             libraries=libraries.result(),
             onnxruntime=providers.result(),
             tensorrt=tuple(flavors),

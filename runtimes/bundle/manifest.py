@@ -286,8 +286,11 @@ def check_holds(bundle: Path, manifest: Manifest, precisions: Iterable[str]) -> 
 
     Raises:
         BundleError: Naming the first that is missing, those that are there, and the options that export it.
+        ValueError: If there is no such precision.
     """
     for precision in precisions:
+        if precision not in MODEL_FILES:
+            raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
         if precision not in manifest.precisions:
             raise BundleError(
                 f"{bundle} holds no {precision} model, it has {', '.join(manifest.precisions)}; export with "

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from runtimes.argument_kinds import StrPath, checked_kinds
+from runtimes.argument_kinds import Count, StrPath, checked_kinds
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
@@ -44,7 +44,7 @@ def load(
     provider: str = "auto",
     precision: str | None = None,
     file: str | None = None,
-    threads: int | None = None,
+    threads: Count | None = None,
     allow_fallback: bool = False,
     backend: str = "pillow",
     draft: bool = False,
@@ -88,7 +88,7 @@ def load(
         TypeError: If `path` is no path, or `provider_options` no mapping.
         ValueError: If an argument is unknown.
     """
-    _check_arguments(precision, threads, provider_options)
+    _check_arguments(precision, provider_options)
     word = runtime_word(provider)
     if provider_options and word == "cpu":
         raise ValueError(f"provider_options: got {dict(provider_options)}, but the CPU provider takes none")
@@ -112,14 +112,12 @@ def load(
     return source.model(opened, backend=backend, draft=draft)
 
 
-def _check_arguments(precision: str | None, threads: int | None, provider_options: object) -> None:
+def _check_arguments(precision: str | None, provider_options: object) -> None:
     if not isinstance(provider_options, (Mapping, NoneType)):
         got = type(provider_options).__name__
         raise TypeError(f"provider_options: got {got}, expected a mapping of names to values")
     if precision is not None and precision not in MODEL_FILES:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(MODEL_FILES)}")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ValueError(f"threads: got {threads!r}, expected a whole number, at least 1, or None")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ def verb(*several: StrPath, flag: bool = False, name: str | None = None, names: 
 
 
 def test_what_fits_goes_through_unchanged():
-    assert verb("a", Path("b"), flag=True, names=3, x="y", more=4) == (
-        ("a", Path("b")), True, None, 3, "y", {"more": 4},
+    assert verb("a", Path("b"), flag=True, names=3, x=5, more=4) == (
+        ("a", Path("b")), True, None, 3, 5, {"more": 4},
     )  # fmt: skip
     assert inspect.signature(verb).parameters["flag"].default is False
     assert verb.__doc__ == "Return what was given."
@@ -51,4 +51,26 @@ def test_what_fits_goes_through_unchanged():
 )
 def test_what_does_not_is_named(call, words):
     with pytest.raises(TypeError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: rx.deepstream("b", "o", batch=0), ValueError, "batch: got 0, expected a whole number >= 1"),
+        (lambda: rx.deepstream("b", "o", batch=True), TypeError, "batch: got True, expected a whole number >= 1"),
+        (lambda: rx.deepstream("b", "o", threshold="x"), TypeError, "threshold: got 'x', expected a number"),
+        (lambda: rx.deepstream("b", "o", threshold=2), ValueError, "threshold: got 2, expected a probability"),
+        (lambda: rx.triton("b", "o", instances=0), ValueError, "instances: got 0, expected a whole number >= 1"),
+        (lambda: rx.triton("b", "o", gpus="0"), TypeError, "gpus: got '0', expected whole numbers >= 0"),
+        (lambda: rx.triton("b", "o", gpus=(-1,)), TypeError, r"gpus: got \(-1,\), expected whole numbers >= 0"),
+        (lambda: rx.classify("b", "i", "o", top_k="3"), TypeError, "top_k: got '3', expected a whole number >= 1"),
+        (lambda: rx.classify("b", "i", "o", workers=0), ValueError, "workers: got 0, expected a whole number >= 1"),
+        (lambda: rx.bench("b", rounds=0), ValueError, "rounds: got 0, expected a whole number >= 1"),
+        (lambda: rx.bench("b", seconds="x"), TypeError, "seconds: got 'x', expected a number"),
+        (lambda: rx.verify("b", num_classes="x"), TypeError, "num_classes: got 'x', expected a whole number >= 1"),
+    ],
+)
+def test_numbers(call, error, words):
+    with pytest.raises(error, match=words):
         call()

@@ -194,10 +194,6 @@ def _unknown_words(options: ExportOptions) -> Iterator[str]:
         steps_of(options.effort, options.zero_points)
     except ValueError as err:
         yield str(err)
-    for name in ("num_classes", "topk", "num_calib", "opset", "num_val"):
-        value = getattr(options, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            yield f"{name}: got {value!r}, expected a whole number >= 1"
 
 
 def _int8_alone(options: ExportOptions) -> Iterator[str]:

@@ -191,9 +191,11 @@ class TestBatching:
         with pytest.raises(ExportError, match="--preferred 64: larger than the largest batch, 32"):
             write_triton_repository(bundle, tmp_path / "models", serving=Serving(preferred=(8, 64)))
 
-    @pytest.mark.parametrize(
-        "wrong", [{"device": "tpu"}, {"device": "cpu", "gpus": (0,)}, {"instances": 0}, {"max_queue_delay_us": -1}]
-    )
+    def test_no_file_at_all(self, bundle, tmp_path):
+        with pytest.raises(ValueError, match="precisions: got none"):
+            write_triton_repository(bundle, tmp_path / "models", precisions=[])
+
+    @pytest.mark.parametrize("wrong", [{"device": "tpu"}, {"device": "cpu", "gpus": (0,)}, {"max_queue_delay_us": -1}])
     def test_options_that_triton_refuses(self, wrong):
         with pytest.raises(ValueError, match=r"expected|leave out"):
             Serving(**wrong)

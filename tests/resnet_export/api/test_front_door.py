@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_bundle import small_network as small_bundle_network
 from torch import nn
 
 import resnet_export as rx
@@ -218,7 +219,7 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
         (lambda: rx.Preprocessing(interpolation="cubic"), ValueError, "expected one of nearest"),
         (lambda: rx.verify(3), TypeError, "subject: got 3, expected a text or path"),
         (lambda: rx.load(b"x"), TypeError, "path: got b'x', expected a text or path"),
-        (lambda: rx.load("x", threads=True), ValueError, "threads: got True"),
+        (lambda: rx.load("x", threads=True), TypeError, "threads: got True"),
         (lambda: rx.load("x", provider_options=["a"]), TypeError, "provider_options: got list, expected a mapping"),
         (lambda: rx.sensitivity("x", None), TypeError, "calib: got NoneType, expected a folder, a list of"),
         (lambda: rx.sensitivity(3, "x"), TypeError, "bundle: got 3, expected a text or path"),
@@ -308,13 +309,17 @@ def test_the_tutorial_s_first_example_is_typed_and_runs(few_digits, tmp_path, mo
     ("options", "error", "says"),
     [
         ({"int8": "no"}, TypeError, "int8: got 'no', expected True or False"),
-        ({"num_calib": True}, OptionError, "num_calib: got True, expected a whole number"),
-        ({"topk": True}, OptionError, "topk: got True, expected a whole number"),
+        ({"num_calib": True}, TypeError, "num_calib: got True, expected a whole number"),
+        ({"topk": True}, TypeError, "topk: got True, expected a whole number"),
         ({"method": None}, TypeError, "method: got None, expected one of max"),
         ({"target": None}, TypeError, "target: got None, expected one of tensorrt"),
         ({"calib_cache": False}, TypeError, "calib_cache: got False, expected a text or path"),
         ({"weights": None}, TypeError, "weights: got None, expected a text or path"),
-        ({"int8": True, "calib": "photos", "min_agreement": "99%"}, TypeError, "got '99%' as an accuracy budget"),
+        (
+            {"int8": True, "calib": "photos", "min_agreement": "99%"},
+            TypeError,
+            "min_agreement: got '99%', expected a number",
+        ),
         ({"labels": ["a", "b", "c", "d\ne"]}, ExportError, r"'d\\ne', expected names of one line"),
         ({"labels": ["a", "b", "c", "d\u2028e"]}, ExportError, "expected names of one line"),
     ],
@@ -342,7 +347,12 @@ def test_a_class_is_no_model(tmp_path):
         (lambda bundle: rx.bench(bundle, batch=()), ValueError, r"batch: got \(\)"),
         (lambda bundle: rx.bench(bundle, seconds=float("nan")), ValueError, "seconds: got nan"),
         (lambda bundle: rx.sensitivity(bundle, "photos", num_calib=0), ValueError, "num_calib: got 0"),
-        (lambda bundle: rx.build(bundle, precision="int4"), ValueError, "precision: got 'int4'"),
+        (
+            lambda bundle: rx.build(bundle, precision="int4", rtx=True),
+            ValueError,
+            "precision: got 'int4', expected one",
+        ),
+        (lambda bundle: rx.triton(bundle, "o", precisions=["int4"]), ValueError, "precision: got 'int4', expected one"),
         (lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target=None), TypeError, "target: got None"),
         (
             lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target="onnxruntime", zero_points="pads"),
@@ -359,7 +369,7 @@ def test_a_class_is_no_model(tmp_path):
             TypeError,
             "weights: got b'imagenet', expected a text",
         ),
-        (lambda bundle: rx.load(bundle, threads="2"), ValueError, "threads: got '2'"),
+        (lambda bundle: rx.load(bundle, threads="2"), TypeError, "threads: got '2'"),
         (lambda bundle: rx.load(bundle, provider="cpu", provider_options={"a": "b"}), ValueError, "takes none"),
         (lambda bundle: rx.load(bundle, file="nope.onnx"), BundleError, "does not exist; the bundle has"),
     ],
@@ -367,3 +377,13 @@ def test_a_class_is_no_model(tmp_path):
 def test_what_a_bundle_cannot_do(call, error, says, exported):
     with pytest.raises(error, match=says):
         call(exported[1].bundle)
+
+
+def test_a_model_in_memory_need_not_name_its_nodes():
+    model = small_bundle_network()
+    for node in model.graph.node:
+        node.name = ""
+    images = np.random.default_rng(0).normal(size=(40, 3, 16, 16)).astype(np.float32)
+    quantized = rx.quantize(model, images, effort=0).quantized.model
+    assert any(node.op_type == "QuantizeLinear" for node in quantized.graph.node)
+    assert {node.name for node in model.graph.node} == {""}, "the caller's is left as it is"

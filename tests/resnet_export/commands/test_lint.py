@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -260,3 +261,11 @@ def test_a_bundle_is_all_of_its_files_for_its_own_target(digits_bundle, tmp_path
 def test_a_folder_that_is_no_bundle(tmp_path, capsys):
     assert main(["lint", str(tmp_path)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_the_bundles_is_refused(tmp_path, digits_bundle, capsys):
+    shutil.copytree(digits_bundle, tmp_path / "b")
+    shutil.copy(tmp_path / "b" / "model.onnx", tmp_path / "b" / "model.int8.onnx")
+    assert main(["lint", str(tmp_path / "b")]) == 2
+    assert "model.int8.onnx: changed since it was written" in " ".join(capsys.readouterr().err.split())
+    assert main(["lint", str(tmp_path / "b" / "model.int8.onnx"), "--quiet"]) == 0

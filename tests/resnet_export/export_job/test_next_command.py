@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from small_bundle import small_network, write_bundle
 
 from exporter.target import TARGETS
 from resnet_export.console.reporter import Reporter
@@ -13,6 +14,7 @@ from resnet_export.export_job.measure import MeasuredRow, warn_of_poor_agreement
 from resnet_export.export_job.refused_forms import ANY_ENGINE
 from resnet_export.export_job.write_bundle import next_command
 from resnet_export.images.image_set import image_folder
+from resnet_export.main import main
 
 INT8, BOTH, FP16 = "model.int8.onnx", "model.int8.fp16.onnx", "model.fp16.onnx"
 
@@ -66,3 +68,10 @@ def test_a_row_of_poor_agreement_puts_its_file_in_doubt_only_where_it_is_the_fil
     warn_of_poor_agreement(rows, "PyTorch", reporter := Reporter())
     assert reporter.doubted == {BOTH}
     assert [warning.split(" agrees")[0] for warning in reporter.warnings] == [row.name for row in rows[3:]]
+
+
+def test_a_folder_with_a_space_is_one_word_of_the_command(tmp_path, capsys):
+    write_bundle(tmp_path / "b", {"fp32": small_network()})
+    assert main(["triton", str(tmp_path / "b"), "-o", str(tmp_path / "my models")]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    assert shlex.split(told) == ["next:", "tritonserver", f"--model-repository={tmp_path / 'my models'}"]
