@@ -26,17 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from exporter.graph.onnx_graph import (
-    GraphIndex,
-    array_from_initializer,
-    attribute,
-    complete_types,
-    copy_model,
-    index_graph,
-    initializer_from_array,
-    maker_behind,
-    opset_of,
-)
+from exporter.graph import onnx_graph
 
 FIRST_IMAGE = "calibration.first_image"
 """Extra input of a probed model, int64 [1]: how many images came before this batch."""
@@ -140,10 +130,10 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
         samples_per_image: Values of each image and tensor in the sample, about.
     """
     names = tuple(tensors)
-    types = complete_types(model, names)
-    index = index_graph(model.graph)
+    types = onnx_graph.complete_types(model, names)
+    index = onnx_graph.index_graph(model.graph)
     probes = tuple(_probe(name, types, index, model, samples_per_image) for name in names)
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     inputs = {info.name for info in model.graph.input}
     _add_constants(result.graph)
     for probe in probes:
@@ -164,7 +154,7 @@ def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str
     The model is float32, and so are the means, [n, C].
     """
     nodes = [node for node in model.graph.node if node.name in set(layers)]
-    types = complete_types(model, (node.output[0] for node in nodes))
+    types = onnx_graph.complete_types(model, (node.output[0] for node in nodes))
     outputs = {info.name for info in model.graph.output}
     mean_of = {}
     for node in nodes:
@@ -220,7 +210,11 @@ def _sample_ends(first_image: int, num_images: int, size: int, stride: int) -> N
 
 
 def _probe(
-    name: str, types: Mapping[str, onnx.TypeProto], index: GraphIndex, model: ModelProto, samples_per_image: int
+    name: str,
+    types: Mapping[str, onnx.TypeProto],
+    index: onnx_graph.GraphIndex,
+    model: ModelProto,
+    samples_per_image: int,
 ) -> Probe:
     dims = types[name].tensor_type.shape.dim
     shape = tuple(dim.dim_value for dim in dims[1:])
@@ -235,29 +229,29 @@ def _probe(
     return Probe(name, is_nonnegative, samples_per_image, None if is_whole else shape)
 
 
-def _is_nonnegative(tensor: str, index: GraphIndex) -> bool:
+def _is_nonnegative(tensor: str, index: onnx_graph.GraphIndex) -> bool:
     """Tell whether the graph alone shows that no value of `tensor` is below 0."""
-    node = maker_behind(tensor, index.producer, _KEEPS_SIGN)
+    node = onnx_graph.maker_behind(tensor, index.producer, _KEEPS_SIGN)
     if node is None:
         return False
     if node.op_type == "Clip":
         low = index.initializer.get(node.input[1]) if len(node.input) > 1 else None
         if low is None:
-            return bool(attribute(node, "min", -1.0) >= 0)
-        return bool(array_from_initializer(low) >= 0)
+            return bool(onnx_graph.attribute(node, "min", -1.0) >= 0)
+        return bool(onnx_graph.array_from_initializer(low) >= 0)
     return node.op_type in _NONNEGATIVE
 
 
 def _add_constants(graph: GraphProto) -> None:
     for name, values in (("flat", [-1]), ("end", [np.iinfo(np.int64).max]), ("axis", [0])):
-        graph.initializer.append(initializer_from_array(_PREFIX + name, np.array(values, np.int64)))
+        graph.initializer.append(onnx_graph.initializer_from_array(_PREFIX + name, np.array(values, np.int64)))
 
 
 def _constant(graph: GraphProto, name: str, values: list[int]) -> str:
     """Return a constant's name, adding it when it is new."""
     full = f"{_PREFIX}{name}"
     if all(tensor.name != full for tensor in graph.initializer):
-        graph.initializer.append(initializer_from_array(full, np.array(values, np.int64)))
+        graph.initializer.append(onnx_graph.initializer_from_array(full, np.array(values, np.int64)))
     return full
 
 
@@ -271,7 +265,7 @@ def _add_reduction(model: ModelProto, operator: str, tensor: str, part: str, axe
     """Reduce a tensor to [n, C]; return the name of the new output."""
     graph, output = model.graph, f"{_PREFIX}{tensor}.{part}"
     # Axes became an input with opset 13 (ReduceSum) and 18 (the others).
-    if opset_of(model) >= (13 if operator == "ReduceSum" else 18):
+    if onnx_graph.opset_of(model) >= (13 if operator == "ReduceSum" else 18):
         inputs = [tensor, _constant(graph, f"axes{'.'.join(map(str, axes))}", list(axes))]
         graph.node.append(helper.make_node(operator, inputs, [output], keepdims=0, name=output))
     else:

@@ -37,17 +37,7 @@ from collections.abc import Collection, Iterable, Mapping
 from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.methods.quantize_weight import QMAX, QMAX_7_BITS
-from calibration.placement.for_tensorrt import (
-    Placement,
-    QuantizedBias,
-    QuantizedWeight,
-    Reader,
-    check_node_names,
-    kept_nodes,
-    output_channel_axis,
-    why_add_stays_float,
-    why_not_quantized,
-)
+from calibration.placement import for_tensorrt
 from calibration.placement.rectifiers import is_rectifier
 from calibration.placement.residual_adds import find_residual_adds
 from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, infer_shapes, tensor_types
@@ -65,7 +55,7 @@ _MOVING = SAME_RANGE_OPS - {"MaxPool"} | {"Identity", "Dropout", "Split", "Gathe
 """Operators that only move or choose values: behind them an output is still an output."""
 
 
-def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -> Placement:
+def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -> for_tensorrt.Placement:
     """Return where Q/DQ goes in a folded float model, by the rules of the module docstring.
 
     Args:
@@ -75,17 +65,19 @@ def place_for_onnxruntime(model: ModelProto, keep_float: Collection[str] = ()) -
     Raises:
         PlacementError: If two nodes share a name or a node has none, or no node has a name of `keep_float`.
     """
-    check_node_names(model.graph)
+    for_tensorrt.check_node_names(model.graph)
     index = index_graph(model.graph)
-    kept = kept_nodes(model.graph, index, keep_float)
+    kept = for_tensorrt.kept_nodes(model.graph, index, keep_float)
     residuals = find_residual_adds(model)
-    float_adds = {add.name: why for add in residuals.matched if (why := why_add_stays_float(add, index, kept))}
+    float_adds = {
+        add.name: why for add in residuals.matched if (why := for_tensorrt.why_add_stays_float(add, index, kept))
+    }
     layers, skipped = _layers(model, index, kept)
     given = _moved_to_outputs(model, index)
     in_float = {*kept, *float_adds, *(node.name for node in model.graph.node if _has_no_integer_kernel(node))}
     in_integers, wanted = _in_integers(model, index, layers, in_float, given)
     pairs = _tensors_with_pairs(model, index, layers, wanted, given)
-    return Placement(
+    return for_tensorrt.Placement(
         activations={name: _readers(name, index, in_integers, given) for name in pairs},
         weights=_weights(layers.values(), model, index),
         residual_adds=tuple(add for add in residuals.matched if add.name not in float_adds),
@@ -105,7 +97,9 @@ def _layers(
     skipped: list[str] = []
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            reason = why_not_quantized(node, index, graph_inputs) or _why_bias_not_quantized(node, index, graph_inputs)
+            reason = for_tensorrt.why_not_quantized(node, index, graph_inputs) or _why_bias_not_quantized(
+                node, index, graph_inputs
+            )
             if reason := reason or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
             else:
@@ -120,23 +114,25 @@ def _why_bias_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: se
     bias = index.initializer.get(node.input[2])
     if bias is None or bias.name in graph_inputs or bias.name in index.outputs:
         return f"its bias {node.input[2]!r} is not a constant of its own"
-    num_channels = index.initializer[node.input[1]].dims[output_channel_axis(node)]
+    num_channels = index.initializer[node.input[1]].dims[for_tensorrt.output_channel_axis(node)]
     if bias.data_type != TensorProto.FLOAT or list(bias.dims) != [num_channels]:
         return f"its bias {bias.name!r} is {list(bias.dims)}, not float32 [{num_channels}]"
     return "" if attribute(node, "beta", 1.0) == 1.0 else "Gemm with beta != 1"
 
 
-def _weights(layers: Iterable[NodeProto], model: ModelProto, index: GraphIndex) -> tuple[QuantizedWeight, ...]:
+def _weights(
+    layers: Iterable[NodeProto], model: ModelProto, index: GraphIndex
+) -> tuple[for_tensorrt.QuantizedWeight, ...]:
     """Return the weights to quantize, each once, in graph order."""
     inputs = {info.name for info in model.graph.input}
     axes: dict[str, int] = {}
     levels: dict[str, int] = {}
     for node in layers:
         name = node.input[1]
-        axes[name] = output_channel_axis(node)
+        axes[name] = for_tensorrt.output_channel_axis(node)
         qmax = QMAX_7_BITS if _is_moved_input(node.input[0], inputs, index) else QMAX
         levels[name] = min(qmax, levels.get(name, QMAX))
-    return tuple(QuantizedWeight(name, axis, levels[name]) for name, axis in axes.items())
+    return tuple(for_tensorrt.QuantizedWeight(name, axis, levels[name]) for name, axis in axes.items())
 
 
 def _is_moved_input(tensor: str, inputs: set[str], index: GraphIndex) -> bool:
@@ -230,7 +226,7 @@ def _tensors_with_pairs(
 
 def _readers(
     tensor: str, index: GraphIndex, in_integers: Mapping[str, NodeProto], given: Collection[str]
-) -> tuple[Reader, ...]:
+) -> tuple[for_tensorrt.Reader, ...]:
     """Return who reads the quantized copy.
 
     Everyone, if the node that makes the tensor runs in integers and the tensor is no output: a second reader of its
@@ -241,18 +237,18 @@ def _readers(
         maker = index.producer.get(maker.input[0])
     everyone = maker is not None and maker.name in in_integers and tensor not in given
     return tuple(
-        Reader(use.node.name, use.place)
+        for_tensorrt.Reader(use.node.name, use.place)
         for use in index.uses[tensor]
         if use.node.name in in_integers or (everyone and not _has_no_integer_kernel(use.node))
     )
 
 
-def _biases(layers: Iterable[NodeProto], index: GraphIndex) -> Iterable[QuantizedBias]:
+def _biases(layers: Iterable[NodeProto], index: GraphIndex) -> Iterable[for_tensorrt.QuantizedBias]:
     for node in layers:
         if len(node.input) > 2 and node.input[2]:
             shared = len(index.uses[node.input[2]]) > 1
             name = f"{node.input[2]}.{node.name}" if shared else node.input[2]
-            yield QuantizedBias(name, node.input[2], node.name, node.input[0], node.input[1])
+            yield for_tensorrt.QuantizedBias(name, node.input[2], node.name, node.input[0], node.input[1])
 
 
 def _same_range(

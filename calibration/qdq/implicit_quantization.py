@@ -37,17 +37,7 @@ from calibration.methods.builtin_methods import MeanSquaredError
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, observe_batches
 from calibration.ranges.collect_ranges import Images, collect_ranges
-from exporter.graph.onnx_graph import (
-    GraphIndex,
-    array_from_initializer,
-    attribute,
-    copy_model,
-    forget_gone_types,
-    index_graph,
-    initializer_from_array,
-    remove_unused_initializers,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 _KEEPS_ORDER = ("Relu", "MaxPool", "Flatten", "Reshape", "Identity")
@@ -97,7 +87,7 @@ def strip_qdq(model: ModelProto) -> StrippedModel:
         CalibrationError: If there is no Q/DQ, or it is another dialect's: a zero point other than INT8 zero, scales
             that are not float32, or two scales for one tensor.
     """
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
     made_by = {name: node for node in result.graph.node for name in node.output}
     scales: dict[str, float] = {}
@@ -115,9 +105,9 @@ def strip_qdq(model: ModelProto) -> StrippedModel:
                 raise CalibrationError(f"{node.input[0]!r} has two scales; a calibration cache holds one per tensor")
         elif node.input[0] in constants:
             tensor = constants[node.input[0]]
-            axis = int(attribute(node, "axis", 1)) if scale.ndim else 0
-            restored, weights[tensor.name] = _dequantized(array_from_initializer(tensor), scale, axis)
-            tensor.CopyFrom(initializer_from_array(tensor.name, restored))
+            axis = int(onnx_graph.attribute(node, "axis", 1)) if scale.ndim else 0
+            restored, weights[tensor.name] = _dequantized(onnx_graph.array_from_initializer(tensor), scale, axis)
+            tensor.CopyFrom(onnx_graph.initializer_from_array(tensor.name, restored))
             source[node.output[0]] = tensor.name
         else:
             source[node.output[0]] = made_by[node.input[0]].input[0]
@@ -126,15 +116,17 @@ def strip_qdq(model: ModelProto) -> StrippedModel:
     for node in kept:
         for place, name in enumerate(node.input):
             node.input[place] = source.get(name, name)
-    replace_nodes(result.graph, kept)
-    remove_unused_initializers(result.graph)
-    forget_gone_types(result.graph)
+    onnx_graph.replace_nodes(result.graph, kept)
+    onnx_graph.remove_unused_initializers(result.graph)
+    onnx_graph.forget_gone_types(result.graph)
     return StrippedModel(result, scales, weights)
 
 
 def _scale_of(node: NodeProto, constants: Mapping[str, onnx.TensorProto]) -> NDArray[np.float32]:
-    scale = array_from_initializer(constants[node.input[1]])
-    zero_point = array_from_initializer(constants[node.input[2]]) if len(node.input) > 2 else np.zeros((), np.uint8)
+    scale = onnx_graph.array_from_initializer(constants[node.input[1]])
+    zero_point = (
+        onnx_graph.array_from_initializer(constants[node.input[2]]) if len(node.input) > 2 else np.zeros((), np.uint8)
+    )
     if scale.dtype != np.float32 or zero_point.dtype != np.int8 or zero_point.any():
         raise CalibrationError(
             f"{node.name}: got {scale.dtype} scales and {zero_point.dtype} zero points, expected float32 and INT8 "
@@ -188,7 +180,7 @@ def complete_scales(
 
 def _backwards(model: ModelProto, given: Mapping[str, float]) -> dict[str, float]:
     """Give the input of what keeps the order of values the scale of its output (rule 1)."""
-    index = index_graph(model.graph)
+    index = onnx_graph.index_graph(model.graph)
     scales = dict(given)
     for node in reversed(model.graph.node):
         for name in node.output:
@@ -197,7 +189,7 @@ def _backwards(model: ModelProto, given: Mapping[str, float]) -> dict[str, float
     return scales
 
 
-def _leader(tensor: str, index: GraphIndex) -> str | None:
+def _leader(tensor: str, index: onnx_graph.GraphIndex) -> str | None:
     """Return the tensor whose scale a tensor takes by rule 1, if any."""
     uses = index.uses.get(tensor, ())
     if len(uses) != 1 or uses[0].node.op_type not in _KEEPS_ORDER or tensor in index.outputs:
@@ -208,7 +200,7 @@ def _leader(tensor: str, index: GraphIndex) -> str | None:
 def _without_scale(stripped: StrippedModel, scales: Mapping[str, float]) -> tuple[str, ...]:
     """Return the tensors to measure: of quantized layers and of what lies between them, less what rule 1 gives."""
     graph = stripped.model.graph
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
     wanted = [
         name
@@ -239,20 +231,22 @@ def simulate_dla(stripped: StrippedModel, scales: Mapping[str, float], *, as_in_
         scales: Its own, or those of `complete_scales`.
         as_in_file: Leave weights and outputs of the model alone; with the file's own scales it answers like the file.
     """
-    result = copy_model(stripped.model)
+    result = onnx_graph.copy_model(stripped.model)
     graph = result.graph
     for name, weight in () if as_in_file else stripped.weights.items():
         tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
-        tensor.CopyFrom(initializer_from_array(name, _rounded_weight(array_from_initializer(tensor), weight)))
+        tensor.CopyFrom(
+            onnx_graph.initializer_from_array(name, _rounded_weight(onnx_graph.array_from_initializer(tensor), weight))
+        )
     zero = "dla.zero_point"
-    graph.initializer.append(initializer_from_array(zero, np.zeros((), np.int8)))
+    graph.initializer.append(onnx_graph.initializer_from_array(zero, np.zeros((), np.int8)))
     made: dict[tuple[str, float], str] = {}
     nodes: list[NodeProto] = []
 
     def rounded(name: str, scale: float) -> str:
         if (name, scale) not in made:
             constant = f"{name}.dla.{len(made)}"
-            graph.initializer.append(initializer_from_array(constant, np.asarray(scale, np.float32)))
+            graph.initializer.append(onnx_graph.initializer_from_array(constant, np.asarray(scale, np.float32)))
             for op_type, inputs, output in (
                 ("QuantizeLinear", name, f"{constant}.quantized"),
                 ("DequantizeLinear", f"{constant}.quantized", f"{constant}.dequantized"),
@@ -277,7 +271,7 @@ def simulate_dla(stripped: StrippedModel, scales: Mapping[str, float], *, as_in_
     for name, exact in outputs.items():
         last = rounded(exact, scales[name])
         nodes.append(onnx.helper.make_node("Identity", [last], [name], name=f"{name}.rounded"))
-    replace_nodes(graph, nodes)
+    onnx_graph.replace_nodes(graph, nodes)
     return result
 
 

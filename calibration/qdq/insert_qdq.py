@@ -28,15 +28,7 @@ from calibration.placement.for_tensorrt import Placement, QuantizedBias, Quantiz
 from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
-from exporter.graph.onnx_graph import (
-    array_from_initializer,
-    copy_without_constants,
-    infer_shapes,
-    initializer_from_array,
-    read_instead,
-    remove_unused_initializers,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 
 ZERO_POINT = "zero_point"
 
@@ -79,7 +71,7 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
             raise PlacementError(f"the table gives {group[0]!r} and {group[1]!r} different scales; they must share one")
     _check_names_are_free(model.graph, placement)
     ranges = {name: table.ranges[placement.same_range.get(name, name)] for name in placement.activations}
-    result = copy_without_constants(model, {weight.name for weight in placement.weights})
+    result = onnx_graph.copy_without_constants(model, {weight.name for weight in placement.weights})
     graph = result.graph
     least = _least_weight_scales(graph, placement, ranges)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -89,9 +81,9 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
     ]
     constants.extend(_quantize_bias(graph, bias, ranges[bias.data].scale) for bias in placement.biases)
     _rewire_activations(graph, placement)
-    replace_nodes(graph, [*constants, *_nodes_with_pairs(graph, placement, ranges)])
-    remove_unused_initializers(graph)
-    typed = infer_shapes(result)
+    onnx_graph.replace_nodes(graph, [*constants, *_nodes_with_pairs(graph, placement, ranges)])
+    onnx_graph.remove_unused_initializers(graph)
+    typed = onnx_graph.infer_shapes(result)
     onnx.checker.check_model(typed, full_check=True)
     return QuantizedModel(typed, placement)
 
@@ -138,7 +130,7 @@ def _least_weight_scales(
     constants = {tensor.name: tensor for tensor in graph.initializer}
     least: dict[str, NDArray[np.float64]] = {}
     for bias, data, weight in _biased_layers(graph, placement):
-        values = array_from_initializer(constants[bias]).reshape(-1)
+        values = onnx_graph.array_from_initializer(constants[bias]).reshape(-1)
         try:
             needed = least_weight_scale(values, ranges[data].scale)
         except CalibrationError as err:
@@ -173,12 +165,12 @@ def _add_quantized(
     """Add a float weight's INT8 values and scales, in place; return the DQ node that restores it."""
     try:
         quantized = quantize_weight(
-            array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale, qmax=weight.qmax
+            onnx_graph.array_from_initializer(tensor), axis=weight.axis, least_scale=least_scale, qmax=weight.qmax
         )
     except CalibrationError as err:
         raise CalibrationError(f"{weight.name!r}: {err}; check the checkpoint") from err
-    graph.initializer.append(initializer_from_array(weight.name, quantized.values))
-    read_instead(graph, weight.name, f"{weight.name}.dequantized")
+    graph.initializer.append(onnx_graph.initializer_from_array(weight.name, quantized.values))
+    onnx_graph.read_instead(graph, weight.name, f"{weight.name}.dequantized")
     num_channels = len(quantized.scale)
     shared = dialect is Dialect.TENSORRT  # ONNX Runtime's precise mode fails where two weights share a zero point
     zero_point = f"{ZERO_POINT}.{num_channels}" if shared else f"{weight.name}.{ZERO_POINT}"
@@ -189,8 +181,10 @@ def _add_quantized(
 def _quantize_bias(graph: GraphProto, bias: QuantizedBias, input_scale: float) -> NodeProto:
     """Add the INT32 values and scales of a bias, in place; return the DQ node that restores it."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    scale = bias_scale(input_scale, array_from_initializer(constants[f"{bias.weight}.scale"]))
-    values = initializer_from_array(bias.name, quantize_bias(array_from_initializer(constants[bias.source]), scale))
+    scale = bias_scale(input_scale, onnx_graph.array_from_initializer(constants[f"{bias.weight}.scale"]))
+    values = onnx_graph.initializer_from_array(
+        bias.name, quantize_bias(onnx_graph.array_from_initializer(constants[bias.source]), scale)
+    )
     if bias.name == bias.source:
         constants[bias.name].CopyFrom(values)
     else:
@@ -204,7 +198,7 @@ def _constant_dq(
     graph: GraphProto, name: str, scale: NDArray[np.float32], axis: int, *, zero_point: str, zeros: NDArray[Any]
 ) -> NodeProto:
     """Add the scales [C] and zero points [C] of an integer constant; return the DQ node that makes it float again."""
-    graph.initializer.append(initializer_from_array(f"{name}.scale", scale))
+    graph.initializer.append(onnx_graph.initializer_from_array(f"{name}.scale", scale))
     return onnx.helper.make_node(
         "DequantizeLinear",
         [name, f"{name}.scale", _shared_zeros(graph, zero_point, zeros)],
@@ -217,7 +211,7 @@ def _constant_dq(
 def _shared_zeros(graph: GraphProto, name: str, zeros: NDArray[Any]) -> str:
     """Return `name`, added on first use and shared from then on."""
     if all(tensor.name != name for tensor in graph.initializer):
-        graph.initializer.append(initializer_from_array(name, zeros))
+        graph.initializer.append(onnx_graph.initializer_from_array(name, zeros))
     return name
 
 
@@ -244,12 +238,12 @@ def _nodes_with_pairs(graph: GraphProto, placement: Placement, ranges: Mapping[s
 
 def _pair(graph: GraphProto, tensor: str, kept: TensorRange) -> tuple[NodeProto, NodeProto]:
     scale = f"{tensor}.scale"
-    graph.initializer.append(initializer_from_array(scale, np.asarray(kept.scale, np.float32)))
+    graph.initializer.append(onnx_graph.initializer_from_array(scale, np.asarray(kept.scale, np.float32)))
     if kept.dtype == "int8":
         zero_point = _shared_zeros(graph, ZERO_POINT, np.zeros((), np.int8))
     else:
         zero_point = f"{tensor}.{ZERO_POINT}"
-        graph.initializer.append(initializer_from_array(zero_point, np.asarray(kept.zero_point, kept.dtype)))
+        graph.initializer.append(onnx_graph.initializer_from_array(zero_point, np.asarray(kept.zero_point, kept.dtype)))
     quantized, restored = f"{tensor}.quantized", f"{tensor}.dequantized"
     return (
         onnx.helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [quantized], name=quantized),

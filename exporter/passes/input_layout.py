@@ -14,16 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto
 
-from exporter.graph.onnx_graph import (
-    array_from_initializer,
-    attribute,
-    copy_model,
-    index_graph,
-    initializer_from_array,
-    read_instead,
-    remove_dead_nodes,
-    replace_nodes,
-)
+from exporter.graph import onnx_graph
 
 _TO_NHWC = [0, 2, 3, 1]
 _INSIDE = ".inside"
@@ -34,7 +25,7 @@ def take_nchw(graph: GraphProto) -> None:
     (info,) = graph.input
     inside = _behind_input(graph)
     node = onnx.helper.make_node("Transpose", [info.name], [inside], name=f"{info.name}.to_nhwc", perm=_TO_NHWC)
-    replace_nodes(graph, [node, *graph.node])
+    onnx_graph.replace_nodes(graph, [node, *graph.node])
     dims = info.type.tensor_type.shape.dim
     height, width, channels = (type(dims[0]).FromString(dims[place].SerializeToString()) for place in (1, 2, 3))
     for place, dim in ((1, channels), (2, height), (3, width)):
@@ -46,9 +37,9 @@ def take_rgb(graph: GraphProto) -> None:
     (info,) = graph.input
     inside = _behind_input(graph)
     order = f"{info.name}.order"
-    graph.initializer.append(initializer_from_array(order, np.array([2, 1, 0], np.int64)))
+    graph.initializer.append(onnx_graph.initializer_from_array(order, np.array([2, 1, 0], np.int64)))
     node = onnx.helper.make_node("Gather", [info.name, order], [inside], name=f"{info.name}.to_bgr", axis=1)
-    replace_nodes(graph, [node, *graph.node])
+    onnx_graph.replace_nodes(graph, [node, *graph.node])
 
 
 def _behind_input(graph: GraphProto) -> str:
@@ -58,7 +49,7 @@ def _behind_input(graph: GraphProto) -> str:
     taken = {name for node in graph.node for name in node.output}
     while inside in taken:
         inside += _INSIDE
-    read_instead(graph, info.name, inside)
+    onnx_graph.read_instead(graph, info.name, inside)
     return inside
 
 
@@ -68,35 +59,35 @@ def fold_input_layout(model: ModelProto) -> ModelProto:
     A Gather whose readers are not all plain convolutions (or whose weights others read, too) stays: it is right as it
     is, and one small operation.
     """
-    result = copy_model(model)
+    result = onnx_graph.copy_model(model)
     _cancel_transposes(result.graph)
     _fold_orders(result.graph)
-    remove_dead_nodes(result.graph)
+    onnx_graph.remove_dead_nodes(result.graph)
     return result
 
 
 def _cancel_transposes(graph: GraphProto) -> None:
-    index = index_graph(graph)
+    index = onnx_graph.index_graph(graph)
     for node in graph.node:
         before = index.producer.get(node.input[0]) if node.op_type == "Transpose" else None
         if before is None or before.op_type != "Transpose" or node.output[0] in index.outputs:
             continue
-        first, second = (list(attribute(step, "perm", [])) for step in (before, node))
+        first, second = (list(onnx_graph.attribute(step, "perm", [])) for step in (before, node))
         if first and len(first) == len(second) and [first[axis] for axis in second] == list(range(len(first))):
-            read_instead(graph, node.output[0], before.input[0])
+            onnx_graph.read_instead(graph, node.output[0], before.input[0])
 
 
 def _fold_orders(graph: GraphProto) -> None:
     inputs = {info.name for info in graph.input}
     for node in list(graph.node):
-        if node.op_type != "Gather" or attribute(node, "axis", 0) != 1 or node.input[0] not in inputs:
+        if node.op_type != "Gather" or onnx_graph.attribute(node, "axis", 0) != 1 or node.input[0] not in inputs:
             continue
-        index = index_graph(graph)
+        index = onnx_graph.index_graph(graph)
         order = index.initializer.get(node.input[1])
         readers = [reader for reader in graph.node if node.output[0] in reader.input]
         if order is None or not readers:
             continue
-        places = array_from_initializer(order).reshape(-1)
+        places = onnx_graph.array_from_initializer(order).reshape(-1)
         if sorted(places.tolist()) != list(range(len(places))):
             continue
         if all(_can_take(graph, reader, node, len(places)) for reader in readers):
@@ -109,14 +100,19 @@ def _can_take(graph: GraphProto, reader: NodeProto, gather: NodeProto, channels:
     data, *others = reader.input
     if reader.op_type != "Conv" or data != gather.output[0] or gather.output[0] in others:
         return False
-    weight = index_graph(graph).initializer.get(reader.input[1])
+    weight = onnx_graph.index_graph(graph).initializer.get(reader.input[1])
     only_reader = sum(reader.input[1] in node.input for node in graph.node) == 1
-    return attribute(reader, "group", 1) == 1 and weight is not None and only_reader and weight.dims[1] == channels
+    return (
+        onnx_graph.attribute(reader, "group", 1) == 1
+        and weight is not None
+        and only_reader
+        and weight.dims[1] == channels
+    )
 
 
 def _reorder(graph: GraphProto, convolution: NodeProto, places: NDArray[np.int64]) -> None:
-    weight = index_graph(graph).initializer[convolution.input[1]]
-    old = array_from_initializer(weight)
+    weight = onnx_graph.index_graph(graph).initializer[convolution.input[1]]
+    old = onnx_graph.array_from_initializer(weight)
     new = np.empty_like(old)
     new[:, places] = old
-    weight.CopyFrom(initializer_from_array(weight.name, new))
+    weight.CopyFrom(onnx_graph.initializer_from_array(weight.name, new))

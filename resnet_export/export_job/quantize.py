@@ -17,13 +17,7 @@ from calibration.errors import PlacementError
 from calibration.methods.dialect import Dialect
 from calibration.mixed_precision.keep_float import nodes_named
 from calibration.mixed_precision.sensitivity import float_share, quantized_layer_names
-from calibration.pipeline.quantize_model import (
-    CalibratedModel,
-    QuantizationResult,
-    insert_and_refine,
-    scale_and_calibrate,
-    settle_ranges,
-)
+from calibration.pipeline import quantize_model
 from calibration.placement.for_tensorrt import Placement
 from calibration.qdq.offsets import num_pads
 from resnet_export.console.reporter import Reporter
@@ -40,7 +34,7 @@ if TYPE_CHECKING:
 
 def quantize_images(
     run: ExportRun, exported: ExportedModel
-) -> tuple[QuantizationResult, BudgetOutcome | None, dict[str, Any] | None]:
+) -> tuple[quantize_model.QuantizationResult, BudgetOutcome | None, dict[str, Any] | None]:
     """Return the INT8 model of `exported`, what became of its budget, and what `--keep-float` gains and costs.
 
     Raises:
@@ -57,7 +51,7 @@ def quantize_images(
             used.extend(batch.paths)
             yield batch.images
 
-    calibrated = scale_and_calibrate(
+    calibrated = quantize_model.scale_and_calibrate(
         exported.onnx,
         arrays(),
         open_runtime=calibration_runtime(options.calib_provider),
@@ -72,8 +66,8 @@ def quantize_images(
             f"--keep-float {','.join(named)}: no layer is left for INT8; name fewer, or leave --int8 out"
         )
     choosing, refining = (partial(reporter.track, what) for what in ("choosing ranges", "refining"))
-    calibrated = settle_ranges(calibrated, open_exact=open_exact, track_tensors=choosing)
-    result = insert_and_refine(calibrated, open_exact=open_exact, track_layers=refining)
+    calibrated = quantize_model.settle_ranges(calibrated, open_exact=open_exact, track_tensors=choosing)
+    result = quantize_model.insert_and_refine(calibrated, open_exact=open_exact, track_layers=refining)
     tell_calibration(result.table, exported, reporter)
     outcome = None
     if options.budget is not None:
@@ -90,7 +84,7 @@ def _distance(found: LogitComparison) -> str:
     return f"{sqnr} (agreement {found.agreement:.1%}, KL {found.kl:.2g})"
 
 
-def _tell(result: QuantizationResult, reporter: Reporter) -> None:
+def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None:
     table, placement = result.table, result.quantized.placement
     reporter.done(
         f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
@@ -155,10 +149,10 @@ class KeptFloat:
 
     run: ExportRun
     exported: ExportedModel
-    calibrated: CalibratedModel
+    calibrated: quantize_model.CalibratedModel
     named: Mapping[str, tuple[str, ...]]
 
-    def report(self, result: QuantizationResult) -> dict[str, Any]:
+    def report(self, result: quantize_model.QuantizationResult) -> dict[str, Any]:
         """Return `keep_float` of `report.json`: both compared alike, without the rounding that both would gain by."""
         without = replace(self.calibrated, keep_float=frozenset())
         everything, rounds = self._unrounded(without), self.calibrated.effort.round_weights
@@ -192,11 +186,11 @@ class KeptFloat:
             "statement": statement,
         }
 
-    def _unrounded(self, calibrated: CalibratedModel) -> QuantizationResult:
+    def _unrounded(self, calibrated: quantize_model.CalibratedModel) -> quantize_model.QuantizationResult:
         """Return the INT8 model with its biases corrected: rounding again would double the time that INT8 takes."""
-        return insert_and_refine(calibrated, open_exact=open_exact, round_weights=False)
+        return quantize_model.insert_and_refine(calibrated, open_exact=open_exact, round_weights=False)
 
-    def _sqnr_db(self, result: QuantizationResult, images: Any) -> float | None:
+    def _sqnr_db(self, result: quantize_model.QuantizationResult, images: Any) -> float | None:
         return tally_images(
             self.exported.onnx,
             result.quantized.model,
