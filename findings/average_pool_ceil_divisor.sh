@@ -14,7 +14,7 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q --disable-pip-version-check openvino==2026.4.1 iree-base-compiler==3.13.0 \
     iree-base-runtime==3.13.0 onnxruntime==1.32.0 onnx==1.23.2 numpy==2.4.6
 cd "$folder"
-PATH=$folder/venv/bin:$PATH "$folder/venv/bin/python" - 2>"$folder/log" <<'PYTHON'
+PATH=$folder/venv/bin:$PATH "$folder/venv/bin/python" - <<'PYTHON'
 import subprocess
 
 import iree.runtime
