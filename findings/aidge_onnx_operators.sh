@@ -33,7 +33,8 @@ def answers(op: str, x: np.ndarray, constants: list[np.ndarray], **attributes: o
     node = helper.make_node(op, ["x", *names], ["y"], name="node", **attributes)
     tensors = [numpy_helper.from_array(values, name) for name, values in zip(names, constants, strict=True)]
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape), onnx.ValueInfoProto(name="y")]
-    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 13)])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)

@@ -14,6 +14,7 @@ python3 -m venv "$folder/venv"
     onnxruntime==1.32.0 onnx==1.23.2 numpy==2.4.6
 cd "$folder"
 PATH=$folder/venv/bin:$PATH "$folder/venv/bin/python" - <<'PYTHON'
+import logging
 import subprocess
 
 import iree.runtime
@@ -23,6 +24,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
+logging.disable(logging.WARNING)  # quantize_static's advice
 random = np.random.default_rng(0)
 
 

@@ -77,8 +77,9 @@ for name, case in cases.items():
         wrong[name] = f"{expected.shape[-1]} became {got.shape[-1]} columns"
     elif not np.allclose(got, expected, rtol=1e-3, atol=1e-4):
         wrong[name] = f"{np.abs(got - expected).max():.2f}"
-print(f"found largest difference: {', '.join(f'{name} {value}' for name, value in wrong.items())}; right: {len(cases) - len(wrong)}")
-expected = {"Hardtanh(-0.3, 0.4)", "ThresholdedReLU(0.3, 0.7)", "AdaptiveAvgPool2D(5)", "AdaptiveMaxPool2D(5)", "norm(inf)", "Conv2DTranspose(output_size)"}
-assert set(wrong) == expected, "the behaviour changed"
+told = ", ".join(f"{name} {value}" for name, value in wrong.items())
+print(f"found largest difference: {told}; right: {len(cases) - len(wrong)}")
+known = {"Hardtanh(-0.3, 0.4)", "ThresholdedReLU(0.3, 0.7)", "AdaptiveAvgPool2D(5)", "AdaptiveMaxPool2D(5)"}
+assert set(wrong) == known | {"norm(inf)", "Conv2DTranspose(output_size)"}, "the behaviour changed"
 PYTHON
 "$folder/venv/bin/python" "$folder/run.py" "$folder" 2>"$folder/log" | sed -n 's/^found //p'

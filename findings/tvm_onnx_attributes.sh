@@ -11,7 +11,8 @@
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check apache-tvm==0.27.0.post1 onnxruntime==1.32.0 onnx==1.23.2 numpy==2.4.6
+"$folder/venv/bin/pip" install -q --disable-pip-version-check apache-tvm==0.27.0.post1 \
+    onnxruntime==1.32.0 onnx==1.23.2 numpy==2.4.6
 "$folder/venv/bin/python" - <<'PYTHON'
 import numpy as np
 import onnx
@@ -44,6 +45,7 @@ def answers(op: str, shape: list[int], inputs: list, x: np.ndarray | None = None
 weights = random.normal(size=(4, 3, 3, 3)).astype(np.float32)
 window = {"kernel_shape": [3, 3], "strides": [2, 2]}
 infinite = np.array([-np.inf, 0, np.inf], np.float32)
+half = np.array([1, 1, 0.5, 0.5], np.float32)
 cases = {
     "ConvTranspose pads": ("ConvTranspose", [1, 4, 7, 9], [weights], None, {"strides": [2, 2], "pads": [1] * 4}),
     "ConvTranspose output_shape": ("ConvTranspose", [1, 4, 7, 9], [weights], None, {"strides": [2, 2], "output_shape": [14, 18]}),
@@ -52,7 +54,7 @@ cases = {
     "AveragePool SAME_LOWER": ("AveragePool", [1, 2, 8, 9], [], None, {**window, "auto_pad": "SAME_LOWER"}),
     "Resize by 2": ("Resize", [1, 1, 7, 9], [None, np.array([1, 1, 2, 2], np.float32)], None, {"mode": "linear"}),
     "Resize by 1.7": ("Resize", [1, 1, 7, 9], [None, np.array([1, 1, 1.7, 1.7], np.float32)], None, {"mode": "linear"}),
-    "Resize antialias": ("Resize", [1, 1, 8, 12], [None, np.array([1, 1, 0.5, 0.5], np.float32)], None, {"mode": "linear", "antialias": 1}),
+    "Resize antialias": ("Resize", [1, 1, 8, 12], [None, half], None, {"mode": "linear", "antialias": 1}),
     "IsInf": ("IsInf", [3], [], infinite, {}),
     "IsInf detect_negative=0": ("IsInf", [3], [], infinite, {"detect_negative": 0}),
 }
