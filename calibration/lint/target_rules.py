@@ -163,12 +163,22 @@ def _check_openvino(graph: QuantizedGraph, opset: int, grouped: Grouped) -> None
         elif node.op_type == "LRN" and (bias := float(attribute(node, "bias", 1.0))) != int(bias):
             message = f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}"
             grouped.add(OPENVINO_MISREADS, message, graph.where(node))
+        elif node.op_type == "AveragePool" and _counts_padding_and_rounds_up(node):
+            message = (
+                "AveragePool with ceil_mode and count_include_pad: OpenVINO divides windows beyond the padding wrongly"
+            )
+            grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
         elif opset < SOFTMAX_OF_ONE_AXIS and node.op_type == "Softmax" and attribute(node, "axis", 1) != -1:
             message = (
                 f"Softmax of opset {opset}, over axis {attribute(node, 'axis', 1)} and all behind it: OpenVINO takes "
                 "that axis alone, which is the same for the last"
             )
             grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
+
+
+def _counts_padding_and_rounds_up(node: NodeProto) -> bool:
+    counts = attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0)
+    return bool(counts and any(attribute(node, "pads", None) or ()))
 
 
 def _check_pads_of_pools(graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -5,13 +5,15 @@
     Softmax                   before opset 13: over one axis alone, where the standard means all axes from it on
     LRN                       its bias is cut to a whole number
     Resize                    `antialias` and `exclude_outside` are not heard
+    AveragePool               that counts its padding and rounds its size up (ceil_mode): a window that reaches beyond
+                              the padding is divided by its full size, not by what of it lies within
 
 OpenVINO says nothing of it, and its own graph no longer tells the file's opset. So the few fields are read from the
 file (`runtimes.io.protobuf`).
 
 Source: onnx.proto3 (ModelProto, GraphProto, NodeProto, AttributeProto);
 seen with OpenVINO 2026.4.1 (findings/openvino_reduction_over_all_axes.sh, findings/openvino_softmax_before_13.sh,
-findings/openvino_lrn_bias.sh, findings/openvino_resize_antialias.sh).
+findings/openvino_lrn_bias.sh, findings/openvino_resize_antialias.sh, findings/average_pool_ceil_divisor.sh).
 """
 
 from __future__ import annotations
@@ -75,6 +77,11 @@ def _why(view: memoryview, network: Any) -> str | None:
             return f"Resize ({output}) with {named[0]}: OpenVINO resizes without it; run the file with another provider"
     if (bias := _broken_bias(network)) is not None:
         return f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}; run the file with another provider"
+    if (pool := _average_beyond_padding(network)) is not None:
+        return (
+            f"AveragePool ({pool}) with ceil_mode and count_include_pad: OpenVINO divides windows that reach beyond "
+            "the padding by their full size; run the file with another provider"
+        )
     if opset < SOFTMAX_OF_ONE_AXIS and (axis := _softmax_before_last_axis(network)) is not None:
         return (
             f"Softmax over axis {axis} and all behind it (opset {opset}): OpenVINO takes that axis alone; bring the "
@@ -105,6 +112,30 @@ def _broken_bias(network: Any) -> float | None:
     """Return the bias of the first LRN whose bias is no whole number."""
     biases = [float(node.get_attributes()["bias"]) for node in network.get_ops() if node.get_type_name() == "LRN"]
     return next((bias for bias in biases if bias != int(bias)), None)
+
+
+def _average_beyond_padding(network: Any) -> str | None:
+    """Return the name of the first AveragePool with padding that counts and a window that reaches beyond it."""
+    for node in network.get_ops():
+        if node.get_type_name() != "AvgPool":
+            continue
+        pool = node.get_attributes()
+        padded = any(pool["pads_begin"]) or any(pool["pads_end"])
+        if pool["exclude-pad"] or pool["rounding_type"] == "floor" or not padded:
+            continue
+        sizes = list(node.get_input_partial_shape(0))[2:]
+        places = list(node.get_output_partial_shape(0))[2:]
+        if any(_reaches_beyond(pool, axis, size, places[axis]) for axis, size in enumerate(sizes)):
+            return str(node.get_friendly_name())
+    return None
+
+
+def _reaches_beyond(pool: dict[str, Any], axis: int, size: Any, places: Any) -> bool:
+    if size.is_dynamic or places.is_dynamic:
+        return True  # at some size it does
+    window = (pool["kernel"][axis] - 1) * pool["dilations"][axis] + 1
+    end = (places.get_length() - 1) * pool["strides"][axis] + window
+    return bool(end > size.get_length() + pool["pads_begin"][axis] + pool["pads_end"][axis])
 
 
 def _softmax_before_last_axis(network: Any) -> int | None:

@@ -342,6 +342,9 @@ def test_reductions_whose_axes_openvino_does_not_read(kind):
         ("Resize", {"mode": "linear", "antialias": 1}, True),
         ("Resize", {"mode": "cubic", "exclude_outside": 1}, True),
         ("Resize", {"mode": "cubic"}, False),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}, True),
+        ("AveragePool", {"kernel_shape": [3, 3], "ceil_mode": 1, "count_include_pad": 1}, False),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1] * 4, "ceil_mode": 1}, False),
     ],
 )
 def test_what_openvino_does_not_hear_of(op, options, told):

@@ -122,6 +122,29 @@ def test_an_lrn_is_refused_where_openvino_is_wrong(bias):
         OpenVinoRuntime(model).close()
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (7, 10)])
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
+@pytest.mark.parametrize("rounding", [(1, 1), (1, 0), (0, 1)])
+def test_an_average_is_refused_where_openvino_is_wrong(size, pads, rounding):
+    ceil, counts = rounding
+    options = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": ceil, "count_include_pad": counts}
+    model = network("AveragePool", 17, shape=(1, 2, *size), pads=pads, **options)
+    x = np.random.default_rng(3).uniform(0.5, 1.5, (1, 2, *size)).astype(np.float32)
+    if computed_otherwise(model, x):
+        assert (ceil, counts) == (1, 1)
+        assert any(pads)
+        with pytest.raises(RuntimeAdapterError, match=r"AveragePool \(\w+\) with ceil_mode and count_include_pad"):
+            OpenVinoRuntime(model)
+    else:
+        OpenVinoRuntime(model).close()
+
+
+def test_an_average_of_unknown_size_is_refused():
+    options = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1, "pads": [1] * 4}
+    with pytest.raises(RuntimeAdapterError, match="AveragePool"):
+        OpenVinoRuntime(network("AveragePool", 17, shape=["n", 2, "h", "w"], **options))
+
+
 def test_a_softmax_of_unknown_size_is_refused():
     with pytest.raises(RuntimeAdapterError, match="Softmax over axis 1"):
         OpenVinoRuntime(network("Softmax", 12, shape=["n", "c", "h", "w"], axis=1))
