@@ -26,7 +26,8 @@ torchvision's references (`model`, `model_ema`), timm (`state_dict_ema`), DeepSp
 _TRAINING_STATE = ("optim", "sched", "scaler", "callback", "loop", "rng", "amp")
 """How keys begin or end under which tensors are no network's: moments of an optimizer, random states."""
 
-_AVERAGED_COUNT = "n_averaged"  # torch.optim.swa_utils.AveragedModel's count of updates, beside the weights
+_COUNTS = frozenset(("n_averaged", "total_ops", "total_params"))
+"""Numbers beside the weights: updates that torch.optim.swa_utils.AveragedModel counts, what thop.profile leaves behind."""
 _MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
 
 
@@ -188,7 +189,7 @@ def _only_tensors(
     tensors = {
         str(name): value.detach()
         for name, value in entries.items()
-        if isinstance(value, Tensor) and name != _AVERAGED_COUNT
+        if isinstance(value, Tensor) and not (value.numel() == 1 and str(name).rpartition(".")[2] in _COUNTS)
     }
     dropped = [str(name) for name in entries if str(name) not in tensors]
     return tensors, [f"left out what is not a weight: {first_few(dropped)}"] if dropped else []

@@ -178,6 +178,15 @@ def test_averaged_model_of_torchs_own_ema(tmp_path):
     assert "left out what is not a weight: n_averaged" in loaded.notes
 
 
+def test_what_a_profiler_left_behind_is_no_weight(tmp_path):
+    """thop.profile registers these buffers in every layer, and checkpoints saved after it hold them."""
+    weights = small_model().state_dict()
+    counts = {"total_ops": torch.zeros(1), "layer1.total_params": torch.tensor(2.0)}
+    loaded = load_checkpoint(save({**weights, **counts}, tmp_path / "w.pth"))
+    assert_same(loaded.state_dict, weights)
+    assert "left out what is not a weight: total_ops, layer1.total_params" in loaded.notes
+
+
 def test_entries_that_are_no_tensors_are_left_out_and_noted(tmp_path):
     path = save({**small_model().state_dict(), "epoch": 3, "arch": "r8"}, tmp_path / "w.pth")
     loaded = load_checkpoint(path)
