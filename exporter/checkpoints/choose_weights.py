@@ -27,7 +27,7 @@ _TRAINING_STATE = ("optim", "sched", "scaler", "callback", "loop", "rng", "amp")
 """How keys begin or end under which tensors are no network's: moments of an optimizer, random states."""
 
 _COUNTS = frozenset(("n_averaged", "total_ops", "total_params"))
-"""Numbers beside the weights: updates that torch.optim.swa_utils.AveragedModel counts, what thop.profile leaves behind."""
+"""Numbers beside the weights: updates counted by torch.optim.swa_utils.AveragedModel, what thop.profile leaves."""
 _MAX_NESTING = 4  # wrappers in wrappers; a pickle can hold itself
 
 
