@@ -32,7 +32,7 @@ def tensors_given(module: nn.Module, images: Tensor, name: str) -> dict[str, Ten
     try:
         with torch.inference_mode():
             given = module(images)
-    except Exception as err:  # the user's code may raise anything; all of it is chained
+    except (Exception, SystemExit) as err:  # the user's code may raise anything; all of it is chained
         if (taken := _channels_of_first_convolution(module, images)) not in (None, images.shape[1]):
             raise PreprocessingError(wrong_channels(name, taken or 0, images.shape[1])) from err
         raise ModelObjectError(
@@ -125,8 +125,8 @@ def with_outputs(loaded: LoadedModel, images: Tensor, name: str, wanted: tuple[s
         value = found[key]
         if value.ndim < 2 or value.shape[0] != len(images) or not value.is_floating_point():
             raise ModelObjectError(
-                f"{name}: its output {key} is {value.dtype} {list(value.shape)} for {len(images)} images, expected "
-                f"logits [{len(images)}, classes] or maps [{len(images)}, C, ...]"
+                f"{name}: its output{' ' * bool(key)}{key} is {value.dtype} {list(value.shape)} for "
+                f"{len(images)} images, expected logits [{len(images)}, classes] or maps [{len(images)}, C, ...]"
             )
     if keys != ("",):
         loaded.module.__class__ = _giving(type(loaded.module), keys)

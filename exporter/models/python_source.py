@@ -75,7 +75,7 @@ def _imported(name: str) -> Any:
         sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as err:  # importing runs the user's code, which may raise anything; all of it is chained
+    except (Exception, SystemExit) as err:  # importing runs the user's code, which may raise anything; it is chained
         raise ModelObjectError(
             f"{name}: {module_name} cannot be imported ({type(err).__name__}: {err}); run in the folder that holds it, "
             "or install it; a library's model is torchvision:NAME or timm:NAME"
@@ -124,7 +124,7 @@ def _module(name: str, found: Any, num_classes: int | None) -> nn.Module:
         return _on_cpu(name, found)
     try:
         module = found() if num_classes is None else found(num_classes=num_classes)
-    except Exception as err:  # the user's code may raise anything; all of it is chained
+    except (Exception, SystemExit) as err:  # the user's code may raise anything; all of it is chained
         raise ModelObjectError(f"{name}: calling it raised {type(err).__name__}: {err}") from err
     if not isinstance(module, nn.Module):
         raise ModelObjectError(f"{name}: it returned a {type(module).__name__}, expected a torch.nn.Module")

@@ -99,9 +99,11 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
                 optimize(program)
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
         cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
+        told, *rest = str(cause).strip().splitlines() or ["no message"]  # pages of advice to developers may follow
+        where = next((f", {line.strip()}" for line in rest if line.strip().startswith("File ")), "")
         raise ExportError(
             f"torch.onnx.export failed on {type(module).__name__}, which must take one tensor and hold no control flow "
-            f"that depends on it: {type(cause).__name__}: {cause}"
+            f"that depends on it: {type(cause).__name__}: {told}{where}"
         ) from err
     finally:
         logger.setLevel(level)

@@ -71,6 +71,7 @@ def _mine(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").touch()
     (tmp_path / "mine" / "nets.py").write_text(SOURCE)
+    (tmp_path / "mine" / "script.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "mine" / "broken.py").write_text("import torch\nraise RuntimeError('half written')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
@@ -161,6 +162,7 @@ def test_without_preprocessing_it_is_refused():
         ("mine.nets:absent", r"mine\.nets has no 'absent'; it has .*build"),
         ("mine.nets:Net.absent", r"mine\.nets has no 'Net\.absent'"),
         ("mine.absent:build", r"mine\.absent cannot be imported \(ModuleNotFoundError"),
+        ("mine.script:build", r"mine\.script cannot be imported \(SystemExit: 0\)"),
         ("mine.broken:build", r"mine\.broken cannot be imported \(RuntimeError: half written\)"),
         (
             "mine.nets:Pair",
