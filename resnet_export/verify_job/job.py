@@ -14,22 +14,10 @@ from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
 from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
+from resnet_export.verify_job import compare
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import enter_breaks, find_breaks
 from resnet_export.verify_job.bundle_checks import bundle_checks
-from resnet_export.verify_job.compare import (
-    Compared,
-    Opened,
-    Validation,
-    compare,
-    file_reports,
-    golden_set,
-    open_all,
-    photograph_set,
-    read_validation,
-    torch_side,
-    validation_set,
-)
 from resnet_export.verify_job.hard_frames import judge_hard_frames
 from resnet_export.verify_job.options import VerifyOptions
 from resnet_export.verify_job.plain_sessions import judge_plain_sessions
@@ -98,15 +86,15 @@ def _run(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
             trusted = stack.enter_context(job.reference.open(subject, job.streams))
         job = _with_comparable_answers(job, trusted)
         if job.tested is not None:
-            opened = torch_side(stack.enter_context(job.tested.open(job.subject, job.streams)))
+            opened = compare.torch_side(stack.enter_context(job.tested.open(job.subject, job.streams)))
         else:
-            opened = open_all(job.subject, stack, job.streams)
+            opened = compare.open_all(job.subject, stack, job.streams)
         compared = _compare_stored(job, trusted, opened)
         validation = _validation(job, trusted)
         checks = bundle_checks(subject, job.reference, trusted, against=job.against, streams=job.streams)
         with _bisecting(job, checks, validation) as breaks:
             compared += _compare_validation(job, trusted, opened, validation)
-        files = file_reports(opened, compared, choice)
+        files = compare.file_reports(opened, compared, choice)
         judge_hard_frames(subject, opened, files)
         plain_causes = judge_plain_sessions(subject, opened, compared, files, reporter)
     causes = enter_breaks(breaks(), files) if options.bisect else []
@@ -166,26 +154,26 @@ def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
     return job
 
 
-def _compare_stored(job: Job, trusted: Runtime | None, opened: Opened) -> list[Compared]:
+def _compare_stored(job: Job, trusted: Runtime | None, opened: compare.Opened) -> list[compare.Compared]:
     """Run the files over the golden inputs; without these and without --val, over the package's photographs."""
     subject, reference = job.subject, job.reference
     if subject.golden is not None:
-        return [compare(golden_set(subject.golden, STORED), opened, kind=_kind(job))]
+        return [compare.compare(compare.golden_set(subject.golden, STORED), opened, kind=_kind(job))]
     if reference is None or trusted is None or job.preprocessing is None or job.options.val is not None:
         return []
-    return [compare(photograph_set(reference, job.preprocessing, trusted), opened, kind=_kind(job))]
+    return [compare.compare(compare.photograph_set(reference, job.preprocessing, trusted), opened, kind=_kind(job))]
 
 
 def _kind(job: Job) -> AnswerKind | None:
     return None if job.subject.manifest is None else kind_in(job.subject.manifest.model)
 
 
-def _validation(job: Job, trusted: Runtime | None) -> Validation | None:
+def _validation(job: Job, trusted: Runtime | None) -> compare.Validation | None:
     """Return the images of --val; None where there are none, or no reference to answer for them."""
     if job.reference is None or trusted is None or job.preprocessing is None or job.options.val is None:
         return None
     asked, num_classes = job.options, _num_classes(job, trusted)
-    validation = read_validation(
+    validation = compare.read_validation(
         job.options.val, job.subject.labels, num_classes, num_val=asked.num_val, given=asked.val_labels
     )
     job.reporter.done(
@@ -197,7 +185,7 @@ def _validation(job: Job, trusted: Runtime | None) -> Validation | None:
 
 @contextmanager
 def _bisecting(
-    job: Job, checks: Sequence[GateResult], validation: Validation | None
+    job: Job, checks: Sequence[GateResult], validation: compare.Validation | None
 ) -> Iterator[Callable[[], dict[str, dict[str, Any]]]]:
     """Give what returns each file's bisection, which runs beside what the context does with validation images.
 
@@ -212,18 +200,18 @@ def _bisecting(
 
 
 def _compare_validation(
-    job: Job, trusted: Runtime | None, opened: Opened, validation: Validation | None
-) -> list[Compared]:
+    job: Job, trusted: Runtime | None, opened: compare.Opened, validation: compare.Validation | None
+) -> list[compare.Compared]:
     reference = job.reference
     if validation is None or reference is None or trusted is None or job.preprocessing is None:
         return []
-    images = validation_set(validation, reference, job.preprocessing, trusted, job.reporter)
+    images = compare.validation_set(validation, reference, job.preprocessing, trusted, job.reporter)
     itself = {
         one.candidate.name
         for one in opened.candidates
         if not job.against and one.candidate.path == reference.file and job.subject.provider == "cpu"
     }
-    return [compare(images, opened, leave_out=frozenset(itself), kind=_kind(job))]
+    return [compare.compare(images, opened, leave_out=frozenset(itself), kind=_kind(job))]
 
 
 def _num_classes(job: Job, trusted: Runtime) -> int:
