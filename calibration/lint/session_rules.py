@@ -87,6 +87,9 @@ def _check_bias(
     if bias is not None and bias.role is Role.BIAS:
         if not target.is_tensorrt and bias.data_type == TensorProto.INT32 and bias.scale is not None:
             _check_bias_scale(node, graph, np.asarray(bias.scale, np.float64).reshape(-1), steps, grouped)
+            if node.op_type == "Gemm" and bias.zero_point is not None and bias.zero_point.any():
+                told = "the bias of a Gemm has a zero point: the integer kernel does not look at it and answers wrongly"
+                grouped.add(BIAS_SCALE, told, graph.where(node))
         return
     values = graph.constants.array(node.input[2])
     if values is None or not chain_to_quantize(node, graph.index):

@@ -68,6 +68,17 @@ def test_a_gemm_whose_bias_has_another_scale_answers_wrongly():
     assert difference(hidden_linear(1.0)) < 0.1
 
 
+def test_a_gemm_whose_bias_has_a_zero_point_answers_wrongly():
+    model = hidden_linear(1.0)
+    (bias,) = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and "fc.bias" in node.input[0]]
+    model.graph.initializer.append(numpy_helper.from_array(np.full(5, 10_000, np.int32), "its.zero_point"))
+    bias.input[2:] = ["its.zero_point"]
+    finding = the_finding(lint_model(model, ONNX_RUNTIME), "S012")
+    assert (finding.severity, finding.places) == (Severity.ERROR, ("fc",))
+    assert "has a zero point" in finding.message
+    assert difference(model) > 0.1
+
+
 def test_a_convolution_whose_bias_has_another_scale_is_a_warning():
     model = residual_network(ONNXRUNTIME)
     assert "S012" not in rule_ids(lint_model(model, ONNX_RUNTIME))
