@@ -18,11 +18,13 @@ Source: the update is the minimum of a quadratic in one variable; the error meas
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.quantize_weight import QMAX
+from calibration.refinement.workers import SHARES, Run, alone
 
 BLOCK = 32
 """Columns between two matrix products that bring the gradient of the columns behind up to date."""
@@ -49,13 +51,14 @@ def nearest_levels(weight: Array, scale: Array) -> Array:
     return np.clip(levels, -QMAX, QMAX)
 
 
-def round_by_descent(weight: Array, scale: Array, hessian: Array) -> NDArray[np.int8]:
+def round_by_descent(weight: Array, scale: Array, hessian: Array, run: Run = alone) -> NDArray[np.int8]:
     """Return levels whose error J is at most that of the nearest levels, row by row, int8 [G, O, K].
 
     Args:
         weight: What is wanted, float [G, O, K].
         scale: Step per row, [G, O], > 0.
         hessian: [G, K, K], symmetric, positive semi-definite. A column that is never read (H_jj = 0) takes the nearest.
+        run: Runs several of the rows at a time.
     """
     diagonal = np.einsum("gkk->gk", hessian)
     order = np.argsort(-diagonal, axis=1, kind="stable")
@@ -63,8 +66,10 @@ def round_by_descent(weight: Array, scale: Array, hessian: Array) -> NDArray[np.
     sorted_hessian = hessian[each, order[:, :, np.newaxis], order[:, np.newaxis, :]]
     columns = np.broadcast_to(order[:, :, np.newaxis], (*order.shape, weight.shape[1]))
     target = np.take_along_axis((weight / scale[:, :, np.newaxis]).transpose(0, 2, 1), columns, axis=1)
+    rows = (target[:, :, part] for part in column_parts(target.shape[2], -(-target.shape[2] // SHARES)))
+    found = np.concatenate(run(partial(_descend, part, sorted_hessian) for part in rows), axis=2)
     levels = np.empty(target.shape, np.int8)
-    np.put_along_axis(levels, columns, _descend(target, sorted_hessian).astype(np.int8), axis=1)
+    np.put_along_axis(levels, columns, found.astype(np.int8), axis=1)
     back: NDArray[np.int8] = levels.transpose(0, 2, 1)
     return back
 

@@ -60,8 +60,8 @@ class RowSampler:
             matrix = image.reshape(1, -1, image.shape[-1])
             return matrix[:, sampled_positions(matrix.shape[1], self._wanted), columns]
         if image.shape[1:] != self._size:
-            self._size = image.shape[1:]
-            self._places, self._outside = self._windows.places(self._size, self._wanted)
+            self._places, self._outside = self._windows.places(image.shape[1:], self._wanted)
+            self._size = image.shape[1:]  # last: threads look at it first
         area = math.prod(self._windows.kernel)
         start, stop, _ = columns.indices(len(image) // self._groups * area)
         channels = slice(start // area, -(-stop // area))

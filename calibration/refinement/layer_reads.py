@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from calibration.refinement.layer_hessian import RowSampler
+from calibration.refinement.layer_statistics import Look
+from calibration.refinement.workers import SHARES, Run, alone
 
 Array = NDArray[np.float32]
 ALL = slice(None)
@@ -35,6 +39,7 @@ class LayerReads:
             reads; called once for each part of the columns and once between two parts.
         num_images: How many images that are.
         center: Mean of x, float32 [groups, K], that x is taken from; None to leave it.
+        run: Runs several looks at a time.
     """
 
     node: NodeProto
@@ -43,38 +48,50 @@ class LayerReads:
     images: Callable[[], Iterable[tuple[Array, Array]]]
     num_images: int
     center: Array | None = None
-    _errors: list[Array] = field(default_factory=list)
+    run: Run = alone
+    _errors: dict[int, Array] = field(default_factory=dict)
     _sampler: RowSampler = field(init=False)
 
     def __post_init__(self) -> None:
         """Look up once where the rows lie."""
         self._sampler = RowSampler(self.node, self.kernel_shape, num_images=self.num_images)
 
-    def missed_inputs(self) -> Iterator[tuple[Array, Array]]:
-        """Yield x and d of each image, float32 [groups, P, K] each."""
-        for read, in_float in self.images():
-            rows = self._sampler.rows(read, ALL)
-            yield self._centered(rows, ALL), self._sampler.rows(in_float, ALL) - rows
+    def missed_inputs(self) -> Iterator[Look]:
+        """Yield looks at x and d of each image, float32 [groups, P, K] each."""
+        return (partial(self._missed_inputs, *pair) for pair in self.images())
 
-    def missed_outputs(self) -> Iterator[tuple[Array, Array]]:
-        """Yield x and W d of each image, float32 [groups, P, K] and [groups, P, O]."""
-        for rows, missed in self.missed_inputs():
-            yield rows, np.matmul(missed, self.weight.transpose(0, 2, 1))
+    def missed_outputs(self) -> Iterator[Look]:
+        """Yield looks at x and W d of each image, float32 [groups, P, K] and [groups, P, O]."""
+        return (partial(self._missed_outputs, *pair) for pair in self.images())
 
-    def part(self, columns: slice) -> Iterator[tuple[Array, Array]]:
-        """Yield x of some columns, and e as it is after `lose`, float32 [groups, P, columns] and [groups, P, O]."""
-        if self._errors:
-            for (read, _), error in zip(self.images(), self._errors, strict=True):
-                yield self._centered(self._sampler.rows(read, columns), columns), error
-            return
-        for rows, error in self.missed_outputs():
-            self._errors.append(error)
-            yield np.ascontiguousarray(rows[:, :, columns]), error
+    def part(self, columns: slice) -> Iterator[Look]:
+        """Yield looks at x of some columns, and e as it is after `lose`, [groups, P, columns] and [groups, P, O]."""
+        return (partial(self._part, columns, place, *pair) for place, pair in enumerate(self.images()))
 
     def lose(self, columns: slice, lost: Array) -> None:
         """Add to e what some columns lost: W - V there, float32 [groups, O, columns]."""
-        for (rows, _), error in zip(self.part(columns), self._errors, strict=True):
+
+        def take(look: Look) -> None:
+            rows, error = look()
             error += np.matmul(rows, lost.transpose(0, 2, 1))
+
+        looks = self.part(columns)
+        while several := list(islice(looks, SHARES)):
+            self.run(partial(take, look) for look in several)
+
+    def _missed_inputs(self, read: Array, in_float: Array) -> tuple[Array, Array]:
+        rows = self._sampler.rows(read)
+        return self._centered(rows, ALL), self._sampler.rows(in_float) - rows
+
+    def _missed_outputs(self, read: Array, in_float: Array) -> tuple[Array, Array]:
+        rows, missed = self._missed_inputs(read, in_float)
+        return rows, np.matmul(missed, self.weight.transpose(0, 2, 1))
+
+    def _part(self, columns: slice, place: int, read: Array, in_float: Array) -> tuple[Array, Array]:
+        if place in self._errors:
+            return self._centered(self._sampler.rows(read, columns), columns), self._errors[place]
+        rows, self._errors[place] = self._missed_outputs(read, in_float)
+        return np.ascontiguousarray(rows[:, :, columns]), self._errors[place]
 
     def _centered(self, rows: Array, columns: slice) -> Array:
         return rows if self.center is None else rows - self.center[:, np.newaxis, columns]

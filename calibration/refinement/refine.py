@@ -24,7 +24,11 @@ from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layer_hessian import has_rows, mean_rows, weight_from_rows, weight_rows
 from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
 from calibration.refinement.round_layer import WIDEST, round_layer
+from calibration.refinement.workers import Run, alone, workers
 from exporter.graph.onnx_graph import array_from_initializer, copy_model
+
+FEW_COLUMNS = 256
+"""Layers of fewer columns are rounded in one thread: others would take longer to begin than to work."""
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -102,22 +106,23 @@ def refine(
         rounds = copy.thorough or not is_wide
         if rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
-            num_rounded = _round(layer, in_float, weight, copy.constants, means_read)
+            num_rounded = _round(layer, in_float, weight, copy.constants, means_read, run=run)
         if corrects:
             largest = _correct(layer, means[layer.node.name], means_read, copy.constants, copy.walk)
         copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
 
     first, second = _Copy(walk, LayerConstants(walk.model.graph)), None
     layers_of_second: Iterator[Layer] = iter(())
-    for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
-        is_wide = _is_wide(layer, first.constants)
-        if also_thorough and second is None and is_wide:
-            fork = walk.fork()
-            second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
-            layers_of_second = iter(fork)
-        refine_layer(first, layer, in_float, is_wide=is_wide)
-        if second is not None:
-            refine_layer(second, next(layers_of_second), in_float, is_wide=is_wide)
+    with workers() as run:
+        for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
+            is_wide = _is_wide(layer, first.constants)
+            if also_thorough and second is None and is_wide:
+                fork = walk.fork()
+                second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
+                layers_of_second = iter(fork)
+            refine_layer(first, layer, in_float, is_wide=is_wide)
+            if second is not None:
+                refine_layer(second, next(layers_of_second), in_float, is_wide=is_wide)
     count = sum(map(len, images))
     refined = RefinedModel(walk.model, tuple(first.done), count)
     return refined, None if second is None else RefinedModel(second.walk.model, tuple(second.done), count)
@@ -197,7 +202,13 @@ def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConsta
 
 
 def _round(
-    layer: Layer, in_float: Layer, weight: Tensor, constants: LayerConstants, means_read: NDArray[np.float64] | None
+    layer: Layer,
+    in_float: Layer,
+    weight: Tensor,
+    constants: LayerConstants,
+    means_read: NDArray[np.float64] | None,
+    *,
+    run: Run,
 ) -> int:
     """Round the layer's weight for its output, in place; return how many levels changed.
 
@@ -207,6 +218,7 @@ def _round(
         weight: In float.
         constants: Of the quantized model.
         means_read: What the layer reads, [num_images, groups, K], where its bias is corrected afterwards.
+        run: Runs parts of the work at a time.
     """
     old = constants.weight(layer.node)
     if old is None or not has_rows(layer.node, old.levels.ndim):
@@ -222,6 +234,7 @@ def _round(
         lambda: zip(layer.images(), in_float.images(), strict=True),
         num_images=sum(map(len, layer.stored)),
         center=center,
+        run=run if rows.shape[2] >= FEW_COLUMNS else alone,
     )
     largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
     levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)

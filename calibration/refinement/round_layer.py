@@ -11,6 +11,7 @@ Wide layers are rounded in parts of columns, one after the other: each part sees
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from calibration.refinement.layer_hessian import weight_rows
 from calibration.refinement.layer_reads import LayerReads
 from calibration.refinement.layer_statistics import LayerStatistics, Sums, collect
 from calibration.refinement.weight_compensation import compensation, error_change
+from calibration.refinement.workers import Run, alone
 
 WIDEST = 1152
 """Columns rounded together, 3 x 3 x 128: a Hessian of 5 MB, and time that grows with their cube. The default effort
@@ -39,6 +41,7 @@ def round_layer(
     *,
     num_images: int,
     center: NDArray[np.float32] | None = None,
+    run: Run = alone,
 ) -> NDArray[np.int8]:
     """Return INT8 levels, int8 [groups, O, K].
 
@@ -50,21 +53,22 @@ def round_layer(
             [..., K] else; called once for each part of the columns, and between two parts.
         num_images: How many images that are.
         center: Mean of what the quantized layer reads, float32 [groups, K], where its bias is corrected afterwards.
+        run: Runs parts of the work at a time.
     """
     own = weight_rows(node, weight).astype(np.float32)
-    layer = LayerReads(node, weight.shape[2:], own, reads, num_images, center)
+    layer = LayerReads(node, weight.shape[2:], own, reads, num_images, center, run)
     parts = column_parts(own.shape[2], WIDEST)
     levels = np.empty(own.shape, np.int8)
     for part in parts:
         statistics = _statistics(layer, part, is_only=len(parts) == 1)
-        moved = compensation(statistics)
+        moved = compensation(statistics, run)
         sums = statistics.whole()
         target: Array = own[:, :, part]
         if moved is None:
             sums.residual[:] = 0
         else:
             target = target + moved
-        levels[:, :, part] = _levels(own[:, :, part], target, scale, sums)
+        levels[:, :, part] = _levels(own[:, :, part], target, scale, sums, run)
         if part != parts[-1]:
             layer.lose(part, own[:, :, part] - levels[:, :, part] * scale[:, :, np.newaxis])
     return levels
@@ -74,17 +78,17 @@ def _statistics(layer: LayerReads, part: slice, *, is_only: bool) -> LayerStatis
     """Return the sums over the layer's images, by the shorter way: d where it has fewer columns than twice the rows."""
     is_centered = layer.center is not None
     if not is_only:
-        return collect(layer.part(part), is_centered=is_centered)
+        return collect(layer.part(part), is_centered=is_centered, run=layer.run)
     if layer.weight.shape[2] < 2 * layer.weight.shape[1]:
-        return collect(layer.missed_inputs(), weight=layer.weight, is_centered=is_centered)
-    return collect(layer.missed_outputs(), is_centered=is_centered)
+        return collect(layer.missed_inputs(), weight=layer.weight, is_centered=is_centered, run=layer.run)
+    return collect(layer.missed_outputs(), is_centered=is_centered, run=layer.run)
 
 
-def _levels(weight: Tensor, target: Array, scale: NDArray[np.float32], sums: Sums) -> NDArray[np.int8]:
+def _levels(weight: Tensor, target: Array, scale: NDArray[np.float32], sums: Sums, run: Run) -> NDArray[np.int8]:
     """Return levels for `target`; rows for which they are no better than the nearest ones take the nearest."""
     nearest = nearest_levels(weight, scale)
-    rounded = round_by_descent(target, scale, sums.hessian)
+    rounded = round_by_descent(target, scale, sums.hessian, run)
     step = scale[:, :, np.newaxis]
-    errors = [error_change(levels * step - weight, sums) for levels in (nearest, rounded)]
+    errors = run(partial(error_change, levels * step - weight, sums) for levels in (nearest, rounded))
     better = errors[1] < errors[0]
     return np.where(better[:, :, np.newaxis], rounded, nearest).astype(np.int8)

@@ -15,10 +15,13 @@ W x as in Li et al. 2025, "GPTAQ", arXiv:2504.02692.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.refinement.layer_statistics import LayerStatistics, Sums
+from calibration.refinement.workers import Run, alone
 
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Values of a, tried in this order until one does worse than the one before: for many layers the first does worse than
@@ -27,19 +30,21 @@ nothing. At 10 what is left of D lies within rounding."""
 Array = NDArray[np.floating]
 
 
-def compensation(statistics: LayerStatistics) -> Array | None:
+def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
     """Return D, float32 [groups, O, K]; None where none lowers the error on images that did not take part.
 
     Args:
         statistics: Of the layer, with what it misses.
+        run: Runs what is done for both halves at a time.
     """
     first, second = statistics.halves
     if not first.residual.any() or not second.residual.any():
         return None
     found, least, least_of_all = np.zeros_like(first.residual), np.zeros(first.residual.shape[:2]), 0.0
     for ridge in RIDGES:
-        of_first, of_second = _fit(first, ridge), _fit(second, ridge)
-        change = error_change(of_first, second) + error_change(of_second, first)
+        of_first, of_second = run(partial(_fit, half, ridge) for half in (first, second))
+        judged = (of_first, second), (of_second, first)
+        change = np.sum(run(partial(error_change, *pair) for pair in judged), axis=0)
         if not change.sum() < least_of_all:
             break
         least_of_all = change.sum()
