@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.methods.quantize_weight import QMAX
-from calibration.refinement.workers import SHARES, Run, alone
+from calibration.refinement.workers import Run, alone
 
 BLOCK = 32
 """Columns between two matrix products that bring the gradient of the columns behind up to date."""
@@ -34,6 +34,9 @@ PASSES = 2
 
 REACH = 1
 """Levels from the nearest."""
+
+ROWS = 512
+"""Rows that move side by side, in one thread: of fewer, a step is so short that threads wait for each other."""
 
 Array = NDArray[np.floating]
 
@@ -66,7 +69,7 @@ def round_by_descent(weight: Array, scale: Array, hessian: Array, run: Run = alo
     sorted_hessian = hessian[each, order[:, :, np.newaxis], order[:, np.newaxis, :]]
     columns = np.broadcast_to(order[:, :, np.newaxis], (*order.shape, weight.shape[1]))
     target = np.take_along_axis((weight / scale[:, :, np.newaxis]).transpose(0, 2, 1), columns, axis=1)
-    rows = (target[:, :, part] for part in column_parts(target.shape[2], -(-target.shape[2] // SHARES)))
+    rows = (target[:, :, part] for part in column_parts(target.shape[2], ROWS))
     found = np.concatenate(run(partial(_descend, part, sorted_hessian) for part in rows), axis=2)
     levels = np.empty(target.shape, np.int8)
     np.put_along_axis(levels, columns, found.astype(np.int8), axis=1)
