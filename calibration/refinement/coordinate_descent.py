@@ -69,7 +69,7 @@ def round_by_descent(weight: Array, scale: Array, hessian: Array, run: Run = alo
     sorted_hessian = hessian[each, order[:, :, np.newaxis], order[:, np.newaxis, :]]
     columns = np.broadcast_to(order[:, :, np.newaxis], (*order.shape, weight.shape[1]))
     target = np.take_along_axis((weight / scale[:, :, np.newaxis]).transpose(0, 2, 1), columns, axis=1)
-    rows = (target[:, :, part] for part in column_parts(target.shape[2], ROWS))
+    rows = (target[:, :, part] for part in column_parts(target.shape[2], max(ROWS, -(-target.shape[2] // 2))))
     found = np.concatenate(run(partial(_descend, part, sorted_hessian) for part in rows), axis=2)
     levels = np.empty(target.shape, np.int8)
     np.put_along_axis(levels, columns, found.astype(np.int8), axis=1)

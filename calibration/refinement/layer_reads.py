@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,13 @@ from onnx import NodeProto
 
 from calibration.refinement.layer_hessian import RowSampler
 from calibration.refinement.layer_statistics import Look
-from calibration.refinement.workers import SHARES, Run, alone
+from calibration.refinement.workers import Run, alone
 
 Array = NDArray[np.float32]
 ALL = slice(None)
+
+Input = Callable[[], Array]
+"""Returns what a layer reads of one image: made when it is looked at, so that no more of them are in memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +37,8 @@ class LayerReads:
         node: Conv, Gemm or MatMul for which `has_rows` is true.
         kernel_shape: [kH, kW] of a Conv.
         weight: W, float32 [groups, O, K].
-        images: Gives of each image what the quantized layer reads [C, H, W] (or [..., K]), and what the float layer
-            reads; called once for each part of the columns and once between two parts.
+        images: Gives of each image what returns the input of the quantized layer, [C, H, W] (or [..., K]), and that of
+            the float layer; called once for each part of the columns and once between two parts.
         num_images: How many images that are.
         center: Mean of x, float32 [groups, K], that x is taken from; None to leave it.
         run: Runs several looks at a time.
@@ -45,7 +47,7 @@ class LayerReads:
     node: NodeProto
     kernel_shape: tuple[int, ...]
     weight: Array
-    images: Callable[[], Iterable[tuple[Array, Array]]]
+    images: Callable[[], Iterable[tuple[Input, Input]]]
     num_images: int
     center: Array | None = None
     run: Run = alone
@@ -75,21 +77,19 @@ class LayerReads:
             rows, error = look()
             error += np.matmul(rows, lost.transpose(0, 2, 1))
 
-        looks = self.part(columns)
-        while several := list(islice(looks, SHARES)):
-            self.run(partial(take, look) for look in several)
+        self.run(partial(take, look) for look in self.part(columns))
 
-    def _missed_inputs(self, read: Array, in_float: Array) -> tuple[Array, Array]:
-        rows = self._sampler.rows(read)
-        return self._centered(rows, ALL), self._sampler.rows(in_float) - rows
+    def _missed_inputs(self, read: Input, in_float: Input) -> tuple[Array, Array]:
+        rows = self._sampler.rows(read())
+        return self._centered(rows, ALL), self._sampler.rows(in_float()) - rows
 
-    def _missed_outputs(self, read: Array, in_float: Array) -> tuple[Array, Array]:
+    def _missed_outputs(self, read: Input, in_float: Input) -> tuple[Array, Array]:
         rows, missed = self._missed_inputs(read, in_float)
         return rows, np.matmul(missed, self.weight.transpose(0, 2, 1))
 
-    def _part(self, columns: slice, place: int, read: Array, in_float: Array) -> tuple[Array, Array]:
+    def _part(self, columns: slice, place: int, read: Input, in_float: Input) -> tuple[Array, Array]:
         if place in self._errors:
-            return self._centered(self._sampler.rows(read, columns), columns), self._errors[place]
+            return self._centered(self._sampler.rows(read(), columns), columns), self._errors[place]
         rows, self._errors[place] = self._missed_outputs(read, in_float)
         return np.ascontiguousarray(rows[:, :, columns]), self._errors[place]
 

@@ -8,7 +8,7 @@ they are to lower is how it varies: x, d and e are then what they differ from th
 In a layer of more outputs than inputs the sum of d x^T is the smaller one, and W is multiplied once.
 
 Image after image is added to the sums of one of two halves, so that what is fitted on one half can be judged on the
-other, and nothing grows with the number of images. Each half has `SHARES` / 2 threads that add to sums of their own.
+other, and nothing grows with the number of images. The halves are summed side by side.
 
 A few hundred positions do not tell the correlations of a thousand channels. So H is shrunk towards its diagonal by as
 much as it differs from image to image:
@@ -21,15 +21,14 @@ towards the diagonal: Schaefer and Strimmer 2005, target D. Images, not position
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.refinement.workers import SHARES, Run, alone
+from calibration.refinement.workers import Run, alone
 
 Array = NDArray[np.float32]
 
@@ -83,32 +82,27 @@ def collect(
     """Look at one layer.
 
     Args:
-        looks: One for each image, at least one.
+        looks: One for each image, at least one; the first is called twice.
         weight: W, float32 [groups, O, K], where the images give d: it is multiplied once.
         is_centered: Whether x is taken from its mean, and e is to be: a bias takes the mean of e away.
         run: Runs several looks at a time.
     """
-    rest = iter(looks)
-    read, missed = next(rest)()
-    shares = tuple(_Share.empty(len(read), missed.shape[2], read.shape[2]) for _ in range(SHARES))
-    shares[0].add(read, missed)
-    count = 1
-    while several := list(islice(rest, 2 * SHARES)):  # they hold what their images are read from
-        run(partial(shares[(count + first) % SHARES].look, several[first::SHARES]) for first in range(SHARES))
-        count += len(several)
-    first, second = (_joined(shares[half::2]) for half in range(2))
+    all_looks = list(looks)
+    read, missed = all_looks[0]()
+    first, second = (_Half.empty(len(read), missed.shape[2], read.shape[2]) for _ in range(2))
+    run((partial(first.look, all_looks[::2]), partial(second.look, all_looks[1::2])))
     if is_centered:
         mean: Array = (first.total_missed + second.total_missed) / np.float32(first.num_rows + second.num_rows)
         first.take_mean(mean)
         second.take_mean(mean)
     sums = first.sums(weight), second.sums(weight)
-    squares: NDArray[np.float64] = np.sum([share.squares for share in shares], axis=0)
-    return LayerStatistics(sums, _shrinkage(sums[0].hessian + sums[1].hessian, squares, count))
+    squares = first.squares + second.squares
+    return LayerStatistics(sums, _shrinkage(sums[0].hessian + sums[1].hessian, squares, len(all_looks)))
 
 
 @dataclass(slots=True, eq=False)
-class _Share:
-    """Sums over some images. Images of few rows wait, until one product serves many.
+class _Half:
+    """Sums over the images of one half. Images of few rows wait, until one product serves many.
 
     Attributes:
         squares: Over the images, of the sum of squares off the diagonal of an image's own H, [groups].
@@ -124,16 +118,17 @@ class _Share:
     _missed: list[Array] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, groups: int, rows: int, width: int) -> _Share:
+    def empty(cls, groups: int, rows: int, width: int) -> _Half:
         """Begin with H [groups, K, K], the sum of d x^T or e x^T [groups, rows, K], and those of x and of d or e."""
         hessian, crossed = np.zeros((groups, width, width), np.float32), np.zeros((groups, rows, width), np.float32)
         totals = np.zeros((groups, width), np.float32), np.zeros((groups, rows), np.float32)
         return cls(hessian, crossed, *totals, np.zeros(groups))
 
     def look(self, looks: Iterable[Look]) -> None:
-        """Look at some images and add them."""
+        """Look at its images and add them."""
         for look in looks:
             self.add(*look())
+        self._multiply()
 
     def add(self, read: Array, missed: Array) -> None:
         """Add one image.
@@ -154,7 +149,7 @@ class _Share:
         self._reads.append(read)
         self._missed.append(missed)
         if sum(rows.shape[1] for rows in self._reads) >= STACK:
-            self.multiply()
+            self._multiply()
         # The sum of squares of X^T X is that of X X^T, here the smaller one.
         self.squares += _square(gram(read.transpose(0, 2, 1))) - _square(np.einsum("gpk,gpk->gk", read, read))
 
@@ -166,7 +161,7 @@ class _Share:
         """Return H, and M: `weight` times what was summed, where that was d x^T."""
         return Sums(self.hessian, self.crossed if weight is None else np.matmul(weight, self.crossed))
 
-    def multiply(self) -> None:
+    def _multiply(self) -> None:
         """Add the images that wait."""
         if self._reads:
             reads, missed = np.concatenate(self._reads, axis=1), np.concatenate(self._missed, axis=1)
@@ -174,18 +169,6 @@ class _Share:
             np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), reads), out=self.crossed)
             self._reads.clear()
             self._missed.clear()
-
-
-def _joined(shares: Sequence[_Share]) -> _Share:
-    """Add all to the first, and return it."""
-    whole = shares[0]
-    for share in shares:
-        share.multiply()
-    for other in shares[1:]:
-        for name in ("hessian", "crossed", "total_read", "total_missed"):
-            np.add(getattr(whole, name), getattr(other, name), out=getattr(whole, name))
-        whole.num_rows += other.num_rows
-    return whole
 
 
 def gram(rows: Array) -> Array:

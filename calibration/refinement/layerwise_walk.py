@@ -15,6 +15,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,10 @@ class Rounded:
         """Return the number of images."""
         return len(self.multiples)
 
+    def __getitem__(self, images: slice) -> Rounded:
+        """Return some of the images, which are not copied."""
+        return Rounded(self.multiples[images], self.step)
+
 
 Stored = NDArray[Any] | Rounded
 
@@ -80,13 +85,17 @@ class Layer:
     stored: list[Stored]
     _restore: Callable[[Stored], Tensor]
 
-    def images(self) -> Iterator[Tensor]:
-        """Yield what the layer reads, dequantized, image by image: float32 [C, H, W] for a Conv, [..., K] else."""
-        return (image for batch in self.stored for image in self._restore(batch))
+    def images(self) -> Iterator[Callable[[], Tensor]]:
+        """Yield of each image what returns it as the layer reads it: float32 [C, H, W] for a Conv, [..., K] else."""
+        return (partial(self._image, batch, place) for batch in self.stored for place in range(len(batch)))
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield the same, batch by batch."""
+        """Yield the inputs, batch by batch."""
         return map(self._restore, self.stored)
+
+    def _image(self, batch: Stored, place: int) -> Tensor:
+        image: Tensor = self._restore(batch[place : place + 1])[0]
+        return image
 
 
 class LayerwiseWalk:

@@ -25,7 +25,7 @@ from calibration.refinement.layer_hessian import has_rows, mean_rows, weight_fro
 from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
 from calibration.refinement.round_layer import WIDEST, round_layer
 from calibration.refinement.workers import Run, alone, workers
-from exporter.graph.onnx_graph import array_from_initializer, copy_model
+from exporter.graph.onnx_graph import array_from_initializer
 
 FEW_COLUMNS = 256
 """Layers of fewer columns are rounded in one thread: others would take longer to begin than to work."""
@@ -69,13 +69,13 @@ def refine(
     track: TrackLayers | None = None,
     also_thorough: bool = False,
 ) -> tuple[RefinedModel, RefinedModel | None]:
-    """Return a refined copy of `quantized`, and on demand one whose layers of any width are rounded.
+    """Refine `quantized`; return it, and on demand a copy whose layers of any width are rounded.
 
     Both share the way to the first layer that only the second one rounds.
 
     Args:
         reference: The float32 model it was made from.
-        quantized: Q/DQ model of either dialect.
+        quantized: Q/DQ model of either dialect; edited in place.
         images: Batches of preprocessed images, float32 [n, C, H, W].
         means: Name of every quantized layer to the means of the reference's output on each of the images, float32
             [n, C].
@@ -94,7 +94,7 @@ def refine(
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
     walk, walk_in_float = (
         LayerwiseWalk(model, images, open_runtime=open_runtime, layers=layers, counts=counts)
-        for model in (copy_model(quantized), reference)
+        for model in (quantized, reference)
     )
     floats = walk_in_float if effort.round_weights else repeat(None)
     tensors = {tensor.name: tensor for tensor in reference.graph.initializer}

@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from calibration.refinement.coordinate_descent import column_parts, nearest_levels, round_by_descent
 from calibration.refinement.layer_hessian import weight_rows
-from calibration.refinement.layer_reads import LayerReads
+from calibration.refinement.layer_reads import Input, LayerReads
 from calibration.refinement.layer_statistics import LayerStatistics, Sums, collect
 from calibration.refinement.weight_compensation import compensation, error_change
 from calibration.refinement.workers import Run, alone
@@ -29,6 +29,9 @@ WIDEST = 1152
 leaves wider layers alone: they are the last of a network, where rounding gains least, 0.1 dB on a ResNet-18. Parts of
 2304 columns are no nearer there (three orders of the images)."""
 
+LARGE = 2**20
+"""Weights of a layer whose arithmetic is not shared, but for the sums: every thread would hold 8 MB and more."""
+
 Tensor = NDArray[np.float32]
 Array = NDArray[np.floating]
 
@@ -37,7 +40,7 @@ def round_layer(
     node: NodeProto,
     weight: NDArray[np.float32],
     scale: NDArray[np.float32],
-    reads: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    reads: Callable[[], Iterable[tuple[Input, Input]]],
     *,
     num_images: int,
     center: NDArray[np.float32] | None = None,
@@ -49,8 +52,8 @@ def round_layer(
         node: Conv, Gemm or MatMul for which `has_rows` is true.
         weight: Its float weight, in the node's own layout.
         scale: Step per row, float32 [groups, O], > 0.
-        reads: Gives, image by image, what the quantized and what the float layer reads, float32 [C, H, W] for Conv,
-            [..., K] else; called once for each part of the columns, and between two parts.
+        reads: Gives, image by image, what returns the input of the quantized and of the float layer, float32 [C, H, W]
+            for Conv, [..., K] else; called once for each part of the columns, and between two parts.
         num_images: How many images that are.
         center: Mean of what the quantized layer reads, float32 [groups, K], where its bias is corrected afterwards.
         run: Runs parts of the work at a time.
@@ -61,14 +64,15 @@ def round_layer(
     levels = np.empty(own.shape, np.int8)
     for part in parts:
         statistics = _statistics(layer, part, is_only=len(parts) == 1)
-        moved = compensation(statistics, run)
+        run_rows = run if own.size <= LARGE else alone
+        moved = compensation(statistics, run_rows)
         sums = statistics.whole()
         target: Array = own[:, :, part]
         if moved is None:
             sums.residual[:] = 0
         else:
             target = target + moved
-        levels[:, :, part] = _levels(own[:, :, part], target, scale, sums, run)
+        levels[:, :, part] = _levels(own[:, :, part], target, scale, sums, run_rows)
         if part != parts[-1]:
             layer.lose(part, own[:, :, part] - levels[:, :, part] * scale[:, :, np.newaxis])
     return levels

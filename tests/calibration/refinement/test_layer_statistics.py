@@ -17,6 +17,11 @@ SEED = 20261129
 MATMUL = helper.make_node("MatMul", ["x", "w"], ["y"])
 
 
+def pairs(read: np.ndarray, in_float: np.ndarray):
+    """Return of each image what gives the input of the quantized layer, and that of the float layer."""
+    return [tuple(partial(np.asarray, image) for image in pair) for pair in zip(read, in_float, strict=True)]
+
+
 def centers_of(read: np.ndarray, *, is_centered: bool) -> np.ndarray | None:
     return read.mean(axis=(0, 1)).astype(np.float32)[np.newaxis] if is_centered else None
 
@@ -33,7 +38,7 @@ def test_the_sums_are_what_their_definition_says(images, positions, outputs, mis
     weight = random.normal(size=(1, outputs, 12)).astype(np.float32)
     current = weight.copy()
     center = centers_of(read, is_centered=is_centered)
-    layer = LayerReads(MATMUL, (), weight, lambda: zip(read, in_float, strict=True), images, center)
+    layer = LayerReads(MATMUL, (), weight, lambda: pairs(read, in_float), images, center)
     part = slice(None)
     if missed == "inputs":
         seen = collect(layer.missed_inputs(), weight=weight, is_centered=is_centered)
@@ -74,7 +79,7 @@ def test_groups_have_sums_of_their_own() -> None:
         for each in (read, in_float)
     ]
     center = windows[0].mean(axis=(0, 2))
-    layer = LayerReads(conv, (2, 2), weight, lambda: zip(read, in_float, strict=True), 4, center)
+    layer = LayerReads(conv, (2, 2), weight, lambda: pairs(read, in_float), 4, center)
     seen = collect(layer.missed_inputs(), weight=weight, is_centered=True)
     x = windows[0] - center[:, np.newaxis]
     e = np.einsum("ngpk,gok->ngpo", windows[1] - windows[0], weight)
@@ -91,7 +96,7 @@ def test_a_steady_level_costs_no_levels_where_a_bias_takes_it() -> None:
     scale = (np.abs(weight).max(axis=1) / 7)[np.newaxis]
 
     def varying_error(center: np.ndarray | None) -> float:
-        reads = partial(zip, read, read, strict=True)
+        reads = partial(pairs, read, read)
         levels = round_layer(MATMUL, weight.T, scale, reads, num_images=len(read), center=center)
         error = read @ (levels[0] * scale[0][:, np.newaxis] - weight).T
         return float(np.square(error - error.mean(axis=(0, 1))).sum())

@@ -80,7 +80,7 @@ def test_every_layer_is_as_in_the_whole_model(network, images, dialect, monkeypa
             step = np.abs(whole).max() / 64
             assert_allclose(np.concatenate(got), whole, atol=step, rtol=0)
             assert np.mean(np.abs(np.concatenate(got) - whole) > 1e-4 * np.abs(whole).max()) < 0.02
-        assert_array_equal(np.stack(list(layer.images())), np.concatenate(read))
+        assert_array_equal(np.stack([image() for image in layer.images()]), np.concatenate(read))
     assert tuple(walked) == layers
 
 

@@ -74,7 +74,8 @@ def means_of(reference: ModelProto, batches: list[np.ndarray]) -> dict[str, np.n
 
 
 def refine_on(reference: ModelProto, quantized: ModelProto, batches: list[np.ndarray], **options) -> RefinedModel:
-    return refine(reference, quantized, batches, means_of(reference, batches), open_runtime=open_exact, **options)[0]
+    means, copy = means_of(reference, batches), copy_model(quantized)
+    return refine(reference, copy, batches, means, open_runtime=open_exact, **options)[0]
 
 
 def refined(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -17,7 +19,8 @@ NODE = helper.make_node("MatMul", ["x", "w"], ["y"])
 
 def statistics(read: np.ndarray, in_float: np.ndarray, weight: np.ndarray):
     """Return the statistics of a MatMul over images [n, positions, K]: what the quantized and the float layer reads."""
-    images = list(zip(read.astype(np.float32), in_float.astype(np.float32), strict=True))
+    arrays = (read.astype(np.float32), in_float.astype(np.float32))
+    images = [tuple(partial(np.asarray, image) for image in pair) for pair in zip(*arrays, strict=True)]
     return collect(
         LayerReads(NODE, (), weight[np.newaxis].astype(np.float32), lambda: images, len(images)).missed_outputs()
     )
