@@ -33,14 +33,14 @@ def bundle(
     """A small digits network with some layers in float, from a few images."""
     output = tmp_path_factory.mktemp("kept") / "bundle"
     words = ("--int8", "--num-calib", 32, "--val", digits_folder / "val", "--num-val", 40, "--quiet")
-    real = quantize_step.insert_and_refine
+    real = quantize_step.quantize_model.insert_and_refine
 
     def noted(*arguments, round_weights=True, **options):
         rounded.append(round_weights)
         return real(*arguments, round_weights=round_weights, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize_step, "insert_and_refine", noted)
+        patch.setattr(quantize_step.quantize_model, "insert_and_refine", noted)
         assert export_small(small_weights, digits_folder, output, *words, "--keep-float", ",".join(KEPT)) == 0
     return output
 
