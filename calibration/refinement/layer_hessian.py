@@ -43,9 +43,8 @@ class RowSampler:
 
     def __init__(self, node: NodeProto, kernel_shape: Sequence[int], *, num_images: int) -> None:
         self._wanted = max(1, MAX_ROWS // num_images)
-        self._is_conv = node.op_type == "Conv"
         self._groups: int = attribute(node, "group", 1)
-        self._windows = _Windows.of(node, kernel_shape) if self._is_conv else None
+        self._windows = _Windows.of(node, kernel_shape) if node.op_type == "Conv" else None
         self._size: tuple[int, ...] = ()
         self._places = self._outside = np.zeros(0, np.intp)
 
@@ -70,7 +69,7 @@ class RowSampler:
         picked[:, :, self._outside] = 0.0
         picked = picked.reshape(*picked.shape[:2], -1, area).transpose(0, 2, 1, 3)
         first = channels.start * area
-        rows: Tensor = picked.reshape(self._groups, picked.shape[1], -1)[:, :, start - first : stop - first]
+        rows: Tensor = picked.reshape(*picked.shape[:2], -1)[:, :, start - first : stop - first]
         return rows
 
 
@@ -78,16 +77,15 @@ class RowSampler:
 class _Windows:
     """Where a Conv's windows lie: kernel, strides and dilations of both axes; pads at top, left, bottom, right."""
 
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
+    kernel: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    pads: Sequence[int]
 
     @classmethod
     def of(cls, node: NodeProto, kernel_shape: Sequence[int]) -> _Windows:
-        ones = (1, 1)
-        strides, dilations = (tuple(attribute(node, name, ones)) for name in ("strides", "dilations"))
-        return cls(tuple(kernel_shape), strides, dilations, tuple(attribute(node, "pads", (0, 0, 0, 0))))  # type: ignore[arg-type]  # of two and four
+        strides, dilations = (attribute(node, name, (1, 1)) for name in ("strides", "dilations"))
+        return cls(kernel_shape, strides, dilations, attribute(node, "pads", (0, 0, 0, 0)))
 
     def count(self, axis: int, size: int) -> int:
         """Return how many windows lie along one axis of an image of `size` pixels there."""
@@ -109,20 +107,17 @@ class _Windows:
             wanted: How many windows.
 
         Returns:
-            Of each: its place among H x W, where it is one; and the numbers of those that are not, which are zeros.
+            The place of each among H x W; and which of them are none but padding.
         """
         width = self.count(1, size[1])
         all_windows = np.arange(self.count(0, size[0]) * width)
         found = all_windows[sampled_positions(len(all_windows), wanted)]
-        inside, pixels = [], []
-        for axis, starts in enumerate((found // width, found % width)):
-            offsets = np.arange(self.kernel[axis]) * self.dilations[axis] - self.pads[axis]
-            pixel = starts[:, np.newaxis] * self.strides[axis] + offsets
-            inside.append((pixel >= 0) & (pixel < size[axis]))
-            pixels.append(np.clip(pixel, 0, size[axis] - 1))
-        y, x = pixels
-        is_inside = inside[0][:, :, np.newaxis] & inside[1][:, np.newaxis]
-        return (y[:, :, np.newaxis] * size[1] + x[:, np.newaxis]).ravel(), np.flatnonzero(~is_inside)
+        starts = (found // width)[:, np.newaxis, np.newaxis], (found % width)[:, np.newaxis, np.newaxis]
+        offsets = [np.arange(self.kernel[axis]) * self.dilations[axis] - self.pads[axis] for axis in range(2)]
+        y = starts[0] * self.strides[0] + offsets[0][:, np.newaxis]
+        x = starts[1] * self.strides[1] + offsets[1]
+        is_inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+        return np.where(is_inside, y * size[1] + x, 0).ravel(), np.flatnonzero(~is_inside)
 
 
 def mean_rows(node: NodeProto, images: Tensor, kernel_shape: Sequence[int]) -> NDArray[np.float64]:

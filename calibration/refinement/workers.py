@@ -1,8 +1,7 @@
 """Two threads that share a layer's arithmetic, each with a BLAS of half of the cores.
 
-A BLAS that splits every product over the cores lets most of them wait, spinning, for the next one: on two cores the
-rounding of a ResNet-50 takes nearly the same time with one thread as with two, for two thirds of the processor time.
-So the work is cut where it falls apart by itself.
+A BLAS that splits every product over the cores lets most of them wait, spinning, for the next one. So the work is cut
+where it falls apart by itself.
 """
 
 from __future__ import annotations
