@@ -91,10 +91,6 @@ class RuntimeAdapter(Closing):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model once; see `Runtime.run`."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Release the model; a second call does nothing."""
-
 
 class InputCheck:
     """`check_inputs` for one model, in about a microsecond where the inputs are right: what it compares is prepared."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,10 @@ def _write_parquet(
         ("error", pyarrow.string()),
     ]
     schema = pyarrow.schema(columns, metadata={"resnet_export": json.dumps(report)})
+    remaining = iter(rows)
     with parquet.ParquetWriter(path, schema) as writer:
-        for group in _groups(rows):
-            content = [_parquet_row(row, labels) for row in group]
-            writer.write_table(pyarrow.Table.from_pylist(content, schema=schema))
+        while group := [_parquet_row(row, labels) for row in islice(remaining, _ROWS_OF_GROUP)]:
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
 def _parquet_row(row: AnswerRow, labels: Sequence[str] | None) -> dict[str, Any]:
@@ -127,12 +127,6 @@ def _parquet_row(row: AnswerRow, labels: Sequence[str] | None) -> dict[str, Any]
         "scores": row.scores,
         "error": None if row.error is None else row.error.encode("utf-8", "backslashreplace").decode(),
     }
-
-
-def _groups(rows: Iterable[AnswerRow]) -> Iterator[list[AnswerRow]]:
-    remaining = iter(rows)
-    while group := list(islice(remaining, _ROWS_OF_GROUP)):
-        yield group
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtimes.bundle.file_names import MANIFEST_NAME
-from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest
+from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest, may_be
 from runtimes.errors import BundleError
 from runtimes.io.protobuf import fields, mapped, text
 from runtimes.protocol import TensorSpec
@@ -48,9 +48,7 @@ def _read_ends(path: Path) -> tuple[Specs, Specs, dict[str, str]]:
         OSError, TypeError, LookupError, ValueError: If it cannot be read or is no ONNX file.
     """
     with mapped(path) as view:
-        model = [
-            (number, value) for number, value in fields(view, 0, len(view)) if number in (7, 14)
-        ]  # graph, metadata_props
+        model = [field for field in fields(view, 0, len(view)) if field[0] in (7, 14)]  # graph, metadata_props
         graph = next((span for number, span in model if number == 7), None)
         if graph is None:
             raise ValueError("it holds no graph")
@@ -71,7 +69,9 @@ def _tensor(view: memoryview, span: tuple[int, int]) -> tuple[str, TensorSpec]:
 def _check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], specs: Specs) -> None:
     """Raise unless `entries` describe the tensors of a file; an axis that either side leaves open fits any size."""
     by_name = {entry.name: entry for entry in entries}
-    if by_name.keys() == specs.keys() and all(_is(by_name[name], spec) for name, spec in specs.items()):
+    if by_name.keys() == specs.keys() and all(
+        by_name[name].dtype == spec.dtype and may_be(by_name[name].shape, spec.shape) for name, spec in specs.items()
+    ):
         return
     said = ", ".join(f"{entry.name!r} {entry.dtype} {list(entry.shape)}" for entry in entries)
     has = ", ".join(f"{name!r} {spec}" for name, spec in specs.items())
@@ -90,15 +90,3 @@ def _check_preparation(path: Path, manifest: Manifest, metadata: Mapping[str, st
                 f"{MANIFEST_NAME}: `preprocessing.{field}` is {json.dumps(said)}, but {path.name} was exported for "
                 f"{json.dumps(written[field])}, as its metadata says; {EDITED}"
             )
-
-
-def _is(entry: TensorEntry, spec: TensorSpec) -> bool:
-    """Tell whether type, number of axes and every size that both know are the same."""
-    return (
-        entry.dtype == spec.dtype
-        and len(entry.shape) == len(spec.shape)
-        and all(
-            isinstance(said, str) or has is None or said == has
-            for said, has in zip(entry.shape, spec.shape, strict=True)
-        )
-    )

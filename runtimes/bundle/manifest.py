@@ -201,7 +201,7 @@ def _check_agrees(manifest: Manifest) -> None:
     channels, height, width = manifest.preprocessing.input_shape
     first = manifest.inputs[0]
     prepared = (height, width, channels) if first.dtype == "uint8" else (channels, height, width)
-    if len(manifest.inputs) == 1 and not _may_be(first.shape[1:], prepared):
+    if len(manifest.inputs) == 1 and not may_be(first.shape[1:], prepared):
         raise BundleError(
             f"{MANIFEST_NAME}: `preprocessing` ({manifest.preprocessing.in_words}) gives {list(prepared)}, but "
             f"`inputs` says {first.name!r} {list(first.shape)}; {EDITED}"
@@ -209,17 +209,17 @@ def _check_agrees(manifest: Manifest) -> None:
     num_classes, answers = manifest.model.get("num_classes"), manifest.outputs[0]
     if len(manifest.outputs) > 1 or len(answers.shape) != 2 or num_classes is None:
         return
-    if not _may_be(answers.shape[1:], (num_classes,)):
+    if not may_be(answers.shape[1:], (num_classes,)):
         raise BundleError(
             f"{MANIFEST_NAME}: `model.num_classes` is {num_classes!r}, but `outputs` says {answers.name!r} "
             f"{list(answers.shape)}; {EDITED}"
         )
 
 
-def _may_be(declared: tuple[int | str, ...], sizes: tuple[int, ...]) -> bool:
-    """Tell whether a declared shape, in which a name may be any size, admits these sizes."""
+def may_be(declared: tuple[int | str, ...], sizes: tuple[int | None, ...]) -> bool:
+    """Tell whether a declared shape, in which a name may be any size, admits these sizes; None is one not known."""
     return len(declared) == len(sizes) and all(
-        isinstance(want, str) or want == size for want, size in zip(declared, sizes, strict=True)
+        isinstance(want, str) or size is None or want == size for want, size in zip(declared, sizes, strict=True)
     )
 
 

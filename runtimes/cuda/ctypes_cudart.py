@@ -62,24 +62,13 @@ class CtypesCudart:
         end_capture = library.cudaStreamEndCapture  # the one that writes its result through the last argument
         end_capture.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p))
         self._end_capture = end_capture
-        self._texts = {}
         for name in ("cudaGetErrorName", "cudaGetErrorString"):
-            function = getattr(library, name)
-            function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_char_p
-            self._texts[name] = function
+            setattr(self, name, _wrap_text(getattr(library, name)))
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:  # noqa: N802 - CUDA's name
         """Return (status, graph)."""
         graph = ctypes.c_void_p()
         return self._end_capture(stream, ctypes.byref(graph)), graph.value or 0
-
-    def cudaGetErrorName(self, status: int) -> tuple[int, Any]:  # noqa: N802
-        """Return (0, name)."""
-        return 0, self._texts["cudaGetErrorName"](status)
-
-    def cudaGetErrorString(self, status: int) -> tuple[int, Any]:  # noqa: N802
-        """Return (0, text)."""
-        return 0, self._texts["cudaGetErrorString"](status)
 
 
 def _wrap(function: Any, result: Any, arguments: tuple[Any, ...]) -> Callable[..., tuple[int, ...]]:
@@ -94,3 +83,8 @@ def _wrap(function: Any, result: Any, arguments: tuple[Any, ...]) -> Callable[..
         return status, written.value or 0
 
     return call
+
+
+def _wrap_text(function: Any) -> Callable[[int], tuple[int, Any]]:
+    function.argtypes, function.restype = (ctypes.c_int,), ctypes.c_char_p
+    return lambda status: (0, function(status))

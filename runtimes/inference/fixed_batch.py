@@ -15,10 +15,8 @@ def fixed_batch(runtime: Runtime) -> int | None:
 
     It can be told where every input and output has the same first axis.
     """
-    firsts = {
-        spec.shape[0] if spec.shape else None
-        for spec in (*runtime.input_specs.values(), *runtime.output_specs.values())
-    }
+    specs = (*runtime.input_specs.values(), *runtime.output_specs.values())
+    firsts = {spec.shape[0] if spec.shape else None for spec in specs}
     return firsts.pop() if len(firsts) == 1 else None
 
 

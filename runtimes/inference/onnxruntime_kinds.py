@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
 from runtimes.bundle.precision import is_int8
-from runtimes.errors import MissingDependencyError, ProviderUnavailableError
+from runtimes.errors import ProviderUnavailableError
 from runtimes.inference.fixed_batch import any_batch, fixed_batch
 from runtimes.inference.model_description import ModelDescription, library_versions
 from runtimes.inference.runtime_kind import Availability, Choice, Machine, Opened, OpenOptions, RuntimeKind
 from runtimes.machine.environment import machine_info
+from runtimes.needed_library import needed_library
 from runtimes.protocol import TensorSpec
 
 if TYPE_CHECKING:
@@ -39,13 +40,11 @@ def open_onnx(choice: Choice, manifest: Manifest | None, options: OpenOptions) -
     Raises:
         RuntimeAdapterError: If it cannot run as chosen; see `runtimes.load`.
     """
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise MissingDependencyError(
-            f"{choice.path} needs ONNX Runtime, which is not installed ({err}); pip install onnxruntime, or "
-            "onnxruntime-gpu for an NVIDIA GPU"
-        ) from err
+    onnxruntime = needed_library(
+        "onnxruntime",
+        f"{choice.path} needs ONNX Runtime, which is not installed ({{err}}); pip install onnxruntime, or "
+        "onnxruntime-gpu for an NVIDIA GPU",
+    )
     from runtimes.ort.session import CPU_PROVIDER
 
     exact = choice.provider == "cpu" and _is_exact(choice, manifest, options)
@@ -166,11 +165,12 @@ def _plugin_works(machine: Machine) -> Availability:
     return Availability(True, f"ONNX Runtime {machine.onnxruntime.version}, with its plug-in")
 
 
-CPU = RuntimeKind(
+_kind = partial(RuntimeKind, computed_by="onnxruntime", open=open_onnx)
+_tensorrt_kind = partial(_kind, needs_gpu=True, reads_onnxruntime_int8=False)
+
+CPU = _kind(
     name="cpu",
     title="ONNX Runtime on the CPU",
-    computed_by="onnxruntime",
-    open=open_onnx,
     probe=partial(_provider_works, "CPUExecutionProvider"),
     aliases=("CPUExecutionProvider",),
     preferred=("fp32",),
@@ -181,34 +181,24 @@ CPU = RuntimeKind(
         "int8": "INT8, which a bundle for ONNX Runtime runs in integer kernels",
     },
 )
-CUDA = RuntimeKind(
+CUDA = _kind(
     name="cuda",
     title="ONNX Runtime on a GPU, CUDA",
-    computed_by="onnxruntime",
-    open=open_onnx,
     needs_gpu=True,
     probe=partial(_provider_works, "CUDAExecutionProvider"),
     aliases=("CUDAExecutionProvider",),
     preferred=("fp16", "fp32"),
     where="a GPU and ONNX Runtime with CUDA",
 )
-ORT_TENSORRT = RuntimeKind(
+ORT_TENSORRT = _tensorrt_kind(
     name="ort-tensorrt",
     title="TensorRT inside ONNX Runtime",
-    computed_by="onnxruntime",
-    open=open_onnx,
     probe=partial(_provider_works, "TensorrtExecutionProvider"),
     aliases=("TensorrtExecutionProvider",),
-    needs_gpu=True,
-    reads_onnxruntime_int8=False,
 )
-ORT_TENSORRT_RTX = RuntimeKind(
+ORT_TENSORRT_RTX = _tensorrt_kind(
     name="ort-tensorrt-rtx",
     title="TensorRT-RTX inside ONNX Runtime",
-    computed_by="onnxruntime",
-    open=open_onnx,
     probe=_plugin_works,
     aliases=("NvTensorRTRTXExecutionProvider",),
-    needs_gpu=True,
-    reads_onnxruntime_int8=False,
 )

@@ -42,9 +42,7 @@ class MachineInfo:
 def machine_info() -> MachineInfo:
     """Return facts about the computer."""
     cpuinfo = _read_text(Path("/proc/cpuinfo")) or ""
-    flags = set(
-        re.sub(r"^(flags|Features)\s*:", "", _first_match(r"^(?:flags|Features)\s*:.*$", cpuinfo) or "").split()
-    )
+    flags = set((_first_match(r"^(?:flags|Features)\s*:(.*)$", cpuinfo) or "").split())
     return MachineInfo(
         os=_os_name(),
         kernel=f"{platform.system()} {platform.release()}",

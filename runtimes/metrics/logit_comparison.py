@@ -38,8 +38,8 @@ class ClassResult:
     index: int
     num_images: int
     num_equal: int
-    right_reference: int | None
-    right_candidate: int | None
+    right_reference: int | None = None
+    right_candidate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,39 +154,30 @@ class LogitComparison:
 
     def parity_json(self) -> dict[str, Any]:
         """Return the figures that an export's report and manifest hold of a file."""
-        names = [
-            *("num_images", "agreement", "max_abs_diff", "max_abs_reference", "sqnr_db"),
-            *("top1_reference", "top1_candidate", "top1_drop_pp"),
-        ]
-        return {name: getattr(self, name) for name in names}
+        figures = self._named("num_images", "agreement", "max_abs_diff", "max_abs_reference", "sqnr_db")
+        return figures | self._named("top1_reference", "top1_candidate", "top1_drop_pp")
 
     def to_json(self) -> dict[str, Any]:
         """Return `metrics` of the report: figures, None where there is no such number."""
         usable = self.num_finite > 0 and not any(self.nonfinite)
         interval = self.agreement_interval()
         figures = {
-            "max_abs_diff": self.max_abs_diff,
-            "mean_abs_diff": self.mean_abs_diff,
-            "max_abs_reference": self.max_abs_reference,
-            "relative_max_diff": self.relative_max_diff,
-            "sqnr_db": self.sqnr_db,
-            "cosine": self.cosine,
-            "kl": self.kl,
-            "agreement": self.agreement,
+            **self._named("max_abs_diff", "mean_abs_diff", "max_abs_reference", "relative_max_diff"),
+            **self._named("sqnr_db", "cosine", "kl", "agreement"),
             "agreement_interval": None if interval is None else list(interval),
-            "top5_overlap": self.top5_overlap,
-            "num_flips": self.num_flips,
-            "max_flip_margin": self.max_flip_margin,
+            **self._named("top5_overlap", "num_flips", "max_flip_margin"),
         }
         return {
-            "num_images": self.num_images,
-            "num_classes": self.num_classes,
+            **self._named("num_images", "num_classes"),
             "num_nonfinite_reference": self.nonfinite[0],
             "num_nonfinite_candidate": self.nonfinite[1],
             "exact": self.exact and usable,
             **(figures if usable else dict.fromkeys(figures)),
             **_accuracy(self.labelled if usable else None),
         }
+
+    def _named(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names}
 
 
 _ACCURACY = (

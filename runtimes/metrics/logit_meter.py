@@ -192,17 +192,8 @@ class LogitMeter:
             heapq.heappop(self._flips)
 
     def _class_results(self) -> tuple[ClassResult, ...]:
-        return tuple(
-            ClassResult(
-                int(index),
-                int(counts[0]),
-                int(counts[1]),
-                int(counts[2]) if self._labelled else None,
-                int(counts[3]) if self._labelled else None,
-            )
-            for index, counts in enumerate(self._classes)
-            if counts[0]
-        )
+        known = self._classes if self._labelled else self._classes[:, :2]
+        return tuple(ClassResult(index, *counts) for index, counts in enumerate(known.tolist()) if counts[0])
 
     def _accuracy(self, num_images: int) -> LabelledResult:
         right = self._classes[:, 2:].sum(axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 WEIGHTED = frozenset({"Convolution", "FullyConnected", "MatMul", "Deconvolution"})
@@ -14,18 +14,14 @@ _NO_WORK = frozenset({"Const", "Input", "Output", "Parameter", "Result", "Reshap
 
 def node_precisions(compiled: Any) -> dict[str, str]:
     """Return node name to "LAYER in PRECISION", such as "Convolution in u8", of the nodes that compute."""
-    return dict(_told(compiled.get_runtime_model().get_ops()))
-
-
-def _told(nodes: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    for node in nodes:
+    found: dict[str, str] = {}
+    for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
         layer = facts["layerType"].astype(str)
         if layer not in _NO_WORK:
-            yield (
-                node.get_friendly_name(),
-                f"{layer} in {_precision(node, layer, facts['runtimePrecision'].astype(str))}",
-            )
+            precision = _precision(node, layer, facts["runtimePrecision"].astype(str))
+            found[node.get_friendly_name()] = f"{layer} in {precision}"
+    return found
 
 
 def _precision(node: Any, layer: str, told: str) -> str:
@@ -37,8 +33,5 @@ def _precision(node: Any, layer: str, told: str) -> str:
 
 def integer_layers(precisions: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the weighted layers that compute in integers."""
-    return tuple(
-        name
-        for name, told in precisions.items()
-        if told.partition(" in ")[0] in WEIGHTED and told.partition(" in ")[2] in INTEGERS
-    )
+    wanted = {f"{layer} in {integer}" for layer in WEIGHTED for integer in INTEGERS}
+    return tuple(name for name, told in precisions.items() if told in wanted)

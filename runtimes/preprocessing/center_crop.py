@@ -15,21 +15,14 @@ BLACK = (0, 0, 0)
 
 def cropped(image: Image.Image, crop: tuple[int, int], fill: tuple[int, int, int]) -> Image.Image:
     """Cut (height, width) out of the middle; a smaller picture is padded with `fill`."""
-    box = _crop_box(image.size, crop)
-    left, top, right, bottom = box
-    if fill == BLACK or (left >= 0 and top >= 0 and right <= image.width and bottom <= image.height):
-        return image.crop(box)
+    left, top = _crop_offset(image.width, crop[1]), _crop_offset(image.height, crop[0])
+    if fill == BLACK or (crop[1] <= image.width and crop[0] <= image.height):
+        return image.crop((left, top, left + crop[1], top + crop[0]))  # black where it lies outside the image
     from PIL import Image as PillowImage
 
-    canvas = PillowImage.new("RGB", (right - left, bottom - top), fill)
+    canvas = PillowImage.new("RGB", (crop[1], crop[0]), fill)
     canvas.paste(image, (-left, -top))
     return canvas
-
-
-def _crop_box(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return (left, top, right, bottom); Pillow fills what lies outside the image with black."""
-    left, top = _crop_offset(size[0], crop[1]), _crop_offset(size[1], crop[0])
-    return left, top, left + crop[1], top + crop[0]
 
 
 def _crop_offset(side: int, crop: int) -> int:

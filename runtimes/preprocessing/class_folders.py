@@ -105,9 +105,8 @@ def _fold(name: str) -> str:
 @lru_cache(maxsize=1)
 def _imagenet_synsets() -> Mapping[str, int]:
     """Return WordNet id to class index of the 1000 classes of ILSVRC 2012, in the order every model uses."""
-    text = (
-        importlib.resources.files("runtimes.preprocessing").joinpath("imagenet_synsets.txt").read_text(encoding="ascii")
-    )
+    file = importlib.resources.files("runtimes.preprocessing") / "imagenet_synsets.txt"
+    text = file.read_text(encoding="ascii")
     return MappingProxyType({synset: index for index, synset in enumerate(text.split())})
 
 

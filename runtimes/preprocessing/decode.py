@@ -139,7 +139,9 @@ def rgb_from_image(image: Image.Image, *, name: str = "a picture") -> Image.Imag
             bits, signed, Lab).
     """
     image.load()  # first, because the TIFF reader turns the picture and forgets its orientation while loading
-    rgb = _turned_upright(_flattened(image, name), exif_orientation(image))
+    rgb = _flattened(image, name)
+    turn = _TURN_OF_ORIENTATION.get(exif_orientation(image))
+    rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.info = {}
     return rgb
 
@@ -176,11 +178,6 @@ def exif_orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata fails in as many ways as damaged pixels, but the picture is whole
         return 1
     return orientation if orientation in _TURN_OF_ORIENTATION else 1
-
-
-def _turned_upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURN_OF_ORIENTATION.get(orientation)
-    return image if turn is None else image.transpose(turn)
 
 
 def _flattened(image: Image.Image, name: str) -> Image.Image:

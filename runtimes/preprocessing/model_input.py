@@ -62,9 +62,7 @@ class Preparation:
             from runtimes.preprocessing.opencv_backend import opencv_pixels
 
             return opencv_pixels(self.preprocessing, image, channels=channels, draft=self.draft)
-        from runtimes.preprocessing.image_input import (
-            rgb_image,  # here, so that an app that only runs arrays needs no Pillow
-        )
+        from runtimes.preprocessing.image_input import rgb_image  # an app that only runs arrays needs no Pillow
 
         return pixels(self.preprocessing, rgb_image(image, channels=channels, draft=self._draft_size()))
 
@@ -83,6 +81,5 @@ class Preparation:
         return array if array.ndim == 3 and array.shape[2] == self.preprocessing.channels else None
 
     def _draft_size(self) -> tuple[int, int] | None:
-        if not self.draft or self.preprocessing.resize is None:
-            return None
-        return draft_size(self.preprocessing.resize)
+        resize = self.preprocessing.resize
+        return draft_size(resize) if self.draft and resize is not None else None

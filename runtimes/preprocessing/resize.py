@@ -83,17 +83,13 @@ def draft_size(resize: int | tuple[int, int] | KeepRatio) -> tuple[int, int]:
 
 def check_resized(size: tuple[int, int], resized: tuple[int, int]) -> None:
     """Raise ImageReadError when a picture of `size` = (width, height) is too long and thin for its `resized` form."""
-    if 0 in resized:
-        raise ImageReadError(
-            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} nothing would be left of it; "
-            "expected a picture that is not so long and thin, so cut it or leave it out"
-        )
-    if resized[0] * resized[1] > _MAX_RESIZED_PIXELS:
-        raise ImageReadError(
-            f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} it would be "
-            f"more than {_MAX_RESIZED_PIXELS} pixels; expected a picture that is not so long and thin, so "
-            "cut it or leave it out"
-        )
+    if 0 < resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
+        return
+    why = f"it would be more than {_MAX_RESIZED_PIXELS} pixels" if all(resized) else "nothing would be left of it"
+    raise ImageReadError(
+        f"it is {size[0]} x {size[1]} pixels; resized to {resized[0]} x {resized[1]} {why}; "
+        "expected a picture that is not so long and thin, so cut it or leave it out"
+    )
 
 
 def json_from_resize(resize: Resize) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ TensorRT waits after every layer while it is profiled, so the sum is more than t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -34,27 +34,20 @@ class EngineTimes(JsonFields):
 
     def by_precision(self, layers: EngineLayers) -> dict[str, float]:
         """Return milliseconds per precision, most first; reformats under their own name, `REFORMAT`."""
-        known = {layer.name: layer for layer in layers.layers}
         sums: dict[str, float] = {}
-        for name, spent in self.layer_ms.items():
-            word = _group(known.get(name))
+        for layer, spent in self._timed(layers):
+            word = REFORMAT if layer.kind == REFORMAT else layer.precision
             sums[word] = sums.get(word, 0.0) + spent
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
     def slowest(self, layers: EngineLayers, count: int) -> list[tuple[EngineLayer, float]]:
         """Return the layers that take longest, with their milliseconds."""
+        return sorted(self._timed(layers), key=lambda item: -item[1])[:count]
+
+    def _timed(self, layers: EngineLayers) -> Iterator[tuple[EngineLayer, float]]:
         known = {layer.name: layer for layer in layers.layers}
-        named = [
-            (known.get(name, EngineLayer(name, UNKNOWN, UNKNOWN, (name,))), spent)
-            for name, spent in self.layer_ms.items()
-        ]
-        return sorted(named, key=lambda item: -item[1])[:count]
-
-
-def _group(layer: EngineLayer | None) -> str:
-    if layer is None:
-        return UNKNOWN
-    return REFORMAT if layer.kind == REFORMAT else layer.precision
+        for name, spent in self.layer_ms.items():
+            yield known.get(name, EngineLayer(name, UNKNOWN, UNKNOWN, (name,))), spent
 
 
 def times_from_runs(batch: int, runs: Sequence[Sequence[tuple[str, float]]]) -> EngineTimes:

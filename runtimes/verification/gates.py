@@ -202,11 +202,9 @@ def _judge_share(
     seen = f"{metric.words} {_shown(gate, measured)} on {num_images} images"
     asked = f"{'at most' if metric.largest else 'at least'} {_shown(gate, gate.threshold)}"
     if worse <= gate.threshold if metric.largest else worse >= gate.threshold:
-        sentence = f"{seen}: {asked} is shown at 95 % confidence ({ends})"
-        return result(Verdict.PASS, sentence)
+        return result(Verdict.PASS, f"{seen}: {asked} is shown at 95 % confidence ({ends})")
     if better > gate.threshold if metric.largest else better < gate.threshold:
-        sentence = f"{seen}: {asked} is refuted at 95 % confidence ({ends})"
-        return result(Verdict.FAIL, sentence)
+        return result(Verdict.FAIL, f"{seen}: {asked} is refuted at 95 % confidence ({ends})")
     allowed = gate.threshold / 100 if metric.largest else 1 - gate.threshold
     needed = images_to_show(allowed, INTERVAL_CONFIDENCE)
     why = f"that takes {needed:.0f} images at least" if num_images < needed else f"the interval, {ends}, reaches beyond"

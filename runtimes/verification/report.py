@@ -136,8 +136,7 @@ def build_report(
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the report; see the module's first lines."""
-    verdicts = [file.verdict for file in files]  # each file has to pass by a gate of its own
-    verdict = overall([*verdicts, *([] if verdicts else [Verdict.INCONCLUSIVE])])
+    verdict = overall(file.verdict for file in files)  # each file has to pass by a gate of its own
     return {
         "schema_version": SCHEMA_VERSION,
         **setting.to_json(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtimes.errors import MissingDependencyError
+from runtimes.needed_library import needed_library
 from runtimes.verification.html.evidence import BundleEvidence, TensorRange, bundle_evidence, thumbnail
 from runtimes.verification.html.plots import block_plot, convergence_plot, histogram_plot, latency_plot
 from runtimes.verification.shown_figures import decibel, number, percent, size
@@ -47,11 +47,9 @@ def html_report(report: Report, *, evidence: BundleEvidence | None = None) -> st
         MissingDependencyError: If jinja2 or matplotlib is not installed.
         BundleError: If the bundle's calibration.json or report.json cannot be read.
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as err:
-        raise MissingDependencyError('the HTML report needs jinja2; pip install "resnet-export[report]"') from err
+    jinja2 = needed_library("jinja2", 'the HTML report needs jinja2; pip install "resnet-export[report]"')
+    from markupsafe import Markup  # which jinja2 brings
+
     seen = bundle_evidence(Path(report["subject"]["path"])) if evidence is None else evidence
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

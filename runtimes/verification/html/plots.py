@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtimes.errors import MissingDependencyError
+from runtimes.needed_library import needed_library
 from runtimes.verification.html.evidence import TensorRange
 
 if TYPE_CHECKING:
@@ -153,11 +153,9 @@ def latency_plot(rows: Sequence[Any]) -> str:
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure in inches at 100 points an inch, without the state of pyplot."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as err:
-        raise MissingDependencyError('the HTML report needs matplotlib; pip install "resnet-export[report]"') from err
+    matplotlib = needed_library("matplotlib", 'the HTML report needs matplotlib; pip install "resnet-export[report]"')
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
