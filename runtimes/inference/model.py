@@ -128,9 +128,13 @@ class Model(Closing):
             NotAClassifierError: If the model gives no classes, or how its pictures are prepared is not known.
             ModelClosedError, RuntimeAdapterError: And whatever else `run` raises.
         """
-        if isinstance(image, (list, tuple)):
-            return self._classify_list(image, channels, top)
-        return self.classes(self.run(self.prepare([image], channels=channels)), top=top)[0]
+        if not isinstance(image, (list, tuple)):
+            return self.classes(self.run(self.prepare([image], channels=channels)), top=top)[0]
+        found: list[Classification] = []
+        for start in range(0, max(len(image), 1), _CHUNK):
+            inputs = self.prepare(image[start : start + _CHUNK], channels=channels)
+            found.extend(self.classes(self.run(inputs), top=top))
+        return found
 
     def prepare(self, images: Sequence[ImageInput], *, channels: Channels | None = None) -> dict[str, Array]:
         """Return the inputs of `run` for a list of pictures as `classify` takes them.
@@ -198,13 +202,6 @@ class Model(Closing):
             self._num_running -= 1
             if self._closed and self._num_running == 0:
                 self._changed.notify_all()
-
-    def _classify_list(self, images: Sequence[ImageInput], channels: Channels | None, top: int) -> list[Classification]:
-        found: list[Classification] = []
-        for start in range(0, max(len(images), 1), _CHUNK):
-            inputs = self.prepare(images[start : start + _CHUNK], channels=channels)
-            found.extend(self.classes(self.run(inputs), top=top))
-        return found
 
     async def _in_thread(self, call: Callable[[], _Result]) -> _Result:
         """Run `call` in a thread. It enters there, not here: `close` may be called by the thread of the event loop."""

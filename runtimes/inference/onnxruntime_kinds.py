@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, file_entry
 from runtimes.bundle.precision import is_int8
@@ -97,15 +97,12 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
     check_machine(choice.provider)
     prepare_libraries(choice.provider)
     others = () if options.strict or setup.name == CPU_PROVIDER else (CPU_PROVIDER,)
-    arguments: dict[str, Any] = {
-        "providers": (setup.name, *others),
-        "provider_options": (setup.options, *({} for _ in others)),
-        "plugin": setup.plugin,
-    }
     try:
         return OrtRuntime(
             choice.path if options.model is None else options.model,
-            **arguments,
+            providers=(setup.name, *others),
+            provider_options=(setup.options, *({} for _ in others)),
+            plugin=setup.plugin,
             exact_qdq=exact,
             num_threads=options.threads or 0,
             record_nodes=True,

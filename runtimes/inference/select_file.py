@@ -80,7 +80,7 @@ def engine_choice(path: Path, sidecar: EngineSidecar, provider: str, reason: str
     return Choice(path, word, sidecar.facts.precision, reason, sidecar)
 
 
-def engine_belongs(bundle: Path, manifest: Manifest, sidecar: EngineSidecar) -> bool:
+def _belongs(manifest: Manifest, sidecar: EngineSidecar) -> bool:
     """Tell whether an engine was built from one of the bundle's files, as they are now."""
     return any(
         name in manifest.files and manifest.files[name].sha256 == sidecar.facts.onnx_sha256
@@ -111,7 +111,7 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
     known = next((word for word, name in MODEL_FILES.items() if name == file), None)
     if known is None:
         sidecar = load_sidecar(path)
-        if not engine_belongs(bundle, manifest, sidecar):
+        if not _belongs(manifest, sidecar):
             raise BundleError(f"{path} was not built from this bundle as it is now; {rebuild_command(path, sidecar)}")
         _check_precision(file, sidecar.facts.precision, precision)
         return engine_choice(path, sidecar, provider, "the file was named")
@@ -182,6 +182,6 @@ def _engines(bundle: Path, manifest: Manifest) -> list[Choice]:
         if "dla_core" in facts.flags:
             continue  # slower than the GPU, to keep that free: only where it is named
         word = word_of_flavor(facts.flavor)
-        if word is not None and engine_belongs(bundle, manifest, sidecar):
+        if word is not None and _belongs(manifest, sidecar):
             found.append(Choice(path, word, facts.precision, "an engine that was built from this bundle", sidecar))
     return sorted(found, key=lambda choice: LOWEST_FIRST.index(choice.precision or "fp32"))

@@ -8,7 +8,6 @@ that did it is found by leaving one out after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,17 +88,13 @@ def compare_plain_session(model: Model, inputs: Array, expected: Array, written:
     if (why := why_int8_saturates()) and ratio(PRECISE_OPTION) >= found.least_db:
         why = f"{why}; sessions with {key}={value} answer right, and so does OrtRuntime"
         return replace(found, cause=why, saturates=True)
-    return replace(found, cause=_cause(found, ratio))
-
-
-def _cause(found: PlainSession, ratio: Callable[..., float]) -> str:
-    """Return what makes the plain session worse: the first thing without which it is right."""
+    cause = "ONNX Runtime's integer kernels compute something else than the nodes that they replace"
     if ratio(disabled=_BIASES) >= found.least_db:
-        return (
+        cause = (
             f"ONNX Runtime's {_BIASES} turns biases into INT32 that do not fit; sessions with the optimizer "
             f"{_BIASES} disabled answer right"
         )
-    return "ONNX Runtime's integer kernels compute something else than the nodes that they replace"
+    return replace(found, cause=cause)
 
 
 def _first_output(model: Model, inputs: Array, entry: tuple[str, str] | None, disabled: str | None) -> Array:

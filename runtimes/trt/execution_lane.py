@@ -56,7 +56,9 @@ class Lane:
     @property
     def stream(self) -> int:
         """Where it computes."""
-        return self._open_stream()
+        if self._stream is None:
+            raise closed_error()
+        return self._stream
 
     def run(self, inputs: Mapping[str, Array | DeviceArray]) -> dict[str, Array]:
         """Run at most the profile's largest batch; less than the smallest is padded with the last row.
@@ -64,7 +66,7 @@ class Lane:
         What is in GPU memory is read there. It is copied, on the GPU, only where it must be padded, where TensorRT
         would refuse its address, or where a graph was recorded with our own.
         """
-        model, cuda, stream = self.model, self._cuda, self._open_stream()
+        model, cuda, stream = self.model, self._cuda, self.stream
         rows = None if model.batch is None else len(next(iter(inputs.values())))
         batch = 1 if rows is None or model.batch is None else max(rows, model.batch[0])
         addresses = self._addresses()
@@ -117,11 +119,6 @@ class Lane:
 
     def _drop_context(self) -> None:
         self._context = None  # before its stream and its buffers
-
-    def _open_stream(self) -> int:
-        if self._stream is None:
-            raise closed_error()
-        return self._stream
 
     def _place(self, name: str, given: DeviceArray, batch: int | None, stream: int) -> int:
         """Return where TensorRT may read an array that is in GPU memory."""
@@ -232,7 +229,7 @@ class Lane:
                 f"{model.loaded_by.flavor}: another execution context uses the optimization profile, which this engine "
                 "does not share"
             )
-        stream = self._open_stream()
+        stream = self.stream
         try:
             taken = context.set_optimization_profile_async(PROFILE, stream)
         except RuntimeError as err:
