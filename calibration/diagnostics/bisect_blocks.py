@@ -156,8 +156,7 @@ def bisect_blocks(
     if not images:
         raise CalibrationError("got no image to compare blocks on, expected at least one")
     plain = float_entry(reference)
-    given_back = give_offsets_back(candidate, plain)
-    tested = float_entry(given_back)
+    tested = float_entry(give_offsets_back(candidate, plain))
     layers = layer_constants(plain, tested, open_exact)
     if not layers:
         raise CalibrationError("no layer has the same name and shape in both files; blocks cannot be matched")

@@ -80,8 +80,7 @@ def dialect_of(model: ModelProto) -> Dialect:
     """Return ONNX Runtime's dialect for a file with UINT8 activations, else TensorRT's."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     points = (node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2)
-    unsigned = any(types.get(point) == TensorProto.UINT8 for point in points)
-    return Dialect.ONNXRUNTIME if unsigned else Dialect.TENSORRT
+    return Dialect.ONNXRUNTIME if any(types.get(point) == TensorProto.UINT8 for point in points) else Dialect.TENSORRT
 
 
 def _scales(model: ModelProto) -> dict[str, float]:

@@ -72,8 +72,7 @@ def block_borders(reference: ModelProto, candidate: ModelProto) -> tuple[Border,
         CalibrationError: If there is no block that both files have.
     """
     graph = reference.graph
-    layers = [node.name for node in graph.node if node.op_type in WEIGHTED_OPS]
-    blocks = find_blocks(reference, layers)
+    blocks = find_blocks(reference, [node.name for node in graph.node if node.op_type in WEIGHTED_OPS])
     constants = constant_nodes(graph).keys() | {tensor.name for tensor in graph.initializer}
     there = {name for node in candidate.graph.node for name in node.output} | {candidate.graph.input[0].name}
     finals = {info.name for info in graph.output}
@@ -118,8 +117,7 @@ class BlockPieces(Closing):
         """Return every border tensor of a run on `images`, float32."""
         entry = self._graph.input[0].name
         wanted = [name for name in self._tensors if name != entry]
-        found = self._run("", [entry], wanted, {entry: images})
-        return {entry: images, **found}
+        return {entry: images, **self._run("", [entry], wanted, {entry: images})}
 
     def block(self, border: Border, values: Tensors) -> dict[str, NDArray[np.float32]]:
         """Return what the block makes of `values`, float32."""

@@ -60,8 +60,7 @@ def check(graph: QuantizedGraph, fate: BatchNormFate | None) -> Iterator[Finding
             grouped.add(FOLDABLE, "a BatchNormalization that could be folded into the layer beside it", place)
         else:
             reason = "" if fate is None else fate.kept.get(output, "")
-            message = f"a BatchNormalization stays{f': {reason}' if reason else ''}"
-            grouped.add(KEPT, message, place)
+            grouped.add(KEPT, f"a BatchNormalization stays{f': {reason}' if reason else ''}", place)
     yield from grouped.findings()
 
 

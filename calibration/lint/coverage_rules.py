@@ -155,14 +155,12 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
     node, index = quantizer.node, graph.index
     place = quantizer.where
     if quantizer.is_quantize:
-        readers = [use.node for use in index.uses.get(node.output[0], ())]
-        if not any(_takes_integers(reader) for reader in readers):
+        if not any(_takes_integers(use.node) for use in index.uses.get(node.output[0], ())):
             grouped.add(LONE_QUANTIZE, "a QuantizeLinear without a DequantizeLinear behind it", place)
     elif quantizer.role is Role.ACTIVATION:
         maker = maker_behind(node.input[0], index.producer, MOVING_OPS)
         if maker is None or (maker.op_type != QUANTIZE and not is_integer(maker)):
-            message = "a DequantizeLinear on integers that no QuantizeLinear made"
-            grouped.add(LONE_DEQUANTIZE, message, place)
+            grouped.add(LONE_DEQUANTIZE, "a DequantizeLinear on integers that no QuantizeLinear made", place)
 
 
 def _takes_integers(node: NodeProto) -> bool:
@@ -179,8 +177,7 @@ def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
     for pair in graph.index.uses.get(quantizer.node.output[0], ()):
         for use in graph.index.uses.get(pair.node.output[0], ()) if pair.node.op_type == DEQUANTIZE else ():
             if use.node.op_type in ("Relu", "Clip", "LeakyRelu"):
-                message = f"a pair between a layer and its {use.node.op_type}"
-                grouped.add(PAIR_BEFORE_RELU, message, quantizer.where)
+                grouped.add(PAIR_BEFORE_RELU, f"a pair between a layer and its {use.node.op_type}", quantizer.where)
 
 
 FAMILY = RuleFamily(rules_in(globals()), lambda subject: check(subject.graph, subject.target))

@@ -99,8 +99,7 @@ class QuantizedGraph:
 
     def name(self, node: NodeProto) -> str:
         """Return what a node is called in PyTorch's terms."""
-        output = next(filter(None, node.output), "")
-        place = self.index.position.get(output)
+        place = self.index.position.get(next(filter(None, node.output), ""))
         return self.names[place] if place is not None else node_name(node)
 
     def where(self, node: NodeProto) -> tuple[str, str]:

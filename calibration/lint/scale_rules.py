@@ -172,8 +172,7 @@ def _check_tensorrt_8(quantizer: Quantizer, grouped: Grouped, place: Place) -> N
     if quantizer.zero_point is not None and quantizer.zero_point.size == 0:
         grouped.add(NO_ZERO_POINT, "a pair without a zero point, which TensorRT 8 needs", place)
     if quantizer.scale is not None and quantizer.scale.dtype == np.float16:
-        message = "a float16 scale, which TensorRT 8 reads as float32"
-        grouped.add(FLOAT16_SCALE, message, place, severity=Severity.ERROR)
+        grouped.add(FLOAT16_SCALE, "a float16 scale, which TensorRT 8 reads as float32", place, severity=Severity.ERROR)
 
 
 def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -121,8 +121,7 @@ class _Search:
             left = list(layers)
             for layer in layers[: len(layers) - 1]:
                 others = [unit for unit in left if unit is not layer]
-                trial = _replaced(units, block, others)
-                measured = self._measure(trial)
+                measured = self._measure(_replaced(units, block, others))
                 if self.steps[-1].holds and measured.kl <= limit:
                     left = others
             if len(left) < len(layers):

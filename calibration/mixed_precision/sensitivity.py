@@ -147,8 +147,7 @@ def rank(
         CalibrationError: If there are no images, or nothing is quantized.
     """
     bench = _Bench(calibrated, images, open_exact, side_by_side or SideBySide(open_exact, ONE_STREAM))
-    units = [Unit(block.name, block.name, block.nodes, block.layers) for block in bench.blocks]
-    blocks = bench.costs(units, track)
+    blocks = bench.costs([Unit(block.name, block.name, block.nodes, block.layers) for block in bench.blocks], track)
     parts = [unit for cost in blocks[:num_worst] for unit in layers_of(cost.unit)]
     layers = bench.costs(parts, track) if parts else ()
     assert bench.whole is not None

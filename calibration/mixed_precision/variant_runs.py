@@ -114,8 +114,7 @@ class VariantRuns(Closing):
 
     def logits(self, run: Run) -> list[Images]:
         """Return the first output of a run at its end, batch by batch, of the further images."""
-        name = self._graph.output[0].name
-        return [values[name] for values in run.images]
+        return [values[self._graph.output[0].name] for values in run.images]
 
     def close(self) -> None:
         """Release every piece."""

@@ -65,8 +65,7 @@ class VariantMaker:
     def entries(self, keep_float: Collection[str]) -> frozenset[tuple[object, ...]] | None:
         """Return what is quantized with more nodes in float; None where that is not the whole model with less Q/DQ."""
         model = self._calibrated.model
-        kept = place(model, self._calibrated.table.dialect, {*self._calibrated.keep_float, *keep_float})
-        entries = entries_of(kept)
+        entries = entries_of(place(model, self._calibrated.table.dialect, {*self._calibrated.keep_float, *keep_float}))
         return None if entries - self.whole or self._shares_a_weight else entries
 
     def variant(self, entries: frozenset[tuple[object, ...]]) -> Variant:
@@ -91,8 +90,7 @@ class VariantMaker:
                 node.input[2] = sources[node.name]
         chosen = {**self._quantized, **{name: self._float[name] for name in floats}}
         model.graph.initializer.extend(chosen.values())
-        digests = {**self._digests[1], **{name: self._digests[0][name] for name in floats}}
-        return Variant(model, digests)
+        return Variant(model, {**self._digests[1], **{name: self._digests[0][name] for name in floats}})
 
     def first_difference(self, first: frozenset[tuple[object, ...]], second: frozenset[tuple[object, ...]]) -> int:
         """Return the place in the float graph of the first node that computes otherwise."""

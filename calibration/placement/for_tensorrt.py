@@ -212,8 +212,7 @@ def why_not_quantized(node: NodeProto, index: GraphIndex, graph_inputs: set[str]
     if node.op_type == "ConvTranspose":
         return "a transposed convolution; TensorRT's INT8 has no kernel for most of them"
     if node.op_type == "MatMul" and weight is None:
-        other = " other" if node.input[0] in index.initializer else ""
-        return CONSTANT_FACTOR if other else ATTENTION
+        return CONSTANT_FACTOR if node.input[0] in index.initializer else ATTENTION
     if node.op_type == "MatMul" and weight is not None and len(weight.dims) != 2:
         return f"its weight {weight.name!r} has {len(weight.dims)} axes, expected [in, out]"
     if weight is None:

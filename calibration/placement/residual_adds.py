@@ -92,8 +92,7 @@ def _normalizes_layers(first: str, second: str, index: GraphIndex) -> bool:
     if all(maker.op_type != "LayerNormalization" for maker in index.producer.values()):
         return False
     ancestors = (_ancestors(first, index), _ancestors(second, index))
-    private = (ancestors[0] | ancestors[1]) - (ancestors[0] & ancestors[1])
-    makers = (index.producer.get(name) for name in private)
+    makers = (index.producer.get(name) for name in ancestors[0] ^ ancestors[1])
     return any(maker is not None and maker.op_type == "LayerNormalization" for maker in makers)
 
 
@@ -145,6 +144,5 @@ def _longest_way(tensor: str, shared: set[str], ancestors: set[str], index: Grap
     depth: dict[str, int] = {}
     for name in sorted(private, key=lambda made: index.position[made]):
         producer = index.producer[name]
-        before = max((depth.get(source, 0) for source in producer.input), default=0)
-        depth[name] = before + (producer.op_type == "Conv")
+        depth[name] = max((depth.get(source, 0) for source in producer.input), default=0) + (producer.op_type == "Conv")
     return depth.get(tensor, 0)

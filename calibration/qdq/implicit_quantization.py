@@ -269,8 +269,7 @@ def simulate_dla(stripped: StrippedModel, scales: Mapping[str, float], *, as_in_
             node.output[place] = outputs.get(name, name)
         nodes.append(node)
     for name, exact in outputs.items():
-        last = rounded(exact, scales[name])
-        nodes.append(onnx.helper.make_node("Identity", [last], [name], name=f"{name}.rounded"))
+        nodes.append(onnx.helper.make_node("Identity", [rounded(exact, scales[name])], [name], name=f"{name}.rounded"))
     onnx_graph.replace_nodes(graph, nodes)
     return result
 

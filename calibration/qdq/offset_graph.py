@@ -193,8 +193,7 @@ class OffsetGraph:
         moved: dict[str, NDArray[np.float64]] = {}
 
         def add(layer: str, added: NDArray[np.float64] | float) -> None:
-            before = moved.get(layer, self._added.get(layer, np.zeros(self._num_channels(layer))))
-            moved[layer] = before + added
+            moved[layer] = moved.get(layer, self._added.get(layer, np.zeros(self._num_channels(layer)))) + added
 
         add(tensor.maker, offset)
         for name in tensor.readers:

@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_can_plot()
     words = vars(arguments) | {"models": tuple(arguments.models)}
     options = BenchOptions(**{field.name: words[field.name] for field in fields(BenchOptions)})
-    reporter = Terminal(quiet=arguments.quiet or printed)
-    report, rows = time_models(options, reporter)
+    report, rows = time_models(options, Terminal(quiet=arguments.quiet or printed))
     if arguments.plot is not None:
         plot_rows(rows, arguments.plot)
     _write(report, rows, arguments)

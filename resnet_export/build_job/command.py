@@ -42,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     flavor = "rtx" if arguments.rtx else "tensorrt"
     precision = _precision(arguments, manifest)
     request = EngineRequest(arguments.bundle, precision, flavor, options, arguments.output, arguments.timing_cache)
-    reporter = Terminal(quiet=arguments.quiet)
-    outcome = have_engine(request, reporter)
+    outcome = have_engine(request, Terminal(quiet=arguments.quiet))
     if arguments.json:
         put_json(engine_report(outcome))
     if arguments.min_int8_layers is not None:

@@ -88,8 +88,7 @@ class ClassifyOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     """Classify; return 0, 1 if some files could not be read, 130 if interrupted, or raise what the run raises."""
-    words = vars(arguments)
-    named = {field.name: words[field.name] for field in fields(ClassifyOptions)}
+    named = {field.name: vars(arguments)[field.name] for field in fields(ClassifyOptions)}
     options = ClassifyOptions(**{**named, "input": tuple(arguments.input)})
     reporter = Terminal(quiet=arguments.quiet)
     try:
@@ -134,8 +133,7 @@ def classify_folder(options: ClassifyOptions, reporter: Reporter) -> RunReport:
         decoders=1 if on_ray else options.workers or usable_cpus(),
     )
     if options.ray is not None:
-        needs_gpu = options.provider == AUTO or RUNTIMES[options.provider].needs_gpu
-        gpus = 1 if needs_gpu else 0
+        gpus = 1 if options.provider == AUTO or RUNTIMES[options.provider].needs_gpu else 0
         with RayWork(opener, address=options.ray, workers=options.workers, gpus_per_worker=gpus) as work:
             report = _classify(options, manifest, paths, work, reporter)
     else:

@@ -46,8 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _row(facts: ModelFacts) -> dict[str, object]:
     """Return what a reader of the JSON may rely on; how files are told apart is not part of it."""
-    internal = ("fingerprint", "classifier", "body")
-    return {key: value for key, value in facts.to_json().items() if key not in internal}
+    return {key: value for key, value in facts.to_json().items() if key not in ("fingerprint", "classifier", "body")}
 
 
 def _bare_row(name: str, family: Family) -> dict[str, object]:

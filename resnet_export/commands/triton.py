@@ -39,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         serving=serving,
         force=arguments.force,
     )
-    manifest = load_manifest(arguments.bundle)
-    _tell(plan, manifest, serving, arguments.output, reporter)
+    _tell(plan, load_manifest(arguments.bundle), serving, arguments.output, reporter)
     if arguments.json:
         models = [{"name": model.name, "backend": model.backend, "file": file.name} for model, file in plan.models]
         put_json({"repository": str(arguments.output), "models": models, "skipped": plan.skipped})

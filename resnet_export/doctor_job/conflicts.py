@@ -23,8 +23,7 @@ class Conflict:
 def find_conflicts(facts: Facts) -> tuple[Conflict, ...]:
     """Return what is known not to go together on this machine."""
     versions = {item.name: item.version for item in facts.libraries if item.version}
-    known_bad = (Conflict(str(bad), _remedy(bad, facts)) for bad in known_bad_among(versions))
-    return (*_conflicts(facts), *known_bad)
+    return (*_conflicts(facts), *(Conflict(str(bad), _remedy(bad, facts)) for bad in known_bad_among(versions)))
 
 
 def _remedy(bad: KnownBad, facts: Facts) -> str:

@@ -128,8 +128,7 @@ def warn_of_poor_agreement(rows: Iterable[MeasuredRow], reference_name: str, rep
 def _elsewhere(run: ExportRun, artifacts: Artifacts) -> dict[str, OtherRuntime]:
     """Return, by row name, what `--measure-on` asks for."""
     names = {file: name for file, (name, _) in artifacts.model_files().items()}
-    others = run.options.other_runtimes
-    return {f"{names[other.file]}, {other.title}": other for other in others}
+    return {f"{names[other.file]}, {other.title}": other for other in run.options.other_runtimes}
 
 
 def _is_rewritten(run: ExportRun, file: str) -> bool:
@@ -168,8 +167,7 @@ def int8_kernels_note() -> str:
 
 
 def _has_saturating_row(run: ExportRun, artifacts: Artifacts) -> bool:
-    exact = run.options.target.exact_int8_simulation
-    return artifacts.int8 is not None and not exact and bool(why_int8_saturates())
+    return artifacts.int8 is not None and not run.options.target.exact_int8_simulation and bool(why_int8_saturates())
 
 
 def _parity(run: ExportRun, artifacts: Artifacts) -> dict[str, LogitComparison]:
@@ -215,8 +213,7 @@ def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Run
     }
     for file, (name, model) in artifacts.model_files().items():
         if _is_rewritten(run, file):
-            plain = OrtRuntime(model, allow_saturation=True)
-            candidates[f"{name}, {PLAIN_SESSION}"] = stack.enter_context(plain)
+            candidates[f"{name}, {PLAIN_SESSION}"] = stack.enter_context(OrtRuntime(model, allow_saturation=True))
     for name, other in _elsewhere(run, artifacts).items():
         opened = other.open(artifacts.model_files()[other.file][1])
         candidates[name] = stack.enter_context(opened.runtime)
@@ -225,8 +222,7 @@ def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Run
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
         candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
-        saturating = OrtRuntime(artifacts.quantized.model, allow_saturation=True)
-        candidates[SATURATING_ROW] = stack.enter_context(saturating)
+        candidates[SATURATING_ROW] = stack.enter_context(OrtRuntime(artifacts.quantized.model, allow_saturation=True))
     return reference, candidates
 
 

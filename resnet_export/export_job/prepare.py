@@ -78,8 +78,7 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
         )
     _check_head(options, loaded)
     classes = _class_indices(options, images, loaded, reporter)
-    golden = _golden_inputs(images, loaded.preprocessing)
-    return ExportRun(options, loaded, images, classes, golden, reporter)
+    return ExportRun(options, loaded, images, classes, _golden_inputs(images, loaded.preprocessing), reporter)
 
 
 def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
@@ -151,8 +150,7 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
         raise ExportError("MODEL auto: --val has no labels to choose by; name the model, or give --val-labels FILE")
     meter = LogitMeter(strict=True)
     with TorchRuntime(loaded.module, output_names=loaded.outputs) as runtime:
-        batches = image_batches(paths, loaded.preprocessing, batch_size=8, max_bad_fraction=1.0)
-        for batch in batches:
+        for batch in image_batches(paths, loaded.preprocessing, batch_size=8, max_bad_fraction=1.0):
             logits = first_output(runtime, batch.images)
             meter.add(logits, logits, labels=[classes.of[path] for path in batch.paths])
     return meter.report().top1_reference or 0.0

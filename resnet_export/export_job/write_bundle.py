@@ -59,8 +59,7 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) 
             labels = loaded.labels or tuple(str(index) for index in range(loaded.num_classes))
             (folder / file_names.LABELS_NAME).write_text("\n".join(labels) + "\n", encoding="utf-8")
         np.savez_compressed(folder / file_names.GOLDEN_NAME, allow_pickle=False, **arrays)
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        report = _report(run, artifacts, rows, sizes)
+        report = _report(run, artifacts, rows, {path.name: path.stat().st_size for path in folder.iterdir()})
         write_json(folder / file_names.REPORT_NAME, report)
         write_manifest(folder, _manifest(options, artifacts, report, folder))
         if options.sign is not None:

@@ -15,8 +15,7 @@ MAX_LOOKED_AT = 512
 
 def unusual_files(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a sentence for each kind of file that is read here otherwise than by torchvision's `ImageFolder`."""
-    step = max(1, len(paths) // MAX_LOOKED_AT)
-    looked_at = paths[::step]
+    looked_at = paths[:: max(1, len(paths) // MAX_LOOKED_AT)]
     transparent = deep = 0
     for path in looked_at:
         mode, is_transparent = _head(path)

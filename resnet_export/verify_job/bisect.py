@@ -104,8 +104,7 @@ def _why_not(candidate: Candidate, reference: Reference | None, *, against: bool
 def _images(subject: Subject, preprocessing: Preprocessing, validation: Validation | None) -> list[NDArray[np.float32]]:
     size = batch_size_for(preprocessing)
     if validation is not None:
-        paths = validation.paths[:NUM_IMAGES]
-        stream = image_batches(paths, preprocessing, batch_size=size, max_bad_fraction=1.0)
+        stream = image_batches(validation.paths[:NUM_IMAGES], preprocessing, batch_size=size, max_bad_fraction=1.0)
         return [batch.images for batch in stream]
     if subject.golden is None:
         from exporter.models.check_images import load_check_images

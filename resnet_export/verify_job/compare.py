@@ -155,8 +155,7 @@ def read_validation(
     """
     root, paths = source.root, source.paths()
     chosen = tuple(proportionally_ordered(root, paths)[:num_val])
-    classes = class_indices(source, chosen, labels, num_classes, given)
-    return Validation(root, source.shown, chosen, classes, len(paths))
+    return Validation(root, source.shown, chosen, class_indices(source, chosen, labels, num_classes, given), len(paths))
 
 
 def validation_set(
@@ -228,8 +227,7 @@ def _all_answers(
 
     Many batches run side by side; of a single one the images do.
     """
-    is_one_batch = isinstance(images.batches, list)
-    outer, inner = (ONE_STREAM, opened.streams) if is_one_batch else (opened.streams, ONE_STREAM)
+    outer, inner = (ONE_STREAM, opened.streams) if isinstance(images.batches, list) else (opened.streams, ONE_STREAM)
 
     def answer(batch: ReferenceBatch) -> tuple[ReferenceBatch, Array, list[tuple[Array, Array | None]]]:
         trusted = batch.logits()
@@ -302,5 +300,4 @@ def _judged(one: OpenCandidate, found: LogitComparison, gates: Sequence[Gate], o
 
 def torch_side(runtime: Runtime) -> Opened:
     """Return a PyTorch model as the tested side: does it still give the bundle's answers?"""
-    candidate = Candidate(Path("PyTorch"), "fp32", False, True, "")
-    return Opened((OpenCandidate(candidate, runtime, "torch", None, None),))
+    return Opened((OpenCandidate(Candidate(Path("PyTorch"), "fp32", False, True, ""), runtime, "torch", None, None),))

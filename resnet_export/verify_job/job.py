@@ -107,8 +107,7 @@ def _run(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     )
     if options.baseline is None:
         return report
-    stored = load_baseline(options.baseline)
-    return with_baseline(report, compare_baseline(report, stored, options.baseline))
+    return with_baseline(report, compare_baseline(report, load_baseline(options.baseline), options.baseline))
 
 
 def _loaded_job(options: VerifyOptions, subject: Subject, reporter: Reporter) -> Job:

@@ -162,8 +162,7 @@ class GateItem(pytest.Item):
         if bad := [gate for gate in judged if gate["verdict"] not in _PASSING]:
             raise ParityError("\n".join(_sentence(file, gate) for gate in bad))
         if all(gate["verdict"] == "skipped" for gate in judged):
-            sentences = "; ".join(gate["sentence"] for gate in judged)
-            pytest.skip(sentences or "verify judged nothing here")
+            pytest.skip("; ".join(gate["sentence"] for gate in judged) or "verify judged nothing here")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the sentences of a failed gate without a traceback of this module."""

@@ -295,8 +295,7 @@ def _onnx_alone(path: Path) -> Subject:
     except (TypeError, ValueError) as err:
         raise ExportError(f"{path}: its metadata says how images are prepared, but not readably: {err}") from err
     labels = metadata.get("labels")
-    sizes = (onnx.TensorProto.UINT8,)
-    takes_pixels = model.graph.input[0].type.tensor_type.elem_type in sizes
+    takes_pixels = model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
     precision, exact = _precision(model)
     return Subject(
         path=path,
@@ -346,8 +345,6 @@ def _precision(model: ModelProto) -> tuple[str, bool]:
             node.op_type == "DequantizeLinear" and types.get(node.input[0]) == onnx.TensorProto.INT32
             for node in model.graph.node
         )
-        scales = {types.get(node.input[1]) for node in quantizers}
-        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in scales else "int8"
+        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in {types.get(node.input[1]) for node in quantizers} else "int8"
         return name, signed and not whole_bias and "QLinearConv" not in ops
-    half = onnx.TensorProto.FLOAT16 in types.values()
-    return ("fp16" if half else "fp32"), True
+    return ("fp16" if onnx.TensorProto.FLOAT16 in types.values() else "fp32"), True
