@@ -18,13 +18,14 @@ from exporter.version import __version__
 from runtimes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from resnet_export.api.checks import BenchReport, SensitivityReport, bench, doctor, models, sensitivity
+    from resnet_export.api.checks import BenchReport, SensitivityReport, bench, doctor, sensitivity
     from resnet_export.api.deploy import build, classify, deepstream, triton
     from resnet_export.api.export import export
     from resnet_export.api.preprocessing import Preprocessing
     from resnet_export.api.quantize import quantize
     from resnet_export.api.verify import GateOutcome, Verification, verify
     from resnet_export.commands.lint import lint
+    from resnet_export.commands.models import models
     from resnet_export.console.reporter import Event
     from resnet_export.export_job.report import ExportReport, FileResult
     from runtimes.inference.load import load
@@ -60,13 +61,14 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "resnet_export.api.checks": ("BenchReport", "SensitivityReport", "bench", "doctor", "models", "sensitivity"),
+        "resnet_export.api.checks": ("BenchReport", "SensitivityReport", "bench", "doctor", "sensitivity"),
         "resnet_export.api.deploy": ("build", "classify", "deepstream", "triton"),
         "resnet_export.api.export": ("export",),
         "resnet_export.api.preprocessing": ("Preprocessing",),
         "resnet_export.api.quantize": ("quantize",),
         "resnet_export.api.verify": ("GateOutcome", "Verification", "verify"),
         "resnet_export.commands.lint": ("lint",),
+        "resnet_export.commands.models": ("models",),
         "resnet_export.console.reporter": ("Event",),
         "resnet_export.export_job.report": ("ExportReport", "FileResult"),
         "runtimes.inference.load": ("load",),

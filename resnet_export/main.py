@@ -128,7 +128,7 @@ def _guarded(words: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _flushed(_run(words))
+        return _run(words)
     except ExportCheckError as err:
         return _fail(err, EXIT_CHECK_FAILED, words)
     except (ExportError, CalibrationError, RuntimeAdapterError) as err:
@@ -150,18 +150,14 @@ def _run(words: Sequence[str]) -> int:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         raise OptionError(f"unrecognized arguments: {' '.join(unknown)}\nsee {parser.prog} {arguments.verb} --help")
-    return int(_module(arguments.verb).run(arguments))
+    code = int(_module(arguments.verb).run(arguments))
+    sys.stdout.flush()  # a full disk is told before the code is decided
+    return code
 
 
 def _interrupted() -> int:
     print("\ninterrupted; nothing unfinished was left behind", file=sys.stderr)
     return EXIT_INTERRUPTED
-
-
-def _flushed(code: int) -> int:
-    """Return an exit code once standard output is written: a full disk is told before the code is decided."""
-    sys.stdout.flush()
-    return code
 
 
 def _let_go_of_stdout() -> None:

@@ -237,8 +237,8 @@ def _judge(
     scales: Sequence[ActivationScale],
     precision: str,
 ) -> BlockError:
-    arrived, own = (_sqnr(meters[kind]) for kind in ("arrived", "own"))
-    expected = _sqnr(meters["expected"]) if is_int8(precision) else None
+    arrived, own = (meters[kind].report().sqnr_db for kind in ("arrived", "own"))
+    expected = meters["expected"].report().sqnr_db if is_int8(precision) else None
     usual = np.inf if expected is None else expected
     least = LEAST_SQNR_DB[precision] if not is_int8(precision) else min(HARMLESS_DB, usual - MARGIN_DB)
     suspect = (own is not None and own < least) or any(scale.ratio > MAX_SCALE_RATIO for scale in scales)
@@ -247,7 +247,3 @@ def _judge(
         causes = causes_of([layers[name] for name in border.layers if name in layers], scales)
         causes = causes or ("its constants are like the reference's, its output is not",)
     return BlockError(border.name, arrived, own, expected, suspect, causes)
-
-
-def _sqnr(meter: TensorMeter) -> float | None:
-    return meter.report().sqnr_db

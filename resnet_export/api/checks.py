@@ -1,4 +1,4 @@
-"""`resnet_export.lint`, `sensitivity`, `bench`, `models` and `doctor`: what files, models and machines are like."""
+"""`resnet_export.sensitivity`, `bench` and `doctor`: what files and machines are like."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from runtimes.argument_kinds import Count, StrPath, checked_kinds
 
 if TYPE_CHECKING:
     from calibration.mixed_precision.sensitivity import Sensitivity
-    from exporter.models.model_table import ModelFacts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,21 +143,6 @@ def bench(
     )
     content, rows = time_models(options, Reporter(on_event))
     return BenchReport(tuple(rows), content)
-
-
-@checked_kinds
-def models(family: str | None = None) -> tuple[ModelFacts, ...]:
-    """Return the models that have names: parameters, multiply-accumulates, input size, published top-1.
-
-    Raises:
-        UnknownModelError: If there is no such family.
-    """
-    from exporter.models.model_names import check_family
-    from exporter.models.model_table import load_model_table
-
-    if family is not None:
-        check_family(family)
-    return tuple(facts for facts in load_model_table() if family in (None, facts.family))
 
 
 def doctor() -> dict[str, Any]:

@@ -6,6 +6,7 @@ Needs neither torch nor onnx.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -94,7 +95,8 @@ def time_models(options: BenchOptions, reporter: Reporter) -> tuple[dict[str, An
 
 def _candidates(options: BenchOptions, stack: ExitStack) -> list[BenchedModel]:
     """Open every model in every precision that was named; the table's names are as short as they can be."""
-    found = []
+    found: list[BenchedModel] = []
+    seen: Counter[str] = Counter()
     for path in options.models:
         for precision in options.precision or (None,):
             model = load(
@@ -108,13 +110,10 @@ def _candidates(options: BenchOptions, stack: ExitStack) -> list[BenchedModel]:
             stack.enter_context(model)
             told = model.describe()
             word = told.precision or Path(told.file).name
-            found.append(BenchedModel(f"{path.name} {word}" if len(options.models) > 1 else word, model))
-    names_seen: dict[str, int] = {}
-    unique = []
-    for candidate in found:
-        names_seen[candidate.name] = seen = names_seen.get(candidate.name, 0) + 1
-        unique.append(candidate if seen == 1 else BenchedModel(f"{candidate.name} ({seen})", candidate.model))
-    return unique
+            name = f"{path.name} {word}" if len(options.models) > 1 else word
+            seen[name] += 1
+            found.append(BenchedModel(name if seen[name] == 1 else f"{name} ({seen[name]})", model))
+    return found
 
 
 def _mlperf(

@@ -63,13 +63,12 @@ def run_scenario(
     loadgen = load_loadgen()
     num_samples = len(next(iter(inputs.values())))
     errors: list[Exception] = []
-    sut = loadgen.ConstructSUT(
-        _answer(loadgen, model, inputs, 1 if scenario == "SingleStream" else offline_batch, errors), _nothing
-    )
+    rows = 1 if scenario == "SingleStream" else offline_batch
+    sut = loadgen.ConstructSUT(_answer(loadgen, model, inputs, rows, errors), _nothing)
     qsl = loadgen.ConstructQSL(num_samples, num_samples, _nothing, _nothing)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            settings = _settings(loadgen, model, inputs, scenario, seconds=seconds, offline_batch=offline_batch)
+            settings = _settings(loadgen, model, inputs, scenario, seconds=seconds, rows=rows)
             loadgen.StartTestWithLogSettings(sut, qsl, settings, _log_settings(loadgen, folder))
             summary = (Path(folder) / "mlperf_log_summary.txt").read_text(encoding="utf-8")
     finally:
@@ -121,11 +120,10 @@ def _answer(
 
 
 def _settings(
-    loadgen: Any, model: Model, inputs: Mapping[str, Array], scenario: str, *, seconds: float, offline_batch: int
+    loadgen: Any, model: Model, inputs: Mapping[str, Array], scenario: str, *, seconds: float, rows: int
 ) -> Any:
     from runtimes.metrics.latency import measure_latency
 
-    rows = 1 if scenario == "SingleStream" else offline_batch
     some = {name: np.resize(values, (rows, *values.shape[1:])) for name, values in inputs.items()}
     latency = measure_latency(lambda: model.run(some), budget_s=0.5)
     settings = loadgen.TestSettings()

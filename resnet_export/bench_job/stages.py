@@ -64,17 +64,15 @@ def bench(
     """Time every candidate at every batch size; all others are compared with the first."""
     rows = []
     for batch in batches:
-        calls: dict[tuple[str, str], Callable[[], object]] = {}
-        for candidate in candidates:
-            for stage, call in _stages(candidate.model, pictures, batch).items():
-                calls[candidate.name, stage] = call
-        names = {f"{name}\n{stage}": call for (name, stage), call in calls.items()}
-        timings = time_in_turns(names, rounds=rounds, seconds=seconds)
+        calls = {
+            f"{candidate.name}\n{stage}": call
+            for candidate in candidates
+            for stage, call in _stages(candidate.model, pictures, batch).items()
+        }
+        timings = time_in_turns(calls, rounds=rounds, seconds=seconds)
         first = timings[f"{candidates[0].name}\nrun"]
         for place, candidate in enumerate(candidates):
-            stages = {
-                stage: timings[f"{candidate.name}\n{stage}"] for stage in STAGES if (candidate.name, stage) in calls
-            }
+            stages = {stage: timings[key] for stage in STAGES if (key := f"{candidate.name}\n{stage}") in timings}
             against = None if place == 0 else compare_timings(stages["run"], first)
             rows.append(BenchRow(candidate.name, batch, stages, against))
     return rows

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from exporter.models.model_names import FAMILIES, MODEL_NAMES, Family, check_family
 from exporter.models.model_table import ModelFacts, load_model_table
 from resnet_export.console.put_json import put_json
+from runtimes.argument_kinds import checked_kinds
 
 _ALSO = (
     "also: torchvision:NAME, timm:NAME, timm:hf-hub:ORG/NAME, package.module:callable,",
@@ -27,14 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the models; return 0.
-
-    Raises:
-        UnknownModelError: If there is no such family.
-    """
-    if arguments.family is not None:
-        check_family(arguments.family)
-    table = [facts for facts in load_model_table() if arguments.family in (None, facts.family)]
+    """Print the models; return 0, or raise what `models` raises."""
+    table = models(arguments.family)
     if arguments.json:
         families = [family for family in FAMILIES.values() if arguments.family in (None, family.name)]
         others = [_bare_row(name, family) for family in families for name in _without_facts(family)]
@@ -42,6 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(table, arguments.family)))
     return 0
+
+
+@checked_kinds
+def models(family: str | None = None) -> tuple[ModelFacts, ...]:
+    """Return the models that have names: parameters, multiply-accumulates, input size, published top-1.
+
+    Raises:
+        UnknownModelError: If there is no such family.
+    """
+    if family is not None:
+        check_family(family)
+    return tuple(facts for facts in load_model_table() if family in (None, facts.family))
 
 
 def _row(facts: ModelFacts) -> dict[str, object]:

@@ -9,14 +9,11 @@ own ranges, which is checked; with others the ranking is of the model that these
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import Effort, steps_of
@@ -198,14 +195,10 @@ def _calibrate(recipe: Recipe, paths: Sequence[Path], allowed_bad: int, reporter
     from calibration.mixed_precision.keep_float import nodes_named
     from calibration.pipeline.quantize_model import scale_and_calibrate, settle_ranges
 
-    def arrays() -> Iterator[NDArray[np.float32]]:
-        for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, reporter):
-            yield batch.images
-
     options: Mapping[str, Any] = recipe.manifest.options
     calibrated = scale_and_calibrate(
         recipe.model,
-        arrays(),
+        (batch.images for batch in stream("calibrating", paths, recipe.manifest.preprocessing, allowed_bad, reporter)),
         open_runtime=OrtRuntime,
         method=method_from_name(options["method"]["name"]),
         dialect=Dialect(recipe.target.dialect),

@@ -76,9 +76,7 @@ def _build_ability(facts: Facts) -> Ability:
 def can_build(facts: Facts, module: str) -> str:
     """Return with what and for what a flavor builds here, or ""."""
     item = facts.flavor(module)
-    if module not in BUILDERS:
-        return ""
-    if item.version is None or (module == "tensorrt" and not facts.gpu.is_usable):
+    if module not in BUILDERS or item.version is None or (module == "tensorrt" and not facts.gpu.is_usable):
         return ""
     if module == "tensorrt":
         return f"TensorRT {item.version} for the GPU here"

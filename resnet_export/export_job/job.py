@@ -63,7 +63,7 @@ def _build_engine(run: ExportRun) -> dict[str, Any]:
 
     options = run.options
     flavor = "rtx" if options.rtx else "tensorrt"
-    request = EngineRequest(options.folder, options.engine_precision, flavor, BuildOptions(batch=options.batch))
+    request = EngineRequest(options.folder, options.precisions[0], flavor, BuildOptions(batch=options.batch))
     return engine_report(have_engine(request, run.reporter))
 
 

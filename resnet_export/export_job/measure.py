@@ -255,12 +255,8 @@ def _time_one_image(runtime: Runtime) -> Latency:
     return measure_latency(lambda: runtime.run(image))
 
 
-def rows_to_json(rows: list[MeasuredRow], sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the rows as `report.json` holds them."""
-    return [_row_json(row, sizes) for row in rows]
-
-
-def _row_json(row: MeasuredRow, sizes: Mapping[str, int]) -> dict[str, Any]:
+def row_json(row: MeasuredRow, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Return a row as `report.json` holds it."""
     content: dict[str, Any] = {"name": row.name, "file": row.file}
     content["parity"] = None if row.parity is None else row.parity.parity_json()
     if row.features is not None:

@@ -26,7 +26,7 @@ from resnet_export.export_job.context.choose_images import ChosenImages, choose_
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices
-from resnet_export.images.image_set import ImageSource, warn_of_files_passed_over
+from resnet_export.images.image_set import warn_of_files_passed_over
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
 from runtimes.metrics.logit_meter import LogitMeter
@@ -98,9 +98,7 @@ def _tell_copies(images: ChosenImages, reporter: Reporter) -> None:
         reporter.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
 
 
-def _read_labels(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
+def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
@@ -145,7 +143,8 @@ def _top1(options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] 
 
     assert options.val is not None
     paths = images.measured[:MAX_JUDGED]
-    classes = _classes(options.val, options, images, labels or loaded.labels, loaded.num_classes)
+    names = labels or loaded.labels
+    classes = class_indices(options.val, images.measured, names, loaded.num_classes, options.val_labels)
     if classes is None:
         raise ExportError("MODEL auto: --val has no labels to choose by; name the model, or give --val-labels FILE")
     meter = LogitMeter(strict=True)
@@ -183,7 +182,7 @@ def _class_indices(
     if not loaded.gives_logits:
         reporter.warn("--val: features have no top-1; its images are used without their labels")
         return None
-    classes = _classes(options.val, options, images, loaded.labels, loaded.num_classes)
+    classes = class_indices(options.val, images.measured, loaded.labels, loaded.num_classes, options.val_labels)
     if classes is None:
         if options.max_top1_drop is not None:
             raise ExportError(
@@ -195,13 +194,6 @@ def _class_indices(
         return None
     reporter.done(f"{len(images.measured)} validation images. {classes.how}")
     return classes
-
-
-def _classes(
-    val: ImageSource, options: ExportOptions, images: ChosenImages, labels: tuple[str, ...] | None, num_classes: int
-) -> ClassIndex | None:
-    """Return the class of every measured image: as given with the images, else by its folder; None where none says."""
-    return class_indices(val, images.measured, labels, num_classes, options.val_labels)
 
 
 def _golden_inputs(images: ChosenImages, preprocessing: Preprocessing) -> NDArray[np.float32]:

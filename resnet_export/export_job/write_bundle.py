@@ -25,7 +25,7 @@ from resnet_export.export_job.calibrate import calibration_report
 from resnet_export.export_job.context.artifacts import Artifacts
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
-from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, rows_to_json
+from resnet_export.export_job.measure import SATURATING_ROW, MeasuredRow, int8_kernels_note, row_json
 from resnet_export.export_job.refused_forms import ANY_ENGINE
 from runtimes.bundle import file_names
 from runtimes.bundle.manifest import Manifest, TensorEntry
@@ -93,7 +93,6 @@ def _hard_arrays(artifacts: Artifacts) -> dict[str, NDArray[Any]]:
 
 def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes: Mapping[str, int]) -> dict[str, Any]:
     options, images, reporter = run.options, run.images, run.reporter
-    saturating = rows_to_json([row for row in rows if row.name == SATURATING_ROW], sizes)
     return {
         "bundle": str(options.folder),
         "model": artifacts.exported.loaded.model_id,
@@ -109,10 +108,10 @@ def _report(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow], sizes
         "measured_on": images.measured_from if images.measured else None,
         "calibration": None if artifacts.table is None else calibration_report(artifacts.table, artifacts.exported),
         "int8_arithmetic": _int8_arithmetic(options) if options.int8 else None,
-        "rows": rows_to_json([row for row in rows if row.is_as_written], sizes),
-        "plain_sessions": rows_to_json([row for row in rows if row.is_plain], sizes),
-        "other_runtimes": rows_to_json([row for row in rows if row.is_elsewhere], sizes),
-        "int8_default_kernels": saturating[0] if saturating else None,
+        "rows": [row_json(row, sizes) for row in rows if row.is_as_written],
+        "plain_sessions": [row_json(row, sizes) for row in rows if row.is_plain],
+        "other_runtimes": [row_json(row, sizes) for row in rows if row.is_elsewhere],
+        "int8_default_kernels": next((row_json(row, sizes) for row in rows if row.name == SATURATING_ROW), None),
         "dla": None if artifacts.dla is None else dict(artifacts.dla.report),
         "accuracy_budget": None if artifacts.budget is None else artifacts.budget.report,
         "keep_float": artifacts.keep_float,

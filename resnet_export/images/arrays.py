@@ -35,12 +35,8 @@ def array_pictures(path: Path) -> Iterator[Picture]:
     if labels is not None and labels.shape != (len(images),):
         raise ImageFolderError(f"{path}: got labels {list(labels.shape)} for {len(images)} images, expected one each")
     for number, image in enumerate(images):
-        label = None if labels is None else _word(labels[number])
+        label = None if labels is None else str(labels[number])
         yield Picture(f"{path.stem}.npy", label, content=_bytes(image))
-
-
-def _word(label: Any) -> str:
-    return str(int(label)) if np.issubdtype(type(label), np.integer) else str(label)
 
 
 def _bytes(image: NDArray[Any]) -> bytes:

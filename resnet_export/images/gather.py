@@ -204,11 +204,9 @@ def gathered_val(words: Sequence[str] | None, labels: Path | None, stack: ExitSt
         OptionError: If there are labels of no images.
         ImageFolderError: As `gathered`.
     """
-    if words is None:
-        if labels is not None:
-            raise OptionError(LABELS_OF_NOTHING)
-        return None
-    return stack.enter_context(gathered_source(words, labels))
+    if words is None and labels is not None:
+        raise OptionError(LABELS_OF_NOTHING)
+    return None if words is None else stack.enter_context(gathered_source(words, labels))
 
 
 def _shown(words: Sequence[str]) -> str:

@@ -118,7 +118,6 @@ def _images(subject: Subject, preprocessing: Preprocessing, validation: Validati
 
 
 def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
-
     from calibration.diagnostics.bisect_blocks import bisect_blocks
     from calibration.errors import CalibrationError
     from exporter.graph.read_model import read_model

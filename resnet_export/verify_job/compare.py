@@ -199,12 +199,11 @@ def compare(
     """Run every file over one set of images, but those to leave out, which are the reference themselves."""
     judged = [one for one in opened.candidates if one.candidate.name not in leave_out]
     meters: dict[tuple[str, str], LogitMeter] = {}
-    answers = kind
 
-    def meter(kind: str, name: str, num_classes: int) -> LogitMeter:
-        if (kind, name) not in meters:
-            meters[kind, name] = LogitMeter(num_classes, labelled=images.labelled, kind=answers)
-        return meters[kind, name]
+    def meter(what: str, name: str, num_classes: int) -> LogitMeter:
+        if (what, name) not in meters:
+            meters[what, name] = LogitMeter(num_classes, labelled=images.labelled, kind=kind)
+        return meters[what, name]
 
     for batch, trusted, answered in _all_answers(images, judged, opened):
         num_classes = trusted.shape[1]
@@ -215,8 +214,8 @@ def compare(
                 meter("origin", name, num_classes).add(trusted, between, names=batch.names, labels=batch.labels)
                 meter("engine", name, num_classes).add(between, got, names=batch.names, labels=batch.labels)
     reports = {key: one.report() for key, one in meters.items()}
-    kinds = ("found", "origin", "engine")
-    found, origins, losses = ({name: one for (of, name), one in reports.items() if of == kind} for kind in kinds)
+    sides = ("found", "origin", "engine")
+    found, origins, losses = ({name: one for (what, name), one in reports.items() if what == side} for side in sides)
     return Compared(images, found, origins, losses)
 
 

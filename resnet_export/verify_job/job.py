@@ -144,7 +144,7 @@ def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
     subject, gives = job.subject, given or AnswerKind.LOGITS
     if subject.ends_in_softmax and gives is AnswerKind.LOGITS:
         return replace(job, subject=replace(subject, finish=replace(subject.finish, softmax=True)))
-    own = None if subject.manifest is None else kind_in(subject.manifest.model)
+    own = _kind(job)
     if own is not None and own != gives and AnswerKind.PROBABILITIES in (own, gives):
         raise ExportError(
             f"{subject.path} gives {own.value}, {job.reference.name} {gives.value}; compare with the model that the "

@@ -60,5 +60,4 @@ def choose_images(options: ExportOptions) -> ChosenImages:
         measured_from = sample_images.drawn_in_words(len(measured), len(apart.validation), options.val.shown)
         return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
     source = "" if options.calib is None else f" of {options.calib.shown}, held out"
-    measured_from = f"{len(split.held_out)} images{source}"
-    return ChosenImages(calibration, split.held_out, measured_from, allowed_bad)
+    return ChosenImages(calibration, split.held_out, f"{len(split.held_out)} images{source}", allowed_bad)

@@ -92,13 +92,8 @@ class ExportOptions:
         return self.int8 and self.fp16 and self.target.dialect == "tensorrt" and opset >= MIN_FLOAT16_SCALE_OPSET
 
     @property
-    def engine_precision(self) -> str:
-        """The precision that `engine` builds, a key of `runtimes.bundle.precision.MODEL_FILES`."""
-        return self.precisions[0]
-
-    @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions of the bundle's files, lowest first."""
+        """The precisions of the bundle's files, lowest first, which `engine` builds; keys of `MODEL_FILES`."""
         written = {"int8-fp16": self.has_int8_float16, "int8": self.int8, "fp16": self.fp16, "fp32": True}
         return tuple(precision for precision, is_written in written.items() if is_written)
 
