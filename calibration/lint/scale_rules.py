@@ -146,10 +146,8 @@ def _check_values(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped,
     if not np.isfinite(values).all():
         kind = "NaN" if np.isnan(values).any() else "infinite"
         grouped.add(SCALE_NOT_FINITE, f"a scale of {what} is {kind}", place)
-    elif (values < 0).any():
-        grouped.add(SCALE_NOT_POSITIVE, f"a scale of {what} is negative", place)
-    elif (values == 0).any():
-        grouped.add(SCALE_NOT_POSITIVE, f"a scale of {what} is 0", place)
+    elif (values <= 0).any():
+        grouped.add(SCALE_NOT_POSITIVE, f"a scale of {what} is {'negative' if (values < 0).any() else '0'}", place)
     elif scale.dtype == np.float16 and (values < FLOAT16_MIN_NORMAL).any():
         message = f"a scale of {what} is below {FLOAT16_MIN_NORMAL:.1e}, the least normal float16"
         grouped.add(FLOAT16_SCALE, message, place)

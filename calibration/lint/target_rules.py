@@ -150,30 +150,33 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
 
 
 def _check_openvino(graph: QuantizedGraph, opset: int, grouped: Grouped) -> None:
-    """Look for reductions whose axes OpenVINO does not read, what it does not hear of, an old Softmax over several."""
     for node in graph.model.graph.node:
-        if node.domain not in STANDARD_DOMAINS:
-            continue
-        if opset in AXES_NOT_READ and node.op_type in REDUCTIONS and attribute(node, "axes", None):
-            message = f"{node.op_type} of opset {opset}: OpenVINO does not read its axes and reduces over all of them"
-            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
-        elif node.op_type == "Resize" and (named := [name for name in NOT_HEARD if attribute(node, name, 0)]):
-            message = f"Resize with {named[0]}: OpenVINO resizes without it"
-            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
-        elif node.op_type == "LRN" and (bias := float(attribute(node, "bias", 1.0))) != int(bias):
-            message = f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}"
-            grouped.add(OPENVINO_MISREADS, message, graph.where(node))
-        elif node.op_type == "AveragePool" and _counts_padding_and_rounds_up(node):
-            message = (
-                "AveragePool with ceil_mode and count_include_pad: OpenVINO divides windows beyond the padding wrongly"
-            )
-            grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
-        elif opset < SOFTMAX_OF_ONE_AXIS and node.op_type == "Softmax" and attribute(node, "axis", 1) != -1:
-            message = (
-                f"Softmax of opset {opset}, over axis {attribute(node, 'axis', 1)} and all behind it: OpenVINO takes "
-                "that axis alone, which is the same for the last"
-            )
-            grouped.add(OPENVINO_MISREADS, message, graph.where(node), severity=Severity.NOTE)
+        words, severity = _misread(node, opset) if node.domain in STANDARD_DOMAINS else ("", None)
+        if words:
+            grouped.add(OPENVINO_MISREADS, f"{node.op_type} {words}", graph.where(node), severity=severity)
+
+
+def _misread(node: NodeProto, opset: int) -> tuple[str, Severity | None]:
+    """Return how OpenVINO takes a node for another, in words, and how bad it is if no warning; empty where it does not.
+
+    Reductions whose axes it does not read, what it does not hear of, an old Softmax over several axes.
+    """
+    kind = node.op_type
+    if opset in AXES_NOT_READ and kind in REDUCTIONS and attribute(node, "axes", None):
+        return f"of opset {opset}: OpenVINO does not read its axes and reduces over all of them", None
+    if kind == "Resize" and (named := [name for name in NOT_HEARD if attribute(node, name, 0)]):
+        return f"with {named[0]}: OpenVINO resizes without it", None
+    if kind == "LRN" and (bias := float(attribute(node, "bias", 1.0))) != int(bias):
+        return f"with the bias {bias:g}: OpenVINO computes with {int(bias)}", None
+    if kind == "AveragePool" and _counts_padding_and_rounds_up(node):
+        words = "with ceil_mode and count_include_pad: OpenVINO divides windows beyond the padding wrongly"
+        return words, Severity.NOTE
+    if kind == "Softmax" and opset < SOFTMAX_OF_ONE_AXIS and (axis := attribute(node, "axis", 1)) != -1:
+        words = (
+            f"of opset {opset}, over axis {axis} and all behind it: OpenVINO takes that axis alone, which is the same"
+        )
+        return f"{words} for the last", Severity.NOTE
+    return "", None
 
 
 def _counts_padding_and_rounds_up(node: NodeProto) -> bool:
@@ -190,10 +193,8 @@ def _check_pads_of_pools(graph: QuantizedGraph, grouped: Grouped) -> None:
         value = graph.constants.array(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
         maker = graph.index.producer.get(pad.input[0])
         if (value is None or not value.any()) and (maker is None or maker.op_type not in _NEVER_NEGATIVE):
-            message = (
-                "a Pad of zeros before it: ONNX Runtime before 1.32 joins both and pads with minus infinity instead"
-            )
-            grouped.add(PAD_BEFORE_MAX_POOL, message, graph.where(node))
+            told = "a Pad of zeros before it: ONNX Runtime before 1.32 joins both and pads with minus infinity instead"
+            grouped.add(PAD_BEFORE_MAX_POOL, told, graph.where(node))
 
 
 def _check_pool_windows(graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -152,13 +152,12 @@ def joined(first: LogitComparison, second: LogitComparison) -> LogitComparison:
     labelled = None
     if first.labelled is not None and second.labelled is not None:
         parts = (first.labelled, second.labelled)
-        total = sum(part.num_images for part in parts)
         labelled = LabelledResult(
             top1=_mean([(part.top1, part.num_images) for part in parts]),
             top5=_mean([(part.top5, part.num_images) for part in parts]),
             losses=sum(part.losses for part in parts),
             gains=sum(part.gains for part in parts),
-            num_images=total,
+            num_images=sum(part.num_images for part in parts),
         )
     return LogitComparison(
         num_images=num_images,

@@ -8,7 +8,7 @@ each Q/DQ would be one more kernel, and an error of the gate scales whole channe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
@@ -76,15 +76,16 @@ def _reads_only(node: NodeProto, pooled: set[str], index: GraphIndex) -> bool:
 
 def _layers_behind(gate: str, pooled: set[str], index: GraphIndex) -> set[str]:
     """Return the weighted layers on the way from the pool to `gate`."""
-    layers: set[str] = set()
-    pending, seen = [gate], {gate}
+    makers = (index.producer.get(name) for name in tensors_behind(gate, index, lambda name: name in pooled))
+    return {maker.name for maker in makers if maker is not None and maker.op_type in WEIGHTED_OPS}
+
+
+def tensors_behind(tensor: str, index: GraphIndex, counts: Callable[[str], bool]) -> set[str]:
+    """Return a tensor and those that it is computed from, as far back as they count."""
+    pending, seen = [tensor], {tensor}
     while pending:
         producer = index.producer.get(pending.pop())
-        if producer is None:
-            continue
-        if producer.op_type in WEIGHTED_OPS:
-            layers.add(producer.name)
-        new = [name for name in producer.input if name in pooled and name not in seen]
+        new = [] if producer is None else [name for name in producer.input if counts(name) and name not in seen]
         seen.update(new)
         pending.extend(new)
-    return layers
+    return seen

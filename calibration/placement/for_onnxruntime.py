@@ -97,10 +97,8 @@ def _layers(
     skipped: list[str] = []
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            reason = for_tensorrt.why_not_quantized(node, index, graph_inputs) or _why_bias_not_quantized(
-                node, index, graph_inputs
-            )
-            if reason := reason or kept.get(node.name, ""):
+            reason = for_tensorrt.why_not_quantized(node, index, graph_inputs)
+            if reason := reason or _why_bias_not_quantized(node, index, graph_inputs) or kept.get(node.name, ""):
                 skipped.append(f"{node.name}: {reason}")
             else:
                 layers[node.name] = node

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from calibration.placement.channel_gates import Gates, find_gates
+from calibration.placement.channel_gates import Gates, find_gates, tensors_behind
 from exporter.graph.onnx_graph import GraphIndex, index_graph
 
 NO_CONV = "neither operand is the output of a convolution that only this Add reads"
@@ -127,15 +127,7 @@ def _convs_since_fork(first: str, second: str, index: GraphIndex) -> tuple[int, 
 
 
 def _ancestors(tensor: str, index: GraphIndex) -> set[str]:
-    seen = {tensor}
-    pending = [tensor]
-    while pending:
-        producer = index.producer.get(pending.pop())
-        for name in producer.input if producer is not None else ():
-            if name and name not in seen and name not in index.initializer:
-                seen.add(name)
-                pending.append(name)
-    return seen
+    return tensors_behind(tensor, index, lambda name: bool(name) and name not in index.initializer)
 
 
 def _longest_way(tensor: str, shared: set[str], ancestors: set[str], index: GraphIndex) -> int:

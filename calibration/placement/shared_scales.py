@@ -157,14 +157,10 @@ class Completion:
 
     def _only_moves(self, node: NodeProto) -> bool:
         """Tell whether values are moved only, from `node` to the first pairs behind it."""
-        if node.op_type not in MOVING:
-            return False
-        for output in node.output:
-            if output not in self.readers and not all(
-                self._only_moves(use.node) for use in self.index.uses.get(output, ())
-            ):
-                return False
-        return True
+        return node.op_type in MOVING and all(
+            output in self.readers or all(self._only_moves(use.node) for use in self.index.uses.get(output, ()))
+            for output in node.output
+        )
 
     def _pads_zeros(self, pad: NodeProto) -> bool:
         if attribute(pad, "mode", b"constant") != b"constant" or attribute(pad, "value", 0.0) != 0.0:

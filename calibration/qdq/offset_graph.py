@@ -47,16 +47,12 @@ class OffsetGraph:
 
     def move(self, tensor: OffsetTensor, offset: float) -> None:
         """Add `offset` to a tensor, and let those who read it not notice."""
-        for layer, added in self._moved(tensor, offset).items():
-            self._added[layer] = added
+        self._added.update(self._moved(tensor, offset))
 
     def has_room(self, tensor: OffsetTensor, offset: float) -> bool:
         """Tell whether the biases that `move` changes stay finite in the file's type."""
-        for layer, added in self._moved(tensor, offset).items():
-            before = self._bias(self._nodes[layer])
-            if np.abs(before + added).max() > np.finfo(before.dtype).max:
-                return False
-        return True
+        moved = ((self._bias(self._nodes[layer]), added) for layer, added in self._moved(tensor, offset).items())
+        return not any(np.abs(before + added).max() > np.finfo(before.dtype).max for before, added in moved)
 
     def make_symmetric(self, tensor: OffsetTensor, zero_point: int) -> None:
         """Give a UINT8 tensor an INT8 range from -amax to amax that holds its own, and no offset."""
@@ -174,8 +170,15 @@ class OffsetGraph:
 
     def write_biases(self) -> None:
         """Write what the biases have taken."""
-        for name, added in self._added.items():
-            self._write_bias(self._nodes[name], added)
+        for layer, added in self._added.items():
+            node = self._nodes[layer]
+            if len(node.input) < 3:
+                node.input.append("")
+            before = self._bias(node)
+            shared = sum(node.input[2] in other.input for other in self._graph.node) > 1
+            name = f"{layer}.bias.offset" if shared or not node.input[2] else node.input[2]
+            self._constant(name, (before + added).astype(before.dtype))
+            node.input[2] = name
 
     def finish(self) -> None:
         """Order the nodes; drop the constants that nothing reads any more."""
@@ -225,15 +228,6 @@ class OffsetGraph:
         others = tuple(place for place in range(values.ndim) if place != axis)
         sums: NDArray[np.float64] = values.sum(axis=others, dtype=np.float64)
         return sums if dequantize is None else sums * self._array(dequantize.input[1]).astype(np.float64)
-
-    def _write_bias(self, node: NodeProto, added: NDArray[np.float64]) -> None:
-        if len(node.input) < 3:
-            node.input.append("")
-        before = self._bias(node)
-        shared = sum(node.input[2] in other.input for other in self._graph.node) > 1
-        name = f"{node.name}.bias.offset" if shared or not node.input[2] else node.input[2]
-        self._constant(name, (before + added).astype(before.dtype))
-        node.input[2] = name
 
     def _dtype_of(self, node: NodeProto) -> np.dtype[np.generic]:
         """Return the type of a layer's weights as the layer reads them."""
