@@ -142,15 +142,13 @@ def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
     given = checkpoint.state_dict
     missing = [name for name in own if name not in given and not counts_batches(name)]
     unexpected = [name for name in given if name not in own]
-    unfit = {name: _misfit(given[name], own[name]) for name in own if name in given}
-    unfit = {name: words for name, words in unfit.items() if words}
-    problems = [
+    unfit = {name: words for name in own if name in given and (words := _misfit(given[name], own[name]))}
+    problems = (
         _listed("missing from the file", missing),
         _listed("unexpected in the file", unexpected),
         _listed("unfit", [f"{name} ({words})" for name, words in unfit.items()]),
-    ]
-    if any(problems):
-        found = "; ".join(problem for problem in problems if problem)
+    )
+    if found := "; ".join(filter(None, problems)):
         hint = _misfit_hint(missing + unexpected, list(unfit), given)
         raise WeightsError(f"the weights do not fit {type(module).__name__}: {found}; {hint}")
     module.load_state_dict(given, strict=False)  # what may be missing was settled above

@@ -118,10 +118,8 @@ def _taken(
         here = place[:depth]
         others = {at[depth] for at in found if at[:depth] == here and len(at) > depth} - {key}
         entries = entries[key] if isinstance(entries, Mapping) else None
-        ignored = ""
-        if others:
-            listed = ", ".join(sorted(others))
-            ignored = f" (the file also holds {listed}: not used; --checkpoint-key takes another)"
+        listed = ", ".join(sorted(others))
+        ignored = f" (the file also holds {listed}: not used; --checkpoint-key takes another)" if others else ""
         notes.append(f'took the weights under "{key}"{ignored}')
     assert isinstance(entries, Mapping)
     state_dict, left = _only_tensors(entries, path)
@@ -132,15 +130,14 @@ def _under_key(
     payload: Mapping[object, object], found: Mapping[tuple[str, ...], Mapping[str, object]], path: Path, key: str
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights that `key` names: a dictionary, or names that begin with it."""
-    exact = next((at for at in found if ".".join(at) == key), None)
-    below = [at for at in found if ".".join(at).startswith(f"{key}.")]
-    if exact is None and len(below) > 1:
-        usual = [at for at in below if all(word in WRAPPER_KEYS for word in at[len(key.split(".")) :])]
-        below = usual if len(usual) == 1 else below
-    if exact is not None or len(below) == 1:
-        place = below[0] if exact is None else exact
-        state_dict, left = _only_tensors(found[place], path)
-        return state_dict, [f'took the weights under "{".".join(place)}", as --checkpoint-key says', *left]
+    exact = [at for at in found if ".".join(at) == key][:1]
+    places = exact or [at for at in found if ".".join(at).startswith(f"{key}.")]
+    if len(places) > 1:
+        usual = [at for at in places if all(word in WRAPPER_KEYS for word in at[len(key.split(".")) :])]
+        places = usual if len(usual) == 1 else places
+    if len(places) == 1:
+        state_dict, left = _only_tensors(found[places[0]], path)
+        return state_dict, [f'took the weights under "{".".join(places[0])}", as --checkpoint-key says', *left]
     for place, entries in sorted(found.items(), key=lambda item: item[0] != _usual_place(payload)):
         rest = key[len(".".join(place)) + 1 :] if place and key.startswith(".".join(place) + ".") else key
         beginning = _beginning(rest, entries)
@@ -148,9 +145,8 @@ def _under_key(
             named = {name[len(beginning) :]: value for name, value in entries.items() if name.startswith(beginning)}
             state_dict, _ = _only_tensors(named, path)
             where = f' of "{".".join(place)}"' if place else ""
-            return state_dict, [
-                f'took the {len(named)} names{where} that begin with "{beginning}", as --checkpoint-key says'
-            ]
+            told = f'took the {len(named)} names{where} that begin with "{beginning}", as --checkpoint-key says'
+            return state_dict, [told]
     there = f"it holds {_named(found)}" if found else "it holds no weights at all"
     raise WeightsError(f"{path}: --checkpoint-key {key}: no weights under that key; {there}")
 
@@ -174,9 +170,7 @@ def _holds_weights(value: object, depth: int = _MAX_NESTING) -> bool:
 
 def _is_mostly_tensors(value: object) -> bool:
     """Tell whether `value` is a dict of which more than half of the values are tensors."""
-    if not isinstance(value, Mapping):
-        return False
-    return 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)
+    return isinstance(value, Mapping) and 2 * sum(isinstance(item, Tensor) for item in value.values()) > len(value)
 
 
 def _only_tensors(

@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, ClassVar
 
 from exporter.errors import UnsafeCheckpointError
 
-_HARMFUL_MODULES = frozenset(
-    [
-        "_posixsubprocess", "asyncio", "code", "codeop", "commands", "concurrent", "ctypes", "distutils",
-        "fcntl", "ftplib", "http", "imp", "importlib", "marshal", "mmap", "multiprocessing", "nt", "os",
-        "pickle", "_pickle", "pip", "pkgutil", "platform", "popen2", "posix", "pty", "runpy", "setuptools",
-        "shelve", "shutil", "signal", "smtplib", "socket", "ssl", "subprocess", "sys", "tempfile",
-        "threading", "timeit", "urllib", "webbrowser", "zipimport"
-    ]
-)  # fmt: skip
+_HARMFUL_MODULES = frozenset({
+    "_posixsubprocess", "asyncio", "code", "codeop", "commands", "concurrent", "ctypes", "distutils",
+    "fcntl", "ftplib", "http", "imp", "importlib", "marshal", "mmap", "multiprocessing", "nt", "os",
+    "pickle", "_pickle", "pip", "pkgutil", "platform", "popen2", "posix", "pty", "runpy", "setuptools",
+    "shelve", "shutil", "signal", "smtplib", "socket", "ssl", "subprocess", "sys", "tempfile",
+    "threading", "timeit", "urllib", "webbrowser", "zipimport"
+})  # fmt: skip
 """Whose functions act on the machine. Nothing is called in any case; a call of one of these is refused aloud."""
 
-_HARMLESS_BUILTINS = frozenset(
-    [
-        "bool", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object", "range",
-        "set", "slice", "str", "tuple",
-        "long", "unicode", "xrange"
-    ]
-)  # fmt: skip
+_HARMLESS_BUILTINS = frozenset({
+    "bool", "bytes", "complex", "dict", "float", "frozenset", "getattr", "int", "list", "object", "range",
+    "set", "slice", "str", "tuple",
+    "long", "unicode", "xrange"
+})  # fmt: skip
 _KEYS = (str, int, float, bytes, type(None))
 """Types allowed as keys: hashing anything else of a file (a tuple nested a million deep) can end the process."""
 
@@ -94,21 +90,17 @@ def read_inert(content: bytes | BytesIO, storages: dict[str, Storage] | None = N
 
 def _tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> StoredTensor:
     # rest: requires_grad, backward_hooks, metadata
-    return _checked_tensor(storage, offset, size, stride, None)
+    sizes, strides = _sizes(size), _sizes(stride)
+    if not isinstance(storage, Storage) or type(offset) is not int or len(sizes) != len(strides):
+        raise pickle.UnpicklingError("a tensor without storage, offset, size and stride")
+    return StoredTensor(storage, offset, sizes, strides)
 
 
 def _typed_tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> StoredTensor:
     _, _, dtype = rest[:3]  # requires_grad, backward_hooks, dtype
     if not isinstance(dtype, Name):
         raise pickle.UnpicklingError("a tensor without a dtype")
-    return _checked_tensor(storage, offset, size, stride, dtype.text.rpartition(".")[2])
-
-
-def _checked_tensor(storage: object, offset: object, size: object, stride: object, dtype: str | None) -> StoredTensor:
-    sizes, strides = _sizes(size), _sizes(stride)
-    if not isinstance(storage, Storage) or type(offset) is not int or len(sizes) != len(strides):
-        raise pickle.UnpicklingError("a tensor without storage, offset, size and stride")
-    return StoredTensor(storage, offset, sizes, strides, dtype)
+    return replace(_tensor(storage, offset, size, stride), dtype=dtype.text.rpartition(".")[2])
 
 
 def _window(value: object) -> tuple[int, int] | None:

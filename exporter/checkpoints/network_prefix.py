@@ -39,9 +39,8 @@ def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], b
     """
     num_wanted: Counter[str] = Counter()
     for name in state_dict:
-        words = name.split(".")
-        for depth in range(min(_MAX_DEPTH, len(words) - 1) + 1):
-            num_wanted[_joined(words[:depth])] += is_wanted(".".join(words[depth:]))
+        for prefix, rest in _splits(name):
+            num_wanted[prefix] += is_wanted(rest)
     most = max(num_wanted.values(), default=0)
     best = sorted((prefix for prefix, count in num_wanted.items() if count == most), key=_by_usage)
     chosen = "" if "" in best else best[0]
@@ -58,17 +57,12 @@ def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], b
 
 def _may_belong(name: str, state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> bool:
     """Tell whether a tensor beside a network may belong to it: it is no number, and no tensor of a second one."""
-    words = name.split(".")
-    endings = (".".join(words[depth:]) for depth in range(min(_MAX_DEPTH, len(words) - 1) + 1))
-    return state_dict[name].numel() > 1 and not any(map(is_wanted, endings))
+    return state_dict[name].numel() > 1 and not any(is_wanted(rest) for _, rest in _splits(name))
 
 
 def likely_networks(state_dict: Mapping[str, Tensor]) -> list[Network]:
     """Return what may be a network in the file when no architecture is known: all of it, then by usual prefixes."""
-    counts: Counter[str] = Counter()
-    for name in state_dict:
-        words = name.split(".")
-        counts.update(_joined(words[:depth]) for depth in range(1, min(_MAX_DEPTH, len(words) - 1) + 1))
+    counts = Counter(prefix for name in state_dict for prefix, _ in _splits(name) if prefix)
     prefixes = [prefix for prefix, count in counts.items() if count >= _MIN_SHARE * len(state_dict)]
     return [Network(dict(state_dict), {}), *(_cut(state_dict, prefix) for prefix in sorted(prefixes, key=_by_usage))]
 
@@ -86,8 +80,11 @@ def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: Sequence[str] = 
     return Network(inside, aside, tuple(notes))
 
 
-def _joined(words: list[str]) -> str:
-    return "".join(f"{word}." for word in words)
+def _splits(name: str) -> list[tuple[str, str]]:
+    """Return the prefixes of a name, "" first, each with what stands behind it."""
+    words = name.split(".")
+    depths = range(min(_MAX_DEPTH, len(words) - 1) + 1)
+    return [("".join(f"{word}." for word in words[:depth]), ".".join(words[depth:])) for depth in depths]
 
 
 def _by_usage(prefix: str) -> tuple[bool, int, str]:

@@ -79,7 +79,8 @@ def engine_from_bundle(
     remove_leftovers(path.parent, [path.name, sidecar_path(path).name, layers_path(path).name, times_path(path).name])
     reason = _why_rebuild(path, facts)
     if reason is None:
-        return _reused(path)
+        reason = "built from the same file, for the same machine, with the same options"
+        return EngineOutcome(path, load_sidecar(path), reused=True, reason=reason, evidence=saved_evidence(path))
     start = time.perf_counter()
     if timing_cache is True:
         timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)
@@ -101,11 +102,6 @@ def engine_from_bundle(
     evidence = gather_evidence(path, plan, facts, products[0] if products else None, layer_list)
     placement = placements[0] if placements else None
     return EngineOutcome(path, sidecar, reused=False, reason=reason, evidence=evidence, placement=placement)
-
-
-def _reused(path: Path) -> EngineOutcome:
-    reason = "built from the same file, for the same machine, with the same options"
-    return EngineOutcome(path, load_sidecar(path), reused=True, reason=reason, evidence=saved_evidence(path))
 
 
 def _onnx_file(manifest: Manifest, bundle: Path, precision: str) -> tuple[str, str]:

@@ -41,7 +41,8 @@ def gather_evidence(
     """Ask the engine just built, and keep what it says beside it."""
     layers, why_no_layers = _told_layers(path, plan, facts, products, layer_list)
     on_gpu = layers is not None and layers.source == engine_layers.INSPECTOR
-    times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or _NEEDS_GPU)
+    needs_gpu = "an engine runs on a GPU only, and here is none"
+    times, why_no_times = _timed_layers(path, facts) if on_gpu else (None, why_no_layers or needs_gpu)
     return EngineEvidence(layers, why_no_layers, times, why_no_times)
 
 
@@ -58,9 +59,6 @@ def saved_evidence(path: Path) -> EngineEvidence:
 def layers_path(plan: Path) -> Path:
     """Return where TensorRT's account of an engine's layers is kept: `<engine>.layers.json`."""
     return plan.with_name(f"{plan.name}.layers.json")
-
-
-_NEEDS_GPU = "an engine runs on a GPU only, and here is none"
 
 
 def _told_layers(

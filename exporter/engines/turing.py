@@ -31,22 +31,13 @@ def check_turing(library: TensorRtLibrary, network: Any, compute_capabilities: t
         return ()
     trt = library.module
     others = tuple(other for other in compute_capabilities if other != TURING)
-    refused = [
-        str(layer.name)
-        for layer in product_layers(trt, network)
-        if layer.type == trt.LayerType.MATRIX_MULTIPLY and layer.get_input(0).dtype == trt.DataType.FLOAT
-    ]
-    if refused:
+    layers = product_layers(trt, network)
+    products = [layer for layer in layers if layer.type == trt.LayerType.MATRIX_MULTIPLY]
+    if refused := [str(layer.name) for layer in products if layer.get_input(0).dtype == trt.DataType.FLOAT]:
         raise EngineBuildError(_refusal(refused, others))
     quantized = set(network_products(trt, network).quantized)
-    convolutions = [
-        layer
-        for layer in product_layers(trt, network)
-        if layer.name in quantized and layer.type != trt.LayerType.MATRIX_MULTIPLY
-    ]
-    if not convolutions:
-        return ()
-    return (_notice(len(convolutions), others),)
+    convolutions = [layer for layer in layers if layer.name in quantized and layer not in products]
+    return (_notice(len(convolutions), others),) if convolutions else ()
 
 
 def _refusal(names: list[str], others: tuple[str, ...]) -> str:

@@ -49,10 +49,8 @@ class EditedGraph:
         if old and len(self.uses[old]) == 1 and old not in self.outputs:
             self.initializer[old].CopyFrom(onnx_graph.initializer_from_array(old, stored))
             return
-        name, number = f"{node.name}.{suffix}", 0
-        while name in self.initializer or name in self.producer or name in self.frozen:
-            number += 1
-            name = f"{node.name}.{suffix}_{number}"
+        taken = (self.initializer, self.producer, self.frozen)
+        name = onnx_graph.free_name(f"{node.name}.{suffix}", lambda word: any(word in names for names in taken))
         self.graph.initializer.append(onnx_graph.initializer_from_array(name, stored))
         self.initializer[name] = self.graph.initializer[-1]
         while len(node.input) <= place:

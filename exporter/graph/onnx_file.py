@@ -2,8 +2,7 @@
 
 What `torch.onnx.export` (either exporter) and other converters write of an image classifier is accepted: one float32
 image as input ([N, C, H, W] or [N, H, W, C]), logits or feature maps as output, opset 7 to the newest that onnx can
-convert. The reference of every
-comparison is then the file itself, run by ONNX Runtime as it came.
+convert. The reference of every comparison is then the file itself, run by ONNX Runtime as it came.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ Passes in this project take a `ModelProto`, leave it unchanged, and return a `Pa
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -184,13 +185,15 @@ def name_nodes(model: ModelProto) -> None:
     for node in model.graph.node:
         if node.name and counts[node.name] == 1:
             continue
-        name = base = next((output for output in node.output if output), node.op_type)
-        number = 0
-        while name in taken:
-            number += 1
-            name = f"{base}_{number}"
-        taken.add(name)
-        node.name = name
+        base = next((output for output in node.output if output), node.op_type)
+        node.name = free_name(base, lambda name: name in taken)
+        taken.add(node.name)
+
+
+def free_name(base: str, is_taken: Callable[[str], bool]) -> str:
+    """Return `base`, or `base` with the first number that makes it new: `relu`, `relu_1`, `relu_2`, ..."""
+    names = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(1)))
+    return next(name for name in names if not is_taken(name))
 
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:

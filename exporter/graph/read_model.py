@@ -72,9 +72,8 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
     try:
         load_external_data_for_model(model, str(path.parent))
     except Exception as err:  # a missing file, one that is too short, a path that leaves the folder: several types
-        locations = sorted(
-            {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-        )
+        entries = (entry for tensor in outside for entry in tensor.external_data)
+        locations = sorted({entry.value for entry in entries if entry.key == "location"})
         raise OnnxFileError(
             f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: {err}; "
             "copy that file beside it under its old name"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
 from exporter.checkpoints.computed_weights import with_whole_weights
-from exporter.checkpoints.replaced_head import Head, find_head, with_head
+from exporter.checkpoints.replaced_head import find_head, with_head
 from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import layout_of, without_draws
 from exporter.checkpoints.weight_names import find_network
@@ -157,7 +157,8 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     header = _read_header(checkpoint.metadata, request.weights, architecture.model_id)
     layout = layout_of(architecture.build)
     checkpoint = with_whole_weights(checkpoint, layout.shapes)
-    checkpoint, aside = _with_names(checkpoint, architecture, layout.shapes)
+    network = find_network(checkpoint.state_dict, layout.shapes, ignored_prefixes=architecture.ignored_prefixes)
+    checkpoint = checkpoint.with_weights(network.state_dict, network.notes)
     if architecture.adapt is not None:
         architecture = architecture.adapt(architecture, checkpoint.state_dict)
         layout = layout_of(architecture.build)
@@ -165,9 +166,10 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     if channels != RGB:
         architecture = _of_channels(architecture, channels)
         layout = layout_of(architecture.build)
-    head = find_head(checkpoint.state_dict, aside, layout, request.head_activation)
+    head = find_head(checkpoint.state_dict, network.aside, layout, request.head_activation)
     if head is not None:
-        checkpoint = _with_head_weights(checkpoint, head)
+        rest = {name: tensor for name, tensor in checkpoint.state_dict.items() if name not in head.taken}
+        checkpoint = checkpoint.with_weights({**rest, **head.weights}, head.notes)
     stated = _stated_preprocessing(checkpoint, header, architecture, Path(request.weights))
     if stated is not None and stated[0].channels != channels:
         stated = None
@@ -214,19 +216,6 @@ def _of_channels(architecture: Architecture, channels: int) -> Architecture:
         build=lambda num_classes: with_channels(build(num_classes), channels),
         notes=(*architecture.notes, f"the first convolution takes {words}"),
     )
-
-
-def _with_names(
-    checkpoint: Checkpoint, architecture: Architecture, expected: Mapping[str, object]
-) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Return the weights under the architecture's names, and the file's tensors of other parts."""
-    network = find_network(checkpoint.state_dict, expected.keys(), ignored_prefixes=architecture.ignored_prefixes)
-    return checkpoint.with_weights(network.state_dict, network.notes), network.aside
-
-
-def _with_head_weights(checkpoint: Checkpoint, head: Head) -> Checkpoint:
-    rest = {name: tensor for name, tensor in checkpoint.state_dict.items() if name not in head.taken}
-    return checkpoint.with_weights({**rest, **head.weights}, head.notes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,15 +61,12 @@ def _widened(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 
 def in_color_order(loaded: LoadedModel, options: PreprocessingOptions) -> LoadedModel:
-    """Return the network as it takes RGB, where the options say that it was trained on BGR."""
-    return taking_rgb(loaded) if options.color_order == "BGR" else loaded
-
-
-def taking_rgb(loaded: LoadedModel) -> LoadedModel:
-    """Return a network that was trained on blue, green, red as one that takes red, green, blue.
+    """Return a network that options say was trained on blue, green, red as one that takes red, green, blue.
 
     The class of the module is replaced by one whose forward turns the channels first, so that every path in it stays.
     """
+    if options.color_order != "BGR":
+        return loaded
 
     def forward(self: nn.Module, images: Tensor) -> Any:
         return base.forward(self, torch.index_select(images, 1, torch.tensor([2, 1, 0])))

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from exporter.checkpoints.weight_layout import layout_of, without_values
 from exporter.models.architecture import Architecture
 from exporter.models.loaded_model import RANDOM_WEIGHTS, ModelRequest
-from exporter.models.model_names import MODEL_NAMES, OWN, TIMM, TORCHVISION, Family, family_of
+from exporter.models.model_names import MODEL_NAMES, OWN, TIMM, TORCHVISION, family_of
 from exporter.models.model_table import TABLE_FILE, ModelFacts
 
 _LIBRARIES = ("torch", "torchvision", "timm")
@@ -32,14 +32,16 @@ def count_facts(name: str) -> ModelFacts:
     input_size = architecture.preprocessing.input_size
     module = without_values(architecture.build, architecture.num_classes)
     layout = layout_of(architecture.build)
+    family = family_of(name)
+    assert family is not None, name  # of MODEL_NAMES
     return ModelFacts(
         name=name,
-        family=_family(name).name,
-        source=_family(name).source,
+        family=family.name,
+        source=family.source,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         macs=count_macs(module, input_size),
         input_size=input_size,
-        top1=_published_top1(name),
+        top1=_published_top1(name, family.source),
         fingerprint=layout.fingerprint,
         body=layout.body_fingerprint,
         classifier=layout.classifier,
@@ -67,9 +69,9 @@ def count_macs(module: nn.Module, input_size: tuple[int, int]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _published_top1(name: str) -> dict[str, float]:
+def _published_top1(name: str, source: str) -> dict[str, float]:
     """Return torchvision's figures; timm's package carries none."""
-    if _family(name).source != TORCHVISION:
+    if source != TORCHVISION:
         return {}
     import torchvision
 
@@ -92,9 +94,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def _family(name: str) -> Family:
-    family = family_of(name)
-    assert family is not None, name  # of MODEL_NAMES
-    return family

@@ -90,8 +90,6 @@ def _hint(module: nn.Module) -> str:
 
 
 def _by_name(given: Any) -> dict[str, Any]:
-    if isinstance(given, Tensor):
-        return {"": given}
     if isinstance(given, Mapping):
         return {str(key): value for key, value in given.items()}
     if isinstance(given, (tuple, list)):

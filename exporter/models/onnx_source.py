@@ -49,6 +49,7 @@ def load(request: ModelRequest) -> LoadedModel:
             f"{source.path} has {source.num_classes} classes; --num-classes cannot make {request.num_classes}"
         )
     preprocessing, told = _preprocessing(source, request)
+    told_as_features = source.is_features and request.num_classes != source.num_classes
     layout = ("its input is NHWC: the bundle takes NCHW, and its first Transpose falls away",) if source.is_nhwc else ()
     return LoadedOnnx(
         module=OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc),
@@ -63,16 +64,10 @@ def load(request: ModelRequest) -> LoadedModel:
         notes=layout,
         reference_name=REFERENCE_NAME,
         outputs=source.output_names,
-        gives_logits=source.gives_logits or (source.is_features and request.num_classes == source.num_classes),
-        warnings=_told_features(source, request),
+        gives_logits=source.gives_logits or (source.is_features and not told_as_features),
+        warnings=(told_features(source.num_classes, "as its graph ends"),) if told_as_features else (),
         file=source,
     )
-
-
-def _told_features(source: OnnxSource, request: ModelRequest) -> tuple[str, ...]:
-    if not source.is_features or request.num_classes == source.num_classes:
-        return ()
-    return (told_features(source.num_classes, "as its graph ends"),)
 
 
 def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preprocessing, str]:

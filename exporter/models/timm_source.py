@@ -138,14 +138,13 @@ def _load_published(name: str, request: ModelRequest) -> LoadedModel:
         # No network, a damaged cache, a missing file: all mean that these weights cannot be had.
         raise _unreachable(_full_name(name, config), err) from err
     check_finite(module)
-    data_config = timm.data.resolve_model_data_config(module)
     return LoadedModel(
         module=module,
         model_id=parse_model(f"timm:{name}").model_id,
         source="timm",
         weights=f"timm {_full_name(name, config)}",
         weights_sha256=state_dict_sha256(module.state_dict()),
-        preprocessing=preprocessing_from_data_config(data_config),
+        preprocessing=preprocessing_from_data_config(timm.data.resolve_model_data_config(module)),
         preprocessing_source="timm's data config of these weights",
         num_classes=num_classes,
         labels=_labels(config, num_classes),

@@ -12,11 +12,6 @@ from __future__ import annotations
 
 from torch import nn
 
-_HOW = {
-    "reparameterize": "timm.utils.reparameterize_model(model)",
-    "switch_to_deploy": "switch_to_deploy() of each block",
-}
-
 
 def unfused_branches_told(module: nn.Module) -> str | None:
     """Return what to say of a network whose blocks still have their branches; None where none has."""
@@ -34,9 +29,10 @@ def unfused_branches_told(module: nn.Module) -> str | None:
 def _how_to_fold(block: nn.Module) -> str | None:
     """Return what folds a block's branches; None where it has none, or they are folded already."""
     if hasattr(block, "reparam_conv"):  # timm's and Apple's blocks
-        return _HOW["reparameterize"] if block.reparam_conv is None and hasattr(block, "reparameterize") else None
+        has_branches = block.reparam_conv is None and hasattr(block, "reparameterize")
+        return "timm.utils.reparameterize_model(model)" if has_branches else None
     if hasattr(block, "switch_to_deploy"):  # RepVGG's own
-        return None if hasattr(block, "rbr_reparam") else _HOW["switch_to_deploy"]
+        return None if hasattr(block, "rbr_reparam") else "switch_to_deploy() of each block"
     if hasattr(block, "reparameterize") and hasattr(block, "rbr_conv"):  # MobileOne's own
         return "reparameterize() of each block"
     return None

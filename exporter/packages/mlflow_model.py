@@ -57,17 +57,12 @@ def _signature(mlflow: Any, manifest: Manifest) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    def schema(entries: Any) -> Any:
-        return Schema(
-            [
-                TensorSpec(
-                    np.dtype(entry.dtype), tuple(n if isinstance(n, int) else -1 for n in entry.shape), entry.name
-                )
-                for entry in entries
-            ]
-        )
+    def spec(entry: Any) -> Any:
+        shape = tuple(size if isinstance(size, int) else -1 for size in entry.shape)
+        return TensorSpec(np.dtype(entry.dtype), shape, entry.name)
 
-    return ModelSignature(inputs=schema(manifest.inputs), outputs=schema(manifest.outputs))
+    inputs, outputs = (Schema(list(map(spec, entries))) for entries in (manifest.inputs, manifest.outputs))
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _metadata(bundle: Path, manifest: Manifest, precision: str) -> dict[str, str]:

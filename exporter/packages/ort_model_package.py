@@ -19,6 +19,7 @@ from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.precision import is_int8
 from runtimes.errors import MissingDependencyError
 from runtimes.inference.runtime_registry import RUNTIMES
+from runtimes.needed_library import needed_library
 from runtimes.ort.int8_kernels import PRECISE_OPTION
 
 COMPONENT = "classifier"
@@ -84,13 +85,11 @@ def _file_for(word: str, bundles: Sequence[tuple[Path, Manifest]]) -> tuple[Path
 
 
 def _new_package() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as err:
-        raise MissingDependencyError(
-            f"--layout ort-model-package is written by ONNX Runtime, which is not installed ({err}); pip install "
-            '"onnxruntime>=1.32"'
-        ) from err
+    onnxruntime = needed_library(
+        "onnxruntime",
+        "--layout ort-model-package is written by ONNX Runtime, which is not installed ({err}); pip install "
+        '"onnxruntime>=1.32"',
+    )
     if not hasattr(onnxruntime, "ModelPackage"):
         raise MissingDependencyError(
             f"--layout ort-model-package: ONNX Runtime {onnxruntime.__version__} cannot write model packages from "

@@ -41,16 +41,15 @@ def canonical_ops(model: ModelProto) -> onnx_graph.PassResult:
     for node in result.graph.node:
         if _is_global_average_pool(node, constants, shapes):
             _become(node, "GlobalAveragePool")
-            num_changes += 1
         elif _is_flatten(node, constants, shapes):
             _become(node, "Flatten", axis=1)
-            num_changes += 1
         elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
             _become(node, "Cast", to=kind.tensor_type.elem_type)
-            num_changes += 1
         elif node.op_type.startswith("Reduce") and onnx_graph.attribute(node, "noop_with_empty_axes") == 0:
             onnx_graph.set_attributes(node, "noop_with_empty_axes")
-            num_changes += 1
+        else:
+            continue
+        num_changes += 1
     num_changes += _drop_expands(result, shapes)
     num_changes += _drop_identities(result)
     onnx_graph.remove_dead_nodes(result.graph)
@@ -79,10 +78,8 @@ def _is_flatten(node: NodeProto, constants: Mapping[str, TensorProto], shapes: R
     if node.input[1] not in constants:
         return len(after := shapes.get(node.output[0], ())) == 2 and after[1] == product
     target = onnx_graph.array_from_initializer(constants[node.input[1]]).tolist()
-    if len(target) != 2:
-        return False
-    keeps_batch = target[0] == -1 or (target[0] == 0 and not onnx_graph.attribute(node, "allowzero", 0))
-    return keeps_batch and target[1] == product
+    keeps_batch = target[:1] == [-1] or (target[:1] == [0] and not onnx_graph.attribute(node, "allowzero", 0))
+    return keeps_batch and target[1:] == [product]
 
 
 def _become(node: NodeProto, op_type: str, **attributes: int) -> None:

@@ -25,11 +25,9 @@ def spell_out_gelu(model: ModelProto) -> PassResult:
     nodes: list[NodeProto] = []
     count = 0
     for node in graph.node:
-        if node.op_type != "Gelu" or node.domain not in ("", "ai.onnx"):
-            nodes.append(node)
-            continue
-        count += 1
-        nodes.extend(_gelu(graph, node))
+        is_gelu = node.op_type == "Gelu" and node.domain in ("", "ai.onnx")
+        nodes += _gelu(graph, node) if is_gelu else [node]
+        count += is_gelu
     replace_nodes(graph, nodes)
     return PassResult(result, count)
 

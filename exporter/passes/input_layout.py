@@ -9,6 +9,8 @@ takes x.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -16,17 +18,13 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from exporter.graph import onnx_graph
 
-_TO_NHWC = [0, 2, 3, 1]
 _INSIDE = ".inside"
 
 
 def take_nchw(graph: GraphProto) -> None:
     """Let a graph with one input [N, H, W, C] take [N, C, H, W], in place; the input keeps its name."""
-    (info,) = graph.input
-    inside = _behind_input(graph)
-    node = onnx.helper.make_node("Transpose", [info.name], [inside], name=f"{info.name}.to_nhwc", perm=_TO_NHWC)
-    onnx_graph.replace_nodes(graph, [node, *graph.node])
-    dims = info.type.tensor_type.shape.dim
+    _put_in_front(graph, "Transpose", "to_nhwc", perm=[0, 2, 3, 1])
+    dims = graph.input[0].type.tensor_type.shape.dim
     height, width, channels = (type(dims[0]).FromString(dims[place].SerializeToString()) for place in (1, 2, 3))
     for place, dim in ((1, channels), (2, height), (3, width)):
         dims[place].CopyFrom(dim)
@@ -34,23 +32,21 @@ def take_nchw(graph: GraphProto) -> None:
 
 def take_rgb(graph: GraphProto) -> None:
     """Let a graph that takes channels B, G, R on axis 1 take R, G, B, in place."""
-    (info,) = graph.input
-    inside = _behind_input(graph)
-    order = f"{info.name}.order"
+    order = f"{graph.input[0].name}.order"
     graph.initializer.append(onnx_graph.initializer_from_array(order, np.array([2, 1, 0], np.int64)))
-    node = onnx.helper.make_node("Gather", [info.name, order], [inside], name=f"{info.name}.to_bgr", axis=1)
-    onnx_graph.replace_nodes(graph, [node, *graph.node])
+    _put_in_front(graph, "Gather", "to_bgr", order, axis=1)
 
 
-def _behind_input(graph: GraphProto) -> str:
-    """Rename what reads the input to read another tensor, and return that one's name."""
+def _put_in_front(graph: GraphProto, op_type: str, word: str, *constants: str, **attributes: Any) -> None:
+    """Let what reads the one input read what a new node, called `word`, makes of it, in place."""
     (info,) = graph.input
     inside: str = info.name + _INSIDE
     taken = {name for node in graph.node for name in node.output}
     while inside in taken:
         inside += _INSIDE
     onnx_graph.read_instead(graph, info.name, inside)
-    return inside
+    node = onnx.helper.make_node(op_type, [info.name, *constants], [inside], name=f"{info.name}.{word}", **attributes)
+    onnx_graph.replace_nodes(graph, [node, *graph.node])
 
 
 def fold_input_layout(model: ModelProto) -> ModelProto:
@@ -102,12 +98,8 @@ def _can_take(graph: GraphProto, reader: NodeProto, gather: NodeProto, channels:
         return False
     weight = onnx_graph.index_graph(graph).initializer.get(reader.input[1])
     only_reader = sum(reader.input[1] in node.input for node in graph.node) == 1
-    return (
-        onnx_graph.attribute(reader, "group", 1) == 1
-        and weight is not None
-        and only_reader
-        and weight.dims[1] == channels
-    )
+    is_plain = onnx_graph.attribute(reader, "group", 1) == 1 and only_reader
+    return is_plain and weight is not None and weight.dims[1] == channels
 
 
 def _reorder(graph: GraphProto, convolution: NodeProto, places: NDArray[np.int64]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from exporter.graph.onnx_graph import PassResult, copy_model, rename_tensors
+from exporter.graph.onnx_graph import PassResult, copy_model, free_name, rename_tensors
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -66,10 +66,9 @@ class _FreeNames:
 
     def claim(self, base: str, *, own: bool = True) -> str:
         """Return `base`, or `base` with the first number that makes it new; `own`: a node is called so."""
-        name, number = base, 0
-        while name in self.taken or (name in self.reserved and (number or not own)):
-            number += 1
-            name = f"{base}_{number}"
+        name = free_name(
+            base, lambda word: word in self.taken or (word in self.reserved and not (own and word == base))
+        )
         self.taken.add(name)
         return name
 

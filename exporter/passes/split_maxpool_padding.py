@@ -37,10 +37,12 @@ def split_zero_padding(model: ModelProto) -> onnx_graph.PassResult:
         if pads is None or len(size) != 2 or not all(isinstance(side, int) for side in size):
             continue
         pooled, mask = f"{node.output[0]}.pooled", f"{node.name}.padding"
-        values = _mask(node, pads, (int(size[0]), int(size[1])), _inner_size(shapes, index.producer[node.input[0]]))
+        data = index.producer[node.input[0]].input[0]
+        height, width = shapes[data][2:]
+        values = _mask(node, pads, (int(size[0]), int(size[1])), (int(height), int(width)))
         graph.initializer.append(onnx_graph.initializer_from_array(mask, values))
         name, output = node.name, node.output[0]
-        node.input[0] = index.producer[node.input[0]].input[0]
+        node.input[0] = data
         node.name, node.output[0] = f"{name}.pooled", pooled
         onnx_graph.set_attributes(node, "auto_pad", pads=pads)
         nodes.append(onnx.helper.make_node("Max", [pooled, mask], [output], name=name))
@@ -60,11 +62,7 @@ def _zero_pads(pool: NodeProto, index: onnx_graph.GraphIndex) -> list[int] | Non
     if onnx_graph.pads_by_rule(pool) or set(onnx_graph.attribute(pool, "dilations", [1])) != {1}:
         return None
     constants = [index.initializer.get(name) for name in pad.input[1:3] if name]
-    if (
-        onnx_graph.attribute(pad, "mode", b"constant") != b"constant"
-        or not constants
-        or any(c is None for c in constants)
-    ):
+    if onnx_graph.attribute(pad, "mode", b"constant") != b"constant" or not constants or None in constants:
         return None
     pads, *value = (onnx_graph.array_from_initializer(constant) for constant in constants if constant is not None)
     amounts = [int(amount) for amount in pads]
@@ -75,11 +73,6 @@ def _zero_pads(pool: NodeProto, index: onnx_graph.GraphIndex) -> list[int] | Non
     if any(amounts[place] for place in (0, 1, 4, 5)) or any(a >= kernel[place % 2] for place, a in enumerate(spatial)):
         return None  # a pool refuses padding as wide as its window
     return spatial
-
-
-def _inner_size(shapes: dict[str, tuple[int | str, ...]], pad: NodeProto) -> tuple[int, int]:
-    height, width = shapes[pad.input[0]][2:]
-    return int(height), int(width)
 
 
 def _mask(pool: NodeProto, pads: list[int], size: tuple[int, int], inner: tuple[int, int]) -> NDArray[np.float32]:

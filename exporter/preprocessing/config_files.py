@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from exporter.bundle.write_folder import json_object
 from exporter.errors import PreprocessingError, WeightsError
 from exporter.preprocessing.timm_data_config import preprocessing_from_data_config
-from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
 PROCESSOR = "preprocessor_config.json"
@@ -31,10 +31,10 @@ def preprocessing_beside(weights: Path) -> tuple[Preprocessing, str] | None:
     Raises:
         PreprocessingError: If there is one that cannot be followed.
     """
-    processor = _read(weights.parent / PROCESSOR)
+    processor = json_object(weights.parent / PROCESSOR)
     if "image_mean" in processor or "do_normalize" in processor:
         return _from_processor(processor, weights.parent / PROCESSOR), f"{PROCESSOR} beside the weights"
-    config = _read(weights.parent / CONFIG)
+    config = json_object(weights.parent / CONFIG)
     if isinstance(config.get("pretrained_cfg"), Mapping):
         data = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **config["pretrained_cfg"]}
         try:
@@ -48,7 +48,7 @@ def preprocessing_beside(weights: Path) -> tuple[Preprocessing, str] | None:
 
 def labels_beside(weights: Path, num_classes: int) -> tuple[str, ...] | None:
     """Return the class names of a `config.json` beside `weights`, None where it has none for so many classes."""
-    config = _read(weights.parent / CONFIG)
+    config = json_object(weights.parent / CONFIG)
     named = config.get("id2label")
     if isinstance(named, Mapping) and sorted(named) == sorted(map(str, range(num_classes))):
         return tuple(str(named[str(index)]) for index in range(num_classes))
@@ -60,17 +60,9 @@ def labels_beside(weights: Path, num_classes: int) -> tuple[str, ...] | None:
 
 def architecture_beside(weights: Path) -> str | None:
     """Return the name of timm's architecture in a `config.json` beside `weights`, or None."""
-    config = _read(weights.parent / CONFIG)
+    config = json_object(weights.parent / CONFIG)
     name = config.get("architecture")
     return name if isinstance(name, str) and "pretrained_cfg" in config else None
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json_from_bytes(read_plain_file(path, MAX_JSON_BYTES))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, Mapping) else {}
 
 
 def _from_processor(config: Mapping[str, Any], path: Path) -> Preprocessing:

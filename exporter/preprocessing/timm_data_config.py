@@ -28,13 +28,10 @@ def preprocessing_from_data_config(config: Mapping[str, Any]) -> Preprocessing:
     mode = config["crop_mode"] or "center"
     if mode not in ("center", "squash", "border"):
         raise WeightsError(f"timm's data config has crop_mode {mode!r}, expected center, squash or border")
-    resize: Resize
-    if mode == "squash":
-        # torchvision's Resize takes (height, width) as it is, whatever the picture's ratio.
-        resize = scaled
-    elif mode == "border":
+    resize: Resize = scaled  # torchvision's Resize takes (height, width) as it is, whatever the picture's ratio
+    if mode == "border":
         resize = KeepRatio(*scaled, inside=True)
-    else:
+    elif mode == "center":
         resize = scaled[0] if scaled[0] == scaled[1] else KeepRatio(*scaled, inside=False)
     try:
         mean, std = tuple(map(float, config["mean"])), tuple(map(float, config["std"]))

@@ -115,18 +115,16 @@ def _likeliest(match: tuple[str, str], request: ModelRequest) -> LoadedModel:
     """Return the model, or of several that the weights do not tell apart the most accurate; else the plainest."""
     name, why = match
     names = candidates(name)
+    if len(names) > 1 and request.judge is not None:
+        return _most_accurate(names, request)
+    loaded = load_model(replace(request, name=name))
     if len(names) == 1:
-        loaded = load_model(replace(request, name=name))
         return replace(loaded, notes=(f"MODEL auto is {name}: {why} ({UNSEEN})", *loaded.notes))
-    others = ", ".join(names[1:])
-    if request.judge is None:
-        loaded = load_model(replace(request, name=name))
-        warning = (
-            f"MODEL auto: {why}, and those of {others} as well: {UNSEEN}. It goes on as {name}, the plainest; if it "
-            f"was trained as another, name it ({names[1]}) instead of auto, or give --val DIR, which measures them"
-        )
-        return replace(loaded, warnings=(warning, *loaded.warnings))
-    return _most_accurate(names, request)
+    warning = (
+        f"MODEL auto: {why}, and those of {', '.join(names[1:])} as well: {UNSEEN}. It goes on as {name}, the plainest; if "
+        f"it was trained as another, name it ({names[1]}) instead of auto, or give --val DIR, which measures them"
+    )
+    return replace(loaded, warnings=(warning, *loaded.warnings))
 
 
 def candidates(name: str) -> tuple[str, ...]:

@@ -84,11 +84,8 @@ def _without_head(shapes: Mapping[str, Shape], path: str) -> dict[str, Shape]:
 def nearest_models(state_dict: Mapping[str, Tensor]) -> str:
     """Say which models the weights miss by least, and by what; they are built without values."""
     num_values = sum(tensor.numel() for tensor in state_dict.values())
-
-    def distance(facts: ModelFacts) -> float:
-        return abs(facts.parameters - num_values)
-
-    by_size = sorted((facts for facts in load_model_table() if "." not in facts.name), key=distance)
+    known = (facts for facts in load_model_table() if "." not in facts.name)
+    by_size = sorted(known, key=lambda facts: abs(facts.parameters - num_values))
     found = [difference for facts in by_size[:_NUM_COMPARED] if (difference := _difference(facts, state_dict))[0]]
     found.sort(key=lambda difference: difference[0])  # stable: of equals the nearer in size
     told = "; ".join(words for _, words in found[:_NUM_NEAREST])

@@ -169,9 +169,7 @@ def check_declared_shapes(model: ModelProto, images: NDArray[np.float32], *, ope
     declared = tensor_shapes(model)
     (values,) = all_tensors(model, images, open_runtime=open_runtime)
     for name, value in values.items():
-        got, said = value.shape, declared.get(name)
-        if said is None:
-            continue
+        got, said = value.shape, declared.get(name, value.shape)
         fits = len(got) == len(said) and all(isinstance(b, str) or a == b for a, b in zip(got, said, strict=True))
         if not fits:
             raise ExportCheckError(

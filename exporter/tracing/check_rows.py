@@ -60,8 +60,7 @@ def check_rows_are_independent(
 
 
 def _same(one: list[Array], other: list[Array]) -> bool:
-    pairs = zip(one, other, strict=True)
-    return all(_change(a, b) <= MAX_RELATIVE_CHANGE for a, b in pairs)
+    return all(_change(a, b) <= MAX_RELATIVE_CHANGE for a, b in zip(one, other, strict=True))
 
 
 def _change(one: Array, other: Array) -> float:

@@ -40,9 +40,8 @@ class PlainFunctions(TorchFunctionMode):
         """Replace a call where its plain form is known; PyTorch's protocol."""
         named = dict(kwargs or {})
         if func is F.scaled_dot_product_attention and not _is_masked(args, named):
-            return _attention(
-                *args[:3], **{key: named[key] for key in ("query", "key", "value", "scale") if key in named}
-            )
+            given = {key: named[key] for key in ("query", "key", "value", "scale") if key in named}
+            return _attention(*args[:3], **given)
         if func is F.adaptive_avg_pool2d and not named:
             size = (args[1], args[1]) if isinstance(args[1], int) else tuple(args[1])
             if size == (1, 1):
@@ -60,9 +59,7 @@ class PlainFunctions(TorchFunctionMode):
 
 def _is_masked(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
     """Tell whether a call uses more than query, key, value and scale."""
-    if len(args) > 3:
-        return True
-    return bool(
+    return len(args) > 3 or bool(
         named.get("attn_mask") is not None
         or named.get("is_causal")
         or named.get("enable_gqa")
@@ -84,10 +81,9 @@ def _mean_slope(
     inplace: bool = False,
 ) -> Tensor:
     """Source: torch.nn.RReLU, documentation: in evaluation mode the slope is the mean of its range."""
-    is_in_place = inplace or function is torch.rrelu_
     if training:
         return function(input, lower, upper, True, **({"inplace": True} if inplace else {}))
-    return _activated(F.leaky_relu, input, (lower + upper) / 2, inplace=is_in_place)
+    return _activated(F.leaky_relu, input, (lower + upper) / 2, inplace=inplace or function is torch.rrelu_)
 
 
 def _activated(function: Callable[..., Tensor], *args: Any, **named: Any) -> Tensor:

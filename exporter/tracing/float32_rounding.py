@@ -130,14 +130,8 @@ def _of_mean(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: 
 
 
 def _of_batch_norm(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Tensor:
-    sizes = func(
-        args[0].abs(),
-        args[1].abs() if args[1] is not None else None,
-        args[2].abs() if args[2] is not None else None,
-        -args[3].abs() if args[3] is not None else None,
-        *args[4:],
-        **kwargs,
-    )
+    scale, bias, mean = (None if arg is None else arg.abs() for arg in args[1:4])
+    sizes = func(args[0].abs(), scale, bias, None if mean is None else -mean, *args[4:], **kwargs)
     first: Tensor = sizes[0] if isinstance(sizes, (tuple, list)) else sizes
     return first.abs()
 
@@ -151,12 +145,8 @@ _PRODUCTS = (
     "addbmm", "addmm", "addmv", "baddbmm", "bmm", "conv2d", "convolution", "dot", "einsum", "linear", "matmul", "mm",
     "mv", "_convolution",
 )
-_MEANS = (
-    "adaptive_avg_pool2d", "avg_pool2d", "mean", "sum", "_adaptive_avg_pool2d",
-)
-_BATCH_NORMS = (
-    "_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm",
-)
+_MEANS = ("adaptive_avg_pool2d", "avg_pool2d", "mean", "sum", "_adaptive_avg_pool2d")
+_BATCH_NORMS = ("_native_batch_norm_legit_no_training", "batch_norm", "native_batch_norm", "cudnn_batch_norm")
 _NORMALIZATIONS = (
     "native_layer_norm", "layer_norm", "native_group_norm", "group_norm", "softmax", "_softmax", "log_softmax",
     "_log_softmax", "scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu",

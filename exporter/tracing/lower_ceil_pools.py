@@ -34,13 +34,12 @@ def lower_ceil_pools(model: ModelProto) -> onnx_graph.PassResult:
     Raises:
         ExportError: If the size of a pool's input cannot be told.
     """
-    if not any(_is_ceil(node) for node in model.graph.node):
-        return onnx_graph.PassResult(onnx_graph.copy_model(model), 0)
     result = onnx_graph.copy_model(model)
     num_changes = 0
     while any(_is_ceil(node) for node in result.graph.node):
         num_changes += _lower_until_a_shape_changes(result)
-    del result.graph.value_info[:]
+    if num_changes:
+        del result.graph.value_info[:]
     return onnx_graph.PassResult(result, num_changes)
 
 

@@ -25,17 +25,11 @@ from torch.export import ExportedProgram
 
 aten = torch.ops.aten
 
+_ACTIVATIONS = ("elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu")
 _OUT_OF_PLACE = {
     aten.add_.Tensor: aten.add.Tensor,
-    aten.elu_.default: aten.elu.default,
-    aten.hardsigmoid_.default: aten.hardsigmoid.default,
-    aten.hardswish_.default: aten.hardswish.default,
-    aten.hardtanh_.default: aten.hardtanh.default,
-    aten.leaky_relu_.default: aten.leaky_relu.default,
     aten.mul_.Tensor: aten.mul.Tensor,
-    aten.relu_.default: aten.relu.default,
-    aten.sigmoid_.default: aten.sigmoid.default,
-    aten.silu_.default: aten.silu.default,
+    **{getattr(aten, f"{name}_").default: getattr(aten, name).default for name in _ACTIVATIONS},
 }
 _BATCH_NORM = aten.batch_norm.default
 _COPY = aten.copy_.default
@@ -171,14 +165,11 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
     elif node.target is _BATCH_NORM:
         *tensors, of_batch, momentum, epsilon, _ = node.args
         value = node.meta["val"]
+        target, given = aten._native_batch_norm_legit_no_training.default, tensors
+        if of_batch:
+            target, given = aten._native_batch_norm_legit.no_stats, [*tensors[:3], True]
         with graph.inserting_before(node):
-            normalized = (
-                graph.call_function(aten._native_batch_norm_legit.no_stats, (*tensors[:3], True, momentum, epsilon))
-                if of_batch
-                else graph.call_function(
-                    aten._native_batch_norm_legit_no_training.default, (*tensors, momentum, epsilon)
-                )
-            )
+            normalized = graph.call_function(target, (*given, momentum, epsilon))
         normalized.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
         node.target, node.args = operator.getitem, (normalized, 0)
 
