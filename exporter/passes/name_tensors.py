@@ -66,9 +66,8 @@ class _FreeNames:
 
     def claim(self, base: str, *, own: bool = True) -> str:
         """Return `base`, or `base` with the first number that makes it new; `own`: a node is called so."""
-        name = free_name(
-            base, lambda word: word in self.taken or (word in self.reserved and not (own and word == base))
-        )
+        allowed = base if own else ""
+        name = free_name(base, lambda word: word in self.taken or (word in self.reserved and word != allowed))
         self.taken.add(name)
         return name
 

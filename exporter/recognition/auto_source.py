@@ -121,8 +121,8 @@ def _likeliest(match: tuple[str, str], request: ModelRequest) -> LoadedModel:
     if len(names) == 1:
         return replace(loaded, notes=(f"MODEL auto is {name}: {why} ({UNSEEN})", *loaded.notes))
     warning = (
-        f"MODEL auto: {why}, and those of {', '.join(names[1:])} as well: {UNSEEN}. It goes on as {name}, the plainest; if "
-        f"it was trained as another, name it ({names[1]}) instead of auto, or give --val DIR, which measures them"
+        f"MODEL auto: {why}, and those of {', '.join(names[1:])} as well: {UNSEEN}. It goes on as {name}, the plainest;"
+        f" if it was trained as another, name it ({names[1]}) instead of auto, or give --val DIR, which measures them"
     )
     return replace(loaded, warnings=(warning, *loaded.warnings))
 
