@@ -136,5 +136,6 @@ def _longest_way(tensor: str, shared: set[str], ancestors: set[str], index: Grap
     depth: dict[str, int] = {}
     for name in sorted(private, key=lambda made: index.position[made]):
         producer = index.producer[name]
-        depth[name] = max((depth.get(source, 0) for source in producer.input), default=0) + (producer.op_type == "Conv")
+        before = max((depth.get(source, 0) for source in producer.input), default=0)
+        depth[name] = before + (producer.op_type == "Conv")
     return depth.get(tensor, 0)

@@ -179,4 +179,5 @@ def logits_of(runtime: Runtime, inputs: Array, streams: Streams = ONE_STREAM) ->
 
 def as_taken(runtime: Runtime, images: Array, preprocessing: Preprocessing) -> Array:
     """Return normalized images as the model takes them: pixels for a uint8 input."""
-    return pixels_of(preprocessing, images) if next(iter(runtime.input_specs.values())).dtype == "uint8" else images
+    spec = next(iter(runtime.input_specs.values()))
+    return pixels_of(preprocessing, images) if spec.dtype == "uint8" else images

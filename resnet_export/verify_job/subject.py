@@ -345,6 +345,7 @@ def _precision(model: ModelProto) -> tuple[str, bool]:
             node.op_type == "DequantizeLinear" and types.get(node.input[0]) == onnx.TensorProto.INT32
             for node in model.graph.node
         )
-        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in {types.get(node.input[1]) for node in quantizers} else "int8"
+        scales = {types.get(node.input[1]) for node in quantizers}
+        name = "int8-fp16" if onnx.TensorProto.FLOAT16 in scales else "int8"
         return name, signed and not whole_bias and "QLinearConv" not in ops
     return ("fp16" if onnx.TensorProto.FLOAT16 in types.values() else "fp32"), True
