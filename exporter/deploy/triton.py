@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.bundle.write_folder import bundle_folder, check_output, marked_by_first_line
-from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, LABELS, VERSION, Serving, TritonModel, config_text
+from exporter.deploy.triton_config import FILE_OF_BACKEND, HEADER, VERSION, Serving, TritonModel, config_text
 from exporter.errors import ExportError
 from runtimes.bundle.described_file import load_unchanged
-from runtimes.bundle.file_names import MODEL_FILES
+from runtimes.bundle.file_names import LABELS_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_holds, file_entry, read_labels
 from runtimes.errors import BundleError
 from runtimes.trt.engine_sidecar import load_sidecar
@@ -67,7 +67,7 @@ def write_triton_repository(
             version.mkdir()
             shutil.copyfile(file, version / FILE_OF_BACKEND[model.backend])
             if model.has_labels:
-                shutil.copyfile(bundle / LABELS, folder / LABELS)
+                shutil.copyfile(bundle / LABELS_NAME, folder / LABELS_NAME)
             (folder / CONFIG).write_text(text, encoding="utf-8")
     return plan
 

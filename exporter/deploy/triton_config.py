@@ -22,7 +22,6 @@ from runtimes.metrics.answer_kind import kind_in
 
 HEADER = "# Written by resnet-export triton; a folder whose config.pbtxt begins so is replaced by --force."
 
-LABELS = LABELS_NAME
 VERSION = "1"
 
 FILE_OF_BACKEND = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
@@ -143,7 +142,7 @@ def _tensor(entry: TensorEntry, max_batch: int, labels: bool = False) -> Message
         ("dims", dims),
     ]
     if labels:
-        described.append(("label_filename", LABELS))
+        described.append(("label_filename", LABELS_NAME))
     return message(*described)
 
 

@@ -59,7 +59,9 @@ def load(request: ModelRequest) -> LoadedModel:
             if inspect.signature(found).parameters["num_classes"].default is inspect.Parameter.empty:
                 raise ModelObjectError(f"{reference.name}: it needs the argument num_classes; pass --num-classes N")
             architecture = replace(architecture, build=lambda _: _module(reference.name, found, None))
-        _check_runs(architecture.seeded(request.num_classes or 1000), request, reference.name)
+        module = architecture.seeded(architecture.num_classes)
+        preprocessing = request.preprocessing.complete(architecture.preprocessing_source)
+        tensors_given(module, torch.zeros(2, *preprocessing.input_shape), reference.name)  # raises with what it takes
         loaded = load_random(architecture, request)
         if request.weights == DEFAULT_WEIGHTS:
             words = f"as {reference.name} gives them (seed {RANDOM_SEED})"
@@ -162,9 +164,3 @@ def checked(loaded: LoadedModel, name: str, request: ModelRequest) -> LoadedMode
             f"{name}: it has {given.num_classes} classes, --num-classes asks for {request.num_classes}"
         )
     return given
-
-
-def _check_runs(module: nn.Module, request: ModelRequest, name: str) -> None:
-    """Raise a ModelObjectError, with what the module takes instead, unless it takes a picture; before anything else."""
-    preprocessing = request.preprocessing.complete(f"nothing tells how images are prepared for {name}")
-    tensors_given(module, torch.zeros(2, *preprocessing.input_shape), name)

@@ -16,7 +16,8 @@ checker then refuses the order) and replaces small weights by a larger number wi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -133,15 +134,20 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 
 def _float32_inputs(node: NodeProto, opset: int) -> tuple[int, ...]:
     """Return the inputs that are float32 in every type of model: by ONNX's definition, or by `_KEPT_INPUTS`."""
-    kept = _KEPT_INPUTS.get(node.op_type, ())
+    formal = _formal_inputs(node, opset)
+    fixed = (slot for slot, entry in enumerate(formal) if entry.type_str == "tensor(float)")
+    return (*_KEPT_INPUTS.get(node.op_type, ()), *fixed)
+
+
+def _formal_inputs(node: NodeProto, opset: int) -> Sequence[Any]:
+    """Return the inputs that ONNX defines; none of operators that it does not know, nor of Q/DQ."""
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return kept  # scales: what opset 19 allows, `float16_qdq` uses
+        return ()  # scales: what opset 19 allows, `float16_qdq` uses
     try:
-        formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+        formal: Sequence[Any] = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
     except onnx.defs.SchemaError:
-        return kept
-    fixed = tuple(slot for slot, entry in enumerate(formal) if entry.type_str == "tensor(float)")
-    return (*kept, *fixed)
+        return ()
+    return formal
 
 
 def _has_float16_form(node: NodeProto, opset: int, wide: Collection[str]) -> bool:
@@ -149,14 +155,8 @@ def _has_float16_form(node: NodeProto, opset: int, wide: Collection[str]) -> boo
 
     Inputs that are float32 in every model do not count (`_float32_inputs`), and Q/DQ is `float16_qdq`'s.
     """
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return True
-    try:
-        formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
-    except onnx.defs.SchemaError:
-        return True
-    kept = _float32_inputs(node, opset)
-    return all(
+    formal, kept = _formal_inputs(node, opset), _float32_inputs(node, opset)
+    return not formal or all(
         "tensor(float16)" in formal[min(slot, len(formal) - 1)].types
         for slot, name in enumerate(node.input)
         if name in wide and slot not in kept
