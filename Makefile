@@ -44,10 +44,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes of one thread each: on two cores that is half the time of one process whose libraries use both.
+# Three processes of one thread each: two cores are busy then, while one waits for a browser, a cluster or a download. Of
+# one process, whose libraries use all cores, most of them wait.
 # A file stays with one worker, which keeps its fixtures; what all files need is built once (tests/built_once.py).
 # Tests that pytest has rewritten once are kept, whatever the shell says of bytecode.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) --durations 25
