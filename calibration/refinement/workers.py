@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol, TypeVar
 
-from threadpoolctl import threadpool_limits
-
-from runtimes.side_by_side import usable_cpus
+from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
 
@@ -32,12 +31,12 @@ def alone(pieces: Iterable[Callable[[], Result]]) -> list[Result]:
 
 @contextmanager
 def workers() -> Iterator[Run]:
-    """Give a `Run` that shares pieces with one more thread; while it is open, BLAS takes half of the cores a call."""
-    cores = usable_cpus()
-    if cores == 1:
+    """Give a `Run` that shares pieces with one more thread; while it is open, BLAS takes half of its threads a call."""
+    threads = max((library.num_threads for library in _blas().lib_controllers), default=1)
+    if threads == 1:
         yield alone
         return
-    with threadpool_limits(cores // 2, user_api="blas"), ThreadPoolExecutor(1, "refinement") as other:
+    with _blas().limit(limits=threads // 2), ThreadPoolExecutor(1, "refinement") as other:
 
         def run(pieces: Iterable[Callable[[], Result]], /) -> list[Result]:
             first, *rest = pieces
@@ -45,3 +44,9 @@ def workers() -> Iterator[Run]:
             return [first(), *(piece.result() for piece in begun)]
 
         yield run
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return what sets the threads of NumPy's BLAS; looking for it among all libraries takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
