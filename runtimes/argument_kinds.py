@@ -15,7 +15,6 @@ from typing import TypeVar, Union, cast
 StrPath = Union[str, "os.PathLike[str]"]
 Function = TypeVar("Function", bound=Callable[..., object])
 
-
 Count = int
 """Of a parameter: a whole number from 1 on."""
 
@@ -57,13 +56,14 @@ def checked_kinds(function: Function) -> Function:
     Raises:
         TypeError, ValueError: At the call: the argument, what was got and what was expected.
     """
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     kinds = {name: str(parameter.annotation).split(" | ") for name, parameter in parameters.items()}
     known = {name: words for name, words in kinds.items() if all(word in _KINDS for word in words)}
 
     @functools.wraps(function)
     def checked(*args: object, **kwargs: object) -> object:
-        bound = inspect.signature(function).bind(*args, **kwargs).arguments
+        bound = signature.bind(*args, **kwargs).arguments
         for name in known.keys() & bound.keys():
             several = parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             _check(name, bound[name] if several else (bound[name],), known[name])

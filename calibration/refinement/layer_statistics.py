@@ -82,7 +82,7 @@ def collect(
     """Look at one layer.
 
     Args:
-        looks: One for each image, at least one; the first is called twice.
+        looks: One for each image, at least one.
         weight: W, float32 [groups, O, K], where the images give d: it is multiplied once.
         is_centered: Whether x is taken from its mean, and e is to be: a bias takes the mean of e away.
         run: Runs several looks at a time.
@@ -90,7 +90,8 @@ def collect(
     all_looks = list(looks)
     read, missed = all_looks[0]()
     first, second = (_Half.empty(len(read), missed.shape[2], read.shape[2]) for _ in range(2))
-    run((partial(first.look, all_looks[::2]), partial(second.look, all_looks[1::2])))
+    first.add(read, missed)
+    run((partial(first.look, all_looks[2::2]), partial(second.look, all_looks[1::2])))
     if is_centered:
         mean: Array = (first.total_missed + second.total_missed) / np.float32(first.num_rows + second.num_rows)
         first.take_mean(mean)
