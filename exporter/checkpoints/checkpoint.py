@@ -29,6 +29,7 @@ from exporter.checkpoints.size_limits import RESAVE, check_is_no_bomb, check_ten
 from exporter.checkpoints.training_record import TrainingRecord, training_record
 from exporter.errors import UnsafeCheckpointError, WeightsError
 from runtimes.first_few import first_few
+from runtimes.io.stand_in import stand_in_at
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Names that `torch.save` files go by; `.tar` is the `model_best.pth.tar` of PyTorch's ImageNet example."""
@@ -191,6 +192,8 @@ def _check_is_nonempty_file(path: Path) -> None:
         raise WeightsError(f"{path}: got an empty file, expected weights; copy or download it again")
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path}: no permission to read it; change its mode or copy it")
+    if told := stand_in_at(path):
+        raise WeightsError(f"{path}: {told}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,6 +14,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from exporter.errors import OnnxFileError
 from runtimes.io.bounded_read import read_plain_file
+from runtimes.io.stand_in import stand_in_at
 
 MAX_FILE_BYTES = 2**31 - 1
 """Largest protobuf message. Source: protobuf.dev, Proto Limits."""
@@ -74,7 +75,8 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
     except Exception as err:  # a missing file, one that is too short, a path that leaves the folder: several types
         entries = (entry for tensor in outside for entry in tensor.external_data)
         locations = sorted({entry.value for entry in entries if entry.key == "location"})
+        told = next(filter(None, (stand_in_at(path.parent / name) for name in locations)), "")
         raise OnnxFileError(
-            f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: {err}; "
-            "copy that file beside it under its old name"
+            f"{path} keeps {len(outside)} weights in {', '.join(locations)}, which cannot be read: "
+            + (told or f"{err}; copy that file beside it under its old name")
         ) from err

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
+from runtimes.io.stand_in import stand_in_at
 from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, count_other
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -47,7 +48,7 @@ def archive_pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
                 else:
                     count_other(member.name, left_out)
     except (tarfile.TarError, OSError, EOFError) as err:
-        raise ImageFolderError(f"{path}: is no whole tar archive ({err}); copy it again") from err
+        raise ImageFolderError(f"{path}: is no whole tar archive ({stand_in_at(path) or err}); copy it again") from err
 
 
 class _Sidecars:

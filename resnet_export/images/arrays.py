@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
+from runtimes.io.stand_in import stand_in_at
 
 ARRAYS = (".npy", ".npz")
 _IMAGE_KEYS = ("images", "image", "x", "x_test", "x_val", "x_train", "data", "arr_0")
@@ -60,4 +61,4 @@ def _read(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
                 )
             return loaded[image], None if label is None else loaded[label]
     except (OSError, ValueError, EOFError) as err:
-        raise ImageFolderError(f"{path}: is no whole array file ({err}); copy it again") from err
+        raise ImageFolderError(f"{path}: is no whole array file ({stand_in_at(path) or err}); copy it again") from err

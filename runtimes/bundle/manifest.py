@@ -20,6 +20,7 @@ from runtimes.errors import BundleError
 from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain_file
 from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds
+from runtimes.io.stand_in import stand_in_at
 from runtimes.metrics.answer_kind import KEY, AnswerKind
 from runtimes.preprocessing.transform import Preprocessing, pixels, preprocess
 
@@ -275,6 +276,8 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
         except OSError as err:  # a name that is too long, a folder that may not be searched
             raise BundleError(f"{path}: cannot be read ({err.strerror})") from err
         if got != expected:
+            if told := stand_in_at(path):
+                raise BundleError(f"{path}: {told}")
             raise BundleError(
                 f"{path}: changed since it was written: got {got.size_bytes} bytes, SHA-256 {got.sha256[:12]}…, "
                 f"expected {expected.size_bytes} bytes, {expected.sha256[:12]}…; {_AGAIN}"

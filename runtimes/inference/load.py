@@ -27,6 +27,7 @@ from runtimes.inference.model import Model
 from runtimes.inference.runtime_kind import Choice, Opened, OpenOptions
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
 from runtimes.inference.select_file import Here, choose, engine_choice
+from runtimes.io.stand_in import stand_in_at
 from runtimes.machine.environment import gpu_info
 from runtimes.metrics.answer_kind import KEY, AnswerKind, kind_in
 from runtimes.preprocessing.model_input import Preparation
@@ -205,6 +206,8 @@ def _source(path: Path, file: str | None, public_key: Path | None) -> _Source:
         raise ValueError(f"file: got {file!r} beside {path}, which is no folder; give the bundle's folder")
     if not path.is_file():
         raise RuntimeAdapterError(f"{path} does not exist; expected a bundle folder, an ONNX file or an engine")
+    if told := stand_in_at(path):
+        raise RuntimeAdapterError(f"{path}: {told}")
     folder = path.parent
     if (folder / MANIFEST_NAME).is_file() and _is_of_bundle(path, load_manifest(folder)):
         return _source(folder, path.name, public_key)

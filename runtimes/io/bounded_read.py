@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from runtimes.io.stand_in import stand_in
+
 MAX_JSON_BYTES = 64 << 20
 """Far above every JSON file of ours (a calibration table has 20 to 500 kB), far below what would fill a device."""
 
@@ -18,7 +20,8 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file.
 
     Raises:
-        OSError: If it cannot be read, is no plain file, or is larger than `max_bytes`; `strerror` says which.
+        OSError: If it cannot be read, is no plain file, is larger than `max_bytes`, or something else lies under its
+            name (`stand_in`); `strerror` says which.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(0, "it is a folder, pipe or device", str(path))
@@ -30,7 +33,10 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
             content += piece
             if len(content) > max_bytes:
                 raise OSError(0, f"it is larger than {max_bytes:,} bytes", str(path))
-    return bytes(content)
+    whole = bytes(content)
+    if told := stand_in(whole):
+        raise OSError(0, told, str(path))
+    return whole
 
 
 def read_json_file(path: Path) -> Any:

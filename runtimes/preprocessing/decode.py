@@ -27,6 +27,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from runtimes.errors import ImageReadError
+from runtimes.io.stand_in import stand_in
 from runtimes.preprocessing.grey16 import rgb_from_grey16
 
 READ_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -115,7 +116,10 @@ def _opened(file: IO[bytes]) -> Image.Image:
         return Image.open(file, formats=formats_here())
     except UnidentifiedImageError:
         file.seek(0)
-        if file.read(4) in (b"II*\0", b"MM\0*"):
+        start = file.read(256)
+        if told := stand_in(start):
+            raise ImageReadError(told) from None
+        if start[:4] in (b"II*\0", b"MM\0*"):
             raise ImageReadError(
                 "it is a TIFF of a kind that is not read (its bits per sample, its sample format, or 0 as white in "
                 "big-endian 16 bits); save it as 8-bit or 16-bit with 0 as black"

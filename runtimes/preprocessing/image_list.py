@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from runtimes.errors import ImageFolderError
+from runtimes.io.stand_in import stand_in
 from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, find_images
 
 _NEVER_IN_A_LIST = bytes(set(range(32)) - set(b"\0\t\n\r"))
@@ -50,6 +51,8 @@ def _list_content(source: Path) -> bytes:
             head = file.read(_HEAD_BYTES)
             if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 return os.fsencode((head + file.read()).decode("utf-16"))
+            if told := stand_in(head):
+                raise ImageFolderError(f"{source}: {told}")
             if len(head.translate(None, _NEVER_IN_A_LIST)) < len(head):
                 raise ImageFolderError(
                     f"{source} is no list of images: it holds bytes that are no text; expected a folder, an image, or "
