@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from exporter.checkpoints.inert_checkpoint import Opaque
+from exporter.checkpoints.network_prefix import Caution
 from exporter.checkpoints.size_limits import RESAVE
 from exporter.errors import UnsafeCheckpointError, WeightsError
 from runtimes.first_few import first_few
@@ -111,16 +112,18 @@ def _taken(
     found: Mapping[tuple[str, ...], Mapping[str, object]],
     path: Path,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights at `place`, and a note for each key on the way there."""
+    """Return the weights at `place`, and a note for each key on the way there; a warning where others are as many."""
+    least = len(found[place]) / 2
     notes: list[str] = []
     entries: object = payload
     for depth, key in enumerate(place):
         here = place[:depth]
-        others = {at[depth] for at in found if at[:depth] == here and len(at) > depth} - {key}
+        beside = [at for at in found if at[:depth] == here and len(at) > depth and at[depth] != key]
         entries = entries[key] if isinstance(entries, Mapping) else None
-        listed = ", ".join(sorted(others))
-        ignored = f" (the file also holds {listed}: not used; --checkpoint-key takes another)" if others else ""
-        notes.append(f'took the weights under "{key}"{ignored}')
+        listed = ", ".join(sorted({at[depth] for at in beside}))
+        ignored = f" (the file also holds {listed}: not used; --checkpoint-key takes another)" if listed else ""
+        is_doubtful = any(len(found[at]) >= least for at in beside)
+        notes.append((Caution if is_doubtful else str)(f'took the weights under "{key}"{ignored}'))
     assert isinstance(entries, Mapping)
     state_dict, left = _only_tensors(entries, path)
     return state_dict, [*notes, *left]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from runtimes.first_few import first_few
@@ -22,13 +23,23 @@ _MAX_DEPTH = 4
 _MAX_LISTED = 3
 
 
+class Caution(str):
+    """A note that is told as a warning: something else may have been meant."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A network's tensors without their prefix, those of other parts as the file names them, and what was done."""
+    """A network's tensors without their prefix, those of other parts as the file names them, and what was done.
+
+    Where others have as many wanted names behind prefixes that are as usual, `rivals` are all these prefixes.
+    """
 
     state_dict: dict[str, Tensor]
     aside: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
 
 def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> Network:
@@ -44,15 +55,27 @@ def network_among(state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], b
     most = max(num_wanted.values(), default=0)
     best = sorted((prefix for prefix, count in num_wanted.items() if count == most), key=_by_usage)
     chosen = "" if "" in best else best[0]
+    copies = []  # of the network, such as its average, below the prefix that it stands behind
     for prefix in best:
+        if not prefix.startswith(chosen):
+            continue
         between = [name for name in state_dict if name.startswith(chosen) and not name.startswith(prefix)]
-        is_apart = not any(_may_belong(name, state_dict, is_wanted) for name in between)
-        if prefix.startswith(chosen) and is_apart and (chosen or between):  # one word before all names: told elsewhere
-            chosen = prefix
-    if not chosen:
-        return Network(dict(state_dict), {})
+        if sum(is_wanted(name[len(chosen) :]) for name in between) == most:
+            copies.append(prefix)
+        elif (chosen or between) and not any(_may_belong(name, state_dict, is_wanted) for name in between):
+            chosen = prefix  # where one word is before all names, that is told elsewhere
     others = [prefix for prefix in best if not prefix.startswith(chosen) and not chosen.startswith(prefix)]
-    return _cut(state_dict, chosen, others)
+    rivals = tuple(prefix for prefix in others if _is_rival(prefix, chosen, state_dict))
+    return replace(_cut(state_dict, chosen, [*copies, *others]), rivals=(chosen, *rivals) if rivals else ())
+
+
+def _is_rival(prefix: str, chosen: str, state_dict: Mapping[str, Tensor]) -> bool:
+    """Tell whether another network may be meant as well as the chosen: its prefix is as usual, its values are not."""
+    mine = {name.removeprefix(chosen): tensor for name, tensor in state_dict.items() if name.startswith(chosen)}
+    other = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    return _by_usage(prefix)[:2] == _by_usage(chosen)[:2] and not (
+        mine.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+    )
 
 
 def _may_belong(name: str, state_dict: Mapping[str, Tensor], is_wanted: Callable[[str], bool]) -> bool:
@@ -60,23 +83,30 @@ def _may_belong(name: str, state_dict: Mapping[str, Tensor], is_wanted: Callable
     return state_dict[name].numel() > 1 and not any(is_wanted(rest) for _, rest in _splits(name))
 
 
+def likely_prefixes(state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefixes behind which a network may stand when no architecture is known, usual ones first."""
+    counts = Counter(prefix for name in state_dict for prefix, _ in _splits(name) if prefix)
+    return sorted((prefix for prefix, count in counts.items() if count >= _MIN_SHARE * len(state_dict)), key=_by_usage)
+
+
 def likely_networks(state_dict: Mapping[str, Tensor]) -> list[Network]:
     """Return what may be a network in the file when no architecture is known: all of it, then by usual prefixes."""
-    counts = Counter(prefix for name in state_dict for prefix, _ in _splits(name) if prefix)
-    prefixes = [prefix for prefix, count in counts.items() if count >= _MIN_SHARE * len(state_dict)]
-    return [Network(dict(state_dict), {}), *(_cut(state_dict, prefix) for prefix in sorted(prefixes, key=_by_usage))]
+    return [Network(dict(state_dict), {}), *(_cut(state_dict, prefix) for prefix in likely_prefixes(state_dict))]
 
 
 def _cut(state_dict: Mapping[str, Tensor], prefix: str, others: Sequence[str] = ()) -> Network:
-    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
-    aside = {name: tensor for name, tensor in state_dict.items() if not name.startswith(prefix)}
+    within = tuple(other for other in others if other.startswith(prefix))
+    taken = {name for name in state_dict if name.startswith(prefix) and not name.startswith(within)}
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name in taken}
+    aside = {name: tensor for name, tensor in state_dict.items() if name not in taken}
     if not aside:
-        return Network(inside, aside, (f'cut the prefix "{prefix}" off every name',))
+        return Network(inside, aside, (f'cut the prefix "{prefix}" off every name',) if prefix else ())
     left = f"left aside {len(aside)} tensors of other parts: {first_few(aside, _MAX_LISTED)}"
-    notes = [f'took the names that begin with "{prefix}"; {left}']
+    told = f'took the names that begin with "{prefix}"; {left}' if prefix else left
+    notes = [told if others or 2 * len(aside) < len(inside) else Caution(told)]
     if others:
         listed = ", ".join(other.removesuffix(".") for other in others)
-        notes.append(f"the file holds another whole network under {listed}: not used; --checkpoint-key takes it")
+        notes += [Caution(f"the file holds another whole network under {listed}: not used; --checkpoint-key takes it")]
     return Network(inside, aside, tuple(notes))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from exporter.checkpoints.network_prefix import Network, network_among
+from exporter.errors import WeightsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,20 @@ def fit_names(
 def find_network(
     state_dict: Mapping[str, Tensor], expected: Collection[str], *, ignored_prefixes: tuple[str, ...] = ()
 ) -> Network:
-    """Return the weights under the architecture's names, those of other parts aside, and a note for each thing done."""
+    """Return the weights under the architecture's names, those of other parts aside, and a note for each thing done.
+
+    Raises:
+        WeightsError: If there are several whole networks, and their names do not tell which is meant.
+    """
     wanted = set(expected)
     network = network_among(state_dict, lambda name: _is_known(name, wanted))
     readings = [_renamed(reading, wanted) for reading in (Network(dict(state_dict), {}), network)]
     best = min(readings, key=lambda reading: _misfits(reading.state_dict.keys(), wanted))  # the first of equals
+    if best.rivals and 2 * _misfits(best.state_dict.keys(), wanted)[0] < len(wanted):
+        raise WeightsError(
+            f"the file holds several whole networks ({', '.join(prefix.removesuffix('.') for prefix in best.rivals)}), "
+            "and nothing tells which is meant; say which with --checkpoint-key"
+        )
     if ignored_prefixes and (left := [name for name in best.state_dict if name.startswith(ignored_prefixes)]):
         kept = {name: tensor for name, tensor in best.state_dict.items() if name not in left}
         note = f"left out {len(left)} weights of heads that only training uses ({left[0]}, ...)"

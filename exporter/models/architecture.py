@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from exporter.checkpoints.checkpoint import Checkpoint, check_finite, load_checkpoint, load_into, state_dict_sha256
 from exporter.checkpoints.computed_weights import with_whole_weights
+from exporter.checkpoints.network_prefix import Caution
 from exporter.checkpoints.replaced_head import find_head, with_head
 from exporter.checkpoints.training_record import TrainingRecord
 from exporter.checkpoints.weight_layout import layout_of, without_draws
@@ -182,7 +183,11 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         )
     num_classes = in_file or request.num_classes or architecture.num_classes
     module = architecture.to_be_filled(num_classes)
-    load_into(module if head is None else with_head(module, head), checkpoint)
+    cautions = tuple(note for note in checkpoint.notes if isinstance(note, Caution))
+    try:
+        load_into(module if head is None else with_head(module, head), checkpoint)
+    except WeightsError as err:
+        raise WeightsError("; ".join((str(err), *cautions))) from err
     check_finite(module)
     return LoadedModel(
         module=module,
@@ -194,8 +199,8 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         preprocessing_source=preprocessing_source,
         num_classes=num_classes,
         labels=header.labels or labels_beside(Path(request.weights), num_classes),
-        notes=(*checkpoint.notes, *architecture.notes),
-        warnings=() if head is None else head.warnings,
+        notes=(*(note for note in checkpoint.notes if note not in cautions), *architecture.notes),
+        warnings=(*cautions, *(() if head is None else head.warnings)),
     )
 
 

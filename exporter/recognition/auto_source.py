@@ -12,6 +12,7 @@ from pathlib import Path
 
 from exporter.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from exporter.checkpoints.computed_weights import with_whole_weights
+from exporter.checkpoints.network_prefix import likely_prefixes
 from exporter.checkpoints.training_record import TIMM as TIMM_SCRIPT
 from exporter.checkpoints.weight_layout import layout_of
 from exporter.errors import AmbiguousModelError, ExportError, UnknownModelError, WeightsError
@@ -102,9 +103,11 @@ def _matching(checkpoint: Checkpoint, weights: str) -> tuple[str, str]:
     if len(matches) == 1:
         return matches[0], f"all {len(checkpoint.state_dict)} names and shapes of its network are those of the file"
     if matches:
+        parts = [prefix.removesuffix(".") for prefix in likely_prefixes(checkpoint.state_dict)]
+        several = f", or say --checkpoint-key: the file has parts {', '.join(parts)}" if len(parts) > 1 else ""
         raise AmbiguousModelError(
             f"{weights}: its names and shapes fit {', '.join(matches)} alike, which compute different things; "
-            "name the one it was trained as"
+            f"name the one it was trained as{several}"
         )
     raise AmbiguousModelError(
         f"{weights}: its names and shapes fit no known model; {nearest_models(checkpoint.state_dict)}"

@@ -8,11 +8,10 @@ the one asked for (the exporter silently writes opset 18 when asked for 17).
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import io
-import logging
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -75,11 +74,9 @@ def trace(
 
 
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    told = io.StringIO()  # what PyTorch prints and logs of a failure: graphs, a page each
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), PlainFunctions():
+        with warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told), PlainFunctions():
             warnings.simplefilter("ignore")
             shapes = _dynamic_batch(module)
             captured = capture(module, example, shapes)
@@ -98,15 +95,14 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
             if program is not None:
                 optimize(program)
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
+        err.add_note(told.getvalue())  # type: ignore[attr-defined]  # of Python 3.11, which tracing needs
         cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
-        told, *rest = str(cause).strip().splitlines() or ["no message"]  # pages of advice to developers may follow
+        first, *rest = str(cause).strip().splitlines() or ["no message"]  # pages of advice to developers may follow
         where = next((f", {line.strip()}" for line in rest if line.strip().startswith("File ")), "")
         raise ExportError(
             f"torch.onnx.export failed on {type(module).__name__}, which must take one tensor and hold no control flow "
-            f"that depends on it: {type(cause).__name__}: {told}{where}"
+            f"that depends on it: {type(cause).__name__}: {first}{where}"
         ) from err
-    finally:
-        logger.setLevel(level)
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")
     if program.exported_program is not None:

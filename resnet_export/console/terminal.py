@@ -31,7 +31,7 @@ class Terminal(Reporter):
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(self._print)
         self._quiet = quiet
-        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._errors = Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
     def _print(self, event: Event) -> None:
         if event.kind == "warning":

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
+from contextlib import suppress
 from pathlib import Path
 
-_GIT_LFS = "it is a Git LFS pointer, not the file itself: git lfs pull fetches it"
 _WEB_PAGE = "it is a web page (of an error or a login?), not the file itself: download it again"
 _BEGINNINGS = {
-    b"version https://git-lfs.github.com/spec/": _GIT_LFS,
-    b"version https://hawser.github.com/spec/": _GIT_LFS,
+    b"version https://git-lfs.github.com/": "it is a Git LFS pointer, not the file itself: git lfs pull fetches it",
     b"/annex/objects/": "it is a git-annex pointer, not the file itself: git annex get fetches it",
     b"outs:\n- ": "it is a DVC pointer, not the file itself: dvc pull fetches it, under this name without .dvc",
     b"<!doctype html": _WEB_PAGE,
@@ -29,10 +26,8 @@ def stand_in(start: bytes) -> str:
 
 def stand_in_at(path: Path) -> str:
     """Return `stand_in` of a file; "" where it is no plain file that can be read."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return ""
-        with path.open("rb") as file:
-            return stand_in(file.read(_HEAD_BYTES))
-    except OSError:
-        return ""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return stand_in(file.read(_HEAD_BYTES))
+    return ""

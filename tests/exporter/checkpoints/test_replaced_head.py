@@ -1,12 +1,14 @@
 """Classifiers that fine-tuning changed, and networks among the tensors of other parts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from exporter.checkpoints.network_prefix import network_among
 from exporter.checkpoints.replaced_head import ACTIVATIONS
-from exporter.errors import WeightsError
+from exporter.errors import AmbiguousModelError, WeightsError
 from exporter.models.load_model import load_model
 from exporter.models.loaded_model import HEAD_ACTIVATIONS, ModelRequest
 from exporter.networks.cifar_resnet import CifarResNet
@@ -169,7 +171,7 @@ def test_of_two_networks_the_usual_one_is_taken_the_other_told_and_had_by_its_ke
     path = saved({"state_dict": weights}, tmp_path / "w.ckpt")
     loaded = load_model(request(path))
     assert_answers_alike(loaded.module, first)
-    assert f"another whole network under {keys[0]}: not used; --checkpoint-key takes it" in loaded.notes[-1]
+    assert f"another whole network under {keys[0]}: not used; --checkpoint-key takes it" in loaded.warnings[0]
     for key in keys:
         assert_answers_alike(load_model(request(path, checkpoint_key=key)).module, second)
 
@@ -187,7 +189,54 @@ def test_what_stands_beside_the_network_under_its_first_word_is_left_aside(tmp_p
     loaded = load_model(request(saved({"state_dict": weights}, tmp_path / "w.ckpt")))
     assert_answers_alike(loaded.module, module)
     assert any(f"left aside {len(others)} tensors" in note and "ema.decay" in note for note in loaded.notes)
-    assert any("another whole network" in note for note in loaded.notes) == copied
+    assert any("another whole network" in warning for warning in loaded.warnings) == copied
+
+
+def flat(**parts):
+    return {f"{prefix}.{key}": value for prefix, part in parts.items() for key, value in part.items()}
+
+
+def test_of_equal_networks_none_is_taken_unasked(tmp_path):
+    """Momentum contrast, an ensemble, two branches; one registered under two names is one."""
+    first, second = network(None).state_dict(), {key: value + 1 for key, value in network(None).state_dict().items()}
+    for names in (("encoder_q", "encoder_k"), ("models.0", "models.1"), ("net", "model")):
+        path = saved({"state_dict": flat(**dict(zip(names, (first, second), strict=True)))}, tmp_path / "w.ckpt")
+        with pytest.raises(
+            WeightsError, match=rf"several whole networks \({min(names)}, {max(names)}\).*checkpoint-key"
+        ):
+            load_model(request(path))
+        loaded = load_model(request(path, checkpoint_key=names[0]))
+        assert torch.equal(loaded.module.fc.bias, first["fc.bias"])
+    load_model(request(saved(flat(net=first, model=first), tmp_path / "w.ckpt")))
+
+
+def test_a_copy_inside_of_the_network_is_not_the_network(tmp_path):
+    """`self.ema = deepcopy(self)`, which took the place of the network."""
+    first, second = network(None).state_dict(), {key: value + 1 for key, value in network(None).state_dict().items()}
+    for own, copy in (("", "ema."), ("model.", "model.ema.")):
+        weights = {f"{own}{key}": value for key, value in first.items()}
+        weights |= {f"{copy}{key}": value for key, value in second.items()}
+        loaded = load_model(request(saved({"state_dict": weights}, tmp_path / "w.ckpt")))
+        assert torch.equal(loaded.module.fc.bias, first["fc.bias"])
+        assert "another whole network under ema: not used" in loaded.warnings[0]
+        loaded = load_model(request(tmp_path / "w.ckpt", checkpoint_key="ema"))
+        assert torch.equal(loaded.module.fc.bias, second["fc.bias"])
+
+
+def test_two_dictionaries_of_networks_are_a_warning_and_said_where_the_first_does_not_fit(tmp_path):
+    first, other = network(None).state_dict(), CifarResNet(32, 7).state_dict()
+    loaded = load_model(request(saved({"generator": other, "model": first}, tmp_path / "w.pth")))
+    assert "also holds generator: not used; --checkpoint-key takes another" in loaded.warnings[0]
+    with pytest.raises(WeightsError, match=r"do not fit.*under \"state_dict\" \(the file also holds net: not used"):
+        load_model(request(saved({"state_dict": other, "net": first}, tmp_path / "w.pth")))
+    loaded = load_model(request(saved({"model": first, "criterion": {"weight": torch.ones(7)}}, tmp_path / "w.pth")))
+    assert loaded.warnings == ()
+
+
+def test_auto_says_that_two_networks_are_in_the_file(tmp_path):
+    path = saved(flat(student=network(None).state_dict(), teacher=CifarResNet(32, 7).state_dict()), tmp_path / "w.pth")
+    with pytest.raises(AmbiguousModelError, match=r"checkpoint-key: the file has parts student, teacher"):
+        load_model(replace(request(path), name="auto"))
 
 
 def test_a_head_beside_the_backbone_is_not_left_aside(tmp_path):
