@@ -47,8 +47,9 @@ lint: $(VENV)/.dev
 # Three processes of one thread each: two cores are busy then, while one waits for a browser, a cluster or a download. Of
 # one process, whose libraries use all cores, most of them wait.
 # A file stays with one worker, which keeps its fixtures; what all files need is built once (tests/built_once.py).
-# Tests that pytest has rewritten once are kept, whatever the shell says of bytecode.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Tests that pytest has rewritten once are kept, whatever the shell says of bytecode. Memory comes in large pages, which
+# saves processor time; what a user's process takes is measured without (test_constant_memory).
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) --durations 25

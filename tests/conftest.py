@@ -6,6 +6,7 @@ import atexit
 import functools
 import gc
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -64,6 +65,32 @@ def pytest_collection() -> Iterator[None]:
 def pytest_sessionfinish() -> None:
     """Leave what the tests made alone: pytest ends by looking through all of it for garbage five times."""
     gc.freeze()
+
+
+class Logged(logging.Handler):
+    """Keeps the messages that are logged.
+
+    pytest's own `caplog` hangs itself onto every logger before and after each step of each test, and torch has many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.messages)
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    handler = Logged()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

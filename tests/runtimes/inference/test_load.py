@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import shutil
 import subprocess
@@ -274,20 +273,20 @@ class TestWithoutGpu:
             assert "pip install" in message or "no NVIDIA driver" in message
         assert ran == []
 
-    def test_the_way_down_is_opened_by_the_caller_alone_and_logged(self, bundle, caplog):
-        with caplog.at_level(logging.WARNING), load(bundle, provider="cuda", allow_fallback=True) as model:
+    def test_the_way_down_is_opened_by_the_caller_alone_and_logged(self, bundle, logged):
+        with load(bundle, provider="cuda", allow_fallback=True) as model:
             assert model.describe().provider == "CPUExecutionProvider"
             assert model.describe().reason.startswith("fell back from cuda")
             assert model.describe().precision == "fp32"
-        assert "fell back to the CPU, as allow_fallback=True permits" in caplog.text
+        assert "fell back to the CPU, as allow_fallback=True permits" in logged.text
 
     @pytest.mark.parametrize(("flags", "warned"), [(("asimd", "asimdhp"), True), (("avx2",), False)])
-    def test_an_arm_processor_that_adds_in_fp16_is_told(self, bundle, monkeypatch, caplog, flags, warned):
+    def test_an_arm_processor_that_adds_in_fp16_is_told(self, bundle, monkeypatch, logged, flags, warned):
         machine = replace(onnxruntime_kinds.machine_info(), cpu_flags=flags)
         monkeypatch.setattr(onnxruntime_kinds, "machine_info", lambda: machine)
-        with caplog.at_level(logging.WARNING), load(bundle / "model.fp16.onnx", provider="cpu") as model:
+        with load(bundle / "model.fp16.onnx", provider="cpu") as model:
             assert any("adds in it" in note for note in model.describe().notes) == warned
-        assert ("adds in it" in caplog.text) == warned
+        assert ("adds in it" in logged.text) == warned
 
     def test_the_plug_in_names_its_package(self, bundle, monkeypatch):
         monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)

@@ -127,11 +127,11 @@ def test_the_engines_own_path_is_the_bundles(bundle):
         ({"system": "Windows AMD64"}, "for Windows AMD64"),
     ],
 )
-def test_auto_leaves_out_an_engine_of_another_machine_and_says_so(bundle, caplog, facts, reason):
+def test_auto_leaves_out_an_engine_of_another_machine_and_says_so(bundle, logged, facts, reason):
     change_sidecar(bundle / "model.int8.engine", **facts)
     with load(bundle) as model:
         assert model.describe().file.endswith("model.engine")
-    assert reason in caplog.text
+    assert reason in logged.text
     with pytest.raises(BundleError, match=f"(?s){reason}.*resnet-export build"):
         load(bundle, provider="tensorrt")
 
@@ -154,11 +154,11 @@ def test_a_changed_engine_is_refused(bundle):
         load(bundle, provider="tensorrt")
 
 
-def test_the_way_down_from_an_engine_is_the_cpu(bundle, caplog):
+def test_the_way_down_from_an_engine_is_the_cpu(bundle, logged):
     change_sidecar(bundle / "model.int8.engine", tensorrt_version="10.9.0")
     with load(bundle, provider="tensorrt", allow_fallback=True) as model:
         assert model.describe().provider == "CPUExecutionProvider"
-    assert "fell back to the CPU" in caplog.text
+    assert "fell back to the CPU" in logged.text
     with pytest.raises(BundleError):
         load(bundle / "model.int8.engine")
 

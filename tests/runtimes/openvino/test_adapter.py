@@ -102,7 +102,7 @@ def test_float_stays_float32_unless_another_is_asked_for(bundle):
         assert any("bf16" in note and "as asked" in note for note in model.describe().notes)
 
 
-def test_without_vnni_int8_is_computed_as_written(bundle, models, images, no_vnni, caplog):
+def test_without_vnni_int8_is_computed_as_written(bundle, models, images, no_vnni, logged):
     expected = as_written(models["int8"], images)
     with load(bundle, provider="openvino", precision="int8") as model:
         told = model.describe()
@@ -110,7 +110,7 @@ def test_without_vnni_int8_is_computed_as_written(bundle, models, images, no_vnn
     assert told.exact
     assert not any(name.endswith(("u8", "i8")) for name in told.node_providers.values() if "Convolution" in name)
     assert any("no VNNI" in note for note in told.notes)
-    assert "no VNNI" in caplog.text
+    assert "no VNNI" in logged.text
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -147,14 +147,14 @@ def test_inputs_are_told_apart_by_name():
 
 
 @pytest.mark.parametrize(("kind", "word"), [(TensorProto.INT64, "wrap"), (TensorProto.DOUBLE, "in float32")])
-def test_types_that_openvino_narrows_are_warned_of(kind, word, tmp_path, caplog):
+def test_types_that_openvino_narrows_are_warned_of(kind, word, tmp_path, logged):
     ends = [helper.make_tensor_value_info(name, kind, ["n", 2]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "wide", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "wide.onnx").write_bytes(model.SerializeToString())
     with load(tmp_path / "wide.onnx", provider="openvino") as opened:
         assert any(word in note for note in opened.describe().notes)
-    assert word in caplog.text
+    assert word in logged.text
 
 
 def test_it_works_here():

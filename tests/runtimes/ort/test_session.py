@@ -94,12 +94,12 @@ class TestNodes:
         with pytest.raises(ProviderUnavailableError, match=rf"1 of \d+ nodes would run elsewhere: conv on {CPU}; noth"):
             load(bundle, provider="cuda", precision="fp32")
 
-    def test_unless_the_caller_allows_it_which_is_logged(self, bundle, gpu, caplog):
+    def test_unless_the_caller_allows_it_which_is_logged(self, bundle, gpu, logged):
         gpu.on_cpu = frozenset({"conv"})
         with load(bundle, provider="cuda", precision="fp32", allow_fallback=True) as model:
             assert model.describe().node_providers["conv"] == CPU
             assert model.describe().nodes_per_provider[CPU] == 1
-        assert f"nodes run on {CPU}, not on {CUDA}, as allow_fallback=True permits" in caplog.text
+        assert f"nodes run on {CPU}, not on {CUDA}, as allow_fallback=True permits" in logged.text
         assert gpu.opened[0]["providers"] == [CUDA, CPU]
 
     def test_an_old_onnx_runtime_is_told_not_to_fall_back(self, bundle, monkeypatch):
@@ -122,20 +122,20 @@ class TestCuda:
             assert model.describe().precision == "fp16"
             assert model.describe().provider == CUDA
 
-    def test_int8_says_that_it_is_computed_in_float(self, bundle, gpu, caplog):
+    def test_int8_says_that_it_is_computed_in_float(self, bundle, gpu, logged):
         with load(bundle, provider="cuda", precision="int8") as model:
             assert "computed in float" in model.describe().notes[0]
-        assert "computed in float" in caplog.text
+        assert "computed in float" in logged.text
 
     def test_options_of_the_caller_win(self, bundle, gpu):
         load(bundle, provider="cuda", precision="fp32", provider_options={"use_tf32": "1", "device_id": "0"}).close()
         assert gpu.opened[0]["options"] == [{"use_tf32": "1", "device_id": "0"}]
 
-    def test_a_gpu_without_a_cuda_build_is_said(self, bundle, gpu, monkeypatch, caplog):
+    def test_a_gpu_without_a_cuda_build_is_said(self, bundle, gpu, monkeypatch, logged):
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
         with load(bundle) as model:
             assert model.describe().provider == CPU
-        assert "there is a GPU, but the installed ONNX Runtime has no CUDA provider" in caplog.text
+        assert "there is a GPU, but the installed ONNX Runtime has no CUDA provider" in logged.text
         with pytest.raises(ProviderUnavailableError, match=r"has no CUDAExecutionProvider.*onnxruntime-gpu"):
             load(bundle, provider="cuda")
 
