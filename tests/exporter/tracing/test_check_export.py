@@ -87,14 +87,14 @@ def test_few_images_are_repeated(module, model, images):
 
 
 @pytest.mark.slow
-def test_difference_of_torchvision_resnet18():
+def test_difference_of_a_torchvision_resnet():
     torch.manual_seed(0)
-    import torchvision
+    from torchvision.models.resnet import BasicBlock, ResNet
 
-    module = with_statistics(torchvision.models.resnet18())
+    module = with_statistics(ResNet(BasicBlock, [1, 1, 1, 1]))
     small = replace(IMAGENET_PREPROCESSING, resize=(96, 96), crop=None)
     report = check(module, export(module, 96), load_check_images(small))
-    print(f"resnet18: {report.relative:.2g} of the largest |logit|")
+    print(f"resnet10: {report.relative:.2g} of the largest |logit|")
     assert report.relative < 1e-5 < MAX_RELATIVE_DIFFERENCE
 
 
