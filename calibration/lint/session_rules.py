@@ -31,6 +31,7 @@ MAX_RELATIVE = 1e-3
 
 INT32_MAX = 2.0**31 - 1
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_GEMM = ("Gemm", "MatMul")
 
 BIAS_SCALE = Rule(
     "S012",
@@ -68,8 +69,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     grouped = Grouped()
     scales = {quantizer.node.output[0]: quantizer for quantizer in graph.quantizers if not quantizer.is_quantize}
     for node in graph.model.graph.node:
-        if node.op_type in _BIASED and len(node.input) > 2 and node.input[2]:
-            _check_bias(node, graph, scales, grouped, target)
+        _check_bias(node, graph, scales, grouped, target)
         if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1 and not graph.is_quantized:
             _check_weight(node, graph, grouped)
         _check_cpu(node, graph, grouped, target)
@@ -80,24 +80,27 @@ def _check_bias(
     node: NodeProto, graph: QuantizedGraph, scales: dict[str, Quantizer], grouped: Grouped, target: LintTarget
 ) -> None:
     """Compare a layer's bias with the scale of its sums."""
-    steps = _scale_of_sums(node, graph, scales)
+    name, last = _bias_of(node, graph)
+    steps = _scale_of_sums(node, graph, scales) if name else None
     if steps is None:
         return
-    bias = scales.get(node.input[2])
+    bias = scales.get(name)
     if bias is not None and bias.role is Role.BIAS:
         if not target.is_tensorrt and bias.data_type == TensorProto.INT32 and bias.scale is not None:
             _check_bias_scale(node, graph, np.asarray(bias.scale, np.float64).reshape(-1), steps, grouped)
-            if node.op_type == "Gemm" and bias.zero_point is not None and bias.zero_point.any():
-                told = "the bias of a Gemm has a zero point: the integer kernel does not look at it and answers wrongly"
+            if node.op_type in _GEMM and bias.zero_point is not None and bias.zero_point.any():
+                told = (
+                    "a bias has a zero point, which the integer kernel of a Gemm does not look at: it answers wrongly"
+                )
                 grouped.add(BIAS_SCALE, told, graph.where(node))
         return
-    values = graph.constants.array(node.input[2])
-    if values is None or not chain_to_quantize(node, graph.index):
+    values = graph.constants.array(name)
+    if values is None or not chain_to_quantize(last, graph.index):
         return
     counted = np.asarray(values, np.float64).reshape(-1)
     if not _broadcasts(counted, steps):
         return
-    half = graph.constants.data_type(node.input[2]) == TensorProto.FLOAT16
+    half = graph.constants.data_type(name) == TensorProto.FLOAT16
     limit = FLOAT16_MAX if half else INT32_MAX
     with np.errstate(divide="ignore", invalid="ignore"):
         counted = np.abs(counted) / steps
@@ -109,6 +112,16 @@ def _check_bias(
         "makes it an integer and answers wrongly"
     )
     grouped.add(BIAS_OVERFLOW, message, graph.where(node), severity=Severity.WARNING if target.is_tensorrt else None)
+
+
+def _bias_of(node: NodeProto, graph: QuantizedGraph) -> tuple[str, NodeProto]:
+    """Return a layer's bias, "" for none, and the node that adds it; a session makes a MatMul and an Add one Gemm."""
+    if node.op_type in _BIASED:
+        return node.input[2] if len(node.input) > 2 else "", node
+    uses = graph.index.uses.get(node.output[0], ()) if node.op_type == "MatMul" else ()
+    if len(uses) != 1 or uses[0].node.op_type != "Add" or node.output[0] in graph.index.outputs:
+        return "", node
+    return uses[0].node.input[1 - uses[0].place], uses[0].node
 
 
 def _check_bias_scale(
@@ -124,7 +137,7 @@ def _check_bias_scale(
     found = (
         f"the bias of a {node.op_type} has {quotient[wrong][0]:.3g} times input scale times weight scale as its scale"
     )
-    if node.op_type == "Gemm":
+    if node.op_type in _GEMM:
         grouped.add(
             BIAS_SCALE, f"{found}: the integer kernel does not look at it and answers wrongly", graph.where(node)
         )

@@ -49,23 +49,40 @@ def with_biases(model: ModelProto, value: float) -> ModelProto:
     return copy
 
 
-def hidden_linear(bias_factor: float) -> ModelProto:
-    """A Gemm between two pairs whose INT32 bias has `bias_factor` times the scale of its sums."""
+def hidden_linear(bias_factor: float, layer: str = "Gemm") -> ModelProto:
+    """A Gemm, or MatMul and Add, between two pairs; its INT32 bias has `bias_factor` times the scale of its sums."""
     graph = QuantizedBuilder(ONNXRUNTIME, channels=3)
     flat = graph.node("Flatten", "flat", "input")
     values = graph.random.normal(0, 0.3, (5, 192)).astype(np.float32)
     weight, bias = graph.weight("fc.weight", values), graph.bias("fc.bias", np.full(5, 2.0, np.float32), values)
-    graph.node("Gemm", "fc", graph.pair(flat), weight, bias, transB=1)
+    if layer == "Gemm":
+        graph.node("Gemm", "fc", graph.pair(flat), weight, bias, transB=1)
+    else:
+        product = graph.node("MatMul", "fc.product", graph.pair(flat), graph.node("Transpose", "turned", weight))
+        graph.node("Add", "fc", *((product, bias) if layer == "MatMul + Add" else (bias, product)))
     return scaled(graph.model(graph.pair("fc", scale=np.float32(0.1)), opset=19), "fc.bias.scale", bias_factor)
 
 
-def test_a_gemm_whose_bias_has_another_scale_answers_wrongly():
-    finding = the_finding(lint_model(hidden_linear(3.0), ONNX_RUNTIME), "S012")
+@pytest.mark.parametrize("layer", ["Gemm", "MatMul + Add", "Add + MatMul"])
+def test_a_gemm_whose_bias_has_another_scale_answers_wrongly(layer):
+    """A session makes MatMul and Add a Gemm, in either order."""
+    finding = the_finding(lint_model(hidden_linear(3.0, layer), ONNX_RUNTIME), "S012")
     assert (finding.severity, finding.places) == (Severity.ERROR, ("fc",))
     assert "3 times input scale times weight scale" in finding.message
-    assert difference(hidden_linear(3.0)) > 0.1
-    assert "S012" not in rule_ids(lint_model(hidden_linear(1.0), ONNX_RUNTIME))
-    assert difference(hidden_linear(1.0)) < 0.1
+    assert difference(hidden_linear(3.0, layer)) > 0.1
+    assert "S012" not in rule_ids(lint_model(hidden_linear(1.0, layer), ONNX_RUNTIME))
+    assert difference(hidden_linear(1.0, layer)) < 0.1
+
+
+def test_a_float_bias_behind_a_product_that_int32_does_not_count():
+    model = hidden_linear(1.0, "MatMul + Add")
+    (bias,) = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and "fc.bias" in node.input[0]]
+    model.graph.node.remove(bias)
+    model.graph.initializer.append(numpy_helper.from_array(np.full(5, 2.0, np.float32), bias.output[0]))
+    assert "S013" not in rule_ids(lint_model(model, ONNX_RUNTIME))
+    model = scaled(model, "fc.weight.scale", 1e-8)
+    assert the_finding(lint_model(model, ONNX_RUNTIME), "S013").places == ("fc",)
+    assert difference(model) > 0.1
 
 
 def test_a_gemm_whose_bias_has_a_zero_point_answers_wrongly():
