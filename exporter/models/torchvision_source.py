@@ -132,7 +132,7 @@ def _adapted_stem(architecture: Architecture, state_dict: Mapping[str, Tensor]) 
         build=lambda num_classes: _with_small_stem(build(num_classes)),
         preprocessing=CIFAR_PREPROCESSING,
         preprocessing_source="assumed: CIFAR-10's (the weights do not say)",
-        notes=("conv1 is 3x3 in the file: the stem for small images, stride 1 and no max pool",),
+        notes=("conv1 is 3x3 in the file: assumed is the stem for small images, stride 1 and no max pool",),
     )
 
 

@@ -37,7 +37,7 @@ LOOK_ALIKES = {
 
 Source: names and shapes of 324 models of timm 1.0.31 compared with those of the models known here."""
 
-UNSEEN = "strides, dilation, padding and pooling have no weights"
+UNSEEN = "strides, dilation, padding, pooling, activations and epsilons have no weights"
 
 
 def load(request: ModelRequest) -> LoadedModel:
@@ -117,10 +117,11 @@ def _matching(checkpoint: Checkpoint, weights: str) -> tuple[str, str]:
 def _likeliest(match: tuple[str, str], request: ModelRequest) -> LoadedModel:
     """Return the model, or of several that the weights do not tell apart the most accurate; else the plainest."""
     name, why = match
-    names = candidates(name)
+    loaded = load_model(replace(request, name=name))
+    is_small = name in LOOK_ALIKES and getattr(getattr(loaded.module, "conv1", None), "kernel_size", None) == (3, 3)
+    names = (name,) if is_small else candidates(name)  # no look-alike has the stem for small images
     if len(names) > 1 and request.judge is not None:
         return _most_accurate(names, request)
-    loaded = load_model(replace(request, name=name))
     if len(names) == 1:
         return replace(loaded, notes=(f"MODEL auto is {name}: {why} ({UNSEEN})", *loaded.notes))
     warning = (

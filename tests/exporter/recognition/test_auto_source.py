@@ -160,6 +160,17 @@ def test_measured_on_images_the_most_accurate_is_taken_and_of_equals_the_plaines
     assert "%" in loaded.notes[0]
 
 
+def test_a_stem_for_small_images_fits_no_look_alike(tmp_path):
+    """Where images were given, the one that does not fit was tried, and ended the run."""
+    module = torchvision.models.resnet18(num_classes=3)
+    module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    loaded = load_model(ModelRequest("auto", str(tmp_path / "w.pth"), judge=lambda loaded: 0.1))
+    assert loaded.model_id == PLAIN
+    assert loaded.warnings == ()
+    assert "activations and epsilons have no weights" in loaded.notes[0]
+
+
 @pytest.mark.parametrize(
     ("payload", "source", "model_id"),
     [
