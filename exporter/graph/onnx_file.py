@@ -229,8 +229,8 @@ def _check_first_convolutions(model: ModelProto, name: str, channels: int, what:
             taken = weight.dims[1] * attribute(node, "group", 1)
             if taken != channels:
                 raise OnnxFileError(
-                    f"{what}, of {channels} channels, but {node.name or node.output[0]!r} takes {taken}: the file "
-                    "contradicts itself; export it anew"
+                    f"{what}, read as [N, C, H, W] of {channels} channels, but {node.name or node.output[0]!r} takes "
+                    f"{taken}: its axes are others (such as [C, H, W, N]), or contradict each other; export it anew"
                 )
 
 

@@ -50,7 +50,8 @@ def load(request: ModelRequest) -> LoadedModel:
         )
     preprocessing, told = _preprocessing(source, request)
     told_as_features = source.is_features and request.num_classes != source.num_classes
-    layout = ("its input is NHWC: the bundle takes NCHW, and its first Transpose falls away",) if source.is_nhwc else ()
+    told_layout = "its input is read as [N, H, W, C]: the bundle takes NCHW, and its first Transpose falls away"
+    layout = (told_layout,) if source.is_nhwc else ()
     return LoadedOnnx(
         module=OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc),
         model_id=request.reference.model_id,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.errors import ExportError
+from exporter.errors import EngineCheckError, ExportError
 from exporter.passes.pre_post_options import Finish
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.artifacts import Artifacts
@@ -22,6 +22,7 @@ from resnet_export.export_job.files.float16_files import ARM_ADDS_IN_FLOAT16, fl
 from resnet_export.export_job.prepare import prepare
 from resnet_export.export_job.report import ExportReport, report_from_content
 from resnet_export.images.image_set import called_as_given
+from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.metrics.answer_kind import AnswerKind, kind_of_answers
 from runtimes.metrics.parity import first_output
 
@@ -57,11 +58,17 @@ def _run(options: ExportOptions, reporter: Reporter) -> ExportReport:
 
 
 def _build_engine(run: ExportRun) -> dict[str, Any]:
-    """Build the engine of the bundle just written; the bundle stays, whatever becomes of the engine."""
+    """Build the engine of the bundle just written, unless a warning said not to deploy its file; the bundle stays."""
     from exporter.engines.build_options import BuildOptions
     from resnet_export.build_job.build_step import EngineRequest, engine_report, have_engine
+    from resnet_export.export_job.write_bundle import next_command
 
-    options = run.options
+    options, doubted = run.options, run.reporter.doubted
+    if (file := MODEL_FILES[options.precisions[0]]) in doubted:
+        raise EngineCheckError(
+            f"--engine: not built, because a warning above says not to deploy {file}; next: "
+            f"{next_command(options, doubted)}"
+        )
     flavor = "rtx" if options.rtx else "tensorrt"
     request = EngineRequest(options.folder, options.precisions[0], flavor, BuildOptions(batch=options.batch))
     return engine_report(have_engine(request, run.reporter))

@@ -203,7 +203,7 @@ def half() -> onnx.ModelProto:
 REFUSED = {
     "uint8": (with_input(TensorProto.UINT8, "n", 3, 8, 8), "is uint8, expected float32; --input uint8 adds"),
     "three axes": (with_input(TensorProto.FLOAT, 3, 8, 8), "expected four axes"),
-    "NHWC": (with_input(TensorProto.FLOAT, "n", 8, 8, 3), "of 8 channels, but .* takes 3"),
+    "NHWC": (with_input(TensorProto.FLOAT, "n", 8, 8, 3), r"as \[N, C, H, W\] of 8 channels, but .* takes 3"),
     "grey": (with_input(TensorProto.FLOAT, "n", 1, 8, 8), "of 1 channels, but .* takes 3"),
     "two inputs": (with_second_input(), r"got 2 inputs \(input, mask\)"),
     "two outputs": (with_second_output(), r"got 2 outputs \(fc, conv\)"),

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 from small_bundle import small_network, write_bundle
 
+from exporter.errors import EngineCheckError
 from exporter.target import TARGETS
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.options import ExportOptions
+from resnet_export.export_job.job import _build_engine
 from resnet_export.export_job.measure import MeasuredRow, warn_of_poor_agreement
 from resnet_export.export_job.refused_forms import ANY_ENGINE
 from resnet_export.export_job.write_bundle import next_command
@@ -44,6 +46,14 @@ def test_the_lowest_precision_that_was_not_warned_of_is_offered(words, doubted, 
     target = TARGETS["jetpack6" if "dla" in words else "tensorrt"]
     command = next_command(options(words, target=target), doubted).removesuffix("   (on the device)")
     assert " ".join(shlex.split(command)) == f"resnet-export {offered}"
+
+
+def test_no_engine_is_built_of_a_file_that_was_warned_of():
+    reporter = Reporter()
+    reporter.warn("ONNX INT8+FP16 agrees with few", doubted=[BOTH])
+    run = SimpleNamespace(options=options(engine=True), reporter=reporter)
+    with pytest.raises(EngineCheckError, match=r"not built.*model\.int8\.fp16\.onnx; next: .*build 'my out' --int8 "):
+        _build_engine(run)
 
 
 @pytest.mark.parametrize(
