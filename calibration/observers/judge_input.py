@@ -92,7 +92,7 @@ def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) ->
             advice = "They look like pixels on 0-255: divide by 255, subtract the mean, divide by the std"
         yield InputWarning(kind, seen, expected, advice)
         return
-    if max(statistics.high) <= 1 and min(statistics.low) >= 0 and least < 0 and most > 1 + _PIXEL_TOLERANCE:
+    if max(statistics.high) <= 1 and min(statistics.low) >= 0 and least < 0:
         advice = "They look like pixels on 0-1: subtract the mean and divide by the std"
         yield InputWarning(kind, f"{seen}, none below 0", expected, advice)
         return

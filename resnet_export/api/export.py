@@ -39,6 +39,7 @@ def export(
     labels: StrPath | Sequence[str] | None = None,
     preprocessing: PreprocessingLike = None,
     features: Sequence[str] = (),
+    outputs: Sequence[str] = (),
     input_type: Literal["float32", "uint8"] = "float32",
     softmax: bool = False,
     topk: Count | None = None,
@@ -81,6 +82,7 @@ def export(
         labels: Class names in index order, or a file of them.
         preprocessing: How images are prepared, where the weights do not say.
         features: Modules whose outputs replace the logits.
+        outputs: Which outputs of a model that gives several: keys of a dict, places in a tuple, names in an ONNX file.
         input_type: "uint8" takes camera frames [N, H, W, 3], normalized in the graph.
         softmax: Probabilities as output.
         topk: The best classes as output.
@@ -136,6 +138,7 @@ def export(
             labels=_labels(labels),
             preprocessing=preprocessing_options(preprocessing),
             features=tuple(features),
+            outputs=tuple(outputs),
             input_type=input_type,
             softmax=softmax,
             topk=topk,

@@ -112,8 +112,10 @@ def _pixels(picture: Any, name: str) -> np.ndarray[Any, Any]:
     """Return uint8 [H, W, 3], float32 [C, H, W] or [N, C, H, W]."""
     array = np.asarray(picture.convert("RGB")) if isinstance(picture, Image.Image) else array_of(picture)
     if array is None:
-        of_files = "; files are given as a list: list(...)" if isinstance(picture, (str, os.PathLike)) else ""
-        raise TypeError(f"{name}: got {type(picture).__name__}, expected {EXPECTED}{of_files}")
+        hint = "; files are given as a list: list(...)" if isinstance(picture, (str, os.PathLike)) else ""
+        if isinstance(picture, (tuple, list)):
+            hint = "; of a loader of pictures and labels give the pictures: (pictures for pictures, _ in loader)"
+        raise TypeError(f"{name}: got {type(picture).__name__}, expected {EXPECTED}{hint}")
     pixels = array.dtype == np.uint8 and array.ndim in (3, 4) and array.shape[-1] == 3
     prepared = array.dtype == np.float32 and array.ndim in (3, 4) and 0 not in array.shape
     if not pixels and not prepared:

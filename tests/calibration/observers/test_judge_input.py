@@ -142,8 +142,11 @@ class TestBrokenInput:
         assert "from 0 to 255" in warning.seen
         assert "0-255" in warning.advice
 
-    def test_pixels_left_on_0_to_1(self, bytes_of):
-        (warning,) = judge_input(statistics_of(bytes_of / 255), IMAGENET)
+    @pytest.mark.parametrize("half", [False, True])
+    def test_pixels_left_on_0_to_1(self, bytes_of, half):
+        """Also where the scale should be -1 to 1, mean and std 0.5, into which 0 to 1 falls."""
+        expected = dataclasses.replace(IMAGENET, mean=(0.5,) * 3, std=(0.5,) * 3) if half else IMAGENET
+        (warning,) = judge_input(statistics_of(bytes_of / 255), expected)
         assert warning.kind is Kind.WRONG_NORMALIZATION
         assert "0-1" in warning.advice
 

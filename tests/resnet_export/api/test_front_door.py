@@ -207,6 +207,16 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
             TypeError,
             r"calib\[0\]: got PosixPath, .*; files are given as a list: list",
         ),
+        (
+            lambda: rx.export("resnet18", calib=[[np.zeros((2, 3, 8, 8), np.float32), [0, 1]]], int8=True),
+            TypeError,
+            r"calib\[0\]: got list, .*; of a loader of pictures and labels give the pictures",
+        ),
+        (
+            lambda: rx.export(small_network(), "x", preprocessing=HOW, outputs=["a"]),
+            ModelObjectError,
+            "--outputs a: it",
+        ),
         (lambda: rx.export("resnet18", effort=7), OptionError, "effort: got 7"),
         (lambda: rx.export("resnet18", target="tpu"), ValueError, "tpu"),
         (lambda: rx.export("resnet18", batch="8"), TypeError, "batch: got '8'"),
