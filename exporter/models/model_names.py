@@ -165,7 +165,7 @@ def parse_model(text: str) -> ModelReference:
         if not rest.strip():
             raise UnknownModelError(f"{text!r} names no model; write {prefix}:NAME, such as {prefix}:resnet50")
         return ModelReference(prefix, rest)
-    if colon:
+    if colon or text.endswith(".py"):
         return _python_object(text, prefix)
     if (family := family_of(name)) is not None:
         return ModelReference(family.source, name)
@@ -210,10 +210,10 @@ def _near(text: str, known: Sequence[str]) -> list[str]:
 def _python_object(text: str, prefix: str) -> ModelReference:
     if meant := difflib.get_close_matches(prefix.lower(), (TORCHVISION, TIMM), n=1, cutoff=0.75):
         raise UnknownModelError(f"unknown source {prefix!r} in {text!r}; did you mean {meant[0]}:?")
-    if not _OBJECT_PATTERN.fullmatch(text):
+    if not _OBJECT_PATTERN.fullmatch(text) or prefix.endswith(".py"):
         raise UnknownModelError(
             f"unknown model {text!r}; a colon separates source and name (torchvision:NAME, timm:NAME) or a Python "
-            "module and the callable in it (package.module:callable)"
+            "module and the callable in it (package.module:callable, without .py)"
         )
     return ModelReference(PYTHON_OBJECT, text)
 

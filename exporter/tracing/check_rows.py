@@ -46,7 +46,7 @@ def check_rows_are_independent(
         where = _first_change(*tensors(several[:1], several[:1]))
         raise UnstableAnswerError(
             f"{reference_name} gives two answers for one picture{where}: "
-            "something in it draws by chance (Dropout in training mode) or counts its calls; call model.eval(), or take it out"
+            "something in it draws by chance (Dropout in training mode) or counts; call model.eval(), or take it out"
         )
     if _same(alone, answers(several)):
         return

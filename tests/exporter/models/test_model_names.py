@@ -99,16 +99,14 @@ def test_without_a_near_name_the_families_are_listed(typed):
         ("timm:", "names no model"),
         ("torchvision: ", "names no model"),
         ("a b:c", "a colon separates source and name"),
-        ("models.py:build", None),
+        ("models.py:build", "without .py"),
+        ("models.py", "package.module:callable, without .py"),
         ("mine:", "a colon separates"),
         ("C:\\models\\x", "a colon separates"),
         ("mine:build()", "a colon separates"),
     ],
 )
 def test_what_a_colon_cannot_mean(typed, message):
-    if message is None:
-        assert parse_model(typed).source == PYTHON_OBJECT  # importing it tells
-        return
     with pytest.raises(UnknownModelError, match=message):
         parse_model(typed)
 
