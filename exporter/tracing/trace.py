@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import threading
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
@@ -32,6 +33,7 @@ from exporter.tracing.spell_reductions import spell_reductions
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+_TRACING = threading.Lock()  # PyTorch traces one network at a time, and streams are the process's
 _LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
@@ -76,7 +78,7 @@ def trace(
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
     told = io.StringIO()  # what PyTorch prints and logs of a failure: graphs, a page each
     try:
-        with warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told), PlainFunctions():
+        with _TRACING, warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told), PlainFunctions():
             warnings.simplefilter("ignore")
             shapes = _dynamic_batch(module)
             captured = capture(module, example, shapes)

@@ -1,5 +1,7 @@
 import getpass
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +308,15 @@ def test_nothing_is_printed(capfd):
     with pytest.raises(ExportError):
         trace(nn.Linear(1, 1).eval(), torch.zeros(2, 3, 8, 8), opset=20)
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_trace_one_after_the_other():
+    """PyTorch's own tracer fails in two threads at once; standard error stays what it is."""
+    stream = sys.stderr
+    with ThreadPoolExecutor(2) as pool:
+        models = list(pool.map(lambda _: trace_function(lambda x: x.mean((2, 3)) * 2), range(4)))
+    assert {len(model.graph.node) for model in models} == {2}
+    assert sys.stderr is stream
 
 
 class AnyArguments(nn.Module):
