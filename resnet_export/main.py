@@ -78,6 +78,9 @@ class CommandParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # a parent closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] not in (*VERBS, "-h", "--help", "--version"):
         words.insert(0, EXPORT)

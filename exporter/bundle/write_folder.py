@@ -71,7 +71,8 @@ def check_output(output: Path, *, force: bool, kind: FolderKind | None = None) -
 
 def _check_free(output: Path, *, force: bool, kind: FolderKind) -> None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise OutputExistsError(f"{output} exists and is not a folder; choose another -o/--output")
+        what = "a link, which is not followed" if output.is_symlink() else "not a folder"
+        raise OutputExistsError(f"{output} exists and is {what}; choose another -o/--output")
     if output.is_dir() and any(output.iterdir()):
         if not kind.is_ours(output):
             raise OutputExistsError(

@@ -15,12 +15,10 @@ _BEGINNINGS = {
 }
 """Source: docs/spec.md of git-lfs; git-annex.branchable.com/internals/pointer_file; dvc.org, User Guide, .dvc files."""
 
-_HEAD_BYTES = 256
-
 
 def stand_in(start: bytes) -> str:
     """Return what a file that begins with these bytes is instead of itself, and what fetches it; "" for any other."""
-    start = start[:_HEAD_BYTES].lstrip().lower()
+    start = start[:256].lstrip().lower()
     return next((words for beginning, words in _BEGINNINGS.items() if start.startswith(beginning)), "")
 
 
@@ -29,5 +27,5 @@ def stand_in_at(path: Path) -> str:
     with suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
-                return stand_in(file.read(_HEAD_BYTES))
+                return stand_in(file.read(256))
     return ""

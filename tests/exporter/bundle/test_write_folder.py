@@ -106,7 +106,7 @@ def test_symbolic_link_in_the_way(tmp_path, target):
     old_bundle(tmp_path / "bundle")
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / target)
-    with pytest.raises(OutputExistsError, match="link exists and is not a folder"):
+    with pytest.raises(OutputExistsError, match="link exists and is a link"):
         check_output(tmp_path / "link", force=True)
 
 

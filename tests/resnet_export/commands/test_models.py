@@ -71,3 +71,11 @@ def test_help_names_families_and_not_models(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert all(family.name in out for family in FAMILIES.values())
     assert "resnext101_64x4d" not in out
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_the_parent_closed(monkeypatch, name):
+    """Python then has None for it, as under `>&-` and some daemons."""
+    monkeypatch.setattr(sys, name, None)
+    assert main(["models", "--family", "plain"]) == 0
+    assert main(["models", "--family", "nothing"]) == 2
