@@ -31,7 +31,6 @@ MAX_RELATIVE = 1e-3
 
 INT32_MAX = 2.0**31 - 1
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
-_GEMM = ("Gemm", "MatMul")
 
 BIAS_SCALE = Rule(
     "S012",
@@ -88,7 +87,7 @@ def _check_bias(
     if bias is not None and bias.role is Role.BIAS:
         if not target.is_tensorrt and bias.data_type == TensorProto.INT32 and bias.scale is not None:
             _check_bias_scale(node, graph, np.asarray(bias.scale, np.float64).reshape(-1), steps, grouped)
-            if node.op_type in _GEMM and bias.zero_point is not None and bias.zero_point.any():
+            if "Conv" not in node.op_type and bias.zero_point is not None and bias.zero_point.any():
                 told = (
                     "a bias has a zero point, which the integer kernel of a Gemm does not look at: it answers wrongly"
                 )
@@ -137,7 +136,7 @@ def _check_bias_scale(
     found = (
         f"the bias of a {node.op_type} has {quotient[wrong][0]:.3g} times input scale times weight scale as its scale"
     )
-    if node.op_type in _GEMM:
+    if "Conv" not in node.op_type:
         grouped.add(
             BIAS_SCALE, f"{found}: the integer kernel does not look at it and answers wrongly", graph.where(node)
         )

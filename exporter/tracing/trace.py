@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from onnx import ModelProto, TensorProto
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from exporter.errors import ExportError, UnstableAnswerError
 from exporter.passes.canonicalize_ops import canonical_ops
@@ -108,7 +108,7 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")
     if program.exported_program is not None:
-        _refuse_statistics_of_the_batch(program.exported_program.graph)
+        _refuse_other_batches(program.exported_program)
     model: ModelProto = program.model_proto
     _refuse_narrow_numbers(model, type(module).__name__)
     return model
@@ -127,12 +127,15 @@ def _refuse_narrow_numbers(model: ModelProto, name: str) -> None:
             )
 
 
-def _refuse_statistics_of_the_batch(graph: fx.Graph) -> None:
-    """Raise where a batch_norm uses the batch's own statistics: the exporter writes some as if they were stored.
+def _refuse_other_batches(program: torch.export.ExportedProgram) -> None:
+    """Raise where larger batches take another way through `forward`, or a batch_norm uses the batch's own statistics.
 
-    A batch_norm may also standardize a weight, which has no batch: its sizes are all fixed.
+    The exporter writes neither. A batch_norm may also standardize a weight, which has no batch: its sizes are fixed.
     """
-    for node in graph.nodes:
+    for bounds in program.range_constraints.values():
+        if float(bounds.upper) < 4096:  # far above any batch
+            raise UnstableAnswerError(f"forward treats batches above {bounds.upper} otherwise; let it treat all alike")
+    for node in program.graph.nodes:
         kind = str(node.target)
         if "batch_norm" not in kind or "no_training" in kind:
             continue

@@ -29,7 +29,7 @@ from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.image_set import warn_of_files_passed_over
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
-from runtimes.io.bounded_read import read_plain_file
+from runtimes.io.bounded_read import MAX_JSON_BYTES, read_plain_file
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
 from runtimes.ort.providers import check_machine
@@ -37,7 +37,6 @@ from runtimes.preprocessing.image_batches import Batch, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.tensorrt_library import load_library
 
-_MAX_LABELS_BYTES = 16 << 20
 MAX_JUDGED = 256
 """Images that decide among architectures which a checkpoint fits alike."""
 
@@ -102,7 +101,7 @@ def _tell_copies(images: ChosenImages, reporter: Reporter) -> None:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        lines = read_plain_file(path, _MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
+        lines = read_plain_file(path, MAX_JSON_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         told = getattr(err, "strerror", err)
         raise ExportError(f"--labels {path}: cannot be read ({told}); expected a text file, one name a line") from err

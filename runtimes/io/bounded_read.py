@@ -20,8 +20,7 @@ def read_plain_file(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file.
 
     Raises:
-        OSError: If it cannot be read, is no plain file, is larger than `max_bytes`, or something else lies under its
-            name (`stand_in`); `strerror` says which.
+        OSError: If it cannot be read, is no plain file, a `stand_in`, or beyond `max_bytes`; `strerror` says which.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(0, "it is a folder, pipe or device", str(path))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import exporter.target
-from exporter.errors import ExportError
+from exporter.errors import ExportError, UnstableAnswerError
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.target import IR_VERSION_OF_OPSET, MIN_OPSET
 from exporter.tracing import trace as tracing
@@ -265,6 +265,12 @@ def test_ways_to_write_a_head(function):
 def test_view_that_fixes_the_batch():
     with pytest.raises(ExportError, match=r"'logits': the batch axis did not stay symbolic, got 2, expected 'batch'"):
         trace_function(lambda x: x.view(2, -1))
+
+
+def test_a_forward_that_treats_large_batches_otherwise():
+    """The example's way was written for all, and the check has batches of 1, 2 and 7."""
+    with pytest.raises(UnstableAnswerError, match="batches above 15 otherwise"):
+        trace_function(lambda x: x.mean((2, 3)) if x.shape[0] < 16 else x.amax((2, 3)))
 
 
 def test_mean_over_the_batch():
