@@ -300,7 +300,7 @@ def test_an_image_that_is_no_image(capsys: Capture, output: Path, tmp_path: Path
     for number in range(40):
         (folder / f"{number}.jpg").write_text("<html>404</html>")
     message = refused(capsys, output, *digits(calib=folder), "--int8")
-    assert "it is not an image" in message
+    assert "it is a web page" in message
     assert "could be read" in message or "could not be read" in message
 
 
