@@ -1,4 +1,7 @@
-"""How many bytes the tensors of a model take, per image: what decides how many images are run at once."""
+"""How many bytes the tensors of a model take, and how much its layers compute, per image.
+
+That decides how many images are run at once, and how many a model is refined on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import onnx
 from onnx import ModelProto, TypeProto
 
 from calibration.errors import CalibrationError
-from exporter.graph.onnx_graph import all_tensor_types
+from exporter.graph.onnx_graph import all_tensor_types, attribute
+from exporter.graph.weighted_ops import WEIGHTED_OPS
+
+FLOAT32_BYTES = 4
 
 
 def made_bytes_per_image(model: ModelProto) -> int:
@@ -49,6 +55,22 @@ def live_bytes_of_nodes(model: ModelProto) -> list[int]:
         for name in [name for name in live if last_use.get(name, -1) <= place]:
             del live[name]
     return of_nodes
+
+
+def macs_per_image(model: ModelProto) -> int:
+    """Return the multiply-accumulates of the layers with constant weights, for one image; a size not known counts as 0.
+
+    Each value that such a layer gives takes one for every weight of its output channel.
+    """
+    sizes = _sizes(model)
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED_OPS and node.input[1] in weights:
+            dims = weights[node.input[1]]
+            is_row = node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0) == 1)
+            total += sizes.get(node.output[0], 0) // FLOAT32_BYTES * math.prod(dims) // dims[0 if is_row else -1]
+    return total
 
 
 def _sizes(model: ModelProto) -> dict[str, int]:

@@ -1,13 +1,18 @@
-"""Bytes per image, counted by hand."""
+"""Bytes per image, counted by hand; multiplications, as PyTorch counts them."""
 
 from __future__ import annotations
 
 import onnx
 import pytest
-from graph_builder import GraphBuilder, three_convolutions
+from graph_builder import GraphBuilder, make_resnet8, three_convolutions
 
 from calibration.errors import CalibrationError
-from calibration.observers.tensor_bytes import live_bytes_of_nodes, live_bytes_per_image, made_bytes_per_image
+from calibration.observers.tensor_bytes import (
+    live_bytes_of_nodes,
+    live_bytes_per_image,
+    macs_per_image,
+    made_bytes_per_image,
+)
 
 
 def test_made_bytes_by_hand() -> None:
@@ -52,3 +57,21 @@ def test_a_size_that_is_not_known_is_refused() -> None:
         live_bytes_per_image(model)
     with pytest.raises(CalibrationError, match="size of tensor 'a' is not known"):
         made_bytes_per_image(model)
+
+
+def test_macs_are_those_that_pytorch_counts() -> None:
+    from exporter.models.model_facts import count_macs
+    from exporter.networks.cifar_resnet import CifarResNet
+
+    assert macs_per_image(make_resnet8()) == count_macs(CifarResNet(8).to("meta"), (32, 32))
+
+
+@pytest.mark.parametrize(("op_type", "shape", "options"), [("MatMul", [5, 3], {}), ("Gemm", [3, 5], {"transB": 1})])
+def test_macs_of_rows_by_hand(op_type: str, shape: list[int], options: dict[str, int]) -> None:
+    """5 values in, 3 out, for each image."""
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in (("x", 5), ("y", 3))]
+    weight = onnx.helper.make_tensor("w", 1, shape, [0.0] * 15)
+    node = onnx.helper.make_node(op_type, ["x", "w"], ["y"], **options)
+    assert (
+        macs_per_image(onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight]))) == 15
+    )

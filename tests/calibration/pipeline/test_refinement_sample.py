@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from graph_builder import three_convolutions
 
+from calibration.observers.tensor_bytes import macs_per_image
 from calibration.pipeline import refinement_sample
 from calibration.pipeline.refinement_sample import (
     MAX_SAMPLE,
@@ -25,6 +26,13 @@ def test_counts_follow_the_bytes_that_live_from_the_layer_before_on(monkeypatch:
 
 def test_small_tensors_let_all_take_part() -> None:
     assert set(images_per_layer(three_convolutions()).values()) == {MAX_SAMPLE}
+
+
+def test_fewer_take_part_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    macs = macs_per_image(three_convolutions())
+    for images, count in ((80, 64), (50, 50), (32, 32), (10, 32)):
+        monkeypatch.setattr(refinement_sample, "MAX_MACS", images * macs)
+        assert set(images_per_layer(three_convolutions()).values()) == {count}
 
 
 def test_few_take_part_where_one_is_large_or_sizes_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,9 +177,9 @@ def test_a_chain_of_600_blocks_needs_no_recursion_and_seconds_at_most():
         )
         x = graph.node("Add", f"add{index}", side, main)
     model = graph.model(x)
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = find_residual_adds(model)
-    assert time.perf_counter() - begin < 5.0
+    assert time.process_time() - begin < 5.0
     assert [add.main for add in found.matched] == [f"a{index}" for index in range(600)]
 
 
