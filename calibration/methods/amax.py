@@ -107,8 +107,7 @@ def percentile_amax(histogram: Histogram, percentile: float) -> float:
 
     Args:
         histogram: Counts of |x|.
-        percentile: In percent, 0 < percentile <= 100 (99.99 clips one value in 10 000). 100 gives the
-            exact maximum.
+        percentile: In percent, 0 < percentile <= 100 (99.99 clips one value in 10 000); 100 clips none.
 
     Returns:
         The amax, in tensor units, > 0 and not above the maximum.

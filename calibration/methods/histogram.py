@@ -3,8 +3,7 @@
 A bin is `2**k` wide, with the least integer k whose range `num_bins * 2**k` lies strictly above the largest
 |x|. When a larger value arrives, k grows by some n and every `2**n` neighboring bins become one. As
 `floor(x / 2**(k + n)) == floor(x / 2**k) >> n`, nothing is interpolated: in the end x counts in bin
-`floor(x / bin_width)`, whatever the order and the batching of the data. At least half of the bins lie below
-the maximum.
+`floor(x / bin_width)`, whatever the order and the batching of the data. Half of the bins or more are in use.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ class Histogram:
 
         Args:
             values: float16, float32 or float64 array of any shape and strides; unchanged. May be empty.
-            max_abs: The largest |x| of the full tensor where `values` is a sample of it; the range then
-                covers it too.
+            max_abs: The largest |x| of the full tensor where `values` is a sample of it: covered, too.
 
         Raises:
             NonFiniteActivationError: If a value or `max_abs` is NaN or Inf; nothing is counted then.

@@ -65,8 +65,7 @@ def write_web(
     Args:
         bundle: A bundle folder; its files must be unchanged.
         output: The folder to write.
-        precision: A key of `MODEL_FILES`; None takes INT8 in ONNX Runtime's dialect, else FP32: what onnxruntime-web
-            runs fastest.
+        precision: A key of `MODEL_FILES`; None takes INT8 in ONNX Runtime's dialect, else FP32: the fastest there.
         open_runtime: Opens a file as a plain session of ONNX Runtime: `OrtRuntime`.
         package: Archive of onnxruntime-web; see `onnxruntime_web`.
         force: Replace a page that this tool wrote.

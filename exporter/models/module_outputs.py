@@ -1,7 +1,6 @@
 """Inputs and outputs of a user's module: one picture in; logits, or tensors of any shape under names, out.
 
-A module may give a tensor, a tuple or a dict. Which of several is exported is for the user to say; the only one is
-taken as it is.
+A module may give a tensor, a tuple or a dict. Which of several is exported is for the user to say.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ def run_export(options: ExportOptions, reporter: Reporter) -> ExportReport:
 
     Raises:
         ExportError, CalibrationError, RuntimeAdapterError: Bad input; nothing was written.
-        ExportCheckError: The export does not answer like PyTorch, or an accuracy budget cannot hold; nothing was
-            written.
+        ExportCheckError: The export does not answer like PyTorch, or a budget cannot hold; nothing was written.
     """
     with called_as_given(reporter, options.calib, options.val):
         return _run(options, reporter)

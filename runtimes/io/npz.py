@@ -30,8 +30,7 @@ def load_npz(path: Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray[An
     """Return the arrays of a file by name; numbers and booleans only.
 
     Raises:
-        BundleError: If the file is missing, no plain file, damaged, too large unpacked, or holds anything but arrays
-            of numbers.
+        BundleError: If the file is missing, no plain file, damaged, too large unpacked, or holds more than numbers.
     """
     try:
         return _read_archive(path, max_bytes)

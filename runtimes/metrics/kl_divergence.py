@@ -17,8 +17,7 @@ def kl_divergence(
     """Return sum_c p_c log(p_c / q_c) per image, in nats.
 
     p and q are the softmax of logits [n, num_classes]; of a network that ends in a Softmax its outputs themselves; of
-    one that ends in a Sigmoid the sum runs over the classes and their opposites. Images with equal answers give 0
-    exactly.
+    one that ends in a Sigmoid the sum runs over the classes and their opposites. Equal answers give 0.
 
     Args:
         reference: Answers, float64 [n, num_classes].

@@ -38,8 +38,7 @@ class OrtRuntime(RuntimeAdapter):
             asked for. ONNX Runtime cannot do that for files whose weights share a zero point, as those for TensorRT
             do; these open with the default kernels, and `may_saturate` says so.
         num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
-        record_nodes: Keep which provider runs each node, for `node_providers`. Always kept for providers other than
-            the CPU's.
+        record_nodes: Keep which provider runs each node, for `node_providers`. Always kept but for the CPU's.
 
     Raises:
         ProviderUnavailableError: If the first provider did not load, or does not run every node.

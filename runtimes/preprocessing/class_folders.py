@@ -35,15 +35,13 @@ def match_folders(folders: Sequence[str], labels: Sequence[str] | None, num_clas
 
     0. Every folder says its class by number, `index=N`; a subset of the classes will do.
     1. Every folder is a label: by name. Capitals do not count; spaces, underscores and hyphens are equal.
-    2. Every folder is an ImageNet-1k synset id and the model has 1000 classes: by id; a subset of the classes
-       will do.
+    2. Every folder is an ImageNet-1k synset id and the model has 1000 classes: by id; some of them will do.
     3. No folder is a label, and there are as many folders as classes: in sorted order, as torchvision's
        ImageFolder numbers them.
 
     Raises:
         ValueError: If the number of labels is not `num_classes`.
-        ImageFolderError: If no rule applies, only some folders are labels, or a folder means more than one
-            class.
+        ImageFolderError: If no rule applies, only some folders are labels, or a folder means several classes.
     """
     if labels is not None and len(labels) != num_classes:
         raise ValueError(f"got {len(labels)} labels for a model of {num_classes} classes; expected one label per class")
@@ -80,8 +78,7 @@ def _classes_by_name(names: Sequence[str], labels: Sequence[str]) -> dict[str, t
     """Return the classes each name may mean.
 
     Names that are all spelled exactly like labels mean just those: torchvision's ImageNet labels have
-    "Cardigan", a dog, and "cardigan". If one is spelled otherwise, the spelling of the others is no evidence
-    either.
+    "Cardigan", a dog, and "cardigan". If one is spelled otherwise, the others' spelling is no evidence.
     """
     classes = _indices_of(labels)
     if all(name in classes for name in names):

@@ -4,8 +4,7 @@ Every kind of file has one reading here, the same for calibration, evaluation an
 
 - EXIF orientation is applied; of an animation the first frame is taken.
 - Whatever has transparency is laid over white. torchvision's ImageFolder calls `convert("RGB")`, which drops
-  the alpha channel and shows the colors hidden beneath it (often black, or leftovers of the editor), which
-  no viewer shows.
+  the alpha channel and shows the colors hidden beneath it (often black, or an editor's leftovers).
 - 16-bit grey is scaled by 1/257 and rounded (`grey16`). Pillow's own `convert` clips it, so all but the darkest
   1/256 is white. In a TIFF where 0 is white it is turned.
 - Colour profiles are ignored, as torchvision's and the usual training pipelines ignore them.

@@ -32,8 +32,7 @@ def find_images(root: Path) -> tuple[Path, ...]:
 
     An image is whatever is not a folder and has one of `IMAGE_EXTENSIONS`, in any case; nothing is opened, so
     a broken link or a damaged file is in the result and `read_image` says what is wrong with it. Names that
-    begin with a dot are skipped. A folder that links lead to is read once, under its own path where that lies
-    below `root`.
+    begin with a dot are skipped. A folder that links lead to is read once, under its own path if below `root`.
 
     Returns:
         Paths that begin with `root`, sorted by their parts (by code point, folder by folder); at least one.

@@ -83,8 +83,7 @@ class Preprocessing:
 
     Raises:
         TypeError: If `interpolation` is not an `Interpolation`.
-        ValueError: If a value is out of range, or neither a crop nor an exact resize fixes the size of the
-            result.
+        ValueError: If a value is out of range, or neither a crop nor an exact resize fixes the size.
     """
 
     resize: Resize
@@ -192,8 +191,7 @@ class Preprocessing:
         """Build from the form of `to_json`.
 
         Raises:
-            ValueError: If a key is missing or unknown, or a value is not one this version knows; nothing is
-                guessed.
+            ValueError: If a key is missing or unknown, or a value is not one this version knows.
         """
         with_keys("preprocessing", data, _JSON_KEYS)
         for key, expected in _FIXED_JSON.items():

@@ -51,8 +51,7 @@ class TrtRuntime(RuntimeAdapter):
     Args:
         engine: Path of the plan.
         flavor: The library: "tensorrt", "lean", "dispatch" or "rtx". None takes what the sidecar says, "tensorrt" where
-            there is none; and for a version-compatible engine the lean or dispatch library where the full one is not
-            installed.
+            there is none; and for a version-compatible engine the lean or dispatch library where there is no full one.
         check_sidecar: Compare the plan and this machine with `<engine>.json` before TensorRT sees the plan.
         cuda: CUDA; what is installed when None.
         max_contexts: How many calls of `run` may compute at the same time; each needs memory for the largest batch.
