@@ -296,6 +296,8 @@ def test_the_tutorial_s_first_example_is_typed_and_runs(few_digits, tmp_path, mo
     script = ROOT / "examples" / "module_to_bundle.py"
     lines = [line for line in script.read_text().splitlines() if line.strip() and not line.startswith(('"""', "#"))]
     assert len(lines) <= 12
+    # Fenced as ```python, ruff would format this line as Python, and the page would show it as it is.
+    assert '``` { .python }\n--8<-- "examples/module_to_bundle.py"\n```' in (ROOT / "docs" / "tutorial.md").read_text()
     # An editable installation is found by Python's import hooks, which mypy does not run; a plain one needs no path.
     # From the root, since a path makes our sources part of what is checked: pyproject.toml knows which libraries
     # come without types.
