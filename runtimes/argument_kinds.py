@@ -1,6 +1,7 @@
 """Arguments of public functions against their annotations: what is of another kind is told by its name, at the call.
 
-A flag of "no" would count as yes, a name as a list of letters. Which values are of use is asked elsewhere.
+A flag of "no" would count as yes, a name as a list of letters. Which values are of use is asked elsewhere. NumPy warns
+in them and never raises, whatever the caller has told it (`np.seterr`): what overflows is looked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar, Union, cast
+
+import numpy as np
 
 StrPath = Union[str, "os.PathLike[str]"]
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -67,7 +70,8 @@ def checked_kinds(function: Function) -> Function:
         for name in known.keys() & bound.keys():
             several = parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             _check(name, bound[name] if several else (bound[name],), known[name])
-        return function(*args, **kwargs)
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]  # the same signature
 

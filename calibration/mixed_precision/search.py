@@ -1,8 +1,7 @@
 """Find what has to stay in float for a budget to hold: worst blocks first, measured again after every step.
 
     1. The worst block that is left stays in float. The model is quantized again and measured on the selection images.
-       Where the divergence from FP32 grew (errors had cancelled), the block goes back to INT8 until all others are
-       tried.
+       Where the divergence from FP32 grew (errors had cancelled), the block goes back to INT8 till others are tried.
     2. When the budget holds there, layers of the blocks left in float go back to INT8 one by one, least noisy first:
        those without which it still holds and nine tenths of what was won stay won.
     3. The verdict is measured on images that chose nothing. If it does not hold there, the search goes on with step 1.

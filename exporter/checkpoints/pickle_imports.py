@@ -1,7 +1,6 @@
 """List what a pickle would import if it were run, from its bytes, without running it.
 
-This words the message about a checkpoint that `torch.load(weights_only=True)` has refused; it decides nothing
-about safety.
+This words the message about a checkpoint that `torch.load(weights_only=True)` has refused; it judges no safety.
 """
 
 from __future__ import annotations

@@ -151,8 +151,7 @@ def _with_small_stem(module: Any) -> nn.Module:
 def _told_by_file_name(name: str, weights: str) -> Any:
     """Return the weights whose download the file is by its name, or None.
 
-    `resnet50-11ad3fa6.pth` is the V2 recipe, which resizes to 232 and not to 256; eight digits of the file's hash are
-    in the name.
+    `resnet50-11ad3fa6.pth` is the V2 recipe, which resizes to 232, not 256; eight digits of the file's hash are in it.
     """
     members = torchvision.models.get_model_weights(name)
     return next((member for member in members if member.url.rpartition("/")[2] == Path(weights).name), None)

@@ -71,8 +71,7 @@ def mcnemar_exact(losses: int, gains: int) -> float:
     Raises:
         ValueError: If a count is negative.
 
-    Source: McNemar 1947, Psychometrika 12, in the exact binomial form; Agresti 2013, "Categorical Data Analysis",
-        section 11.1.
+    Source: McNemar 1947, Psychometrika 12, exact binomial form; Agresti 2013, "Categorical Data Analysis", 11.1.
     """
     if min(losses, gains) < 0:
         raise ValueError(f"got {losses} losses and {gains} gains, expected counts")

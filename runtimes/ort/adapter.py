@@ -48,8 +48,7 @@ class OrtRuntime(RuntimeAdapter):
     Attributes:
         may_saturate: Whether integer kernels, if the file has any for ONNX Runtime, add products in 16 bits.
         provider: The provider that was asked for, and loaded.
-        node_providers: Node name to the provider that runs it; empty where it was not recorded or ONNX Runtime is too
-            old.
+        node_providers: Node name to the provider that runs it; empty where it was not recorded (or cannot be).
         metadata: The file's `metadata_props`.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import resnet_export as rx
@@ -23,6 +24,12 @@ def test_what_fits_goes_through_unchanged():
     )  # fmt: skip
     assert inspect.signature(verb).parameters["flag"].default is False
     assert verb.__doc__ == "Return what was given."
+
+
+def test_numpy_raises_nothing_whatever_the_caller_told_it():
+    with np.errstate(all="raise"):
+        assert checked_kinds(lambda: np.float32([1e-30]).astype(np.float16))().tolist() == [0]
+        assert np.geterr()["under"] == "raise"
 
 
 @pytest.mark.parametrize(
