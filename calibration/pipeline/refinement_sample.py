@@ -37,7 +37,7 @@ MAX_MACS = 131 * 10**9
 LARGE_SAMPLE = 32
 """Images that take part in the end where one takes long. Half of the images takes half of the walks' time. At 224 x 224
 three orders of the images of a thin ResNet-50 and two of MobileNetV2 are as near with 32 as with 64, of
-EfficientNet-Lite0 up to 0.5 dB farther; a ResNet-18 at 64 x 64, where an image has few positions, up to 1.2 dB. Those
+EfficientNet-Lite0 up to 0.5 dB farther; a ResNet-18 at 96 x 96, where an image has few positions, up to 1.2 dB. Those
 four are quick, and get 64."""
 
 BATCH = 8
