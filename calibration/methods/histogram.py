@@ -3,7 +3,7 @@
 A bin is `2**k` wide, with the least integer k whose range `num_bins * 2**k` lies strictly above the largest
 |x|. When a larger value arrives, k grows by some n and every `2**n` neighboring bins become one. As
 `floor(x / 2**(k + n)) == floor(x / 2**k) >> n`, nothing is interpolated: in the end x counts in bin
-`floor(x / bin_width)`, whatever the order and the batching of the data. Half of the bins or more are in use.
+`floor(x / bin_width)`, whatever the order and the batching of the data. Half of the bins or more lie below the maximum.
 """
 
 from __future__ import annotations

@@ -11,14 +11,11 @@ Nodes without weights outside all this (pooling before the classifier) go with t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
-from calibration.errors import CalibrationError
-from exporter.graph.onnx_graph import complete_types
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 STEM = "stem"
@@ -63,33 +60,3 @@ def _indexed_paths(name: str) -> list[str]:
     """Return the module paths that hold `name` and whose last word ends in a digit, longest first."""
     words = name.split(".")
     return [".".join(words[:end]) for end in range(len(words) - 1, 0, -1) if words[end - 1][-1:].isdigit()]
-
-
-def multiply_adds(model: ModelProto, layers: Collection[str]) -> Mapping[str, int]:
-    """Return how many multiplications a layer does for one image, by name.
-
-    One output value of Conv [O, I / groups, kH, kW] takes I / groups * kH * kW of them, one of Gemm or MatMul as many
-    as it has inputs.
-
-    Raises:
-        CalibrationError: If the size of an output is not known.
-    """
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.name in layers]
-    types = complete_types(model, (node.output[0] for node in nodes))
-    return {node.name: _outputs(node, types) * _per_output(node, shapes) for node in nodes}
-
-
-def _per_output(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    shape = shapes[node.input[1]]
-    if node.op_type == "Conv":
-        return int(np.prod(shape[1:]))
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return shape[-1] if transposed else shape[-2]
-
-
-def _outputs(node: NodeProto, types: Mapping[str, object]) -> int:
-    dims = types[node.output[0]].tensor_type.shape.dim[1:]  # type: ignore[attr-defined]
-    if not all(dim.dim_value > 0 for dim in dims):
-        raise CalibrationError(f"the size of tensor {node.output[0]!r} is not known; export with a fixed input size")
-    return int(np.prod([dim.dim_value for dim in dims]))

@@ -33,12 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
-from calibration.mixed_precision.blocks import Block, find_blocks, multiply_adds
+from calibration.mixed_precision.blocks import Block, find_blocks
 from calibration.mixed_precision.output_error import error_json, output_error
 from calibration.mixed_precision.variant_runs import NUM_SAMPLE, VariantRuns, can_share
 from calibration.mixed_precision.variants import VariantMaker
 from calibration.observers.observe_batches import OpenRuntime
-from calibration.observers.tensor_bytes import live_bytes_per_image
+from calibration.observers.tensor_bytes import live_bytes_per_image, multiply_adds
 from calibration.pipeline.quantize_model import CalibratedModel, insert_and_refine
 from calibration.placement.place import place
 from runtimes.metrics.logit_comparison import LogitComparison

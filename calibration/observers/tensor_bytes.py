@@ -6,13 +6,13 @@ That decides how many images are run at once, and how many a model is refined on
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
-from onnx import ModelProto, TypeProto
+from onnx import ModelProto, NodeProto, TypeProto
 
 from calibration.errors import CalibrationError
 from exporter.graph.onnx_graph import all_tensor_types, attribute
-from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 FLOAT32_BYTES = 4
 
@@ -57,20 +57,27 @@ def live_bytes_of_nodes(model: ModelProto) -> list[int]:
     return of_nodes
 
 
-def macs_per_image(model: ModelProto) -> int:
-    """Return the multiply-accumulates of the layers with constant weights, for one image; a size not known counts as 0.
+def multiply_adds(model: ModelProto, layers: Collection[str]) -> Mapping[str, int]:
+    """Return how many multiplications a layer does for one image, by name.
 
-    Each value that such a layer gives takes one for every weight of its output channel.
+    One output value of Conv [O, I / groups, kH, kW] takes I / groups * kH * kW of them, one of Gemm or MatMul as many
+    as it has inputs.
+
+    Raises:
+        CalibrationError: If the size of an output is not known.
     """
     sizes = _sizes(model)
-    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    total = 0
-    for node in model.graph.node:
-        if node.op_type in WEIGHTED_OPS and node.input[1] in weights:
-            dims = weights[node.input[1]]
-            is_row = node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0) == 1)
-            total += sizes.get(node.output[0], 0) // FLOAT32_BYTES * math.prod(dims) // dims[0 if is_row else -1]
-    return total
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.name in layers]
+    _refuse_unknown([node.output[0] for node in nodes if sizes.get(node.output[0], 0) == 0])
+    return {node.name: sizes[node.output[0]] // FLOAT32_BYTES * _per_output(node, shapes) for node in nodes}
+
+
+def _per_output(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    shape = shapes[node.input[1]]
+    if node.op_type == "Conv":
+        return math.prod(shape[1:])
+    return shape[-1 if attribute(node, "transB", 0) else -2]
 
 
 def _sizes(model: ModelProto) -> dict[str, int]:

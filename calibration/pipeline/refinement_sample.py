@@ -7,7 +7,7 @@ become smaller (`refinement.layerwise_walk`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.errors import CalibrationError
-from calibration.observers.tensor_bytes import live_bytes_of_nodes, macs_per_image
+from calibration.observers.tensor_bytes import live_bytes_of_nodes, multiply_adds
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 MAX_LIVE_BYTES = 160 * 2**20
@@ -62,13 +62,15 @@ def images_per_layer(model: ModelProto) -> dict[str, int]:
     # Whoever takes part in a layer runs from the layer before it on.
     starts = [0, *places[:-1]]
     counts = (MAX_LIVE_BYTES // behind[start] for start in starts)
-    most = _most_images(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = [model.graph.node[place] for place in places]
+    most = _most_images(model, {node.name for node in nodes if node.input[1] in constants})
     return {name: min(most, max(MIN_SAMPLE, count)) for name, count in zip(names, counts, strict=True)}
 
 
-def _most_images(model: ModelProto) -> int:
-    """Return how many images take part in the end."""
-    return min(MAX_SAMPLE, max(LARGE_SAMPLE, MAX_MACS // max(1, macs_per_image(model))))
+def _most_images(model: ModelProto, layers: Collection[str]) -> int:
+    """Return how many images take part in the end, by what `layers` compute for one."""
+    return min(MAX_SAMPLE, max(LARGE_SAMPLE, MAX_MACS // max(1, sum(multiply_adds(model, layers).values()))))
 
 
 def take_images(batches: Iterable[Images], count: int) -> tuple[list[Images], Iterator[Images]]:

@@ -150,7 +150,7 @@ class Manifest(JsonFields):
         """Return the manifest that `to_json` wrote.
 
         Raises:
-            BundleError: If the schema is another, a key is missing or of a wrong type, or a file name leads out.
+            BundleError: If the schema is another, a key is missing or of a wrong type, or a name leaves the folder.
         """
         if not isinstance(content, Mapping):
             raise BundleError(f"{MANIFEST_NAME}: got {type(content).__name__}, expected an object")

@@ -1,18 +1,19 @@
-"""Bytes per image, counted by hand; multiplications, as PyTorch counts them."""
+"""Bytes and multiplications per image, counted by hand and by a published figure."""
 
 from __future__ import annotations
 
 import onnx
 import pytest
-from graph_builder import GraphBuilder, make_resnet8, three_convolutions
+from graph_builder import GraphBuilder, make_resnet18, three_convolutions
 
 from calibration.errors import CalibrationError
 from calibration.observers.tensor_bytes import (
     live_bytes_of_nodes,
     live_bytes_per_image,
-    macs_per_image,
     made_bytes_per_image,
+    multiply_adds,
 )
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 
 
 def test_made_bytes_by_hand() -> None:
@@ -59,19 +60,21 @@ def test_a_size_that_is_not_known_is_refused() -> None:
         made_bytes_per_image(model)
 
 
-def test_macs_are_those_that_pytorch_counts() -> None:
-    from exporter.models.model_facts import count_macs
-    from exporter.networks.cifar_resnet import CifarResNet
+def test_multiply_adds_by_hand():
+    graph = GraphBuilder(channels=3, size=8)
+    out = graph.gemm("fc", graph.conv("conv", "input", 4, stride=2), 5)
+    assert multiply_adds(graph.model(out), ["conv", "fc"]) == {"conv": 4 * 4 * 4 * 3 * 9, "fc": 5 * 4}
 
-    assert macs_per_image(make_resnet8()) == count_macs(CifarResNet(8).to("meta"), (32, 32))
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_gemm_reads_each_input_once_per_output(transposed):
+    graph = GraphBuilder(channels=3)
+    assert multiply_adds(graph.model(graph.gemm("fc", "input", 5, transB=int(transposed))), ["fc"]) == {"fc": 15}
 
 
-@pytest.mark.parametrize(("op_type", "shape", "options"), [("MatMul", [5, 3], {}), ("Gemm", [3, 5], {"transB": 1})])
-def test_macs_of_rows_by_hand(op_type: str, shape: list[int], options: dict[str, int]) -> None:
-    """5 values in, 3 out, for each image."""
-    ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in (("x", 5), ("y", 3))]
-    weight = onnx.helper.make_tensor("w", 1, shape, [0.0] * 15)
-    node = onnx.helper.make_node(op_type, ["x", "w"], ["y"], **options)
-    assert (
-        macs_per_image(onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight]))) == 15
-    )
+def test_resnet18_has_the_published_number():
+    """1.814 billion at 224 x 224. Source: torchvision, ResNet18_Weights.IMAGENET1K_V1 meta "_ops"."""
+    model = make_resnet18()
+    assert sum(
+        multiply_adds(model, [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]).values()
+    ) == pytest.approx(1.814e9, rel=1e-3)

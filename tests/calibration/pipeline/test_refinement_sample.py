@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from graph_builder import three_convolutions
 
-from calibration.observers.tensor_bytes import macs_per_image
+from calibration.observers.tensor_bytes import multiply_adds
 from calibration.pipeline import refinement_sample
 from calibration.pipeline.refinement_sample import (
     MAX_SAMPLE,
@@ -29,7 +29,7 @@ def test_small_tensors_let_all_take_part() -> None:
 
 
 def test_fewer_take_part_where_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    macs = macs_per_image(three_convolutions())
+    macs = sum(multiply_adds(three_convolutions(), "abc").values())
     for images, count in ((80, 64), (50, 50), (32, 32), (10, 32)):
         monkeypatch.setattr(refinement_sample, "MAX_MACS", images * macs)
         assert set(images_per_layer(three_convolutions()).values()) == {count}
