@@ -26,10 +26,6 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_path(value: object) -> bool:
-    return isinstance(value, (str, os.PathLike)) and isinstance(os.fspath(value), str)
-
-
 def _are_names(value: object) -> bool:
     is_list = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
     return is_list and all(isinstance(name, str) for name in value)  # type: ignore[attr-defined]
@@ -43,7 +39,7 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "None": (lambda value: value is None, ""),
     "bool": (lambda value: isinstance(value, bool), "True or False"),
     "str": (lambda value: isinstance(value, str), "a text"),
-    "StrPath": (_is_path, "a text or path"),
+    "StrPath": (lambda v: isinstance(v, (str, os.PathLike)) and isinstance(os.fspath(v), str), "a text or path"),
     "Sequence[str]": (_are_names, "a list of names"),
     "int": (_is_whole, "a whole number"),
     "Count": (lambda value: _is_whole(value) and cast("int", value) >= 1, "a whole number >= 1"),

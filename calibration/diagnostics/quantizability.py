@@ -34,7 +34,7 @@ from calibration.methods.quantize_weight import QMAX
 from calibration.observers.activation_summary import ActivationSummary
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.calibration_table import CalibrationTable
-from exporter.graph.onnx_graph import GraphIndex, array_from_initializer, index_graph
+from exporter.graph.onnx_graph import array_from_initializer, index_graph
 from exporter.passes.float16 import FLOAT16_MAX, FLOAT16_MIN_NORMAL
 from runtimes.first_few import first_few
 from runtimes.io.json_fields import JsonFields
@@ -125,7 +125,9 @@ def lint_activations(model: ModelProto, table: CalibrationTable) -> tuple[Tensor
     for tensor, seen in table.observed.activations.items():
         if tensor in table.ranges:
             kept = table.ranges[tensor]
-            found.extend(_activation_findings(tensor, _maker(tensor, index), seen, kept.amax, kept.scale))
+            producer = index.producer.get(tensor)
+            maker = tensor if producer is None else producer.name
+            found.extend(_activation_findings(tensor, maker, seen, kept.amax, kept.scale))
     return tuple(found)
 
 
@@ -141,11 +143,6 @@ def lint_lines(findings: Iterable[TensorFinding], *, worst: int = 3) -> tuple[st
         named = first_few((f"{each.tensor} ({each.figure:.3g})" for each in of_kind), worst)
         lines.append(f"{kind.value}: {named}; {of_kind[0].consequence}")
     return tuple(lines)
-
-
-def _maker(tensor: str, index: GraphIndex) -> str:
-    producer = index.producer.get(tensor)
-    return tensor if producer is None else producer.name
 
 
 def _weight_findings(tensor: str, module: str, channels: NDArray[np.float64]) -> Iterator[TensorFinding]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import NodeProto
-
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import (
     DEQUANTIZE,
@@ -155,16 +153,13 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
     node, index = quantizer.node, graph.index
     place = quantizer.where
     if quantizer.is_quantize:
-        if not any(_takes_integers(use.node) for use in index.uses.get(node.output[0], ())):
+        readers = [use.node for use in index.uses.get(node.output[0], ())]
+        if not any(reader.op_type in (DEQUANTIZE, *MOVING_OPS) or is_integer(reader) for reader in readers):
             grouped.add(LONE_QUANTIZE, "a QuantizeLinear without a DequantizeLinear behind it", place)
     elif quantizer.role is Role.ACTIVATION:
         maker = maker_behind(node.input[0], index.producer, MOVING_OPS)
         if maker is None or (maker.op_type != QUANTIZE and not is_integer(maker)):
             grouped.add(LONE_DEQUANTIZE, "a DequantizeLinear on integers that no QuantizeLinear made", place)
-
-
-def _takes_integers(node: NodeProto) -> bool:
-    return node.op_type == DEQUANTIZE or is_integer(node) or node.op_type in MOVING_OPS
 
 
 def _check_relu(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -50,13 +50,10 @@ class Summary:
     inputs: dict[str, list[int | str]]
 
 
-@dataclass(frozen=True, slots=True)
-class LintReport:
-    """Findings on one target, errors first, then as rules are listed; of a model in memory `path` is None."""
+class Judged:
+    """What is asked of the findings on one file or several."""
 
-    path: Path | None
-    target: LintTarget
-    summary: Summary
+    __slots__ = ()
     findings: tuple[Finding, ...]
 
     def count(self, severity: Severity) -> int:
@@ -66,6 +63,21 @@ class LintReport:
     def fails(self, fail_on: Severity) -> bool:
         """Tell whether there is a finding as bad as `fail_on`, or worse."""
         return any(finding.severity.rank <= fail_on.rank for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class LintReport(Judged):
+    """Findings on one target, errors first, then as rules are listed; of a model in memory `path` is None."""
+
+    path: Path | None
+    target: LintTarget
+    summary: Summary
+    findings: tuple[Finding, ...]
+
+    @property
+    def files(self) -> tuple[LintReport, ...]:
+        """Itself, as a bundle's report has one for each file."""
+        return (self,)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -77,6 +89,24 @@ class LintReport:
             "counts": {severity.value: self.count(severity) for severity in Severity},
             "findings": [finding.to_json() for finding in self.findings],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class BundleLintReport(Judged):
+    """The reports on every ONNX file of a bundle."""
+
+    path: Path
+    files: tuple[LintReport, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:  # type: ignore[override]  # read only, as a frozen field is
+        """Those of all files, one file after another."""
+        return tuple(finding for report in self.files for finding in report.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reports as JSON values."""
+        files = [report.to_json() for report in self.files]
+        return {"schema_version": SCHEMA_VERSION, "bundle": self.path.as_posix(), "files": files}
 
 
 def lint_file(path: Path, target: LintTarget, *, fold_check: FoldCheck | None = None) -> LintReport:

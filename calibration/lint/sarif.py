@@ -46,7 +46,7 @@ def _relative_uri(path: Path, root: Path) -> str:
     resolved = path.resolve()
     base = root.resolve()
     relative = resolved.relative_to(base) if resolved.is_relative_to(base) else Path(resolved.name)
-    return quote(relative.as_posix())
+    return quote(relative.as_posix(), errors="surrogateescape")
 
 
 def _descriptor(rule: Rule) -> dict[str, Any]:

@@ -168,7 +168,8 @@ def _misread(node: NodeProto, opset: int) -> tuple[str, Severity | None]:
         return f"with {named[0]}: OpenVINO resizes without it", None
     if kind == "LRN" and (bias := float(attribute(node, "bias", 1.0))) != int(bias):
         return f"with the bias {bias:g}: OpenVINO computes with {int(bias)}", None
-    if kind == "AveragePool" and _counts_padding_and_rounds_up(node):
+    rounds_up = attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0)
+    if kind == "AveragePool" and rounds_up and any(attribute(node, "pads", None) or ()):
         words = "with ceil_mode and count_include_pad: OpenVINO divides windows beyond the padding wrongly"
         return words, Severity.NOTE
     if kind == "Softmax" and opset < SOFTMAX_OF_ONE_AXIS and (axis := attribute(node, "axis", 1)) != -1:
@@ -177,11 +178,6 @@ def _misread(node: NodeProto, opset: int) -> tuple[str, Severity | None]:
         )
         return f"{words} for the last", Severity.NOTE
     return "", None
-
-
-def _counts_padding_and_rounds_up(node: NodeProto) -> bool:
-    counts = attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0)
-    return bool(counts and any(attribute(node, "pads", None) or ()))
 
 
 def _check_pads_of_pools(graph: QuantizedGraph, grouped: Grouped) -> None:

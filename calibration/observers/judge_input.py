@@ -62,21 +62,25 @@ class InputWarning(JsonFields):
     expected: str
     advice: str
 
+    def said_of(self, what: str) -> str:
+        """Return one line about `what`."""
+        return f"{what}: {self.kind.value}: {self.seen}; expected {self.expected}. {self.advice}"
+
     def __str__(self) -> str:
         """Return one line."""
-        return f"calibration images: {self.kind.value}: {self.seen}; expected {self.expected}. {self.advice}"
+        return self.said_of("calibration images")
 
 
 def judge_input(statistics: InputStatistics, preprocessing: Preprocessing | None = None) -> tuple[InputWarning, ...]:
     """Return what is wrong with the images, worst first; without preprocessing what needs none."""
     prepared = preprocessing if preprocessing and len(preprocessing.mean) == len(statistics.mean) else None
-    found = [*(() if prepared is None else _normalization(statistics, prepared)), *_noise(statistics)]
+    found = [*(() if prepared is None else judge_normalization(statistics, prepared)), *_noise(statistics)]
     if not found:  # else they differ for that reason alone
         found = [*_choice(statistics), *(() if prepared is None else _bgr(statistics, prepared))]
     return tuple(found)
 
 
-def _normalization(statistics: InputStatistics, preprocessing: Preprocessing) -> Iterator[InputWarning]:
+def judge_normalization(statistics: InputStatistics, preprocessing: Preprocessing) -> Iterator[InputWarning]:
     """Undo the normalization: what is then not a picture on the scale 0 to 1 was prepared in another way."""
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     low, high = np.array(statistics.low) * std + mean, np.array(statistics.high) * std + mean

@@ -209,15 +209,12 @@ def _without_scale(stripped: StrippedModel, scales: Mapping[str, float]) -> tupl
         if name not in scales
         and node.op_type not in _POOLS_BY_MEAN  # they take their input's
         and types.get(name, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT
-        and not any(
-            _is_float_layer(layer, stripped) for layer in (node, *(use.node for use in index.uses.get(name, ())))
+        and all(
+            layer.op_type not in ALL_WEIGHTED_OPS or any(read in stripped.weights for read in layer.input)
+            for layer in (node, *(use.node for use in index.uses.get(name, ())))  # none is left in float
         )
     ]
     return tuple(name for name in wanted if _leader(name, index) not in wanted)
-
-
-def _is_float_layer(node: NodeProto, stripped: StrippedModel) -> bool:
-    return node.op_type in ALL_WEIGHTED_OPS and not any(name in stripped.weights for name in node.input)
 
 
 def simulate_dla(stripped: StrippedModel, scales: Mapping[str, float], *, as_in_file: bool = False) -> ModelProto:

@@ -115,7 +115,7 @@ def calibration_key(
             "dialect": dialect,
             "zero points": f"the dialect's, taken by {zero_points.value}",
             "provider": provider,
-            "libraries": _versions(),
+            "libraries": ", ".join([platform.machine(), *map(" ".join, installed_versions(_LIBRARIES).items())]),
             "code": f"{CODE_VERSION}, table schema {SCHEMA_VERSION}",
         }
     )
@@ -223,8 +223,3 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _versions() -> str:
-    found = [f"{name} {version}" for name, version in installed_versions(_LIBRARIES).items()]
-    return ", ".join([platform.machine(), *found])

@@ -194,17 +194,13 @@ def _only_tensors(
 
 def _without_weights(payload: Mapping[object, object], path: Path) -> WeightsError:
     """Return the error for a dict without weights; a module among its values is named."""
-    module = next(((key, value) for key, value in payload.items() if _is_object(key, value)), None)
-    if module is not None:
-        return _needs_code(path, f'under "{module[0]}" it holds', module[1])
+    for key, value in payload.items():
+        if isinstance(value, Opaque) and (key in WRAPPER_KEYS or ("." in value.name and "model" in str(key))):
+            return _needs_code(path, f'under "{key}" it holds', value)
     return WeightsError(
         f"{path}: got a dict without weights (it holds {first_few(payload) or 'nothing'}), expected name -> tensor, "
         f"or that under one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
     )
-
-
-def _is_object(key: object, value: object) -> bool:
-    return isinstance(value, Opaque) and (key in WRAPPER_KEYS or ("." in value.name and "model" in str(key)))
 
 
 def _needs_code(path: Path, what: str, value: object) -> UnsafeCheckpointError:

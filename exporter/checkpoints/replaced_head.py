@@ -125,7 +125,8 @@ def _candidate(
     for tensors in (extra, aside):
         words = dict.fromkeys(name.partition(".")[0] for name in tensors)
         groups |= {word: _below(tensors, word) for word in words if word in HEAD_WORDS}
-    fitting = {word: found for word, found in groups.items() if _first_width(found) == width}
+    first = {word: next((t for t in found.values() if t.ndim >= 2), None) for word, found in groups.items()}
+    fitting = {word: groups[word] for word, tensor in first.items() if tensor is not None and tensor.shape[1] == width}
     if len(fitting) > 1:
         raise WeightsError(
             f"the file has several classifiers of {width} inputs ({', '.join(fitting)}) and none at {path!r}; {_OWN}"
@@ -141,10 +142,6 @@ def _candidate(
 
 def _below(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{path}."): value for name, value in tensors.items() if name.startswith(f"{path}.")}
-
-
-def _first_width(weights: Mapping[str, Tensor]) -> int | None:
-    return next((int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim >= 2), None)
 
 
 def _no_head(path: str, width: int) -> Head:

@@ -79,7 +79,9 @@ def find_network(
         WeightsError: If there are several whole networks, and their names do not tell which is meant.
     """
     wanted = set(expected)
-    network = network_among(state_dict, lambda name: _is_known(name, wanted))
+    network = network_among(
+        state_dict, lambda name: name in wanted or any(rule.rename(name) in wanted for rule in RULES)
+    )
     readings = [_renamed(reading, wanted) for reading in (Network(dict(state_dict), {}), network)]
     best = min(readings, key=lambda reading: _misfits(reading.state_dict.keys(), wanted))  # the first of equals
     if best.rivals and 2 * _misfits(best.state_dict.keys(), wanted)[0] < len(wanted):
@@ -97,10 +99,6 @@ def find_network(
 def _misfits(names: Set[str], wanted: set[str]) -> tuple[int, int]:
     """Return how many names are missing, and how many are too many."""
     return len(wanted - names), len(names - wanted)
-
-
-def _is_known(name: str, wanted: Collection[str]) -> bool:
-    return name in wanted or any(rule.rename(name) in wanted for rule in RULES)
 
 
 def _renamed(network: Network, wanted: set[str]) -> Network:

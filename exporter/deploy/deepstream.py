@@ -90,7 +90,9 @@ def write_deepstream(
 
     settings = settings or nvinfer_config.NvinferSettings()
     manifest = load_unchanged(bundle)
-    precision = precision or _lowest(manifest, settings)
+    if precision is None:  # INT8 with FP16 around it is for strongly typed networks
+        names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
+        precision = next(name for name in names if name in manifest.precisions)
     _check_fits(bundle, manifest, precision, settings)
     check_output(output, force=force, kind=DEEPSTREAM_FOLDER)
     preprocessing = manifest.preprocessing
@@ -138,12 +140,6 @@ def _write(output: Path, file: str, model: ModelProto, texts: Mapping[str, str])
         onnx.save_model(model, folder / file)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-
-
-def _lowest(manifest: Manifest, settings: nvinfer_config.NvinferSettings) -> str:
-    """Return the lowest precision of the bundle; INT8 with FP16 around it is for strongly typed networks."""
-    names = [name for name in LOWEST_FIRST if settings.strongly_typed or name != "int8-fp16"]
-    return next(name for name in names if name in manifest.precisions)
 
 
 def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: nvinfer_config.NvinferSettings) -> None:

@@ -19,6 +19,7 @@ from exporter.engines.timing_cache import attach_timing_cache, save_timing_cache
 from exporter.engines.turing import check_turing
 from exporter.errors import EngineBuildError
 from runtimes.bundle.manifest import BatchRange
+from runtimes.io.file_name import name_or_bytes
 from runtimes.machine.environment import gpu_info
 from runtimes.trt.engine_layers import NetworkProducts
 from runtimes.trt.tensorrt_library import TensorRtLibrary, load_library
@@ -146,7 +147,8 @@ def _parse(library: TensorRtLibrary, network: Any, model: Path) -> Any:
     if not model.is_file():
         raise EngineBuildError(f"{model} does not exist")
     parser = library.module.OnnxParser(network, library.logger)
-    if not parser.parse_from_file(str(model)):
+    named = name_or_bytes(model)
+    if not (parser.parse_from_file(named) if isinstance(named, str) else parser.parse(named)):
         errors = "; ".join(str(parser.get_error(index).desc()) for index in range(parser.num_errors))
         words = errors or library.log.last_words()
         raise EngineBuildError(f"{library.flavor} does not parse {model}: {_explained(words)}")

@@ -83,7 +83,7 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     name_nodes(model)  # ONNX Runtime refuses a name that two nodes have
     opset = _check_opset(model, path)
     _check_constants(model, path)
-    _check_nodes(model, path)
+    check_nodes(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
     refill(model.graph.input, inputs)  # IR version 3 lists weights as inputs too
@@ -157,7 +157,8 @@ def _check_opset(model: ModelProto, path: Path) -> int:
     return opset
 
 
-def _check_nodes(model: ModelProto, path: Path) -> None:
+def check_nodes(model: ModelProto, path: Path | str) -> None:
+    """Raise an OnnxFileError where a graph, called `path`, computes what is not float32, not ONNX's, or not stable."""
     kinds = Counter((node.domain, node.op_type) for node in model.graph.node)
     if quantized := sorted(kind for _, kind in kinds if kind.startswith(_QUANTIZED)):
         raise OnnxFileError(f"{path} is quantized already (it holds {quantized[0]}); give the float32 file")

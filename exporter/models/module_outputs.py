@@ -131,6 +131,10 @@ def with_outputs(loaded: LoadedModel, images: Tensor, name: str, wanted: tuple[s
     if len(keys) == 1 and first.ndim == 2:
         return replace(loaded, num_classes=int(first.shape[1]))
     names = tuple(_tensor_name(key) for key in keys)
+    if alike := [place for place, own in enumerate(names) if own in names[:place]]:
+        raise ModelObjectError(
+            f"{name}: --outputs: {keys[alike[0]]!r} would be called {names[alike[0]]!r}, as another one is; rename one"
+        )
     return replace(loaded, num_classes=int(first.shape[1]), outputs=names, labels=None, gives_logits=False)
 
 

@@ -72,12 +72,7 @@ def load(request: ModelRequest) -> LoadedModel:
 
 
 def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preprocessing, str]:
-    """Return how images are prepared: ImageNet's way at the file's size, as far as options do not say it.
-
-    Raises:
-        OnnxFileError: If no image size is known, or the one asked for does not fit.
-        PreprocessingError: If the file takes other than three channels, and nobody says how they are normalized.
-    """
+    """Return how images are prepared: ImageNet's way at the file's size, as far as options do not say it."""
     options = request.preprocessing
     asked = (options.input_size, options.input_size) if isinstance(options.input_size, int) else options.input_size
     if asked is None and source.input_size is None and isinstance(options.resize, tuple):

@@ -40,11 +40,8 @@ LAYOUTS = {
 }
 
 
-def _is_package(folder: Path) -> bool:
-    return (folder / OURS / MANIFEST_NAME).is_file()
-
-
-PACKAGE = FolderKind("package of this tool", f"{OURS}/{MANIFEST_NAME}", _is_package)
+_SIGN = f"{OURS}/{MANIFEST_NAME}"
+PACKAGE = FolderKind("package of this tool", _SIGN, lambda folder: (folder / _SIGN).is_file())
 
 
 def write_package(bundles: Sequence[Path], output: Path, *, layout: str, force: bool = False) -> dict[str, str]:

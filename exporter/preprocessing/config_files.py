@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.bundle.write_folder import json_object
 from exporter.errors import PreprocessingError, WeightsError
 from exporter.preprocessing.timm_data_config import preprocessing_from_data_config
+from runtimes.io.bounded_read import read_json_file
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
 
 PROCESSOR = "preprocessor_config.json"
@@ -31,10 +31,10 @@ def preprocessing_beside(weights: Path) -> tuple[Preprocessing, str] | None:
     Raises:
         PreprocessingError: If there is one that cannot be followed.
     """
-    processor = json_object(weights.parent / PROCESSOR)
+    processor = _config(weights.parent / PROCESSOR)
     if "image_mean" in processor or "do_normalize" in processor:
         return _from_processor(processor, weights.parent / PROCESSOR), f"{PROCESSOR} beside the weights"
-    config = json_object(weights.parent / CONFIG)
+    config = _config(weights.parent / CONFIG)
     if isinstance(config.get("pretrained_cfg"), Mapping):
         data = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **config["pretrained_cfg"]}
         try:
@@ -48,7 +48,7 @@ def preprocessing_beside(weights: Path) -> tuple[Preprocessing, str] | None:
 
 def labels_beside(weights: Path, num_classes: int) -> tuple[str, ...] | None:
     """Return the class names of a `config.json` beside `weights`, None where it has none for so many classes."""
-    config = json_object(weights.parent / CONFIG)
+    config = _config(weights.parent / CONFIG)
     named = config.get("id2label")
     if isinstance(named, Mapping) and sorted(named) == sorted(map(str, range(num_classes))):
         return tuple(str(named[str(index)]) for index in range(num_classes))
@@ -60,9 +60,25 @@ def labels_beside(weights: Path, num_classes: int) -> tuple[str, ...] | None:
 
 def architecture_beside(weights: Path) -> str | None:
     """Return the name of timm's architecture in a `config.json` beside `weights`, or None."""
-    config = json_object(weights.parent / CONFIG)
+    config = _config(weights.parent / CONFIG)
     name = config.get("architecture")
     return name if isinstance(name, str) and "pretrained_cfg" in config else None
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """Return what a configuration says, {} where there is none; raise where there is one that cannot be read."""
+    try:
+        content = read_json_file(path)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as err:
+        if isinstance(err, ValueError) and path.name == CONFIG:  # many tools have a file of that name
+            return {}
+        raise PreprocessingError(
+            f"{path}, beside the weights, cannot be read ({getattr(err, 'strerror', None) or err}); it may say how "
+            "images are prepared: copy it again, or move it away"
+        ) from err
+    return content if isinstance(content, dict) else {}
 
 
 def _from_processor(config: Mapping[str, Any], path: Path) -> Preprocessing:

@@ -72,7 +72,7 @@ def quantize(
 
     Raises:
         CalibrationError: If there is no image, or nothing in the model can be quantized.
-        ExportError: If a file is no ONNX model, or nothing tells how pictures are prepared.
+        ExportError: If a model is no float32 ONNX, or nothing tells how pictures are prepared.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
     from calibration.mixed_precision.keep_float import nodes_named
@@ -102,13 +102,12 @@ def quantize(
 
 def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
     """Return the graph, and how its images are prepared where it says."""
+    from exporter.graph.onnx_file import check_nodes, read_onnx
     from exporter.graph.onnx_graph import copy_model, name_nodes
 
     onnx_model: Any = getattr(model, "onnx", model)
     known: PreprocessingLike = getattr(model, "preprocessing", None)
     if isinstance(onnx_model, (str, os.PathLike)):
-        from exporter.graph.onnx_file import read_onnx
-
         return read_onnx(Path(onnx_model)).model, known
     if not hasattr(onnx_model, "graph"):
         raise TypeError(
@@ -117,6 +116,7 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
         )
     named = copy_model(onnx_model)
     name_nodes(named)  # as `read_onnx` does; a model in memory need not have names
+    check_nodes(named, "model")
     return named, known
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,11 +26,10 @@ from runtimes.first_few import first_few
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from calibration.lint.lint_report import LintReport
+    from calibration.lint.lint_report import BundleLintReport, LintReport
     from calibration.lint.rule_registry import BatchNormFate
 
 DEFAULT_TARGET = "tensorrt"
-SCHEMA_VERSION = 1
 EXIT_FINDINGS = 1
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 MAX_PLACES = 4
@@ -38,71 +37,53 @@ MAX_PLACES = 4
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lint a file, or every ONNX file of a bundle; return 0 or 1.
-
-    Raises:
-        OnnxFileError: If the file is missing, corrupt, or no ONNX file.
-        MissingDependencyError: If onnx is not installed.
-    """
+    """Lint a file, or every ONNX file of a bundle; return 0 or 1."""
     printed = prints_json(arguments)
-    paths, target = _files(arguments.model, arguments.target)
-    reports = [lint(path, target=target) for path in paths]
+    found = lint(arguments.model, target=arguments.target)
     fail_on = Severity(arguments.fail_on)
     if arguments.json is not None:
-        put_json(_json_of(arguments.model, reports), arguments.json)
+        put_json(found.to_json(), arguments.json)
     if arguments.sarif is not None:
         from calibration.lint.sarif import sarif_log
 
-        logs = [sarif_log(report, tool_version=__version__, root=Path.cwd()) for report in reports]
+        logs = [sarif_log(report, tool_version=__version__, root=Path.cwd()) for report in found.files]
         put_json({**logs[0], "runs": [run for log in logs for run in log["runs"]]}, arguments.sarif)
     if not arguments.quiet and not printed:
-        for report in reports:
+        for report in found.files:
             _print(report, fail_on)
-    return EXIT_FINDINGS if any(report.fails(fail_on) for report in reports) else 0
-
-
-def _files(subject: Path, target: str | None) -> tuple[list[Path], str]:
-    """Return the files to look at, and for which target: a bundle's own where none was given."""
-    if not subject.is_dir():
-        return [subject], target or DEFAULT_TARGET
-    manifest = load_unchanged(subject)
-    paths = [subject / name for name in sorted(manifest.files) if name.endswith(".onnx")]
-    if not paths:
-        raise BundleError(f"{subject} holds no ONNX file; export it anew")
-    return paths, target or (manifest.target if manifest.target in TARGETS else DEFAULT_TARGET)
-
-
-def _json_of(subject: Path, reports: list[LintReport]) -> dict[str, Any]:
-    """Return one file's report, or a bundle's: those of its files."""
-    if not subject.is_dir():
-        return reports[0].to_json()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "bundle": subject.as_posix(),
-        "files": [report.to_json() for report in reports],
-    }
+    return EXIT_FINDINGS if found.fails(fail_on) else 0
 
 
 @checked_kinds
-def lint(model: StrPath, *, target: str = "tensorrt") -> LintReport:
+def lint(model: StrPath, *, target: str | None = None) -> LintReport | BundleLintReport:
     """Return what keeps an ONNX file, of this or any other tool, from being fast and right on a target.
 
     Args:
-        model: The file; it is only read.
-        target: A name of `exporter.target.TARGETS`.
+        model: The file, or a bundle, all of whose ONNX files are looked at: `.files` are the reports. Only read.
+        target: A name of `exporter.target.TARGETS`; a bundle's own by default, of a file "tensorrt".
 
     Raises:
         OnnxFileError: If the file is missing, corrupt, or no ONNX file.
+        BundleError: If a folder is no bundle, or was changed.
         MissingDependencyError: If onnx is not installed.
         ValueError: If there is no such target.
     """
     try:
-        from calibration.lint.lint_report import lint_file
+        from calibration.lint.lint_report import BundleLintReport, lint_file
     except ModuleNotFoundError as err:
         if err.name not in ("onnx", "google"):
             raise
         raise MissingDependencyError('onnx is needed to read ONNX files; pip install "resnet-export[export]"') from err
-    return lint_file(Path(model), lint_target(TARGETS.named(target)), fold_check=fold_check)
+    path = Path(model)
+    if not path.is_dir():
+        return lint_file(path, lint_target(TARGETS.named(target or DEFAULT_TARGET)), fold_check=fold_check)
+    manifest = load_unchanged(path)
+    own = manifest.target if manifest.target in TARGETS else DEFAULT_TARGET
+    wanted = lint_target(TARGETS.named(target or own))
+    names = sorted(name for name in manifest.files if name.endswith(".onnx"))
+    if not names:
+        raise BundleError(f"{path} holds no ONNX file; export it anew")
+    return BundleLintReport(path, tuple(lint_file(path / name, wanted, fold_check=fold_check) for name in names))
 
 
 def lint_target(target: Target) -> LintTarget:

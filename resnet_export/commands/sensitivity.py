@@ -32,6 +32,7 @@ from resnet_export.export_job.context.choose_images import MAX_BAD_FRACTION
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.gather import gathered_source, gathered_val
 from resnet_export.images.image_set import ImageSource, called_as_given, said_of_no_images, warn_of_files_passed_over
+from resnet_export.images.prepared import warn_of_other_scale
 from resnet_export.images.stream import stream
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
@@ -123,7 +124,7 @@ def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[
         max_held_out=recipe.held_out,
     )
     allowed_bad = int(MAX_BAD_FRACTION * len(calib))
-    measured, classes = _validation(options, recipe, split.calibration)
+    measured, classes = _validation(options, recipe, split.calibration, reporter)
     calibrated = _calibrate(recipe, split.calibration, allowed_bad, reporter)
     same = _has_bundles_ranges(options.bundle, calibrated, reporter)
     ranking = _rank(recipe, calibrated, split.calibration[-options.num_images :], allowed_bad, reporter)
@@ -177,7 +178,7 @@ def _float_model(bundle: Path) -> ModelProto:
 
 
 def _validation(
-    options: SensitivityOptions, recipe: Recipe, calibration: Sequence[Path]
+    options: SensitivityOptions, recipe: Recipe, calibration: Sequence[Path], reporter: Reporter
 ) -> tuple[tuple[Path, ...], ClassIndex | None]:
     """Return the validation images, none of which calibrates, and their classes."""
     if options.val is None:
@@ -186,6 +187,7 @@ def _validation(
     paths = tuple(sample_images.proportionally_ordered(options.val.root, apart.validation))[: options.num_val]
     if (labels := read_labels(options.bundle, recipe.manifest)) is None:
         raise OptionError(f"{options.bundle} gives features: no classes that --val could judge; leave --val out")
+    warn_of_other_scale(options.val, recipe.manifest.preprocessing, reporter)
     names = class_names(options.bundle, recipe.manifest)
     return paths, class_indices(options.val, paths, names, len(labels), options.val_labels)
 

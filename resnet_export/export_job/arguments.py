@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -66,7 +65,8 @@ def export_arguments(arguments: argparse.Namespace, stack: ExitStack) -> ExportA
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes to its parser."""
-    parser.description = _DESCRIPTION.format(families=_wrapped(FAMILIES))
+    families = textwrap.fill(", ".join(FAMILIES), width=110, initial_indent="  ", subsequent_indent="  ")
+    parser.description = _DESCRIPTION.format(families=families)
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("model", metavar="MODEL")
@@ -79,10 +79,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_graph_options(parser)
     _add_precision_options(parser)
     _add_output_options(parser)
-
-
-def _wrapped(names: Iterable[str]) -> str:
-    return textwrap.fill(", ".join(names), width=110, initial_indent="  ", subsequent_indent="  ")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.image_set import warn_of_files_passed_over
+from resnet_export.images.prepared import warn_of_other_scale
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_plain_file
@@ -68,6 +69,8 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
     with reporter.working(f"loading {options.model_name}"):
         loaded = _load(options, labels, images)
     _tell_loaded(loaded, reporter)
+    if options.val is not None:
+        warn_of_other_scale(options.val, loaded.preprocessing, reporter)
     if (assumed := assumed_resize(options.preprocessing, loaded.preprocessing)) is not None:
         reporter.warn(assumed)
     for line in unusual_files((*images.calibration, *images.measured)):

@@ -172,7 +172,8 @@ def _manifest(options: ExportOptions, artifacts: Artifacts, report: dict[str, An
         opset=exported.config.resolved_opset,
         ir_version=exported.onnx.ir_version,
         tool=tool_entry(),
-        libraries=_library_versions(),
+        libraries={"python": platform.python_version(), "platform": platform.platform()}
+        | installed_versions(LIBRARIES),
         options=options.to_json(),
         folding={
             "folded": [list(pair) for pair in exported.folding.folded],
@@ -217,8 +218,3 @@ def _judgement(judgement: Judgement | None) -> dict[str, Any] | None:
         return None
     sides = {"without": error_json(judgement.without), "with": error_json(judgement.with_step)}
     return {"rounded": judgement.helps, **sides}
-
-
-def _library_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    return versions | installed_versions(LIBRARIES)

@@ -30,6 +30,7 @@ from resnet_export.images.image_set import LABELS_OF_NOTHING, ImageSource
 from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
 from runtimes.errors import ImageFolderError
+from runtimes.first_few import first_few
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
 from runtimes.preprocessing.image_folder import IMAGE_EXTENSIONS, class_of, count_other, files_passed_over, find_images
 
@@ -194,7 +195,7 @@ def gathered_source(words: Sequence[str], labels: Path | None = None) -> Iterato
     """Give what `gathered` gives as the source of a job's images, called as the user called it."""
     left_out: Counter[str] = Counter()
     with gathered(words, labels, left_out=left_out) as root:
-        yield ImageSource(root, _shown(words), is_temporary=str(root) != words[0], left_out=left_out)
+        yield ImageSource(root, first_few(words, 1), is_temporary=str(root) != words[0], left_out=left_out)
 
 
 def gathered_val(words: Sequence[str] | None, labels: Path | None, stack: ExitStack) -> ImageSource | None:
@@ -207,7 +208,3 @@ def gathered_val(words: Sequence[str] | None, labels: Path | None, stack: ExitSt
     if words is None and labels is not None:
         raise OptionError(LABELS_OF_NOTHING)
     return None if words is None else stack.enter_context(gathered_source(words, labels))
-
-
-def _shown(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"

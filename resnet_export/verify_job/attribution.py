@@ -45,7 +45,10 @@ def attribution(
         }
         return _entry(part, losses, {})
     losses = {"quantization": ("reference", candidate.name, part.found[candidate.name])}
-    return _entry(part, losses, {"engine": _why_no_engine(subject, candidate), **_why_no_pytorch(part, against)})
+    missing = {"engine": _why_no_engine(subject, candidate)}
+    if not against and part.images.on != "golden":
+        missing["pytorch"] = "no --against was given: the bundle's FP32 file stands in for it on these images"
+    return _entry(part, losses, missing)
 
 
 def _entry(
@@ -103,9 +106,3 @@ def _why_no_engine(subject: Subject, candidate: Candidate) -> str:
             return f"{path.name} was not asked for; --provider tensorrt runs it"
     command = f"resnet-export build {quote(str(subject.folder))} {option_words(candidate.precision)}"
     return f"no engine of {candidate.name} lies beside it" + (f"; {command} makes one" if subject.folder else "")
-
-
-def _why_no_pytorch(part: Compared, against: bool) -> dict[str, str]:
-    if against or part.images.on == "golden":
-        return {}
-    return {"pytorch": "no --against was given: the bundle's FP32 file stands in for it on these images"}

@@ -66,7 +66,8 @@ def enter_breaks(found: Mapping[str, dict[str, Any]], files: Sequence[FileReport
     entries = {file.name: file for file in files}
     for name, one in found.items():
         entries[name].bisect = one
-        entries[name].gates.append(_gate(one))
+        verdict = Verdict.FAIL if one["suspects"] else Verdict.PASS if one["blocks"] else Verdict.SKIPPED
+        entries[name].gates.append(GateResult(GATE, "file", verdict, one["statement"]))
     return [{"file": name, "sentence": cause} for name, one in found.items() for cause in one["causes"]]
 
 
@@ -140,8 +141,3 @@ def _bisect(trusted: ModelProto, candidate: Candidate, images: Sequence[NDArray[
 
 def _nothing(reason: str) -> dict[str, Any]:
     return {"num_images": 0, "statement": f"not bisected: {reason}", "suspects": [], "causes": [], "blocks": []}
-
-
-def _gate(found: dict[str, Any]) -> GateResult:
-    verdict = Verdict.FAIL if found["suspects"] else Verdict.PASS if found["blocks"] else Verdict.SKIPPED
-    return GateResult(GATE, "file", verdict, found["statement"])

@@ -14,6 +14,7 @@ from exporter.errors import ExportError
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.reporter import Reporter
 from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
+from resnet_export.images.prepared import warn_of_other_scale
 from resnet_export.verify_job import compare
 from resnet_export.verify_job.attribution import attribution
 from resnet_export.verify_job.bisect import enter_breaks, find_breaks
@@ -131,9 +132,6 @@ def _with_comparable_answers(job: Job, trusted: Runtime | None) -> Job:
     """Return the job whose files give what the model of --against gives: logits, or probabilities.
 
     Of a file that ends in a Softmax, and lies in no bundle, the Softmax is left off where the model gives logits.
-
-    Raises:
-        ExportError: If a bundle gives one and the model the other.
     """
     if not job.against or trusted is None or job.reference is None:
         return job
@@ -171,6 +169,7 @@ def _validation(job: Job, trusted: Runtime | None) -> compare.Validation | None:
     """Return the images of --val; None where there are none, or no reference to answer for them."""
     if job.reference is None or trusted is None or job.preprocessing is None or job.options.val is None:
         return None
+    warn_of_other_scale(job.options.val, job.preprocessing, job.reporter)
     asked, num_classes = job.options, _num_classes(job, trusted)
     validation = compare.read_validation(
         job.options.val, job.subject.labels, num_classes, num_val=asked.num_val, given=asked.val_labels

@@ -41,9 +41,10 @@ def setting(
             "labelled": classes is not None,
             "matched": None if classes is None else classes.how,
         }
+    here = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     return Setting(
         tool=tool_entry(),
-        environment=_environment(),
+        environment=here | installed_versions(ASKED),
         subject=subject.to_json(),
         reference={
             "name": "PyTorch" if reference is None else reference.name,
@@ -63,8 +64,3 @@ def _images_statement(compared: Sequence[Compared], validation: Validation | Non
         f"compared on {words}: {kind}; they show that files compute the same, not how accurate they are. "
         "--val DIR compares on images of yours"
     )
-
-
-def _environment() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    return versions | installed_versions(ASKED)

@@ -193,11 +193,7 @@ def _check_kinds(fields: Mapping[str, Any]) -> None:
 
 
 def _check_agrees(manifest: Manifest) -> None:
-    """Refuse a manifest whose preprocessing or number of classes is not what its inputs and outputs say.
-
-    Raises:
-        BundleError: Naming both fields and what they hold.
-    """
+    """Refuse a manifest whose preprocessing or number of classes is not what its inputs and outputs say."""
     channels, height, width = manifest.preprocessing.input_shape
     first = manifest.inputs[0]
     prepared = (height, width, channels) if first.dtype == "uint8" else (channels, height, width)
@@ -249,6 +245,8 @@ def load_manifest(bundle: Path, *, public_key: Path | None = None) -> Manifest:
     path = bundle / MANIFEST_NAME
     try:
         written = read_plain_file(path, MAX_JSON_BYTES)
+    except NotADirectoryError as err:
+        raise BundleError(f"{bundle} is a file, expected the folder of a bundle") from err
     except OSError as err:
         raise BundleError(f"{bundle} is not a bundle: {path.name} cannot be read ({err.strerror})") from err
     if public_key is not None:

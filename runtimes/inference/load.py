@@ -209,6 +209,8 @@ def _source(path: Path, file: str | None, public_key: Path | None) -> _Source:
     if told := stand_in_at(path):
         raise RuntimeAdapterError(f"{path}: {told}")
     folder = path.parent
+    if path.name == MANIFEST_NAME:
+        raise BundleError(f"{path} is a manifest, no model; expected the bundle's folder, {folder}")
     if (folder / MANIFEST_NAME).is_file() and _is_of_bundle(path, load_manifest(folder)):
         return _source(folder, path.name, public_key)
     if public_key is not None:

@@ -109,6 +109,8 @@ def _named(bundle: Path, manifest: Manifest, here: Here, *, provider: str, preci
     if not path.exists():
         raise BundleError(f"{path} does not exist; the bundle has {', '.join(sorted(manifest.files))}")
     known = next((word for word, name in MODEL_FILES.items() if name == file), None)
+    if known is None and file in manifest.files:
+        raise BundleError(f"{path} is no model; it has {', '.join(map(MODEL_FILES.__getitem__, manifest.precisions))}")
     if known is None:
         sidecar = load_sidecar(path)
         if not _belongs(manifest, sidecar):

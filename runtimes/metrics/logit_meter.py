@@ -126,6 +126,7 @@ class LogitMeter:
             raise ValueError("no image was compared; an empty comparison proves nothing")
         num_finite = self._num_images - sum(self._nonfinite)
         per_image = max(1, num_finite)
+        known = self._classes if self._labelled else self._classes[:, :2]
         return LogitComparison(
             num_images=self._num_images,
             num_classes=self._num_classes or 0,
@@ -139,7 +140,7 @@ class LogitMeter:
             num_equal=int(self._classes[:, 1].sum()),
             top5_overlap=self._overlap / per_image,
             flips=tuple(flip for _, _, flip in sorted(self._flips, reverse=True)),
-            classes=self._class_results(),
+            classes=tuple(ClassResult(index, *row) for index, row in enumerate(known.tolist()) if row[0]),
             labelled=self._accuracy(num_finite) if self._labelled and num_finite else None,
         )
 
@@ -190,10 +191,6 @@ class LogitMeter:
         heapq.heappush(self._flips, (flip.margin, -self._num_flips, flip))
         if len(self._flips) > self._max_flips:
             heapq.heappop(self._flips)
-
-    def _class_results(self) -> tuple[ClassResult, ...]:
-        known = self._classes if self._labelled else self._classes[:, :2]
-        return tuple(ClassResult(index, *counts) for index, counts in enumerate(known.tolist()) if counts[0])
 
     def _accuracy(self, num_images: int) -> LabelledResult:
         right = self._classes[:, 2:].sum(axis=0)

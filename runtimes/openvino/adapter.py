@@ -14,6 +14,7 @@ import numpy as np
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
+from runtimes.io.file_name import name_or_bytes
 from runtimes.openvino.misread_operators import why_misread
 from runtimes.openvino.node_precision import integer_layers, node_precisions
 from runtimes.openvino.openvino_library import PRECISION, load_core, properties_for
@@ -117,7 +118,8 @@ class OpenVinoRuntime(RuntimeAdapter):
 def _source(model: str | Path | bytes | Any) -> Any:
     """Return what OpenVINO reads: a path, or a stream of the file's bytes."""
     found = _file_or_bytes(model)
-    return os.fspath(found) if isinstance(found, Path) else io.BytesIO(found)
+    named = name_or_bytes(found) if isinstance(found, Path) else found
+    return named if isinstance(named, str) else io.BytesIO(named)
 
 
 def _file_or_bytes(model: str | Path | bytes | Any) -> Path | bytes:

@@ -75,7 +75,8 @@ def _why(view: memoryview, network: Any) -> str | None:
             )
         if kind == "Resize" and (named := [name for name in NOT_HEARD if attributes.get(name)]):
             return f"Resize ({output}) with {named[0]}: OpenVINO resizes without it; run the file with another provider"
-    if (bias := _broken_bias(network)) is not None:
+    biases = [float(node.get_attributes()["bias"]) for node in network.get_ops() if node.get_type_name() == "LRN"]
+    if (bias := next((bias for bias in biases if bias != int(bias)), None)) is not None:
         return f"LRN with the bias {bias:g}: OpenVINO computes with {int(bias)}; run the file with another provider"
     if (pool := _average_beyond_padding(network)) is not None:
         return (
@@ -106,12 +107,6 @@ def _nodes_with_attributes(view: memoryview, graph: tuple[int, int]) -> Iterator
             for attribute in attributes
         }
         yield kind, text(view, known.get(_NODE_OUTPUT)), named
-
-
-def _broken_bias(network: Any) -> float | None:
-    """Return the bias of the first LRN whose bias is no whole number."""
-    biases = [float(node.get_attributes()["bias"]) for node in network.get_ops() if node.get_type_name() == "LRN"]
-    return next((bias for bias in biases if bias != int(bias)), None)
 
 
 def _average_beyond_padding(network: Any) -> str | None:

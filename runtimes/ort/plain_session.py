@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.errors import RuntimeAdapterError
+from runtimes.io.file_name import name_or_bytes
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.session import CPU_PROVIDER, SerializableModel
 from runtimes.protocol import Array
@@ -106,7 +107,9 @@ def _first_output(model: Model, inputs: Array, entry: tuple[str, str] | None, di
     if entry is not None:
         options.add_session_config_entry(*entry)
     source: Any = model
-    if not isinstance(model, (str, Path, bytes)):  # never str() of a model: that spells out every weight
+    if isinstance(model, (str, Path)):
+        source = name_or_bytes(model)
+    elif not isinstance(model, bytes):  # never str() of a model: that spells out every weight
         source = model.SerializeToString()
     try:
         session = onnxruntime.InferenceSession(

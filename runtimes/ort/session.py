@@ -8,7 +8,6 @@ and node by node. Source: ONNX Runtime 1.31, `session.record_ep_graph_assignment
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 from runtimes.first_few import first_few
+from runtimes.io.file_name import name_or_bytes
 
 CPU_PROVIDER = "CPUExecutionProvider"
 PAD_FUSION = "Pad_Fusion"
@@ -109,7 +109,7 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
             raise ProviderUnavailableError(
                 f"asked for {wanted.names[0]}, which does not load or leaves nodes to the CPU; nothing was run"
             ) from err
-        named = source if isinstance(source, str) else "the model"
+        named = model if isinstance(model, (str, Path)) else "the model"
         raise RuntimeAdapterError(f"ONNX Runtime does not load {named}: {err}") from err
     if isinstance(model, WeightsBesideModel):
         session.weights_beside = model.weights  # 1.31 copies them, as tried; nothing promises that others do
@@ -133,7 +133,7 @@ def _source(model: str | Path | bytes | SerializableModel, options: Any) -> str 
     if isinstance(model, bytes):
         return model
     if isinstance(model, (str, Path)):
-        return os.fspath(model)
+        return name_or_bytes(model)
     if isinstance(model, WeightsBesideModel):
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
         options.add_external_initializers(list(model.weights), values)

@@ -165,6 +165,10 @@ def _contradictions(options: ExportOptions) -> Iterator[str]:
         )
     if options.dla and not (options.int8 or options.fp16):
         yield "--dla needs --int8 or --fp16: a DLA computes in nothing else"
+    if twice := [name for place, name in enumerate(options.outputs) if name in options.outputs[:place]]:
+        yield f"--outputs: {twice[0]!r} is given twice"
+    if options.features and options.outputs:
+        yield "--features gives feature maps instead of the outputs; leave out --features or --outputs"
     if options.features and (options.softmax or options.topk is not None):
         yield "--features gives feature maps instead of logits; --softmax and --topk need logits"
     if options.features and options.budget is not None:
@@ -193,18 +197,15 @@ def _unknown_words(options: ExportOptions) -> Iterator[str]:
 
 def _int8_alone(options: ExportOptions) -> Iterator[str]:
     """Yield what is said of INT8 where there is none, or where its file takes none of it."""
-    too = "give --int8 --calib DIR too"
+    said = {
+        "--calib-provider says where INT8 is calibrated": options.calib_provider != "cpu",
+        "--keep-float names layers that INT8 leaves in float": options.keep_float,
+        f"--effort {options.effort} is how much is done for INT8's accuracy": options.effort != DEFAULT_EFFORT,
+        "--method is how INT8's ranges are chosen": describe(options.method) != describe(MeanSquaredError()),
+        "--zero-points says what takes those of INT8 activations": options.zero_points is not None,
+    }
     if not options.int8:
-        if options.calib_provider != "cpu":
-            yield f"--calib-provider says where INT8 is calibrated; {too}"
-        if options.keep_float:
-            yield f"--keep-float names layers that INT8 leaves in float; {too}"
-        if options.effort != DEFAULT_EFFORT:
-            yield f"--effort {options.effort} is how much is done for INT8's accuracy; {too}"
-        if describe(options.method) != describe(MeanSquaredError()):
-            yield f"--method is how INT8's ranges are chosen; {too}"
-        if options.zero_points is not None:
-            yield f"--zero-points says what takes those of INT8 activations; {too}"
+        yield from (f"{what}; give --int8 --calib DIR too" for what, is_said in said.items() if is_said)
     if options.zero_points is not None and options.target.dialect != "tensorrt":
         yield f"--zero-points is for TensorRT's files; --target {options.target.name} has zero points of its own"
     if options.zero_points not in (None, "none") and options.dla:

@@ -64,7 +64,8 @@ def dla_files(run: ExportRun, artifacts: Artifacts) -> DlaFiles:
         models[DLA_FILES["int8"]] = finished.model
         written = simulate_dla(finished, finished.scales, as_in_file=True)
         _check("INT8 file", artifacts.finished[MODEL_FILES["int8"]], written, given)
-        scales = _scales(run, stripped)
+        arrays = (batch.images for batch in run.batches("ranges for the DLA", run.images.calibration))
+        scales = complete_scales(stripped, arrays, open_runtime=OrtRuntime, method=run.options.method)
         cache, simulation = cache_from_scales(scales, WRITTEN_FOR), simulate_dla(stripped, scales)
         report = _tell_scales(stripped, scales, reporter)
     _tell_windows(windows, reporter)
@@ -101,11 +102,6 @@ def _check(what: str, before: ModelProto, after: ModelProto, given: Array) -> No
 def _answers(model: ModelProto, given: Array) -> dict[str, Array]:
     with OrtRuntime(model, exact_qdq=True) as runtime:
         return outputs_of(runtime, given)
-
-
-def _scales(run: ExportRun, stripped: StrippedModel) -> dict[str, float]:
-    arrays = (batch.images for batch in run.batches("ranges for the DLA", run.images.calibration))
-    return complete_scales(stripped, arrays, open_runtime=OrtRuntime, method=run.options.method)
 
 
 def _tell_scales(stripped: StrippedModel, scales: Mapping[str, float], reporter: Reporter) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
         labels=loaded.labels,
         answers=AnswerKind.PROBABILITIES if finish.softmax else artifacts.answers,
     )
+    added = ["uint8 input"] * finish.uint8_input + ["softmax"] * finish.softmax
+    added += [f"top {finish.topk}"] if finish.topk else []
     finished: dict[str, ModelProto] = {}
     for file, (name, model) in artifacts.model_files().items():
         try:
@@ -48,12 +50,7 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
         )
         top5 = "" if report.equal_top5 is None else f", same top 5 on {report.equal_top5}"
         run.reporter.done(
-            f"{name}: {_words(finish)} added; {report.num_images} images: largest |difference| "
+            f"{name}: {', '.join(added)} added; {report.num_images} images: largest |difference| "
             f"{report.max_abs_diff:.2g} at largest |output| {report.max_abs_output:.3g}{top5}"
         )
     return finished
-
-
-def _words(finish: Finish) -> str:
-    words = ["uint8 input"] * finish.uint8_input + ["softmax"] * finish.softmax
-    return ", ".join([*words, f"top {finish.topk}"] if finish.topk else words)

@@ -297,6 +297,11 @@ class Dictionary(Maps):
         return {"out": super().forward(images), "aux": images.mean((2, 3))}
 
 
+class Alike(Maps):
+    def forward(self, images):
+        return {"a b": super().forward(images), "a_b": images.mean((2, 3))}
+
+
 class Pyramid(Maps):
     def forward(self, images):
         shallow = self.down(images)
@@ -368,6 +373,7 @@ def test_one_logits_tensor_of_a_dict_keeps_its_top1():
             {},
             r"gives 2 tensors \(out \[2, 5, 8, 8\], aux \[2, 3\] for 2 images\); say which with --outputs",
         ),
+        (Alike(), {"outputs": ("a b", "a_b")}, r"--outputs: 'a_b' would be called 'a_b', as another one is"),
         (Dictionary(), {"outputs": ("x",)}, r"--outputs x: it has no such output; it gives out"),
         (Pair(), {}, r"its forward takes 2 inputs \(left, right\), expected one"),
         (Video(), {}, r"holds Conv3d, so it takes videos"),

@@ -58,10 +58,26 @@ def test_a_processor_that_cannot_be_followed_is_refused(tmp_path, config):
         preprocessing_beside(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (PROCESSOR, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "it is a Git LFS pointer"),
+        (CONFIG, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "it is a Git LFS pointer"),
+        (CONFIG, b"<!DOCTYPE html><title>401</title>", "it is a web page"),
+        (PROCESSOR, b'{"image_mean": [0.5, 0.5', "delimiter"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, name, content, says):
+    """It is there to say how images are prepared; without it ImageNet's way would be taken."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PreprocessingError, match=rf"{name}, beside the weights, cannot be read \(.*{says}"):
+        preprocessing_beside(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"model_type": "x"}'])
 def test_other_files_of_these_names_are_passed_over(tmp_path, content):
-    for name in (PROCESSOR, CONFIG):
-        (tmp_path / name).write_text(content)
+    (tmp_path / CONFIG).write_text(content)
+    (tmp_path / PROCESSOR).write_text('{"model_type": "x"}')
     assert preprocessing_beside(tmp_path / "model.safetensors") is None
     assert labels_beside(tmp_path / "model.safetensors", 3) is None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -110,6 +111,15 @@ def test_prepared_arrays_files_and_pictures_calibrate_alike(exported, pictures, 
         assert again.int8.sqnr_db == pytest.approx(report.int8.sqnr_db, abs=1.5)  # other images are held out
 
 
+def test_prepared_images_on_another_scale_are_told(exported, pictures):
+    """Arrays of pixels 0 to 255, or without mean and std, give figures that say nothing."""
+    _, report, _ = exported
+    for scale, told in ((1.0, False), (50.0, True)):
+        verification = rx.verify(report.bundle, val=prepared(pictures[:4]) * np.float32(scale))
+        said = [line for line in verification.warnings if line.startswith("validation images: wrong normalization")]
+        assert bool(said) is told
+
+
 def test_verify_says_what_failed(exported, pictures):
     _, report, _ = exported
     good = rx.verify(report.bundle, gates={"sqnr_db": 5, "int8.sqnr_db": 5})
@@ -122,6 +132,13 @@ def test_verify_says_what_failed(exported, pictures):
     assert "top1_drop_pp" in {gate.name for gate in labelled.gates}
     with pytest.raises(ImageFolderError, match="got 2 for 6 images"):
         rx.verify(report.bundle, val=pictures[:6], val_labels=[0, 1])
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_quantize_says_what_is_quantized_already(exported, in_memory):
+    path = exported[1].int8.path
+    with pytest.raises(ExportError, match=r"is quantized already .*; give the float32 file"):
+        rx.quantize(onnx.load(path) if in_memory else path, [])
 
 
 def test_quantize_needs_no_runtimes(exported, pictures):
@@ -217,6 +234,8 @@ def test_timm_says_how_its_images_are_prepared(tmp_path):
             ModelObjectError,
             "--outputs a: it",
         ),
+        (lambda: rx.export("resnet18", outputs=["a", "b", "a"]), OptionError, "--outputs: 'a' is given twice"),
+        (lambda: rx.export("resnet18", features=["fc"], outputs=["a"]), OptionError, "leave out --features or --out"),
         (lambda: rx.export("resnet18", effort=7), OptionError, "effort: got 7"),
         (lambda: rx.export("resnet18", target="tpu"), ValueError, "tpu"),
         (lambda: rx.export("resnet18", batch="8"), TypeError, "batch: got '8'"),
@@ -383,6 +402,21 @@ def test_a_class_is_no_model(tmp_path):
         ),
         (lambda bundle: rx.load(bundle, threads="2"), TypeError, "threads: got '2'"),
         (lambda bundle: rx.load(bundle, provider="cpu", provider_options={"a": "b"}), ValueError, "takes none"),
+        (
+            lambda bundle: rx.load(bundle / "manifest.json"),
+            BundleError,
+            "is a manifest, no model; expected the bundle's",
+        ),
+        (
+            lambda bundle: rx.load(bundle / "report.json"),
+            BundleError,
+            r"report.json is no model; it has model\.onnx, mod",
+        ),
+        (
+            lambda bundle: rx.build(bundle / "manifest.json", rtx=True),
+            BundleError,
+            "is a file, expected the folder of a",
+        ),
         (lambda bundle: rx.load(bundle, file="nope.onnx"), BundleError, "does not exist; the bundle has"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from onnx import ModelProto
 from quantized_graphs import ONNXRUNTIME, ONNXRUNTIME_SYMMETRIC, OURS, float_network, residual_network
 
+import resnet_export as rx
+from calibration.lint.finding import Severity
 from calibration.lint.rule_registry import all_rules
 from resnet_export.main import main
 from runtimes.bundle.manifest import load_manifest
@@ -109,6 +112,13 @@ def test_sarif_points_to_the_file_and_its_nodes(folder):
         "uriBaseId": "%SRCROOT%",
     }
     assert [place["name"] for place in location["logicalLocations"]] == ["layer1.0.add", "layer2.0.add"]
+
+
+def test_sarif_names_a_file_whose_folder_is_no_utf_8(folder):
+    (folder / "models").rename(folder / os.fsdecode(b"caf\xe9"))
+    main(["lint", os.fsdecode(b"caf\xe9/clean.onnx"), "--sarif", "lint.sarif", "--quiet"])
+    (run,) = json.loads((folder / "lint.sarif").read_text())["runs"]
+    assert run["artifacts"][0]["location"]["uri"] == "caf%E9/clean.onnx"
 
 
 def test_sarif_names_a_file_outside_the_root_alone(folder, tmp_path_factory):
@@ -256,6 +266,8 @@ def test_a_bundle_is_all_of_its_files_for_its_own_target(digits_bundle, tmp_path
     assert {one["target"] for one in report["files"]} == {load_manifest(digits_bundle).target}
     assert len(json.loads((tmp_path / "lint.sarif").read_text())["runs"]) == len(names)
     assert main(["lint", str(digits_bundle), "--target", "jetpack5", "--quiet"]) == 1, "opset 20 is too new for it"
+    assert rx.lint(digits_bundle).to_json() == report
+    assert rx.lint(digits_bundle, target="jetpack5").fails(Severity.ERROR)
 
 
 def test_a_folder_that_is_no_bundle(tmp_path, capsys):

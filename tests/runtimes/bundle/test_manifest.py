@@ -196,7 +196,7 @@ class TestLoad:
 
     def test_the_bundle_is_a_file(self, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(BundleError, match="file is not a bundle"):
+        with pytest.raises(BundleError, match="is a file, expected the folder of a bundle"):
             load_manifest(tmp_path / "file")
 
     def test_the_manifest_is_a_folder(self, tmp_path):

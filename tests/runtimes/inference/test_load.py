@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -247,6 +248,13 @@ class TestRefused:
             load(small, provider="tensorrt")
         told = str(caught.value).partition("build it here: ")[2]
         assert shlex.split(told) == ["resnet-export", "build", str(small), "--fp32"]
+
+    @pytest.mark.parametrize("provider", ["cpu", "openvino"])
+    def test_a_folder_whose_name_is_no_utf_8(self, models, tmp_path, provider):
+        """As archives of older systems have them; pybind11 takes no such name."""
+        folder = write_bundle(tmp_path / os.fsdecode(b"caf\xe9"), {"fp32": models["fp32"]})
+        with load(folder, provider=provider) as model:
+            assert model.run({"input": np.zeros((1, 3, SIZE, SIZE), np.float32)})
 
     def test_int8_for_onnx_runtime_on_tensorrt(self, models, tmp_path):
         small = write_bundle(tmp_path / "b", models, target="onnxruntime")
