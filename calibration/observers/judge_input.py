@@ -96,14 +96,15 @@ def judge_normalization(statistics: InputStatistics, preprocessing: Preprocessin
             advice = "They look like pixels on 0-255: divide by 255, subtract the mean, divide by the std"
         yield InputWarning(kind, seen, expected, advice)
         return
-    if max(statistics.high) <= 1 and min(statistics.low) >= 0 and least < 0:
+    shows_something = statistics.num_constant < statistics.num_images  # grey frames alone lie anywhere
+    if shows_something and max(statistics.high) <= 1 and min(statistics.low) >= 0 and least < 0:
         advice = "They look like pixels on 0-1: subtract the mean and divide by the std"
         yield InputWarning(kind, f"{seen}, none below 0", expected, advice)
         return
     takes_bytes = np.allclose(std, 1 / 255, rtol=0.05)  # a network trained on 0-255 without division
     pooled = math.sqrt(float(np.mean(np.square(statistics.std))))
     low, high = STD_RANGE
-    if not takes_bytes and statistics.num_constant < statistics.num_images and not low <= pooled <= high:
+    if not takes_bytes and shows_something and not low <= pooled <= high:
         center = ", ".join(f"{value:.2g}" for value in statistics.mean)
         yield InputWarning(
             kind,

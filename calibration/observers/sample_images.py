@@ -168,9 +168,9 @@ def leave_out_copies(calibration: Sequence[Path], validation: Sequence[Path]) ->
     copies = _copies(calibration, validation)
     if copies and len(copies) == len(validation):
         raise CalibrationError(
-            f"all {len(validation)} validation images are also calibration images, first {copies[0][0]} = "
-            f"{copies[0][1]}; accuracy measured on them would flatter INT8: give folders that share no image, or leave "
-            "--val out, and images of --calib are held out"
+            f"all {len(validation)} validation images are also calibration images, first {str(copies[0][0])!r} = "
+            f"{str(copies[0][1])!r}; accuracy measured on them would flatter INT8: give folders that share no image, "
+            "or leave --val out, and images of --calib are held out"
         )
     left_out = {path for path, _ in copies}
     return DisjointImages(tuple(path for path in validation if path not in left_out), copies)

@@ -98,7 +98,7 @@ def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
 
 def _tell_copies(images: ChosenImages, reporter: Reporter) -> None:
     if images.copies:
-        named = "; ".join(f"{path} = {other}" for path, other in images.copies[:3])
+        named = "; ".join(f"{str(path)!r} = {str(other)!r}" for path, other in images.copies[:3])
         reporter.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from calibration.errors import CalibrationError
+from exporter.errors import ExportError
 from resnet_export.console.reporter import Reporter
-from runtimes.errors import ImageFolderError
+from runtimes.errors import RuntimeAdapterError
 from runtimes.preprocessing.image_folder import files_passed_over, find_images, passed_over_told
 
 LABELS_OF_NOTHING = "--val-labels says the classes of --val; give both"
@@ -73,19 +75,14 @@ def warn_of_files_passed_over(reporter: Reporter, *sources: ImageSource | None) 
 
 @contextmanager
 def called_as_given(reporter: Reporter, *sources: ImageSource | None) -> Iterator[None]:
-    """Name images in warnings and errors as the user gave them: FILE of a link, else SOURCE/PICTURE.
-
-    Raises:
-        ImageFolderError: What was raised inside, with other names.
-    """
+    """Name images in warnings and errors as the user gave them: FILE of a link, else SOURCE/PICTURE."""
     named = partial(_as_given, [source for source in sources if source is not None and source.is_temporary])
     try:
         with reporter.warnings_named(named):
             yield
-    except ImageFolderError as err:
-        if (told := named(str(err))) == str(err):
-            raise
-        raise ImageFolderError(told) from err
+    except (CalibrationError, ExportError, RuntimeAdapterError) as err:
+        err.args = (named(str(err)),)
+        raise
 
 
 def _as_given(sources: Sequence[ImageSource], told: str) -> str:

@@ -173,6 +173,7 @@ class TestBrokenInput:
         constant = np.broadcast_to(levels.reshape(-1, 1, 1, 1), (20, 3, SIZE, SIZE))
         assert warnings_of(np.concatenate([prepared, constant])) == {Kind.CONSTANT}
         assert warnings_of(constant) == {Kind.CONSTANT, Kind.TOO_FEW}
+        assert warnings_of(np.full((40, 3, 8, 8), 0.3)) == {Kind.CONSTANT, Kind.TOO_FEW}, "not said to lie on 0 to 1"
 
     def test_a_few_constant_images_are_tolerated(self, prepared):
         assert warnings_of(np.concatenate([prepared, np.zeros((4, 3, SIZE, SIZE))])) == set()

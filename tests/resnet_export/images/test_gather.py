@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from calibration.errors import CalibrationError
+from calibration.observers.sample_images import leave_out_copies
 from resnet_export.console.reporter import Reporter
 from resnet_export.images.class_index import class_indices
 from resnet_export.images.gather import gathered, gathered_source
@@ -268,6 +271,18 @@ def test_what_cannot_be_read_is_named_as_it_was_given(tmp_path, flat):
             called_as_given(Reporter(), source, None),
         ):
             list(image_batches(source.paths(), PREPROCESSING, batch_size=9))
+
+
+def test_validation_images_that_calibrate_are_named_as_they_were_given(flat):
+    """Both of them: the list's links have other names in another folder."""
+    (flat / "list.txt").write_text("0.png\n")
+    told = f"first '{flat}/0.png' = '{flat}/0.png';"
+    with (
+        pytest.raises(CalibrationError, match=re.escape(told)),
+        gathered_source([str(flat / "list.txt")]) as source,
+        called_as_given(Reporter(), source, None),
+    ):
+        leave_out_copies([flat / "0.png"], source.paths())
 
 
 def test_a_warning_names_the_picture_of_an_archive(tmp_path):
