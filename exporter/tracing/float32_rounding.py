@@ -79,7 +79,8 @@ class _Float32Errors(TorchDispatchMode):
         first = result[0] if isinstance(result, (tuple, list)) and result else result
         if not isinstance(first, Tensor) or first.dtype != torch.float64 or not _reads_floats(args):
             return result
-        size = _ERRORS.get(name, _of_one_rounding)(func, args, given, first)
+        of_name = _ERRORS.get(name)
+        size = first.abs() if of_name is None else of_name(func, args, given, first)  # of one rounding
         noise = torch.randn(first.shape, dtype=torch.float64, generator=self._generator)
         first.add_(noise.mul_(size.mul(UNIT_ROUNDOFF)))
         return result
@@ -105,10 +106,6 @@ _EXACT = frozenset({
 
 Error = Callable[[Any, Sequence[Any], Mapping[str, Any], Tensor], Tensor]
 """Of an operation, its arguments and its result: the error's standard deviation in units of u, the result's shape."""
-
-
-def _of_one_rounding(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Tensor:
-    return result.abs()
 
 
 def _of_products(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Tensor:

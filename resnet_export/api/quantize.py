@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.errors import PlacementError
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, steps_of
 from calibration.methods.method import Method
@@ -22,7 +23,7 @@ from resnet_export.api.images import Images, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
-from resnet_export.images.spill import check_number
+from resnet_export.images.spill import check_number, picture_array
 from resnet_export.images.stream import stream
 from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.preprocessing.transform import Preprocessing as Resolved
@@ -46,7 +47,7 @@ def quantize(
     effort: int = DEFAULT_EFFORT,
     zero_points: Literal["none", "biases", "pads"] | None = None,
     target: str | Target = "tensorrt",
-    keep_float: Collection[str] = (),
+    keep_float: Sequence[str] = (),
     on_event: Listener | None = None,
 ) -> QuantizationResult:
     """Quantize a float ONNX model to INT8 with Q/DQ, on ONNX Runtime's CPU provider.
@@ -77,6 +78,7 @@ def quantize(
     """
     from calibration.mixed_precision.keep_float import nodes_named
     from calibration.pipeline.quantize_model import quantize as quantize_model
+    from calibration.placement.place import place
     from runtimes.ort.adapter import OrtRuntime
     from runtimes.ort.exact_sessions import open_exact
 
@@ -86,6 +88,8 @@ def quantize(
     if zero_points is not None and where.dialect != "tensorrt":
         raise ValueError(f"zero_points is for TensorRT's files; target {where.name!r} has zero points of its own")
     kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}
+    if kept and not place(float_model, Dialect(where.dialect), kept).weights:
+        raise PlacementError(f"keep_float {','.join(keep_float)}: no layer is left for INT8; name fewer")
     with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
         return quantize_model(
             float_model,
@@ -123,7 +127,8 @@ def _float_model(model: FloatModel) -> tuple[ModelProto, PreprocessingLike]:
 def _prepared(arrays: Iterable[Any], given: Images) -> Iterator[NDArray[np.float32]]:
     """Yield [n, C, H, W] of arrays that are prepared, with or without an axis of images."""
     count = 0
-    for array in arrays:
+    for place, one in enumerate(arrays):
+        array = picture_array(one, f"images[{place}]")
         batch = array if array.ndim == 4 else array[np.newaxis]
         count += len(batch)
         check_number(count, given, "images")
@@ -140,12 +145,13 @@ def _batches(
         several = iter([images] if getattr(images, "ndim", 0) == 4 else images)
         first = next(several, None)
         again = chain([] if first is None else [first], several)
-        if getattr(first, "dtype", None) == np.float32:
+        is_file = first is None or isinstance(first, (str, os.PathLike))
+        if not is_file and picture_array(first, "images[0]").dtype == np.float32:
             yield from _prepared(again, images)
             return
         if not isinstance(images, Sequence) and not hasattr(images, "__dlpack__"):
             images = again
-        if isinstance(first, (str, Path)):
+        if is_file:
             images = list(images)
     resolved = known if given is None else None
     if not isinstance(resolved, Resolved):

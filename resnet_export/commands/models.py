@@ -79,11 +79,8 @@ def _lines(table: Sequence[ModelFacts], asked: str | None) -> Iterator[str]:
         for facts in rows:
             height, width = facts.input_size
             top1 = ", ".join(f"{value:.2f} {name.removeprefix('IMAGENET1K_')}" for name, value in facts.top1.items())
-            line = f"  {facts.name:<18} {facts.parameters:>12,} {_macs(facts.macs):>8} {height:>3}x{width}  {top1}"
+            macs = f"{facts.macs / 1e9:.2f} G" if facts.macs >= 1e9 else f"{facts.macs / 1e6:.1f} M"
+            line = f"  {facts.name:<18} {facts.parameters:>12,} {macs:>8} {height:>3}x{width}  {top1}"
             yield line.rstrip()
     yield ""
     yield from _ALSO
-
-
-def _macs(macs: int) -> str:
-    return f"{macs / 1e9:.2f} G" if macs >= 1e9 else f"{macs / 1e6:.1f} M"

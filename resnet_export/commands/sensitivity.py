@@ -128,6 +128,7 @@ def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[
     calibrated = _calibrate(recipe, split.calibration, allowed_bad, reporter)
     same = _has_bundles_ranges(options.bundle, calibrated, reporter)
     ranking = _rank(recipe, calibrated, split.calibration[-options.num_images :], allowed_bad, reporter)
+    worst = worst_in_float(ranking)
     report = {
         "bundle": str(options.bundle),
         "model": recipe.manifest.model["id"],
@@ -135,7 +136,7 @@ def _rank_bundle(options: SensitivityOptions, reporter: Reporter) -> tuple[dict[
         "num_ranking_images": ranking.whole.num_images,
         "same_ranges_as_bundle": same,
         "sensitivity": ranking.to_json(),
-        "keep_float": worst_in_float(ranking),
+        "keep_float": ",".join((*recipe.manifest.options.get("keep_float", ()), worst)) if worst else "",
         "validation": _confirm(recipe, calibrated, ranking, measured, classes=classes, reporter=reporter)
         if measured
         else None,

@@ -88,7 +88,7 @@ def _check_free(folder: Path, must_stay: int, num_written: int, what: str) -> No
 def _pictures(pictures: Iterable[Any], what: str) -> Iterator[np.ndarray[Any, Any]]:
     """Yield uint8 [H, W, 3] and float32 [C, H, W], batches taken apart."""
     for place, picture in enumerate(_one_by_one(pictures)):
-        array = _pixels(picture, f"{what}[{place}]")
+        array = picture_array(picture, f"{what}[{place}]")
         yield from array if array.ndim == 4 else (array,)
 
 
@@ -108,8 +108,8 @@ def _one_by_one(pictures: Iterable[Any]) -> Iterable[Any]:
     return pictures if array is None else (array,) if array.ndim < 4 else array
 
 
-def _pixels(picture: Any, name: str) -> np.ndarray[Any, Any]:
-    """Return uint8 [H, W, 3], float32 [C, H, W] or [N, C, H, W]."""
+def picture_array(picture: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return uint8 [H, W, 3] or [N, H, W, 3], float32 [C, H, W] or [N, C, H, W]; raise TypeError of anything else."""
     array = np.asarray(picture.convert("RGB")) if isinstance(picture, Image.Image) else array_of(picture)
     if array is None:
         hint = "; files are given as a list: list(...)" if isinstance(picture, (str, os.PathLike)) else ""

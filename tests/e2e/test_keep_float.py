@@ -12,6 +12,7 @@ import pytest
 from cli_runs import export_small
 from onnx import numpy_helper
 
+import resnet_export as rx
 from exporter.engines.build import build_engine
 from resnet_export.export_job import quantize as quantize_step
 from resnet_export.main import main
@@ -74,6 +75,13 @@ def test_verify_s_page_repeats_it(bundle, digits_folder, tmp_path):
     words = ("verify", bundle, "--val", digits_folder / "val", "--num-val", 40, "--html", page, "--quiet")
     assert main([str(word) for word in words]) in (0, 3)
     assert "By --keep-float: layer1.0, layer3.0.conv2, fc (4 layers)" in page.read_text(encoding="utf-8")
+
+
+def test_sensitivity_offers_what_is_in_float_already_too(bundle, digits_folder):
+    """What it prints to copy would else put the bundle's own layers back into INT8."""
+    offered = rx.sensitivity(bundle, digits_folder / "calib", num_calib=32, num_images=2).content["keep_float"]
+    assert offered.split(",")[: len(KEPT)] == list(KEPT)
+    assert len(offered.split(",")) > len(KEPT)
 
 
 @pytest.mark.tensorrt

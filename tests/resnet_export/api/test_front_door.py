@@ -19,6 +19,7 @@ from small_bundle import small_network as small_bundle_network
 from torch import nn
 
 import resnet_export as rx
+from calibration.errors import PlacementError
 from exporter.errors import ExportError, ModelObjectError, OptionError, PreprocessingError, WeightsError
 from resnet_export.api import checks
 from resnet_export.api.choices import class_numbers
@@ -132,6 +133,20 @@ def test_verify_says_what_failed(exported, pictures):
     assert "top1_drop_pp" in {gate.name for gate in labelled.gates}
     with pytest.raises(ImageFolderError, match="got 2 for 6 images"):
         rx.verify(report.bundle, val=pictures[:6], val_labels=[0, 1])
+
+
+def test_quantize_takes_tensors_and_names_what_is_no_input(exported, pictures):
+    """PyTorch's as NumPy's; of others the user heard that nothing tells how pictures are prepared."""
+    path, inputs = exported[1].fp32.path, prepared(pictures[:4])
+    of_arrays = rx.quantize(path, inputs, effort=0).table
+    assert dict(rx.quantize(path, torch.from_numpy(inputs), effort=0).table.ranges) == dict(of_arrays.ranges)
+    for images, says in (
+        ([inputs.astype(np.float64)], r"images\[0\]: got float64 \[4, 3, 24, 24\], expected"),
+        ([inputs, "x.png"], r"images\[1\]: got str"),
+        ([(inputs, [0, 1, 2, 3])], "of a loader of pictures and labels give the pictures"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            rx.quantize(path, images)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -385,6 +400,16 @@ def test_a_class_is_no_model(tmp_path):
         ),
         (lambda bundle: rx.triton(bundle, "o", precisions=["int4"]), ValueError, "precision: got 'int4', expected one"),
         (lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target=None), TypeError, "target: got None"),
+        (
+            lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], keep_float="fc"),
+            TypeError,
+            "keep_float: got 'fc', expected a list",
+        ),
+        (
+            lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], keep_float=["0", "5"]),
+            PlacementError,
+            "keep_float 0,5: no layer is left for INT8; name fewer",
+        ),
         (
             lambda bundle: rx.quantize(f"{bundle}/model.onnx", [], target="onnxruntime", zero_points="pads"),
             ValueError,
