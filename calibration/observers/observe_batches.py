@@ -17,6 +17,7 @@ from onnx import ModelProto
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.methods.method import Method
 from calibration.observers.probes import FIRST_IMAGE, Observation, add_channel_means, add_probes, observe
+from calibration.observers.sampled_positions import sampled_answers
 from calibration.observers.split_model import SplitModel, split_model
 from calibration.observers.tensor_bytes import made_bytes_per_image
 from exporter.graph.onnx_graph import with_outputs
@@ -49,18 +50,20 @@ class SeenBatch:
         images: The model input, float32 [n, C, H, W], n >= 1.
         observations: Tensor name to what was seen of it; all finite.
         means: Name of a layer to the mean of its output per image and channel, float32 [n, C].
+        answers: The model's first output (`sampled_answers`), float32 [n, values].
     """
 
     images: Images
     observations: Mapping[str, Observation]
     means: Mapping[str, NDArray[np.float32]]
+    answers: Images
 
     def scaled(self, factors: Mapping[str, Factors]) -> SeenBatch:
         """Return what channels times `factors`, float64 [C] > 0 by tensor, would show, up to rounding; no means."""
         observations = {
             name: seen.scaled(factors[name]) if name in factors else seen for name, seen in self.observations.items()
         }
-        return SeenBatch(self.images, observations, {})
+        return SeenBatch(self.images, observations, {}, self.answers)
 
 
 def observe_batches(
@@ -98,6 +101,7 @@ def observe_batches(
     probed = add_probes(split.skeleton, tensors, samples_per_image=samples_per_image(method))
     mean_of = add_channel_means(probed.model, layers)
     probes, needs_first_image = probed.probes, probed.needs_first_image
+    answer = model.graph.output[0].name
     with open_runtime(replace(split, skeleton=probed.model)) as runtime:
         input_name = next(name for name in runtime.input_specs if name != FIRST_IMAGE)
         for batch in chain((images,), stream):
@@ -110,6 +114,7 @@ def observe_batches(
                 batch,
                 {probe.tensor: observe(probe, outputs, first_image) for probe in probes},
                 {layer: outputs[output].copy() for layer, output in mean_of.items()},
+                sampled_answers(outputs[answer]).copy(),
             )
             del outputs  # the session's memory is free again when the next batch runs; what was seen are copies
             if suspects := [name for name, tensor in seen.observations.items() if not tensor.is_finite]:

@@ -1,8 +1,15 @@
-"""Which positions of an image stand for all of them."""
+"""Which positions of an image stand for all of them, and which values for a whole answer."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ANSWERS = 2**17
+"""Values of an image's answer that are looked at: all logits of any classifier, a map's at some places. Those of 64
+images take 32 MB at most."""
 
 
 def sampled_positions(num_positions: int, wanted: int) -> slice:
@@ -18,3 +25,9 @@ def sampled_positions(num_positions: int, wanted: int) -> slice:
     while math.gcd(stride, num_positions) != 1:
         stride -= 1
     return slice(stride // 2, None, stride)
+
+
+def sampled_answers(output: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return about `MAX_ANSWERS` values of each image's answer, all if there are no more, float32 [n, values]."""
+    flat = output.reshape(len(output), -1)
+    return flat[:, sampled_positions(flat.shape[1], MAX_ANSWERS)]

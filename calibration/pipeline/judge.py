@@ -2,34 +2,58 @@
 
 A layer's own error falls by construction, on the images of the sample. Whether the answers come nearer is another
 question: where little is left to win it is decided by chance, and half of the time the wrong way.
+
+The models are run piece by piece, so that no session holds all weights, and up to where they differ once. What the
+float model answers has been seen when the ranges were taken.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from calibration.errors import CalibrationError
 from calibration.observers.observe_batches import OpenRuntime
-from calibration.observers.split_model import split_model
+from calibration.observers.sampled_positions import sampled_answers
+from calibration.observers.tensor_bytes import live_bytes_of_nodes
+from calibration.refinement.layerwise_walk import LayerwiseWalk, Rounded
+from calibration.refinement.refine import RefinedModel
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.metrics.logit_meter import LogitMeter
-from runtimes.metrics.parity import first_output
-from runtimes.protocol import Runtime
 
 MIN_JUDGES, MAX_JUDGES = 16, 64
 """Images to judge on. The power of a normal error is known from n of its values to a share of sqrt(2 / n), from 64 to
-18 % or 0.7 dB; better where many logits err on their own, and both models are judged on the same images."""
+18 % or 0.7 dB; better where many logits err on their own, and both models are judged on the same images. As many as
+refinement takes where that is fewer: where an image takes long."""
 
-MAX_ANSWER_BYTES = 32 * 2**20
-"""The float model's answers kept at a time, while the INT8 ones run one after the other: one session in memory instead
-of three. Logits of 64 images take a hundredth of it; maps of a segmentation network are looked at in turns."""
+MAX_WEIGHTS = 4 * 2**20
+"""Weights of one piece, or one layer of more: 16 MB as the session computes with them, a sixth of a ResNet-50."""
+
+BLOCK_LAYERS = 4
+"""Layers of a block: so far before the first difference a place is looked for where little is alive."""
 
 Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgeBatch:
+    """Images that neither model was made with.
+
+    Attributes:
+        images: [n, C, H, W].
+        answers: What the float model answers, float32 [n, values], as `sampled_answers` gives it.
+    """
+
+    images: Rounded
+    answers: Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +78,79 @@ class Judgement:
 
 def judge(
     reference: ModelProto,
-    without: ModelProto,
-    with_step: ModelProto,
-    images: Sequence[Images],
+    without: RefinedModel,
+    with_step: RefinedModel,
+    batches: Sequence[JudgeBatch],
     *,
     open_exact: OpenRuntime,
 ) -> Judgement:
-    """Return how far two models' answers are from the reference's.
+    """Return how far two refined models' answers are from the float one's.
 
     Args:
         reference: The float model.
-        without: Its INT8 model.
-        with_step: The other one.
-        images: Batches that neither was made with, float32 [n, C, H, W].
+        without: Its INT8 model without the step.
+        with_step: The same network's with it: the same graph and layers.
+        batches: At least one.
         open_exact: Opens a model so that Q/DQ is computed as written.
 
     Raises:
         ValueError: If there is no image.
         RuntimeAdapterError: If a logit is NaN or Inf.
     """
-    meters = LogitMeter(strict=True), LogitMeter(strict=True)
-    waiting = deque(images)
-    while waiting:
-        with open_exact(split_model(reference)) as runtime:
-            answered = _answered(runtime, waiting)
-        for meter, model in zip(meters, (without, with_step), strict=True):
-            with open_exact(model) as runtime:
-                for batch, logits in answered:
-                    meter.add(logits, _answers(runtime, batch))
-    before, after = (meter.report() for meter in meters)
-    return Judgement(before, after)
+    layers = zip(without.layers, with_step.layers, strict=True)
+    parting = next((one.name for one, other in layers if one != other), without.layers[-1].name)
+    images = [batch.images for batch in batches]
+    fork, cuts = _cuts(reference, parting, [layer.name for layer in without.layers])
+    walk = LayerwiseWalk(without.model, images, open_runtime=open_exact, layers=cuts, to_output=True)
+    steps = iter(walk)
+    next(layer for layer in steps if layer.node.name == fork)
+    other = walk.fork(with_step.model)
+    before = _compared(steps, walk, batches)
+    return Judgement(before, _compared(other, other, batches))
 
 
-def _answered(runtime: Runtime, waiting: deque[Images]) -> list[tuple[Images, Images]]:
-    """Take batches off `waiting` and return them with their answers, until those fill `MAX_ANSWER_BYTES`."""
-    answered: list[tuple[Images, Images]] = []
-    while waiting and sum(answers.nbytes for _, answers in answered) < MAX_ANSWER_BYTES:
-        batch = waiting.popleft()
-        answered.append((batch, _answers(runtime, batch)))
-    return answered
+def _cuts(reference: ModelProto, parting: str, names: Sequence[str]) -> tuple[str, set[str]]:
+    """Return before which layers the models are run in pieces of at most `MAX_WEIGHTS`, where little is alive.
+
+    Args:
+        reference: The float model.
+        parting: The first layer in which two models differ.
+        names: Layers, in graph order.
+
+    Returns:
+        The layer to share the way to, at or before `parting`; and all layers to cut before.
+    """
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in reference.graph.initializer}
+    try:
+        live_bytes = live_bytes_of_nodes(reference)
+    except CalibrationError:  # windowed attention
+        live_bytes = [0] * len(reference.graph.node)
+    known = {
+        node.name: (sizes.get(node.input[1], 0), live)
+        for node, live in zip(reference.graph.node, live_bytes, strict=True)
+        if node.op_type in WEIGHTED_OPS
+    }
+    weights, live = zip(*(known[name] for name in names), strict=True)
+    ends = list(accumulate(weights))
+
+    def least(start: int, stop: int) -> int:
+        return min(range(start, stop), key=lambda place: (live[place], -place))
+
+    last = names.index(parting)
+    fork = least(max(0, last + 1 - BLOCK_LAYERS), last + 1)
+    cuts = {fork}
+    for start, stop in ((0, fork), (fork, len(names))):
+        while (behind := bisect_right(ends, ends[start] - weights[start] + MAX_WEIGHTS, lo=start + 1)) < stop:
+            start = least(start + 1, behind + 1)
+            cuts.add(start)
+    return names[fork], {names[place] for place in cuts}
 
 
-def _answers(runtime: Runtime, batch: Images) -> Images:
-    """Return the first output of each image, float32 [n, values]: logits, or a map of features."""
-    answers: Images = first_output(runtime, batch).reshape(len(batch), -1)
-    return answers
+def _compared(steps: Iterable[object], walk: LayerwiseWalk, batches: Sequence[JudgeBatch]) -> LogitComparison:
+    """Take the steps that are left of a walk and compare what it answers."""
+    for _ in steps:
+        pass
+    meter = LogitMeter(strict=True)
+    for batch, answers in zip(batches, walk.answers(), strict=True):
+        meter.add(batch.answers, sampled_answers(answers))
+    return meter.report()

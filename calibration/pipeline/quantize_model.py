@@ -25,7 +25,7 @@ from calibration.methods.dialect import Dialect
 from calibration.methods.effort import DEFAULT_EFFORT, EFFORTS, Effort
 from calibration.methods.method import Method
 from calibration.observers.observe_batches import OpenRuntime, SeenBatch, observe_batches
-from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
+from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, JudgeBatch, Judgement, judge
 from calibration.pipeline.refinement_sample import images_per_layer, take_images
 from calibration.placement.place import place
 from calibration.qdq.insert_qdq import QuantizedModel, insert_qdq
@@ -35,6 +35,7 @@ from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
+from calibration.refinement.layerwise_walk import Rounded
 from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
@@ -64,7 +65,7 @@ class CalibratedModel:
     effort: Effort
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
-    judges: tuple[Images, ...] = ()
+    judges: tuple[JudgeBatch, ...] = ()
     means: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     keep_float: frozenset[str] = frozenset()
 
@@ -157,11 +158,10 @@ def scale_and_calibrate(
     needs_sample = refines or isinstance(method, Auto)
     counts = tuple(images_per_layer(model).values()) if needs_sample else ()
     sample, rest = take_images(batches, max(counts, default=0))
-    judges, rest = take_images(rest, MAX_JUDGES if effort.thorough else 0)
     observed = observe_batches(
         model,
         tensors,
-        chain(sample, judges, rest),
+        chain(sample, rest),
         open_runtime=open_runtime,
         layers=layers if refines else (),
         method=method,
@@ -172,14 +172,16 @@ def scale_and_calibrate(
         factors = _factors(model, tensors, first) if effort.equalize and sample else {}
         of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
         noted: list[SeenBatch] = []
-        batches_seen = _noting(noted, chain(_taken(first), observed), num_sample)
+        judges: list[JudgeBatch] = []
+        wanted = num_sample, min(MAX_JUDGES, max(counts, default=0)) if effort.thorough else 0
+        batches_seen = _noting(noted, judges, chain(_taken(first), observed), wanted)
         seen = (batch.scaled(of_tensors) for batch in batches_seen)
         if calibrator is None:
             table = table_of(model, seen, method=method, dialect=dialect, zero_points=effort.zero_points)
         else:
             table = calibrator(model, of_tensors, seen)
-        while _num_images(noted) < num_sample and next(batches_seen, None):
-            pass  # the calibrator knew the answer, but nobody knows the means
+        while (_num_images(noted), _num_images(judges)) < wanted and next(batches_seen, None):
+            pass  # the calibrator knew the ranges, but nobody knows the means and answers
         means = _means(noted, factors)
     give_back_free_memory()  # the session is closed
     equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
@@ -254,6 +256,7 @@ def _refine(
     calibrated: CalibratedModel, plain: ModelProto, effort: Effort, open_exact: OpenRuntime, track: TrackLayers | None
 ) -> tuple[RefinedModel, Judgement | None]:
     """Return the refined model, and what the judges say of the widest layers."""
+    give_back_free_memory()  # of the model that was made
     refined, thorough = refine(
         calibrated.model,
         plain,
@@ -263,12 +266,12 @@ def _refine(
         effort=effort,
         counts=images_per_layer(calibrated.model),
         track=track,
-        also_thorough=effort.thorough and effort.round_weights and sum(map(len, calibrated.judges)) >= MIN_JUDGES,
+        also_thorough=effort.thorough and effort.round_weights and _num_images(calibrated.judges) >= MIN_JUDGES,
     )
     if thorough is None:
         return refined, None
     give_back_free_memory()  # of the two walks
-    judgement = judge(calibrated.model, refined.model, thorough.model, calibrated.judges, open_exact=open_exact)
+    judgement = judge(calibrated.model, refined, thorough, calibrated.judges, open_exact=open_exact)
     return (thorough if judgement.helps else refined), judgement
 
 
@@ -289,7 +292,7 @@ def _first_images(batches: Iterator[SeenBatch], count: int) -> list[SeenBatch]:
     return taken
 
 
-def _num_images(batches: Iterable[SeenBatch]) -> int:
+def _num_images(batches: Iterable[SeenBatch | JudgeBatch]) -> int:
     return sum(len(batch.images) for batch in batches)
 
 
@@ -299,11 +302,22 @@ def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
         yield batches.pop(0)
 
 
-def _noting(noted: list[SeenBatch], batches: Iterable[SeenBatch], count: int) -> Iterator[SeenBatch]:
-    """Yield the batches; of those of the first `count` images, note what stays small: the images and the means."""
+def _noting(
+    noted: list[SeenBatch], judges: list[JudgeBatch], batches: Iterable[SeenBatch], wanted: tuple[int, int]
+) -> Iterator[SeenBatch]:
+    """Yield the batches; note images, means and answers of the first of them, and of those behind what judges need.
+
+    Args:
+        noted: Takes what stays small of the sample, whose images fill whole batches.
+        judges: Takes the images behind.
+        batches: All of them.
+        wanted: Images of the sample, and to judge on.
+    """
     for batch in batches:
-        if _num_images(noted) < count:
+        if _num_images(noted) < wanted[0]:
             noted.append(replace(batch, observations={}))
+        elif missing := wanted[1] - _num_images(judges):
+            judges.append(JudgeBatch(Rounded.of(batch.images[:missing]), batch.answers[:missing]))
         yield batch
 
 

@@ -22,7 +22,7 @@ towards the diagonal: Schaefer and Strimmer 2005, target D. Images, not position
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -115,8 +115,8 @@ class _Half:
     total_missed: Array
     squares: NDArray[np.float64]
     num_rows: int = 0
-    _reads: list[Array] = field(default_factory=list)
-    _missed: list[Array] = field(default_factory=list)
+    _waiting: tuple[Array, ...] = ()
+    _num_waiting: int = 0
 
     @classmethod
     def empty(cls, groups: int, rows: int, width: int) -> _Half:
@@ -147,9 +147,8 @@ class _Half:
             np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), read), out=self.crossed)
             self.squares += _square(own) - _square(np.einsum("gkk->gk", own))
             return
-        self._reads.append(read)
-        self._missed.append(missed)
-        if sum(rows.shape[1] for rows in self._reads) >= STACK:
+        self._wait(read, missed)
+        if self._num_waiting >= STACK:
             self._multiply()
         # The sum of squares of X^T X is that of X X^T, here the smaller one.
         self.squares += _square(gram(read.transpose(0, 2, 1))) - _square(np.einsum("gpk,gpk->gk", read, read))
@@ -162,14 +161,24 @@ class _Half:
         """Return H, and M: `weight` times what was summed, where that was d x^T."""
         return Sums(self.hessian, self.crossed if weight is None else np.matmul(weight, self.crossed))
 
+    def _wait(self, read: Array, missed: Array) -> None:
+        """Keep the rows of one image, behind those that wait."""
+        count = read.shape[1]
+        if not self._waiting or self._num_waiting + count > self._waiting[0].shape[1]:
+            self._multiply()
+            self._waiting = tuple(np.empty((len(x), STACK + count, x.shape[2]), np.float32) for x in (read, missed))
+        rows = slice(self._num_waiting, self._num_waiting + count)
+        for kept, new in zip(self._waiting, (read, missed), strict=True):
+            kept[:, rows] = new
+        self._num_waiting += count
+
     def _multiply(self) -> None:
         """Add the images that wait."""
-        if self._reads:
-            reads, missed = np.concatenate(self._reads, axis=1), np.concatenate(self._missed, axis=1)
-            np.add(self.hessian, gram(reads), out=self.hessian)
-            np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), reads), out=self.crossed)
-            self._reads.clear()
-            self._missed.clear()
+        if self._num_waiting:
+            read, missed = (kept[:, : self._num_waiting] for kept in self._waiting)
+            np.add(self.hessian, gram(read), out=self.hessian)
+            np.add(self.crossed, np.matmul(missed.transpose(0, 2, 1), read), out=self.crossed)
+            self._num_waiting = 0
 
 
 def gram(rows: Array) -> Array:

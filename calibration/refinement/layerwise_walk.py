@@ -103,11 +103,12 @@ class LayerwiseWalk:
 
     Args:
         model: Float, or with Q/DQ; edited in place where the caller edits the layers.
-        images: Batches, float32 [n, C, H, W].
+        images: Batches, float32 [n, C, H, W], or what they were rounded to.
         open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
         layers: Names of the nodes to stop at; by default the quantized layers of the model.
         counts: Name of a layer to how many of the images take part from there on, whole batches and at least one; all
             of them from the start where a layer is not named.
+        to_output: Whether the walk goes on behind the last layer, to the model's first output (`answers`).
 
     Raises:
         CalibrationError: If there are no images, or the model has no quantized layer.
@@ -116,11 +117,12 @@ class LayerwiseWalk:
     def __init__(
         self,
         model: ModelProto,
-        images: Sequence[Tensor],
+        images: Sequence[Stored],
         *,
         open_runtime: OpenRuntime,
         layers: Collection[str] | None = None,
         counts: Mapping[str, int] | None = None,
+        to_output: bool = False,
     ) -> None:
         names = quantized_layers(model) if layers is None else layers
         if not images or not names:
@@ -130,6 +132,7 @@ class LayerwiseWalk:
         if len(model.graph.input) != 1:
             raise CalibrationError(f"got a model of {len(model.graph.input)} inputs, expected 1")
         self._started = False
+        self._to_output = to_output
         self._open = open_runtime
         self._counts = counts or {}
         self._waiting = deque(images)
@@ -154,16 +157,23 @@ class LayerwiseWalk:
             name: place for place, nodes in enumerate(self._pieces) for node in nodes for name in node.input
         }
         self._input = model.graph.input[0].name
+        self._output = model.graph.output[0].name
+        if self._to_output:
+            self._last_use[self._output] = len(self._pieces)
 
-    def fork(self) -> LayerwiseWalk:
-        """Return a walk through a copy of the model as it is edited so far, which begins with the layer given last."""
+    def fork(self, model: ModelProto | None = None) -> LayerwiseWalk:
+        """Return a walk that begins with the layer given last.
+
+        Args:
+            model: Another one, the same up to that layer; by default a copy of this one as it is edited so far.
+        """
         if self._reached is None:
             raise CalibrationError("this walk is at no layer; fork it while it is under way")
         other = copy.copy(self)
         other._started = False
         other._waiting = deque(self._waiting)
         other._values = [dict(values) for values in self._values]
-        other._look_at(copy_model(self.model), {node.name for node in self._layers})
+        other._look_at(copy_model(self.model) if model is None else model, {node.name for node in self._layers})
         return other
 
     def __len__(self) -> int:
@@ -188,6 +198,11 @@ class LayerwiseWalk:
             self._reached, layer.stored = None, []  # whoever holds the layer holds no tensors
             self._place += 1
 
+    def answers(self) -> Iterator[Tensor]:
+        """Yield the model's first output, batch by batch, when all layers have been given (`to_output`)."""
+        self._run(len(self._layers), self._output)
+        return (_restored(values[self._output]) for values in self._values)
+
     def outputs(self, layer: Layer) -> list[Tensor]:
         """Return what the layer gives with its constants as they are now, batch by batch."""
         piece = self._make_piece([layer.node], layer.node.output)
@@ -208,16 +223,18 @@ class LayerwiseWalk:
         """Let images join before piece number `place`, as many as take part from its layer on."""
         waiting = sum(map(len, self._waiting))
         room = self._counts.get(self._layers[place].name, self._num_images + waiting) - self._num_images
-        joining: list[Tensor] = []
+        joining: list[Stored] = []
         while self._waiting and (len(self._waiting[0]) <= room or not (self._values or joining)):
             joining.append(self._waiting.popleft())
             room -= len(joining[-1])
         self._num_images += sum(map(len, joining))
         self._values += self._caught_up(joining, place, self._values[0].keys() if self._values else {self._input})
 
-    def _caught_up(self, joining: Sequence[Tensor], place: int, wanted: Collection[str]) -> list[dict[str, Stored]]:
+    def _caught_up(self, joining: Sequence[Stored], place: int, wanted: Collection[str]) -> list[dict[str, Stored]]:
         """Return, of each batch, the tensors that the images before it have in front of piece number `place`."""
-        values: list[dict[str, Stored]] = [{self._input: np.ascontiguousarray(batch)} for batch in joining]
+        values: list[dict[str, Stored]] = [
+            {self._input: batch if isinstance(batch, Rounded) else np.ascontiguousarray(batch)} for batch in joining
+        ]
         made = [name for name in wanted if name != self._input]
         if joining and made:
             walked = self._with_restoring(node for nodes in self._pieces[:place] for node in nodes)
@@ -264,7 +281,7 @@ class LayerwiseWalk:
         return lambda levels: (_restored(levels).astype(np.float32) - zero) * scale
 
     def _cut(self, names: set[str], constants: Collection[str]) -> tuple[list[NodeProto], list[list[NodeProto]]]:
-        """Return the layers, and what is run before each; behind the last one there is nothing to correct.
+        """Return the layers, and what is run before each, and behind the last where the walk goes to the output.
 
         Levels are made float again by whoever reads them.
         """
@@ -277,7 +294,9 @@ class LayerwiseWalk:
                 layers.append(node)
                 pieces.append([])
             pieces[-1].append(node)
-        return layers, [self._with_restoring(nodes) for nodes in pieces[:-1]]
+        if not self._to_output:
+            del pieces[-1]
+        return layers, [self._with_restoring(nodes) for nodes in pieces]
 
     def _with_restoring(self, nodes: Iterable[NodeProto]) -> list[NodeProto]:
         """Return the nodes, each tensor's DequantizeLinear before the first that reads it."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from functools import partial
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,13 @@ from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRunt
 from calibration.refinement.round_layer import WIDEST, round_layer
 from calibration.refinement.workers import Run, alone, workers
 from exporter.graph.onnx_graph import array_from_initializer
+from runtimes.machine.free_memory import give_back_free_memory
 
 FEW_COLUMNS = 256
 """Layers of fewer columns are rounded in one thread: others would take longer to begin than to work."""
+
+MANY = 2**20
+"""Values in the sums of a layer, 4 MB, that memory is tidied up for."""
 
 TrackLayers = Callable[[Iterable[Layer], int], Iterable[Layer]]
 
@@ -102,7 +107,7 @@ def refine(
     def refine_layer(copy: _Copy, layer: Layer, in_float: Layer | None, *, is_wide: bool) -> None:
         num_rounded, largest = 0, 0.0
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
-        means_read = _means_read(layer, copy.constants) if corrects else None
+        means_read = _means_read(layer, copy.constants, run) if corrects else None
         rounds = copy.thorough or not is_wide
         if rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
@@ -177,13 +182,20 @@ def _correct(
     return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected[: len(found)] - found))).max())
 
 
-def _means_read(layer: Layer, constants: LayerConstants) -> NDArray[np.float64] | None:
+def _means_read(layer: Layer, constants: LayerConstants, run: Run) -> NDArray[np.float64] | None:
     """Return the mean over positions of what the layer reads of each image, [num_images, groups, K]."""
     weight = constants.weight(layer.node)
     if weight is None or not has_rows(layer.node, weight.levels.ndim):
         return None
     kernel_shape = weight.levels.shape[2:]
-    return np.concatenate([mean_rows(layer.node, batch, kernel_shape) for batch in layer.batches()])
+
+    def means(images: Iterable[Callable[[], Tensor]]) -> list[NDArray[np.float64]]:
+        return [mean_rows(layer.node, image()[np.newaxis], kernel_shape) for image in images]
+
+    images = list(layer.images())
+    half = len(images) // 2
+    parts = run(partial(means, part) for part in (images[:half], images[half:]))
+    return np.concatenate([*chain.from_iterable(parts)])
 
 
 def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConstants) -> NDArray[np.float64] | None:
@@ -224,6 +236,8 @@ def _round(
     if old is None or not has_rows(layer.node, old.levels.ndim):
         return 0
     rows = weight_rows(layer.node, weight)
+    if rows.shape[2] * (rows.shape[1] + rows.shape[2]) > MANY:
+        give_back_free_memory()  # what the runs of small pieces left cannot hold what follows
     center = None
     if means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale)):
         center = means_read.mean(axis=0).astype(np.float32)

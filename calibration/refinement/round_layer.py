@@ -30,7 +30,7 @@ leaves wider layers alone: they are the last of a network, where rounding gains 
 2304 columns are no nearer there (three orders of the images)."""
 
 LARGE = 2**20
-"""Weights of a layer whose arithmetic is not shared, but for the sums: every thread would hold 8 MB and more."""
+"""Weights of which more are rounded in one thread, but for the sums: every thread would hold 8 MB and more."""
 
 Tensor = NDArray[np.float32]
 Array = NDArray[np.floating]
@@ -58,15 +58,16 @@ def round_layer(
         center: Mean of what the quantized layer reads, float32 [groups, K], where its bias is corrected afterwards.
         run: Runs parts of the work at a time.
     """
-    own = weight_rows(node, weight).astype(np.float32)
+    own = weight_rows(node, weight).astype(np.float32, copy=False)
     layer = LayerReads(node, weight.shape[2:], own, reads, num_images, center, run)
     parts = column_parts(own.shape[2], WIDEST)
     levels = np.empty(own.shape, np.int8)
     for part in parts:
         statistics = _statistics(layer, part, is_only=len(parts) == 1)
-        run_rows = run if own.size <= LARGE else alone
+        run_rows = run if own[:, :, part].size <= LARGE else alone
         moved = compensation(statistics, run_rows)
         sums = statistics.whole()
+        del statistics  # its halves are as large
         target: Array = own[:, :, part]
         if moved is None:
             sums.residual[:] = 0

@@ -16,6 +16,7 @@ W x as in Li et al. 2025, "GPTAQ", arXiv:2504.02692.
 from __future__ import annotations
 
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,15 +43,17 @@ def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
         return None
     found, least, least_of_all = np.zeros_like(first.residual), np.zeros(first.residual.shape[:2]), 0.0
     for ridge in RIDGES:
-        of_first, of_second = run(partial(_fit, half, ridge) for half in (first, second))
-        judged = (of_first, second), (of_second, first)
-        change = np.sum(run(partial(error_change, *pair) for pair in judged), axis=0)
+        fits = run(partial(_fit, half, ridge) for half in (first, second))
+        change = np.sum(run(map(partial, repeat(error_change), fits, (second, first))), axis=0)
         if not change.sum() < least_of_all:
             break
         least_of_all = change.sum()
         better = change < least
         least[better] = change[better]
-        found[better] = (of_first[better] + of_second[better]) / 2
+        mean = np.add(fits[0], fits[1], out=fits[0])
+        mean /= 2
+        found[better] = mean[better]
+        del fits, mean  # the next ones are as large
     return found if least_of_all else None
 
 
@@ -72,10 +75,9 @@ def _fit(sums: Sums, ridge: float) -> Array:
 
     D (H + a L) = M,   L = diag(H) + 1e-3 of its mean, which keeps what is never read where it is
     """
-    matrix = sums.hessian.copy()
-    diagonal = np.einsum("gkk->gk", sums.hessian)
-    mean = diagonal.mean(axis=1, keepdims=True)
-    places = np.arange(matrix.shape[1])
-    matrix[:, places, places] += np.float32(ridge) * (diagonal + 1e-3 * mean + np.where(mean == 0, 1.0, 0.0))
-    solution: Array = np.linalg.solve(matrix, sums.residual.transpose(0, 2, 1)).transpose(0, 2, 1)
+    diagonal = np.einsum("gkk->gk", sums.hessian)  # a view, here into what can be written
+    own, mean = diagonal.copy(), diagonal.mean(axis=1, keepdims=True)
+    diagonal += np.float32(ridge) * (own + 1e-3 * mean + np.where(mean == 0, 1.0, 0.0))
+    solution: Array = np.linalg.solve(sums.hessian, sums.residual.transpose(0, 2, 1)).transpose(0, 2, 1)
+    diagonal[:] = own  # LAPACK copies the matrix anyway; this saves a second copy
     return solution

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -11,17 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 from graph_builder import GraphBuilder
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import steps_of
+from calibration.observers.sampled_positions import MAX_ANSWERS, sampled_answers
 from calibration.pipeline import judge as judge_module
 from calibration.pipeline import quantize_model
-from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, Judgement, judge
-from calibration.pipeline.quantize_model import QuantizationResult, quantize
+from calibration.pipeline.judge import MAX_JUDGES, MIN_JUDGES, JudgeBatch, Judgement, judge
+from calibration.pipeline.quantize_model import QuantizationResult, quantize, scale_and_calibrate
 from calibration.pipeline.refinement_sample import MAX_SAMPLE
+from calibration.qdq.insert_qdq import insert_qdq
 from calibration.refinement import refine as refine_module
 from calibration.refinement import round_layer as round_layer_module
+from calibration.refinement.layerwise_walk import Rounded
+from calibration.refinement.refine import RefinedModel, refine
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.protocol import Runtime
 
@@ -82,39 +87,83 @@ def test_a_step_must_win_and_lose_nowhere(without, with_step, helps: bool) -> No
     assert Judgement(figures(*without), figures(*with_step)).helps == helps
 
 
-def test_the_figures_are_those_of_the_models() -> None:
-    model = wide()
-    images = noise(200)
-    plain, better = (run(model, images[:100], effort).quantized.model for effort in (0, 1))
-    found = judge(model, plain, better, [images[100:150], images[150:]], open_exact=open_exact)
-    with OrtRuntime(model) as true, open_exact(better) as test:
-        logits = [next(iter(each.run({"input": images[100:]}).values())) for each in (true, test)]
-    error = logits[1] - logits[0]
-    expected = 10 * np.log10(np.sum(np.square(logits[0], dtype=float)) / np.sum(np.square(error, dtype=float)))
-    assert found.with_step.sqnr_db == pytest.approx(expected, abs=1e-3)
-    assert found.without.num_images == found.with_step.num_images == 100
+def refined_pair(model: ModelProto, images: np.ndarray) -> tuple[RefinedModel, RefinedModel]:
+    """The model refined without its wide layers, and with them."""
+    steps = steps_of(2, "pads")
+    calibrated = scale_and_calibrate(model, [images], open_runtime=OrtRuntime, effort=steps)
+    plain = insert_qdq(calibrated.model, calibrated.table).model
+    without, with_step = refine(
+        calibrated.model,
+        plain,
+        calibrated.sample,
+        calibrated.means,
+        open_runtime=open_exact,
+        effort=steps,
+        also_thorough=True,
+    )
+    assert with_step is not None
+    return without, with_step
 
 
-def test_one_session_at_a_time_whatever_the_size_of_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images = wide(), noise(120)
-    plain, better = (run(model, images[:100], effort).quantized.model for effort in (0, 1))
-    batches = np.split(images[100:], 4)
-    num_open, opened = 0, 0
+def answers(model: ModelProto, images: np.ndarray, opened: Callable[[ModelProto], Runtime]) -> np.ndarray:
+    with opened(model) as runtime:
+        return next(iter(runtime.run({"input": images}).values())).reshape(len(images), -1)
+
+
+@pytest.fixture
+def counted() -> Iterator[tuple[Callable[[ModelProto], Any], list[int]]]:
+    """An `open_exact` that refuses a second session beside an open one; and the weights of each that was opened."""
+    open_now: list[ModelProto] = []
+    opened: list[int] = []
 
     @contextmanager
-    def counted(model: ModelProto) -> Iterator[Runtime]:
-        nonlocal num_open, opened
-        num_open, opened = num_open + 1, opened + 1
-        assert num_open == 1
+    def once(model: ModelProto) -> Iterator[Runtime]:
+        assert not open_now
+        open_now.append(model)
+        weights = (tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8)
+        opened.append(sum(math.prod(tensor.dims) for tensor in weights if len(tensor.dims) == 4))
         with open_exact(model) as runtime:
             yield runtime
-        num_open -= 1
+        open_now.clear()
 
-    together = judge(model, plain, better, batches, open_exact=counted)
-    assert opened == 3
-    monkeypatch.setattr(judge_module, "MAX_ANSWER_BYTES", 1)
-    assert judge(model, plain, better, batches, open_exact=counted) == together
-    assert opened == 3 + 4 * 3
+    return once, opened
+
+
+@pytest.mark.parametrize("max_weights", [10, 1000, 4 * 2**20])
+@pytest.mark.parametrize("block_layers", [1, 4])
+def test_the_figures_are_those_of_the_models(
+    monkeypatch: pytest.MonkeyPatch, counted: Any, max_weights: int, block_layers: int
+) -> None:
+    """However the models are cut: what whole sessions answer, compared by hand."""
+    monkeypatch.setattr(judge_module, "MAX_WEIGHTS", max_weights)
+    monkeypatch.setattr(judge_module, "BLOCK_LAYERS", block_layers)
+    open_once, opened = counted
+    model, images = wide_within(), noise(200)
+    pair = refined_pair(model, images[:100])
+    reference = answers(model, images[100:], OrtRuntime)
+    batches = [
+        JudgeBatch(Rounded.of(batch), logits)
+        for batch, logits in zip(*(np.split(each, [50, 70]) for each in (images[100:], reference)), strict=True)
+    ]
+    found = judge(model, *pair, batches, open_exact=open_once)
+    for comparison, refined in zip((found.without, found.with_step), pair, strict=True):
+        error = answers(refined.model, images[100:], open_exact) - reference
+        expected = 10 * np.log10(np.sum(np.square(reference, dtype=float)) / np.sum(np.square(error, dtype=float)))
+        assert comparison.sqnr_db == pytest.approx(expected, abs=0.02), "but for rounding the images to 16 bits"
+        assert comparison.num_images == 100
+    assert found.without.sqnr_db != found.with_step.sqnr_db
+    narrow, *others = (math.prod(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    assert max(opened) <= max(max_weights, *others)
+    # A block of one layer is left at the wide one; of four, before the first, where the image is all that is alive.
+    assert sum(opened) == 2 * sum(others) + narrow * (1 if block_layers == 1 else 2)
+
+
+def test_answers_of_any_size_are_kept_in_part() -> None:
+    small, large = np.arange(6.0).reshape(2, 3), np.zeros((2, 21, 520, 520), np.float32)
+    assert np.array_equal(sampled_answers(small), small)
+    kept = sampled_answers(large)
+    assert kept.shape[0] == 2
+    assert MAX_ANSWERS <= kept.shape[1] < 2 * MAX_ANSWERS
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
@@ -144,13 +193,13 @@ def test_effort_2_is_effort_1_but_where_it_helps(monkeypatch: pytest.MonkeyPatch
     seen = []
 
     def as_told(reference, without, with_step, judges, *, open_exact) -> Judgement:
-        seen.append(np.concatenate(judges))
+        seen.append(np.concatenate([batch.images.values() for batch in judges]))
         better, worse = figures(31.0, 0.01, 1.0), figures(30.0, 0.02, 0.9)
         return Judgement(worse, better) if helps else Judgement(better, worse)
 
     monkeypatch.setattr(quantize_model, "judge", as_told)
     one, two = (run(wide(), images, effort) for effort in (1, 2))
-    assert np.array_equal(seen[0], images[MAX_SAMPLE:]), "images that refinement has not seen"
+    assert np.allclose(seen[0], images[MAX_SAMPLE:], atol=1e-4), "images that refinement has not seen"
     assert len(seen) == 1, "effort 1 has nothing to judge"
     assert one.wide_layers is None
     assert two.wide_layers is not None
