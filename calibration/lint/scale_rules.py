@@ -12,10 +12,8 @@ Int32 but must have type FP8, FP4, Int4, Int8, or UInt8"); half precision: IEEE 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Place, Rule, Severity
@@ -128,10 +126,6 @@ def _repeats_a_pair(quantizer: Quantizer, graph: QuantizedGraph) -> bool:
     return maker is not None and maker.op_type == QUANTIZE and maker.input[1] == quantizer.node.input[1]
 
 
-def _equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    return bool(np.array_equal(np.asarray(first, np.float64), np.asarray(second, np.float64), equal_nan=True))
-
-
 def _check_values(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped, place: Place) -> None:
     what = _ONE[quantizer.role]
     scale = quantizer.scale
@@ -179,7 +173,9 @@ def _check_pair(quantizer: Quantizer, graph: QuantizedGraph, grouped: Grouped) -
             continue
         for place, values in ((1, quantizer.scale), (2, quantizer.zero_point)):
             other = graph.constants.array(use.node.input[place]) if len(use.node.input) > place else None
-            if values is not None and other is not None and values.size and not _equal(values, other):
+            if values is None or other is None or not values.size:
+                continue
+            if not np.array_equal(np.asarray(values, np.float64), np.asarray(other, np.float64), equal_nan=True):
                 grouped.add(SCALES_DIFFER, "a pair with another scale or zero point in Q than in DQ", quantizer.where)
                 break
 

@@ -72,8 +72,10 @@ def find_residual_adds(model: ModelProto) -> Residuals:
     gates = find_gates(model)
     matched: list[ResidualAdd] = []
     skipped: list[str] = []
+    constants = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+    given = index.initializer.keys() | constants | gates.pooled
     for node in model.graph.node:
-        if node.op_type != "Add" or any(_is_constant(name, index) or name in gates.pooled for name in node.input):
+        if node.op_type != "Add" or not given.isdisjoint(node.input):
             continue
         main = _main_operand(node, index, gates)
         if main is None:
@@ -94,11 +96,6 @@ def _normalizes_layers(first: str, second: str, index: GraphIndex) -> bool:
     ancestors = (_ancestors(first, index), _ancestors(second, index))
     makers = (index.producer.get(name) for name in ancestors[0] ^ ancestors[1])
     return any(maker is not None and maker.op_type == "LayerNormalization" for maker in makers)
-
-
-def _is_constant(tensor: str, index: GraphIndex) -> bool:
-    producer = index.producer.get(tensor)
-    return tensor in index.initializer or (producer is not None and producer.op_type == "Constant")
 
 
 def _main_operand(add: NodeProto, index: GraphIndex, gates: Gates) -> int | None:

@@ -8,6 +8,8 @@
         torch.onnx writes InstanceNormalization between Reshapes to sizes that are computed at run time.
     rrelu(x, lower, upper)                 ->  leaky_relu(x, (lower + upper) / 2)
         So PyTorch computes it in evaluation mode; torch.onnx has no operator for it.
+    clamp(x, 0, 1.5)                       ->  clamp(x, 0.0, 1.5)
+        torch.onnx, of PyTorch 2.14, finds no operator for bounds of two types.
     hardtanh(x, inplace=True) and the like ->  x.copy_(hardtanh(x))
         The same graph; PyTorch decomposes the first anew at every call, most of the time of tracing a MobileNet.
 
@@ -28,6 +30,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _ACTIVATIONS = frozenset({F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu})
+_CLAMPS = frozenset(getattr(of, name) for of in (torch, Tensor) for name in ("clamp", "clamp_", "clip", "clip_"))
 _RANDOM_SLOPES = frozenset({F.rrelu, torch.rrelu, torch.rrelu_})
 
 
@@ -52,6 +55,8 @@ class PlainFunctions(TorchFunctionMode):
             return _mean_slope(func, *args, **named)
         if func in _ACTIVATIONS:
             return _activated(func, *args, **named)
+        if func in _CLAMPS and any(isinstance(bound, float) for bound in (*args[1:], *named.values())):
+            return func(*map(_as_float, args), **{name: _as_float(bound) for name, bound in named.items()})
         if func is F.group_norm and isinstance(args[0].shape[1], int):
             return _group_norm(*args, **named)
         return func(*args, **named)
@@ -92,6 +97,10 @@ def _activated(function: Callable[..., Tensor], *args: Any, **named: Any) -> Ten
         return function(*args, **named)
     changed: Tensor = given.arguments["input"]
     return changed.copy_(function(*given.args, **given.kwargs))
+
+
+def _as_float(bound: Any) -> Any:
+    return float(bound) if isinstance(bound, int) else bound
 
 
 def _group_norm(

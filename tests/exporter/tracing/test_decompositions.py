@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,6 +33,7 @@ CALLS = {
     "rrelu in place, read again": lambda x: nn.RReLU(0.1, upper=0.3, inplace=True).eval()(y := x * 3) + y,
     "torch.rrelu": lambda x: torch.rrelu(x),
     "torch.rrelu in place": lambda x: torch.rrelu_(x * 3, 0.2, 0.2),
+    "bounds of two types": lambda x: x.clamp(0, 0.25) + torch.clip(x, min=-0.5, max=1) + (x * 1).clamp_(-1, 0.5),
     "elu in place": nn.Sequential(nn.ReflectionPad2d(0), nn.ELU(0.5, inplace=True)),
 }
 
@@ -51,6 +53,19 @@ def test_attention_on_five_axes():
     with PlainFunctions():
         got = F.scaled_dot_product_attention(x, x, x)
     torch.testing.assert_close(got, F.scaled_dot_product_attention(x, x, x), rtol=1e-5, atol=1e-6)
+
+
+def test_bounds_of_two_types_are_traced():
+    """PyTorch's own way ends in "Cannot find a compatible OpOverload for aten.clamp"."""
+
+    class Clamped(nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)).clamp(0, 1.5)
+
+    model, _ = trace(Clamped().eval(), torch.zeros(2, 3, 4, 4), opset=17)
+    (clip,) = (node for node in model.graph.node if node.op_type == "Clip")
+    bounds = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert [bounds[name].tolist() for name in clip.input[1:]] == [0.0, 1.5]
 
 
 def test_a_random_slope_stays_random_in_training():
