@@ -50,7 +50,7 @@ class SeenBatch:
         images: The model input, float32 [n, C, H, W], n >= 1.
         observations: Tensor name to what was seen of it; all finite.
         means: Name of a layer to the mean of its output per image and channel, float32 [n, C].
-        answers: The model's first output (`sampled_answers`), float32 [n, values].
+        answers: The model's first output (`sampled_answers`), float32 [n, values]; empty where it was not wanted.
     """
 
     images: Images
@@ -74,6 +74,7 @@ def observe_batches(
     open_runtime: OpenRuntime,
     layers: Sequence[str] = (),
     method: Method | None = None,
+    answers: bool = False,
 ) -> Generator[SeenBatch]:
     """Yield all images with their observations, in order, at most `MAX_RUN_BYTES` at a time.
 
@@ -87,6 +88,7 @@ def observe_batches(
             images it is not called, and to say which values are NaN or Inf it is called once more.
         layers: Names of Conv, Gemm and MatMul nodes whose channel means are wanted.
         method: What the ranges will be chosen by: it decides how many values are sampled.
+        answers: Whether what the model answers is wanted.
 
     Raises:
         NonFiniteActivationError: If a tensor holds NaN or Inf; the message names tensor and images.
@@ -114,7 +116,7 @@ def observe_batches(
                 batch,
                 {probe.tensor: observe(probe, outputs, first_image) for probe in probes},
                 {layer: outputs[output].copy() for layer, output in mean_of.items()},
-                sampled_answers(outputs[answer]).copy(),
+                sampled_answers(outputs[answer]).copy() if answers else np.empty((len(batch), 0), np.float32),
             )
             del outputs  # the session's memory is free again when the next batch runs; what was seen are copies
             if suspects := [name for name, tensor in seen.observations.items() if not tensor.is_finite]:

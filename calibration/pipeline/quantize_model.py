@@ -165,6 +165,7 @@ def scale_and_calibrate(
         open_runtime=open_runtime,
         layers=layers if refines else (),
         method=method,
+        answers=effort.thorough,
     )
     with closing(observed):
         num_sample = sum(map(len, sample))
