@@ -86,7 +86,8 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     check_nodes(model, path)
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
-    refill(model.graph.input, inputs)  # IR version 3 lists weights as inputs too
+    refill(model.graph.input, inputs)  # IR version 3 lists weights as inputs too, and no other version knows them
+    model.ir_version = max(model.ir_version, 4)
     image = _check_input(model, inputs, path)
     _keep_outputs(model, outputs, path)
     shapes = _output_shapes(model, path)

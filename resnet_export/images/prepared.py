@@ -8,12 +8,10 @@ from resnet_export.images.stream import batch_size_for
 from runtimes.preprocessing.image_batches import PREPARED_SUFFIX, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 
-MAX_JUDGED = 256
-
 
 def warn_of_other_scale(val: ImageSource, preprocessing: Preprocessing, reporter: Reporter) -> None:
     """Warn where prepared validation images are on another scale than calibration images have to be."""
-    prepared = [path for path in val.paths() if path.name.endswith(PREPARED_SUFFIX)][:MAX_JUDGED]
+    prepared = [path for path in val.paths() if path.name.endswith(PREPARED_SUFFIX)][:256]  # tell enough
     if not prepared:
         return
     from calibration.observers.input_statistics import InputCollector

@@ -232,6 +232,10 @@ def onnx_file(path, *, opset=13, nhwc=True, order=("Conv",), outputs="float[N, 4
     constants["u"] = generator.normal(size=4).astype(np.float32)
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items() if k in used)
+    if opset < 9:  # weights are inputs, too, in files of their time
+        model.ir_version = 3
+        weights = [(tensor.name, tensor.data_type, tensor.dims) for tensor in model.graph.initializer]
+        model.graph.input.extend(onnx.helper.make_tensor_value_info(*weight) for weight in weights)
     onnx.save(model, path)
     return path
 
