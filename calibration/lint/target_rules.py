@@ -10,7 +10,8 @@ and one is computed without its absolute values. OpenVINO, which runs files for 
 Source: onnx-tensorrt, builtin_op_importers.cpp and onnx2trt_utils.cpp at 8.6-GA and 10.1-GA; ONNX docs/Versioning.md;
 TensorRT-RTX 1.7.1 (findings/tensorrt_rtx_pool_keeps_window_outside.sh, findings/tensorrt_rtx_global_lp_pool.sh; its
 parser, which the tests ask); OpenVINO 2026.4 (findings/openvino_reduction_over_all_axes.sh,
-findings/openvino_softmax_before_13.sh); ONNX Runtime 1.31 (findings/onnxruntime_pad_into_max_pool.sh).
+findings/openvino_softmax_before_13.sh, findings/openvino_average_pool_pads_level_zero.sh); ONNX Runtime 1.31
+(findings/onnxruntime_pad_into_max_pool.sh).
 """
 
 from __future__ import annotations
@@ -154,6 +155,18 @@ def _check_openvino(graph: QuantizedGraph, opset: int, grouped: Grouped) -> None
         words, severity = _misread(node, opset) if node.domain in STANDARD_DOMAINS else ("", None)
         if words:
             grouped.add(OPENVINO_MISREADS, f"{node.op_type} {words}", graph.where(node), severity=severity)
+        elif node.op_type == "AveragePool" and _pads_behind_zero_point(graph, node):
+            words = "AveragePool that counts its padding behind a zero point: OpenVINO's INT8 kernels pad with level 0"
+            grouped.add(OPENVINO_MISREADS, words, graph.where(node), severity=Severity.NOTE)
+
+
+def _pads_behind_zero_point(graph: QuantizedGraph, pool: NodeProto) -> bool:
+    maker = graph.index.producer.get(pool.input[0])
+    counts = attribute(pool, "count_include_pad", 0) and any(attribute(pool, "pads", None) or ())
+    if not counts or maker is None or maker.op_type != "DequantizeLinear" or len(maker.input) < 3:
+        return False
+    zero_point = graph.constants.array(maker.input[2])
+    return zero_point is not None and bool(zero_point.any())
 
 
 def _misread(node: NodeProto, opset: int) -> tuple[str, Severity | None]:

@@ -16,10 +16,7 @@ from runtimes.machine.installed_versions import installed_versions
 if TYPE_CHECKING:
     from runtimes.openvino.adapter import OpenVinoRuntime
 
-_IN_FLOAT = (
-    "INT8 is computed in float32, as written, no faster than FP32: this CPU has no VNNI, and OpenVINO's INT8 kernels "
-    "saturate without"
-)
+_IN_FLOAT = "INT8 is computed in float32, as written, no faster than FP32: {why}"
 _PARTLY_FLOAT = "INT8: {integers} of {weighted} convolutions and fully connected layers compute in integers"
 _OTHER_DIALECT = (
     "INT8 in TensorRT's dialect: OpenVINO computes ONNX Runtime's faster (9 to 14 % in docs/openvino.md, on a CPU with "
@@ -78,7 +75,7 @@ def _notes(choice: Choice, runtime: OpenVinoRuntime, *, exact: bool, for_tensorr
 
     notes = []
     if exact:
-        notes.append(_IN_FLOAT)
+        notes.append(_IN_FLOAT.format(why=runtime.why_in_float))
     elif is_int8(choice.precision):
         weighted = sum(told.partition(" in ")[0] in WEIGHTED for told in runtime.node_precisions.values())
         notes.append(_PARTLY_FLOAT.format(integers=runtime.num_integer_layers, weighted=weighted))

@@ -15,12 +15,14 @@ import numpy as np
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.io.file_name import name_or_bytes
+from runtimes.openvino.misread_levels import why_levels_are_misread
 from runtimes.openvino.misread_operators import why_misread
 from runtimes.openvino.node_precision import integer_layers, node_precisions
-from runtimes.openvino.openvino_library import PRECISION, load_core, properties_for
+from runtimes.openvino.openvino_library import INT8_KERNELS, PRECISION, load_core, properties_for
 from runtimes.ort.int8_kernels import why_int8_saturates
 from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
+_NO_VNNI = "this CPU has no VNNI, and OpenVINO's INT8 kernels saturate without"
 _SINK = "/sink_port_0"
 """Suffix that OpenVINO's ONNX reader puts behind the name of an output."""
 
@@ -40,6 +42,7 @@ class OpenVinoRuntime(RuntimeAdapter):
     Attributes:
         metadata: The file's `metadata_props`.
         node_precisions: Node name to what it computes in, such as "Convolution in u8".
+        why_in_float: Why INT8 is computed in float32, where it is.
         float_precision: Type that layers other than INT8 compute in: "f32" unless another was asked for.
     """
 
@@ -52,6 +55,9 @@ class OpenVinoRuntime(RuntimeAdapter):
         try:
             network = core.read_model(_source(model))
             why = why_misread(_file_or_bytes(model), network)
+            misread = why_levels_are_misread(network)
+            if misread and str(wanted.setdefault(INT8_KERNELS, False)).lower() not in ("no", "false"):
+                why = why or f"{misread}; leave {INT8_KERNELS} alone"
             compiled: Any = None if why else core.compile_model(network, "CPU", wanted)
         except Exception as err:  # OpenVINO raises RuntimeError and others, whose first lines are places in its source
             raise RuntimeAdapterError(f"OpenVINO does not load {named}: {_sentence(err)}") from err
@@ -62,6 +68,7 @@ class OpenVinoRuntime(RuntimeAdapter):
         self._process = os.getpid()
         self.node_precisions = node_precisions(self._compiled)
         _refuse_saturation(self.node_precisions)
+        self.why_in_float = misread or _NO_VNNI
         self.metadata = _metadata(network)
         self.float_precision = str(wanted[PRECISION])
         self.input_specs = {port.get_any_name(): _spec(port) for port in self._compiled.inputs}

@@ -3,7 +3,7 @@
 - `INFERENCE_PRECISION_HINT` f32: with AMX, OpenVINO otherwise computes float32 layers in BF16, 8 bits of mantissa.
 - `LP_TRANSFORMS_MODE` NO: without VNNI, OpenVINO's INT8 kernels add two products in 16 bits and saturate, in both
   dialects, and there is no exact variant of them. Switched off, INT8 is computed as written, in float32: right and no
-  faster than FP32.
+  faster than FP32. So are networks whose levels they misread (`runtimes.openvino.misread_levels`).
 
 Source: OpenVINO 2026.4, intel_cpu/src/config.cpp; measured under emulation of a CPU without VNNI (15.9 dB of 35.1 on
 the demo's network), tests/runtimes/openvino/test_saturation.py.

@@ -354,6 +354,26 @@ def test_what_openvino_does_not_hear_of(op, options, told):
     assert ("T008" in rule_ids(lint_model(model, ONNX_RUNTIME))) == told
 
 
+@pytest.mark.parametrize(
+    ("zero_point", "counts", "told"),
+    [(np.uint8(128), 1, True), (np.int8(-128), 1, True), (np.uint8(0), 1, False), (np.uint8(128), 0, False)],
+)
+def test_padding_that_openvino_takes_for_a_level(zero_point, counts, told):
+    """tests/runtimes/openvino/test_misread_levels.py asks OpenVINO itself."""
+    graph = GraphBuilder()
+    step = (graph.constant("scale", np.float32(0.1)), graph.constant("zero_point", zero_point))
+    read = graph.node("DequantizeLinear", "d", graph.node("QuantizeLinear", "q", "input", *step), *step)
+    model = graph.model(
+        graph.node("AveragePool", "pool", read, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=counts)
+    )
+    report = lint_model(model, ONNX_RUNTIME)
+    assert ("T008" in rule_ids(report)) == told
+    if told:
+        finding = the_finding(report, "T008")
+        assert (finding.severity, finding.places) == (Severity.NOTE, ("pool",))
+        assert "pad with level 0" in finding.message
+
+
 @pytest.mark.parametrize(("opset", "axis", "told"), [(12, None, True), (12, -1, False), (13, 1, False)])
 def test_an_old_softmax_is_told_of(opset, axis, told):
     graph = GraphBuilder()
