@@ -106,6 +106,7 @@ def _open_session(choice: Choice, manifest: Manifest | None, options: OpenOption
             exact_qdq=exact,
             num_threads=options.threads or 0,
             record_nodes=True,
+            keep_float_weights=is_int8(choice.precision) and manifest is not None and not manifest.int8_for_tensorrt,
         )
     except ProviderUnavailableError as err:
         raise ProviderUnavailableError(f"{err}{missing_library(setup.name)}") from err

@@ -39,6 +39,9 @@ class OrtRuntime(RuntimeAdapter):
             do; these open with the default kernels, and `may_saturate` says so.
         num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
         record_nodes: Keep which provider runs each node, for `node_providers`. Always kept but for the CPU's.
+        keep_float_weights: Compute layers in float whose weights are: ONNX Runtime gives those between Q/DQ pairs INT8
+            weights of one scale (findings/onnxruntime_quantizes_float_weights.sh). Float biases keep a layer in float,
+            too, so this is for files whose biases are INT32.
 
     Raises:
         ProviderUnavailableError: If the first provider did not load, or does not run every node.
@@ -63,11 +66,12 @@ class OrtRuntime(RuntimeAdapter):
         allow_saturation: bool = False,
         num_threads: int = 0,
         record_nodes: bool = False,
+        keep_float_weights: bool = False,
     ) -> None:
         saturates = not exact_qdq and bool(why_int8_saturates())
         self._process = os.getpid()
         self.may_saturate = saturates and allow_saturation
-        wanted = Wanted(tuple(providers), provider_options, plugin, record_nodes)
+        wanted = Wanted(tuple(providers), provider_options, plugin, record_nodes, keep_float_weights)
         options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
         if saturates and not allow_saturation:
             options.add_session_config_entry(*PRECISE_OPTION)

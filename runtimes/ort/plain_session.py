@@ -19,7 +19,7 @@ import numpy as np
 from runtimes.errors import RuntimeAdapterError
 from runtimes.io.file_name import name_or_bytes
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
-from runtimes.ort.session import CPU_PROVIDER, SerializableModel
+from runtimes.ort.session import CPU_PROVIDER, WEIGHT_QUANTIZATION, SerializableModel
 from runtimes.protocol import Array
 
 ALLOWED_DB = 3.0
@@ -29,7 +29,6 @@ ENOUGH_DB = 60.0
 """From here on, noise of a thousandth of the signal, nothing is asked for."""
 
 _AS_WRITTEN = ("session.disable_quant_qdq", "1")
-_BIASES = "WeightBiasQuantization"
 
 Model = str | Path | bytes | SerializableModel
 
@@ -92,10 +91,10 @@ def compare_plain_session(model: Model, inputs: Array, expected: Array, written:
         why = f"{why}; sessions with {key}={value} answer right, and so does OrtRuntime"
         return replace(found, cause=why, saturates=True)
     cause = "ONNX Runtime's integer kernels compute something else than the nodes that they replace"
-    if ratio(disabled=_BIASES) >= found.least_db:
+    if ratio(disabled=WEIGHT_QUANTIZATION) >= found.least_db:
         cause = (
-            f"ONNX Runtime's {_BIASES} turns biases into INT32 that do not fit, or float weights into INT8 of one "
-            f"scale; sessions with the optimizer {_BIASES} disabled answer right"
+            f"ONNX Runtime's {WEIGHT_QUANTIZATION} turns biases into INT32 that do not fit, or float weights into INT8 "
+            f"of one scale; sessions with the optimizer {WEIGHT_QUANTIZATION} disabled answer right"
         )
     return replace(found, cause=cause)
 

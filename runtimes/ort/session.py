@@ -25,6 +25,9 @@ PAD_FUSION = "Pad_Fusion"
 """An optimization that is switched off before 1.32: it makes a Pad of zeros the padding of a MaxPool, which is minus
 infinity: windows of negative values at the border answer wrongly. Source: findings/onnxruntime_pad_into_max_pool.sh."""
 
+WEIGHT_QUANTIZATION = "WeightBiasQuantization"
+"""An optimization that gives float weights between Q/DQ pairs INT8 of one scale, and float biases INT32."""
+
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
 _REGISTERED: set[str] = set()
@@ -71,6 +74,7 @@ class Wanted:
     options: Sequence[Mapping[str, str]] | None
     plugin: PluginProvider | None
     record_nodes: bool
+    keep_float_weights: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,9 +105,10 @@ def open_session(model: str | Path | bytes | SerializableModel, options: Any, wa
         options.add_session_config_entry(*_RECORD)
     elif wanted.is_strict and wanted.names:
         options.add_session_config_entry(*_NO_CPU)
+    disabled = (_wrong_optimizers() or []) + [WEIGHT_QUANTIZATION] * wanted.keep_float_weights
     arguments = _plugin_arguments(options, wanted.plugin) if wanted.plugin else _provider_arguments(wanted)
     try:
-        session = onnxruntime.InferenceSession(source, options, disabled_optimizers=_wrong_optimizers(), **arguments)
+        session = onnxruntime.InferenceSession(source, options, disabled_optimizers=disabled, **arguments)
     except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
         if "fallback to CPU EP has been explicitly disabled" in str(err):
             raise ProviderUnavailableError(

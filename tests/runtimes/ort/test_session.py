@@ -265,3 +265,26 @@ def test_a_pad_of_zeros_before_a_pool_is_computed_as_written(opset):
     assert (got[..., ~border] < 0).all()
     (plain,) = onnxruntime.InferenceSession(model, providers=[CPU]).run(None, {"input": images})
     assert (plain[..., border] == 0).all() == (runtimes.ort.session._wrong_optimizers() is None)
+
+
+def test_float_weights_between_integer_layers_stay_float_where_asked():
+    """Without being asked, ONNX Runtime quantizes them: findings/onnxruntime_quantizes_float_weights.sh."""
+    graph = GraphBuilder(channels=3)
+    zero = graph.constant("zero", np.int8(0))
+
+    def pair(name, scale):
+        step = (graph.constant(f"{name}.scale", np.float32(scale)), zero)
+        return graph.node(
+            "DequantizeLinear", f"{name}.dq", graph.node("QuantizeLinear", f"{name}.q", name, *step), *step
+        )
+
+    weight = np.full((2, 3, 1, 1), 0.3, np.float32) * np.float32([1, 0.001]).reshape(2, 1, 1, 1)
+    layer = graph.node("Conv", "conv", pair("input", 0.05), graph.constant("weight", weight))
+    model = graph.model(pair(layer, 0.0001), opset=19)
+    images = np.random.default_rng(0).uniform(-6, 6, (4, 3, 8, 8)).astype(np.float32)
+    expected = np.float32(0.0003) * images.sum(axis=1)
+    for asked in (True, False):
+        with OrtRuntime(model, keep_float_weights=asked) as runtime:
+            got = next(iter(runtime.run({"input": images}).values()))[:, 1]
+        assert (np.abs(got - expected).max() < 2e-4) == asked
+        assert asked or not got.any()
