@@ -306,7 +306,7 @@ def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
 def _noting(
     noted: list[SeenBatch], judges: list[JudgeBatch], batches: Iterable[SeenBatch], wanted: tuple[int, int]
 ) -> Iterator[SeenBatch]:
-    """Yield the batches; note images, means and answers of the first of them, and of those behind what judges need.
+    """Yield the batches; note images and means of the first of them, and of those behind what judges need.
 
     Args:
         noted: Takes what stays small of the sample, whose images fill whole batches.
@@ -316,7 +316,7 @@ def _noting(
     """
     for batch in batches:
         if _num_images(noted) < wanted[0]:
-            noted.append(replace(batch, observations={}))
+            noted.append(replace(batch, observations={}, answers=np.empty((len(batch.images), 0), np.float32)))
         elif missing := wanted[1] - _num_images(judges):
             judges.append(JudgeBatch(Rounded.of(batch.images[:missing]), batch.answers[:missing]))
         yield batch
