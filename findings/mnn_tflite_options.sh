@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Versions: MNN 3.6.1 (mnnconvert -f TFLITE, its CPU), ai-edge-litert 2.3.0 (LiteRT) to compare with, flatbuffers 25.12.19, NumPy
-#        2.4.6; Python 3.11, x86-64.
+# Versions: MNN 3.6.1 (its converter, -f TFLITE, and its CPU), ai-edge-litert 2.3.0 (LiteRT) to compare with, flatbuffers
+#        25.12.19, NumPy 2.4.6; Python 3.11, x86-64.
 # Guess: MNN's converter reads an operator of a float TFLite file with its options, or refuses the file, as it does GELU, ELU,
 #        L2_NORMALIZATION and LOG_SOFTMAX.
 # Seen:  options are left unread. A pool with a fused ReLU (what TensorFlow's converter makes of pool and ReLU) has none,
@@ -13,9 +13,8 @@ folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q --disable-pip-version-check MNN==3.6.1 ai-edge-litert==2.3.0 flatbuffers==25.12.19 numpy==2.4.6
 cd "$folder"
-PATH="$folder/venv/bin:$PATH" python - 2>"$folder/log" <<'PYTHON' | sed -n 's/^found //p' || { tail -3 "$folder/log"; exit 1; }
-import subprocess
-
+"$folder/venv/bin/python" - 2>"$folder/log" <<'PYTHON' | sed -n 's/^found //p' || { tail -3 "$folder/log"; exit 1; }
+import _tools  # the converter itself: the command mnnconvert installs packages
 import flatbuffers
 import MNN
 import numpy as np
@@ -64,8 +63,7 @@ def answers(name: str, x: np.ndarray, shape: list[int], numbers: np.ndarray | No
     expected = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     with open("network.tflite", "wb") as written:
         written.write(file)
-    command = ["mnnconvert", "-f", "TFLITE", "--modelFile", "network.tflite", "--MNNModel", "network.mnn", "--bizCode", "x"]
-    subprocess.run(command, check=True, capture_output=True)
+    _tools.mnnconvert(["mnnconvert", "-f", "TFLITE", "--modelFile", "network.tflite", "--MNNModel", "network.mnn"])
     net = MNN.Interpreter("network.mnn")
     session = net.createSession({})
     layout = (MNN.Halide_Type_Float, MNN.Tensor_DimensionType_Tensorflow)
