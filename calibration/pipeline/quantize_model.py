@@ -325,9 +325,11 @@ def _noting(
 def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch]) -> dict[ChannelGroup, Factors]:
     """Return the factors of every group that holds a tensor with a range of its own."""
     groups = find_channel_groups(model)
+    peaks = {name: [batch.observations[name].largest() for batch in seen] for name in tensors}
     largest = {
-        name: np.max([batch.observations[name].largest() for batch in seen], axis=0).astype(np.float64)
-        for name in tensors
+        name: np.max(found, axis=0).astype(np.float64)
+        for name, found in peaks.items()
+        if len({len(each) for each in found}) == 1  # else its axis 1 is the batch, as inside of nn.MultiheadAttention
     }
     sums = largest_sums(model, groups, largest)
     return {

@@ -215,14 +215,21 @@ class RangeCollector:
         for count in (*noted_counts(self.num_images, self.num_images + len(images)), self.num_images + len(images)):
             stop = count - self.num_images
             for name in self.tensors if stop > start else ():
-                self._add_images(name, observations[name], start, stop)
+                seen = observations[name]
+                if len(seen.maximum) == len(images):
+                    self._add_images(name, seen, start, stop)
+                elif start == 0:  # the images lie on another axis, as inside of nn.MultiheadAttention
+                    self._add_images(name, seen, 0, len(seen.maximum))
             if count.bit_count() == 1:
                 self._tracker.note(count, self.histograms)
             start = stop
         for name in self.tensors:
             seen = observations[name]
             channels = np.stack([seen.maximum.max(axis=0), -seen.minimum.min(axis=0)])
-            self._channels[name] = np.maximum(channels, self._channels.get(name, channels))
+            before = self._channels.get(name, channels)
+            if channels.shape != before.shape:  # so there, too: as one channel
+                channels, before = (each.max(axis=1, keepdims=True) for each in (channels, before))
+            self._channels[name] = np.maximum(channels, before)
         self._input.add(images)
         self.num_images += len(images)
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from exporter.errors import ExportCheckError
 from exporter.tracing.check_export import ExactOutput
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -43,7 +44,11 @@ def exact_outputs(module: nn.Module, images: NDArray[np.float32]) -> list[ExactO
     """Return what a copy of the module gives in float64 for float32 [n, 3, H, W], and how far off float32 may be."""
     double = copy.deepcopy(module).to(device="cpu", dtype=torch.float64)
     inputs = torch.from_numpy(np.array(images, np.float64))
-    exact = _run(double, inputs)
+    try:
+        exact = _run(double, inputs)
+    except RuntimeError as err:  # its layers are float64 here, and it casts to another type itself
+        told = f"answers in float32 differ; whether by rounding is not seen, as in float64 the module ends in {err}"
+        raise ExportCheckError(f"{told}; take casts (.half(), .float()) out of its forward") from err
     rounding = [0.0] * len(exact)
     for draw in range(NUM_DRAWS):
         with _Float32Errors(torch.Generator().manual_seed(SEED + draw)):

@@ -101,9 +101,11 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
         cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
         first, *rest = str(cause).strip().splitlines() or ["no message"]  # pages of advice to developers may follow
         where = next((f", {line.strip()}" for line in rest if line.strip().startswith("File ")), "")
+        must = "must take one tensor and hold no control flow that depends on it"
+        if type(cause).__name__ == "ConversionError":
+            must = "computes what torch.onnx cannot write; compute it by other operators"
         raise ExportError(
-            f"torch.onnx.export failed on {type(module).__name__}, which must take one tensor and hold no control flow "
-            f"that depends on it: {type(cause).__name__}: {first}{where}"
+            f"torch.onnx.export failed on {type(module).__name__}, which {must}: {type(cause).__name__}: {first}{where}"
         ) from err
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")

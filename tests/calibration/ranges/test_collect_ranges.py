@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import pytest
 from graph_builder import GraphBuilder, export_random, make_resnet8
+from onnx import numpy_helper
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.methods.builtin_methods import Entropy, Max, MeanSquaredError, Percentile
@@ -14,7 +16,7 @@ from calibration.observers import observe_batches
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.calibration_table import TensorRange
 from calibration.ranges.collect_ranges import RangeCollector, calibrate, collect_ranges, tensors_to_observe
-from exporter.graph.onnx_graph import with_outputs
+from exporter.graph.onnx_graph import name_nodes, with_outputs
 from exporter.networks.cifar_resnet import CifarResNet
 from runtimes.ort.adapter import OrtRuntime
 
@@ -66,6 +68,26 @@ def brute_force(resnet8, images):
     names = tuple(place_qdq(resnet8).activations)
     with OrtRuntime(with_outputs(resnet8, names)) as runtime:
         return {"input": images, **runtime.run({"input": images})}
+
+
+def test_images_on_another_axis_are_all_seen(images):
+    """nn.MultiheadAttention puts the batch second: places beyond the number of images were left out."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        attention (float[N, 3, 32, 32] input) => (float[N, 5] logits)
+        <float[3, 5] weight, int64[3] sizes = {0, 3, -1}> {
+          flat = Reshape (input, sizes)
+          places = Transpose <perm = [2, 0, 1]> (flat)
+          found = MatMul (places, weight)
+          logits = ReduceMean <axes = [0], keepdims = 0> (found)
+        }""")
+    weight = np.random.default_rng(SEED).normal(size=(3, 5)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    name_nodes(model)
+    late = images.copy()
+    late[:, :, -1, -1] = 40.0
+    for sizes in ((4, 4, 4, 1), (13,)):
+        table = calibrate(model, in_batches(late, *sizes), open_runtime=OrtRuntime, method=Max())
+        assert {kept.amax for kept in table.ranges.values()} == {40.0}
 
 
 def test_max_is_the_exact_maximum_of_every_tensor(resnet8, images, brute_force):

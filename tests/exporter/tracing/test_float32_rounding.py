@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from exporter.errors import ExportCheckError
 from exporter.tracing.float32_rounding import UNIT_ROUNDOFF, exact_outputs
 
 
@@ -92,3 +93,16 @@ def test_attention_norms_and_several_outputs():
         float32 = [values.numpy() for values in module(torch.from_numpy(x))]
     for output, values in zip(found, float32, strict=True):
         assert np.abs(output.values - values).max() <= output.rounding <= 1e-5
+
+
+def test_a_module_that_casts_itself_is_told():
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, images):
+            return self.fc(images.mean((2, 3)).half().float())
+
+    with pytest.raises(ExportCheckError, match=r"in float64 the module ends in .*; take casts"):
+        exact_outputs(Casts().eval(), np.zeros((2, 3, 4, 4), np.float32))
