@@ -110,7 +110,8 @@ class BudgetJob:
             f"accuracy budget ({budget.in_words()}) does not hold with every layer in INT8: "
             f"{figures_in_words(budget, everything)}; looking for the layers that cost most"
         )
-        ranking = self._rank()
+        last = self.run.images.calibration[-NUM_IMAGES:]  # not the first, whose means refinement has corrected
+        ranking = rank_images(self.calibrated, self.run.batches("reading images", last), self.run.reporter)
         search = leave_in_float(
             budget,
             ranking,
@@ -156,11 +157,6 @@ class BudgetJob:
             classes=self.run.classes,
             exact_qdq=self.run.options.target.exact_int8_simulation,
         )
-
-    def _rank(self) -> Sensitivity:
-        """Rank blocks on calibration images: on the last, not on the first, whose means refinement has corrected."""
-        batches = self.run.batches("reading images", self.run.images.calibration[-NUM_IMAGES:])
-        return rank_images(self.calibrated, batches, self.run.reporter)
 
     def _cannot_hold(self, budget: AccuracyBudget, search: Search, before: LogitComparison) -> str:
         units = ", ".join(unit.name for unit in search.units) or "nothing"

@@ -176,7 +176,7 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
         )
     check_holds(folder, manifest, precisions)
     chosen = tuple(name for name in manifest.precisions if not precisions or name in precisions)
-    exact = manifest.int8_for_tensorrt
+    exact, options = manifest.int8_for_tensorrt, manifest.options
     if flavor is not None:
         beside = [_engine_beside(folder, MODEL_FILES[name], manifest, flavor, exact=exact) for name in chosen]
         candidates = tuple(engine for engine in beside if engine is not None)
@@ -200,14 +200,9 @@ def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) ->
         manifest=manifest,
         preprocessing=manifest.preprocessing,
         labels=class_names(folder, manifest),
-        finish=_finish(manifest),
+        finish=Finish(manifest.inputs[0].dtype == "uint8", bool(options.get("softmax")), options.get("topk")),
         golden=_golden(folder, manifest),
     )
-
-
-def _finish(manifest: Manifest) -> Finish:
-    options = manifest.options
-    return Finish(manifest.inputs[0].dtype == "uint8", bool(options.get("softmax")), options.get("topk"))
 
 
 def _golden(folder: Path, manifest: Manifest) -> Golden:

@@ -108,7 +108,9 @@ class LogitMeter:
         bad = [~np.isfinite(side).all(axis=1) for side in both]
         if self._strict:
             _refuse_nonfinite(both)
-        self._begin(expected[1], labelled=labels is not None)
+        if self._num_classes is None:
+            self._classes = np.zeros((expected[1], 4), np.int64)
+        self._num_classes, self._labelled = expected[1], labels is not None
         self._num_images += len(names)
         self._nonfinite[0] += int(bad[0].sum())
         self._nonfinite[1] += int((bad[1] & ~bad[0]).sum())
@@ -143,12 +145,6 @@ class LogitMeter:
             classes=tuple(ClassResult(index, *row) for index, row in enumerate(known.tolist()) if row[0]),
             labelled=self._accuracy(num_finite) if self._labelled and num_finite else None,
         )
-
-    def _begin(self, num_classes: int, *, labelled: bool) -> None:
-        """Take from the first batch what nobody said."""
-        if self._num_classes is None:
-            self._classes = np.zeros((num_classes, 4), np.int64)
-        self._num_classes, self._labelled = num_classes, labelled
 
     def _checked_labels(self, labels: Sequence[int] | None, shape: tuple[int, int]) -> NDArray[np.int64]:
         num_images, num_classes = shape
