@@ -206,7 +206,9 @@ class _Bench:
 
     def costs(self, units: Sequence[Unit], track: Track | None) -> tuple[Cost, ...]:
         """Measure every unit; return them worst first."""
-        kept = {(unit.name, kind): nodes for unit in units for kind, nodes in self._kept(unit).items()}
+        kept = {}
+        for unit in units:
+            kept[unit.name, ALONE], kept[unit.name, WITHOUT] = self._nodes.difference(unit.nodes), frozenset(unit.nodes)
         found = self._shared(units, kept, track)
         for key, nodes in kept.items():
             if key not in found:
@@ -214,10 +216,6 @@ class _Bench:
         self.whole = self.whole or found[WHOLE, WITHOUT]
         costs = (self._cost(unit, self.whole, found[unit.name, ALONE], found[unit.name, WITHOUT]) for unit in units)
         return tuple(sorted(costs, key=lambda cost: cost.noise, reverse=True))
-
-    def _kept(self, unit: Unit) -> dict[str, frozenset[str]]:
-        nodes = frozenset(unit.nodes)
-        return {ALONE: self._nodes - nodes, WITHOUT: nodes}
 
     def _shared(
         self, units: Sequence[Unit], kept: Mapping[tuple[str, str], frozenset[str]], track: Track | None
