@@ -200,8 +200,8 @@ def _thumbnails(images: Images) -> NDArray[np.float32]:
     count, channels, height, width = images.shape
     rows, columns = min(_THUMBNAIL, height), min(_THUMBNAIL, width)
     cut = images[:, :, : height // rows * rows, : width // columns * columns]
-    cells = cut.reshape(count, channels, rows, height // rows, columns, width // columns).mean(axis=(3, 5))
-    small: NDArray[np.float32] = cells.reshape(count, -1)
+    cells = cut.reshape(count, channels, rows, height // rows, columns, width // columns)
+    small: NDArray[np.float32] = cells.mean(axis=(3, 5), dtype=np.float64).astype(np.float32).reshape(count, -1)
     return small
 
 
@@ -213,8 +213,10 @@ def _num_near_copies(thumbnails: NDArray[np.float32], tolerance: float) -> int:
     if not len(thumbnails):
         return 0
     count = 0
-    limit = np.float32(max(tolerance, 1e-6) ** 2 * thumbnails.shape[1])
-    centered = thumbnails - thumbnails.mean(axis=0)  # small numbers, so that float32 does
+    apart = thumbnails - thumbnails.mean(axis=0, dtype=np.float64)
+    unit = max(1.0, float(np.ldexp(1.0, np.frexp(np.abs(apart).max())[1])))  # a power of two: no square overflows
+    limit = np.float32((max(tolerance, 1e-6) / unit) ** 2 * thumbnails.shape[1])
+    centered = (apart / unit).astype(np.float32)  # small numbers, so that float32 does
     norms = np.einsum("ij,ij->i", centered, centered)
     for start in range(0, len(centered), _BLOCK):
         rows = slice(start, start + _BLOCK)

@@ -29,6 +29,10 @@ WIDEST = 1152
 leaves wider layers alone: they are the last of a network, where rounding gains least, 0.1 dB on a ResNet-18. Parts of
 2304 columns are no nearer there (three orders of the images)."""
 
+LARGEST_SUM = 1e30
+"""Of the squares of what a layer reads. Of larger ones the products with a column of levels may leave float32: such a
+layer, which reads values beyond 1e13, takes the nearest levels."""
+
 LARGE = 2**20
 """Weights of which more are rounded in one thread, but for the sums: every thread would hold 8 MB and more."""
 
@@ -36,6 +40,7 @@ Tensor = NDArray[np.float32]
 Array = NDArray[np.floating]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is not better than the nearest levels
 def round_layer(
     node: NodeProto,
     weight: NDArray[np.float32],
@@ -64,6 +69,8 @@ def round_layer(
     levels = np.empty(own.shape, np.int8)
     for part in parts:
         statistics = _statistics(layer, part, is_only=len(parts) == 1)
+        if not all(np.einsum("gkk->gk", half.hessian).max() < LARGEST_SUM for half in statistics.halves):
+            return nearest_levels(own, scale).astype(np.int8)
         run_rows = run if own[:, :, part].size <= LARGE else alone
         moved = compensation(statistics, run_rows)
         sums = statistics.whole()
@@ -95,5 +102,5 @@ def _levels(weight: Tensor, target: Array, scale: NDArray[np.float32], sums: Sum
     rounded = round_by_descent(target, scale, sums.hessian, run)
     step = scale[:, :, np.newaxis]
     errors = run(partial(error_change, levels * step - weight, sums) for levels in (nearest, rounded))
-    better = errors[1] < errors[0]
+    better = (errors[1] < errors[0]) & np.isfinite(errors[1])
     return np.where(better[:, :, np.newaxis], rounded, nearest).astype(np.int8)

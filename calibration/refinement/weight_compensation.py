@@ -45,7 +45,7 @@ def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
     for ridge in RIDGES:
         fits = run(partial(_fit, half, ridge) for half in (first, second))
         change = np.sum(run(map(partial, repeat(error_change), fits, (second, first))), axis=0)
-        if not change.sum() < least_of_all:
+        if not -np.inf < change.sum() < least_of_all:  # of weights of 1e20 the squared error is beyond float32
             break
         least_of_all = change.sum()
         better = change < least

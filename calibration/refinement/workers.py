@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
 from typing import Protocol, TypeVar
 
@@ -40,7 +41,7 @@ def workers() -> Iterator[Run]:
 
         def run(pieces: Iterable[Callable[[], Result]], /) -> list[Result]:
             first, *rest = pieces
-            begun = [other.submit(piece) for piece in rest]
+            begun = [other.submit(copy_context().run, piece) for piece in rest]  # with the caller's np.errstate
             return [first(), *(piece.result() for piece in begun)]
 
         yield run

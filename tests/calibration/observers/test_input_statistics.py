@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -68,3 +69,14 @@ def test_images_of_any_shape(shape):
     images = np.random.default_rng(8).normal(size=shape)
     assert statistics_of(images).num_images == shape[0]
     assert all(isinstance(str(warning), str) for warning in judge_input(statistics_of(images), IMAGENET))
+
+
+@pytest.mark.parametrize("factor", [2.0**100, 2.0**119, 2.0**-100])
+def test_images_of_any_size_are_compared_without_overflow(factor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = np.random.default_rng(3).normal(size=(12, 3, 16, 16)).astype(np.float32)
+        images[7] = images[2]
+        found = statistics_of(images * np.float32(factor))
+    assert found.num_copies == (1 if factor > 1 else 11)  # below 1e-6 apart all are the same
+    np.testing.assert_allclose(found.std, images.astype(np.float64).std(axis=(0, 2, 3)) * factor, rtol=1e-6)
