@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.methods.quantize_weight import QMAX
+from calibration.methods.quantize_weight import MIN_SCALE, QMAX
 from calibration.observers.activation_summary import ActivationSummary
 from calibration.placement.for_tensorrt import place_qdq
 from calibration.ranges.calibration_table import CalibrationTable
@@ -211,10 +211,15 @@ def _activation_findings(
         )  # fmt: skip
     steps = seen.quartile_channel / scale
     if 0 < steps < MIN_STEPS:
+        if seen.max_abs < QMAX * MIN_SCALE:
+            told = f"all values, up to {seen.max_abs:.2g}, become 0: no scale is below {MIN_SCALE:.2g}"
+        else:
+            told = (
+                f"a quarter of the channels gets {steps:.1f} steps or less of 127, because the largest channel is "
+                f"{seen.max_abs / seen.quartile_channel:.0f} times theirs: one scale per tensor cannot hold both"
+            )
         yield TensorFinding(
-            FindingKind.NARROW_CHANNELS, Severity.WARNING, tensor, module, steps, MIN_STEPS,
-            f"a quarter of the channels gets {steps:.1f} steps or less of 127, because the largest channel is "
-            f"{seen.max_abs / seen.quartile_channel:.0f} times theirs: one scale per tensor cannot hold both",
+            FindingKind.NARROW_CHANNELS, Severity.WARNING, tensor, module, steps, MIN_STEPS, told
         )  # fmt: skip
     if seen.dead_channels and seen.low >= 0:
         yield TensorFinding(

@@ -26,7 +26,7 @@ from exporter.models.check_images import load_check_images, load_hard_frames
 from exporter.models.input_channels import RGB, channels_in, with_channels
 from exporter.models.loaded_model import RANDOM_SEED, RANDOM_WEIGHTS, LoadedModel, ModelRequest
 from exporter.networks.random_weights import settle_batchnorm_for, switch_on
-from exporter.preprocessing.config_files import labels_beside, preprocessing_beside
+from exporter.preprocessing.config_files import labels_beside, preprocessing_beside, unread_beside
 from exporter.preprocessing.options import unknown_channels, wrong_channels
 from exporter.preprocessing.training_arguments import preprocessing_of_reference
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -184,6 +184,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
     num_classes = in_file or request.num_classes or architecture.num_classes
     module = architecture.to_be_filled(num_classes)
     cautions = tuple(note for note in checkpoint.notes if isinstance(note, Caution))
+    unread = None if header.preprocessing and header.labels else unread_beside(Path(request.weights))
     try:
         load_into(module if head is None else with_head(module, head), checkpoint)
     except WeightsError as err:
@@ -200,7 +201,7 @@ def load_file(architecture: Architecture, request: ModelRequest) -> LoadedModel:
         num_classes=num_classes,
         labels=header.labels or labels_beside(Path(request.weights), num_classes),
         notes=(*(note for note in checkpoint.notes if note not in cautions), *architecture.notes),
-        warnings=(*cautions, *(() if head is None else head.warnings)),
+        warnings=(*cautions, *(() if head is None else head.warnings), *filter(None, (unread,))),
     )
 
 

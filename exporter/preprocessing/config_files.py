@@ -65,6 +65,20 @@ def architecture_beside(weights: Path) -> str | None:
     return name if isinstance(name, str) and "pretrained_cfg" in config else None
 
 
+def unread_beside(weights: Path) -> str | None:
+    """Return what is to be told of a `config.json` beside `weights` that is no JSON; None where there is none."""
+    path = weights.parent / CONFIG
+    try:
+        read_json_file(path)
+    except ValueError as err:
+        return (
+            f"{path}, beside the weights, is no JSON ({err}); class names or a preprocessing that it says are not taken"
+        )
+    except OSError:  # it is missing; what cannot be read is refused where it is asked for a preprocessing
+        return None
+    return None
+
+
 def _config(path: Path) -> Mapping[str, Any]:
     """Return what a configuration says, {} where there is none; raise where there is one that cannot be read."""
     try:
@@ -72,7 +86,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as err:
-        if isinstance(err, ValueError) and path.name == CONFIG:  # many tools have a file of that name
+        if isinstance(err, ValueError) and path.name == CONFIG:  # many tools have a file of that name; `unread_beside`
             return {}
         raise PreprocessingError(
             f"{path}, beside the weights, cannot be read ({getattr(err, 'strerror', None) or err}); it may say how "

@@ -143,6 +143,12 @@ class TestActivations:
         assert found.figure == pytest.approx(1.27, rel=0.02)
         assert "is 100 times theirs" in found.consequence
 
+    @pytest.mark.parametrize("largest", [1e-38, 1.4e-36])
+    def test_where_scales_end_no_channel_is_blamed(self, largest):
+        images = np.random.default_rng(3).uniform(0, largest, size=(4, 8, 16, 16)).astype(np.float32)
+        found = self.findings(images)[Kind.NARROW_CHANNELS]
+        assert found.consequence == f"all values, up to {images.max():.2g}, become 0: no scale is below 1.2e-38"
+
     def test_channels_that_never_fire(self):
         images = np.random.default_rng(4).uniform(0, 1, size=(4, 8, 16, 16)).astype(np.float32)
         images[:, 2:4] *= -1

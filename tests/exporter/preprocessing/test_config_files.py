@@ -17,7 +17,7 @@ from exporter.models.load_model import load_model
 from exporter.models.loaded_model import ModelRequest
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.passes.add_pre_post import metadata_of
-from exporter.preprocessing.config_files import CONFIG, PROCESSOR, labels_beside, preprocessing_beside
+from exporter.preprocessing.config_files import CONFIG, PROCESSOR, labels_beside, preprocessing_beside, unread_beside
 from exporter.preprocessing.options import PreprocessingOptions
 from exporter.preprocessing.training_arguments import preprocessing_of_reference
 from exporter.tracing.export import ExportConfig, export_loaded
@@ -80,6 +80,18 @@ def test_other_files_of_these_names_are_passed_over(tmp_path, content):
     (tmp_path / PROCESSOR).write_text('{"model_type": "x"}')
     assert preprocessing_beside(tmp_path / "model.safetensors") is None
     assert labels_beside(tmp_path / "model.safetensors", 3) is None
+
+
+@pytest.mark.parametrize("content", [b"no json", b"\xff\xfe{}", b"[" * 100_000, b""])
+def test_a_config_that_is_no_json_is_told(tmp_path, content):
+    (tmp_path / CONFIG).write_bytes(content)
+    assert str(tmp_path / CONFIG) in unread_beside(tmp_path / "w.pth")
+    torch.save(CifarResNet(20, 3).state_dict(), tmp_path / "w.pth")
+    options = PreprocessingOptions(mean=MEAN, std=STD)
+    loaded = load_model(ModelRequest("cifar_resnet20", str(tmp_path / "w.pth"), preprocessing=options))
+    assert [told for told in loaded.warnings if str(tmp_path / CONFIG) in told]
+    (tmp_path / CONFIG).write_text("{}")
+    assert unread_beside(tmp_path / "w.pth") is None
 
 
 def test_labels_of_both_kinds_of_configuration(tmp_path):
