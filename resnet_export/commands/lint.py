@@ -37,7 +37,12 @@ MAX_PLACES = 4
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Lint a file, or every ONNX file of a bundle; return 0 or 1."""
+    """Lint a file, or every ONNX file of a bundle; return 0 or 1.
+
+    Raises:
+        OnnxFileError: If the file is missing, corrupt, or no ONNX file.
+        MissingDependencyError: If onnx is not installed.
+    """
     printed = prints_json(arguments)
     found = lint(arguments.model, target=arguments.target)
     fail_on = Severity(arguments.fail_on)

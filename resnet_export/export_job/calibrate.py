@@ -67,7 +67,11 @@ class CachedCalibration:
     def __call__(
         self, model: ModelProto, factors: Mapping[str, NDArray[np.float64]], seen: Iterable[SeenBatch]
     ) -> CalibrationTable:
-        """Return the ranges of `model`, its channels scaled by `factors`; see `quantize_model.Calibrator`."""
+        """Return the ranges of `model`, its channels scaled by `factors`; see `quantize_model.Calibrator`.
+
+        Raises:
+            CalibrationError: If nothing can be quantized or a tensor holds NaN or Inf.
+        """
         cache = _cache(self._options)
         if cache is None:
             return self._calibrate(model, seen)
