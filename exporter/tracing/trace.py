@@ -8,8 +8,10 @@ the one asked for (the exporter silently writes opset 18 when asked for 17).
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
+import tempfile
 import threading
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -35,6 +37,7 @@ INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 _TRACING = threading.Lock()  # PyTorch traces one network at a time, and streams are the process's
 _LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def trace(
@@ -76,6 +79,7 @@ def trace(
 
 
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
+    _require_temporary_folder()
     told = io.StringIO()  # what PyTorch prints and logs of a failure: graphs, a page each
     try:
         with _TRACING, warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told), PlainFunctions():
@@ -98,6 +102,7 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
                 optimize(program)
     except Exception as err:  # torch.onnx raises many unrelated types; all mean that the module did not export
         err.add_note(told.getvalue())  # type: ignore[attr-defined]  # of Python 3.11, which tracing needs
+        _refuse_full_disk(err)
         cause = err.__cause__ or err  # its own message is colored advice to developers; the cause says what is wrong
         first, *rest = str(cause).strip().splitlines() or ["no message"]  # pages of advice to developers may follow
         where = next((f", {line.strip()}" for line in rest if line.strip().startswith("File ")), "")
@@ -114,6 +119,27 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
     model: ModelProto = program.model_proto
     _refuse_narrow_numbers(model, type(module).__name__)
     return model
+
+
+def _require_temporary_folder() -> None:
+    """Raise where there is none: PyTorch asks for one, and ends in errors that do not say so."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as err:
+        raise ExportError(
+            f"PyTorch needs a temporary folder: {err.strerror}: the disk is full, or none of them may be written; free "
+            "some space, or set TMPDIR to a folder with room"
+        ) from err
+
+
+def _refuse_full_disk(err: BaseException | None) -> None:
+    """Raise where a full disk is what an error comes from."""
+    while err is not None:
+        if isinstance(err, OSError) and err.errno in _FULL:
+            raise ExportError(
+                f"PyTorch could not write while it traced: {err}; free some space, or set TMPDIR to a folder with room"
+            ) from err
+        err = err.__cause__ or err.__context__
 
 
 def _refuse_narrow_numbers(model: ModelProto, name: str) -> None:

@@ -1,6 +1,9 @@
+import errno
 import getpass
+import os
 import socket
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -343,3 +346,24 @@ def test_a_forward_that_takes_any_arguments_keeps_its_batch_axis():
     images = torch.randn(5, 3, 8, 8)
     with OrtRuntime(model) as runtime, torch.no_grad():
         np.testing.assert_allclose(runtime.run({"input": images.numpy()})["logits"], module(images), atol=1e-5)
+
+
+def test_no_temporary_folder_is_no_fault_of_the_network(monkeypatch, tmp_path):
+    """What `tempfile` finds where the disk is full, or nothing may be written: no folder takes its file."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(ExportError, match="PyTorch needs a temporary folder: .* full.* TMPDIR"):
+        trace(nn.Flatten().eval(), torch.zeros(2, 3, 4, 4), opset=20)
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, "No space left"), (errno.EDQUOT, "quota")])
+def test_a_full_disk_is_no_fault_of_the_network(monkeypatch, number, told):
+    def full(*_, **__):
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError:
+            raise AssertionError("already registered")  # noqa: B904  # as in PyTorch, which meets the first on its way
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(ExportError, match=f"(?i)could not write while it traced: .*{told}.*TMPDIR"):
+        trace(nn.Flatten().eval(), torch.zeros(2, 3, 4, 4), opset=20)
