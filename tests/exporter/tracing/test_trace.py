@@ -352,17 +352,14 @@ def test_no_temporary_folder_is_no_fault_of_the_network(monkeypatch, tmp_path):
     """What `tempfile` finds where the disk is full, or nothing may be written: no folder takes its file."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
-    with pytest.raises(ExportError, match="PyTorch needs a temporary folder: .* full.* TMPDIR"):
+    with pytest.raises(ExportError, match=r"PyTorch needs a temporary folder: .* full.* TMPDIR"):
         trace(nn.Flatten().eval(), torch.zeros(2, 3, 4, 4), opset=20)
 
 
 @pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, "No space left"), (errno.EDQUOT, "quota")])
 def test_a_full_disk_is_no_fault_of_the_network(monkeypatch, number, told):
     def full(*_, **__):
-        try:
-            raise OSError(number, os.strerror(number))
-        except OSError:
-            raise AssertionError("already registered")  # noqa: B904  # as in PyTorch, which meets the first on its way
+        raise AssertionError("already registered") from OSError(number, os.strerror(number))  # as PyTorch does
 
     monkeypatch.setattr(torch.onnx, "export", full)
     with pytest.raises(ExportError, match=f"(?i)could not write while it traced: .*{told}.*TMPDIR"):
