@@ -8,7 +8,7 @@ What FP16 cannot hold stays in float32 between two Casts: sums of squares, which
 65504, where FP16 ends, at a root mean square of 4.6 already (ConvNeXt V2's global response normalization), and
 quotients with a small constant in them (`float16_islands`). So does what ONNX does not define for FP16 (Celu), and
 inputs that it defines as float32 whatever the model's type: Resize's scales and, as runtimes read it, its region of
-interest.
+interest. Masks of a Softmax beyond FP16's end are clipped (`softmax_masks`).
 
 ONNX Runtime's own converter (`onnxruntime.transformers.float16`) was not used: it appends its Casts at the end (the
 checker then refuses the order) and replaces small weights by a larger number without saying so.
@@ -26,6 +26,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from exporter.errors import WeightsError
 from exporter.graph import onnx_graph
 from exporter.graph.float16_islands import float32_islands
+from exporter.graph.softmax_masks import LEAST_MASK, clip_softmax_masks
 
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number. Source: IEEE 754-2008, binary16."""
@@ -68,6 +69,7 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> onnx_grap
     result = onnx_graph.copy_model(model)
     graph = result.graph
     _constants_to_initializers(graph)
+    masks = clip_softmax_masks(graph, FLOAT16_MAX)
     kinds = onnx_graph.infer_types(result)
     wide = {name for name, kind in kinds.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
     wide |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -82,6 +84,9 @@ def typed_float16(model: ModelProto, *, kept: Collection[str] = ()) -> onnx_grap
     island -= apart
     constants = {tensor.name for tensor in graph.initializer}
     notes = _notes(graph, island, small)
+    if masks:
+        named = ", ".join(f"{name!r} ({value:.2g})" for name, value in masks.items())
+        notes.append(f"masks of a Softmax that FP16 does not hold are {LEAST_MASK:g} there: {named}")
     reads = {
         (place, slot)
         for place, node in enumerate(graph.node)
@@ -196,7 +201,7 @@ def _convert(tensor: TensorProto) -> int:
     if not largest <= FLOAT16_MAX:
         raise WeightsError(
             f"{tensor.name!r} holds {largest:g}, more than FP16 can ({FLOAT16_MAX:g}); "
-            "export without --fp16 or rescale the layer"
+            "export without --fp16, or rescale the layer; a mask of attention may be -1e4"
         )
     half = array.astype(np.float16)
     tensor.CopyFrom(onnx_graph.initializer_from_array(tensor.name, half))

@@ -136,6 +136,33 @@ def test_value_outside_half_precision_is_named(value, words):
         float16_from_float32(model)
 
 
+@pytest.mark.parametrize("value", [-1e9, np.finfo(np.float32).min, -np.inf])
+@pytest.mark.parametrize("kind", ["Add", "Where", "Add twice"])
+def test_masks_of_a_softmax_are_clipped(value, kind):
+    mask = np.float32([0, value, 0])
+    nodes = {
+        "Add": [helper.make_node("Add", ["mask", "x"], ["m"])],
+        "Where": [helper.make_node("Where", ["where", "one", "x"], ["m"])],
+        "Add twice": [helper.make_node("Add", ["x", "mask"], ["a"]), helper.make_node("Add", ["a", "mask"], ["m"])],
+    }[kind]
+    initializers = {"where": mask < 0, "one": np.float32(value)} if kind == "Where" else {"mask": mask}
+    softmax = helper.make_node("Softmax", ["m"], ["y"], axis=-1)
+    model = model_of([*nodes, softmax], initializers=initializers)
+    assert_close(model)
+    assert "masks of a Softmax that FP16 does not hold are -10000 there" in typed(model).skipped[-1]
+
+
+@pytest.mark.parametrize("reader", ["Relu", "Exp", "graph"])
+def test_masks_that_others_read_too_are_refused(reader):
+    nodes = [helper.make_node("Add", ["x", "mask"], ["m"]), helper.make_node("Softmax", ["m"], ["s"], axis=-1)]
+    if reader != "graph":
+        nodes += [helper.make_node(reader, ["m"], ["r"]), helper.make_node("Add", ["r", "s"], ["y"])]
+    outputs = ("m", "s") if reader == "graph" else ("y",)
+    model = model_of(nodes, initializers={"mask": np.float32([0, -1e9, 0])}, outputs=outputs)
+    with pytest.raises(WeightsError, match="'mask' holds 1e"):
+        float16_from_float32(model)
+
+
 @pytest.mark.parametrize("kind", ["QuantizeLinear", "DequantizeLinear"])
 def test_quantized_models_are_refused(kind):
     nodes = [
