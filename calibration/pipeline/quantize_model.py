@@ -36,7 +36,7 @@ from calibration.refinement.channel_groups import ChannelGroup, find_channel_gro
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
 from calibration.refinement.layerwise_walk import Rounded
-from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine
+from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine, wide_layers
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
 
@@ -81,8 +81,8 @@ class QuantizationResult:
         num_groups: Groups of tensors whose channels were scaled.
         refinement: Layer by layer, in graph order; empty at effort 0.
         num_sample: Images that refinement looked at; equalization and the first layers at fewer where these are large.
-        wide_layers: What rounding the widest layers too was found to do, at effort 2; None where there are none, or too
-            few images to judge it: then they are left alone.
+        wide_layers: What rounding the widest layers too was found to do, at effort 2; None where it was not judged.
+        unjudged: Names of the widest layers that effort 2 left alone, because too few images were left to judge it.
     """
 
     quantized: QuantizedModel
@@ -92,6 +92,7 @@ class QuantizationResult:
     refinement: tuple[LayerRefinement, ...] = ()
     num_sample: int = 0
     wide_layers: Judgement | None = None
+    unjudged: tuple[str, ...] = ()
 
 
 def quantize(
@@ -243,12 +244,14 @@ def insert_and_refine(
     if not (effort.correct_biases or effort.round_weights) or not plain.placement.weights:
         return _without_zero_points(result, calibrated)
     refined, judgement = _refine(calibrated, plain.model, effort, open_exact, track_layers)
+    lacks_judges = effort.thorough and effort.round_weights and not _has_judges(calibrated)
     result = replace(
         result,
         quantized=replace(plain, model=refined.model),
         refinement=refined.layers,
         num_sample=refined.num_images,
         wide_layers=judgement,
+        unjudged=wide_layers(refined.model) if lacks_judges else (),
     )
     return _without_zero_points(result, calibrated)
 
@@ -267,7 +270,7 @@ def _refine(
         effort=effort,
         counts=images_per_layer(calibrated.model),
         track=track,
-        also_thorough=effort.thorough and effort.round_weights and _num_images(calibrated.judges) >= MIN_JUDGES,
+        also_thorough=effort.thorough and effort.round_weights and _has_judges(calibrated),
     )
     if thorough is None:
         return refined, None
@@ -291,6 +294,10 @@ def _first_images(batches: Iterator[SeenBatch], count: int) -> list[SeenBatch]:
     while _num_images(taken) < count:
         taken.append(next(batches))
     return taken
+
+
+def _has_judges(calibrated: CalibratedModel) -> bool:
+    return _num_images(calibrated.judges) >= MIN_JUDGES
 
 
 def _num_images(batches: Iterable[SeenBatch | JudgeBatch]) -> int:

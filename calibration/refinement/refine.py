@@ -16,7 +16,7 @@ from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.effort import Effort
@@ -120,7 +120,7 @@ def refine(
     layers_of_second: Iterator[Layer] = iter(())
     with workers() as run:
         for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
-            is_wide = _is_wide(layer, first.constants)
+            is_wide = _is_wide(layer.node, first.constants)
             if also_thorough and second is None and is_wide:
                 fork = walk.fork()
                 second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
@@ -143,12 +143,18 @@ class _Copy:
     done: list[LayerRefinement] = field(default_factory=list)
 
 
-def _is_wide(layer: Layer, constants: LayerConstants) -> bool:
+def wide_layers(quantized: ModelProto) -> tuple[str, ...]:
+    """Return the names of the layers that only a thorough refinement rounds, in graph order."""
+    constants, names = LayerConstants(quantized.graph), set(quantized_layers(quantized))
+    return tuple(node.name for node in quantized.graph.node if node.name in names and _is_wide(node, constants))
+
+
+def _is_wide(node: NodeProto, constants: LayerConstants) -> bool:
     """Tell whether a layer is rounded by a thorough refinement alone."""
-    weight = constants.weight(layer.node)
-    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+    weight = constants.weight(node)
+    if weight is None or not has_rows(node, weight.levels.ndim):
         return False
-    return bool(weight_rows(layer.node, weight.levels).shape[2] > WIDEST)
+    return bool(weight_rows(node, weight.levels).shape[2] > WIDEST)
 
 
 def _divides_by_features(model: ModelProto) -> bool:

@@ -18,8 +18,10 @@ from calibration.methods.dialect import Dialect
 from calibration.mixed_precision.keep_float import nodes_named
 from calibration.mixed_precision.sensitivity import float_share, quantized_layer_names
 from calibration.pipeline import quantize_model
+from calibration.pipeline.judge import MIN_JUDGES
 from calibration.placement.for_tensorrt import Placement
 from calibration.qdq.offsets import num_pads
+from calibration.refinement.round_layer import WIDEST
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob, tally_images
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
@@ -105,6 +107,12 @@ def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None
         reporter.done(
             f"widest layers {verb}: on {judged.without.num_images} images that refinement has not seen, "
             f"{_distance(judged.without)} without, {_distance(judged.with_step)} with it"
+        )
+    if result.unjudged:
+        reporter.done(
+            f"widest layers not rounded ({len(result.unjudged)} of more than {WIDEST} columns): fewer than "
+            f"{MIN_JUDGES} images are left to judge it on beside the {result.num_sample} that refinement takes; give "
+            "more with --calib and --num-calib"
         )
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:

@@ -185,6 +185,7 @@ def test_both_copies_share_the_way_to_the_first_wide_layer(monkeypatch: pytest.M
 def test_a_wide_layer_in_float_is_nothing_to_judge() -> None:
     result = run(wide(), noise(MAX_SAMPLE + MIN_JUDGES), 2, keep_float=["wide"])
     assert result.wide_layers is None
+    assert result.unjudged == ()
 
 
 @pytest.mark.parametrize("helps", [True, False])
@@ -203,6 +204,7 @@ def test_effort_2_is_effort_1_but_where_it_helps(monkeypatch: pytest.MonkeyPatch
     assert len(seen) == 1, "effort 1 has nothing to judge"
     assert one.wide_layers is None
     assert two.wide_layers is not None
+    assert two.unjudged == ()
     assert two.wide_layers.helps == helps
     rounded = [[layer.num_rounded > 0 for layer in result.refinement] for result in (one, two)]
     assert rounded == [[True, False], [True, helps]]
@@ -214,6 +216,7 @@ def test_effort_2_is_effort_1_but_where_it_helps(monkeypatch: pytest.MonkeyPatch
 def test_without_judges_effort_2_is_effort_1(count: int) -> None:
     one, two = (run(wide(), noise(count), effort) for effort in (1, 2))
     assert two.wide_layers is None
+    assert (one.unjudged, two.unjudged) == ((), ("wide",))
     assert one.quantized.model.SerializeToString(True) == two.quantized.model.SerializeToString(True)
 
 

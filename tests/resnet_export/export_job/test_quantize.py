@@ -66,3 +66,12 @@ def test_without_judges_nothing_is_told_of_them(quantized: QuantizationResult) -
     _tell(quantized, reporter)
     assert reporter.messages
     assert not any("widest" in message for message in reporter.messages)
+
+
+def test_too_few_judges_are_told(quantized: QuantizationResult) -> None:
+    reporter = Reporter()
+    _tell(replace(quantized, unjudged=("layer4.0.conv2", "layer4.1.conv1"), num_sample=64), reporter)
+    assert (
+        "widest layers not rounded (2 of more than 1152 columns): fewer than 16 images are left to judge it on beside "
+        "the 64 that refinement takes; give more with --calib and --num-calib"
+    ) in reporter.messages
