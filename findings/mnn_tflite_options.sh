@@ -5,8 +5,7 @@
 #        L2_NORMALIZATION and LOG_SOFTMAX.
 # Seen:  options are left unread. A pool with a fused ReLU (what TensorFlow's converter makes of pool and ReLU) has none,
 #        SOFTMAX's beta is 1, MIRROR_PAD pads with zeros, RESIZE_NEAREST_NEIGHBOR knows neither half_pixel_centers nor
-#        align_corners. Bilinear resizing has both right. Sizes are right and nothing warns. (A TRANSPOSE_CONV with as many
-#        channels in as out is right, with other numbers it is not; that is not shown here.)
+#        align_corners. Bilinear resizing has both right. Sizes are right and nothing warns.
 # Output seen: "LiteRT and MNN: AVERAGE_POOL_2D with ReLU [0.0, 0.0, 0.5] and [-1.5, -0.5, 0.5], MAX_POOL_2D with ReLU [0.0, 0.0, 0.0] and [-2.0, -1.0, 0.0], SOFTMAX beta 0.5 [0.1, 0.17, 0.28, 0.46] and [0.03, 0.09, 0.24, 0.64], MIRROR_PAD [3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0] and [0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0], nearest, half_pixel [2.0, 4.0] and [1.0, 3.0], bilinear, half_pixel [1.17, 2.5, 3.83] and [1.17, 2.5, 3.83], SOFTMAX beta 1 [0.03, 0.09, 0.24, 0.64] and [0.03, 0.09, 0.24, 0.64]"
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
