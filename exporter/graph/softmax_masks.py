@@ -3,8 +3,8 @@
 What a Softmax reads at -1e9 it gives 0 for, and for -1e4 just so, as long as the largest value of a row is not near
 that. FP16 ends at -65504, and a score that is added there may overflow; so FP16 gets -1e4 for whatever is below it.
 
-Source: ONNX Runtime's and Microsoft's converters to FP16 clip every constant to `max_finite_val=1e4`
-(`onnxruntime.transformers.float16.convert_float_to_float16`); here only those that a Softmax alone reads are.
+Source: Microsoft's converter to FP16 clips every constant to 1e4, ONNX Runtime's to 65504 (`max_finite_val` of
+`onnxconverter_common.float16` and `onnxruntime.transformers.float16`); here only those that a Softmax alone reads are.
 """
 
 from __future__ import annotations
