@@ -128,6 +128,17 @@ def residual_network(style: Style, *, opset: int = 17) -> ModelProto:
     return graph.model("fc", opset=opset)
 
 
+def float_layer_between_pairs() -> tuple[QuantizedBuilder, str]:
+    """A Conv left in float between two pairs: its first channel adds 0.3 of each input, the second 0.0003.
+
+    The second is 0 in INT8 of one scale. Returned with the tensor behind the second pair.
+    """
+    graph = QuantizedBuilder(OURS, channels=3)
+    weight = np.full((2, 3, 1, 1), 0.3, np.float32) * np.float32([1, 0.001]).reshape(2, 1, 1, 1)
+    layer = graph.node("Conv", "conv", graph.pair("input", scale=np.float32(0.05)), graph.constant("weight", weight))
+    return graph, graph.pair(layer, scale=np.float32(0.0001))
+
+
 def float_network(*, opset: int = 17) -> ModelProto:
     """The same network without quantization."""
     graph = GraphBuilder(channels=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from quantized_graphs import OURS, residual_network
+from quantized_graphs import OURS, float_layer_between_pairs, residual_network
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.ort.adapter import OrtRuntime
@@ -69,23 +69,10 @@ def test_a_bias_that_becomes_integer_and_overflows_is_named():
 
 
 def test_float_weights_that_become_integer_are_named():
-    """A layer left in float between two others, its last channel a thousandth of the first: 0 in INT8 of one scale."""
-    from graph_builder import GraphBuilder
-
-    graph = GraphBuilder(channels=3)
-    zero = graph.constant("zero", np.int8(0))
-
-    def pair(name, scale):
-        step = (graph.constant(f"{name}.scale", np.float32(scale)), zero)
-        return graph.node(
-            "DequantizeLinear", f"{name}.dq", graph.node("QuantizeLinear", f"{name}.q", name, *step), *step
-        )
-
-    weight = np.ones((2, 3, 1, 1), np.float32) * np.float32([0.3, 0.0003]).reshape(2, 1, 1, 1)
-    read = pair("input", 0.05)
-    layer = graph.node("Conv", "conv", read, graph.constant("weight", weight))
+    """Of the second channel, which is 0 in INT8 of one scale, nothing is left."""
+    graph, layer = float_layer_between_pairs()
     last = graph.constant("last", np.int64([1]))
-    model = graph.model(graph.node("Gather", "answer", pair(layer, 0.0001), last, axis=1), opset=19)
+    model = graph.model(graph.node("Gather", "answer", layer, last, axis=1), opset=19)
     x = np.random.default_rng(0).uniform(-6, 6, (4, 3, 8, 8)).astype(np.float32)
     found = compare_plain_session(model, x, np.float32(0.0003) * x.sum(axis=1, keepdims=True))
     assert not found.agrees

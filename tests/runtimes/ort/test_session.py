@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from graph_builder import GraphBuilder
+from quantized_graphs import float_layer_between_pairs
 from small_bundle import SIZE, small_models, write_bundle
 
 import runtimes.inference.load
@@ -269,18 +270,8 @@ def test_a_pad_of_zeros_before_a_pool_is_computed_as_written(opset):
 
 def test_float_weights_between_integer_layers_stay_float_where_asked():
     """Without being asked, ONNX Runtime quantizes them: findings/onnxruntime_quantizes_float_weights.sh."""
-    graph = GraphBuilder(channels=3)
-    zero = graph.constant("zero", np.int8(0))
-
-    def pair(name, scale):
-        step = (graph.constant(f"{name}.scale", np.float32(scale)), zero)
-        return graph.node(
-            "DequantizeLinear", f"{name}.dq", graph.node("QuantizeLinear", f"{name}.q", name, *step), *step
-        )
-
-    weight = np.full((2, 3, 1, 1), 0.3, np.float32) * np.float32([1, 0.001]).reshape(2, 1, 1, 1)
-    layer = graph.node("Conv", "conv", pair("input", 0.05), graph.constant("weight", weight))
-    model = graph.model(pair(layer, 0.0001), opset=19)
+    graph, layer = float_layer_between_pairs()
+    model = graph.model(layer, opset=19)
     images = np.random.default_rng(0).uniform(-6, 6, (4, 3, 8, 8)).astype(np.float32)
     expected = np.float32(0.0003) * images.sum(axis=1)
     for asked in (True, False):
