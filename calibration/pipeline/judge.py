@@ -23,7 +23,7 @@ from calibration.errors import CalibrationError
 from calibration.observers.observe_batches import OpenRuntime
 from calibration.observers.sampled_positions import sampled_answers
 from calibration.observers.tensor_bytes import live_bytes_of_nodes
-from calibration.refinement.layerwise_walk import LayerwiseWalk, Rounded
+from calibration.refinement.layerwise_walk import LayerwiseWalk
 from calibration.refinement.refine import RefinedModel
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.metrics.logit_comparison import LogitComparison
@@ -48,12 +48,11 @@ class JudgeBatch:
     """Images that neither model was made with.
 
     Attributes:
-        images: [n, C, H, W], rounded to 16 bits, as all float values in a walk: what that changes in an answer is some
-            0.01 dB of INT8's own error at 20 dB, and turns a verdict where the two models are that close.
+        images: float32 [n, C, H, W].
         answers: What the float model answers, float32 [n, values], as `sampled_answers` gives it.
     """
 
-    images: Rounded
+    images: Images
     answers: Images
 
 

@@ -35,7 +35,6 @@ from calibration.ranges.collect_ranges import table_of, tensors_to_observe
 from calibration.refinement.channel_groups import ChannelGroup, find_channel_groups
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
-from calibration.refinement.layerwise_walk import Rounded
 from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine, wide_layers
 from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
@@ -325,7 +324,7 @@ def _noting(
         if _num_images(noted) < wanted[0]:
             noted.append(replace(batch, observations={}, answers=np.empty((len(batch.images), 0), np.float32)))
         elif missing := wanted[1] - _num_images(judges):
-            judges.append(JudgeBatch(Rounded.of(batch.images[:missing]), batch.answers[:missing]))
+            judges.append(JudgeBatch(batch.images[:missing], batch.answers[:missing]))
         yield batch
 
 

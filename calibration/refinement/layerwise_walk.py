@@ -103,12 +103,13 @@ class LayerwiseWalk:
 
     Args:
         model: Float, or with Q/DQ; edited in place where the caller edits the layers.
-        images: Batches, float32 [n, C, H, W], or what they were rounded to.
+        images: Batches, float32 [n, C, H, W].
         open_runtime: Opens a model so that Q/DQ is computed as it is written (`OrtRuntime(..., exact_qdq=True)`).
         layers: Names of the nodes to stop at; by default the quantized layers of the model.
         counts: Name of a layer to how many of the images take part from there on, whole batches and at least one; all
             of them from the start where a layer is not named.
-        to_output: Whether the walk goes on behind the last layer, to the model's first output (`answers`).
+        to_output: Whether the walk goes on behind the last layer, to the model's first output (`answers`); then
+            nothing is rounded to be kept.
 
     Raises:
         CalibrationError: If there are no images, or the model has no quantized layer.
@@ -117,7 +118,7 @@ class LayerwiseWalk:
     def __init__(
         self,
         model: ModelProto,
-        images: Sequence[Stored],
+        images: Sequence[Tensor],
         *,
         open_runtime: OpenRuntime,
         layers: Collection[str] | None = None,
@@ -133,6 +134,7 @@ class LayerwiseWalk:
             raise CalibrationError(f"got a model of {len(model.graph.input)} inputs, expected 1")
         self._started = False
         self._to_output = to_output
+        self._keep: Callable[[NDArray[Any]], Stored] = np.asarray if to_output else _rounded
         self._open = open_runtime
         self._counts = counts or {}
         self._waiting = deque(images)
@@ -223,25 +225,23 @@ class LayerwiseWalk:
         """Let images join before piece number `place`, as many as take part from its layer on."""
         waiting = sum(map(len, self._waiting))
         room = self._counts.get(self._layers[place].name, self._num_images + waiting) - self._num_images
-        joining: list[Stored] = []
+        joining: list[Tensor] = []
         while self._waiting and (len(self._waiting[0]) <= room or not (self._values or joining)):
             joining.append(self._waiting.popleft())
             room -= len(joining[-1])
         self._num_images += sum(map(len, joining))
         self._values += self._caught_up(joining, place, self._values[0].keys() if self._values else {self._input})
 
-    def _caught_up(self, joining: Sequence[Stored], place: int, wanted: Collection[str]) -> list[dict[str, Stored]]:
+    def _caught_up(self, joining: Sequence[Tensor], place: int, wanted: Collection[str]) -> list[dict[str, Stored]]:
         """Return, of each batch, the tensors that the images before it have in front of piece number `place`."""
-        values: list[dict[str, Stored]] = [
-            {self._input: batch if isinstance(batch, Rounded) else np.ascontiguousarray(batch)} for batch in joining
-        ]
+        values: list[dict[str, Stored]] = [{self._input: np.ascontiguousarray(batch)} for batch in joining]
         made = [name for name in wanted if name != self._input]
         if joining and made:
             walked = self._with_restoring(node for nodes in self._pieces[:place] for node in nodes)
             with self._open(self._make_piece(walked, made)) as runtime:
                 for of_batch in values:
                     outputs = runtime.run({self._input: _restored(of_batch[self._input])})
-                    of_batch.update((name, _rounded(array)) for name, array in outputs.items())
+                    of_batch.update((name, self._keep(array)) for name, array in outputs.items())
             give_back_free_memory()  # of a session that ran through half of the network
         return [{name: of_batch[name] for name in wanted} for of_batch in values]
 
@@ -257,7 +257,7 @@ class LayerwiseWalk:
         with self._open(piece) as runtime:
             for values in self._values:
                 outputs = runtime.run({name: _restored(values[name]) for name in inputs})
-                values.update((name, _rounded(array)) for name, array in outputs.items())
+                values.update((name, self._keep(array)) for name, array in outputs.items())
 
     def _forget(self, place: int) -> None:
         """Drop what no piece behind number `place` reads."""
