@@ -42,7 +42,9 @@ def lost_in_float16(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     wide = np.abs(values.astype(np.float64))
     with np.errstate(over="ignore"):
         narrow = np.abs(values.astype(np.float16).astype(np.float64))
-    lost: NDArray[np.bool_] = (wide > 0) & (wide < 1.0) & (np.abs(narrow - wide) > MAX_RELATIVE_LOSS * wide)
+    lost: NDArray[np.bool_] = np.zeros(wide.shape, bool)
+    small = (wide > 0) & (wide < 1.0)  # where nothing is infinite
+    lost[small] = np.abs(narrow[small] - wide[small]) > MAX_RELATIVE_LOSS * wide[small]
     return lost
 
 

@@ -195,9 +195,9 @@ def _convert_constants(graph: GraphProto, reads: set[tuple[int, int]]) -> tuple[
 
 
 def _convert(tensor: TensorProto) -> int:
-    """Make a float32 tensor FP16, in place; return how many of its numbers became 0."""
+    """Make a float32 tensor FP16, in place; return how many of its numbers became 0. FP16 has infinity, too."""
     array = onnx_graph.array_from_initializer(tensor)
-    largest = float(abs(array).max(initial=0.0))
+    largest = float(abs(array[~np.isinf(array)]).max(initial=0.0))
     if not largest <= FLOAT16_MAX:
         raise WeightsError(
             f"{tensor.name!r} holds {largest:g}, more than FP16 can ({FLOAT16_MAX:g}); "

@@ -219,7 +219,29 @@ def all_tensors(model: ModelProto, *batches: NDArray[np.float32], open_runtime: 
     return [{name: values[name] for name in names} for values in found]
 
 
-def first_nonfinite_tensor(model: ModelProto, images: NDArray[np.float32], *, open_runtime: OpenRuntime) -> str | None:
-    """Return the first tensor, in graph order, that holds NaN or Inf on `images`; None when all are finite."""
+def first_nonfinite_tensor(
+    model: ModelProto,
+    images: NDArray[np.float32],
+    *,
+    open_runtime: OpenRuntime,
+    reference: ModelProto | None = None,
+) -> str | None:
+    """Return the first tensor, in graph order, that holds NaN or Inf on `images`; None when all are finite.
+
+    Args:
+        model: The model.
+        images: One batch.
+        open_runtime: Opens both models.
+        reference: A tensor that holds just the infinities that it holds in this one is passed over: a mask.
+    """
     (values,) = all_tensors(model, images, open_runtime=open_runtime)
-    return next((name for name, value in values.items() if not np.isfinite(value.astype(np.float32)).all()), None)
+    found = {name: value for name, value in values.items() if not np.isfinite(value.astype(np.float32)).all()}
+    if found and reference is not None:
+        (wanted,) = all_tensors(reference, images, open_runtime=open_runtime)
+        found = {name: v for name, v in found.items() if name not in wanted or not _equal_infinities(v, wanted[name])}
+    return next(iter(found), None)
+
+
+def _equal_infinities(one: Array, other: Array) -> bool:
+    """Tell whether two tensors are infinite at the same places, and NaN nowhere."""
+    return np.array_equal(*(np.where(np.isfinite(side), 0, side.astype(np.float32)) for side in (one, other)))

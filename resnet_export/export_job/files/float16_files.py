@@ -36,7 +36,7 @@ def float16_file(exported: ExportedModel, golden: NDArray[np.float32], reporter:
 
     with reporter.working("typing FP16"):
         result = float16_from_float32(exported.onnx)
-        _refuse_overflow(result.model, golden[:2], OrtRuntime)
+        _refuse_overflow(result.model, exported.onnx, golden[:2], OrtRuntime)
     reporter.done(f"FP16: {result.num_changes} constants converted, every activation finite")
     for note in result.skipped:
         reporter.done(f"FP16: {note}")
@@ -60,7 +60,7 @@ def int8_float16_file(
     with reporter.working("typing INT8 + FP16"):
         typed = float16_qdq_from_float32(give_offsets_back(quantized, reference))
         result = replace(typed, model=take_offsets(typed.model, reference))
-        _refuse_overflow(result.model, golden[:2], open_exact)
+        _refuse_overflow(result.model, quantized, golden[:2], open_exact)
     reporter.done("INT8 + FP16: scales and all that is not quantized in FP16, every activation finite")
     if symmetric := num_zero_points(quantized) - num_zero_points(result.model):
         reporter.done(
@@ -80,10 +80,13 @@ def int8_float16_file(
     return result.model
 
 
-def _refuse_overflow(model: ModelProto, images: NDArray[np.float32], open_runtime: OpenRuntime) -> None:
+def _refuse_overflow(
+    model: ModelProto, wide: ModelProto, images: NDArray[np.float32], open_runtime: OpenRuntime
+) -> None:
+    """Refuse a model with NaN or Inf where the one that it was typed from has none."""
     from exporter.tracing.check_export import first_nonfinite_tensor
 
-    if (tensor := first_nonfinite_tensor(model, images, open_runtime=open_runtime)) is not None:
+    if (tensor := first_nonfinite_tensor(model, images, open_runtime=open_runtime, reference=wide)) is not None:
         raise NonFiniteTensorError(
             f"FP16 overflows: tensor {tensor!r} holds NaN or Inf on real images (FP16 ends at 65504); export without "
             "--fp16, or scale the input as in training"

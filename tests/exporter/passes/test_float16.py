@@ -129,11 +129,24 @@ def test_constant_nodes_are_converted():
     assert_close(model)
 
 
-@pytest.mark.parametrize(("value", "words"), [(65520.0, "65520"), (-1e6, "1e\\+06"), (np.inf, "inf"), (np.nan, "nan")])
+@pytest.mark.parametrize(("value", "words"), [(65520.0, "65520"), (-1e6, "1e\\+06"), (np.nan, "nan")])
 def test_value_outside_half_precision_is_named(value, words):
     model = model_of([helper.make_node("Mul", ["x", "big"], ["y"])], initializers={"big": np.float32([1, value, 1])})
     with pytest.raises(WeightsError, match=f"'big' holds {words}, more than FP16 can \\(65504\\); .*--fp16"):
         float16_from_float32(model)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_infinity_is_a_number_of_float16(sign):
+    """A masked maximum, and a bound that is none: no warning of NumPy's, and the same answers."""
+    bound = np.float32([sign * np.inf, 0.5, sign * np.inf])
+    model = model_of(
+        [helper.make_node("Max" if sign < 0 else "Min", ["x", "bound"], ["y"])], initializers={"bound": bound}
+    )
+    with np.errstate(all="raise"):
+        half = typed(model).model
+    assert np.array_equal(numpy_helper.to_array(half.graph.initializer[0]), bound.astype(np.float16))
+    assert_close(model)
 
 
 @pytest.mark.parametrize("value", [-1e9, np.finfo(np.float32).min, -np.inf])

@@ -245,6 +245,15 @@ def test_overflow_is_found_where_it_starts(model, images):
     assert first_nonfinite_tensor(grown, images[:1], open_runtime=OrtRuntime) == "layer2.0.conv2"
 
 
+def test_infinities_that_the_reference_holds_too_are_passed_over(model, images):
+    """A bias of -inf takes a channel out before a maximum; where another is infinite, too, something overflows."""
+    masked = edited(model, "layer2.0.conv1.bias", lambda bias: np.where(np.arange(len(bias)) == 3, -np.inf, bias))
+    other = edited(model, "layer2.0.conv1.bias", lambda bias: np.where(np.arange(len(bias)) < 2, -np.inf, bias))
+    first = partial(first_nonfinite_tensor, images=images[:1], open_runtime=OrtRuntime)
+    assert first(masked) == first(masked, reference=model) == first(masked, reference=other) == "layer2.0.conv1"
+    assert first(masked, reference=masked) is None
+
+
 def test_first_nonfinite_tensor_leaves_the_model_alone(model, images):
     before = model.SerializeToString()
     first_nonfinite_tensor(model, images[:1], open_runtime=OrtRuntime)
