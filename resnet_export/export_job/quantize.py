@@ -21,12 +21,14 @@ from calibration.pipeline import quantize_model
 from calibration.pipeline.judge import MIN_JUDGES
 from calibration.placement.for_tensorrt import Placement
 from calibration.qdq.offsets import num_pads
+from calibration.qdq.shared_weights import layers_of_shared_weights
 from calibration.refinement.round_layer import WIDEST
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.accuracy_budget import BudgetJob, tally_images
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
 from resnet_export.export_job.context.artifacts import BudgetOutcome
 from resnet_export.export_job.context.run import ExportRun
+from runtimes.first_few import first_few
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.ort.exact_sessions import open_exact
 
@@ -101,6 +103,13 @@ def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None
             f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
             f"tensors scaled, {len(result.refinement)} layers' biases corrected"
             + (f", {rounded:,} weights rounded for what their layer reads" if rounded else "")
+        )
+    shared = layers_of_shared_weights(result.quantized.model) if result.effort.round_weights else {}
+    if shared:
+        layers = [layer for readers in shared.values() for layer in readers]
+        reporter.done(
+            f"{len(shared)} weight{'s' * (len(shared) > 1)} not rounded for what a layer reads, because several do "
+            f"({first_few(layers)}): the nearest levels suit all of them"
         )
     if (judged := result.wide_layers) is not None:
         verb = "rounded" if judged.helps else "not rounded"

@@ -75,3 +75,22 @@ def test_too_few_judges_are_told(quantized: QuantizationResult) -> None:
         "widest layers not rounded (2 of more than 1152 columns): fewer than 16 images are left to judge it on beside "
         "the 64 that refinement takes; give more with --calib and --num-calib"
     ) in reporter.messages
+
+
+@pytest.mark.parametrize("effort", [0, 1, 2])
+def test_weights_that_several_layers_read_are_told(effort: int) -> None:
+    """They keep the nearest levels whatever the effort, and effort 0 rounds nothing."""
+    build = GraphBuilder(channels=4)
+    build.conv("first", "input", 4)
+    build.conv("second", build.node("Relu", "relu", "first"), 4, weight="first.weight")
+    model = build.model(build.conv("third", build.node("Relu", "relu2", "second"), 4))
+    images = np.random.default_rng(0).normal(size=(8, 4, 8, 8)).astype(np.float32)
+    exact = partial(OrtRuntime, exact_qdq=True)
+    result = quantize(model, [images], open_runtime=OrtRuntime, open_exact=exact, effort=EFFORTS[effort])
+    assert [layer.num_rounded > 0 for layer in result.refinement] == ([] if effort == 0 else [False, False, True])
+    reporter = Reporter()
+    _tell(result, reporter)
+    told = (
+        "1 weight not rounded for what a layer reads, because several do (first, second): the nearest levels suit all"
+    )
+    assert sum(message.startswith(told) for message in reporter.messages) == (effort > 0)
