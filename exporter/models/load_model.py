@@ -16,6 +16,7 @@ from exporter.errors import PreprocessingError
 from exporter.models.loaded_model import LoadedModel, ModelRequest, told_features
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
 from exporter.preprocessing.options import PreprocessingOptions, wrong_channels
+from exporter.temporary_folder import require_temporary_folder
 from runtimes.errors import MissingDependencyError
 
 _SOURCES: Mapping[str, str] = {
@@ -40,8 +41,11 @@ def load_model(request: ModelRequest) -> LoadedModel:
         OnnxFileError: If MODEL is an ONNX file that cannot be exported.
         WeightsError: If the weights are missing, do not fit, or are not finite.
         MissingDependencyError: If torch, torchvision or timm is needed and not installed.
+        ExportError: If PyTorch finds no temporary folder.
     """
     source = request.reference.source
+    if source != ONNX_FILE:
+        require_temporary_folder()
     try:
         load: Callable[[ModelRequest], LoadedModel] = importlib.import_module(_SOURCES.get(source, _SOURCES[OWN])).load
     except ImportError as err:

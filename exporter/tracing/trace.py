@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import inspect
 import io
-import tempfile
 import threading
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -27,6 +26,7 @@ from exporter.passes.cleanup import tidy_graph
 from exporter.passes.convert_opset import BATCH_AXIS, TRACE_OPSET, checked, convert_opset
 from exporter.passes.fold_affine import FoldReport
 from exporter.passes.name_tensors import name_after_modules
+from exporter.temporary_folder import require_temporary_folder
 from exporter.tracing.decompositions import PlainFunctions
 from exporter.tracing.lower_ceil_pools import lower_ceil_pools
 from exporter.tracing.optimize_program import optimize
@@ -79,7 +79,7 @@ def trace(
 
 
 def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) -> ModelProto:
-    _require_temporary_folder()
+    require_temporary_folder()
     told = io.StringIO()  # what PyTorch prints and logs of a failure: graphs, a page each
     try:
         with _TRACING, warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told), PlainFunctions():
@@ -119,17 +119,6 @@ def _torch_export(module: nn.Module, example: Tensor, outputs: tuple[str, ...]) 
     model: ModelProto = program.model_proto
     _refuse_narrow_numbers(model, type(module).__name__)
     return model
-
-
-def _require_temporary_folder() -> None:
-    """Raise where there is none: PyTorch asks for one, and ends in errors that do not say so."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError as err:
-        raise ExportError(
-            f"PyTorch needs a temporary folder: {err.strerror}: the disk is full, or none of them may be written; free "
-            "some space, or set TMPDIR to a folder with room"
-        ) from err
 
 
 def _refuse_full_disk(err: BaseException | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from resnet_export.bench_job.command import BenchOptions, time_models
 from resnet_export.bench_job.stages import BenchRow
 from resnet_export.commands.sensitivity import SensitivityOptions, rank_bundle
 from resnet_export.console.reporter import Listener, Reporter
+from resnet_export.images.temporary_folder import TemporaryFolder
 from runtimes.argument_kinds import Count, StrPath, checked_kinds
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def sensitivity(
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
     asked: dict[str, Any] = {} if num_images is None else {"num_images": num_images}
-    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+    with TemporaryFolder() as spilled:
         options = SensitivityOptions(
             bundle=Path(bundle),
-            calib=image_source(calib, "calib", Path(spilled) / "calib"),
+            calib=image_source(calib, "calib", spilled),
             num_calib=num_calib,
-            val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
+            val=None if val is None else image_source(val, "val", spilled),
             val_labels=class_numbers(val_labels),
             num_val=num_val,
             **asked,

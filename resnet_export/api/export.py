@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union
@@ -18,6 +17,7 @@ from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_opt
 from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.export_job.context.options import DEFAULT_NUM_CALIB, ExportOptions
 from resnet_export.export_job.report import ExportReport
+from resnet_export.images.temporary_folder import TemporaryFolder
 from runtimes.argument_kinds import Count, StrPath, checked_kinds
 from runtimes.bundle.manifest import DEFAULT_BATCH, BatchRange
 
@@ -128,7 +128,7 @@ def export(
 
     model = checked_model(model)
     refuse_known_bad()
-    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+    with TemporaryFolder() as spilled:
         options = ExportOptions(
             model=model,
             weights=os.fspath(weights),
@@ -144,7 +144,7 @@ def export(
             topk=topk,
             int8=int8,
             fp16=fp16,
-            calib=None if calib is None else image_source(calib, "calib", Path(spilled) / "calib"),
+            calib=None if calib is None else image_source(calib, "calib", spilled),
             num_calib=num_calib,
             calib_cache=None if calib_cache is None else os.fspath(calib_cache),
             calib_provider=calib_provider,
@@ -158,7 +158,7 @@ def export(
             engine=engine,
             rtx=rtx,
             dla=dla,
-            val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
+            val=None if val is None else image_source(val, "val", spilled),
             val_labels=class_numbers(val_labels),
             num_val=num_val,
             measure_on=tuple(measure_on),

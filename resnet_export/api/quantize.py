@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -25,6 +24,7 @@ from resnet_export.console.reporter import Listener, Reporter
 from resnet_export.images.image_set import called_as_given, warn_of_files_passed_over
 from resnet_export.images.spill import check_number, picture_array
 from resnet_export.images.stream import stream
+from resnet_export.images.temporary_folder import TemporaryFolder
 from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.preprocessing.transform import Preprocessing as Resolved
 
@@ -90,10 +90,10 @@ def quantize(
     kept = {node for nodes in nodes_named(float_model, keep_float).values() for node in nodes}
     if kept and not place(float_model, Dialect(where.dialect), kept).weights:
         raise PlacementError(f"keep_float {','.join(keep_float)}: no layer is left for INT8; name fewer")
-    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+    with TemporaryFolder() as spilled:
         return quantize_model(
             float_model,
-            _batches(images, preprocessing, known, Path(spilled) / "images", reporter),
+            _batches(images, preprocessing, known, spilled, reporter),
             open_runtime=OrtRuntime,
             open_exact=open_exact,
             method=method_of(method),
@@ -136,7 +136,7 @@ def _prepared(arrays: Iterable[Any], given: Images) -> Iterator[NDArray[np.float
 
 
 def _batches(
-    images: Images, given: PreprocessingLike, known: PreprocessingLike, folder: Path, reporter: Reporter
+    images: Images, given: PreprocessingLike, known: PreprocessingLike, folder: TemporaryFolder, reporter: Reporter
 ) -> Iterator[NDArray[np.float32]]:
     """Yield prepared inputs, float32 [n, C, H, W]."""
     if not isinstance(images, (str, os.PathLike)):

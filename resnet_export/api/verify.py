@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from resnet_export.api.export import ModelLike, checked_model
 from resnet_export.api.images import Images, image_source
 from resnet_export.api.preprocessing import PreprocessingLike, preprocessing_options
 from resnet_export.console.reporter import Listener, Reporter
+from resnet_export.images.temporary_folder import TemporaryFolder
 from resnet_export.verify_job.job import run_verify
 from resnet_export.verify_job.options import VerifyOptions
 from runtimes.argument_kinds import Count, StrPath, checked_kinds
@@ -125,7 +125,7 @@ def verify(
         ExportError, RuntimeAdapterError: If something is missing, damaged, or does not open.
         TypeError, ValueError: An argument is of no use; the message says what was expected.
     """
-    with tempfile.TemporaryDirectory(prefix="resnet-export-") as spilled:
+    with TemporaryFolder() as spilled:
         options = VerifyOptions(
             subject=Path(subject),
             precision=(precision,) if isinstance(precision, str) else tuple(precision),
@@ -134,7 +134,7 @@ def verify(
             weights=os.fspath(weights),
             num_classes=num_classes,
             preprocessing=preprocessing_options(preprocessing),
-            val=None if val is None else image_source(val, "val", Path(spilled) / "val"),
+            val=None if val is None else image_source(val, "val", spilled),
             val_labels=class_numbers(val_labels),
             num_val=num_val,
             gates=_gate_words(gates),

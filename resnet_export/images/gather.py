@@ -15,8 +15,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +27,7 @@ from resnet_export.images.dataset import TABLES, dataset_pictures, is_dataset
 from resnet_export.images.image_set import LABELS_OF_NOTHING, ImageSource
 from resnet_export.images.list_file import LISTS, labels_of_list, list_pictures
 from resnet_export.images.picture import Picture
+from resnet_export.images.temporary_folder import TemporaryFolder
 from runtimes.errors import ImageFolderError
 from runtimes.first_few import first_few
 from runtimes.preprocessing.class_folders import INDEX_PREFIX
@@ -63,12 +62,10 @@ def gathered(
     if len(paths) == 1 and labels is None and paths[0].is_dir() and not is_dataset(paths[0]):
         yield paths[0]
         return
-    root = Path(tempfile.mkdtemp(prefix="resnet-export-images-"))
-    try:
+    with TemporaryFolder() as temporary:
+        root = temporary.below("images")
         _put_all(root, paths, labels, others)
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _expanded(word: str, left_out: Counter[str]) -> list[Path]:

@@ -215,6 +215,18 @@ def test_pictures_leave_room_on_the_disk(pictures, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_temporary_folder_the_reason_is_told(exported, pictures, photo_folder, tmp_path, monkeypatch):
+    """Pictures in memory need one, and PyTorch; a folder of pictures that a bundle is verified on does not."""
+    _, report, _ = exported
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    with pytest.raises(OSError, match=r"^val: what is no folder .* No usable temporary directory .* set TMPDIR to"):
+        rx.verify(report.bundle, val=pictures)
+    with pytest.raises(ExportError, match=r"^PyTorch needs a temporary folder: No usable .* set TMPDIR to"):
+        rx.export("cifar_resnet20", tmp_path / "out", weights="random", num_classes=10)
+    assert rx.verify(report.bundle, val=photo_folder).gates
+
+
 def test_timm_says_how_its_images_are_prepared(tmp_path):
     timm = pytest.importorskip("timm")
     module = timm.create_model("test_resnet", num_classes=5)
