@@ -50,7 +50,7 @@ def load(request: ModelRequest) -> LoadedModel:
         )
     preprocessing, told = _preprocessing(source, request)
     told_as_features = source.is_features and request.num_classes != source.num_classes
-    told_layout = "its input is read as [N, H, W, C]: the bundle takes NCHW, and its first Transpose falls away"
+    told_layout = "its input is read as [N, H, W, C]: the bundle takes NCHW, and a Transpose that made it so falls away"
     layout = (told_layout,) if source.is_nhwc else ()
     return LoadedOnnx(
         module=OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc),
@@ -83,6 +83,12 @@ def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preproces
     if asked is not None and size != asked:
         given = "x".join(map(str, asked)) if asked[0] != asked[1] else str(asked[0])
         raise OnnxFileError(f"{source.path} takes images of {size[0]}x{size[1]} only; leave --input-size {given} out")
+    if isinstance(options.resize, tuple) and asked is None and options.resize != size:
+        taken, given = ("x".join(map(str, one)) for one in (size, options.resize))
+        raise OnnxFileError(
+            f"{source.path} takes images of {taken} only, and --resize {given} alone gives others; say --resize "
+            f"{taken}, or add --input-size {taken}, to which the resized picture is cropped"
+        )
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     if options.channels is not None and options.channels != source.channels:

@@ -293,12 +293,21 @@ def test_an_open_image_size_needs_the_option(tmp_path):
         ({"weights": "random"}, "holds its weights"),
         ({"num_classes": 7}, "has 5 classes"),
         ({"preprocessing": PreprocessingOptions(input_size=16)}, "images of 8x8 only"),
+        (
+            {"preprocessing": PreprocessingOptions(resize=(16, 8))},
+            "and --resize 16x8 alone .* say --resize 8x8",
+        ),
     ],
 )
 def test_options_that_do_not_apply(request_, reason, tmp_path):
     path = saved(tmp_path, classifier())
     with pytest.raises(OnnxFileError, match=reason):
         load_model(ModelRequest(str(path), **request_))
+
+
+def test_open_axes_are_shown_by_their_names(tmp_path):
+    with pytest.raises(OnnxFileError, match=r"has shape \[n, c, h, w\], expected a fixed number of channels"):
+        read_onnx(saved(tmp_path, with_input(TensorProto.FLOAT, "n", "c", "h", "w")))
 
 
 def test_a_batch_that_cannot_be_freed_is_told(tmp_path):
