@@ -202,8 +202,8 @@ def _check_input(model: ModelProto, inputs: list[Any], path: Path) -> _Image:
         )
         raise OnnxFileError(f"{path}: input {info.name!r} is {got}, expected float32{hint}")
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-    names = [dim.dim_param or "?" for dim in kind.shape.dim]
-    shown = f"[{', '.join(name if size is None else str(size) for size, name in zip(dims, names, strict=True))}]"
+    named = [str(size or dim.dim_param or "?") for size, dim in zip(dims, kind.shape.dim, strict=True)]
+    shown = f"[{', '.join(named)}]"
     if len(dims) != 4:
         video = "; five are a video, which is not taken" if len(dims) == 5 else ""
         raise OnnxFileError(

@@ -244,4 +244,5 @@ def first_nonfinite_tensor(
 
 def _equal_infinities(one: Array, other: Array) -> bool:
     """Tell whether two tensors are infinite at the same places, and NaN nowhere."""
-    return np.array_equal(*(np.where(np.isfinite(side), 0, side.astype(np.float32)) for side in (one, other)))
+    left, right = (np.where(np.isfinite(side), 0, side.astype(np.float32)) for side in (one, other))
+    return np.array_equal(left, right)
