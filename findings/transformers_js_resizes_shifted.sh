@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 random = np.random.default_rng(0)
-Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((240, 180), Image.Resampling.BICUBIC).save("texture.png")
+noise = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+noise.resize((240, 180), Image.Resampling.BICUBIC).save("texture.png")
 Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))).convert("RGB").save("ramp.png")
 PYTHON
 cat > resize.mjs <<'JS'
