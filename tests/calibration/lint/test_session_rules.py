@@ -63,15 +63,21 @@ def hidden_linear(bias_factor: float, layer: str = "Gemm") -> ModelProto:
     return scaled(graph.model(graph.pair("fc", scale=np.float32(0.1)), opset=19), "fc.bias.scale", bias_factor)
 
 
+def opens(layer: str) -> bool:
+    """Tell whether the installed ONNX Runtime opens the layer: 1.30.0 ends the process on a turned weight of levels."""
+    return layer == "Gemm" or tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31)
+
+
 @pytest.mark.parametrize("layer", ["Gemm", "MatMul + Add", "Add + MatMul"])
 def test_a_gemm_whose_bias_has_another_scale_answers_wrongly(layer):
     """A session makes MatMul and Add a Gemm, in either order."""
     finding = the_finding(lint_model(hidden_linear(3.0, layer), ONNX_RUNTIME), "S012")
     assert (finding.severity, finding.places) == (Severity.ERROR, ("fc",))
     assert "3 times input scale times weight scale" in finding.message
-    assert difference(hidden_linear(3.0, layer)) > 0.1
     assert "S012" not in rule_ids(lint_model(hidden_linear(1.0, layer), ONNX_RUNTIME))
-    assert difference(hidden_linear(1.0, layer)) < 0.1
+    if opens(layer):
+        assert difference(hidden_linear(3.0, layer)) > 0.1
+        assert difference(hidden_linear(1.0, layer)) < 0.1
 
 
 def test_a_float_bias_behind_a_product_that_int32_does_not_count():
@@ -82,7 +88,8 @@ def test_a_float_bias_behind_a_product_that_int32_does_not_count():
     assert "S013" not in rule_ids(lint_model(model, ONNX_RUNTIME))
     model = scaled(model, "fc.weight.scale", 1e-8)
     assert the_finding(lint_model(model, ONNX_RUNTIME), "S013").places == ("fc",)
-    assert difference(model) > 0.1
+    if opens("MatMul + Add"):
+        assert difference(model) > 0.1
 
 
 def test_a_gemm_whose_bias_has_a_zero_point_answers_wrongly():

@@ -86,7 +86,8 @@ def test_percentile_by_hand(percentile, expected):
 def test_percentile_is_within_one_bin_of_numpy(name, percentile):
     values = sample(name)
     histogram = histogram_of(values)
-    expected = np.percentile(np.abs(values), percentile, method="inverted_cdf")
+    exact = np.abs(values).astype(np.float64)  # of float32 NumPy 2.0 and 2.1 take a neighboring value
+    expected = np.percentile(exact, percentile, method="inverted_cdf")
     assert abs(percentile_amax(histogram, percentile) - expected) <= histogram.bin_width
 
 
