@@ -4,6 +4,8 @@
     W (int8) -> DequantizeLinear(scale[C], 0[C], axis) -> Conv / Gemm
     b (int32) -> DequantizeLinear(scale[C], 0[C], axis 0) -> Conv / Gemm        only for ONNX Runtime
 
+Layers that stay in float between pairs have such a bias there, too, of steps that lose nothing (`float_layers`).
+
 Scales are float32, zero points explicit (TensorRT 8.6 wants all three inputs), weights are stored as INT8 (a quarter
 of the file). Which tensors, and with which levels, is the dialect's matter (`methods.dialect`): for TensorRT the
 zero point is one INT8 zero and bias stays float (an INT32 bias does not load there).
@@ -27,6 +29,7 @@ from calibration.methods.quantize_weight import quantize_weight
 from calibration.placement.for_tensorrt import Placement, QuantizedBias, QuantizedWeight
 from calibration.placement.offset_tensors import offset_tensors
 from calibration.placement.place import place
+from calibration.qdq.float_layers import guard_float_layers
 from calibration.ranges.calibration_table import CalibrationTable, TensorRange
 from exporter.graph import onnx_graph
 
@@ -82,6 +85,8 @@ def insert_qdq(model: ModelProto, table: CalibrationTable, *, keep_float: Collec
     constants.extend(_quantize_bias(graph, bias, ranges[bias.data].scale) for bias in placement.biases)
     _rewire_activations(graph, placement)
     onnx_graph.replace_nodes(graph, [*constants, *_nodes_with_pairs(graph, placement, ranges)])
+    if table.dialect is Dialect.ONNXRUNTIME:
+        guard_float_layers(graph)
     onnx_graph.remove_unused_initializers(graph)
     typed = onnx_graph.infer_shapes(result)
     onnx.checker.check_model(typed, full_check=True)

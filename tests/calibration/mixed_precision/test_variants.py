@@ -91,7 +91,10 @@ def units_of(model: ModelProto) -> dict[str, frozenset[str]]:
 
 @DIALECTS
 def test_a_variant_is_the_file_that_would_be_made(network, images, dialect):
-    """Without corrections: the same constants, and logits that differ by a value on another level at most."""
+    """Without corrections: the same constants, and logits that differ by a value on another level at most.
+
+    But for what makes plain sessions leave float layers alone (`qdq.float_layers`): variants are run as written.
+    """
     calibrated = calibrated_from(network, images, 0, dialect)
     maker = VariantMaker(calibrated)
     everything = frozenset(maker.places)
@@ -105,7 +108,7 @@ def test_a_variant_is_the_file_that_would_be_made(network, images, dialect):
             made = maker.variant(entries).model
             stored, wanted = ({tensor.name: tensor for tensor in model.graph.initializer} for model in (made, expected))
             for name in wanted:
-                if "zero_point" not in name:
+                if "zero_point" not in name and "float_bias" not in name:
                     assert np.array_equal(numpy_helper.to_array(stored[name]), numpy_helper.to_array(wanted[name]))
             np.testing.assert_allclose(first_output(made, images), first_output(expected, images), rtol=0, atol=2e-3)
     assert shared > len(units_of(network)), "most variants are made of the whole one"
