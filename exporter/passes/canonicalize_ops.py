@@ -10,10 +10,12 @@ everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Resha
     Mul(y, Expand(x)), where Mul broadcasts x     ->  Mul(y, x), and so for Add, Sub, Div
     CastLike(c, x), the type of x known           ->  Cast(c)
     Reduce*(x, noop_with_empty_axes = 0)          ->  Reduce*(x), its default, which opset 17 does not know
+    Max(Min(Relu(x), 6), 0), from 0 to a constant ->  Clip(x, 0, 6), or Relu(x) where nothing limits it above
 
 The Expand takes the batch at run time (Shape, Concat) to say what broadcasting says anyway. The last is for means that
 keep no axes, such as `x.mean((2, 3))`, and other reductions: onnx's version converter leaves the attribute in, and its
-own checker then refuses the file.
+own checker then refuses the file. Limits taken one by one are how files out of TensorFlow write ReLU6
+(`tf.clip_by_value`); only Relu and Clip are seen as rectifiers, by quantizers and by what fuses kernels.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -50,6 +53,7 @@ def canonical_ops(model: ModelProto) -> onnx_graph.PassResult:
         else:
             continue
         num_changes += 1
+    num_changes += _join_limits(result, shapes)
     num_changes += _drop_expands(result, shapes)
     num_changes += _drop_identities(result)
     onnx_graph.remove_dead_nodes(result.graph)
@@ -87,6 +91,64 @@ def _become(node: NodeProto, op_type: str, **attributes: int) -> None:
     node.op_type = op_type
     del node.input[1:]
     onnx_graph.refill(node.attribute, (onnx.helper.make_attribute(name, value) for name, value in attributes.items()))
+
+
+def _join_limits(model: ModelProto, shapes: Ranks) -> int:
+    """Let one Relu or Clip do what Relu, Clip, Min and Max do one after another, in place; return how many Min and Max.
+
+    Of limits [a, b] and then [c, d], what is left is the second cut applied to a and b. Only where that begins at 0.
+    """
+    index = onnx_graph.index_graph(model.graph)
+    constants = index.initializer
+    count = 0
+    limits: dict[str, tuple[str, float, float, int]] = {}
+    """Tensor to what is cut, from where to where, and how many Min and Max do it."""
+    for node in model.graph.node:
+        cut = _cut(node, constants, shapes)
+        if cut is None:
+            continue
+        source, low, high = cut
+        num_joined = int(node.op_type in ("Min", "Max"))
+        if source in limits and len(index.uses[source]) == 1 and source not in index.outputs:
+            source, *before, earlier = limits[source]
+            low, high = (min(max(limit, low), high) for limit in before)
+            num_joined += earlier
+        limits[node.output[0]] = source, low, high, num_joined
+    for node in model.graph.node:
+        source, low, high, num_joined = limits.get(node.output[0], ("", 0.0, 0.0, 0))
+        uses = index.uses.get(node.output[0], ())
+        goes_on = len(uses) == 1 and node.output[0] not in index.outputs and uses[0].node.output[0] in limits
+        if not num_joined or low != 0.0 or goes_on:
+            continue
+        node.op_type = "Relu" if np.isinf(high) else "Clip"
+        onnx_graph.refill(node.attribute, ())
+        names = [f"{node.output[0]}.least", f"{node.output[0]}.most"] if node.op_type == "Clip" else []
+        onnx_graph.refill(node.input, [source, *names])
+        for name, limit in zip(names, (low, high), strict=False):
+            model.graph.initializer.append(onnx_graph.initializer_from_array(name, np.asarray(limit, np.float32)))
+        count += num_joined
+    return count
+
+
+def _cut(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> tuple[str, float, float] | None:
+    """Return the tensor that a node cuts, from where and to where; None where it does something else."""
+    if node.op_type == "Relu":
+        return node.input[0], 0.0, np.inf
+    if node.op_type == "Clip" and len(node.input) == 3 and all(name in constants for name in node.input[1:]):
+        low, high = (onnx_graph.array_from_initializer(constants[name]) for name in node.input[1:])
+        is_cut = low.dtype == np.float32 and low <= high
+        return (node.input[0], float(low.reshape(())), float(high.reshape(()))) if is_cut else None
+    if node.op_type not in ("Min", "Max") or len(node.input) != 2:
+        return None
+    for source, name in (node.input, node.input[::-1]):
+        tensor = constants.get(name)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) > len(shapes.get(source, ())):
+            continue
+        limit = onnx_graph.array_from_initializer(tensor)
+        if limit.size == 1 and np.isfinite(limit).all() and source not in constants:
+            value = float(limit.reshape(()))
+            return (source, -np.inf, value) if node.op_type == "Min" else (source, value, np.inf)
+    return None
 
 
 def _drop_expands(model: ModelProto, shapes: Ranks) -> int:

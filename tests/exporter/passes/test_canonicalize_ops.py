@@ -302,3 +302,46 @@ def test_nodes_that_nobody_reads_go():
     graph = GraphBuilder()
     graph.node("Squeeze", "squeeze", graph.node("Shape", "shape", "input", start=0, end=1))
     assert_rewritten(graph, graph.node("Relu", "out", "input"), ["Relu"])
+
+
+RELU6 = {"six": np.float32(6), "nought": np.float32(0)}
+
+
+def test_limits_as_tensorflow_writes_them_become_one_clip():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Min", ["a", "six"], ["b"]),
+        helper.make_node("Max", ["nought", "b"], ["y"]),
+    ]
+    model = rewritten(model_of(nodes, initializers=RELU6 | {"six": np.float32(0.5)}), ["Clip"], num_changes=2)
+    limits = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert [float(limits[name]) for name in model.graph.node[0].input[1:]] == [0, 0.5]
+
+
+def test_limits_are_joined_in_their_order():
+    """Max(Min(x, 0.3), 0.5) is 0.5 everywhere, and what begins elsewhere than at 0 stays."""
+    constants = {"low": np.float32(0.5), "high": np.float32(0.3), "nought": np.float32(0)}
+    nodes = [
+        helper.make_node("Max", ["x", "nought"], ["a"]),
+        helper.make_node("Min", ["a", "high"], ["b"]),
+        helper.make_node("Max", ["b", "low"], ["y"]),
+    ]
+    rewritten(model_of(nodes, initializers=constants), ["Max", "Min", "Max"], num_changes=0)
+    rewritten(
+        model_of([helper.make_node("Max", ["x", "nought"], ["y"])], initializers=constants), ["Relu"], num_changes=1
+    )
+
+
+def test_limits_in_between_that_others_read_stay():
+    nodes = [
+        helper.make_node("Max", ["x", "nought"], ["a"]),
+        helper.make_node("Min", ["a", "six"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    rewritten(model_of(nodes, initializers=RELU6 | {"six": np.float32(0.5)}), ["Relu", "Min", "Add"], num_changes=1)
+
+
+@pytest.mark.parametrize("limit", [[6.0, 0.1, 6.0, 0.2, 6.0], [[[[[6.0]]]]]])
+def test_limits_that_broadcast_stay(limit):
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Min", ["a", "limit"], ["y"])]
+    rewritten(model_of(nodes, initializers={"limit": np.float32(limit)}), ["Relu", "Min"], num_changes=0)
