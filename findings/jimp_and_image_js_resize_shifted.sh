@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Versions: jimp 1.6.1, image-js 1.7.0, sharp 0.35.5 beside them (Node.js 20), Pillow 12.3.0, NumPy 2.4.6; Python 3.11, x86-64.
-# Guess: resize by bilinear or bicubic interpolation keeps a picture where it is, as Pillow's, OpenCV's and torchvision's do, centers
-#        of pixels on centers, whatever they do against aliasing: a ramp of 4 levels a pixel shrinks to the same ramp in all.
+# Guess: resize by bilinear or bicubic interpolation keeps a picture where it is, as Pillow's, OpenCV's and torchvision's do,
+#        centers of pixels on centers, whatever they do against aliasing: a ramp of 4 levels a pixel shrinks to the same ramp in all.
 # Seen:  sharp's shrunk ramp is Pillow's, and both of Jimp's where no mode is named. Its ResizeStrategy.BILINEAR begins at the
 #        corner: at a quarter of the size the picture lies 1.5 old pixels further right and down, at twice the size half
 #        a new one further left and up. image-js takes half a pixel from a position that it never added half of a new one
