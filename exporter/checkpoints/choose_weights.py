@@ -197,10 +197,22 @@ def _without_weights(payload: Mapping[object, object], path: Path) -> WeightsErr
     for key, value in payload.items():
         if isinstance(value, Opaque) and (key in WRAPPER_KEYS or ("." in value.name and "model" in str(key))):
             return _needs_code(path, f'under "{key}" it holds', value)
+    inside = [entries for key in WRAPPER_KEYS if isinstance(entries := payload.get(key), Mapping)]
+    for entries in (payload, *inside):
+        arrays = [name for name, value in entries.items() if isinstance(value, Opaque) and _is_array(value)]
+        if arrays:
+            return WeightsError(
+                f"{path}: {len(arrays)} of its values are NumPy arrays ({first_few(arrays, 3)}), expected tensors; "
+                "save {name: torch.from_numpy(array) for name, array in weights.items()}"
+            )
     return WeightsError(
         f"{path}: got a dict without weights (it holds {first_few(payload) or 'nothing'}), expected name -> tensor, "
         f"or that under one of {', '.join(WRAPPER_KEYS)}; save model.state_dict()"
     )
+
+
+def _is_array(value: Opaque) -> bool:
+    return value.name.startswith("numpy.") and value.name.endswith("multiarray._reconstruct")
 
 
 def _needs_code(path: Path, what: str, value: object) -> UnsafeCheckpointError:

@@ -134,6 +134,14 @@ def test_wrappers_in_wrappers_are_opened_and_noted(tmp_path, keys):
     assert loaded.notes == tuple(f'took the weights under "{key}"' for key in keys)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_numpy_arrays_in_the_place_of_tensors_are_told(wrapped, tmp_path):
+    arrays = {"conv1.weight": np.zeros((4, 3, 1, 1), np.float32), "fc.bias": np.zeros(4, np.float32)}
+    torch.save({"model": arrays, "epoch": 3} if wrapped else arrays, tmp_path / "weights.pt")
+    with pytest.raises(WeightsError, match=r"2 of its values are NumPy arrays \(conv1.weight, fc.bias\), .*from_numpy"):
+        load_checkpoint(tmp_path / "weights.pt")
+
+
 def test_a_wrapper_that_holds_itself_is_refused(tmp_path):
     payload = {"epoch": 3}
     payload["model"] = payload["state_dict"] = payload["ema"] = payload
