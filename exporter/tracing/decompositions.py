@@ -10,6 +10,8 @@
         So PyTorch computes it in evaluation mode; torch.onnx has no operator for it.
     clamp(x, 0, 1.5)                       ->  clamp(x, 0.0, 1.5)
         torch.onnx, of PyTorch 2.14, finds no operator for bounds of two types.
+    avg_pool2d(x, k, divisor_override=d)   ->  avg_pool2d(x, k) k k / d
+        torch.onnx leaves the divisor out.
     hardtanh(x, inplace=True) and the like ->  x.copy_(hardtanh(x))
         The same graph; PyTorch decomposes the first anew at every call, most of the time of tracing a MobileNet.
 
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +53,8 @@ class PlainFunctions(TorchFunctionMode):
                 return args[0].mean((-2, -1), keepdim=True)
             if size == tuple(args[0].shape[-2:]):
                 return args[0]
+        if func is F.avg_pool2d and (named.get("divisor_override") is not None or len(args) > 6):
+            return _average(*args, **named)
         if func in _RANDOM_SLOPES:
             return _mean_slope(func, *args, **named)
         if func in _ACTIVATIONS:
@@ -75,6 +79,35 @@ def _is_masked(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
 def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     return torch.matmul(torch.softmax(torch.matmul(query * factor, key.transpose(-2, -1)), dim=-1), value)
+
+
+def _average(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Source: torch.nn.AvgPool2d, documentation: the sum of every window is divided by `divisor_override`."""
+    kernel = _pair(kernel_size)
+    steps = _pair(stride) if stride else kernel  # an empty stride is none
+    if divisor_override is None:
+        return F.avg_pool2d(input, kernel, steps, padding, ceil_mode, count_include_pad)
+    factor = kernel[0] * kernel[1] / divisor_override
+    if not ceil_mode:
+        return F.avg_pool2d(input, kernel, steps, padding) * factor
+    given, sizes = _pair(padding), F.avg_pool2d(input, kernel, steps, padding, ceil_mode=True).shape[-2:]
+    ends = [
+        max(0, (sizes[axis] - 1) * steps[axis] + kernel[axis] - input.shape[axis - 2] - given[axis]) for axis in (0, 1)
+    ]
+    return F.avg_pool2d(F.pad(input, (given[1], ends[1], given[0], ends[0])), kernel, steps) * factor
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    given = (size,) if isinstance(size, int) else tuple(size)
+    return given[0], given[-1]
 
 
 def _mean_slope(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from exporter.tracing.decompositions import PlainFunctions
 from exporter.tracing.trace import trace
+from runtimes.ort.adapter import OrtRuntime
 
 CALLS = {
     "attention": lambda x: F.scaled_dot_product_attention(x, x * 0.5, x + 1),
@@ -20,6 +21,11 @@ CALLS = {
     "pool module": nn.AdaptiveAvgPool2d((1, 1)),
     "pool to its own size": lambda x: F.adaptive_avg_pool2d(x, (6, 8)),
     "pool to another size": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
+    "divisor": lambda x: F.avg_pool2d(x, 3, divisor_override=4),
+    "divisor, none": lambda x: F.avg_pool2d(x, 3, 2, 1, False, True, None),
+    "divisor, padded": nn.AvgPool2d((3, 2), 2, (1, 0), count_include_pad=False, divisor_override=5),
+    "divisor, rounded up": nn.AvgPool2d((2, 3), (3, 4), 1, ceil_mode=True, divisor_override=1),
+    "divisor, rounded up far": nn.AvgPool2d(4, 3, 2, ceil_mode=True, divisor_override=7),
     "group norm": nn.GroupNorm(2, 4),
     "group norm, no affine": lambda x: F.group_norm(x, 4),
     "hardtanh in place, read again": lambda x: F.hardtanh(y := x * 1, -0.5, 0.25, True) + y,
@@ -80,6 +86,17 @@ def test_rrelu_is_traced_as_leaky_relu():
     model, _ = trace(module, torch.zeros(2, 3, 8, 8), opset=17, producer_version="0", outputs=("logits",))
     slopes = [node.attribute[0].f for node in model.graph.node if node.op_type == "LeakyRelu"]
     assert slopes == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_a_divisor_of_averages_is_traced(ceil_mode):
+    """torch.onnx leaves it out, without a word."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(3, 2, 1, ceil_mode=ceil_mode, divisor_override=4)).eval()
+    images = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    model, _ = trace(module, images, opset=17)
+    with OrtRuntime(model) as runtime, torch.no_grad():
+        answer = torch.from_numpy(runtime.run({"input": images.numpy()})["logits"])
+        torch.testing.assert_close(answer, module(images), rtol=1e-5, atol=1e-5)
 
 
 def test_which_calls_are_replaced():
