@@ -141,6 +141,9 @@ def _guarded(words: Sequence[str]) -> int:
     except OSError as err:  # a disk, pipe or permission that nobody looked after: the system's refusal, not a defect
         _let_go_of_stdout()
         return _fail(OSError(f"the system refused: {err}").with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
+    except MemoryError as err:
+        told = f"not enough memory: {err or 'no more was given'}; give fewer images, or smaller batches (--batch)"
+        return _fail(MemoryError(told).with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         if interrupt.was_requested():  # a library made something else of it
             return _interrupted()

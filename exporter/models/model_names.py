@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from exporter.errors import UnknownModelError
@@ -169,6 +169,11 @@ def parse_model(text: str) -> ModelReference:
         return _python_object(text, prefix)
     if (family := family_of(name)) is not None:
         return ModelReference(family.source, name)
+    if text and Path(text).is_dir():
+        raise UnknownModelError(
+            f"{text!r} is a folder, expected a model; of a bundle give its model.onnx, of a package of weights the "
+            "network's name with --weights FILE, or auto"
+        )
     near = _near(text, (*(name for family in FAMILIES.values() for name in family.models), AUTO))
     families = ", ".join(FAMILIES)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known families: {families};"

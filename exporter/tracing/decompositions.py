@@ -93,12 +93,13 @@ def _average(
     """Source: torch.nn.AvgPool2d, documentation: the sum of every window is divided by `divisor_override`."""
     kernel = _pair(kernel_size)
     steps = _pair(stride) if stride else kernel  # an empty stride is none
+    given = _pair(padding)
     if divisor_override is None:
-        return F.avg_pool2d(input, kernel, steps, padding, ceil_mode, count_include_pad)
+        return F.avg_pool2d(input, kernel, steps, given, ceil_mode, count_include_pad)
     factor = kernel[0] * kernel[1] / divisor_override
     if not ceil_mode:
-        return F.avg_pool2d(input, kernel, steps, padding) * factor
-    given, sizes = _pair(padding), F.avg_pool2d(input, kernel, steps, padding, ceil_mode=True).shape[-2:]
+        return F.avg_pool2d(input, kernel, steps, given) * factor
+    sizes = F.avg_pool2d(input, kernel, steps, given, ceil_mode=True).shape[-2:]
     ends = [
         max(0, (sizes[axis] - 1) * steps[axis] + kernel[axis] - input.shape[axis - 2] - given[axis]) for axis in (0, 1)
     ]

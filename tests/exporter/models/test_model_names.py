@@ -85,6 +85,13 @@ def test_near_names_are_suggested(typed, meant):
     assert str(caught.value).partition("?")[0].count(" or ") <= 2
 
 
+def test_a_folder_is_told_as_such(tmp_path):
+    """Of a bundle people type the folder, which other commands take."""
+    (tmp_path / "resnet18-int8").mkdir()
+    with pytest.raises(UnknownModelError, match=r"'.*resnet18-int8' is a folder, .* of a bundle give its model.onnx"):
+        parse_model(str(tmp_path / "resnet18-int8"))
+
+
 @pytest.mark.parametrize("typed", ["", "x", "yolo"])
 def test_without_a_near_name_the_families_are_listed(typed):
     with pytest.raises(UnknownModelError, match=r"known families: resnet, .*, hiera; any other as torchvision:NAME"):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 
+import numpy as np
 import pytest
 
 import resnet_export.main
@@ -61,6 +62,11 @@ def test_turned_into_another_error(monkeypatch, capsys):
 
     assert command(monkeypatch, work) == resnet_export.main.EXIT_INTERRUPTED
     assert "internal error" not in capsys.readouterr().err
+
+
+def test_too_little_memory_is_no_defect(monkeypatch, capsys):
+    assert command(monkeypatch, lambda: np.zeros((10**7, 3, 2048, 2048))) == resnet_export.main.EXIT_BAD_INPUT
+    assert "error: not enough memory: Unable to allocate" in capsys.readouterr().err
 
 
 def test_between_the_batches_of_a_step(monkeypatch):
