@@ -93,7 +93,8 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
     shapes = _output_shapes(model, path)
     gives_logits = len(shapes) == 1 and len(shapes[0]) == 1 and shapes[0][0] is not None
     is_features = gives_logits and ends_in_features(model)
-    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    given = [entry.t for node in model.graph.node if node.op_type == "Constant" for entry in node.attribute]
+    floats = [tensor for tensor in (*model.graph.initializer, *given) if tensor.data_type == TensorProto.FLOAT]
     return OnnxSource(
         model=model,
         path=path,

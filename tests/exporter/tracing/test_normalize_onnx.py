@@ -110,6 +110,17 @@ def test_a_file_that_is_fit(tmp_path):
     assert (source.input_size, source.batch, source.opset) == ((8, 8), None, 17)
 
 
+def test_weights_in_constant_nodes_are_counted(tmp_path):
+    """As Paddle2ONNX writes them: no initializer at all."""
+    model = classifier()
+    known = read_onnx(saved(tmp_path, model)).num_parameters
+    made = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes = [*made, *model.graph.node]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    assert read_onnx(saved(tmp_path, model)).num_parameters == known > 0
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip file", b"\x08\x07", b"import torch\n"])
 def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "model.onnx"
