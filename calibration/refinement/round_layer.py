@@ -3,7 +3,8 @@
     1  `layer_statistics`     what the layer reads, and what it misses, summed over the sample
     2  `weight_compensation`  target: the float weights, or those that make up for the error in what is read
     3  `coordinate_descent`   levels for the target
-    4  row by row, the levels are kept only where they lower the layer's error below that of the nearest levels
+    4  where the target is another than the float weights: row by row, the levels are kept only where they lower the
+       layer's error below that of the nearest levels (descent towards the float weights does so by itself)
 
 Wide layers are rounded in parts of columns, one after the other: each part sees what the parts before it left.
 """
@@ -75,12 +76,10 @@ def round_layer(
         moved = compensation(statistics, run_rows)
         sums = statistics.whole()
         del statistics  # its halves are as large
-        target: Array = own[:, :, part]
         if moved is None:
-            sums.residual[:] = 0
+            levels[:, :, part] = round_by_descent(own[:, :, part], scale, sums.hessian, run_rows)
         else:
-            target = target + moved
-        levels[:, :, part] = _levels(own[:, :, part], target, scale, sums, run_rows)
+            levels[:, :, part] = _levels(own[:, :, part], moved, scale, sums, run_rows)
         if part != parts[-1]:
             layer.lose(part, own[:, :, part] - levels[:, :, part] * scale[:, :, np.newaxis])
     return levels
@@ -96,10 +95,10 @@ def _statistics(layer: LayerReads, part: slice, *, is_only: bool) -> LayerStatis
     return collect(layer.missed_outputs(), is_centered=is_centered, run=layer.run)
 
 
-def _levels(weight: Tensor, target: Array, scale: NDArray[np.float32], sums: Sums, run: Run) -> NDArray[np.int8]:
-    """Return levels for `target`; rows for which they are no better than the nearest ones take the nearest."""
+def _levels(weight: Tensor, moved: Array, scale: NDArray[np.float32], sums: Sums, run: Run) -> NDArray[np.int8]:
+    """Return levels for `weight + moved`; rows for which they are no better than the nearest ones take the nearest."""
     nearest = nearest_levels(weight, scale)
-    rounded = round_by_descent(target, scale, sums.hessian, run)
+    rounded = round_by_descent(weight + moved, scale, sums.hessian, run)
     step = scale[:, :, np.newaxis]
     errors = run(partial(error_change, levels * step - weight, sums) for levels in (nearest, rounded))
     better = (errors[1] < errors[0]) & np.isfinite(errors[1])

@@ -7,7 +7,7 @@ are mostly noise should count for less, and what the layers before lost in one c
 
 with H and M of `layer_statistics`. Fitted on few images this would fit their noise, so the error on the images that did
 not take part decides (two halves, each judging the other): of all outputs together, how far a goes down; of each, which
-a is the best, or that none is better than none.
+a is the best, or that none is better than none. Halves whose M have hardly anything in common are not fitted at all.
 
 Source: ridge regression with two-fold cross-validation; targets from the float model's outputs rather than from
 W x as in Li et al. 2025, "GPTAQ", arXiv:2504.02692.
@@ -15,6 +15,7 @@ W x as in Li et al. 2025, "GPTAQ", arXiv:2504.02692.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import repeat
 
@@ -28,6 +29,11 @@ RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Values of a, tried in this order until one does worse than the one before: for many layers the first does worse than
 nothing. At 10 what is left of D lies within rounding."""
 
+ALIKE = 0.1
+"""Cosine of the halves' residuals below which nothing is fitted: what is no chance in a half is about this share of it.
+Of the layers of a ResNet-50, a ResNet-50-thin, a ResNet-18, EfficientNet-Lite0 and MobileNetV2 at effort 2, an `a`
+helped 5 of 124 below it and 104 of 170 above."""
+
 Array = NDArray[np.floating]
 
 
@@ -39,7 +45,7 @@ def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
         run: Runs what is done for both halves at a time.
     """
     first, second = statistics.halves
-    if not first.residual.any() or not second.residual.any():
+    if _likeness(first, second) < ALIKE:
         return None
     found, least, least_of_all = np.zeros_like(first.residual), np.zeros(first.residual.shape[:2]), 0.0
     for ridge in RIDGES:
@@ -68,6 +74,18 @@ def error_change(change: Array, sums: Sums) -> NDArray[np.float64]:
     inner *= change
     grown: NDArray[np.float64] = inner.sum(axis=2, dtype=np.float64)
     return grown
+
+
+def _likeness(first: Sums, second: Sums) -> float:
+    """Return the cosine of two residuals, each column relative to how large its input is; 0 where one is nothing."""
+    sizes = np.einsum("gkk->gk", first.hessian) + np.einsum("gkk->gk", second.hessian)
+    weights = np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+
+    def product(one: Sums, other: Sums) -> float:
+        return float(np.einsum("gok,gok,gk->", one.residual, other.residual, weights))
+
+    lengths = product(first, first) * product(second, second)
+    return product(first, second) / math.sqrt(lengths) if 0 < lengths < math.inf else 0.0
 
 
 def _fit(sums: Sums, ridge: float) -> Array:

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 from onnx import helper
 
 from calibration.refinement.layer_reads import LayerReads
-from calibration.refinement.layer_statistics import Sums, collect
-from calibration.refinement.weight_compensation import RIDGES, compensation, error_change
+from calibration.refinement.layer_statistics import LayerStatistics, Sums, collect
+from calibration.refinement.weight_compensation import ALIKE, RIDGES, compensation, error_change
 
 SEED = 20261130
 NODE = helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -58,6 +58,27 @@ def test_errors_that_other_images_do_not_share_are_not_fitted() -> None:
     weight, read = random.normal(size=(3, 40)), random.normal(size=(2, 15, 40))
     in_float = read + random.normal(size=(2, 15, 40))
     assert compensation(statistics(read, in_float, weight)) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "is_fitted"), [(0.8 * ALIKE, False), (1.25 * ALIKE, True), (-0.5, False), (0.0, False)]
+)
+def test_halves_whose_residuals_are_not_alike_are_not_fitted(
+    share: float, is_fitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second residual is `share` of the first and what is at right angles to it, by the size of what is read."""
+    random = np.random.default_rng(SEED)
+    sizes = random.uniform(0.1, 50, size=8)
+    first, other = random.normal(size=(2, 1, 5, 8))
+    other -= first * (first * other).sum() / (first**2).sum()
+    other *= np.sqrt((first**2).sum() / (other**2).sum())
+    second = share * first + np.sqrt(1 - share**2) * other
+    halves = [Sums(np.diag(sizes)[np.newaxis], residual * np.sqrt(sizes)) for residual in (first, second)]
+    fitted = []
+    solve = np.linalg.solve
+    monkeypatch.setattr(np.linalg, "solve", lambda *arrays: fitted.append(arrays) or solve(*arrays))
+    compensation(LayerStatistics((halves[0], halves[1]), np.zeros(1, np.float32)))
+    assert bool(fitted) == is_fitted
 
 
 def test_error_change_is_that_of_the_outputs() -> None:
