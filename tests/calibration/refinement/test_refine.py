@@ -211,7 +211,7 @@ def test_second_order_rounding_brings_the_layers_closer(images: np.ndarray, dial
 
 
 def test_a_layer_of_many_columns_is_rounded_in_parts(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As VGG's first dense layer is, whose Hessian fits into no memory: each part sees what the parts before left."""
+    """As VGG's first dense layer is, whose Hessian fits into no memory: whose parts have Hessians that do."""
     smooth = images.cumsum(axis=2).cumsum(axis=3) / 8
     build = GraphBuilder()
     build.node("Flatten", "flat", "input")
