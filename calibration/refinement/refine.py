@@ -24,7 +24,7 @@ from calibration.refinement.bias_correction import bias_correction, channel_mean
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layer_hessian import has_rows, mean_rows, weight_from_rows, weight_rows
 from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
-from calibration.refinement.round_layer import WIDEST, round_layer
+from calibration.refinement.round_layer import FITTED, WIDEST, round_layer
 from calibration.refinement.workers import Run, alone, workers
 from exporter.graph.onnx_graph import array_from_initializer
 from runtimes.machine.free_memory import give_back_free_memory
@@ -76,7 +76,8 @@ def refine(
 ) -> tuple[RefinedModel, RefinedModel | None]:
     """Refine `quantized`; return it, and on demand a copy whose layers of any width are rounded.
 
-    Both share the way to the first layer that only the second one rounds.
+    Both share the way to the first layer that only the second one rounds; behind it, too, the levels of layers whose
+    rounding looks at nothing but what they read, which differs between the two by a little noise.
 
     Args:
         reference: The float32 model it was made from.
@@ -109,7 +110,9 @@ def refine(
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
         means_read = _means_read(layer, copy.constants, run) if corrects else None
         rounds = copy.thorough or not is_wide
-        if rounds and in_float is not None and in_float.node.input[1] in tensors:
+        if rounds and copy is not first and FITTED < _num_columns(layer.node, copy.constants) <= WIDEST:
+            num_rounded = _take_levels(layer.node, first, copy)
+        elif rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])
             num_rounded = _round(layer, in_float, weight, copy.constants, means_read, run=run)
         if corrects:
@@ -151,10 +154,22 @@ def wide_layers(quantized: ModelProto) -> tuple[str, ...]:
 
 def _is_wide(node: NodeProto, constants: LayerConstants) -> bool:
     """Tell whether a layer is rounded by a thorough refinement alone."""
+    return _num_columns(node, constants) > WIDEST
+
+
+def _num_columns(node: NodeProto, constants: LayerConstants) -> int:
+    """Return how many values a layer reads for each it gives; 0 for a layer that is not rounded."""
     weight = constants.weight(node)
     if weight is None or not has_rows(node, weight.levels.ndim):
-        return False
-    return bool(weight_rows(node, weight.levels).shape[2] > WIDEST)
+        return 0
+    return int(weight_rows(node, weight.levels).shape[2])
+
+
+def _take_levels(node: NodeProto, first: _Copy, second: _Copy) -> int:
+    """Give a layer of the second copy the levels it has in the first one; return how many were rounded there."""
+    if weight := first.constants.weight(node):
+        second.constants.set_levels(weight.name, weight.levels)
+    return first.done[-1].num_rounded
 
 
 def _divides_by_features(model: ModelProto) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from graph_builder import GraphBuilder
-from onnx import ModelProto, TensorProto
+from numpy.testing import assert_array_equal
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from calibration.methods.dialect import Dialect
 from calibration.methods.effort import steps_of
@@ -39,8 +40,13 @@ def noise(count: int, size: int = 8) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def narrow_layers_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer is wide from a tenth of the columns on; all else is as with wide layers, rounding in two parts, too."""
+    limit_columns(monkeypatch, FITTED=115, WIDEST=115)
+
+
+def limit_columns(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
     for module in (refine_module, round_layer_module):
-        monkeypatch.setattr(module, "WIDEST", 115)
+        for name, columns in limits.items():
+            monkeypatch.setattr(module, name, columns)
 
 
 def wide() -> ModelProto:
@@ -179,6 +185,27 @@ def test_both_copies_share_the_way_to_the_first_wide_layer(monkeypatch: pytest.M
     assert plain == chosen(1, Judgement(worse, better)) != thorough
     monkeypatch.setattr(refine_module, "_Copy", partial(refine_module._Copy, thorough=True))
     assert thorough == chosen(1, Judgement(better, worse))
+
+
+def test_levels_that_hang_on_what_is_read_alone_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a layer behind a wide one that is not fitted, too: its bias is each copy's own."""
+    images = noise(100)
+    limit_columns(monkeypatch, FITTED=10)
+    rounded: list[str] = []
+    whole = refine_module.round_layer
+    monkeypatch.setattr(
+        refine_module,
+        "round_layer",
+        lambda node, *args, **named: rounded.append(node.name) or whole(node, *args, **named),
+    )
+    pair = refined_pair(wide_within(), images)
+    assert rounded == ["narrow", "wide", "point", "last"]
+    levels = [
+        numpy_helper.to_array(next(tensor for tensor in copy.model.graph.initializer if tensor.dims == [16, 16, 1, 1]))
+        for copy in pair
+    ]
+    assert_array_equal(*levels)
+    assert [layer.num_rounded for layer in pair[0].layers][2] == [layer.num_rounded for layer in pair[1].layers][2] > 0
 
 
 def test_a_wide_layer_in_float_is_nothing_to_judge() -> None:

@@ -211,7 +211,7 @@ def test_second_order_rounding_brings_the_layers_closer(images: np.ndarray, dial
 
 
 def test_a_layer_of_many_columns_is_rounded_in_parts(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As VGG's first dense layer is, whose Hessian fits into no memory: whose parts have Hessians that do."""
+    """As VGG's first dense layer is, whose Hessian fits into no memory."""
     smooth = images.cumsum(axis=2).cumsum(axis=3) / 8
     build = GraphBuilder()
     build.node("Flatten", "flat", "input")
@@ -220,7 +220,8 @@ def test_a_layer_of_many_columns_is_rounded_in_parts(images: np.ndarray, monkeyp
     build.node("MatMul", "layer", "flat", "w")
     model = build.model("layer")
     quantized = quantized_from(model, smooth)
-    monkeypatch.setattr("calibration.refinement.round_layer.WIDEST", 50)
+    for limit in ("FITTED", "WIDEST"):
+        monkeypatch.setattr(f"calibration.refinement.round_layer.{limit}", 50)
     result = refined(model, quantized, smooth, round_weights=True).model
     levels = next(v for v in constants(result).values() if v.shape == (128, 16))
     assert np.mean(levels == next(v for v in constants(quantized).values() if v.shape == (128, 16))) < 0.9
