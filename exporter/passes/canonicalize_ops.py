@@ -5,16 +5,20 @@ input, and `torch.flatten` as Reshape to [batch, C]. TensorRT 8.6 reads no axes 
 everything (facts of its onnx parser, `builtin_op_importers.cpp`), and the Reshape hides that the batch is kept. So:
 
     ReduceMean(x, axes = last two, keepdims = 1)  ->  GlobalAveragePool(x)
+    AveragePool(x), one window over all of x      ->  GlobalAveragePool(x)
     Reshape([N, C, 1, 1], to [batch, C])          ->  Flatten(axis = 1)
+    Reshape([N, C, ...], to [batch, C, ...])      ->  x
     Identity(x), Dropout(x), Concat(x) alone      ->  x
     Mul(y, Expand(x)), where Mul broadcasts x     ->  Mul(y, x), and so for Add, Sub, Div
     CastLike(c, x), the type of x known           ->  Cast(c)
     Reduce*(x, noop_with_empty_axes = 0)          ->  Reduce*(x), its default, which opset 17 does not know
     Max(Min(Relu(x), 6), 0), from 0 to a constant ->  Clip(x, 0, 6), or Relu(x) where nothing limits it above
 
-The Expand takes the batch at run time (Shape, Concat) to say what broadcasting says anyway. The last is for means that
-keep no axes, such as `x.mean((2, 3))`, and other reductions: onnx's version converter leaves the attribute in, and its
-own checker then refuses the file. Limits taken one by one are how files out of TensorFlow write ReLU6
+Files out of TensorFlow pool a known picture by one window, for squeeze-and-excitation and before the head, and reshape
+what that gives to its own shape: neither is seen as a gate (`calibration/placement/channel_gates.py`). The Expand takes
+the batch at run time (Shape, Concat) to say what broadcasting says anyway. The last but one is for means that keep no
+axes, such as `x.mean((2, 3))`, and other reductions: onnx's version converter leaves the attribute in, and its own
+checker then refuses the file. Limits taken one by one are how files out of TensorFlow write ReLU6
 (`tf.clip_by_value`); only Relu and Clip are seen as rectifiers, by quantizers and by what fuses kernels.
 """
 
@@ -46,6 +50,8 @@ def canonical_ops(model: ModelProto) -> onnx_graph.PassResult:
             _become(node, "GlobalAveragePool")
         elif _is_flatten(node, constants, shapes):
             _become(node, "Flatten", axis=1)
+        elif _keeps_shape(node, constants, shapes):
+            _become(node, "Identity")
         elif node.op_type == "CastLike" and (kind := types.get(node.input[1])) is not None:
             _become(node, "Cast", to=kind.tensor_type.elem_type)
         elif node.op_type.startswith("Reduce") and onnx_graph.attribute(node, "noop_with_empty_axes") == 0:
@@ -61,6 +67,17 @@ def canonical_ops(model: ModelProto) -> onnx_graph.PassResult:
 
 
 def _is_global_average_pool(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> bool:
+    if node.op_type == "AveragePool":
+        whole = shapes.get(node.input[0], ())[2:]
+        # One window, so that strides and ceil_mode say nothing; without padding, neither does count_include_pad.
+        is_plain = not any(onnx_graph.attribute(node, "pads", ())) and not onnx_graph.pads_by_rule(node)
+        kernel = tuple(onnx_graph.attribute(node, "kernel_shape"))
+        return (
+            len(kernel) == 2
+            and kernel == whole
+            and is_plain
+            and set(onnx_graph.attribute(node, "dilations", (1,))) == {1}
+        )
     if node.op_type != "ReduceMean" or onnx_graph.attribute(node, "keepdims", 1) != 1:
         return False
     rank = len(shapes.get(node.input[0], ()))
@@ -84,6 +101,18 @@ def _is_flatten(node: NodeProto, constants: Mapping[str, TensorProto], shapes: R
     target = onnx_graph.array_from_initializer(constants[node.input[1]]).tolist()
     keeps_batch = target[:1] == [-1] or (target[:1] == [0] and not onnx_graph.attribute(node, "allowzero", 0))
     return keeps_batch and target[1:] == [product]
+
+
+def _keeps_shape(node: NodeProto, constants: Mapping[str, TensorProto], shapes: Ranks) -> bool:
+    """Match a Reshape to the shape that its input has, where at most the batch is unknown."""
+    if node.op_type != "Reshape" or node.input[1] not in constants or onnx_graph.attribute(node, "allowzero", 0):
+        return False
+    before = shapes.get(node.input[0], ())
+    if len(before) < 2 or not all(isinstance(size, int) and size > 0 for size in before[1:]):
+        return False
+    first, *rest = onnx_graph.array_from_initializer(constants[node.input[1]]).tolist()
+    same = tuple(size or known for size, known in zip(rest, before[1:], strict=False))
+    return len(rest) == len(before) - 1 and same == before[1:] and first in (0, -1, before[0])
 
 
 def _become(node: NodeProto, op_type: str, **attributes: int) -> None:

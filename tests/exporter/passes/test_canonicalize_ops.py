@@ -6,6 +6,8 @@ from graph_builder import GraphBuilder
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from calibration.placement.channel_gates import find_gates
+from exporter.graph.onnx_graph import infer_shapes
 from exporter.passes.canonicalize_ops import canonical_ops
 
 SHAPE = ("N", 4, 3, 5)
@@ -127,6 +129,62 @@ def test_no_op_reduction_stays_one():
     )
 
 
+# AveragePool
+
+
+def average_pool(kernel, *, shape=SHAPE, **attributes):
+    nodes = [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=kernel, **attributes)]
+    return model_of(nodes, shape=shape, opset=20)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"strides": [3, 5]}, {"ceil_mode": 1}, {"auto_pad": "VALID"}, {"count_include_pad": 1, "pads": [0, 0, 0, 0]}],
+)
+def test_one_window_over_the_picture_is_global_average_pool(attributes):
+    (node,) = rewritten(average_pool([3, 5], **attributes), ["GlobalAveragePool"], num_changes=1).graph.node
+    assert not node.attribute
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape", "attributes"),
+    [
+        ([3, 4], SHAPE, {}),
+        ([3, 5], SHAPE, {"pads": [1, 0, 0, 0]}),
+        ([3, 5], SHAPE, {"auto_pad": "SAME_UPPER"}),
+        ([2, 3], SHAPE, {"dilations": [2, 2]}),
+        ([3], ("N", 4, 3), {}),
+    ],
+)
+def test_other_windows_stay(kernel, shape, attributes):
+    rewritten(average_pool(kernel, shape=shape, **attributes), ["AveragePool"], num_changes=0)
+
+
+def test_a_window_over_a_picture_of_unknown_size_stays():
+    result = canonical_ops(average_pool([3, 5], shape=("N", 4, "height", 5)))
+    assert [node.op_type for node in result.model.graph.node] == ["AveragePool"]
+
+
+def test_gates_of_tensorflow_are_seen():
+    """Squeeze-and-excitation as tf2onnx writes it: one window, and every tensor reshaped to the shape that it has."""
+    graph = GraphBuilder(channels=4)
+    x = graph.node("AveragePool", "pool", "input", kernel_shape=[8, 8], strides=[8, 8])
+    x = graph.node("Reshape", "first", x, graph.constant("four", np.array([-1, 4, 1, 1])))
+    x = graph.node("Relu", "relu", graph.conv("reduce", x, 2, kernel=1))
+    x = graph.node("Reshape", "second", x, graph.constant("two", np.array([-1, 2, 1, 1])))
+    gate = graph.node("Sigmoid", "gate", graph.conv("expand", x, 4, kernel=1))
+    model = graph.model(graph.conv("next", graph.node("Mul", "scale", "input", gate), 2), opset=20)
+    assert not find_gates(infer_shapes(model)).operand
+    result = canonical_ops(model).model
+    found = find_gates(infer_shapes(result))
+    assert (found.operand, found.layers) == ({"scale": 1}, {"reduce", "expand"})
+    x = np.random.default_rng(0).normal(size=(3, 4, 8, 8)).astype(np.float32)
+    got, expected = (
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"input": x})[0] for each in (result, model)
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
 # Reshape
 
 
@@ -153,11 +211,37 @@ def test_reshape_to_batch_and_features_is_flatten(target, attributes):
         ([0, -1], SHAPE),  # equal, but what -1 stands for is not written
         ([60, -1], SHAPE),
         ([2, 60], (2, 4, 3, 5)),
-        ([-1, 12], ("N", 12)),
     ],
 )
 def test_other_reshapes_stay(target, shape):
     rewritten(reshape(target, shape=shape), ["Reshape"], num_changes=0)
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        ([-1, 4, 3, 5], SHAPE),
+        ([0, 4, 3, 5], SHAPE),
+        ([-1, 0, 3, 0], SHAPE),
+        ([2, 4, 3, 5], (2, 4, 3, 5)),
+        ([-1, 12], ("N", 12)),
+    ],
+)
+def test_reshape_to_its_own_shape_goes(target, shape):
+    nodes = [
+        helper.make_node("Reshape", ["x", "target"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    rewritten(model_of(nodes, initializers={"target": np.array(target)}, shape=shape), ["Relu"], num_changes=2)
+
+
+@pytest.mark.parametrize("target", [[-1, 4, 5, 3], [-1, 3, 4, 5], [-1, 4, 3, 5, 1], [4, -1, 3, 5], [0, 4, -1, 5]])
+def test_reshape_to_another_shape_of_as_many_axes_stays(target):
+    nodes = [
+        helper.make_node("Reshape", ["x", "target"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    rewritten(model_of(nodes, initializers={"target": np.array(target)}), ["Reshape", "Relu"], num_changes=0)
 
 
 def test_reshape_to_a_literal_zero_stays():
