@@ -58,9 +58,9 @@ class LayerReads:
         """Yield looks at x and d of each image, float32 [groups, P, K] each."""
         return (partial(self._missed_inputs, *pair) for pair in self.images())
 
-    def missed_outputs(self) -> Iterator[Look]:
-        """Yield looks at x and e of each image, float32 [groups, P, K] and [groups, P, O]."""
-        return (partial(self._missed_outputs, *pair) for pair in self.images())
+    def missed_outputs(self, rows: slice = slice(None)) -> Iterator[Look]:
+        """Yield looks at x and e of each image, float32 [groups, P, K] and [groups, P, O]; or e of some outputs."""
+        return (partial(self._missed_outputs, self.weight[:, rows], *pair) for pair in self.images())
 
     def _inputs(self, columns: slice, read: Input) -> tuple[Array, Array]:
         rows = self._centered(self._sampler.rows(read(), columns), columns)
@@ -70,9 +70,9 @@ class LayerReads:
         rows = self._sampler.rows(read())
         return self._centered(rows, slice(None)), self._sampler.rows(in_float()) - rows
 
-    def _missed_outputs(self, read: Input, in_float: Input) -> tuple[Array, Array]:
+    def _missed_outputs(self, weight: Array, read: Input, in_float: Input) -> tuple[Array, Array]:
         rows, missed = self._missed_inputs(read, in_float)
-        return rows, np.matmul(missed, self.weight.transpose(0, 2, 1))
+        return rows, np.matmul(missed, weight.transpose(0, 2, 1))
 
     def _centered(self, rows: Array, columns: slice) -> Array:
         return rows if self.center is None else rows - self.center[:, np.newaxis, columns]

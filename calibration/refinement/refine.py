@@ -24,7 +24,7 @@ from calibration.refinement.bias_correction import bias_correction, channel_mean
 from calibration.refinement.layer_constants import LayerConstants
 from calibration.refinement.layer_hessian import has_rows, mean_rows, weight_from_rows, weight_rows
 from calibration.refinement.layerwise_walk import Layer, LayerwiseWalk, OpenRuntime, Tensor, quantized_layers
-from calibration.refinement.round_layer import FITTED, WIDEST, round_layer
+from calibration.refinement.round_layer import SELDOM_FITTED, WIDEST, round_layer
 from calibration.refinement.workers import Run, alone, workers
 from exporter.graph.onnx_graph import array_from_initializer
 from runtimes.machine.free_memory import give_back_free_memory
@@ -76,8 +76,9 @@ def refine(
 ) -> tuple[RefinedModel, RefinedModel | None]:
     """Refine `quantized`; return it, and on demand a copy whose layers of any width are rounded.
 
-    Both share the way to the first layer that only the second one rounds; behind it, too, the levels of layers whose
-    rounding looks at nothing but what they read, which differs between the two by a little noise.
+    Both share the way to the first layer that only the second one rounds; behind it, too, the levels of layers of
+    many columns: they hang on what the layer reads, which differs between the two by a little noise, hardly on what it
+    misses.
 
     Args:
         reference: The float32 model it was made from.
@@ -110,7 +111,7 @@ def refine(
         corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
         means_read = _means_read(layer, copy.constants, run) if corrects else None
         rounds = copy.thorough or not is_wide
-        if rounds and copy is not first and FITTED < _num_columns(layer.node, copy.constants) <= WIDEST:
+        if rounds and copy is not first and SELDOM_FITTED < _num_columns(layer.node, copy.constants) <= WIDEST:
             num_rounded = _take_levels(layer.node, first, copy)
         elif rounds and in_float is not None and in_float.node.input[1] in tensors:
             weight = array_from_initializer(tensors[in_float.node.input[1]])

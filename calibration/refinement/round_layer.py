@@ -6,8 +6,8 @@
     4  where the target is another than the float weights: row by row, the levels are kept only where they lower the
        layer's error below that of the nearest levels (descent towards the float weights does so by itself)
 
-A layer of many columns aims at its float weights: that many weights, fitted on one half of the sample, do worse on the
-other. A wide one is rounded in parts of columns, each for itself.
+For a layer of many columns there hardly ever are such: a few of its outputs tell. A wide one is rounded in parts of
+columns, each for itself, and aims at its float weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from calibration.refinement.coordinate_descent import column_parts, nearest_leve
 from calibration.refinement.layer_hessian import weight_rows
 from calibration.refinement.layer_reads import Input, LayerReads
 from calibration.refinement.layer_statistics import LayerStatistics, Sums, collect
-from calibration.refinement.weight_compensation import compensation, error_change
+from calibration.refinement.weight_compensation import compensation, error_change, is_worth_fitting
 from calibration.refinement.workers import Run, alone
 
 WIDEST = 1152
@@ -31,10 +31,13 @@ WIDEST = 1152
 leaves wider layers alone: they are the last of a network, where rounding gains least, 0.1 dB on a ResNet-18. Parts of
 2304 columns are no nearer there (three orders of the images)."""
 
-FITTED = 576
-"""Columns, 3 x 3 x 64, of the widest layer that makes up for the error in what it reads. Weights that did better on the
-other half were found for one of 104 wider layers and parts of a ResNet-50, a ResNet-50-thin, a ResNet-18,
-EfficientNet-Lite0 and MobileNetV2, for 108 of the 190 others; and to look for them takes longer than to round."""
+SELDOM_FITTED = 576
+"""Columns, 3 x 3 x 64, of more than which a layer seldom has weights that make up for the error in what it reads. Some
+that did better on the other half were found for one of 104 such layers and parts of a ResNet-50, a ResNet-50-thin, a
+ResNet-18, EfficientNet-Lite0 and MobileNetV2, for 108 of 190 others. To look for them takes longer than to round."""
+
+FEW = 32
+"""Outputs that tell whether to look for them."""
 
 LARGEST_SUM = 1e30
 """Of the squares of what a layer reads. Of larger ones the products with a column of levels may leave float32: such a
@@ -72,11 +75,11 @@ def round_layer(
     """
     own = weight_rows(node, weight).astype(np.float32, copy=False)
     layer = LayerReads(node, weight.shape[2:], own, reads, num_images, center)
-    if own.shape[2] <= FITTED:
-        return _round_fitted(layer, scale, run)
+    if own.shape[2] <= WIDEST:
+        return _round_whole(layer, scale, run)
     parts = column_parts(own.shape[2], WIDEST)
     levels = np.empty(own.shape, np.int8)
-    within, beside = (run, alone) if len(parts) == 1 or own[:, :, parts[0]].size > LARGE else (alone, run)
+    within, beside = (run, alone) if own[:, :, parts[0]].size > LARGE else (alone, run)
 
     def round_parts(some: Iterable[slice]) -> None:
         for part in some:
@@ -88,28 +91,34 @@ def round_layer(
 
 def _round_part(layer: LayerReads, part: slice, scale: NDArray[np.float32], run: Run) -> NDArray[np.int8]:
     """Return levels for some columns, int8 [groups, O, columns], that aim at the float weights."""
-    statistics, weight = collect(layer.inputs(part), run=run), layer.weight[:, :, part]
-    if not _is_usable(statistics):
-        return nearest_levels(weight, scale).astype(np.int8)
-    return round_by_descent(weight, scale, statistics.whole().hessian, run if weight.size <= LARGE else alone)
+    return _descend(layer.weight[:, :, part], scale, collect(layer.inputs(part), run=run), run)
 
 
-def _round_fitted(layer: LayerReads, scale: NDArray[np.float32], run: Run) -> NDArray[np.int8]:
+def _round_whole(layer: LayerReads, scale: NDArray[np.float32], run: Run) -> NDArray[np.int8]:
     """Return levels, int8 [groups, O, K], that aim at weights which make up for the error in what the layer reads."""
     weight, is_centered = layer.weight, layer.center is not None
+    if weight.shape[2] > SELDOM_FITTED and weight.shape[1] > 2 * FEW:
+        some = slice(None, None, weight.shape[1] // FEW)
+        statistics = collect(layer.missed_outputs(some), is_centered=is_centered, run=run)
+        if not is_worth_fitting(statistics):
+            return _descend(weight, scale, statistics, run)
     if weight.shape[2] < 2 * weight.shape[1]:  # the shorter way: d has fewer columns than twice the rows
         statistics = collect(layer.missed_inputs(), weight=weight, is_centered=is_centered, run=run)
     else:
         statistics = collect(layer.missed_outputs(), is_centered=is_centered, run=run)
-    if not _is_usable(statistics):
-        return nearest_levels(weight, scale).astype(np.int8)
-    run_rows = run if weight.size <= LARGE else alone
-    moved = compensation(statistics, run_rows)
+    moved = compensation(statistics, run if weight.size <= LARGE else alone) if _is_usable(statistics) else None
+    if moved is None:
+        return _descend(weight, scale, statistics, run)
     sums = statistics.whole()
     del statistics  # its halves are as large
-    if moved is None:
-        return round_by_descent(weight, scale, sums.hessian, run_rows)
-    return _levels(weight, moved, scale, sums, run_rows)
+    return _levels(weight, moved, scale, sums, run if weight.size <= LARGE else alone)
+
+
+def _descend(weight: Tensor, scale: NDArray[np.float32], statistics: LayerStatistics, run: Run) -> NDArray[np.int8]:
+    """Return levels that aim at the float weights."""
+    if not _is_usable(statistics):
+        return nearest_levels(weight, scale).astype(np.int8)
+    return round_by_descent(weight, scale, statistics.whole().hessian, run if weight.size <= LARGE else alone)
 
 
 def _is_usable(statistics: LayerStatistics) -> bool:

@@ -44,9 +44,9 @@ def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
         statistics: Of the layer, with what it misses.
         run: Runs what is done for both halves at a time.
     """
-    first, second = statistics.halves
-    if _likeness(first, second) < ALIKE:
+    if not is_worth_fitting(statistics):
         return None
+    first, second = statistics.halves
     found, least, least_of_all = np.zeros_like(first.residual), np.zeros(first.residual.shape[:2]), 0.0
     for ridge in RIDGES:
         fits = run(partial(_fit, half, ridge) for half in (first, second))
@@ -61,6 +61,11 @@ def compensation(statistics: LayerStatistics, run: Run = alone) -> Array | None:
         found[better] = mean[better]
         del fits, mean  # the next ones are as large
     return found if least_of_all else None
+
+
+def is_worth_fitting(statistics: LayerStatistics) -> bool:
+    """Tell whether what the layer misses is alike in both halves; some of its outputs tell for all."""
+    return _likeness(*statistics.halves) >= ALIKE
 
 
 def error_change(change: Array, sums: Sums) -> NDArray[np.float64]:

@@ -40,13 +40,12 @@ def noise(count: int, size: int = 8) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def narrow_layers_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer is wide from a tenth of the columns on; all else is as with wide layers, rounding in two parts, too."""
-    limit_columns(monkeypatch, FITTED=115, WIDEST=115)
+    limit_columns(monkeypatch, "WIDEST", 115)
 
 
-def limit_columns(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
+def limit_columns(monkeypatch: pytest.MonkeyPatch, name: str, columns: int) -> None:
     for module in (refine_module, round_layer_module):
-        for name, columns in limits.items():
-            monkeypatch.setattr(module, name, columns)
+        monkeypatch.setattr(module, name, columns)
 
 
 def wide() -> ModelProto:
@@ -187,10 +186,10 @@ def test_both_copies_share_the_way_to_the_first_wide_layer(monkeypatch: pytest.M
     assert thorough == chosen(1, Judgement(better, worse))
 
 
-def test_levels_that_hang_on_what_is_read_alone_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a layer behind a wide one that is not fitted, too: its bias is each copy's own."""
+def test_levels_of_layers_of_many_columns_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those behind a wide one, too: the second copy takes the first one's."""
     images = noise(100)
-    limit_columns(monkeypatch, FITTED=10)
+    limit_columns(monkeypatch, "SELDOM_FITTED", 10)
     rounded: list[str] = []
     whole = refine_module.round_layer
     monkeypatch.setattr(

@@ -220,8 +220,7 @@ def test_a_layer_of_many_columns_is_rounded_in_parts(images: np.ndarray, monkeyp
     build.node("MatMul", "layer", "flat", "w")
     model = build.model("layer")
     quantized = quantized_from(model, smooth)
-    for limit in ("FITTED", "WIDEST"):
-        monkeypatch.setattr(f"calibration.refinement.round_layer.{limit}", 50)
+    monkeypatch.setattr("calibration.refinement.round_layer.WIDEST", 50)
     result = refined(model, quantized, smooth, round_weights=True).model
     levels = next(v for v in constants(result).values() if v.shape == (128, 16))
     assert np.mean(levels == next(v for v in constants(quantized).values() if v.shape == (128, 16))) < 0.9
