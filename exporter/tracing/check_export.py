@@ -43,6 +43,14 @@ RUNS_AWAY = (
 )
 
 
+ONE_COLOR = (
+    "This frame has one color: a network that divides by how much its input or a map varies, as "
+    "(x - mean) / (std + 1e-8) does, divides float32's rounding by almost nothing there, and every way to compute it "
+    "gives other answers. Add more to what it divides by, such as 1e-3, or give sqrt(variance + 1e-5); a network that "
+    "does not divide so has another fault, which only this frame shows"
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ExactOutput:
     """One output of the reference in float64, and the largest |difference| from it that float32 is expected to make."""
@@ -143,8 +151,8 @@ def check_against_pytorch(
                     raise ExportCheckError(
                         f"the exported model does not answer like {reference_name}: {where} the largest "
                         f"|difference| is {diff:.3g} where the largest |logit| is {largest:.3g} "
-                        f"(allowed: {MAX_RELATIVE_DIFFERENCE:g} of it){_chance(judge, expected, reference_name)}; "
-                        "nothing was written"
+                        f"(allowed: {MAX_RELATIVE_DIFFERENCE:g} of it){_chance(judge, expected, reference_name)}"
+                        f"{_of_one_color(where, batch)}; nothing was written"
                     )
                 max_rounding = max(rounding, max_rounding or 0.0)
     num_images = min(len(images), max(BATCH_SIZES))
@@ -203,6 +211,13 @@ def _chance(exact: ExactOutput | None, expected: Array, reference_name: str) -> 
         f". {reference_name} in float32 is itself {own:.3g} from {reference_name} in float64, {own / largest:.0%} of "
         f"the largest |logit|: {RUNS_AWAY}"
     )
+
+
+def _of_one_color(where: str, batch: NDArray[np.float32]) -> str:
+    """Return what to add where only a frame of one color shows the difference: photographs are compared before."""
+    if not where.startswith("on ") or not (batch == batch[..., :1, :1]).all():
+        return ""
+    return f". On photographs both agree. {ONE_COLOR}"
 
 
 def outputs_in_order(runtime: Runtime, images: NDArray[np.float32]) -> list[Array]:
