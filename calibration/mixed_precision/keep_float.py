@@ -7,7 +7,7 @@ ranking of `sensitivity`. In a file of another exporter `/layer4/layer4.1/conv2/
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from onnx import ModelProto, NodeProto
 
@@ -52,8 +52,9 @@ def _nodes_of(name: str, model: ModelProto, shown: dict[str, str]) -> tuple[str,
         members = {member for block in find_blocks(model, layers) if block.name == STEM for member in block.nodes}
         nodes = [node for node in model.graph.node if node.name in members]
     if not nodes:
-        raise PlacementError(f"keep_float: nothing is called {name!r}{_near(name, shown.values())}")
-    if not any(node.op_type in ALL_WEIGHTED_OPS or node.op_type == "Add" for node in nodes):
+        known = [shown[node.name] for node in model.graph.node if _can_be_kept(node)]
+        raise PlacementError(f"keep_float: nothing is called {name!r}{_near(name, known)}")
+    if not any(map(_can_be_kept, nodes)):
         kinds = ", ".join(sorted({node.op_type for node in nodes}))
         raise PlacementError(
             f"keep_float: {name!r} is {kinds}: it has no weights, and what it gives is quantized for the layer that "
@@ -62,9 +63,12 @@ def _nodes_of(name: str, model: ModelProto, shown: dict[str, str]) -> tuple[str,
     return tuple(str(node.name) for node in nodes)
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _can_be_kept(node: NodeProto) -> bool:
+    return node.op_type in ALL_WEIGHTED_OPS or node.op_type == "Add"
+
+
+def _near(name: str, words: Sequence[str]) -> str:
     """Return the nearest names of layers and of the modules around them, in words."""
-    words = list(known)
     paths = {".".join(word.split(".")[:end]) for word in words for end in range(1, word.count(".") + 2)}
     near = difflib.get_close_matches(name, sorted(paths), n=NUM_NEAR, cutoff=0.4)
     return f", expected the name of a layer or block; nearest: {', '.join(near or words[:NUM_NEAR])}"

@@ -58,6 +58,13 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         nodes_named(chain(*LAYERS), ["layer1.0.conv3"])
 
 
+def test_what_could_not_be_kept_is_not_proposed():
+    with pytest.raises(PlacementError, match=r"nothing is called 'layer1\.0\.conv1\.rel'") as refused:
+        nodes_named(chain(*LAYERS), ["layer1.0.conv1.rel"])
+    assert "nearest: layer1.0.conv1" in str(refused.value)
+    assert ".relu" not in str(refused.value)
+
+
 def test_what_has_no_weights_is_refused():
     with pytest.raises(PlacementError, match=r"'conv1\.relu' is Relu: it has no weights"):
         nodes_named(chain(*LAYERS), ["conv1.relu"])
