@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("runtimes", "exporter", "calibration", "resnet_export")
 MOST = 5
 
-TAKEN_OVER = {"_mean_slope"}
-"""Takes what torch.nn.functional.rrelu takes, in its order."""
+TAKEN_OVER = {"_mean_slope", "_average"}
+"""Take what torch.nn.functional's rrelu and avg_pool2d take, in their order."""
 
 
 @pytest.mark.parametrize("package", PACKAGES)
