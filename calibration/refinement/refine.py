@@ -16,7 +16,7 @@ from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.errors import CalibrationError
 from calibration.methods.effort import Effort
@@ -95,7 +95,6 @@ def refine(
     Raises:
         CalibrationError: If there are no images, or the two models do not belong together.
     """
-    keeps_zero = _divides_by_features(reference)
     layers = quantized_layers(quantized)
     if missing := [name for name in layers if images and name not in means]:
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
@@ -105,33 +104,19 @@ def refine(
     )
     floats = walk_in_float if effort.round_weights else repeat(None)
     tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
-
-    def refine_layer(copy: _Copy, layer: Layer, in_float: Layer | None, *, is_wide: bool) -> None:
-        num_rounded, largest = 0, 0.0
-        corrects = effort.correct_biases and not (keeps_zero and not _has_bias(layer))
-        means_read = _means_read(layer, copy.constants, run) if corrects else None
-        rounds = copy.thorough or not is_wide
-        if rounds and copy is not first and SELDOM_FITTED < _num_columns(layer.node, copy.constants) <= WIDEST:
-            num_rounded = _take_levels(layer.node, first, copy)
-        elif rounds and in_float is not None and in_float.node.input[1] in tensors:
-            weight = array_from_initializer(tensors[in_float.node.input[1]])
-            num_rounded = _round(layer, in_float, weight, copy.constants, means_read, run=run)
-        if corrects:
-            largest = _correct(layer, means[layer.node.name], means_read, copy.constants, copy.walk)
-        copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
-
     first, second = _Copy(walk, LayerConstants(walk.model.graph)), None
     layers_of_second: Iterator[Layer] = iter(())
     with workers() as run:
+        job = _Job(effort, means, tensors, _divides_by_features(reference), run)
         for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
-            is_wide = _is_wide(layer.node, first.constants)
-            if also_thorough and second is None and is_wide:
+            columns = _num_columns(layer.node, first.constants)
+            if also_thorough and second is None and columns > WIDEST:
                 fork = walk.fork()
-                second = _Copy(fork, LayerConstants(fork.model.graph), thorough=True, done=list(first.done))
+                second = _Copy(fork, LayerConstants(fork.model.graph), True, first, list(first.done))
                 layers_of_second = iter(fork)
-            refine_layer(first, layer, in_float, is_wide=is_wide)
+            job.refine_layer(first, layer, in_float, columns)
             if second is not None:
-                refine_layer(second, next(layers_of_second), in_float, is_wide=is_wide)
+                job.refine_layer(second, next(layers_of_second), in_float, columns)
     count = sum(map(len, images))
     refined = RefinedModel(walk.model, tuple(first.done), count)
     return refined, None if second is None else RefinedModel(second.walk.model, tuple(second.done), count)
@@ -139,23 +124,54 @@ def refine(
 
 @dataclass(slots=True, eq=False)
 class _Copy:
-    """A refined copy in the making: the way through it, and what was done so far; `thorough` rounds any width."""
+    """A refined copy in the making.
+
+    Attributes:
+        walk: The way through it.
+        constants: Of its model.
+        thorough: Whether layers of any width are rounded.
+        beside: The copy that goes ahead of this one, layer by layer.
+        done: What was done so far.
+    """
 
     walk: LayerwiseWalk
     constants: LayerConstants
     thorough: bool = False
+    beside: _Copy | None = None
     done: list[LayerRefinement] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """What refining each layer takes: see `refine`; `tensors` are the float model's, by name."""
+
+    effort: Effort
+    means: Mapping[str, NDArray[np.float32]]
+    tensors: Mapping[str, TensorProto]
+    keeps_zero: bool
+    run: Run
+
+    def refine_layer(self, copy: _Copy, layer: Layer, in_float: Layer | None, columns: int) -> None:
+        """Round a layer's weight, which has so many columns, and correct its bias, in place."""
+        num_rounded, largest = 0, 0.0
+        corrects = self.effort.correct_biases and not (self.keeps_zero and not _has_bias(layer))
+        means_read = _means_read(layer, copy.constants, self.run) if corrects else None
+        if copy.beside is not None and SELDOM_FITTED < columns <= WIDEST:
+            num_rounded = _take_levels(layer.node, copy.beside, copy)
+        elif (copy.thorough or columns <= WIDEST) and in_float is not None and in_float.node.input[1] in self.tensors:
+            weight = array_from_initializer(self.tensors[in_float.node.input[1]])
+            num_rounded = _round(layer, in_float, weight, copy.constants, means_read, run=self.run)
+        if corrects:
+            largest = _correct(layer, self.means[layer.node.name], means_read, copy.constants, copy.walk)
+        copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
 
 
 def wide_layers(quantized: ModelProto) -> tuple[str, ...]:
     """Return the names of the layers that only a thorough refinement rounds, in graph order."""
     constants, names = LayerConstants(quantized.graph), set(quantized_layers(quantized))
-    return tuple(node.name for node in quantized.graph.node if node.name in names and _is_wide(node, constants))
-
-
-def _is_wide(node: NodeProto, constants: LayerConstants) -> bool:
-    """Tell whether a layer is rounded by a thorough refinement alone."""
-    return _num_columns(node, constants) > WIDEST
+    return tuple(
+        node.name for node in quantized.graph.node if node.name in names and _num_columns(node, constants) > WIDEST
+    )
 
 
 def _num_columns(node: NodeProto, constants: LayerConstants) -> int:

@@ -106,12 +106,13 @@ def _round_whole(layer: LayerReads, scale: NDArray[np.float32], run: Run) -> NDA
         statistics = collect(layer.missed_inputs(), weight=weight, is_centered=is_centered, run=run)
     else:
         statistics = collect(layer.missed_outputs(), is_centered=is_centered, run=run)
-    moved = compensation(statistics, run if weight.size <= LARGE else alone) if _is_usable(statistics) else None
+    run_rows = run if weight.size <= LARGE else alone
+    moved = compensation(statistics, run_rows) if _is_usable(statistics) else None
     if moved is None:
         return _descend(weight, scale, statistics, run)
     sums = statistics.whole()
     del statistics  # its halves are as large
-    return _levels(weight, moved, scale, sums, run if weight.size <= LARGE else alone)
+    return _levels(weight, moved, scale, sums, run_rows)
 
 
 def _descend(weight: Tensor, scale: NDArray[np.float32], statistics: LayerStatistics, run: Run) -> NDArray[np.int8]:
@@ -122,6 +123,7 @@ def _descend(weight: Tensor, scale: NDArray[np.float32], statistics: LayerStatis
 
 
 def _is_usable(statistics: LayerStatistics) -> bool:
+    """Tell whether products with the sums stay within float32."""
     return all(np.einsum("gkk->gk", half.hessian).max() < LARGEST_SUM for half in statistics.halves)
 
 
