@@ -113,16 +113,14 @@ def _check(run: ExportRun, exported: ExportedModel) -> CheckReport:
 
     loaded, golden, reporter = run.loaded, run.golden, run.reporter
     name, model = loaded.reference_name, exported.onnx
-    with (
-        reporter.working(f"comparing with {name}"),
-        TorchRuntime(loaded.module, output_names=loaded.outputs) as reference,
-    ):
+    with reporter.working(f"comparing with {name}"):
         exact = None if loaded.source == "onnx" else partial(exact_outputs, loaded.module)
         tensors = partial(all_tensors, model, open_runtime=OrtRuntime)
-        check_rows_are_independent(reference, golden, tensors=tensors, reference_name=name, exact=exact)
+        again = TorchRuntime(loaded.module, output_names=loaded.outputs)  # nothing is remembered
+        check_rows_are_independent(again, golden, tensors=tensors, reference_name=name, exact=exact)
         check_declared_shapes(model, golden[:2], open_runtime=OrtRuntime)
         check = check_against_pytorch(
-            reference,
+            run.reference,
             model,
             golden,
             open_runtime=OrtRuntime,
@@ -164,12 +162,10 @@ def _is_chance(check: CheckReport) -> bool:
 def _answers(run: ExportRun, exported: ExportedModel) -> AnswerKind:
     """Return what the network gives, by its graph or its answers; tell what is no logits, refuse a second Softmax."""
     from exporter.graph.output_kind import output_kind
-    from runtimes.pytorch import TorchRuntime
 
     kind = output_kind(exported.onnx)
     if kind is AnswerKind.LOGITS:
-        with TorchRuntime(run.loaded.module, output_names=run.loaded.outputs) as reference:
-            kind = kind_of_answers(first_output(reference, run.golden)) or kind
+        kind = kind_of_answers(first_output(run.reference, run.golden)) or kind
     if run.options.softmax and not kind.needs_softmax:
         raise ExportError(f"the network gives {kind.value} already; leave --softmax out")
     if kind is not AnswerKind.LOGITS:
@@ -188,14 +184,12 @@ def _on_hard_frames(run: ExportRun, artifacts: Artifacts) -> dict[str, Any]:
     """Run every file on black, white and other hard frames; return what `report.json` says of it."""
     from exporter.tracing.check_hard_frames import check_hard_frames
     from runtimes.ort.adapter import OrtRuntime
-    from runtimes.pytorch import TorchRuntime
 
-    files, loaded = artifacts.model_files(), run.loaded
+    files, preprocessing = artifacts.model_files(), run.loaded.preprocessing
     open_runtime = partial(OrtRuntime, exact_qdq=run.options.target.exact_int8_simulation)
-    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
-        found = check_hard_frames(
-            reference, files, loaded.preprocessing, run.golden, open_runtime=open_runtime, warn=run.reporter.warn
-        )
+    found = check_hard_frames(
+        run.reference, files, preprocessing, run.golden, open_runtime=open_runtime, warn=run.reporter.warn
+    )
     shares = [
         f"{name.removeprefix('ONNX ')} {max(found[file].values()):.2g}"
         for file, (name, _) in files.items()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import ExportCheckError
+from resnet_export.export_job.context.remembered_answers import RememberedAnswers
 from resnet_export.export_job.context.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
 from runtimes.inference.model_in_memory import OtherRuntime
@@ -22,6 +23,8 @@ from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.protocol import Runtime, outputs_of
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from exporter.models.loaded_model import LoadedModel
     from resnet_export.console.reporter import Reporter
     from resnet_export.export_job.context.artifacts import Artifacts
@@ -80,14 +83,16 @@ def measure(run: ExportRun, artifacts: Artifacts) -> list[MeasuredRow]:
     Raises:
         ExportCheckError: If a plain session answers otherwise than the file says.
     """
-    _check_plain_sessions(run, artifacts)
     images, loaded, reporter = run.images, run.loaded, run.reporter
     parity: dict[str, LogitComparison] = {}
     features: dict[str, dict[str, TensorParity]] = {}
-    if images.measured and not loaded.gives_logits:
-        features = _features(run, artifacts)
-    elif images.measured:
-        parity = _parity(run, artifacts)
+    with ExitStack() as stack:
+        candidates = _opened(run, artifacts, stack) if images.measured else {}
+        _check_plain_sessions(run, artifacts, candidates)
+        if images.measured and not loaded.gives_logits:
+            features = _features(run, candidates)
+        elif images.measured:
+            parity = _parity(run, candidates)
     latency = _latency(run, artifacts)
     rows = [MeasuredRow(reference_row(loaded), None, parity.get(reference_row(loaded)), None)]
     for file, (name, _) in artifacts.model_files().items():
@@ -136,18 +141,15 @@ def _is_rewritten(run: ExportRun, file: str) -> bool:
     return run.options.target.exact_int8_simulation and ".int8." in file
 
 
-def _check_plain_sessions(run: ExportRun, artifacts: Artifacts) -> None:
+def _check_plain_sessions(run: ExportRun, artifacts: Artifacts, candidates: Mapping[str, Runtime]) -> None:
     """Compare a plain session on the golden inputs with what INT8 files say; refuse more than the file's own error."""
-    from runtimes.ort.adapter import OrtRuntime
     from runtimes.ort.plain_session import compare_plain_session
 
-    quantized = {file: model for file, (_, model) in artifacts.model_files().items() if ".int8." in file}
-    if not quantized:
-        return
-    with OrtRuntime(artifacts.exported.onnx) as reference:
-        expected = first_output(reference, run.golden)
-    for file, model in run.reporter.track("opening plain sessions", quantized.items(), total=len(quantized)):
-        found = compare_plain_session(model, run.golden, expected)
+    quantized = [(file, *named) for file, named in artifacts.model_files().items() if ".int8." in file]
+    for file, name, model in run.reporter.track("opening plain sessions", quantized, total=len(quantized)):
+        is_known = name in candidates and _is_rewritten(run, file)
+        written = first_output(candidates[name], run.golden) if is_known else None
+        found = compare_plain_session(model, run.golden, first_output(run.reference, run.golden), written)
         if found.agrees:
             continue
         if not found.saturates:
@@ -170,60 +172,53 @@ def _has_saturating_row(run: ExportRun, artifacts: Artifacts) -> bool:
     return artifacts.int8 is not None and not run.options.target.exact_int8_simulation and bool(why_int8_saturates())
 
 
-def _parity(run: ExportRun, artifacts: Artifacts) -> dict[str, LogitComparison]:
+def _parity(run: ExportRun, candidates: Mapping[str, Runtime]) -> dict[str, LogitComparison]:
     name_of_reference = reference_row(run.loaded)
-    with ExitStack() as stack:
-        reference, candidates = _opened(run, artifacts, stack)
-        meters = {name: LogitMeter(strict=True) for name in (name_of_reference, *candidates)}
-        for batch in run.batches("comparing", run.images.measured):
-            labels = run.labels_of(batch)
-            expected = first_output(reference, batch.images)
-            meters[name_of_reference].add(expected, expected, labels=labels)
-            for name, candidate in candidates.items():
-                meters[name].add(expected, first_output(candidate, batch.images), labels=labels)
+    meters = {name: LogitMeter(strict=True) for name in (name_of_reference, *candidates)}
+    for batch in run.batches("comparing", run.images.measured):
+        labels = run.labels_of(batch)
+        expected = first_output(run.reference, batch.images)
+        meters[name_of_reference].add(expected, expected, labels=labels)
+        for name, candidate in candidates.items():
+            meters[name].add(expected, first_output(candidate, batch.images), labels=labels)
     return {name: meter.report() for name, meter in meters.items()}
 
 
-def _features(run: ExportRun, artifacts: Artifacts) -> dict[str, dict[str, TensorParity]]:
+def _features(run: ExportRun, candidates: Mapping[str, Runtime]) -> dict[str, dict[str, TensorParity]]:
     """Return row name to output name to comparison."""
-    loaded = run.loaded
-    with ExitStack() as stack:
-        reference, candidates = _opened(run, artifacts, stack)
-        meters = {name: {output: TensorMeter() for output in loaded.outputs} for name in candidates}
-        for batch in run.batches("comparing", run.images.measured):
-            expected = outputs_of(reference, batch.images)
-            for name, candidate in candidates.items():
-                got = outputs_of(candidate, batch.images)
-                for output, meter in meters[name].items():
-                    meter.add(expected[output], got[output])
+    meters = {name: {output: TensorMeter() for output in run.loaded.outputs} for name in candidates}
+    for batch in run.batches("comparing", run.images.measured):
+        expected = outputs_of(run.reference, batch.images)
+        for name, candidate in candidates.items():
+            got = outputs_of(candidate, batch.images)
+            for output, meter in meters[name].items():
+                meter.add(expected[output], got[output])
     return {name: {output: meter.report() for output, meter in found.items()} for name, found in meters.items()}
 
 
-def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> tuple[Runtime, dict[str, Runtime]]:
-    """Open the reference and, by row name, every file, until `stack` is left."""
+def _opened(run: ExportRun, artifacts: Artifacts, stack: ExitStack) -> dict[str, Runtime]:
+    """Open every file, by row name, until `stack` is left."""
     from runtimes.ort.adapter import OrtRuntime
-    from runtimes.pytorch import TorchRuntime
 
-    loaded = run.loaded
+    def opened(model: ModelProto, *, exact_qdq: bool = False, allow_saturation: bool = False) -> Runtime:
+        runtime = OrtRuntime(model, exact_qdq=exact_qdq, allow_saturation=allow_saturation)
+        return RememberedAnswers(stack.enter_context(runtime))
+
     exact = run.options.target.exact_int8_simulation
-    reference: Runtime = stack.enter_context(TorchRuntime(loaded.module, output_names=loaded.outputs))
-    candidates: dict[str, Runtime] = {
-        name: stack.enter_context(OrtRuntime(model, exact_qdq=exact))
-        for name, model in artifacts.model_files().values()
-    }
+    candidates = {name: opened(model, exact_qdq=exact) for name, model in artifacts.model_files().values()}
     for file, (name, model) in artifacts.model_files().items():
         if _is_rewritten(run, file):
-            candidates[f"{name}, {PLAIN_SESSION}"] = stack.enter_context(OrtRuntime(model, allow_saturation=True))
+            candidates[f"{name}, {PLAIN_SESSION}"] = opened(model, allow_saturation=True)
     for name, other in _elsewhere(run, artifacts).items():
-        opened = other.open(artifacts.model_files()[other.file][1])
-        candidates[name] = stack.enter_context(opened.runtime)
-        for warning in opened.warnings:
+        elsewhere = other.open(artifacts.model_files()[other.file][1])
+        candidates[name] = stack.enter_context(elsewhere.runtime)
+        for warning in elsewhere.warnings:
             run.reporter.warn(f"{name}: {warning}")
     if artifacts.dla is not None and artifacts.dla.simulation is not None:
-        candidates[DLA_ROW] = stack.enter_context(OrtRuntime(artifacts.dla.simulation, exact_qdq=True))
+        candidates[DLA_ROW] = opened(artifacts.dla.simulation, exact_qdq=True)
     if artifacts.quantized is not None and _has_saturating_row(run, artifacts):
-        candidates[SATURATING_ROW] = stack.enter_context(OrtRuntime(artifacts.quantized.model, allow_saturation=True))
-    return reference, candidates
+        candidates[SATURATING_ROW] = opened(artifacts.quantized.model, allow_saturation=True)
+    return candidates
 
 
 def _latency(run: ExportRun, artifacts: Artifacts) -> dict[str, Latency]:

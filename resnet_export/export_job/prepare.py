@@ -24,6 +24,7 @@ from exporter.target import check_opset
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.choose_images import ChosenImages, choose_images
 from resnet_export.export_job.context.options import ExportOptions
+from resnet_export.export_job.context.remembered_answers import RememberedAnswers
 from resnet_export.export_job.context.run import ExportRun
 from resnet_export.images.class_index import ClassIndex, class_indices
 from resnet_export.images.image_set import warn_of_files_passed_over
@@ -82,7 +83,14 @@ def prepare(options: ExportOptions, reporter: Reporter) -> ExportRun:
         )
     _check_head(options, loaded)
     classes = _class_indices(options, images, loaded, reporter)
-    return ExportRun(options, loaded, images, classes, _golden_inputs(images, loaded.preprocessing), reporter)
+    golden = _golden_inputs(images, loaded.preprocessing)
+    return ExportRun(options, loaded, _reference(loaded), images, classes, golden, reporter)
+
+
+def _reference(loaded: LoadedModel) -> RememberedAnswers:
+    from runtimes.pytorch import TorchRuntime
+
+    return RememberedAnswers(TorchRuntime(loaded.module, output_names=loaded.outputs))
 
 
 def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:

@@ -20,6 +20,7 @@ from exporter.bundle.tool_entry import tool_entry
 from exporter.bundle.write_folder import bundle_folder, file_entries, write_json, write_manifest
 from exporter.models.check_images import load_hard_frames
 from exporter.passes.convert_opset import BATCH_AXIS
+from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import expected_outputs
 from resnet_export.export_job.calibrate import calibration_report
 from resnet_export.export_job.context.artifacts import Artifacts
@@ -35,7 +36,7 @@ from runtimes.machine.installed_versions import installed_versions
 from runtimes.metrics.answer_kind import KEY
 from runtimes.metrics.parity import first_output
 from runtimes.preprocessing.restore_pixels import pixels_of
-from runtimes.pytorch import TorchRuntime
+from runtimes.protocol import outputs_of
 
 LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
 
@@ -47,7 +48,7 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) 
         ExportError: If the disk refuses; nothing is left behind.
     """
     options, loaded = run.options, run.loaded
-    arrays = _golden_arrays(artifacts, run.golden)
+    arrays = _golden_arrays(run, artifacts)
     with bundle_folder(options.folder, force=options.force) as folder:
         for file, model in artifacts.finished.items():
             onnx.save_model(model, folder / file)
@@ -68,26 +69,24 @@ def write_bundle(run: ExportRun, artifacts: Artifacts, rows: list[MeasuredRow]) 
     return report
 
 
-def _golden_arrays(artifacts: Artifacts, golden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _golden_arrays(run: ExportRun, artifacts: Artifacts) -> dict[str, NDArray[Any]]:
     """Return `input` as the files take it, what the reference gives under the outputs' names, and its `logits`."""
-    loaded, finish = artifacts.exported.loaded, artifacts.finish
-    given = pixels_of(loaded.preprocessing, golden) if finish.uint8_input else golden
-    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
-        runs = [reference.run({"input": image[np.newaxis]}) for image in golden]
-    plain = {name: np.concatenate([run[name] for run in runs]) for name in loaded.outputs}
+    loaded, finish = run.loaded, artifacts.finish
+    given = pixels_of(loaded.preprocessing, run.golden) if finish.uint8_input else run.golden
+    answers = [outputs_of(run.reference, image[np.newaxis]) for image in run.golden]  # one at a time: maps are large
+    plain = {name: np.concatenate([answer[name] for answer in answers]) for name in loaded.outputs}
     first = plain[loaded.outputs[0]]
     head = expected_outputs(first, finish)
     logits = {"logits": first} if first.ndim == 2 else {}
-    return {"input": given, **logits, **plain, **head, **_hard_arrays(artifacts)}
+    return {"input": given, **logits, **plain, **head, **_hard_arrays(run, finish)}
 
 
-def _hard_arrays(artifacts: Artifacts) -> dict[str, NDArray[Any]]:
+def _hard_arrays(run: ExportRun, finish: Finish) -> dict[str, NDArray[Any]]:
     """Return the frames of `HARD_FRAMES` as the files take them, and the reference's first output; no photographs."""
-    loaded = artifacts.exported.loaded
-    frames = load_hard_frames(loaded.preprocessing)
-    with TorchRuntime(loaded.module, output_names=loaded.outputs) as reference:
-        answers = np.concatenate([first_output(reference, frame[np.newaxis]) for frame in frames])
-    given = pixels_of(loaded.preprocessing, frames) if artifacts.finish.uint8_input else frames
+    preprocessing = run.loaded.preprocessing
+    frames = load_hard_frames(preprocessing)
+    answers = np.concatenate([first_output(run.reference, frame[np.newaxis]) for frame in frames])
+    given = pixels_of(preprocessing, frames) if finish.uint8_input else frames
     return {"hard_input": given, **({"hard_logits": answers} if answers.ndim == 2 else {})}
 
 

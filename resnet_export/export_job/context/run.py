@@ -14,6 +14,7 @@ from exporter.models.loaded_model import LoadedModel
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.choose_images import ChosenImages
 from resnet_export.export_job.context.options import ExportOptions
+from resnet_export.export_job.context.remembered_answers import RememberedAnswers
 from resnet_export.images.class_index import ClassIndex
 from resnet_export.images.stream import stream
 
@@ -23,10 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportRun:
-    """Settings of a run, complete before the first file is computed; `golden` are inputs, float32 [16, C, H, W]."""
+    """Settings of a run, complete before the first file is computed.
+
+    Attributes:
+        options: What was asked for.
+        loaded: The model.
+        reference: It, run by PyTorch: what every file is compared with.
+        images: To calibrate and to measure.
+        classes: Of the measured images, where they have labels.
+        golden: Inputs that the bundle keeps, float32 [16, C, H, W].
+        reporter: Takes what is told.
+    """
 
     options: ExportOptions
     loaded: LoadedModel
+    reference: RememberedAnswers
     images: ChosenImages
     classes: ClassIndex | None
     golden: NDArray[np.float32]
