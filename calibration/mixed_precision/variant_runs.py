@@ -20,13 +20,16 @@ from calibration.mixed_precision.variants import Variant, digest_of
 from calibration.pipeline.quantize_model import CalibratedModel
 from calibration.refinement.bias_correction import bias_correction, channel_means
 from calibration.refinement.layer_constants import LayerConstants
-from calibration.refinement.layerwise_walk import quantized_layers
+from calibration.refinement.layerwise_walk import OpenRuntime, quantized_layers
 from calibration.refinement.subgraph import PieceMaker, constant_nodes, nodes_between
+from exporter.graph.onnx_graph import with_outputs
+from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.closing import Closing
-from runtimes.protocol import Runtime
+from runtimes.protocol import Runtime, outputs_of
 from runtimes.side_by_side import SideBySide, in_order, pool_of
 
 Images = NDArray[np.float32]
+Means = NDArray[np.float64]
 
 NUM_SAMPLE = 16
 """Images of the sample that biases are corrected for; a file is corrected for up to 64.
@@ -64,18 +67,17 @@ class VariantRuns(Closing):
     """Runs the variants of one float model on the same images.
 
     Args:
-        calibrated: The float model, the images of its sample, and the means that biases are corrected to.
+        calibrated: The float model, and the images of the sample that biases are corrected for.
         cuts: Places of the float graph where pieces end, beside quantized layers.
         side_by_side: Opens models so that Q/DQ is computed as written, for batches that run side by side.
     """
 
     def __init__(self, calibrated: CalibratedModel, cuts: Iterable[int], side_by_side: SideBySide) -> None:
         self._graph = calibrated.model.graph
-        self._means = calibrated.means
-        self._corrects = calibrated.effort.correct_biases
-        self._sample = _first_images(calibrated.sample, NUM_SAMPLE) if self._corrects else ()
+        self._sample = _first_images(calibrated.sample, NUM_SAMPLE) if calibrated.effort.correct_biases else ()
         self._cuts = frozenset(cuts)
         self._open, self._streams = side_by_side.open, side_by_side.streams
+        self._means = _layer_means(calibrated.model, self._sample, self._open)
         self._stack = ExitStack()
         self._pool = self._stack.enter_context(pool_of(self._streams))
         self._sessions: dict[bytes, Runtime] = {}
@@ -158,7 +160,7 @@ class VariantRuns(Closing):
         """Correct a layer's bias for what the sample shows, in its constants and in every image's output."""
         sample, images = ([values[node.output[0]] for values in part] for part in (run.sample, run.images))
         found = channel_means(sample)
-        wanted = bias_correction(self._means[node.name][: len(found)] - found)
+        wanted = bias_correction(self._means[node.name] - found)
         applied = biases.add_to_bias(node, wanted).astype(np.float32)
         for batch in (*sample, *images):
             batch += applied.reshape(1, -1, *(1,) * (batch.ndim - 2))
@@ -171,6 +173,19 @@ def _first_images(batches: Sequence[Images], count: int) -> tuple[Images, ...]:
         if missing := count - sum(map(len, found)):
             found.append(batch[:missing])
     return tuple(found)
+
+
+def _layer_means(model: ModelProto, batches: Sequence[Images], open_runtime: OpenRuntime) -> dict[str, Means]:
+    """Return, by layer, the mean of each channel that it gives for each image, float64 [n, C]."""
+    output_of = {node.name: node.output[0] for node in model.graph.node if node.op_type in WEIGHTED_OPS}
+    if not batches:
+        return {}
+    found: list[dict[str, Means]] = []
+    with open_runtime(with_outputs(model, list(output_of.values()))) as runtime:
+        for image in (batch[place : place + 1] for batch in batches for place in range(len(batch))):
+            outputs = outputs_of(runtime, image)
+            found.append({name: channel_means([outputs[output]]) for name, output in output_of.items()})
+    return {name: np.concatenate([of_image[name] for of_image in found]) for name in output_of}
 
 
 def _live_tensors(graph: GraphProto) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Run batches through a float model once and yield what is to be known of its tensors, instead of the tensors.
 
 What leaves the session is small (see `observers.probes`): of each tensor the exact extremes of every channel and an
-evenly strided sample of about `SAMPLES_PER_IMAGE` values per image; of each layer asked for, its mean per channel.
+evenly strided sample of about `SAMPLES_PER_IMAGE` values per image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.methods.method import Method
-from calibration.observers.probes import FIRST_IMAGE, Observation, add_channel_means, add_probes, observe
+from calibration.observers.probes import FIRST_IMAGE, Observation, add_probes, observe
 from calibration.observers.sampled_positions import sampled_answers
 from calibration.observers.split_model import SplitModel, split_model
 from calibration.observers.tensor_bytes import made_bytes_per_image
@@ -34,8 +34,7 @@ FEW_SAMPLES_PER_IMAGE = 2048
 
 MAX_RUN_BYTES = 128 * 2**20
 """Of the tensors that one run keeps: so many images at a time. Tensors that are reduced stay alive for long, whatever
-order is asked for: a ResNet-50 at 224 x 224 takes 88 MB per image, all that it makes, with its layers' means, and 40 MB
-without."""
+order is asked for: a ResNet-50 at 224 x 224 takes 40 MB per image, half of all that it makes."""
 
 Images = NDArray[np.float32]
 Factors = NDArray[np.float64]
@@ -49,21 +48,19 @@ class SeenBatch:
     Attributes:
         images: The model input, float32 [n, C, H, W], n >= 1.
         observations: Tensor name to what was seen of it; all finite.
-        means: Name of a layer to the mean of its output per image and channel, float32 [n, C].
         answers: The model's first output (`sampled_answers`), float32 [n, values]; empty where it was not wanted.
     """
 
     images: Images
     observations: Mapping[str, Observation]
-    means: Mapping[str, NDArray[np.float32]]
     answers: Images
 
     def scaled(self, factors: Mapping[str, Factors]) -> SeenBatch:
-        """Return what channels times `factors`, float64 [C] > 0 by tensor, would show, up to rounding; no means."""
+        """Return what channels times `factors`, float64 [C] > 0 by tensor, would show, up to rounding."""
         observations = {
             name: seen.scaled(factors[name]) if name in factors else seen for name, seen in self.observations.items()
         }
-        return SeenBatch(self.images, observations, {}, self.answers)
+        return SeenBatch(self.images, observations, self.answers)
 
 
 def observe_batches(
@@ -72,7 +69,6 @@ def observe_batches(
     batches: Iterable[Images],
     *,
     open_runtime: OpenRuntime,
-    layers: Sequence[str] = (),
     method: Method | None = None,
     answers: bool = False,
 ) -> Generator[SeenBatch]:
@@ -86,7 +82,6 @@ def observe_batches(
         batches: Preprocessed images, float32 [n, C, H, W]; n may differ between batches. Consumed once.
         open_runtime: Opens a model, here one with its weights beside it; called once, and closed at the end. Without
             images it is not called, and to say which values are NaN or Inf it is called once more.
-        layers: Names of Conv, Gemm and MatMul nodes whose channel means are wanted.
         method: What the ranges will be chosen by: it decides how many values are sampled.
         answers: Whether what the model answers is wanted.
 
@@ -95,13 +90,12 @@ def observe_batches(
         ValueError: If a batch is empty.
     """
     first_image = 0
-    stream = _pieces(batches, _images_per_run(model, keeps_all=bool(layers)))
+    stream = _pieces(batches, _images_per_run(model))
     images = next(stream, None)
     if images is None:
         return
     split = split_model(model)
     probed = add_probes(split.skeleton, tensors, samples_per_image=samples_per_image(method))
-    mean_of = add_channel_means(probed.model, layers)
     probes, needs_first_image = probed.probes, probed.needs_first_image
     answer = model.graph.output[0].name
     with open_runtime(replace(split, skeleton=probed.model)) as runtime:
@@ -115,7 +109,6 @@ def observe_batches(
             seen = SeenBatch(
                 batch,
                 {probe.tensor: observe(probe, outputs, first_image) for probe in probes},
-                {layer: outputs[output].copy() for layer, output in mean_of.items()},
                 sampled_answers(outputs[answer]).copy() if answers else np.empty((len(batch), 0), np.float32),
             )
             del outputs  # the session's memory is free again when the next batch runs; what was seen are copies
@@ -131,13 +124,13 @@ def samples_per_image(method: Method | None) -> int:
     return FEW_SAMPLES_PER_IMAGE if method is not None and method.needs_few_samples else SAMPLES_PER_IMAGE
 
 
-def _images_per_run(model: ModelProto, *, keeps_all: bool) -> int | None:
+def _images_per_run(model: ModelProto) -> int | None:
     """Return how many images fit into `MAX_RUN_BYTES`, at least one; None where the sizes are not known."""
     try:
         made = made_bytes_per_image(model)
     except CalibrationError:  # windowed attention
         return None
-    return max(1, MAX_RUN_BYTES // (made if keeps_all else made // 2))
+    return max(1, MAX_RUN_BYTES // (made // 2))
 
 
 def _pieces(batches: Iterable[Images], largest: int | None) -> Iterator[Images]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from exporter.graph import onnx_graph
 
@@ -146,32 +146,6 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
     if sampled:
         result.graph.input.append(helper.make_tensor_value_info(FIRST_IMAGE, TensorProto.INT64, [1]))
     return ProbedModel(result, probes, sampled)
-
-
-def add_channel_means(model: ModelProto, layers: Sequence[str]) -> dict[str, str]:
-    """Let a model give the channel means of Conv, Gemm and MatMul layers too, in place; return the outputs by layer.
-
-    The model is float32, and so are the means, [n, C].
-    """
-    nodes = [node for node in model.graph.node if node.name in set(layers)]
-    types = onnx_graph.complete_types(model, (node.output[0] for node in nodes))
-    outputs = {info.name for info in model.graph.output}
-    mean_of = {}
-    for node in nodes:
-        kind = types[node.output[0]]
-        axes = position_axes(node, len(kind.tensor_type.shape.dim))
-        if axes:
-            mean_of[node.name] = _add_reduction(model, "ReduceMean", node.output[0], "mean", axes)
-        else:
-            mean_of[node.name] = node.output[0]
-            if node.output[0] not in outputs:
-                model.graph.output.append(onnx.ValueInfoProto(name=node.output[0], type=kind))
-    return mean_of
-
-
-def position_axes(node: NodeProto, rank: int) -> tuple[int, ...]:
-    """Return the axes of a layer's output along which one channel of one image lies."""
-    return tuple(range(1, rank - 1) if node.op_type == "MatMul" else range(2, rank))
 
 
 def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Observation:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -36,7 +36,6 @@ from calibration.refinement.channel_groups import ChannelGroup, find_channel_gro
 from calibration.refinement.choose_ranges import TrackTensors, choose_ranges
 from calibration.refinement.cross_layer_equalization import Factors, equalizing_factors, largest_sums, scale_channels
 from calibration.refinement.refine import LayerRefinement, RefinedModel, TrackLayers, refine, wide_layers
-from exporter.graph.weighted_ops import WEIGHTED_OPS
 from runtimes.machine.free_memory import give_back_free_memory
 
 Images = NDArray[np.float32]
@@ -55,7 +54,6 @@ class CalibratedModel:
         num_groups: Groups of tensors whose channels were scaled.
         sample: Batches that refinement and `settle_ranges` look at, float32 [n, C, H, W]; else empty.
         judges: Batches behind the sample that a further step is judged on; empty where there is none to judge.
-        means: Layer to the means of its output over the sample, float32 [n, C]; empty at effort 0.
         keep_float: Names of nodes that stay in float whatever else does.
     """
 
@@ -65,7 +63,6 @@ class CalibratedModel:
     num_groups: int = 0
     sample: tuple[Images, ...] = ()
     judges: tuple[JudgeBatch, ...] = ()
-    means: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     keep_float: frozenset[str] = frozenset()
 
 
@@ -153,7 +150,6 @@ def scale_and_calibrate(
         effort: Likewise.
     """
     tensors = tensors_to_observe(place(model, dialect))
-    layers = [node.name for node in model.graph.node if node.op_type in WEIGHTED_OPS]
     refines = effort.equalize or effort.correct_biases or effort.round_weights
     needs_sample = refines or isinstance(method, Auto)
     counts = tuple(images_per_layer(model).values()) if needs_sample else ()
@@ -163,7 +159,6 @@ def scale_and_calibrate(
         tensors,
         chain(sample, rest),
         open_runtime=open_runtime,
-        layers=layers if refines else (),
         method=method,
         answers=effort.thorough,
     )
@@ -172,25 +167,21 @@ def scale_and_calibrate(
         first = _first_images(observed, min(num_sample, min(counts, default=0)))
         factors = _factors(model, tensors, first) if effort.equalize and sample else {}
         of_tensors = {name: values for group, values in factors.items() for name in group.tensors}
-        noted: list[SeenBatch] = []
         judges: list[JudgeBatch] = []
-        wanted = num_sample, min(MAX_JUDGES, max(counts, default=0)) if effort.thorough else 0
-        batches_seen = _noting(noted, judges, chain(_taken(first), observed), wanted)
+        num_judges = min(MAX_JUDGES, max(counts, default=0)) if effort.thorough else 0
+        batches_seen = _noting(judges, chain(_taken(first), observed), num_sample, num_judges)
         seen = (batch.scaled(of_tensors) for batch in batches_seen)
         if calibrator is None:
             table = table_of(model, seen, method=method, dialect=dialect, zero_points=effort.zero_points)
         else:
             table = calibrator(model, of_tensors, seen)
-        while (_num_images(noted), _num_images(judges)) < wanted and next(batches_seen, None):
-            pass  # the calibrator knew the ranges, but nobody knows the means and answers
-        means = _means(noted, factors)
+        while _num_images(judges) < num_judges and next(batches_seen, None):
+            pass  # the calibrator knew the ranges, but nobody knows the answers
     give_back_free_memory()  # the session is closed
     equalized = scale_channels(model, factors).model if factors else model  # a copy, when the session's is gone
     if isinstance(batches, Generator):
         batches.close()  # a calibrator that knew the answer leaves images in it
-    return CalibratedModel(
-        equalized, table, effort, num_groups=len(factors), sample=tuple(sample), judges=tuple(judges), means=means
-    )
+    return CalibratedModel(equalized, table, effort, len(factors), tuple(sample), tuple(judges))
 
 
 def settle_ranges(
@@ -264,7 +255,6 @@ def _refine(
         calibrated.model,
         plain,
         calibrated.sample,
-        calibrated.means,
         open_runtime=open_exact,
         effort=effort,
         counts=images_per_layer(calibrated.model),
@@ -310,21 +300,15 @@ def _taken(batches: list[SeenBatch]) -> Iterator[SeenBatch]:
 
 
 def _noting(
-    noted: list[SeenBatch], judges: list[JudgeBatch], batches: Iterable[SeenBatch], wanted: tuple[int, int]
+    judges: list[JudgeBatch], batches: Iterable[SeenBatch], num_sample: int, num_judges: int
 ) -> Iterator[SeenBatch]:
-    """Yield the batches; note images and means of the first of them, and of those behind what judges need.
-
-    Args:
-        noted: Takes what stays small of the sample, whose images fill whole batches.
-        judges: Takes the images behind.
-        batches: All of them.
-        wanted: Images of the sample, and to judge on.
-    """
+    """Yield the batches; note what judges need of those behind the sample, whose images fill whole batches."""
+    passed = 0
     for batch in batches:
-        if _num_images(noted) < wanted[0]:
-            noted.append(replace(batch, observations={}, answers=np.empty((len(batch.images), 0), np.float32)))
-        elif missing := wanted[1] - _num_images(judges):
+        missing = num_judges - _num_images(judges)
+        if passed >= num_sample and missing:
             judges.append(JudgeBatch(batch.images[:missing], batch.answers[:missing]))
+        passed += len(batch.images)
         yield batch
 
 
@@ -342,13 +326,4 @@ def _factors(model: ModelProto, tensors: Iterable[str], seen: Sequence[SeenBatch
         group: equalizing_factors(group, largest, sums=sums)
         for group in groups
         if any(name in largest for name in group.tensors)
-    }
-
-
-def _means(seen: Sequence[SeenBatch], factors: Mapping[ChannelGroup, Factors]) -> dict[str, NDArray[np.float32]]:
-    """Return the means of every layer of the model with scaled channels, over all images seen."""
-    factors_of = {layer: values.astype(np.float32) for group, values in factors.items() for layer in group.producers}
-    return {
-        layer: np.concatenate([batch.means[layer] for batch in seen]) * factors_of.get(layer, np.float32(1.0))
-        for layer in (seen[0].means if seen else ())
     }

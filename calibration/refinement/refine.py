@@ -10,9 +10,9 @@ constants change: levels of weights by a step or two, biases by a fraction of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,6 @@ def refine(
     reference: ModelProto,
     quantized: ModelProto,
     images: Sequence[Tensor],
-    means: Mapping[str, NDArray[np.float32]],
     *,
     open_runtime: OpenRuntime,
     effort: Effort,
@@ -84,8 +83,6 @@ def refine(
         reference: The float32 model it was made from.
         quantized: Q/DQ model of either dialect; edited in place.
         images: Batches of preprocessed images, float32 [n, C, H, W].
-        means: Name of every quantized layer to the means of the reference's output on each of the images, float32
-            [n, C].
         open_runtime: Opens a model so that Q/DQ is computed as written (`OrtRuntime(..., exact_qdq=True)`).
         effort: Whether to correct biases, and to round weights.
         counts: Name of a layer to how many of the images it is refined on; all by default.
@@ -96,27 +93,27 @@ def refine(
         CalibrationError: If there are no images, or the two models do not belong together.
     """
     layers = quantized_layers(quantized)
-    if missing := [name for name in layers if images and name not in means]:
+    in_reference = {node.name for node in reference.graph.node}
+    if missing := [name for name in layers if name not in in_reference]:
         raise CalibrationError(f"quantized layer {missing[0]!r} is not in the float model; the models differ")
     walk, walk_in_float = (
         LayerwiseWalk(model, images, open_runtime=open_runtime, layers=layers, counts=counts)
         for model in (quantized, reference)
     )
-    floats = walk_in_float if effort.round_weights else repeat(None)
-    tensors = {tensor.name: tensor for tensor in reference.graph.initializer}
+    floats, tensors = LayerConstants(reference.graph), {tensor.name: tensor for tensor in reference.graph.initializer}
     first, second = _Copy(walk, LayerConstants(walk.model.graph)), None
     layers_of_second: Iterator[Layer] = iter(())
     with workers() as run:
-        job = _Job(effort, means, tensors, _divides_by_features(reference), run)
-        for layer, in_float in zip(walk if track is None else track(walk, len(walk)), floats, strict=False):
-            columns = _num_columns(layer.node, first.constants)
-            if also_thorough and second is None and columns > WIDEST:
+        job = _Job(effort, walk_in_float, floats, tensors, _divides_by_features(reference), run)
+        for layer, in_float in zip(walk if track is None else track(walk, len(walk)), walk_in_float, strict=True):
+            pair = job.pair(layer, in_float, first.constants)
+            if also_thorough and second is None and pair.columns > WIDEST:
                 fork = walk.fork()
                 second = _Copy(fork, LayerConstants(fork.model.graph), True, first, list(first.done))
                 layers_of_second = iter(fork)
-            job.refine_layer(first, layer, in_float, columns)
+            job.refine_layer(first, pair)
             if second is not None:
-                job.refine_layer(second, next(layers_of_second), in_float, columns)
+                job.refine_layer(second, replace(pair, layer=next(layers_of_second)))
     count = sum(map(len, images))
     refined = RefinedModel(walk.model, tuple(first.done), count)
     return refined, None if second is None else RefinedModel(second.walk.model, tuple(second.done), count)
@@ -142,28 +139,108 @@ class _Copy:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """A layer in the quantized and in the float model.
+
+    Attributes:
+        layer: Quantized.
+        in_float: Not.
+        columns: How many values it reads for each it gives; 0 where it is not rounded.
+        means: Of what it gives in float, float64 [num_images, O]; None where no bias is corrected.
+    """
+
+    layer: Layer
+    in_float: Layer
+    columns: int
+    means: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Job:
-    """What refining each layer takes: see `refine`; `tensors` are the float model's, by name."""
+    """What refining each layer takes.
+
+    Attributes:
+        effort: See `refine`.
+        walk_in_float: Through the float model.
+        floats: The float model's constants.
+        tensors: They, by name.
+        keeps_zero: Whether a layer without bias gets none.
+        run: Runs parts of the work at a time.
+    """
 
     effort: Effort
-    means: Mapping[str, NDArray[np.float32]]
+    walk_in_float: LayerwiseWalk
+    floats: LayerConstants
     tensors: Mapping[str, TensorProto]
     keeps_zero: bool
     run: Run
 
-    def refine_layer(self, copy: _Copy, layer: Layer, in_float: Layer | None, columns: int) -> None:
-        """Round a layer's weight, which has so many columns, and correct its bias, in place."""
+    def pair(self, layer: Layer, in_float: Layer, constants: LayerConstants) -> _Pair:
+        """Return a layer beside itself in float; `constants` are the quantized model's."""
+        means = self._means_in_float(in_float) if self.effort.correct_biases else None
+        return _Pair(layer, in_float, _num_columns(layer.node, constants), means)
+
+    def refine_layer(self, copy: _Copy, pair: _Pair) -> None:
+        """Round a layer's weight and correct its bias, in place."""
+        layer, columns = pair.layer, pair.columns
         num_rounded, largest = 0, 0.0
         corrects = self.effort.correct_biases and not (self.keeps_zero and not _has_bias(layer))
-        means_read = _means_read(layer, copy.constants, self.run) if corrects else None
+        weight = copy.constants.weight(layer.node)
+        means_read = _means_read(layer, weight.levels.shape, self.run) if corrects and weight is not None else None
         if copy.beside is not None and SELDOM_FITTED < columns <= WIDEST:
             num_rounded = _take_levels(layer.node, copy.beside, copy)
-        elif (copy.thorough or columns <= WIDEST) and in_float is not None and in_float.node.input[1] in self.tensors:
-            weight = array_from_initializer(self.tensors[in_float.node.input[1]])
-            num_rounded = _round(layer, in_float, weight, copy.constants, means_read, run=self.run)
-        if corrects:
-            largest = _correct(layer, self.means[layer.node.name], means_read, copy.constants, copy.walk)
+        elif self.effort.round_weights and (copy.thorough or columns <= WIDEST):
+            num_rounded = self._round(pair, copy.constants, means_read)
+        if corrects and pair.means is not None:
+            found = _means(layer, means_read, copy)
+            wanted = bias_correction(pair.means - found)
+            largest = float(np.abs(copy.constants.add_to_bias(layer.node, wanted)).max())
         copy.done.append(LayerRefinement(layer.node.name, largest, num_rounded))
+
+    def _means_in_float(self, layer: Layer) -> NDArray[np.float64]:
+        """Return the mean over positions of each channel that a float layer gives, [num_images, O]."""
+        node, stored = layer.node, self.tensors.get(layer.node.input[1])
+        weight = None if stored is None else array_from_initializer(stored)
+        read = None if weight is None else _means_read(layer, weight.shape, self.run)
+        if weight is not None and read is not None:
+            rows = weight_rows(node, weight).astype(np.float64)
+            bias = self.floats.bias(node, rows.shape[0] * rows.shape[1])
+            if bias is not None:
+                return _answer(rows, read) + bias
+        return _means_of_outputs(layer, self.walk_in_float)
+
+    def _round(self, pair: _Pair, constants: LayerConstants, means_read: NDArray[np.float64] | None) -> int:
+        """Round the layer's weight for its output, in place; return how many levels changed.
+
+        Args:
+            pair: The layer.
+            constants: Of the quantized model.
+            means_read: What the layer reads, [num_images, groups, K], where its bias is corrected afterwards.
+        """
+        layer, in_float = pair.layer, pair.in_float
+        old, stored = constants.weight(layer.node), self.tensors.get(in_float.node.input[1])
+        if old is None or stored is None or not has_rows(layer.node, old.levels.ndim):
+            return 0
+        weight = array_from_initializer(stored)
+        rows = weight_rows(layer.node, weight)
+        if rows.shape[2] * (rows.shape[1] + rows.shape[2]) > MANY:
+            give_back_free_memory()  # what the runs of small pieces left cannot hold what follows
+        center = None
+        if means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale)):
+            center = means_read.mean(axis=0).astype(np.float32)
+        rounded = round_layer(
+            layer.node,
+            weight,
+            old.scale.reshape(rows.shape[:2]),
+            lambda: zip(layer.images(), in_float.images(), strict=True),
+            num_images=sum(map(len, layer.stored)),
+            center=center,
+            run=self.run if rows.shape[2] >= FEW_COLUMNS else alone,
+        )
+        largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
+        levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
+        constants.set_levels(old.name, levels)
+        return int(np.count_nonzero(levels != old.levels))
 
 
 def wide_layers(quantized: ModelProto) -> tuple[str, ...]:
@@ -206,29 +283,13 @@ def _has_bias(layer: Layer) -> bool:
     return len(layer.node.input) > 2 and bool(layer.node.input[2])
 
 
-def _correct(
-    layer: Layer,
-    expected: NDArray[np.float32],
-    means_read: NDArray[np.float64] | None,
-    constants: LayerConstants,
-    walk: LayerwiseWalk,
-) -> float:
-    """Correct the layer's bias, in place; return the largest |change|."""
-    found = None if means_read is None else _means(layer, means_read, constants)
-    if found is None:
-        found = channel_means(walk.outputs(layer), -1 if layer.node.op_type == "MatMul" else 1)
-    return float(np.abs(constants.add_to_bias(layer.node, bias_correction(expected[: len(found)] - found))).max())
-
-
-def _means_read(layer: Layer, constants: LayerConstants, run: Run) -> NDArray[np.float64] | None:
+def _means_read(layer: Layer, weight_shape: Sequence[int], run: Run) -> NDArray[np.float64] | None:
     """Return the mean over positions of what the layer reads of each image, [num_images, groups, K]."""
-    weight = constants.weight(layer.node)
-    if weight is None or not has_rows(layer.node, weight.levels.ndim):
+    if not has_rows(layer.node, len(weight_shape)):
         return None
-    kernel_shape = weight.levels.shape[2:]
 
     def means(images: Iterable[Callable[[], Tensor]]) -> list[NDArray[np.float64]]:
-        return [mean_rows(layer.node, image()[np.newaxis], kernel_shape) for image in images]
+        return [mean_rows(layer.node, image()[np.newaxis], weight_shape[2:]) for image in images]
 
     images = list(layer.images())
     half = len(images) // 2
@@ -236,59 +297,23 @@ def _means_read(layer: Layer, constants: LayerConstants, run: Run) -> NDArray[np
     return np.concatenate([*chain.from_iterable(parts)])
 
 
-def _means(layer: Layer, means_read: NDArray[np.float64], constants: LayerConstants) -> NDArray[np.float64] | None:
-    """Return the mean over positions of each channel the layer gives, [num_images, O]; None where it must be run.
-
-    It is the layer's answer to the mean of what it reads.
-    """
-    weight = constants.weight(layer.node)
-    bias = None if weight is None else constants.bias(layer.node, len(weight.scale))
-    if weight is None or bias is None:
-        return None
+def _means(layer: Layer, means_read: NDArray[np.float64] | None, copy: _Copy) -> NDArray[np.float64]:
+    """Return the mean over positions of each channel the quantized layer gives, [num_images, O]."""
+    weight = copy.constants.weight(layer.node)
+    bias = None if weight is None else copy.constants.bias(layer.node, len(weight.scale))
+    if weight is None or bias is None or means_read is None:
+        return _means_of_outputs(layer, copy.walk)
     rows = weight_rows(layer.node, weight.levels).astype(np.float64)
     rows *= weight.scale.reshape(*rows.shape[:2], 1)
-    means: NDArray[np.float64] = np.einsum("gok,ngk->ngo", rows, means_read, optimize=True).reshape(len(means_read), -1)
-    return means + bias
+    return _answer(rows, means_read) + bias
 
 
-def _round(
-    layer: Layer,
-    in_float: Layer,
-    weight: Tensor,
-    constants: LayerConstants,
-    means_read: NDArray[np.float64] | None,
-    *,
-    run: Run,
-) -> int:
-    """Round the layer's weight for its output, in place; return how many levels changed.
+def _answer(rows: NDArray[np.float64], means_read: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of a layer's answers, [num_images, O]: its answer to the mean of what it reads; no bias."""
+    means: NDArray[np.float64] = np.einsum("gok,ngk->ngo", rows, means_read, optimize=True)
+    return means.reshape(len(means_read), -1)
 
-    Args:
-        layer: In the quantized model.
-        in_float: In the float model.
-        weight: In float.
-        constants: Of the quantized model.
-        means_read: What the layer reads, [num_images, groups, K], where its bias is corrected afterwards.
-        run: Runs parts of the work at a time.
-    """
-    old = constants.weight(layer.node)
-    if old is None or not has_rows(layer.node, old.levels.ndim):
-        return 0
-    rows = weight_rows(layer.node, weight)
-    if rows.shape[2] * (rows.shape[1] + rows.shape[2]) > MANY:
-        give_back_free_memory()  # what the runs of small pieces left cannot hold what follows
-    center = None
-    if means_read is not None and len(means_read) > 1 and constants.takes_bias(layer.node, len(old.scale)):
-        center = means_read.mean(axis=0).astype(np.float32)
-    rounded = round_layer(
-        layer.node,
-        weight,
-        old.scale.reshape(rows.shape[:2]),
-        lambda: zip(layer.images(), in_float.images(), strict=True),
-        num_images=sum(map(len, layer.stored)),
-        center=center,
-        run=run if rows.shape[2] >= FEW_COLUMNS else alone,
-    )
-    largest = np.abs(old.levels).max()  # of a weight of 7 bits no level may leave them
-    levels = np.clip(weight_from_rows(layer.node, rounded, old.levels.shape), -largest, largest)
-    constants.set_levels(old.name, levels)
-    return int(np.count_nonzero(levels != old.levels))
+
+def _means_of_outputs(layer: Layer, walk: LayerwiseWalk) -> NDArray[np.float64]:
+    """Return the mean over positions of each channel the layer gives, [num_images, O], for which it is run."""
+    return channel_means(walk.outputs(layer), -1 if layer.node.op_type == "MatMul" else 1)

@@ -100,7 +100,6 @@ def refined_pair(model: ModelProto, images: np.ndarray) -> tuple[RefinedModel, R
         calibrated.model,
         plain,
         calibrated.sample,
-        calibrated.means,
         open_runtime=open_exact,
         effort=steps,
         also_thorough=True,

@@ -297,15 +297,18 @@ def test_max_samples_few_values(method: Method, largest_sample: int) -> None:
     assert sizes
 
 
-def test_a_calibrator_that_takes_nothing_leaves_the_means_of_the_whole_sample() -> None:
+def test_a_calibrator_that_takes_nothing_leaves_all_images_to_judge_on() -> None:
     """As the cache does, which knows the ranges already."""
     model, images = two_layers(), noise(100)
     table = quantized(model, batches(images)).table
-    cached = scale_and_calibrate(model, batches(images), open_runtime=OrtRuntime, calibrator=lambda *_: table)
-    fresh = scale_and_calibrate(model, batches(images), open_runtime=OrtRuntime)
-    assert [len(means) for means in cached.means.values()] == [MAX_SAMPLE] * 2
-    for name, means in fresh.means.items():
-        assert np.array_equal(means, cached.means[name])
+    cached, fresh = (
+        scale_and_calibrate(model, batches(images), open_runtime=OrtRuntime, calibrator=calibrator, effort=EFFORTS[2])
+        for calibrator in (lambda *_: table, None)
+    )
+    assert sum(len(batch.images) for batch in cached.judges) == 100 - MAX_SAMPLE
+    for one, other in zip(cached.judges, fresh.judges, strict=True):
+        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.answers, other.answers)
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
