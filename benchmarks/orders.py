@@ -5,7 +5,8 @@
 
 Each order is a permutation of the calibration images, of which the first `--num-images` calibrate. Measured on the
 images of `--val`, and on four views of each (mirrored, and three parts of it), which tell orders apart better. Every
-row runs as in `benchmarks/quantizers.py`, whose rows these are, and is printed to stderr as soon as it is known.
+row runs as in `benchmarks/quantizers.py`, whose rows these are, and is printed to stderr as soon as it is known;
+with `--margins` also what agreement FP32's margins let expect, at this noise and at less.
 
 A network of a package becomes a bundle by `resnet-export FILE.onnx --output BUNDLE` with `--resize`, `--mean` and
 `--std` as its package prepares pictures, and `--outputs` where it has several. ONNX files: PyPI `rapidocr-onnxruntime`
@@ -40,7 +41,7 @@ from PIL import Image
 from benchmarks.quantizer_environments import interpreter_of
 from benchmarks.quantizer_evaluate import EXACT, logits_of
 from benchmarks.quantizer_settings import REQUIREMENTS, Setting, chosen
-from benchmarks.quantizer_statistics import Accuracy, compare_logits
+from benchmarks.quantizer_statistics import Accuracy, compare_logits, expected_agreement
 from benchmarks.quantizers import file_of, run_row
 from calibration.observers.sample_images import leave_out_copies
 from exporter.version import __version__
@@ -62,6 +63,9 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 """Head of the table to the rows of `quantizer_settings`; where there are two, the one of the higher SQNR is shown."""
 
 SHOWN = ("photographs", "views")
+
+LESS_DB = (0, 2, 4, 6, 8)
+"""Decibels less noise that `--margins` looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--val", type=Path, required=True, metavar="DIR", help="images to measure on")
     parser.add_argument("--num-images", type=positive, metavar="N", help="calibrate with N of them; all by default")
     parser.add_argument("--orders", type=positive, default=1, metavar="N")
+    parser.add_argument("--margins", action="store_true", help="what agreement FP32's margins let expect")
     parser.add_argument("--only", metavar="NAME,...", help="rows as quantizers.py --list shows them")
     parser.add_argument("--environments", type=Path, metavar="DIR", help="as made by quantizers.py, for the peers")
     parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="the peer wants N to divide")
@@ -134,14 +139,20 @@ def measure(bundle: Path, options: argparse.Namespace) -> list[Seen]:
                 if error := quantize(row, folder, options):
                     found, words = (), f"failed: {error}"
                 else:
-                    found = tuple(
-                        compare_logits(reference, logits(folder / file_of(row.name), images, EXACT), None)
-                        for reference, images in zip(references, measured, strict=True)
-                    )
+                    answers = [logits(folder / file_of(row.name), images, EXACT) for images in measured]
+                    pairs = list(zip(references, answers, strict=True))
+                    found = tuple(compare_logits(reference, got, None) for reference, got in pairs)
                     words = "; ".join(f"{what} {cell([one])}" for what, one in zip(SHOWN, found, strict=True))
+                    words += "".join(f"; {in_words(*pair)}" for pair in pairs) if options.margins else ""
                 print(f"{bundle.name}, order {order}, {row.name}: {words}", file=sys.stderr, flush=True)
                 seen.append(Seen(order, row.name, found))
     return seen
+
+
+def in_words(reference: NDArray[np.float32], got: NDArray[np.float32]) -> str:
+    """Return what agreement the margins let expect, such as "margins: 96.9, 97.6 % at 0, 2 dB less"."""
+    shares = ", ".join(f"{100 * expected_agreement(reference, got, less):.1f}" for less in LESS_DB)
+    return f"margins: {shares} % at {', '.join(map(str, LESS_DB))} dB less"
 
 
 def quantize(row: Setting, folder: Path, options: argparse.Namespace) -> str:

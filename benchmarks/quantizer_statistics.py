@@ -92,6 +92,27 @@ def mean_kl_softmax(reference: Logits, candidate: Logits) -> float:
     return float(np.mean(np.sum(np.exp(trusted) * (trusted - tested), axis=1)))
 
 
+def expected_agreement(reference: Logits, candidate: Logits, less_db: float = 0.0) -> float:
+    """Return the share of images whose best class is expected to stay the same, by FP32's margins, 0 to 1.
+
+    An image's margin m is what its best logit is above the second. It is lost where the error of this difference is
+    larger: were these errors normal, of the standard deviation s that all images show, with the probability
+    erfc(m / (s sqrt(2))) / 2. Third classes are left out, so that this is an upper bound.
+
+    Args:
+        reference: FP32's, float [N, at least 2 classes].
+        candidate: Same shape, not equal.
+        less_db: By how much lower the noise is to be than the candidate's, in dB.
+    """
+    images = np.arange(len(reference))
+    second, best = np.argsort(reference, axis=1)[:, -2:].T
+    margins, kept = (
+        values[images, best].astype(np.float64) - values[images, second] for values in (reference, candidate)
+    )
+    deviation = float(np.sqrt(np.mean(np.square(kept - margins)))) * 10 ** (-less_db / 20)
+    return 1 - float(np.mean([math.erfc(margin / (deviation * math.sqrt(2))) / 2 for margin in margins]))
+
+
 def _log_softmax(logits: Logits) -> NDArray[np.float64]:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from scipy.special import log_softmax, rel_entr, softmax
 
-from benchmarks.quantizer_statistics import compare_logits, mcnemar_exact_p, mean_kl_softmax
+from benchmarks.quantizer_statistics import compare_logits, expected_agreement, mcnemar_exact_p, mean_kl_softmax
 
 SEED = 20261122
 
@@ -67,3 +67,19 @@ def test_compare_without_labels_has_no_top1():
     accuracy = compare_logits(logits, logits + np.float32(0.1), None)
     assert (accuracy.top1, accuracy.p_value, accuracy.agreement) == (None, None, 1.0)
     assert accuracy.sqnr_db == pytest.approx(10 * math.log10(3 / 0.09), abs=1e-4)
+
+
+def test_margins_let_expect_what_chance_does():
+    """Normal errors on two classes: the share that keeps its best class, drawn, is the one expected."""
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=(20_000, 2))
+    noise = generator.normal(scale=0.3, size=reference.shape)
+    for less_db in (0.0, 6.0):
+        got = reference + noise * 10 ** (-less_db / 20)
+        kept = np.mean(reference.argmax(axis=1) == got.argmax(axis=1))
+        assert expected_agreement(reference, reference + noise, less_db) == pytest.approx(kept, abs=0.005)
+
+
+def test_an_image_whose_best_logits_are_equal_is_lost_half_of_the_time():
+    reference, got = np.array([[1.0, 1.0, 0.0], [9.0, 0.0, 0.0]]), np.array([[1.1, 1.0, 0.0], [9.0, 0.0, 0.0]])
+    assert expected_agreement(reference, got) == 0.75
