@@ -53,11 +53,11 @@ def _nodes_of(name: str, model: ModelProto, shown: dict[str, str]) -> tuple[str,
         nodes = [node for node in model.graph.node if node.name in members]
     if not nodes:
         known = [shown[node.name] for node in model.graph.node if _can_be_kept(node)]
-        raise PlacementError(f"keep_float: nothing is called {name!r}{_near(name, known)}")
+        raise PlacementError(f"--keep-float: nothing is called {name!r}{_near(name, known)}")
     if not any(map(_can_be_kept, nodes)):
         kinds = ", ".join(sorted({node.op_type for node in nodes}))
         raise PlacementError(
-            f"keep_float: {name!r} is {kinds}: it has no weights, and what it gives is quantized for the layer that "
+            f"--keep-float: {name!r} is {kinds}: it has no weights, and what it gives is quantized for the layer that "
             "reads it; name that layer"
         )
     return tuple(str(node.name) for node in nodes)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from calibration.errors import CalibrationError
 from runtimes.bundle.manifest import file_entry
+from runtimes.counted import counted
 from runtimes.preprocessing.image_folder import class_of
 
 SEED = 20_151_210
@@ -82,8 +83,8 @@ def proportionally_ordered(root: Path, paths: Sequence[Path]) -> list[Path]:
 def drawn_in_words(num_drawn: int, num_images: int, source: object) -> str:
     """Return how many of how many validation images are measured, for reports."""
     if num_drawn == num_images:
-        return f"{num_images} images of {source}"
-    return f"{num_drawn} of {num_images} images of {source}, drawn in proportion to its classes"
+        return f"{counted(num_images, 'image')} of {source}"
+    return f"{num_drawn:,} of {counted(num_images, 'image')} of {source}, drawn in proportion to its classes"
 
 
 def _shuffled_classes(root: Path, paths: Sequence[Path]) -> list[list[Path]]:
@@ -119,8 +120,8 @@ def check_enough(num_images: int, source: object, *, force: bool | None) -> None
     """
     if num_images < MIN_IMAGES and not force:
         raise CalibrationError(
-            f"{source}: {num_images} images are too few to calibrate with, expected at least {MIN_IMAGES} (500 are "
-            "better): ranges from a handful of images clip what the others hold"
+            f"{source}: {counted(num_images, 'image is', 'images are')} too few to calibrate with, expected at "
+            f"least {MIN_IMAGES} (500 are better): ranges from a handful of images clip what the others hold"
             + ("" if force is None else ". --force calibrates all the same")
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from exporter.errors import PreprocessingError
+from runtimes.counted import counted
 from runtimes.io.json_fields import JsonFields
 from runtimes.preprocessing.resize import KeepRatio, Resize
 from runtimes.preprocessing.transform import Interpolation, Preprocessing
@@ -125,12 +126,12 @@ class PreprocessingOptions(JsonFields):
 
 def wrong_channels(what: str, taken: int, given: int) -> str:
     """Return what to say where `what` takes `taken` channels and `--mean` or `--std` has `given` numbers."""
-    channels, numbers = _counted(taken, "channel"), _counted(given, "number")
+    channels, numbers = counted(taken, "channel"), counted(given, "number")
     example = ",".join(["0.5"] * taken)
     return (
         f"{what} takes {channels}, and --mean and --std give {numbers}; expected {taken} each. If its pictures have "
         f"{channels}, say them as in training (such as --mean {example} --std {example}); if they have {given}, the "
-        f"network is another one: build it with a first convolution of {_counted(given, 'channel')} (timm: "
+        f"network is another one: build it with a first convolution of {counted(given, 'channel')} (timm: "
         f"in_chans={given}) and give the weights trained with it"
     )
 
@@ -138,13 +139,9 @@ def wrong_channels(what: str, taken: int, given: int) -> str:
 def unknown_channels(what: str, taken: int) -> str:
     """Return what to say where a network takes other than three channels, and nothing tells their statistics."""
     return (
-        f"{what} takes {_counted(taken, 'channel')}, and nothing tells how they were normalized; say --mean and --std, "
-        f"{_counted(taken, 'number')} each"
+        f"{what} takes {counted(taken, 'channel')}, and nothing tells how they were normalized; say --mean and --std, "
+        f"{counted(taken, 'number')} each"
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def assumed_resize(options: PreprocessingOptions, result: Preprocessing) -> str | None:

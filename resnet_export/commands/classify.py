@@ -23,6 +23,7 @@ from runtimes.batch_inference.run import LocalWork, RunReport, Work, check_outpu
 from runtimes.batch_inference.run import run as run_batches
 from runtimes.bundle.manifest import Manifest, load_manifest, read_labels
 from runtimes.bundle.precision import LOWEST_FIRST
+from runtimes.counted import counted
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES
 from runtimes.preprocessing.image_folder import files_passed_over, passed_over_told
 from runtimes.preprocessing.image_list import list_images
@@ -155,7 +156,7 @@ def _classify(
         draft=options.draft,
         top_k=options.top_k,
     )
-    reporter.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {len(paths)} images")
+    reporter.done(f"{plan['file']} ({plan['precision']}) on {plan['provider']}; {counted(len(paths), 'image')}")
     with reporter.steps("classifying") as move:
         return run_batches(
             options.output,
@@ -167,7 +168,7 @@ def _classify(
             score=score_kind(manifest),
             resume=options.resume,
             force=options.force,
-            progress=lambda num_done: move(f"{num_done} of {len(paths)} images", num_done, len(paths)),
+            progress=lambda num_done: move(f"{num_done} of {counted(len(paths), 'image')}", num_done, len(paths)),
         )
 
 
@@ -175,14 +176,14 @@ def _tell(report: RunReport, output: Path, reporter: Reporter) -> None:
     if report.resumed_images == report.num_images:
         reporter.done("nothing was left to do: an earlier run had done all images")
     elif report.resumed_images:
-        reporter.done(f"{report.resumed_images} images had been done by an interrupted run")
-    done = f"{report.num_images - report.num_errors} images classified"
+        reporter.done(f"{counted(report.resumed_images, 'image')} had been done by an interrupted run")
+    done = f"{counted(report.num_images - report.num_errors, 'image')} classified"
     reporter.done(f"{done}: {output}, report {report_path(output)}")
     if report.num_errors:
         shown = "".join(f"\n  {example}" for example in report.examples)
         more = report.num_errors - len(report.examples)
         reporter.warn(
-            f"{report.num_errors} of {report.num_images} files could not be read; their rows say why:{shown}"
+            f"{report.num_errors} of {counted(report.num_images, 'file')} could not be read; their rows say why:{shown}"
             + (f"\n  and {more} more" if more else "")
         )
 

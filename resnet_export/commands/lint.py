@@ -20,6 +20,7 @@ from resnet_export.console.option_types import file_to_write
 from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from runtimes.argument_kinds import StrPath, checked_kinds
 from runtimes.bundle.described_file import load_unchanged
+from runtimes.counted import counted
 from runtimes.errors import BundleError, MissingDependencyError
 from runtimes.first_few import first_few
 
@@ -139,7 +140,7 @@ def _print(report: LintReport, fail_on: Severity) -> None:
     """Print the verdict, the file in figures, then one finding under another, errors first."""
     console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
     failed = report.fails(fail_on)
-    counts = ", ".join(_counted(report.count(severity), severity.value) for severity in Severity)
+    counts = ", ".join(counted(report.count(severity), severity.value) for severity in Severity)
     verdict = "[bold red]FAIL[/bold red]" if failed else "[bold green]PASS[/bold green]"
     console.print(f"{verdict} {escape(str(report.path))} for {report.target.name}: {counts}")
     for line in _summary_lines(report):
@@ -155,20 +156,18 @@ def _print(report: LintReport, fail_on: Severity) -> None:
                 console.print(f"       [dim]{escape(finding.rule.remedy)}[/dim]")
 
 
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def _summary_lines(report: LintReport) -> list[str]:
     summary = report.summary
     lines = []
     if summary.dialect == "none":
-        lines.append(f"float: {summary.num_layers} layers, {_counted(summary.num_residual_adds, 'residual Add')}")
+        lines.append(
+            f"float: {counted(summary.num_layers, 'layer')}, {counted(summary.num_residual_adds, 'residual Add')}"
+        )
     else:
         kind = "mixed dialects" if summary.dialect == "mixed" else f"{summary.dialect}'s dialect"
         fused = "fusable" if report.target.is_tensorrt else "on integers"
-        adds = f", {summary.num_fusable_adds}/{summary.num_residual_adds} residual Adds {fused}"
-        layers = f"{summary.num_quantized_layers}/{summary.num_layers} layers in INT8"
+        adds = f", {summary.num_fusable_adds}/{counted(summary.num_residual_adds, 'residual Add')} {fused}"
+        layers = f"{summary.num_quantized_layers}/{counted(summary.num_layers, 'layer')} in INT8"
         lines.append(f"{kind}: {layers}{adds if summary.num_residual_adds else ''}")
     inputs = ", ".join(f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in summary.inputs.items())
     written = f", written by {summary.producer}" if summary.producer else ""

@@ -37,6 +37,7 @@ from resnet_export.images.stream import stream
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, class_names, read_labels
+from runtimes.counted import counted
 from runtimes.errors import BundleError
 from runtimes.io.bounded_read import read_json_file
 from runtimes.ort.adapter import OrtRuntime
@@ -225,11 +226,11 @@ def _has_bundles_ranges(bundle: Path, calibrated: CalibratedModel, reporter: Rep
         raise BundleError(f"{path} cannot be read ({err}); export the bundle anew") from err
     same = dict(kept.ranges) == dict(calibrated.table.ranges)
     if same:
-        reporter.done(f"{calibrated.table.num_images} images gave the ranges of the bundle's INT8 file")
+        reporter.done(f"{counted(calibrated.table.num_images, 'image')} gave the ranges of the bundle's INT8 file")
     else:
         reporter.warn(
-            f"{calibrated.table.num_images} images of --calib gave other ranges than the bundle's {kept.num_images}; "
-            "the ranking is of the INT8 model that these images give"
+            f"{counted(calibrated.table.num_images, 'image')} of --calib gave other ranges than the bundle's "
+            f"{kept.num_images}; the ranking is of the INT8 model that these images give"
         )
     return same
 
@@ -243,8 +244,8 @@ def _rank(
     batches = stream("reading images", paths, recipe.manifest.preprocessing, allowed_bad, reporter)
     ranking = rank_images(calibrated, batches, reporter)
     reporter.done(
-        f"{len(ranking.blocks)} blocks and {len(ranking.layers)} layers ranked on {ranking.whole.num_images} "
-        "calibration images; these figures compare blocks, they are no accuracy"
+        f"{counted(len(ranking.blocks), 'block')} and {counted(len(ranking.layers), 'layer')} ranked on "
+        f"{counted(ranking.whole.num_images, 'calibration image')}; these figures compare blocks, they are no accuracy"
     )
     return ranking
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resnet_export.console.terminal import print_table
+from runtimes.counted import counted
 
 if TYPE_CHECKING:
     from calibration.mixed_precision.sensitivity import Cost, Sensitivity
@@ -22,7 +23,8 @@ def print_ranking(report: Mapping[str, Any], ranking: Sensitivity) -> None:
     if ranking.layers:
         print_table("layers of the worst blocks", COLUMNS, (_row(cost, ranking) for cost in ranking.layers), [])
     footer = [
-        f"everything in INT8: {_decibel(whole.sqnr_db)}, KL {whole.kl:.1e}, on {whole.num_images} calibration images",
+        f"everything in INT8: {_decibel(whole.sqnr_db)}, KL {whole.kl:.1e}, "
+        f"on {counted(whole.num_images, 'calibration image')}",
         "alone: SQNR of the logits with only this in INT8; without: with everything but this",
         "share of noise: mean of what it adds as the first and as the last to be quantized;",
         "below 0 its errors cancel others, so that it had better stay in INT8",
@@ -30,7 +32,7 @@ def print_ranking(report: Mapping[str, Any], ranking: Sensitivity) -> None:
     if report["keep_float"]:
         footer += ["", f"to leave the worst in float: resnet-export ... --keep-float {report['keep_float']}"]
     if report["validation"]:
-        footer += ["", f"on {report['validation'][0]['num_images']} validation images"]
+        footer += ["", f"on {counted(report['validation'][0]['num_images'], 'validation image')}"]
         footer += [_validation_line(row) for row in report["validation"]]
     for line in footer:
         print(line)

@@ -25,6 +25,7 @@ from exporter.tracing.export import ExportedModel
 from resnet_export.console.reporter import Reporter
 from resnet_export.export_job.context.options import ExportOptions
 from resnet_export.export_job.context.run import ExportRun
+from runtimes.counted import counted
 from runtimes.io.cache_dir import user_cache_folder
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.providers import CUDA_PROVIDER, check_machine, prepare_libraries
@@ -90,7 +91,9 @@ class CachedCalibration:
             self._reporter.done(f"calibration cache: hit, {found.path}")
             wanted = len(self._images.calibration)
             if unread := wanted - found.table.num_images:
-                self._reporter.warn(f"calibrating: {unread} of {wanted} images could not be read when it was made")
+                self._reporter.warn(
+                    f"calibrating: {unread} of {counted(wanted, 'image')} could not be read when it was made"
+                )
             return found.table
         if found.is_corrupt:
             self._reporter.warn(f"calibration cache: {found.reason}")
@@ -127,7 +130,9 @@ def tell_calibration(table: CalibrationTable, exported: ExportedModel, reporter:
         if moving := still_moving(convergence):
             reporter.warn(str(moving))
         elif settled := images_until_settled(convergence, SETTLED):
-            reporter.done(f"after {settled} of {table.num_images} images no scale moved by more than {SETTLED:.0%}")
+            reporter.done(
+                f"after {settled} of {counted(table.num_images, 'image')} no scale moved by more than {SETTLED:.0%}"
+            )
     _tell(lint_activations(exported.onnx, table), reporter)
 
 

@@ -13,6 +13,7 @@ from exporter.errors import ExportCheckError
 from resnet_export.export_job.context.remembered_answers import RememberedAnswers
 from resnet_export.export_job.context.run import ExportRun
 from runtimes.bundle.file_names import DLA_FILES, MODEL_FILES
+from runtimes.counted import counted
 from runtimes.inference.model_in_memory import OtherRuntime
 from runtimes.metrics.latency import Latency, measure_latency
 from runtimes.metrics.logit_comparison import LogitComparison
@@ -125,7 +126,7 @@ def warn_of_poor_agreement(rows: Iterable[MeasuredRow], reference_name: str, rep
         if row.parity is not None and row.parity.agreement < POOR_AGREEMENT:
             reporter.warn(
                 f"{row.name} agrees with {reference_name} on {row.parity.agreement:.1%} of "
-                f"{row.parity.num_images} images only; do not deploy it before you know why",
+                f"{counted(row.parity.num_images, 'image')} only; do not deploy it before you know why",
                 doubted=[row.file] if row.file and row.is_as_written else [],
             )
 

@@ -31,6 +31,7 @@ from resnet_export.images.image_set import warn_of_files_passed_over
 from resnet_export.images.prepared import warn_of_other_scale
 from resnet_export.images.unusual_files import unusual_files
 from runtimes.bundle.signature import load_private_key
+from runtimes.counted import counted
 from runtimes.io.bounded_read import MAX_JSON_BYTES, read_plain_file
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.metrics.parity import first_output
@@ -107,7 +108,10 @@ def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
 def _tell_copies(images: ChosenImages, reporter: Reporter) -> None:
     if images.copies:
         named = "; ".join(f"{str(path)!r} = {str(other)!r}" for path, other in images.copies[:3])
-        reporter.warn(f"{len(images.copies)} validation images are copies of calibration images and left out: {named}")
+        reporter.warn(
+            f"{counted(len(images.copies), 'validation image is a copy', 'validation images are copies')} of "
+            f"calibration images and left out: {named}"
+        )
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
@@ -205,7 +209,7 @@ def _class_indices(
             "--val has no labels (no class folders, no --val-labels FILE): agreement and SQNR are measured, not top-1"
         )
         return None
-    reporter.done(f"{len(images.measured)} validation images. {classes.how}")
+    reporter.done(f"{counted(len(images.measured), 'validation image')}. {classes.how}")
     return classes
 
 

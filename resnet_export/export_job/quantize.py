@@ -28,6 +28,7 @@ from resnet_export.export_job.accuracy_budget import BudgetJob, tally_images
 from resnet_export.export_job.calibrate import CachedCalibration, calibration_runtime, tell_calibration, tell_weights
 from resnet_export.export_job.context.artifacts import BudgetOutcome
 from resnet_export.export_job.context.run import ExportRun
+from runtimes.counted import counted
 from runtimes.first_few import first_few
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.ort.exact_sessions import open_exact
@@ -91,30 +92,31 @@ def _distance(found: LogitComparison) -> str:
 def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None:
     table, placement = result.table, result.quantized.placement
     reporter.done(
-        f"{table.num_images} images calibrated {len(table.ranges)} tensors by {table.method['name']}; "
-        f"{len(placement.weights)} weights in INT8"
+        f"{counted(table.num_images, 'image')} calibrated {counted(len(table.ranges), 'tensor')} by "
+        f"{table.method['name']}; {counted(len(placement.weights), 'weight')} in INT8"
     )
     if table.chosen:
         by_method = ", ".join(f"{count} by {word}" for word, count in Counter(table.chosen.values()).most_common())
         reporter.done(f"ranges chosen by what reaches the logits: {by_method}")
     if result.num_groups or result.refinement:
+        layers_biases = counted(len(result.refinement), "layer's biases", "layers' biases")
         rounded = sum(layer.num_rounded for layer in result.refinement)
         reporter.done(
-            f"on {result.num_sample} of the images: channels of {result.num_groups} groups of "
-            f"tensors scaled, {len(result.refinement)} layers' biases corrected"
-            + (f", {rounded:,} weights rounded for what their layer reads" if rounded else "")
+            f"on {result.num_sample} of the images: channels of {counted(result.num_groups, 'group')} of "
+            f"tensors scaled, {layers_biases} corrected"
+            + (f", {counted(rounded, 'weight')} rounded for what their layer reads" if rounded else "")
         )
     shared = layers_of_shared_weights(result.quantized.model) if result.effort.round_weights else {}
     if shared:
         layers = [layer for readers in shared.values() for layer in readers]
         reporter.done(
-            f"{len(shared)} weight{'s' * (len(shared) > 1)} not rounded for what a layer reads, because several do "
+            f"{counted(len(shared), 'weight')} not rounded for what a layer reads, because several do "
             f"({first_few(layers)}): the nearest levels suit all of them"
         )
     if (judged := result.wide_layers) is not None:
         verb = "rounded" if judged.helps else "not rounded"
         reporter.done(
-            f"widest layers {verb}: on {judged.without.num_images} images that refinement has not seen, "
+            f"widest layers {verb}: on {counted(judged.without.num_images, 'image')} that refinement has not seen, "
             f"{_distance(judged.without)} without, {_distance(judged.with_step)} with it"
         )
     if result.unjudged:
@@ -126,13 +128,16 @@ def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None
     taken = sum(kept.dtype == "uint8" for kept in table.ranges.values())
     if taken and table.dialect is Dialect.TENSORRT:
         pads = num_pads(result.quantized.model)
+        readers = counted(pads, "layer reads", "layers read")
+        padded = f"; {readers} a Pad instead of padding (--zero-points biases: none)"
         reporter.done(
-            f"{taken} of {len(table.ranges)} tensors have a zero point, which biases take"
-            + (f"; {pads} layers read a Pad instead of padding (--zero-points biases: none)" if pads else "")
+            f"{taken} of {counted(len(table.ranges), 'tensor')} {'has' if taken == 1 else 'have'} a zero point, which "
+            f"biases take{padded if pads else ''}"
         )
     if table.dialect is Dialect.ONNXRUNTIME:
         reporter.done(
-            f"for ONNX Runtime: UINT8 activations, {len(placement.biases)} biases in INT32, Adds and pools too"
+            f"for ONNX Runtime: UINT8 activations, "
+            f"{counted(len(placement.biases), 'bias', 'biases')} in INT32, Adds and pools too"
         )
     _tell_placement(placement, reporter, on_one_side=table.dialect is Dialect.TENSORRT)
 
@@ -142,7 +147,9 @@ def _tell_placement(placement: Placement, reporter: Reporter, *, on_one_side: bo
     if placement.num_adds and on_one_side:
         gated = sum(add.kernel != "Conv" for add in placement.residual_adds)
         behind = f"; {gated} lie behind a gate, in a pointwise kernel instead of a convolution's" if gated else ""
-        reporter.done(f"{adds} of {placement.num_adds} residual Adds quantized on one side, the shortcut's{behind}")
+        reporter.done(
+            f"{adds} of {counted(placement.num_adds, 'residual Add')} quantized on one side, the shortcut's{behind}"
+        )
     if placement.shared_scales:
         reporter.done(
             f"{len(placement.shared_scales)} groups of tensors share a scale, so that moving them costs nothing"
@@ -185,9 +192,9 @@ class KeptFloat:
         gain = "" if before is None or after is None else f", SQNR {before:.1f} -> {after:.1f} dB{rounding}"
         held_out = bool(self.run.images.measured)
         statement = (
-            f"{', '.join(self.named)} ({len(layers)} layer{'s' * (len(layers) != 1)}): {100 * share:.1f} % of the "
-            f"multiply-adds, {more_bytes:,} bytes more{gain} on {len(images)} "
-            f"{'images' if held_out else 'calibration images'}"
+            f"{', '.join(self.named)} ({counted(len(layers), 'layer')}): {100 * share:.1f} % of the "
+            f"multiply-adds, {counted(more_bytes, 'byte')} more{gain} on "
+            f"{counted(len(images), 'image' if held_out else 'calibration image')}"
         )
         self.run.reporter.done(f"in float by --keep-float: {statement}")
         return {

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnet_export.console.reporter import Reporter
+from runtimes.counted import counted
 from runtimes.preprocessing.image_batches import Batch, image_batches
 from runtimes.preprocessing.transform import Preprocessing
 
@@ -44,4 +45,4 @@ def stream(
     )
     yield from reporter.track(what, batches, total=len(paths), sizes=lambda batch: len(batch.paths))
     if errors:
-        reporter.warn(f"{what}: {len(errors)} of {len(paths)} images could not be read and were left out")
+        reporter.warn(f"{what}: {len(errors)} of {counted(len(paths), 'image')} could not be read, and left out")

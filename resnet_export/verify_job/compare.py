@@ -18,6 +18,7 @@ from resnet_export.images.image_set import ImageSource
 from resnet_export.images.stream import batch_size_for
 from resnet_export.verify_job.sides import OpenCandidate, Reference, as_taken, logits_of, open_candidate
 from resnet_export.verify_job.subject import Candidate, Golden, Subject
+from runtimes.counted import counted
 from runtimes.errors import MissingDependencyError
 from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.metrics.logit_comparison import LogitComparison
@@ -190,7 +191,9 @@ def _validation_batches(
         yield ReferenceBatch(names, labels, logits, batch.images)
     if errors:
         named = "; ".join(errors[:5])
-        reporter.warn(f"{len(errors)} of {len(validation.paths)} images could not be read and were left out: {named}")
+        reporter.warn(
+            f"{len(errors)} of {counted(len(validation.paths), 'image')} could not be read, and left out: {named}"
+        )
 
 
 def compare(

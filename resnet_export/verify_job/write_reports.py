@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_export.console.put_json import append_text, prints_json, put_json, put_text
 from resnet_export.console.terminal import print_table
+from runtimes.counted import counted
 from runtimes.verification.junit import junit_xml
 from runtimes.verification.markdown import markdown_summary
 from runtimes.verification.shown_figures import decibel, number
@@ -107,7 +108,12 @@ def _flip_lines(file: Report, labels: list[str] | None) -> list[str]:
         for flip in flips[:MAX_FLIPS]
     ]
     more = len(flips) - MAX_FLIPS
-    return ["", f"{file['name']}: {len(flips)} answers differ", *lines, *([f"  and {more} more"] if more > 0 else [])]
+    return [
+        "",
+        f"{file['name']}: {counted(len(flips), 'answer differs', 'answers differ')}",
+        *lines,
+        *([f"  and {more} more"] if more > 0 else []),
+    ]
 
 
 def bisect_lines(name: str, found: Report) -> list[str]:
@@ -116,7 +122,8 @@ def bisect_lines(name: str, found: Report) -> list[str]:
         return [f"{name}, block by block: {found['statement']}"]
     width = max(len(block["name"]) for block in found["blocks"])
     lines = [
-        f"{name}, block by block on {found['num_images']} images: SQNR of the block alone, and arrived at its output"
+        f"{name}, block by block on {counted(found['num_images'], 'image')}: SQNR of the block alone, "
+        "and arrived at its output"
     ]
     for block in found["blocks"]:
         own = block["own_sqnr_db"]

@@ -61,6 +61,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtimes.counted import counted
 from runtimes.io.json_fields import JsonFields, json_fields, json_value
 from runtimes.metrics.logit_comparison import LogitComparison
 from runtimes.verification.gates import GateResult, Verdict, overall
@@ -168,7 +169,7 @@ def _summary(files: Sequence[FileReport], verdict: Verdict) -> str:
     if verdict is Verdict.PASS:
         num_files = sum("." in file.name for file in files)  # the bundle itself is among them
         skipped = sum(gate.verdict is Verdict.SKIPPED for file in files for gate in file.gates)
-        words = f"all {num_gates} gates of {num_files} file{'s' * (num_files != 1)} pass"
+        words = f"all {num_gates} gates of {counted(num_files, 'file')} pass"
         return f"{words}{f', {skipped} skipped' if skipped else ''}" if decisive else "nothing was judged"
     if not decisive:
         return "every gate was skipped: nothing was shown"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calibration.observers import sample_images
 from resnet_export.export_job.context.options import ExportOptions
+from runtimes.counted import counted
 
 MAX_BAD_FRACTION = 0.01
 """Share of a folder's images that may be unreadable."""
@@ -60,4 +61,4 @@ def choose_images(options: ExportOptions) -> ChosenImages:
         measured_from = sample_images.drawn_in_words(len(measured), len(apart.validation), options.val.shown)
         return ChosenImages(calibration, measured, measured_from, allowed_bad, apart.copies)
     source = "" if options.calib is None else f" of {options.calib.shown}, held out"
-    return ChosenImages(calibration, split.held_out, f"{len(split.held_out)} images{source}", allowed_bad)
+    return ChosenImages(calibration, split.held_out, f"{counted(len(split.held_out), 'image')}{source}", allowed_bad)

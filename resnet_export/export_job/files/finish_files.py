@@ -9,6 +9,7 @@ from exporter.passes.add_pre_post import finish_graph, metadata_of
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import check_finished
 from resnet_export.export_job.context.run import ExportRun
+from runtimes.counted import counted
 from runtimes.metrics.answer_kind import AnswerKind
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def finish_files(run: ExportRun, artifacts: Artifacts) -> dict[str, ModelProto]:
         )
         top5 = "" if report.equal_top5 is None else f", same top 5 on {report.equal_top5}"
         run.reporter.done(
-            f"{name}: {', '.join(added)} added; {report.num_images} images: largest |difference| "
+            f"{name}: {', '.join(added)} added; {counted(report.num_images, 'image')}: largest |difference| "
             f"{report.max_abs_diff:.2g} at largest |output| {report.max_abs_output:.3g}{top5}"
         )
     return finished

@@ -54,7 +54,9 @@ def test_the_path_of_another_exporter_is_named_as_in_pytorch_or_as_it_stands():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(PlacementError, match=r"nothing is called 'layer1\.0\.conv3'.*nearest: layer1\.0\.conv"):
+    with pytest.raises(
+        PlacementError, match=r"^--keep-float: nothing is called 'layer1\.0\.conv3'.*nearest: layer1\.0\.conv"
+    ):
         nodes_named(chain(*LAYERS), ["layer1.0.conv3"])
 
 

@@ -118,7 +118,7 @@ class TestProportionalOrder:
         assert proportionally_ordered(ROOT, paths)[:10] != paths[:10]
 
     def test_words_say_how_many_of_how_many(self):
-        assert drawn_in_words(400, 2624, "cells") == "400 of 2624 images of cells, drawn in proportion to its classes"
+        assert drawn_in_words(400, 2624, "cells") == "400 of 2,624 images of cells, drawn in proportion to its classes"
         assert drawn_in_words(7, 7, "cells") == "7 images of cells"
 
 

@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from graph_builder import GraphBuilder
 from onnx import ModelProto
 from quantized_graphs import ONNXRUNTIME, ONNXRUNTIME_SYMMETRIC, OURS, float_network, residual_network
 
@@ -56,6 +57,14 @@ def test_text_has_the_verdict_on_top(folder, capsys):
     assert (
         "  R001 Q/DQ on both sides of a residual Add: Conv + Add cannot fuse (2 x): layer1.0.add, layer2.0.add" in lines
     )
+
+
+def test_one_layer_is_no_layers(tmp_path, capsys):
+    graph = GraphBuilder()
+    weight = graph.constant("weight", np.ones((2, 2, 1, 1), np.float32))
+    onnx.save(graph.model(graph.node("Conv", "conv", "input", weight)), tmp_path / "one.onnx")
+    main(["lint", str(tmp_path / "one.onnx")])
+    assert capsys.readouterr().out.splitlines()[1].strip() == "float: 1 layer, 0 residual Adds"
 
 
 def test_quiet_prints_nothing(folder, capsys):
