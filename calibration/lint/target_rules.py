@@ -90,7 +90,7 @@ PAD_BEFORE_MAX_POOL = Rule(
     "pad-into-max-pool",
     Severity.ERROR,
     "No MaxPool reads a Pad of zeros, unless what is padded is never negative",
-    "Export it again with this tool, which writes MaxPool and Max instead; else open it with ONNX Runtime 1.32 or "
+    "Export it again with this tool, which writes it so that nothing fuses; else open it with ONNX Runtime 1.32 or "
     "newer, or with the optimizer Pad_Fusion disabled",
 )
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
