@@ -59,4 +59,4 @@ class RememberedAnswers(RuntimeAdapter):
 
 
 def _key(image: Array) -> bytes:
-    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
+    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + f"{image.dtype}{image.shape}".encode()
