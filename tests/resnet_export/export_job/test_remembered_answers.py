@@ -17,10 +17,9 @@ IMAGES = np.arange(6 * 3 * 2 * 2, dtype=np.float32).reshape(6, 3, 2, 2)
 class Counting(RuntimeAdapter):
     """Answers each picture with its sum and its maximum, and notes how many pictures it was given."""
 
-    input_specs = {"input": TensorSpec("float32", (None, 3, None, None))}
-    output_specs = {"logits": TensorSpec("float32", (None, None)), "most": TensorSpec("float32", (None, None))}
-
     def __init__(self, rows: int | None = None) -> None:
+        self.input_specs = {"input": TensorSpec("float32", (None, 3, None, None))}
+        self.output_specs = dict.fromkeys(("logits", "most"), TensorSpec("float32", (None, None)))
         self.given: list[int] = []
         self.closed = False
         self._rows = rows
