@@ -203,14 +203,36 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             state_dict = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as err:
+        if zipfile.is_zipfile(path):
+            raise WeightsError(
+                f"{path}: got a zip, as torch.save writes it, expected a safetensors file; rename it to .pth"
+            ) from err
         raise WeightsError(
             f"{path}: got bytes that are not a whole safetensors file ({err}); copy or download it again"
         ) from err
     return state_dict, metadata
 
 
+def _check_is_pickle(path: Path) -> None:
+    """Raise a `WeightsError` for a safetensors file or an archive of files under a name of `torch.save`'s.
+
+    Source: safetensors' format: eight bytes of the header's length, then its JSON; POSIX, ustar: its magic at byte 257.
+    """
+    with path.open("rb") as file:
+        start = file.read(262)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        raise WeightsError(f"{path}: got a safetensors file, expected one of torch.save; rename it to .safetensors")
+    if start[:2] == b"\x1f\x8b":
+        raise WeightsError(f"{path}: got a gzip file, expected one of torch.save; unpack it (gunzip)")
+    if start[257:262] == b"ustar":
+        raise WeightsError(
+            f"{path}: got a tar archive, expected one file of torch.save; unpack it and give the weights in it"
+        )
+
+
 def _read_pickle(path: Path) -> object:
     """Return what a `torch.save` file holds, if it can be had without running code."""
+    _check_is_pickle(path)
     check_is_no_bomb(path)
     if _is_torchscript(path):
         raise UnsafeCheckpointError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import onnx
-from onnx import ModelProto
+import onnx.inliner
+from onnx import ModelProto, NodeProto
 
 from exporter.errors import ExportError
 from exporter.graph.onnx_graph import (
@@ -33,7 +34,9 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
     converted = model
     if opset != opset_of(model):
         try:
-            converted = onnx.version_converter.convert_version(_shield(model), opset)
+            converted = onnx.version_converter.convert_version(_shield(_spell_out_newer(model, opset)), opset)
+        except ExportError:
+            raise
         except Exception as err:  # the converter raises RuntimeError and more, by operator
             raise ExportError(f"the graph cannot be written in opset {opset}: {err}") from err
         for node in converted.graph.node:
@@ -45,6 +48,50 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
     refill(converted.opset_import, [onnx.helper.make_opsetid("", opset)])
     converted.ir_version = IR_VERSION_OF_OPSET[opset]
     return converted
+
+
+def _spell_out_newer(model: ModelProto, opset: int) -> ModelProto:
+    """Return `model` with what `opset` does not have (RMSNormalization, Swish, ...) as the standard's own functions.
+
+    Raises:
+        ExportError: If the standard has no function for it.
+    """
+    newer = [node for node in model.graph.node if node.domain == "" and not _is_known(node.op_type, opset)]
+    if not newer or opset > opset_of(model):
+        return model
+    for node in newer:
+        schema = onnx.defs.get_schema(node.op_type, opset_of(model))
+        if not schema.has_function and not schema.has_context_dependent_function:
+            raise ExportError(
+                f"the graph cannot be written in opset {opset}: it has no {node.op_type}, which is of opset "
+                f"{schema.since_version}, in {node.output[0]!r}; write it in other operators"
+            )
+    typed = infer_shapes(copy_model(model))
+    for tensor in typed.graph.initializer:  # the inliner asks for the types of all that a function reads
+        typed.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for node in typed.graph.node:
+        _state_defaults(node, opset_of(model))
+    functions = [("", op_type) for op_type in {node.op_type for node in newer}]
+    spelled = onnx.inliner.inline_selected_functions(typed, functions, inline_schema_functions=True)
+    refill(spelled.graph.value_info, list(model.graph.value_info))
+    return spelled
+
+
+def _is_known(op_type: str, opset: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(op_type, opset).deprecated
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _state_defaults(node: NodeProto, opset: int) -> None:
+    """Give `node` the attributes that it leaves at a default: the inliner of onnx 1.23 forgets Swish's."""
+    if node.domain or not onnx.defs.has(node.op_type):
+        return
+    given = {attribute.name for attribute in node.attribute}
+    for name, known in onnx.defs.get_schema(node.op_type, opset).attributes.items():
+        if name not in given and known.default_value.type:
+            node.attribute.append(known.default_value)
 
 
 def _shield(model: ModelProto) -> ModelProto:

@@ -1,9 +1,11 @@
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import os
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -341,10 +343,30 @@ def test_bomb_dressed_as_a_state_dict(tmp_path):
     assert not target.exists()
 
 
+def test_formats_under_each_other_s_names(tmp_path):
+    """A suffix is often wrong after a download or a copy; what the file is, is said, and what to do."""
+    weights = {"weight": torch.ones(1)}
+    paths = [tmp_path / name for name in ("a.pth", "b.safetensors", "c.pth.tar", "d.pth")]
+    save_file(weights, paths[0])
+    torch.save(weights, paths[1])
+    with tarfile.open(paths[2], "w") as archive:
+        archive.add(paths[1], "model.pth")
+    paths[3].write_bytes(gzip.compress(paths[1].read_bytes()))
+    told = (
+        r"got a safetensors file, .*rename it to \.safetensors",
+        r"got a zip, .*rename it to \.pth",
+        r"got a tar archive, .*unpack it",
+        r"got a gzip file, .*unpack it",
+    )
+    for path, words in zip(paths, told, strict=True):
+        with pytest.raises(WeightsError, match=words):
+            load_checkpoint(path)
+
+
 def test_bomb_named_safetensors(tmp_path):
     target, path = tmp_path / "pwned", tmp_path / "w.safetensors"
     torch.save({"a": Bomb(str(target))}, path)
-    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+    with pytest.raises(WeightsError, match="got a zip, as torch"):
         load_checkpoint(path)
     assert not target.exists()
 

@@ -35,6 +35,42 @@ def test_pad_is_the_same_in_every_opset(opset):
     assert np.array_equal(*outputs)
 
 
+SCALES = np.linspace(0.5, 2, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "of", "to", "constants", "options"),
+    [
+        ("GroupNormalization", 21, 20, (SCALES, SCALES), {"num_groups": 2}),
+        ("RMSNormalization", 23, 20, (np.ones((2, 8, 8), np.float32),), {"axis": 1}),
+        ("Swish", 24, 20, (), {}),
+        ("Swish", 24, 20, (), {"alpha": 0.5}),
+        ("Mish", 18, 17, (), {}),
+    ],
+)
+def test_operators_of_a_newer_opset_are_spelled_out(op_type, of, to, constants, options):
+    graph = GraphBuilder()
+    read = [graph.constant(f"constant{place}", values) for place, values in enumerate(constants)]
+    new = graph.node(op_type, "new", "input", *read, **options)
+    size = graph.constant("size", np.array([-1, 2, 8, 8], np.int64))
+    model = graph.model(graph.node("Reshape", "out", new, size), opset=of)
+    converted = convert_opset(model, to)
+    assert op_type not in {node.op_type for node in converted.graph.node}
+    assert all(node.name for node in converted.graph.node)
+    x = np.random.default_rng(0).normal(size=(2, 2, 8, 8)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(model).run(None, {"input": x})
+    with OrtRuntime(converted) as runtime:
+        assert runtime.run({"input": x})["out"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_operator_that_nothing_spells_is_refused_by_name():
+    graph = GraphBuilder()
+    axis = graph.constant("axis", np.int64(1))
+    model = graph.model(graph.node("CumProd", "out", "input", axis), opset=26)
+    with pytest.raises(ExportError, match=r"opset 20: it has no CumProd, which is of opset 26, in 'out'"):
+        convert_opset(model, 20)
+
+
 @pytest.mark.parametrize("options", [{"mode": "wrap"}, {"axes": True}])
 def test_pads_that_older_opsets_do_not_have_are_refused(options):
     with pytest.raises(ExportError, match="cannot be written in opset 17"):
