@@ -91,8 +91,8 @@ class OrtRuntime(RuntimeAdapter):
         self.node_providers = node_providers(self._session) if wanted.records_nodes else {}
         self.provider = wanted.names[0]
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.input_specs = {info.name: _spec(info) for info in self._session.get_inputs()}
-        self.output_specs = {info.name: _spec(info) for info in self._session.get_outputs()}
+        self.input_specs = {info.name: spec_of(info) for info in self._session.get_inputs()}
+        self.output_specs = {info.name: spec_of(info) for info in self._session.get_outputs()}
         self._output_names = list(self.output_specs)
         self._check = InputCheck(self.input_specs)
 
@@ -158,6 +158,7 @@ def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
     return options
 
 
-def _spec(info: Any) -> TensorSpec:
+def spec_of(info: Any) -> TensorSpec:
+    """Return the specification of one of a session's inputs or outputs."""
     shape = tuple(size if isinstance(size, int) else None for size in info.shape)
     return TensorSpec(_DTYPES.get(info.type, info.type), shape)

@@ -10,6 +10,7 @@ Source: findings/onnxruntime_quantizes_float_weights.sh (layers left in float be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import numpy as np
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.io.file_name import name_or_bytes
+from runtimes.ort.adapter import spec_of
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.session import CPU_PROVIDER, WEIGHT_QUANTIZATION, SerializableModel
-from runtimes.protocol import Array
+from runtimes.protocol import Array, RuntimeAdapter
 
 ALLOWED_DB = 3.0
 """How much lower a plain session's signal-to-noise ratio may be: two independent errors of one size add up to 3 dB."""
@@ -31,6 +33,52 @@ ENOUGH_DB = 60.0
 _AS_WRITTEN = ("session.disable_quant_qdq", "1")
 
 Model = str | Path | bytes | SerializableModel
+
+
+class PlainRuntime(RuntimeAdapter):
+    """A model in a session that nothing was asked of, on the CPU: `OrtRuntime` leaves out what computes wrongly.
+
+    Args:
+        model: Path, bytes or `ModelProto`.
+        entry: A configuration entry, key and value, that is asked for nevertheless.
+        disabled: Name of an optimizer that is left out nevertheless.
+
+    Raises:
+        RuntimeAdapterError: If the model does not load.
+    """
+
+    def __init__(self, model: Model, *, entry: tuple[str, str] | None = None, disabled: str | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if entry is not None:
+            options.add_session_config_entry(*entry)
+        source: Any = model
+        if isinstance(model, (str, Path)):
+            source = name_or_bytes(model)
+        elif not isinstance(model, bytes):  # never str() of a model: that spells out every weight
+            source = model.SerializeToString()
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                source, options, providers=[CPU_PROVIDER], disabled_optimizers=[disabled] if disabled else None
+            )
+        except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
+            raise _not_run(err) from err
+        self.input_specs = {info.name: spec_of(info) for info in self._session.get_inputs()}
+        self.output_specs = {info.name: spec_of(info) for info in self._session.get_outputs()}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model once; see `Runtime.run`."""
+        try:
+            outputs = self._session.run(None, dict(inputs))
+        except Exception as err:  # likewise
+            raise _not_run(err) from err
+        return dict(zip(self.output_specs, outputs, strict=True))
+
+    def close(self) -> None:
+        """Release the session; a second call does nothing."""
+        self._session = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +115,9 @@ class PlainSession:
         return figures if self.agrees else f"{figures}: {self.cause}"
 
 
-def compare_plain_session(model: Model, inputs: Array, expected: Array, written: Array | None = None) -> PlainSession:
+def compare_plain_session(
+    model: Model, inputs: Array, expected: Array, written: Array | None = None, plain: Array | None = None
+) -> PlainSession:
     """Run a file as it is written and in a plain session, both on the CPU, and compare each with the reference.
 
     Args:
@@ -75,6 +125,7 @@ def compare_plain_session(model: Model, inputs: Array, expected: Array, written:
         inputs: What the model takes, [n, ...].
         expected: The reference's first output for them, [n, ...].
         written: The file's, computed as written; None computes them here.
+        plain: What `PlainRuntime` gives; likewise.
 
     Raises:
         RuntimeAdapterError: If the model does not load or run.
@@ -83,7 +134,10 @@ def compare_plain_session(model: Model, inputs: Array, expected: Array, written:
     def ratio(entry: tuple[str, str] | None = None, disabled: str | None = None) -> float:
         return _sqnr_db(expected, _first_output(model, inputs, entry, disabled))
 
-    found = PlainSession(ratio(_AS_WRITTEN) if written is None else _sqnr_db(expected, written), ratio())
+    found = PlainSession(
+        ratio(_AS_WRITTEN) if written is None else _sqnr_db(expected, written),
+        ratio() if plain is None else _sqnr_db(expected, plain),
+    )
     if found.agrees:
         return found
     key, value = PRECISE_OPTION
@@ -101,32 +155,21 @@ def compare_plain_session(model: Model, inputs: Array, expected: Array, written:
 
 def _first_output(model: Model, inputs: Array, entry: tuple[str, str] | None, disabled: str | None) -> Array:
     """Return the first output, a file fixed to a batch size run in such pieces."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if entry is not None:
-        options.add_session_config_entry(*entry)
-    source: Any = model
-    if isinstance(model, (str, Path)):
-        source = name_or_bytes(model)
-    elif not isinstance(model, bytes):  # never str() of a model: that spells out every weight
-        source = model.SerializeToString()
-    try:
-        session = onnxruntime.InferenceSession(
-            source, options, providers=[CPU_PROVIDER], disabled_optimizers=[disabled] if disabled else None
-        )
-        (given,) = session.get_inputs()
-        size = given.shape[0] if isinstance(given.shape[0], int) else len(inputs)
+    with PlainRuntime(model, entry=entry, disabled=disabled) as runtime:
+        ((name, spec),) = runtime.input_specs.items()
+        output = next(iter(runtime.output_specs))
+        size = spec.shape[0] or len(inputs)
         parts = []
         for first in range(0, len(inputs), size):
             piece = inputs[first : first + size]
             filled = np.ascontiguousarray(np.resize(piece, (size, *piece.shape[1:])))
-            parts.append(session.run(None, {given.name: filled})[0][: len(piece)])
-    except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
-        raise RuntimeAdapterError(f"ONNX Runtime does not run the model: {err}") from err
+            parts.append(runtime.run({name: filled})[output][: len(piece)])
     answers: Array = np.concatenate(parts)
     return answers
+
+
+def _not_run(err: Exception) -> RuntimeAdapterError:
+    return RuntimeAdapterError(f"ONNX Runtime does not run the model: {err}")
 
 
 def _sqnr_db(expected: Array, got: Array) -> float:

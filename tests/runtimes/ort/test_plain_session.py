@@ -2,12 +2,13 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from quantized_graphs import OURS, float_layer_between_pairs, residual_network
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.ort.adapter import OrtRuntime
-from runtimes.ort.plain_session import ALLOWED_DB, ENOUGH_DB, PlainSession, compare_plain_session
+from runtimes.ort.plain_session import ALLOWED_DB, ENOUGH_DB, PlainRuntime, PlainSession, compare_plain_session
 
 X = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
 
@@ -134,3 +135,16 @@ def test_answers_that_are_there_already_are_not_computed_again():
     assert compare_plain_session(model, X, expected, written) == compare_plain_session(model, X, expected)
     off = compare_plain_session(model, X, expected, written + np.float32(1))
     assert off.written_db < off.plain_db, "these were taken"
+    off = compare_plain_session(model, X, expected, written, written + np.float32(1))
+    assert off.plain_db < off.written_db, "these too"
+
+
+def test_the_plain_runtime_answers_as_a_session_without_options_does():
+    model = residual_network(OURS, opset=19)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with PlainRuntime(model) as runtime:
+        (output,) = runtime.output_specs
+        assert str(runtime.input_specs["input"]) == "float32 [N, 3, 8, 8]"
+        assert np.array_equal(runtime.run({"input": X})[output], session.run(None, {"input": X})[0])
+        with pytest.raises(RuntimeAdapterError, match="does not run the model"):
+            runtime.run({"input": X[:, :2]})
