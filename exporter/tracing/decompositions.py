@@ -4,6 +4,8 @@
         torch.onnx refuses it on tensors of five axes (Hiera's windows), and writes both factors scaled otherwise.
     adaptive_avg_pool2d(x, 1)              ->  x.mean((-2, -1), keepdim=True), and x itself to its own size (VGG)
         After a permute, PyTorch's own decomposition restores the memory layout with a Gather over computed indices.
+    adaptive_max_pool2d(x, 7)              ->  the largest of each window's rows, then of its columns
+        torch.onnx writes only those whose windows are of one size.
     group_norm(x, G)                       ->  layer_norm over each group, then x w + b
         torch.onnx writes InstanceNormalization between Reshapes to sizes that are computed at run time.
     rrelu(x, lower, upper)                 ->  leaky_relu(x, (lower + upper) / 2)
@@ -53,6 +55,8 @@ class PlainFunctions(TorchFunctionMode):
                 return args[0].mean((-2, -1), keepdim=True)
             if size == tuple(args[0].shape[-2:]):
                 return args[0]
+        if func is F.adaptive_max_pool2d and not named.get("return_indices") and _has_uneven_windows(*args[:2]):
+            return _largest(*args[:2])
         if func is F.avg_pool2d and (named.get("divisor_override") is not None or len(args) > 6):
             return _average(*args, **named)
         if func in _RANDOM_SLOPES:
@@ -104,6 +108,27 @@ def _average(
         max(0, (sizes[axis] - 1) * steps[axis] + kernel[axis] - input.shape[axis - 2] - given[axis]) for axis in (0, 1)
     ]
     return F.avg_pool2d(F.pad(input, (given[1], ends[1], given[0], ends[0])), kernel, steps) * factor
+
+
+def _has_uneven_windows(input: Tensor, output_size: int | Sequence[int | None]) -> bool:
+    return any(whole % count for whole, count in zip(input.shape[-2:], _sides(input, output_size), strict=True))
+
+
+def _sides(input: Tensor, output_size: int | Sequence[int | None]) -> tuple[int, ...]:
+    """Return height and width of an adaptive pool's output; None keeps the input's."""
+    given = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
+    return tuple(whole if side is None else side for whole, side in zip(input.shape[-2:], given, strict=True))
+
+
+def _largest(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+    """Source: ATen, AdaptivePooling.h: window i of n begins at floor(i size / n) and ends at ceil((i + 1) size / n)."""
+    found = input
+    for axis, count in zip((-2, -1), _sides(input, output_size), strict=True):
+        whole = found.shape[axis]
+        windows = [(place * whole // count, -(-(place + 1) * whole // count)) for place in range(count)]
+        parts = [found.narrow(axis, begin, end - begin).amax(axis, keepdim=True) for begin, end in windows]
+        found = torch.cat(parts, axis)
+    return found
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -20,6 +20,8 @@ CALLS = {
     "pool to 1": lambda x: F.adaptive_avg_pool2d(x, 1),
     "pool module": nn.AdaptiveAvgPool2d((1, 1)),
     "pool to its own size": lambda x: F.adaptive_avg_pool2d(x, (6, 8)),
+    "largest of uneven windows": lambda x: F.adaptive_max_pool2d(x, (4, 3)),
+    "largest of even and uneven windows": lambda x: nn.AdaptiveMaxPool2d((None, 5))(x),
     "pool to another size": lambda x: F.adaptive_avg_pool2d(x, (3, 4)),
     "divisor": lambda x: F.avg_pool2d(x, 3, divisor_override=4),
     "divisor, none": lambda x: F.avg_pool2d(x, 3, 2, 1, False, True, None),
@@ -59,6 +61,20 @@ def test_attention_on_five_axes():
     with PlainFunctions():
         got = F.scaled_dot_product_attention(x, x, x)
     torch.testing.assert_close(got, F.scaled_dot_product_attention(x, x, x), rtol=1e-5, atol=1e-6)
+
+
+def test_uneven_windows_are_traced():
+    """torch.onnx, of PyTorch 2.14, ends in "Error when translating node"."""
+
+    class Pooled(nn.Module):
+        def forward(self, images):
+            return F.adaptive_max_pool2d(images, (3, 2)).mean((2, 3))
+
+    model, _ = trace(Pooled().eval(), torch.zeros(2, 3, 5, 7), opset=17)
+    x = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    with OrtRuntime(model) as runtime:
+        (got,) = runtime.run({"input": x.numpy()}).values()
+    assert got == pytest.approx(Pooled()(x).numpy(), rel=1e-6, abs=1e-6)
 
 
 def test_bounds_of_two_types_are_traced():
