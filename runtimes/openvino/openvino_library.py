@@ -1,6 +1,8 @@
 """OpenVINO's Core, of which a process needs one, and the properties that keep a file's numbers.
 
 - `INFERENCE_PRECISION_HINT` f32: with AMX, OpenVINO otherwise computes float32 layers in BF16, 8 bits of mantissa.
+- `DYNAMIC_QUANTIZATION_GROUP_SIZE` 0: otherwise the float input of a MatMul with INT8 weights is rounded to INT8 in
+  blocks, and what stands beside a large value is lost (findings/openvino_weight_only_quantizes_inputs.sh).
 - `LP_TRANSFORMS_MODE` NO: without VNNI, OpenVINO's INT8 kernels add two products in 16 bits and saturate, in both
   dialects, and there is no exact variant of them. Switched off, INT8 is computed as written, in float32: right and no
   faster than FP32. So are networks whose levels they misread (`runtimes.openvino.misread_levels`).
@@ -20,6 +22,7 @@ from runtimes.ort.int8_kernels import why_int8_saturates
 
 PRECISION = "INFERENCE_PRECISION_HINT"
 INT8_KERNELS = "LP_TRANSFORMS_MODE"
+_BLOCK_OF_INPUTS = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +38,7 @@ def load_core() -> Any:
 
 def properties_for(*, num_threads: int, given: Mapping[str, str]) -> dict[str, Any]:
     """Return the properties of a compilation: `num_threads` (0: OpenVINO's choice) and the caller's, which win."""
-    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", PRECISION: "f32"}
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", PRECISION: "f32", _BLOCK_OF_INPUTS: 0}
     if num_threads:
         properties["INFERENCE_NUM_THREADS"] = num_threads
     if why_int8_saturates():

@@ -13,7 +13,15 @@ from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeA
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
-from runtimes.ort.session import CPU_PROVIDER, PluginProvider, SerializableModel, Wanted, node_providers, open_session
+from runtimes.ort.session import (
+    CPU_PROVIDER,
+    FLOAT_INPUTS,
+    PluginProvider,
+    SerializableModel,
+    Wanted,
+    node_providers,
+    open_session,
+)
 from runtimes.protocol import Array, InputCheck, RuntimeAdapter, TensorSpec
 
 __all__ = ["CPU_PROVIDER", "OrtRuntime", "SerializableModel"]
@@ -153,6 +161,7 @@ def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
     # From the second run of a shape on, a memory pattern holds one more block for all intermediate tensors: 40 MB
     # for 64 images of a ResNet-20 with its activations as outputs, and no faster (measured on x86-64).
     options.enable_mem_pattern = False
+    options.add_session_config_entry(*FLOAT_INPUTS)
     if exact_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options

@@ -5,7 +5,8 @@ rewrites Q/DQ files before it runs them: layers become integer kernels, biases b
 written says nothing about that, so it is measured too, and where it is worse than the file's own error, the rewriting
 that did it is found by leaving one out after the other.
 
-Source: findings/onnxruntime_quantizes_float_weights.sh (layers left in float between others get INT8 weights).
+Source: findings/onnxruntime_quantizes_float_weights.sh (layers left in float between others get INT8 weights),
+findings/onnxruntime_weight_only_quantizes_inputs.sh (float inputs of layers with INT8 weights become INT8).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from runtimes.errors import RuntimeAdapterError
 from runtimes.io.file_name import name_or_bytes
 from runtimes.ort.adapter import spec_of
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
-from runtimes.ort.session import CPU_PROVIDER, WEIGHT_QUANTIZATION, SerializableModel
+from runtimes.ort.session import CPU_PROVIDER, FLOAT_INPUTS, WEIGHT_QUANTIZATION, SerializableModel
 from runtimes.protocol import Array, RuntimeAdapter
 
 ALLOWED_DB = 3.0
@@ -144,6 +145,10 @@ def compare_plain_session(
     if (why := why_int8_saturates()) and ratio(PRECISE_OPTION) >= found.least_db:
         why = f"{why}; sessions with {key}={value} answer right, and so does OrtRuntime"
         return replace(found, cause=why, saturates=True)
+    key, value = FLOAT_INPUTS
+    if ratio(FLOAT_INPUTS) >= found.least_db:
+        why = "ONNX Runtime rounds the float inputs of layers with INT8 weights to INT8 in blocks"
+        return replace(found, cause=f"{why}; sessions with {key}={value} answer right, and so does OrtRuntime")
     cause = "ONNX Runtime's integer kernels compute something else than the nodes that they replace"
     if ratio(disabled=WEIGHT_QUANTIZATION) >= found.least_db:
         cause = (

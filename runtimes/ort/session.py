@@ -28,6 +28,12 @@ infinity: windows of negative values at the border answer wrongly. Source: findi
 WEIGHT_QUANTIZATION = "WeightBiasQuantization"
 """An optimization that gives float weights between Q/DQ pairs INT8 of one scale, and float biases INT32."""
 
+FLOAT_INPUTS = ("session.qdq_matmulnbits_accuracy_level", "1")
+"""An entry that keeps the float inputs of layers with INT8 or INT4 weights in float32; by default they become INT8.
+
+Source: findings/onnxruntime_weight_only_quantizes_inputs.sh.
+"""
+
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
 _REGISTERED: set[str] = set()

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from small_bundle import CLASSES, LABELS, SIZE, small_models, write_bundle
+from weight_only import weight_only_layer
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: [openvino]")
 
@@ -159,3 +160,16 @@ def test_types_that_openvino_narrows_are_warned_of(kind, word, tmp_path, logged)
 
 def test_it_works_here():
     assert RUNTIMES["openvino"].probe(None).works
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm"])
+def test_float_inputs_of_integer_weights_stay_float(kind):
+    """By default OpenVINO rounds them to INT8: findings/openvino_weight_only_quantizes_inputs.sh."""
+    model, x, expected = weight_only_layer(kind)
+    with OpenVinoRuntime(model) as runtime:
+        np.testing.assert_allclose(runtime.run({"input": x})["out"], expected, atol=1e-4)
+    if why_int8_saturates():
+        return  # without VNNI OpenVINO leaves them alone
+    by_default = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"}
+    with OpenVinoRuntime(model, properties=by_default) as runtime:
+        assert np.abs(runtime.run({"input": x})["out"] - expected).max() > expected.std()

@@ -5,9 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 from quantized_graphs import OURS, float_layer_between_pairs, residual_network
+from weight_only import weight_only_layer
 
 from runtimes.errors import RuntimeAdapterError
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.int8_kernels import why_int8_saturates
 from runtimes.ort.plain_session import ALLOWED_DB, ENOUGH_DB, PlainRuntime, PlainSession, compare_plain_session
 
 X = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
@@ -148,3 +150,13 @@ def test_the_plain_runtime_answers_as_a_session_without_options_does():
         assert np.array_equal(runtime.run({"input": X})[output], session.run(None, {"input": X})[0])
         with pytest.raises(RuntimeAdapterError, match="does not run the model"):
             runtime.run({"input": X[:, :2]})
+
+
+@pytest.mark.skipif(bool(why_int8_saturates()), reason="without VNNI, ONNX Runtime may leave float inputs alone")
+def test_float_inputs_that_become_integers_are_named():
+    model, x, expected = weight_only_layer("Gemm")
+    found = compare_plain_session(model, x, expected)
+    assert not found.agrees
+    assert not found.saturates
+    assert found.plain_db < 10 < 100 < found.written_db
+    assert "session.qdq_matmulnbits_accuracy_level=1" in found.sentence

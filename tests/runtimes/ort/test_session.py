@@ -12,6 +12,7 @@ import pytest
 from graph_builder import GraphBuilder
 from quantized_graphs import float_layer_between_pairs
 from small_bundle import SIZE, small_models, write_bundle
+from weight_only import weight_only_layer
 
 import runtimes.inference.load
 import runtimes.ort.providers
@@ -20,6 +21,7 @@ from runtimes import load
 from runtimes.errors import InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.machine.environment import GpuDevice, GpuInfo
 from runtimes.ort.adapter import OrtRuntime
+from runtimes.ort.int8_kernels import why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
 from runtimes.ort.session import PluginProvider
 
@@ -279,3 +281,14 @@ def test_float_weights_between_integer_layers_stay_float_where_asked():
             got = next(iter(runtime.run({"input": images}).values()))[:, 1]
         assert (np.abs(got - expected).max() < 2e-4) == asked
         assert asked or not got.any()
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm"])
+def test_float_inputs_of_integer_weights_stay_float(kind):
+    """By default ONNX Runtime rounds them to INT8: findings/onnxruntime_weight_only_quantizes_inputs.sh."""
+    model, x, expected = weight_only_layer(kind)
+    with OrtRuntime(model) as runtime:
+        np.testing.assert_allclose(runtime.run({"input": x})["out"], expected, atol=1e-4)
+    if not why_int8_saturates():  # without VNNI, ONNX Runtime may leave them alone
+        (plain,) = onnxruntime.InferenceSession(model.SerializeToString(), providers=[CPU]).run(None, {"input": x})
+        assert np.abs(plain - expected).max() > expected.std()
