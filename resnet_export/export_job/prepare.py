@@ -180,8 +180,8 @@ def _tell_loaded(loaded: LoadedModel, reporter: Reporter) -> None:
         count = f"{loaded.file.num_parameters:,} numbers in its constants"
     height, width = loaded.preprocessing.input_size
     reporter.done(
-        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, {loaded.num_classes} "
-        f"{'classes' if loaded.gives_logits else 'channels'}"
+        f"{loaded.model_id} ({loaded.source}), weights {loaded.weights}: {count}, "
+        f"{counted(loaded.num_classes, *(('class', 'classes') if loaded.gives_logits else ('channel',)))}"
     )
     reporter.done(f"input {height}x{width}; preprocessing: {loaded.preprocessing_source}")
     reporter.done(f"each picture: {loaded.preprocessing.in_words}")

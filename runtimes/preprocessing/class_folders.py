@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from runtimes.counted import counted
 from runtimes.errors import ImageFolderError
 from runtimes.first_few import first_few
 
@@ -144,9 +145,15 @@ def _count_error(names: Sequence[str], labels: Sequence[str] | None, num_classes
     synsets = _imagenet_synsets()
     known = _UNNAMED if labels is None else f"no folder is one of its {len(labels)} labels"
     unmatched = [name for name in names if name not in synsets] or names
+    got = f"got {counted(len(names), 'class folder')} ({_some(unmatched)})"
+    if num_classes == 1:
+        return ImageFolderError(
+            f"{got} for a model of one number, which has no classes to be right about; "
+            "give a folder of images without folders in it"
+        )
     return ImageFolderError(
-        f"got {len(names)} class folders ({_some(unmatched)}) for a model of {num_classes} classes, and "
-        f"{known}; expected {num_classes} folders, or folders named like labels; {_LABELS}"
+        f"{got} for a model of {num_classes} classes, and {known}; expected {num_classes} folders, or folders "
+        f"named like labels; {_LABELS}"
     )
 
 

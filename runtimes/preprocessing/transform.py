@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.counted import counted
 from runtimes.errors import ImageReadError
 from runtimes.preprocessing.center_crop import BLACK, crop_from_json, cropped, is_color
 from runtimes.preprocessing.resize import (
@@ -238,8 +239,8 @@ def pixels(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8
         return np.array(_fitted(preprocessing, image.convert("L")))[..., np.newaxis]
     if preprocessing.channels != 3:
         raise ImageReadError(
-            f"it is a color picture, and the model takes {preprocessing.channels} channels; expected an array of so "
-            "many bands (.npy)"
+            f"it is a color picture, and the model takes {counted(preprocessing.channels, 'channel')}; expected an "
+            "array of so many bands (.npy)"
         )
     return np.array(_fitted(preprocessing, image))
 

@@ -159,6 +159,11 @@ def test_wrong_number_with_some_synsets_names_the_others():
         match_folders(["n01440764", "cats"], None, 1000)
 
 
+def test_a_single_number_has_no_classes():
+    with pytest.raises(ImageFolderError, match=r"got 2 class folders .* of one number.* without folders in it"):
+        match_folders(["y", "x"], None, 1)
+
+
 def test_no_folders():
     with pytest.raises(ImageFolderError, match="got no class folders"):
         match_folders([], ANIMALS, 4)
