@@ -7,8 +7,11 @@ sums, input scale times weight scale:
     bias float              is made INT32: round(bias / (input scale * weight scale)), which ends at 2^31, and in a file
                             with FP16 scales at 65504, the largest FP16 number
 
+A MatMul of INT8 weights whose input is float becomes MatMulNBits, which rounds that input to INT8 in blocks.
+
 Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/weight_bias_quantization.cc and qdq_actions.cc; which graphs
-it takes was tried with 1.30 to 1.32 (tests/exporter/passes/test_float32_layers.py).
+it takes was tried with 1.30 to 1.32 (tests/exporter/passes/test_float32_layers.py). Float inputs:
+findings/onnxruntime_weight_only_quantizes_inputs.sh.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from onnx import NodeProto, TensorProto
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import DEQUANTIZE, QuantizedGraph, Quantizer, Role, constant_behind, is_integer
 from calibration.lint.rule_registry import RuleFamily, rules_in
+from exporter.graph.onnx_graph import attribute
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 from exporter.passes.float16 import FLOAT16_MAX
 from exporter.passes.float32_layers import chain_to_quantize
@@ -47,6 +51,14 @@ BIAS_OVERFLOW = Rule(
     "Raise the weight scale of the channels named, or export the file again; else open it with the optimizer "
     "WeightBiasQuantization disabled",
 )
+FLOAT_INPUT = Rule(
+    "S014",
+    "float-input-rounded",
+    Severity.WARNING,
+    "A MatMul of INT8 weights reads INT8 as well",
+    "Quantize its input too, or store its weights in float, or as a Gemm's with transB = 1; else open it with "
+    'session.qdq_matmulnbits_accuracy_level "1"',
+)
 FOLDED_WEIGHT = Rule(
     "L009",
     "int8-folded-away",
@@ -69,6 +81,8 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
     scales = {quantizer.node.output[0]: quantizer for quantizer in graph.quantizers if not quantizer.is_quantize}
     for node in graph.model.graph.node:
         _check_bias(node, graph, scales, grouped, target)
+        if not target.is_tensorrt:
+            _check_input(node, graph, grouped)
         if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1 and not graph.is_quantized:
             _check_weight(node, graph, grouped)
         _check_cpu(node, graph, grouped, target)
@@ -160,6 +174,19 @@ def _scale_of_sums(node: NodeProto, graph: QuantizedGraph, scales: dict[str, Qua
         found.append(np.asarray(quantizer.scale, np.float64).reshape(-1))
     data, weight = found
     return data * weight if data.size == 1 else None
+
+
+def _check_input(node: NodeProto, graph: QuantizedGraph, grouped: Grouped) -> None:
+    """Look for a float input beside integer weights, where a session makes it integer, too."""
+    if node.op_type != "MatMul" and not (node.op_type == "Gemm" and attribute(node, "transB", 0) == 0):
+        return
+    dequantize = graph.index.producer.get(node.input[1])
+    is_stored = dequantize is not None and dequantize.op_type == DEQUANTIZE and dequantize.input[0] in graph.constants
+    if is_stored and graph.dequantizer(node.input[0]) is None:
+        message = (
+            "a plain ONNX Runtime session rounds the float input of a layer with integer weights to INT8 in blocks"
+        )
+        grouped.add(FLOAT_INPUT, message, graph.where(node))
 
 
 def _check_weight(node: NodeProto, graph: QuantizedGraph, grouped: Grouped) -> None:

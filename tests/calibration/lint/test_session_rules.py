@@ -10,6 +10,7 @@ from graph_builder import GraphBuilder
 from lint_targets import ONNX_RUNTIME, TENSORRT, rule_ids, the_finding
 from onnx import ModelProto, helper, numpy_helper
 from quantized_graphs import ONNXRUNTIME, OURS, QuantizedBuilder, float_network, residual_network
+from weight_only import weight_only_layer
 
 from calibration.lint import Severity, lint_model
 from exporter.passes.float16 import typed_float16
@@ -205,3 +206,18 @@ def test_a_saved_int8_file_that_dequantizes_at_every_run(tmp_path):
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     report = lint_model(onnx.load(tmp_path / "optimized.onnx"), ONNX_RUNTIME)
     assert any(finding.rule.id == "D004" and "at every run" in finding.message for finding in report.findings)
+
+
+@pytest.mark.parametrize(("kind", "transposed"), [("MatMul", False), ("Gemm", False), ("Gemm", True)])
+def test_float_inputs_beside_integer_weights_that_a_session_rounds(kind, transposed):
+    model, x, expected = weight_only_layer(kind)
+    if transposed:
+        levels, layer = model.graph.initializer[0], model.graph.node[1]
+        levels.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(levels).T.copy(), levels.name))
+        model.graph.node[0].attribute[0].i = 0
+        layer.attribute.append(helper.make_attribute("transB", 1))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    is_rounded = np.abs(session.run(None, {"input": x})[0] - expected).max() > 0.1 * expected.std()
+    assert is_rounded is not transposed
+    assert ("S014" in rule_ids(lint_model(model, ONNX_RUNTIME))) == is_rounded
+    assert "S014" not in rule_ids(lint_model(model, TENSORRT))
