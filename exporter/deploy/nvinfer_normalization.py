@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.errors import ExportError
+from runtimes.counted import counted
 from runtimes.preprocessing.transform import Preprocessing, normalize
 
 MAX_DEVIATION = 2e-6
@@ -56,8 +57,8 @@ def nvinfer_normalization(preprocessing: Preprocessing) -> NvinferNormalization:
     """
     if preprocessing.channels != 3:
         raise ExportError(
-            f"DeepStream's nvinfer hands color frames over, and this model takes {preprocessing.channels} channels; "
-            "use resnet-export triton, or the Python interface"
+            f"DeepStream's nvinfer hands color frames over, and this model takes "
+            f"{counted(preprocessing.channels, 'channel')}; use resnet-export triton, or the Python interface"
         )
     inverse = [1 / value for value in preprocessing.std]
     reach = [max(abs(value), abs(1 - value)) for value in preprocessing.mean]

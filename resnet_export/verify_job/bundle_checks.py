@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from exporter.errors import ExportError
 from resnet_export.verify_job.sides import Reference, logits_of
 from resnet_export.verify_job.subject import Golden, Subject
 from runtimes.bundle.file_names import CALIBRATION_NAME, MODEL_FILES
 from runtimes.bundle.precision import is_int8
+from runtimes.counted import counted
 from runtimes.metrics.logit_meter import LogitMeter
 from runtimes.preprocessing.restore_pixels import pixels_of
 from runtimes.preprocessing.transform import Preprocessing, normalize
@@ -105,8 +107,17 @@ def _same_preprocessing(preprocessing: Preprocessing, reference: Reference) -> G
 
 
 def _as_prepared_by(reference: Reference, subject: Subject) -> Array | None:
-    """Return the pixels of the golden inputs, prepared as the reference says; None where they do not fit."""
+    """Return the pixels of the golden inputs, prepared as the reference says; None where they do not fit.
+
+    Raises:
+        ExportError: If bundle and reference take pictures of different channels.
+    """
     assert subject.golden is not None
+    if subject.preprocessing is not None and subject.preprocessing.channels != reference.preprocessing.channels:
+        raise ExportError(
+            f"{subject.path} takes pictures of {counted(subject.preprocessing.channels, 'channel')}, {reference.name} "
+            f"of {reference.preprocessing.channels}; they are not the same model"
+        )
     pixels = None if subject.preprocessing is None else _golden_pixels(subject.golden, subject.preprocessing)
     if pixels is None or pixels.shape[1:3] != reference.preprocessing.input_size:
         return None
