@@ -72,7 +72,8 @@ def _parity_cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     top1 = "-" if parity["top1_candidate"] is None else f"{parity['top1_candidate']:.2%}"
     if row["file"] is None:
         return (top1, "reference", "-", "-")
-    return (top1, f"{parity['agreement']:.2%}", f"{parity['max_abs_diff']:.2g}", _sqnr(parity))
+    agreement = "-" if parity["agreement"] is None else f"{parity['agreement']:.2%}"
+    return (top1, agreement, f"{parity['max_abs_diff']:.2g}", _sqnr(parity))
 
 
 def _sqnr(parity: dict[str, Any]) -> str:

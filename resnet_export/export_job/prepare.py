@@ -101,6 +101,8 @@ def _check_head(options: ExportOptions, loaded: LoadedModel) -> None:
     named = [option for option, value in wanted.items() if value]
     if named and not loaded.gives_logits:
         raise ExportError(f"{', '.join(named)} needs one output of logits [N, classes], and this model gives none")
+    if named and loaded.num_classes == 1:
+        raise ExportError(f"{', '.join(named)} needs logits of several classes, and this model gives one number")
     if options.topk is not None and options.topk > loaded.num_classes:
         raise ExportError(f"--topk {options.topk}: the model has {loaded.num_classes} classes; give at most that")
 

@@ -153,8 +153,10 @@ class LogitComparison:
         return wilson_interval(self.num_equal, self.num_finite, confidence) if self.num_finite else None
 
     def parity_json(self) -> dict[str, Any]:
-        """Return the figures that an export's report and manifest hold of a file."""
+        """Return the figures that an export's report and manifest hold of a file; one number has no best class."""
         figures = self._named("num_images", "agreement", "max_abs_diff", "max_abs_reference", "sqnr_db")
+        if self.num_classes == 1:
+            figures["agreement"] = None
         return figures | self._named("top1_reference", "top1_candidate", "top1_drop_pp")
 
     def to_json(self) -> dict[str, Any]:
