@@ -86,7 +86,7 @@ def quantize_images(
 def _distance(found: LogitComparison) -> str:
     """Return all that decides: each of the three may be what speaks against a step."""
     sqnr = "no error" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
-    return sqnr if found.num_classes == 1 else f"{sqnr} (agreement {found.agreement:.1%}, KL {found.kl:.2g})"
+    return f"{sqnr} (agreement {found.agreement:.1%}, KL {found.kl:.2g})" if found.has_classes else sqnr
 
 
 def _tell(result: quantize_model.QuantizationResult, reporter: Reporter) -> None:

@@ -63,8 +63,8 @@ def _entry(
                 "from": before,
                 "to": after,
                 "sqnr_db": found.sqnr_db,
-                "kl": found.kl,
-                "agreement": found.agreement,
+                "kl": found.kl if found.has_classes else None,
+                "agreement": found.agreement if found.has_classes else None,
                 "top1_drop_pp": None if found.labelled is None else found.labelled.top1_drop_pp,
             }
             for what, (before, after, found) in losses.items()
@@ -84,7 +84,7 @@ def _sentences(
         if quantized.labelled is not None and total.labelled is not None:
             difference = total.labelled.top1_drop_pp - quantized.labelled.top1_drop_pp
             words.append(f"Of the top-1 drop, {difference:+.2f} points come with the engine.")
-        if quantized.agreement is not None and total.agreement is not None:
+        if total.has_classes:
             words.append(f"Agreement changes by {100 * (total.agreement - quantized.agreement):+.2f} points with it.")
     words += [f"Missing: {side}, because {why}." for side, why in missing.items()]
     return words
@@ -94,7 +94,7 @@ def _loss(found: LogitComparison) -> str:
     sqnr = (
         "every logit equal" if found.exact else "no SQNR" if found.sqnr_db is None else f"SQNR {found.sqnr_db:.1f} dB"
     )
-    agreement = "" if found.agreement is None else f", agreement {found.agreement:.2%}"
+    agreement = f", agreement {found.agreement:.2%}" if found.has_classes else ""
     drop = "" if found.labelled is None else f", top-1 drop {found.labelled.top1_drop_pp:+.2f} points"
     return f"{sqnr}{agreement}{drop}"
 

@@ -170,11 +170,8 @@ def logits_of(runtime: Runtime, inputs: Array, streams: Streams = ONE_STREAM) ->
 
     pieces = [partial(answers, inputs[first : first + size]) for first in range(0, len(inputs), size)]
     logits: Array = np.concatenate(list(in_order(pieces, streams)))
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ExportError(
-            f"output {output!r}: got {list(logits.shape)}, expected logits [N, classes] of 2 classes or more: "
-            "verify judges by classes"
-        )
+    if logits.ndim != 2:
+        raise ExportError(f"output {output!r}: got {list(logits.shape)}, expected logits [N, classes]")
     return logits
 
 

@@ -117,6 +117,11 @@ class LogitComparison:
         return self.num_finite > 0 and self.max_abs_diff == 0.0
 
     @property
+    def has_classes(self) -> bool:
+        """Whether there is a best class: one number has none, and its softmax is 1."""
+        return self.num_classes != 1
+
+    @property
     def agreement(self) -> float:
         """Share of images with equal answers, 0 to 1; 0 without images, on which nothing agreed."""
         return self.num_equal / self.num_finite if self.num_finite else 0.0
@@ -153,9 +158,9 @@ class LogitComparison:
         return wilson_interval(self.num_equal, self.num_finite, confidence) if self.num_finite else None
 
     def parity_json(self) -> dict[str, Any]:
-        """Return the figures that an export's report and manifest hold of a file; one number has no best class."""
+        """Return the figures that an export's report and manifest hold of a file."""
         figures = self._named("num_images", "agreement", "max_abs_diff", "max_abs_reference", "sqnr_db")
-        if self.num_classes == 1:
+        if not self.has_classes:
             figures["agreement"] = None
         return figures | self._named("top1_reference", "top1_candidate", "top1_drop_pp")
 
@@ -169,6 +174,9 @@ class LogitComparison:
             "agreement_interval": None if interval is None else list(interval),
             **self._named("top5_overlap", "num_flips", "max_flip_margin"),
         }
+        if not self.has_classes:
+            named = ("kl", "agreement", "agreement_interval", "top5_overlap", "num_flips", "max_flip_margin")
+            figures |= dict.fromkeys(named)
         return {
             **self._named("num_images", "num_classes"),
             "num_nonfinite_reference": self.nonfinite[0],

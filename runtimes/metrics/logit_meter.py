@@ -57,10 +57,8 @@ class LogitMeter:
         max_flips: int = MAX_FLIPS,
         kind: AnswerKind | None = None,
     ) -> None:
-        if num_classes is not None and num_classes < 2:
-            raise ValueError(
-                f"num_classes: got {num_classes}, expected at least 2: one class has no answers to compare"
-            )
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes: got {num_classes}, expected at least 1")
         self._strict = strict
         self._num_classes = num_classes
         self._labelled = labelled

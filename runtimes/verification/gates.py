@@ -93,6 +93,9 @@ METRICS: Mapping[str, Metric] = {
 }
 """Every gate's name, which is the attribute of a `LogitComparison` that it judges; None there is no finite number."""
 
+OF_CLASSES = frozenset(("agreement", "kl", "max_flip_margin", "top1_drop_pp", "top5_overlap"))
+"""Gates that ask for several classes: one number is always the best, and its softmax 1."""
+
 DEFAULT_GATES: Mapping[str, Mapping[str, float]] = {
     "fp32": {"relative_max_diff": 1e-4},
     "fp16": {"sqnr_db": 40.0, "agreement": 0.99},
@@ -166,6 +169,9 @@ def _judge(found: LogitComparison, gate: Gate, on: str) -> GateResult:
     result = partial(GateResult, gate.name, on, threshold=gate.threshold, unit=metric.unit)
     if problem := _why_nothing_passes(found):
         return result(Verdict.FAIL, problem)
+    if gate.name in OF_CLASSES and not found.has_classes:
+        verdict = Verdict.INCONCLUSIVE if gate.asked else Verdict.SKIPPED
+        return result(verdict, f"{metric.words}: not judged, one number has no best class")
     if gate.name == "agreement" and gate.threshold < 1.0:
         return _judge_share(found, gate, on, found.agreement_interval(INTERVAL_CONFIDENCE), found.num_finite)
     if gate.name == "top1_drop_pp":

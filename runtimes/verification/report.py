@@ -30,7 +30,8 @@ not exist is null, never NaN. Shares are 0 to 1, drops in percentage points, log
                               max_abs_diff, mean_abs_diff, max_abs_reference, relative_max_diff, sqnr_db, cosine, kl,
                               agreement, agreement_interval (Wilson, 95 %), top5_overlap, num_flips, max_flip_margin,
                               top1_reference, top1_candidate, top5_reference, top5_candidate, losses, gains,
-                              top1_drop_pp, top1_drop_interval_pp (Tango, 95 %), mcnemar_p
+                              top1_drop_pp, top1_drop_interval_pp (Tango, 95 %), mcnemar_p; null where there is no
+                              such number, as for kl to max_flip_margin of one number instead of classes
             flips             image (path below images.val.root, or "golden[3]"), label or null, reference_class,
                               candidate_class, margin, reference_top3 and candidate_top3 as [[class, logit], ...];
                               the surest answers first, at most 1000

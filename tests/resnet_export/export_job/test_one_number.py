@@ -32,3 +32,20 @@ def test_what_needs_classes_is_refused(digits_folder, tmp_path, capsys, option):
     assert main([*MODEL, *words, "-o", str(tmp_path / "bundle")]) == 2
     assert "needs logits of several classes, and this model gives one number" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
+
+
+def test_verify_judges_by_noise_and_leaves_out_what_needs_classes(digits_folder, tmp_path, capsys):
+    bundle, path = tmp_path / "bundle", tmp_path / "verify.json"
+    given = ("--int8", "--effort", "0", "--calib", str(digits_folder), "--num-calib", "16")
+    assert main([*MODEL, *given, "-o", str(bundle)]) == 0
+    assert main(["verify", str(bundle), "--json", str(path), "--html", str(tmp_path / "verify.html"), "--quiet"]) == 0
+    report = json.loads(path.read_text())
+    (int8,) = (file for file in report["files"] if file["name"] == "model.int8.onnx")
+    verdicts = {gate["name"]: gate["verdict"] for gate in int8["gates"]}
+    assert verdicts["sqnr_db"] == "pass"
+    assert verdicts["agreement"] == verdicts["top1_drop_pp"] == "skipped"
+    (metrics,) = (part["metrics"] for part in int8["comparisons"])
+    assert metrics["sqnr_db"] > 10
+    assert metrics["agreement"] is metrics["agreement_interval"] is metrics["kl"] is None
+    assert "Not told: one number has no best class" in (tmp_path / "verify.html").read_text()
+    assert main(["verify", str(bundle), "--gate", "agreement=0.9", "--quiet"]) == 3

@@ -166,6 +166,18 @@ def test_wrong_batches_are_refused(labels, shape, problem):
     assert meter.report().num_images == 0
 
 
-def test_one_class_is_no_classifier():
-    with pytest.raises(ValueError, match="at least 2"):
-        LogitMeter(1)
+def test_no_class_is_no_classifier():
+    with pytest.raises(ValueError, match="at least 1"):
+        LogitMeter(0)
+
+
+def test_of_one_number_only_the_noise_is_told():
+    meter = LogitMeter(1)
+    meter.add(np.float32([[1.0], [2.0]]), np.float32([[1.0], [2.2]]))
+    found = meter.report()
+    assert not found.has_classes
+    told = found.to_json()
+    assert told["sqnr_db"] == pytest.approx(10 * np.log10(5 / 0.04), abs=1e-3)
+    of_classes = ("kl", "agreement", "agreement_interval", "top5_overlap", "num_flips", "max_flip_margin")
+    assert [told[name] for name in of_classes] == [None] * 6
+    assert found.parity_json()["agreement"] is None
