@@ -33,6 +33,10 @@ _DTYPES |= {"tensor(float)": "float32", "tensor(double)": "float64"}
 class OrtRuntime(RuntimeAdapter):
     """An ONNX model opened in ONNX Runtime. Any number of threads may call `run`.
 
+    Integer kernels are exact on every CPU: where the default ones may saturate (`ort.int8_kernels`) the slower ones are
+    asked for. ONNX Runtime cannot do that for files whose weights share a zero point, as those for TensorRT do; these
+    open with the default kernels, and `may_saturate` says so. `plain_session.PlainRuntime` asks for nothing.
+
     Args:
         model: Path, bytes or `ModelProto`.
         providers: Execution providers in order of preference. The first must load, and every node must run on one of
@@ -41,10 +45,6 @@ class OrtRuntime(RuntimeAdapter):
         plugin: A provider that comes in a library of its own, instead of `providers`.
         exact_qdq: Compute Q/DQ models as they are written (quantize, dequantize, float arithmetic between), which
             is what TensorRT's INT8 kernels compute up to rounding of the sum.
-        allow_saturation: Run ONNX Runtime's integer kernels as any session without options runs them. By default they
-            are exact on every CPU: where the default ones may saturate (`ort.int8_kernels`) the slower ones are
-            asked for. ONNX Runtime cannot do that for files whose weights share a zero point, as those for TensorRT
-            do; these open with the default kernels, and `may_saturate` says so.
         num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
         record_nodes: Keep which provider runs each node, for `node_providers`. Always kept but for the CPU's.
         keep_float_weights: Compute layers in float whose weights are: ONNX Runtime gives those between Q/DQ pairs INT8
@@ -71,17 +71,16 @@ class OrtRuntime(RuntimeAdapter):
         provider_options: Sequence[Mapping[str, str]] | None = None,
         plugin: PluginProvider | None = None,
         exact_qdq: bool = False,
-        allow_saturation: bool = False,
         num_threads: int = 0,
         record_nodes: bool = False,
         keep_float_weights: bool = False,
     ) -> None:
         saturates = not exact_qdq and bool(why_int8_saturates())
         self._process = os.getpid()
-        self.may_saturate = saturates and allow_saturation
+        self.may_saturate = False
         wanted = Wanted(tuple(providers), provider_options, plugin, record_nodes, keep_float_weights)
         options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
-        if saturates and not allow_saturation:
+        if saturates:
             options.add_session_config_entry(*PRECISE_OPTION)
             # Fatal errors only: what is logged on the first attempt is either no error or raised by the second one.
             options.log_severity_level = 4
@@ -90,7 +89,7 @@ class OrtRuntime(RuntimeAdapter):
         except ProviderUnavailableError:
             raise
         except RuntimeAdapterError:
-            if not saturates or allow_saturation:
+            if not saturates:
                 raise
             options = _session_options(exact_qdq=exact_qdq, num_threads=num_threads)
             self._session = open_session(model, options, wanted)

@@ -19,6 +19,7 @@ from calibration.ranges.calibration_table import CalibrationTable, TensorRange
 from runtimes.errors import ProviderUnavailableError, RuntimeAdapterError
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.ort.int8_kernels import PRECISE_OPTION, X86_ARCHITECTURES, why_int8_saturates
+from runtimes.ort.plain_session import PlainRuntime
 from runtimes.protocol import TensorSpec
 
 SEED = 20260108
@@ -235,9 +236,8 @@ class TestSaturation:
             assert not runtime.may_saturate
         assert opened == (["1"] if cpu else [""])
 
-    def test_the_default_kernels_on_request(self, extreme, cpu, opened):
-        with OrtRuntime(extreme, allow_saturation=True) as runtime:
-            assert runtime.may_saturate == bool(cpu)
+    def test_a_plain_session_asks_for_nothing(self, extreme, cpu, opened):
+        PlainRuntime(extreme).close()
         assert opened == [""]
 
     def test_nothing_saturates_as_written(self, extreme, cpu, opened):
@@ -268,7 +268,7 @@ class TestSaturation:
     @pytest.mark.skipif(not why_int8_saturates(), reason="this CPU has VNNI or is no x86: nothing saturates")
     def test_the_default_kernels_of_this_cpu_do_not(self, extreme):
         images = np.full((1, 64, 8, 8), 255, np.float32)
-        with OrtRuntime(extreme, allow_saturation=True) as runtime:
+        with PlainRuntime(extreme) as runtime:
             got = runtime.run({"input": images})["conv.dequantized"]
         assert (got < 0.6 * 64 * 255 * 1.27).all(), "32767 where 64770 belongs"
 
