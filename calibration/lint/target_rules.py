@@ -23,6 +23,7 @@ from onnx import NodeProto
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
 from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily, rules_in
+from exporter.graph.joined_padding import joined_padding
 from exporter.graph.onnx_graph import attribute, infer_types, opset_of
 from runtimes.openvino.misread_operators import AXES_NOT_READ, NOT_HEARD, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
 
@@ -92,6 +93,13 @@ PAD_BEFORE_MAX_POOL = Rule(
     "No MaxPool reads a Pad of zeros, unless what is padded is never negative",
     "Export it again with this tool, which writes it so that nothing fuses; else open it with ONNX Runtime 1.32 or "
     "newer, or with the optimizer Pad_Fusion disabled",
+)
+PAD_TOO_WIDE = Rule(
+    "T010",
+    "pad-as-wide-as-window",
+    Severity.ERROR,
+    "No pool reads a Pad of zeros that is as wide as the pool's window",
+    PAD_BEFORE_MAX_POOL.remedy,
 )
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
 
@@ -194,14 +202,18 @@ def _misread(node: NodeProto, opset: int) -> tuple[str, Severity | None]:
 
 
 def _check_pads_of_pools(graph: QuantizedGraph, grouped: Grouped) -> None:
-    """Look for each MaxPool behind a Pad of zeros: a session joins both, and the zeros become minus infinity."""
+    """Look for each pool that a session joins with the Pad of zeros before it, where that changes anything."""
     for node in graph.model.graph.node:
-        pad = graph.index.producer.get(node.input[0]) if node.op_type == "MaxPool" else None
-        if pad is None or pad.op_type != "Pad" or attribute(pad, "mode", b"constant") != b"constant":
+        joined = joined_padding(node, graph.index, graph.constants.array)
+        if joined is None:
             continue
-        value = graph.constants.array(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
-        maker = graph.index.producer.get(pad.input[0])
-        if (value is None or not value.any()) and (maker is None or maker.op_type not in _NEVER_NEGATIVE):
+        maker = graph.index.producer.get(joined.source)
+        if joined.is_too_wide:
+            told = (
+                "a Pad as wide as its window before it: ONNX Runtime before 1.32 joins both and does not open the file"
+            )
+            grouped.add(PAD_TOO_WIDE, told, graph.where(node))
+        elif node.op_type == "MaxPool" and (maker is None or maker.op_type not in _NEVER_NEGATIVE):
             told = "a Pad of zeros before it: ONNX Runtime before 1.32 joins both and pads with minus infinity instead"
             grouped.add(PAD_BEFORE_MAX_POOL, told, graph.where(node))
 

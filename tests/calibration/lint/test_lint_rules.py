@@ -402,6 +402,31 @@ def test_a_pad_that_a_session_joins_with_a_pool(before, value, told):
     assert "T009" not in rule_ids(lint_model(model, TENSORRT))
 
 
+@pytest.mark.parametrize(
+    ("kind", "wide", "told"), [("MaxPool", 3, "T010"), ("AveragePool", 3, "T010"), ("AveragePool", 2, "")]
+)
+@pytest.mark.parametrize("before", [None, "Relu"])
+def test_a_pad_as_wide_as_the_window(kind, wide, told, before):
+    """tests/exporter/graph/test_joined_padding.py asks ONNX Runtime itself."""
+    graph = GraphBuilder()
+    given = "input" if before is None else graph.node(before, "before", "input")
+    padded = graph.node("Pad", "pad", given, graph.constant("pads", np.array([0, 0, wide, wide] * 2)))
+    model = graph.model(graph.node(kind, "pool", padded, kernel_shape=[3, 3]))
+    report = lint_model(model, ONNX_RUNTIME)
+    assert [finding.rule.id for finding in report.findings if finding.places == ("pool",)] == [told] * bool(told)
+    if told:
+        assert "does not open" in the_finding(report, told).message
+    assert "T010" not in rule_ids(lint_model(model, TENSORRT))
+
+
+def test_a_pad_that_no_session_joins_is_not_told():
+    """Of a Pad that two read, or that is an output, ONNX Runtime leaves all as it is."""
+    graph = GraphBuilder()
+    padded = graph.node("Pad", "pad", "input", graph.constant("pads", np.array([0, 0, 1, 1] * 2)))
+    model = graph.model(graph.node("MaxPool", "pool", padded, kernel_shape=[3, 3]), graph.node("Neg", "neg", padded))
+    assert "T009" not in rule_ids(lint_model(model, ONNX_RUNTIME))
+
+
 def test_indices_of_a_pool_are_refused_by_tensorrt():
     graph = GraphBuilder()
     model = graph.model(graph.node("MaxPool", "pool", "input", kernel_shape=[2, 2]))
