@@ -7,11 +7,12 @@ sums, input scale times weight scale:
     bias float              is made INT32: round(bias / (input scale * weight scale)), which ends at 2^31, and in a file
                             with FP16 scales at 65504, the largest FP16 number
 
-A MatMul of INT8 weights whose input is float becomes MatMulNBits, which rounds that input to INT8 in blocks.
+A MatMul of INT8 weights whose input is float becomes MatMulNBits, which rounds that input to INT8 in blocks. Weights
+with a scale for each block get an integer kernel that knows one scale or one for each output channel, and refuses.
 
 Source: ONNX Runtime 1.31, core/optimizer/qdq_transformer/weight_bias_quantization.cc and qdq_actions.cc; which graphs
 it takes was tried with 1.30 to 1.32 (tests/exporter/passes/test_float32_layers.py). Float inputs:
-findings/onnxruntime_weight_only_quantizes_inputs.sh.
+findings/onnxruntime_weight_only_quantizes_inputs.sh; blocks: findings/onnxruntime_blocked_weights_of_conv.sh.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import DEQUANTIZE, QuantizedGraph, Quantizer, Role, constant_behind, is_integer
+from calibration.lint.quantized_graph import (
+    DEQUANTIZE,
+    QUANTIZE,
+    QuantizedGraph,
+    Quantizer,
+    Role,
+    constant_behind,
+    is_integer,
+)
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from exporter.graph.onnx_graph import attribute
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
@@ -34,6 +43,7 @@ MAX_RELATIVE = 1e-3
 """How far a bias's scale may be from input scale times weight scale: float32 rounds by 1e-7, a wrong one is far off."""
 
 INT32_MAX = 2.0**31 - 1
+_BYTES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 _BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 BIAS_SCALE = Rule(
@@ -59,6 +69,14 @@ FLOAT_INPUT = Rule(
     "Quantize its input too, or store its weights in float, or as a Gemm's with transB = 1; else open it with "
     'session.qdq_matmulnbits_accuracy_level "1"',
 )
+BLOCKED_WEIGHTS = Rule(
+    "S015",
+    "blocked-weights",
+    Severity.ERROR,
+    "No layer that a session computes in integers has weights quantized in blocks",
+    "Quantize the weights per channel, or leave the layer's input in float; else open it with "
+    'session.disable_quant_qdq "1", which computes the layers as written',
+)
 FOLDED_WEIGHT = Rule(
     "L009",
     "int8-folded-away",
@@ -83,6 +101,7 @@ def check(graph: QuantizedGraph, target: LintTarget) -> Iterator[Finding]:
         _check_bias(node, graph, scales, grouped, target)
         if not target.is_tensorrt:
             _check_input(node, graph, grouped)
+            _check_blocks(node, graph, grouped)
         if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1 and not graph.is_quantized:
             _check_weight(node, graph, grouped)
         _check_cpu(node, graph, grouped, target)
@@ -187,6 +206,51 @@ def _check_input(node: NodeProto, graph: QuantizedGraph, grouped: Grouped) -> No
             "a plain ONNX Runtime session rounds the float input of a layer with integer weights to INT8 in blocks"
         )
         grouped.add(FLOAT_INPUT, message, graph.where(node))
+
+
+def _check_blocks(node: NodeProto, graph: QuantizedGraph, grouped: Grouped) -> None:
+    """Look for weights with a scale for each block, which a session gives to a kernel that knows none."""
+    if node.op_type not in ("Conv", "MatMul") or len([name for name in node.input if name]) != 2:
+        return  # a Gemm stays in float, and so does a Conv with a bias
+    data, weight = graph.dequantizer(node.input[0]), graph.dequantizer(node.input[1])
+    if data is None or weight is None or not attribute(weight, "block_size", 0):
+        return
+    kinds = {entry.node.output[0]: entry.data_type for entry in graph.quantizers if not entry.is_quantize}
+    if {kinds.get(data.output[0]), kinds.get(weight.output[0])} <= _BYTES and _is_made_integer(node, graph):
+        message = (
+            f"{node.op_type} with weights quantized in blocks: a plain ONNX Runtime session opens and cannot run it"
+        )
+        grouped.add(BLOCKED_WEIGHTS, message, graph.where(node))
+
+
+def _is_made_integer(node: NodeProto, graph: QuantizedGraph) -> bool:
+    """Tell whether a session makes an integer kernel of a layer of two quantized operands.
+
+    A Conv's answer must be quantized, at once or behind a Relu that this does, too. A MatMul's need not, but for what
+    is rounded behind an activation.
+    """
+    is_product = bool(node.op_type == "MatMul")
+    uses = graph.index.uses.get(node.output[0], ())
+    if node.output[0] in graph.index.outputs or not uses:
+        return is_product
+    if all(use.node.op_type == QUANTIZE for use in uses):
+        return True
+    (reader,) = uses[:1]
+    behind = graph.index.uses.get(reader.node.output[0], ()) if len(uses) == 1 else ()
+    is_activation = reader.node.op_type in ("Relu", "Clip") and bool(behind)
+    if not is_activation or any(use.node.op_type != QUANTIZE for use in behind):
+        return is_product
+    ends = {use.node.output[0] for use in behind}
+    return str(reader.node.op_type) == "Relu" and all(
+        _ends_at_zero(entry) for entry in graph.quantizers if entry.node.output[0] in ends
+    )
+
+
+def _ends_at_zero(quantizer: Quantizer) -> bool:
+    """Tell whether the lowest level stands for 0, so that rounding does what a Relu does."""
+    lowest = {TensorProto.INT8: -128, TensorProto.UINT8: 0}.get(quantizer.data_type)
+    zeros = quantizer.zero_point
+    return zeros is not None and lowest is not None and bool((zeros == lowest).all() if zeros.size else lowest == 0)
 
 
 def _check_weight(node: NodeProto, graph: QuantizedGraph, grouped: Grouped) -> None:

@@ -9,7 +9,7 @@ import pytest
 from graph_builder import GraphBuilder
 from lint_targets import ONNX_RUNTIME, TENSORRT, rule_ids, the_finding
 from onnx import ModelProto, helper, numpy_helper
-from quantized_graphs import ONNXRUNTIME, OURS, QuantizedBuilder, float_network, residual_network
+from quantized_graphs import INT8_ZERO, ONNXRUNTIME, OURS, QuantizedBuilder, float_network, residual_network
 from weight_only import weight_only_layer
 
 from calibration.lint import Severity, lint_model
@@ -221,3 +221,69 @@ def test_float_inputs_beside_integer_weights_that_a_session_rounds(kind, transpo
     assert is_rounded is not transposed
     assert ("S014" in rule_ids(lint_model(model, ONNX_RUNTIME))) == is_rounded
     assert "S014" not in rule_ids(lint_model(model, TENSORRT))
+
+
+def blocked(op="Conv", *, relu=False, zero=INT8_ZERO, quantized=(True, True), bias=False, blocks=True, readers=1):
+    """A layer whose weights have a scale for each two of their inputs; `quantized` are its input and its answer."""
+    graph = GraphBuilder(channels=3)
+    data = "input" if op == "Conv" else graph.node("Flatten", "flat", "input")
+    shape, axis = ((6, 3, 2, 2), 2) if op == "Conv" else ((192, 6), 0)
+    step, low = graph.constant("step", np.float32(0.05)), graph.constant("low", zero)
+    scales = (
+        [size // 2 if blocks and place == axis else size for place, size in enumerate(shape)] if blocks else shape[:1]
+    )
+    weight = [
+        graph.constant("levels", graph.random.integers(-127, 128, shape).astype(np.int8)),
+        graph.constant("scales", graph.random.uniform(0.001, 0.01, scales).astype(np.float32)),
+        graph.constant("zeros", np.zeros(scales, np.int8)),
+    ]
+    if quantized[0]:
+        levels = graph.node("QuantizeLinear", "in.quantized", data, step, low)
+        data = graph.node("DequantizeLinear", "in.dequantized", levels, step, low)
+    how = {"axis": axis, "block_size": 2} if blocks else {"axis": 0}
+    inputs = [data, graph.node("DequantizeLinear", "weight", *weight, **how)]
+    inputs += [graph.constant("bias", np.ones(6, np.float32))] if bias else []
+    end = graph.node(op, "layer", *inputs)
+    end = graph.node("Relu", "relu", end) if relu else end
+    ends = [graph.node("Neg", "neg", end)] if readers == 2 else []
+    if quantized[1]:
+        levels = graph.node("QuantizeLinear", "out.quantized", end, step, low)
+        end = graph.node("DequantizeLinear", "out.dequantized", levels, step, low)
+    return graph.model(end, *ends, opset=21)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({}, True),
+        ({"zero": np.uint8(9)}, True),
+        ({"relu": True}, False),
+        ({"relu": True, "zero": np.int8(-128)}, True),
+        ({"relu": True, "zero": np.uint8(0)}, True),
+        ({"relu": True, "zero": np.uint8(9)}, False),
+        ({"zero": np.int16(0)}, False),
+        ({"bias": True}, False),
+        ({"readers": 2}, False),
+        ({"quantized": (False, True)}, False),
+        ({"quantized": (True, False)}, False),
+        ({"blocks": False}, False),
+        ({"op": "MatMul", "quantized": (True, False)}, True),
+        ({"op": "MatMul", "quantized": (True, False), "relu": True}, True),
+        ({"op": "MatMul", "relu": True}, False),
+    ],
+)
+def test_weights_in_blocks_that_a_session_cannot_run(form, told):
+    model = blocked(**form)
+    found = [finding for finding in lint_model(model, ONNX_RUNTIME).findings if finding.rule.id == "S015"]
+    assert [finding.places for finding in found] == [("layer",)] * told
+    assert "S015" not in rule_ids(lint_model(model, TENSORRT))
+    if not told:
+        assert difference(model) < 1e-5
+        return
+    with pytest.raises(Exception, match=r"(?i)scale shape invalid|quantization param|zero point"):
+        difference(model)
+
+
+def test_a_product_in_blocks_whose_answer_is_quantized():
+    """ONNX Runtime 1.31 fails, 1.32 runs it."""
+    assert "S015" in rule_ids(lint_model(blocked("MatMul"), ONNX_RUNTIME))
