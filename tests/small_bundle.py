@@ -16,6 +16,7 @@ from exporter.passes.float16 import float16_from_float32
 from exporter.passes.pre_post_options import Finish
 from runtimes.bundle.file_names import MANIFEST_NAME, MODEL_FILES
 from runtimes.bundle.manifest import DEFAULT_BATCH, Manifest, TensorEntry, file_entry
+from runtimes.metrics.answer_kind import KEY, AnswerKind
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
@@ -47,10 +48,12 @@ def write_bundle(
     finish: Finish = PLAIN,
     target: str = "tensorrt",
     labels: tuple[str, ...] | None = LABELS,
+    answers: AnswerKind | None = None,
 ) -> Path:
     """Write what `resnet-export` would write of these models, as far as a runtime reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = metadata_of(PREPROCESSING, model_id="small", num_classes=CLASSES, labels=labels)
+    written = AnswerKind.PROBABILITIES if answers is not None and finish.softmax else answers
+    metadata = metadata_of(PREPROCESSING, model_id="small", num_classes=CLASSES, labels=labels, answers=written)
     finished = {
         MODEL_FILES[precision]: finish_graph(model, finish, preprocessing=PREPROCESSING, metadata=metadata)
         for precision, model in models.items()
@@ -68,7 +71,7 @@ def write_bundle(
             for specs in (runtime.input_specs, runtime.output_specs)
         )
     manifest = Manifest(
-        model={"id": "small", "num_classes": CLASSES},
+        model={"id": "small", "num_classes": CLASSES} | ({} if answers is None else {KEY: answers.value}),
         preprocessing=PREPROCESSING,
         inputs=inputs,
         outputs=outputs,

@@ -18,7 +18,6 @@ from exporter.errors import ExportError
 from runtimes.argument_kinds import Count
 from runtimes.bundle.file_names import LABELS_NAME
 from runtimes.bundle.manifest import BatchRange, Manifest, TensorEntry
-from runtimes.metrics.answer_kind import kind_in
 
 HEADER = "# Written by resnet-export triton; a folder whose config.pbtxt begins so is replaced by --force."
 
@@ -170,6 +169,6 @@ def _parameters(manifest: Manifest) -> list[Message]:
         "resnet_export.preprocessing": json.dumps(manifest.preprocessing.to_json()),
         "resnet_export.model": str(manifest.model.get("id", "")),
     }
-    if (kind := kind_in(manifest.model, softmax=bool(manifest.options.get("softmax")))) is not None:
-        known["resnet_export.answers"] = kind.value
+    if manifest.answers is not None:
+        known["resnet_export.answers"] = manifest.answers.value
     return [message(("key", key), ("value", message(("string_value", value)))) for key, value in known.items()]

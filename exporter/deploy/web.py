@@ -24,8 +24,9 @@ from exporter.errors import ExportError
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_holds, read_labels
-from runtimes.inference.classification import PROBABILITIES
+from runtimes.inference.classification import FEATURES_TOLD, PROBABILITIES
 from runtimes.io.npz import load_npz
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.protocol import Array, outputs_of
 
 FACTS = "facts.json"
@@ -110,7 +111,7 @@ def page_facts(bundle: Path, manifest: Manifest, file: str, inputs: Array, answe
         "preprocessing": manifest.preprocessing.to_json(),
         "input": {"name": manifest.inputs[0].name, "dtype": manifest.inputs[0].dtype},
         "output": output,
-        "has_softmax": bool(manifest.options.get("softmax")) or output == PROBABILITIES,
+        "has_softmax": output == PROBABILITIES or not (manifest.answers or AnswerKind.LOGITS).needs_softmax,
         "labels": read_labels(bundle, manifest),
         "golden": {"file": "golden.bin", "shape": list(inputs.shape), "answers": answers.tolist()},
     }
@@ -141,3 +142,5 @@ def _check_page_can(bundle: Path, manifest: Manifest) -> None:
             f"{bundle}: its outputs are {', '.join(entry.name for entry in manifest.outputs)}; the page reads one "
             "table of scores [N, classes]; export without --features and --topk"
         )
+    if manifest.answers is AnswerKind.FEATURES:
+        raise ExportError(f"{bundle}: {FEATURES_TOLD}")

@@ -176,3 +176,8 @@ def _check_fits(bundle: Path, manifest: Manifest) -> None:
             f"{bundle}: gives {', '.join(entry.name for entry in manifest.outputs)}; transformers reads logits "
             "[N, classes]; export without --softmax, --topk and --features"
         )
+    if manifest.answers is not None and not manifest.answers.needs_softmax:
+        raise ExportError(
+            f"{bundle}: gives {manifest.answers.value}, as its network ends; transformers reads logits [N, classes] "
+            "and applies Softmax itself; export a network that ends in its last layer"
+        )

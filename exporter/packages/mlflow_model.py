@@ -15,6 +15,7 @@ from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, read_labels
 from runtimes.inference.runtime_registry import RUNTIMES
 from runtimes.machine.installed_versions import installed_versions
+from runtimes.metrics.answer_kind import KEY
 from runtimes.needed_library import needed_library
 
 
@@ -71,6 +72,8 @@ def _metadata(bundle: Path, manifest: Manifest, precision: str) -> dict[str, str
         "precision": precision,
         "preprocessing": json.dumps(manifest.preprocessing.to_json()),
     }
+    if manifest.answers is not None:
+        told[KEY] = manifest.answers.value
     if (labels := read_labels(bundle, manifest)) is not None:
         told["labels"] = json.dumps(labels)
     return told

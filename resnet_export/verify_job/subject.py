@@ -23,7 +23,7 @@ from runtimes.bundle.precision import option_words
 from runtimes.errors import BundleError
 from runtimes.inference.runtime_registry import RUNTIMES, word_of_flavor
 from runtimes.io.npz import load_npz
-from runtimes.metrics.answer_kind import AnswerKind, kind_in
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.transform import Preprocessing
 from runtimes.trt.engine_sidecar import EngineSidecar
 
@@ -169,7 +169,7 @@ def _on_own_runtime(subject: Subject, provider: str | None) -> Subject:
 
 def _bundle(folder: Path, precisions: tuple[str, ...], *, flavor: str | None) -> Subject:
     manifest = load_unchanged(folder)
-    if manifest.options.get("features") or kind_in(manifest.model) is AnswerKind.FEATURES:
+    if manifest.options.get("features") or manifest.answers is AnswerKind.FEATURES:
         raise ExportError(
             f"{folder} gives features ({', '.join(entry.name for entry in manifest.outputs)}); verify compares "
             "answers of classes, and there are none: report.json has the features' SQNR and cosine"

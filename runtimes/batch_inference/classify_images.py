@@ -22,7 +22,7 @@ from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterE
 from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Classification, ScoredClass
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
-from runtimes.metrics.answer_kind import AnswerKind, kind_in
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.side_by_side import usable_cpus
 
 _BATCHES_AHEAD = 2
@@ -157,7 +157,7 @@ def _score(one: ScoredClass) -> float:
 def score_kind(manifest: Manifest) -> str:
     """Return what the scores of a row are: "probability" or "logit"."""
     names = [entry.name for entry in manifest.outputs]
-    kind = kind_in(manifest.model, softmax=bool(manifest.options.get("softmax"))) or AnswerKind.LOGITS
+    kind = manifest.answers or AnswerKind.LOGITS
     return "logit" if INDICES in names and kind is AnswerKind.LOGITS else "probability"
 
 
@@ -168,7 +168,7 @@ def check_outputs(manifest: Manifest, top_k: int) -> None:
         NotAClassifierError: With what they are instead.
     """
     names = [entry.name for entry in manifest.outputs]
-    if kind_in(manifest.model) is AnswerKind.FEATURES:
+    if manifest.answers is AnswerKind.FEATURES:
         raise NotAClassifierError(FEATURES_TOLD)
     if names == [SCORES, INDICES]:
         kept = manifest.outputs[0].shape[1]

@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtimes.bundle.file_names import MANIFEST_NAME
-from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest, may_be
+from runtimes.bundle.file_names import LABELS_NAME, MANIFEST_NAME
+from runtimes.bundle.manifest import EDITED, Manifest, TensorEntry, check_files, load_manifest, may_be, read_labels
 from runtimes.errors import BundleError
 from runtimes.io.protobuf import fields, mapped, text
+from runtimes.metrics.answer_kind import KEY, AnswerKind
 from runtimes.protocol import TensorSpec
 
 Specs = Mapping[str, TensorSpec]
@@ -37,7 +38,10 @@ def load_unchanged(bundle: Path, *, public_key: Path | None = None) -> Manifest:
             raise BundleError(f"{path}: no ONNX file ({err}); export the bundle anew") from err
         _check_tensors(path, "inputs", manifest.inputs, inputs)
         _check_tensors(path, "outputs", manifest.outputs, outputs)
-        _check_preparation(path, manifest, metadata)
+        written = {key: _json(text) for key, text in metadata.items()}
+        _check_preparation(path, manifest, written.get("preprocessing"))
+        _check_answers(path, manifest, written.get(KEY))
+        _check_labels(path, read_labels(bundle, manifest), written.get("labels"))
     return manifest
 
 
@@ -78,15 +82,44 @@ def _check_tensors(path: Path, ends: str, entries: tuple[TensorEntry, ...], spec
     raise BundleError(f"{MANIFEST_NAME}: `{ends}` says {said}, but {path.name} has {has}; {EDITED}")
 
 
-def _check_preparation(path: Path, manifest: Manifest, metadata: Mapping[str, str]) -> None:
-    """Raise unless a file that says in its metadata how its pictures are prepared says what the manifest says."""
+def _json(text: str) -> object:
+    """Return a value of a file's metadata; None of what another tool wrote there."""
     try:
-        written = json.loads(metadata["preprocessing"])
-    except (KeyError, ValueError, RecursionError):
-        return  # an engine has none; an export of an older version need not have it
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _check_preparation(path: Path, manifest: Manifest, written: object) -> None:
+    """Raise unless a file that says in its metadata how its pictures are prepared says what the manifest says."""
     for field, said in manifest.preprocessing.to_json().items():
         if isinstance(written, dict) and field in written and written[field] != said:
             raise BundleError(
                 f"{MANIFEST_NAME}: `preprocessing.{field}` is {json.dumps(said)}, but {path.name} was exported for "
                 f"{json.dumps(written[field])}, as its metadata says; {EDITED}"
             )
+
+
+def _check_answers(path: Path, manifest: Manifest, written: object) -> None:
+    """Raise unless a file that says whether it gives logits or probabilities says what the manifest says."""
+    kind = next((kind for kind in AnswerKind if kind.value == written), None)
+    said = manifest.answers
+    if kind is None or said is None or kind is said:
+        return
+    raise BundleError(
+        f"{MANIFEST_NAME}: `model.{KEY}` and `options.softmax` say that the files give {said.value}, but "
+        f"{path.name} gives {kind.value}, as its metadata says; {EDITED}"
+    )
+
+
+def _check_labels(path: Path, labels: tuple[str, ...] | None, written: object) -> None:
+    """Raise unless a file that names its classes in its metadata names them as `labels.txt` does."""
+    if labels is None or not isinstance(written, list) or list(labels) == written:
+        return
+    index = next((place for place, pair in enumerate(zip(labels, written, strict=False)) if pair[0] != pair[1]), None)
+    differs = (
+        f"it has {len(labels)}, {path.name} {len(written)}"
+        if index is None
+        else f"class {index} is {labels[index]!r}, but {path.name} was exported with {written[index]!r}"
+    )
+    raise BundleError(f"{LABELS_NAME}: {differs}, as its metadata says; {EDITED}")

@@ -21,7 +21,7 @@ from runtimes.io.bounded_read import MAX_JSON_BYTES, json_from_bytes, read_plain
 from runtimes.io.json_fields import JsonFields, json_fields
 from runtimes.io.json_types import check_kinds
 from runtimes.io.stand_in import stand_in_at
-from runtimes.metrics.answer_kind import KEY, AnswerKind
+from runtimes.metrics.answer_kind import KEY, AnswerKind, kind_in
 from runtimes.preprocessing.transform import Preprocessing, pixels, preprocess
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _MAX_SIZE = 2**31 - 1  # of an axis; TensorRT counts in 32 bits
+_DIALECTS = ("tensorrt", "onnxruntime")  # see `int8_for_tensorrt`
 _AGAIN = "copy the bundle again or export anew"
 EDITED = "it was changed after the export: undo that, or export anew"
 
@@ -126,6 +127,11 @@ class Manifest(JsonFields):
         return (self.target if dialect is None else dialect) != "onnxruntime"
 
     @property
+    def answers(self) -> AnswerKind | None:
+        """What the files give, a Softmax of `--softmax` counted in; None where the export did not say."""
+        return kind_in(self.model, softmax=bool(self.options.get("softmax")))
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that the bundle has a model in, the fullest first."""
         return tuple(precision for precision, file in MODEL_FILES.items() if file in self.files)
@@ -188,6 +194,9 @@ def _check_kinds(fields: Mapping[str, Any]) -> None:
     check_kinds(fields["model"], {"id": str})
     if (kind := fields["model"].get(KEY)) is not None and kind not in (known := [each.value for each in AnswerKind]):
         raise ValueError(f"model {KEY!r}: got {kind!r}, expected one of {', '.join(known)}")
+    check_kinds({"softmax": None, **fields["options"]}, {"softmax": (bool, type(None))})
+    if (dialect := (fields["quantization"] or {}).get("dialect")) not in (None, *_DIALECTS):
+        raise ValueError(f"quantization 'dialect': got {dialect!r}, expected one of {', '.join(_DIALECTS)}")
     for name in ("tool", "libraries"):
         check_kinds(fields[name], dict.fromkeys(fields[name], str))
 
@@ -299,10 +308,18 @@ def check_holds(bundle: Path, manifest: Manifest, precisions: Iterable[str]) -> 
 
 
 def read_labels(bundle: Path, manifest: Manifest) -> tuple[str, ...] | None:
-    """Return the class names of a bundle, in index order; None where it has none: its outputs are no classes."""
+    """Return the class names of a bundle, in index order; None where it has none: its outputs are no classes.
+
+    Raises:
+        BundleError: If the file is not UTF-8.
+    """
     if LABELS_NAME not in manifest.files:
         return None
-    return tuple((bundle / LABELS_NAME).read_text(encoding="utf-8").split("\n")[:-1])
+    try:
+        text = (bundle / LABELS_NAME).read_text(encoding="utf-8")
+    except UnicodeDecodeError as err:
+        raise BundleError(f"{bundle / LABELS_NAME}: not UTF-8 ({err}); {_AGAIN}") from err
+    return tuple(text.split("\n")[:-1])
 
 
 def class_names(bundle: Path, manifest: Manifest) -> tuple[str, ...] | None:

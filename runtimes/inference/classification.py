@@ -80,7 +80,8 @@ class Head:
         """Return the answer for each row of the outputs.
 
         Raises:
-            RuntimeAdapterError: If a score is not finite: then the picture's preparation or the model is broken.
+            RuntimeAdapterError: If a score is not finite: then the picture's preparation or the model is broken; or if
+                what shall be a probability is none.
             ValueError: If `top` is below 1.
         """
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
@@ -91,6 +92,8 @@ class Head:
             raise RuntimeAdapterError(
                 f"the model's {self.scores} are not finite for picture {row}; check its input, or the file's FP16 range"
             )
+        if self.kind in (AnswerKind.PROBABILITIES, AnswerKind.INDEPENDENT):
+            _check_probabilities(scores, self.scores)
         if self.indices is not None:
             best, order = scores[:, :top], outputs[self.indices][:, :top]
             chances = _chances_of_best(best, self.kind)
@@ -115,10 +118,22 @@ class Head:
         return str(index) if self.labels is None or index >= len(self.labels) else self.labels[index]
 
 
+_ROUNDED = 0.01  # of a probability: more than one INT8 step, less than what logits give
+
 FEATURES_TOLD = (
     "this model gives features, no classes: it has no classifier; use run(), or export a network with one "
     "(--num-classes N at export says that they are scores of classes all the same)"
 )
+
+
+def _check_probabilities(scores: Array, name: str) -> None:
+    """Raise unless scores that the model is said to give as probabilities can be some, up to rounding by INT8."""
+    if not len(scores) or (scores.min() >= -_ROUNDED and scores.max() <= 1 + _ROUNDED):
+        return
+    raise RuntimeAdapterError(
+        f"the model's {name} go from {scores.min():.4g} to {scores.max():.4g}, expected probabilities of 0 to 1, as "
+        "its bundle or metadata says; export it anew"
+    )
 
 
 def _chances_of_best(best: Array, kind: AnswerKind | None) -> NDArray[np.float64] | None:

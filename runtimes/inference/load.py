@@ -170,8 +170,7 @@ class _Source:
     def _told(self, opened: Opened) -> _Told:
         if self.manifest is None:
             return _told_by_metadata(self.path, opened.metadata)
-        kind = kind_in(self.manifest.model, softmax=bool(self.manifest.options.get("softmax")))
-        return _Told(self.manifest.preprocessing, read_labels(self.path, self.manifest), kind)
+        return _Told(self.manifest.preprocessing, read_labels(self.path, self.manifest), self.manifest.answers)
 
 
 @dataclass(frozen=True, slots=True)

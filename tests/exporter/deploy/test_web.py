@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from packaging.version import Version
 from PIL import Image
-from small_bundle import LABELS, SIZE, small_models, write_bundle
+from small_bundle import LABELS, SIZE, small_models, small_network, write_bundle
 
 from exporter.deploy.onnxruntime_web import SHA512, onnxruntime_web
 from exporter.deploy.web import write_web
@@ -24,6 +25,7 @@ from exporter.errors import ExportError
 from resnet_export.main import main
 from runtimes import OrtRuntime, load
 from runtimes.bundle.manifest import load_manifest
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.transform import Interpolation, Preprocessing, pixels
 
 SCREENSHOTS = os.environ.get("RESNET_EXPORT_SCREENSHOTS")
@@ -202,6 +204,20 @@ def test_int8_is_taken_where_it_is_faster(tmp_path, no_assets):
         made = with_golden(write_bundle(tmp_path / target, models, target=target))
         report = write_web(made, tmp_path / f"{target}-web", open_runtime=OrtRuntime)
         assert report.file == file
+
+
+@pytest.mark.parametrize("kind", [None, *AnswerKind])
+def test_softmax_is_applied_once(tmp_path, no_assets, kind):
+    """A network that ends in Softmax by itself, without --softmax, gave pages that applied it again."""
+    made = with_golden(write_bundle(tmp_path / "b", {"fp32": small_network()}, answers=kind))
+    if kind is AnswerKind.FEATURES:
+        with pytest.raises(ExportError, match="gives features, no classes"):
+            write_web(made, tmp_path / "web", open_runtime=OrtRuntime)
+        assert not (tmp_path / "web").exists()
+        return
+    write_web(made, tmp_path / "web", open_runtime=OrtRuntime)
+    facts = json.loads((tmp_path / "web" / "facts.json").read_text())
+    assert facts["has_softmax"] is (kind in (AnswerKind.PROBABILITIES, AnswerKind.INDEPENDENT))
 
 
 def test_another_archive_is_refused(tmp_path):

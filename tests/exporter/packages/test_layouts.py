@@ -13,13 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 from PIL import Image
-from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, write_bundle
+from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, small_network, write_bundle
 
 from exporter.errors import ExportError
 from exporter.packages.huggingface import pixel_notes, processor_config, with_input_called
 from exporter.packages.layouts import LAYOUTS, write_package
 from resnet_export.main import main
 from runtimes.errors import MissingDependencyError
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.transform import Interpolation, preprocess
 
 HAS_PACKAGES = pytest.mark.skipif(
@@ -217,6 +218,15 @@ class TestMlflow:
 
         loaded = mlflow.onnx.load_model(str(mlflow_package))
         assert loaded == onnx.load(bundles["onnxruntime"] / "model.int8.onnx")
+
+
+@pytest.mark.parametrize("kind", [AnswerKind.PROBABILITIES, AnswerKind.INDEPENDENT, AnswerKind.FEATURES])
+def test_what_gives_no_logits_is_no_package_for_transformers(tmp_path, kind):
+    """Its pipelines apply Softmax to what they get, as if it were logits."""
+    bundle = write_bundle(tmp_path / "b", {"fp32": small_network()}, answers=kind)
+    with pytest.raises(ExportError, match=rf"gives {kind.value}, as its network ends; transformers reads logits"):
+        write_package([bundle], tmp_path / "out", layout="huggingface")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_bundles_only_where_variants_are(bundles, tmp_path):

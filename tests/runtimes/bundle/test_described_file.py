@@ -10,12 +10,14 @@ import pytest
 from small_bundle import CLASSES, SIZE, small_network, write_bundle
 
 from exporter.bundle.write_folder import write_manifest
+from exporter.passes.pre_post_options import Finish
 from resnet_export.main import main
 from runtimes import load
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import Manifest, file_entry, load_manifest
 from runtimes.errors import BundleError
+from runtimes.metrics.answer_kind import AnswerKind
 
 
 @pytest.fixture
@@ -77,6 +79,73 @@ def test_preparation_that_fits_the_shape_and_is_not_the_files(bundle, provider, 
         read(bundle, provider)
 
 
+def rewrite(bundle, change):
+    path = bundle / MANIFEST_NAME
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino", "unopened"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["options"].update(softmax=True), "give probabilities, but model.onnx gives logits"),
+        (lambda content: content["model"].update(answers="features"), "give features, but model.onnx gives logits"),
+        (lambda content: content["model"].update(answers="independent"), "give independent, but model.onnx gives"),
+    ],
+)
+def test_logits_are_not_called_probabilities(tmp_path, provider, change, said):
+    """With `softmax` set to true in the manifest an answer was "7 457.3%", without a word."""
+    bundle = write_bundle(tmp_path / "b", {"fp32": small_network()}, answers=AnswerKind.LOGITS)
+    rewrite(bundle, change)
+    with pytest.raises(BundleError, match=said):
+        read(bundle, provider)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["ant", "bee", "dog", "cat", "elk"], "class 2 is 'dog', but model.onnx was exported with 'cat'"),
+        (["ant", "bee", "cat", "dog"], "it has 4, model.onnx 5"),
+        (["ant", "bee", "cat", "dog", "elk", "fox"], "it has 6, model.onnx 5"),
+    ],
+)
+def test_labels_are_the_files(bundle, labels, said):
+    """A labels.txt of another order with its own hash in the manifest: only the file's metadata contradicts it."""
+    path = bundle / "labels.txt"
+    path.write_text("\n".join(labels) + "\n", encoding="utf-8")
+    rewrite(bundle, lambda content: content["files"].update({path.name: hashed(path)}))
+    with pytest.raises(BundleError, match=f"labels.txt: {said}, as its metadata says"):
+        load(bundle, provider="cpu")
+
+
+def hashed(path):
+    entry = file_entry(path)
+    return {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
+
+
+def test_labels_that_are_no_text(bundle):
+    path = bundle / "labels.txt"
+    path.write_bytes(b"\xff\xfe\n")
+    rewrite(bundle, lambda content: content["files"].update({path.name: hashed(path)}))
+    with pytest.raises(BundleError, match=r"labels\.txt: not UTF-8"):
+        load(bundle, provider="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["options"].update(softmax="yes"), "softmax: got string, expected boolean"),
+        (lambda content: content.update(quantization={"dialect": "qnn"}), "got 'qnn', expected one of tensorrt, onnx"),
+    ],
+)
+def test_what_decides_how_files_are_read_is_one_of_what_there_is(bundle, change, said):
+    rewrite(bundle, change)
+    with pytest.raises(BundleError, match=said):
+        load(bundle, provider="cpu")
+
+
 def test_axes_that_one_side_leaves_open_fit(bundle):
     edit(bundle, "outputs", shape=["batch", "classes"])
     with load(bundle, provider="cpu") as model:
@@ -113,4 +182,13 @@ def test_what_is_no_onnx_file_is_told(bundle, content):
 
 def test_a_bundle_as_it_was_written_is_unchanged(bundle, digits_bundle):
     assert isinstance(load_unchanged(bundle), Manifest)
-    assert load_unchanged(digits_bundle).quantization is not None
+    digits = load_unchanged(digits_bundle)
+    assert digits.quantization is not None
+    assert digits.answers is AnswerKind.LOGITS
+
+
+def test_a_softmax_that_export_added_is_counted_in(tmp_path):
+    bundle = write_bundle(
+        tmp_path / "b", {"fp32": small_network()}, finish=Finish(softmax=True), answers=AnswerKind.LOGITS
+    )
+    assert load_unchanged(bundle).answers is AnswerKind.PROBABILITIES

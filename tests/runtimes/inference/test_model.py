@@ -16,7 +16,7 @@ import torch
 from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, write_bundle
 
 from runtimes import load
-from runtimes.errors import BundleError, ForkedProcessError, InputMismatchError, ModelClosedError
+from runtimes.errors import BundleError, ForkedProcessError, InputMismatchError, ModelClosedError, RuntimeAdapterError
 from runtimes.inference.classification import Head
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
@@ -69,6 +69,21 @@ def test_any_runtime_can_be_a_model():
         answer = model.classify(np.full((32, 32, 3), 90, np.uint8), channels="RGB", top=CLASSES)
     assert {scored.label for scored in answer.top} == set(LABELS)
     assert sum(scored.probability for scored in answer.top) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", [AnswerKind.PROBABILITIES, AnswerKind.INDEPENDENT])
+@pytest.mark.parametrize("indices", [None, "indices"])
+@pytest.mark.parametrize("scores", [[4.6, -0.3], [1.5, 0.2], [0.3, -0.2]])
+def test_what_is_no_probability_is_never_told_as_one(kind, indices, scores):
+    outputs = {"scores": np.array([[0.5, 0.5], scores], np.float32), "indices": np.array([[0, 1], [0, 1]])}
+    with pytest.raises(RuntimeAdapterError, match="expected probabilities of 0 to 1"):
+        Head("scores", indices, kind, None).classes(outputs)
+
+
+def test_probabilities_may_be_rounded():
+    """INT8's largest step may lie a little above 1."""
+    (answer,) = Head("scores", None, AnswerKind.PROBABILITIES, None).classes({"scores": np.array([[1.004, -0.004]])})
+    assert (answer.index, answer.probability) == (0, 1.004)
 
 
 class TestAsync:
