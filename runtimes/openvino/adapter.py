@@ -15,6 +15,7 @@ import numpy as np
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
 from runtimes.io.file_name import name_or_bytes
+from runtimes.nan_images import with_nan_of
 from runtimes.openvino.misread_levels import why_levels_are_misread
 from runtimes.openvino.misread_operators import why_misread
 from runtimes.openvino.node_precision import integer_layers, node_precisions
@@ -110,7 +111,7 @@ class OpenVinoRuntime(RuntimeAdapter):
             results = request.infer()
         except Exception as err:  # OpenVINO raises RuntimeError and others
             raise RuntimeAdapterError(f"OpenVINO failed: {_sentence(err)}") from err
-        outputs = _with_nan_of(given, dict(zip(self.output_specs, results.values(), strict=True)))
+        outputs = with_nan_of(given, dict(zip(self.output_specs, results.values(), strict=True)))
         self._idle.append(request)
         if self._compiled is None:  # closed meanwhile: nothing may stay
             self._idle.clear()
@@ -133,20 +134,6 @@ def _file_or_bytes(model: str | Path | bytes | Any) -> Path | bytes:
     if isinstance(model, (str, Path)):
         return Path(model)
     return model if isinstance(model, bytes) else bytes(model.SerializeToString())
-
-
-def _with_nan_of(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> dict[str, Array]:
-    """Give NaN for images that hold NaN, as every other runtime does: OpenVINO's ReLU makes 0 of it.
-
-    An input's least value is NaN if any is, which costs 0.02 ms for an image of 224 x 224.
-    """
-    for array in inputs.values():
-        if array.dtype.kind == "f" and np.isnan(array.min()):
-            images = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(axis=1))
-            for output in outputs.values():
-                if output.dtype.kind == "f" and len(output) == len(array):
-                    output[images] = np.nan
-    return outputs
 
 
 def _refuse_saturation(precisions: Mapping[str, str]) -> None:

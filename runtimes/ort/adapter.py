@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from runtimes.errors import ModelClosedError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.fork_guard import never_release_in_a_child, refuse_in_a_child
+from runtimes.nan_images import with_nan_of
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
 from runtimes.ort.session import (
@@ -118,7 +120,7 @@ class OrtRuntime(RuntimeAdapter):
             outputs = session.run(self._output_names, inputs if type(inputs) is dict else dict(inputs))
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
             raise RuntimeAdapterError(f"ONNX Runtime failed: {err}") from err
-        return dict(zip(self._output_names, outputs, strict=True))
+        return with_nan_of(inputs, dict(zip(self._output_names, outputs, strict=True)))
 
     def run_into(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run the model once and write the results into arrays of the caller, without a copy in between.
@@ -140,6 +142,7 @@ class OrtRuntime(RuntimeAdapter):
             binding.synchronize_outputs()
         except Exception as err:  # ONNX Runtime raises a class per status code, without a common public base
             raise RuntimeAdapterError(f"ONNX Runtime failed: {err}") from err
+        with_nan_of(inputs, {name: array for name, array in outputs.items() if isinstance(array, np.ndarray)})
 
     def close(self) -> None:
         """Release the session, as soon as no other thread computes in it; a second call does nothing."""

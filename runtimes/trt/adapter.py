@@ -18,6 +18,7 @@ from runtimes.cuda.device_array import is_on_device, read_inputs
 from runtimes.cuda.memory import CudaRuntime, load_cuda
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.in_pieces import run_in_pieces
+from runtimes.nan_images import with_nan_of
 from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
 from runtimes.trt import compatibility
 from runtimes.trt.execution_lane import Lane, do_all
@@ -153,7 +154,7 @@ class TrtRuntime(RuntimeAdapter):
             self._return_lane(lane, usable=False)
             raise
         self._return_lane(lane, usable=True)
-        return outputs
+        return with_nan_of(inputs, outputs)
 
     def layer_times(self, *, batch: int, num_runs: int = 20) -> EngineTimes:
         """Time every layer, on noise, one run after the other; other calls may compute meanwhile and disturb it.
