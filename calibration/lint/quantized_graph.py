@@ -144,27 +144,6 @@ def quantized_graph(model: ModelProto, folder: Path | None = None) -> QuantizedG
     return QuantizedGraph(model, folder, index, constants, quantizers, names, _without_pairs(model, index, constants))
 
 
-def why_not_walkable(graph: GraphProto) -> str:
-    """Return why one cannot follow the graph from tensor to tensor, such as a loop; or an empty string.
-
-    ONNX wants every tensor made once, and before it is read. Source: ONNX IR specification, "Graphs".
-    """
-    made: set[str] = set()
-    for node in graph.node:
-        if not any(node.output):
-            return f"node {node_name(node)!r} has no output"
-        for name in filter(None, node.output):
-            if name in made:
-                return f"tensor {name!r} is made by two nodes"
-            made.add(name)
-    later = set(made)
-    for node in graph.node:
-        if early := next((name for name in node.input if name in later), ""):
-            return f"node {node_name(node)!r} reads {early!r}, which is made after it"
-        later.difference_update(node.output)
-    return ""
-
-
 def constant_behind(tensor: str, index: GraphIndex, constants: Constants) -> str:
     """Return the constant that `tensor` is, or was before Q, DQ and data movement; "" if it is computed."""
     while tensor not in constants:

@@ -19,9 +19,11 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from exporter.errors import OnnxFileError
 from exporter.graph.feature_ends import ends_in_features
+from exporter.graph.invalid_model import complete, why_invalid
 from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of, refill
 from exporter.graph.read_model import read_model_and_hash
 from exporter.graph.unstable_nodes import unstable_nodes
+from runtimes.counted import counted
 from runtimes.preprocessing.transform import MAX_CHANNELS
 
 MIN_SOURCE_OPSET = 7
@@ -33,6 +35,12 @@ MAX_CHANNELS_LAST = 4
 MAX_TENSOR_BYTES = 1 << 30
 """Of one tensor, at batch 1: sixteen times the largest one of a ResNet-152 at 1024 pixels. Shapes in a file are data
 from outside, and what they ask for must not decide how much memory is taken."""
+
+FROM_FLOAT32 = (
+    "export it from the float32 model (model.float() before torch.onnx.export): FP16 and INT8 are made of that here, "
+    "with --fp16 and --int8, and compared with it"
+)
+"""What to do with a file of another type of numbers: its own answers are rounded, and no reference for others."""
 
 _QUANTIZED = ("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinear", "QuantizeLinear")
 """How the names of operators begin that compute on integers, or quantize."""
@@ -116,10 +124,17 @@ def read_onnx(path: Path, outputs: tuple[str, ...] = ()) -> OnnxSource:
 
 def _read(path: Path) -> tuple[ModelProto, str]:
     model, sha256 = read_model_and_hash(path)
+    complete(model)
     try:
         onnx.checker.check_model(model)
     except Exception as err:  # the checker raises unrelated types
-        raise OnnxFileError(f"{path} does not pass onnx.checker: {err}") from err
+        raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, str(err))}") from err
+    if sum(entry.domain in ("", "ai.onnx") for entry in model.opset_import) > 1:  # which the checker takes
+        raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, '')}")
+    if model.functions:
+        from onnx.inliner import inline_local_functions
+
+        model = inline_local_functions(model)
     return model, sha256
 
 
@@ -177,8 +192,29 @@ def check_nodes(model: ModelProto, path: Path | str) -> None:
             f"{path}: {node.name or node.output[0]!r} {what}; call model.eval() before exporting, so that a picture "
             "gets one answer"
         )
-    if half := [t.name for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)]:
-        raise OnnxFileError(f"{path}: {len(half)} weights, first {half[0]!r}, are not float32; give the float32 file")
+    if half := _narrow_weights(model.graph):
+        kind = TensorProto.DataType.Name(half[0].data_type).lower()
+        raise OnnxFileError(
+            f"{path}: got {counted(len(half), 'weight')} of {kind}, first {half[0].name!r}, expected float32; "
+            f"{FROM_FLOAT32}"
+        )
+
+
+def _narrow_weights(graph: GraphProto) -> list[TensorProto]:
+    """Return the constants of 16 bits that the graph computes with: not those that it makes float32 first."""
+    narrow = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    given = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in narrow}
+    for node in graph.node:
+        value = attribute(node, "value") if node.op_type == "Constant" else None
+        if value is not None and value.data_type in narrow:
+            given[node.output[0]] = TensorProto(name=node.output[0], data_type=value.data_type)
+    computed = {
+        name
+        for node in graph.node
+        if not (node.op_type == "Cast" and attribute(node, "to") == TensorProto.FLOAT)
+        for name in node.input
+    }
+    return [tensor for name, tensor in given.items() if name in computed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +237,8 @@ def _check_input(model: ModelProto, inputs: list[Any], path: Path) -> _Image:
         hint = (
             "; --input uint8 adds the cast and the normalization later" if kind.elem_type == TensorProto.UINT8 else ""
         )
+        if kind.elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+            hint = f"; {FROM_FLOAT32}"
         raise OnnxFileError(f"{path}: input {info.name!r} is {got}, expected float32{hint}")
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
     named = [str(size or dim.dim_param or "?") for size, dim in zip(dims, kind.shape.dim, strict=True)]

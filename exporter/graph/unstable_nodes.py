@@ -1,7 +1,7 @@
 """Nodes whose answer depends on chance or on the other pictures of the batch: what is left of training in a file.
 
     BatchNormalization   with training_mode, or with outputs for running statistics: normalizes by the batch
-    Dropout              whose third input, training_mode (since opset 12), is not the constant False
+    Dropout              whose third input, training_mode (since opset 12), is not the constant False, but of ratio 0
     Bernoulli, Random*   chance
 
 Source: ONNX, Operators.md, Dropout-13 and BatchNormalization-15.
@@ -40,11 +40,13 @@ def is_batchnorm_in_training(node: NodeProto) -> bool:
 
 
 def is_idle_dropout(node: NodeProto, graph: GraphProto) -> bool:
-    """Tell whether a Dropout surely passes on its input: no training mode, or the constant False."""
-    return len(node.input) < 3 or not node.input[2] or _is_constant_false(node.input[2], graph)
+    """Tell whether a Dropout surely passes on its input: no training mode, the constant False, or the ratio 0."""
+    if len(node.input) < 3 or not node.input[2] or _is_constant_zero(node.input[2], graph):
+        return True
+    return bool(node.input[1]) and _is_constant_zero(node.input[1], graph)
 
 
-def _is_constant_false(name: str, graph: GraphProto) -> bool:
+def _is_constant_zero(name: str, graph: GraphProto) -> bool:
     for tensor in graph.initializer:
         if tensor.name == name:
             return not array_from_initializer(tensor).any() and all(info.name != name for info in graph.input)
@@ -52,6 +54,6 @@ def _is_constant_false(name: str, graph: GraphProto) -> bool:
     if made is None:
         return False
     if made.op_type in ("Identity", "Cast"):
-        return _is_constant_false(made.input[0], graph)
+        return _is_constant_zero(made.input[0], graph)
     value = attribute(made, "value") if made.op_type == "Constant" else None
     return value is not None and not array_from_initializer(value).any()

@@ -9,9 +9,9 @@ from exporter.graph.unstable_nodes import unstable_nodes
 from exporter.passes.canonicalize_ops import canonical_ops
 
 
-def with_dropout(training, *, opset=13, how="initializer"):
+def with_dropout(training, *, opset=13, how="initializer", ratio=0.5):
     graph = GraphBuilder(channels=3)
-    ratio = graph.constant("ratio", np.float32(0.5))
+    ratio = "" if ratio is None else graph.constant("ratio", np.float32(ratio))
     if how == "initializer":
         flag = graph.constant("training", np.array(training))
     elif how == "node":
@@ -35,6 +35,14 @@ def test_dropout_in_training_mode_is_named_and_an_idle_one_goes(how, opset):
     assert not list(unstable_nodes(idle.graph))
     if how == "initializer":  # what is computed is folded before
         assert "Dropout" not in [node.op_type for node in canonical_ops(idle).model.graph.node]
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.0, False), (0.1, True), (None, True)])
+def test_a_dropout_of_ratio_0_passes_on_its_input(ratio, told):
+    """Without a ratio it is 0.5. Source: ONNX, Operators.md, Dropout-13."""
+    model = with_dropout(True, ratio=ratio)
+    assert bool(list(unstable_nodes(model.graph))) == told
+    assert ("Dropout" in [node.op_type for node in canonical_ops(model).model.graph.node]) == told
 
 
 def test_a_mode_that_the_caller_gives_is_training():

@@ -224,7 +224,7 @@ REFUSED = {
     "training": (training(), "call model.eval"),
     "old": (of_opset(6), "got opset 6, expected 7 to"),
     "new": (of_opset(99), "got opset 99, expected 7 to"),
-    "half": (half(), "not float32"),
+    "half": (half(), "of float16, first 'conv.weight', expected float32"),
 }
 
 
