@@ -77,8 +77,7 @@ def run_verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
 def _run(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
     choice = read_gates(options.gates)
     subject = read_subject(options.subject, options.precision, provider=options.provider)
-    for candidate in subject.candidates:
-        choice.gates_for(candidate.precision)  # gates that leave nothing to fail are wrong use, told before work
+    choice.gates_of_files([candidate.precision for candidate in subject.candidates])  # wrong use is told before work
     job = _loaded_job(options, subject, reporter)
     _tell_subject(job)
     with ExitStack() as stack:

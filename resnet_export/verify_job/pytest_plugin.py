@@ -100,10 +100,11 @@ def _bundle_directory() -> Any:
             subject = read_subject(self.path, (), provider=options.resnet_export_provider)
             choice = read_gates(options.resnet_export_gate)
             run = VerifyRun(self.path, options)
+            gates_of_files = choice.gates_of_files([candidate.precision for candidate in subject.candidates])
             yield BundleFile.from_parent(self, name=WHOLE, gates=("checks",), run=run)
-            for candidate in subject.candidates:
-                gates = tuple(gate.name for gate in choice.gates_for(candidate.precision))
-                yield BundleFile.from_parent(self, name=candidate.name, gates=gates, run=run)
+            for candidate, gates in zip(subject.candidates, gates_of_files, strict=True):
+                names = tuple(gate.name for gate in gates)
+                yield BundleFile.from_parent(self, name=candidate.name, gates=names, run=run)
 
     return BundleDirectory
 
@@ -282,7 +283,7 @@ def _golden_parity(bundle: Path, runtime: Runtime, precision: str | None, asked:
 def _judged(found: Any, choice: GateChoice, precision: str) -> tuple[GateResult, ...]:
     from runtimes.verification.gates import judge
 
-    return judge(found, choice.gates_for(precision), on="golden")
+    return judge(found, choice.gates_of_files([precision])[0], on="golden")
 
 
 def _sentence(file: str, gate: Report) -> str:

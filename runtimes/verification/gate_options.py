@@ -37,9 +37,16 @@ class GateOptionError(RuntimeAdapterError):
 
 @dataclass(frozen=True, slots=True)
 class GateChoice:
-    """Thresholds that were asked for: precision, or "" for all, to gate's name to threshold; None takes a gate away."""
+    """Thresholds that were asked for.
+
+    Attributes:
+        asked: Precision, or "" for all, to gate's name to threshold; None takes a gate away.
+        words: Precision to the first word `PRECISION.NAME=VALUE` that asks for a threshold. Tables of a file are not
+            here: one file may serve bundles of several precisions.
+    """
 
     asked: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def gates_for(self, precision: str) -> tuple[Gate, ...]:
         """Return the gates of a file of `precision`; "int8-fp16" has those of "int8".
@@ -56,6 +63,20 @@ class GateChoice:
             raise GateOptionError(f"every gate of {precision} is off; a file without gates cannot fail, so keep one")
         return gates
 
+    def gates_of_files(self, precisions: Sequence[str]) -> tuple[tuple[Gate, ...], ...]:
+        """Return the gates of every file, of these precisions, that is judged.
+
+        Raises:
+            GateOptionError: As `gates_for`; and if a word is about a precision that no file has: nobody would judge it.
+        """
+        kinds = {precision.partition("-")[0] for precision in precisions}
+        if unjudged := next((word for kind, word in self.words.items() if kind not in kinds), None):
+            raise GateOptionError(
+                f"--gate {unjudged}: no file of that precision is judged, only {', '.join(precisions)}; leave it out, "
+                "or give a bundle that holds one"
+            )
+        return tuple(map(self.gates_for, precisions))
+
 
 def read_gates(words: Sequence[str]) -> GateChoice:
     """Return what `--gate` says, in order: NAME=VALUE, PRECISION.NAME=VALUE or the path of a TOML file, each.
@@ -64,10 +85,13 @@ def read_gates(words: Sequence[str]) -> GateChoice:
         GateOptionError: If a word is none of these, or names what does not exist.
     """
     asked: dict[str, dict[str, float | None]] = {}
+    named: dict[str, str] = {}
     for word in words:
         for precision, name, value in _settings(word):
-            asked.setdefault(precision, {})[name] = _threshold(word, name, value)
-    return GateChoice(asked)
+            asked.setdefault(precision, {})[name] = threshold = _threshold(word, name, value)
+            if precision != ALL_PRECISIONS and threshold is not None and not Path(word).is_file():
+                named.setdefault(precision, word)
+    return GateChoice(asked, named)
 
 
 def _settings(word: str) -> Iterator[tuple[str, str, Any]]:

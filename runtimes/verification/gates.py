@@ -125,7 +125,9 @@ class Gate:
             raise ValueError(f"unknown gate {self.name!r}; expected one of {', '.join(METRICS)}")
         low, high = METRICS[self.name].allowed
         if not (low <= self.threshold <= high and math.isfinite(self.threshold)):
-            raise ValueError(f"gate {self.name}: got {self.threshold!r}, expected a number from {low:g} to {high:g}")
+            limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"from {low:g} on"
+            wanted = "finite number" if math.isinf(low) else f"number {limits}"
+            raise ValueError(f"gate {self.name}: got {self.threshold!r}, expected a {wanted}")
 
 
 @dataclass(frozen=True, slots=True)

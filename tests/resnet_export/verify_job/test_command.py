@@ -153,3 +153,9 @@ def test_a_manifest_that_prepares_otherwise_than_its_files_is_refused(digits_bun
     (bundle / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
     assert main(["verify", str(bundle), "--precision", "int8", "--quiet"]) == 2
     assert '`preprocessing.interpolation` is "bicubic", but model.int8.onnx was exported' in capsys.readouterr().err
+
+
+def test_a_gate_of_a_file_that_is_not_judged_is_wrong_use(digits_bundle, capsys):
+    words = ["verify", str(digits_bundle), "--precision", "int8", "--gate", "fp16.agreement=0.5"]
+    assert main(words) == 2
+    assert "--gate fp16.agreement=0.5: no file of that precision is judged, only int8" in capsys.readouterr().err

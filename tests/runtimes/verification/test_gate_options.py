@@ -51,6 +51,8 @@ def test_the_example_file_holds_the_defaults():
         ("bf16.kl=1", "precision 'bf16'"),
         ("agreement=98", "from 0 to 1"),
         ("agreement=high", "a number or off"),
+        ("sqnr_db=inf", "sqnr_db: got inf, expected a finite number"),
+        ("kl=-1", "expected a number from 0 on"),
         ("missing.toml", "can be read"),
     ],
 )
@@ -73,6 +75,24 @@ def test_files_that_hold_no_gates(tmp_path, text, problem):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(GateOptionError, match=problem):
         read_gates([str(path)])
+
+
+@pytest.mark.parametrize("words", [["fp16.agreement=0.5"], ["fp16.agreement=off", "kl=1", "fp16.kl=1"]])
+def test_a_word_that_nobody_would_judge_is_refused(words):
+    """It passed: of a bundle exported without --fp16, the gate of FP16 held."""
+    choice = read_gates(words)
+    with pytest.raises(
+        GateOptionError, match=r"--gate fp16\..*: no file of that precision is judged, only fp32, int8;"
+    ):
+        choice.gates_of_files(["fp32", "int8"])
+    assert [len(gates) for gates in choice.gates_of_files(["fp16"])] == [len(choice.gates_for("fp16"))]
+
+
+def test_words_that_take_away_and_files_may_be_about_more(tmp_path):
+    path = tmp_path / "gates.toml"
+    path.write_text("[fp16]\nsqnr_db = 22\n", encoding="utf-8")
+    choice = read_gates([str(path), "fp16.agreement=off", "int8.kl=1"])
+    assert len(choice.gates_of_files(["fp32", "int8-fp16"])) == 2, "a word about int8 is about int8-fp16"
 
 
 def test_taking_every_gate_away_is_refused():
