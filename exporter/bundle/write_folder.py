@@ -26,6 +26,7 @@ from runtimes.bundle.file_names import MANIFEST_NAME
 from runtimes.bundle.manifest import FileEntry, Manifest, file_entry
 from runtimes.io.atomic_write import ASIDE, leftovers, sync, unfinished_folder
 from runtimes.io.bounded_read import read_json_file
+from runtimes.io.writable import why_not_writable
 
 _OLD = "old"
 """Name of the old bundle in the folder where it steps aside."""
@@ -57,16 +58,15 @@ def check_output(output: Path, *, force: bool, kind: FolderKind | None = None) -
 
     Raises:
         OutputExistsError: If it exists, and `force` is off or it is of another kind.
-        ExportError: If its parent folder cannot be written.
+        ExportError: If nothing can be written there.
     """
     put_right(output, kind=kind or BUNDLE)
     try:
         _check_free(output, force=force, kind=kind or BUNDLE)
-        parent = next(folder for folder in output.absolute().parents if folder.exists())
     except OSError as err:  # a folder that cannot be read, a name that is too long
         raise ExportError(f"{output} cannot be looked at: {err}; choose another -o/--output") from err
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ExportError(f"{parent} is not a folder that can be written to; choose another -o/--output")
+    if reason := why_not_writable(output):
+        raise ExportError(f"{output} cannot be written: {reason}; choose another -o/--output")
 
 
 def _check_free(output: Path, *, force: bool, kind: FolderKind) -> None:

@@ -22,6 +22,7 @@ from runtimes.bundle.manifest import Manifest, check_holds, file_entry
 from runtimes.bundle.precision import is_int8, option_words
 from runtimes.errors import BundleError
 from runtimes.io.atomic_write import remove_leftovers, write_whole
+from runtimes.io.writable import why_not_writable
 from runtimes.machine.this_machine import machine_facts
 from runtimes.trt.engine_layers import NetworkProducts
 from runtimes.trt.engine_sidecar import EngineFacts, EngineSidecar, load_sidecar, sidecar_path
@@ -81,6 +82,8 @@ def engine_from_bundle(
     if reason is None:
         reason = "built from the same file, for the same machine, with the same options"
         return EngineOutcome(path, load_sidecar(path), reused=True, reason=reason, evidence=saved_evidence(path))
+    if told := why_not_writable(sidecar_path(path)):
+        raise EngineBuildError(f"{path} cannot be written: {told}; choose another -o/--output")
     start = time.perf_counter()
     if timing_cache is True:
         timing_cache = default_timing_cache(facts.tensorrt_version, facts.gpu)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from runtimes.bundle.manifest import BatchRange
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
+from runtimes.io.writable import why_not_writable
 from runtimes.preprocessing.transform import Interpolation
 
 T = TypeVar("T")
@@ -55,10 +56,18 @@ def _number(text: str, holds: Callable[[float], bool], expected: str) -> float:
 
 
 def file_to_write(text: str) -> Path:
-    """Return where a report goes, which is no folder: told before the work, not after it."""
+    """Return where a report goes, which can be written: told before the work, not after it."""
     if os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"got the folder {text!r}, expected the name of a file to write")
+    is_pipe = os.path.exists(text) and not os.path.isfile(text)  # or a device, opened when there is something to say
+    if text != "-" and not is_pipe and (reason := why_not_writable(Path(os.path.realpath(text)))):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {reason}; choose another file")
     return Path(text)
+
+
+def file_to_append(text: str) -> Path:
+    """Return where a report goes behind what is there: a file that may be written, in whatever folder, or a new one."""
+    return Path(text) if os.path.isfile(text) and os.access(text, os.W_OK) else file_to_write(text)
 
 
 def batch_range(text: str) -> BatchRange:

@@ -13,7 +13,7 @@ from pathlib import Path
 from exporter.models.loaded_model import DEFAULT_WEIGHTS
 from exporter.preprocessing.options import PreprocessingOptions
 from resnet_export.console.image_options import add_preprocessing_options, add_val_options
-from resnet_export.console.option_types import file_to_write, positive, runtime_of_files
+from resnet_export.console.option_types import file_to_append, file_to_write, positive, runtime_of_files
 from resnet_export.console.put_json import add_json_option, prints_json
 from resnet_export.console.terminal import Terminal
 from resnet_export.images.gather import gathered_val
@@ -69,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bisect", action="store_true", help="compare block by block and name the one that broke")
     group = parser.add_argument_group("output")
     add_json_option(group, "the whole report")
-    for name, what in (
-        ("junit", "JUnit XML for test viewers"),
-        ("markdown", "a summary, appended, as for $GITHUB_STEP_SUMMARY"),
-        ("html", "a page to look at, in one file"),
+    for name, what, kind in (
+        ("junit", "JUnit XML for test viewers", file_to_write),
+        ("markdown", "a summary, appended, as for $GITHUB_STEP_SUMMARY", file_to_append),
+        ("html", "a page to look at, in one file", file_to_write),
     ):
-        group.add_argument(f"--{name}", type=file_to_write, metavar="FILE", help=f"write {what}")
+        group.add_argument(f"--{name}", type=kind, metavar="FILE", help=f"write {what}")
 
 
 def _add_sides(parser: argparse.ArgumentParser) -> None:

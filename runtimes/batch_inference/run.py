@@ -26,6 +26,7 @@ from runtimes.batch_inference.resume import (
 from runtimes.bundle.manifest import file_entry
 from runtimes.errors import ResultsError
 from runtimes.io.json_fields import JsonFields, json_fields
+from runtimes.io.writable import why_not_writable
 
 _LARGEST_PART = 1024
 _NUM_PARTS = 64
@@ -97,7 +98,7 @@ def check_output(output: Path, *, resume: bool, force: bool) -> None:
 
     Raises:
         ResultsError: If a result or an interrupted run's parts are there and neither `resume` nor `force` was given, or
-            the format is unknown.
+            the format is unknown, or nothing can be written there.
         MissingDependencyError: If the format needs a library that is not installed.
     """
     check_format(output)
@@ -105,6 +106,8 @@ def check_output(output: Path, *, resume: bool, force: bool) -> None:
         raise ResultsError(f"{output} is a folder; expected the name of a file")
     if output.exists() and not (resume or force):
         raise ResultsError(f"{output} exists; --force replaces it")
+    if (force or not output.exists()) and (reason := why_not_writable(output)):
+        raise ResultsError(f"{output} cannot be written: {reason}; choose another --output")
 
 
 def _finished(output: Path, plan: Mapping[str, Any]) -> RunReport:

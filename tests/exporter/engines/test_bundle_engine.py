@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_runs import export_small
@@ -291,3 +292,9 @@ def test_a_sidecar_of_a_wrong_kind_is_refused_when_read(shared_bundle, tmp_path,
     sidecar_path(engine).write_text(json.dumps(content))
     with pytest.raises(BundleError, match="cannot be read"):
         load_sidecar(engine)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_build(bundle, monkeypatch):
+    monkeypatch.setattr(exporter.engines.bundle_engine, "build_engine", lambda *_, **__: pytest.fail("it was built"))
+    with pytest.raises(EngineBuildError, match=r"/proc/x\.engine cannot be written: .*; choose another -o"):
+        engine_from_bundle(bundle, precision="int8", flavor="rtx", output=Path("/proc/x.engine"))
