@@ -32,7 +32,7 @@ from runtimes.metrics.latency import measure_latency
 
 EXACT = "exact"
 MODES: dict[str, dict[str, str]] = {
-    EXACT: {"session.disable_quant_qdq": "1"},
+    EXACT: {"session.disable_quant_qdq": "1", "session.disable_double_qdq_remover": "1"},
     "default": {},
     "precise": {"session.x64quantprecision": "1"},
 }

@@ -16,6 +16,7 @@ from runtimes.nan_images import with_nan_of
 from runtimes.ort.int8_kernels import PRECISE_OPTION, why_int8_saturates
 from runtimes.ort.io_binding import bind_arrays
 from runtimes.ort.session import (
+    BOTH_PAIRS,
     CPU_PROVIDER,
     FLOAT_INPUTS,
     PluginProvider,
@@ -164,6 +165,7 @@ def _session_options(*, exact_qdq: bool, num_threads: int) -> Any:
     # for 64 images of a ResNet-20 with its activations as outputs, and no faster (measured on x86-64).
     options.enable_mem_pattern = False
     options.add_session_config_entry(*FLOAT_INPUTS)
+    options.add_session_config_entry(*BOTH_PAIRS)
     if exact_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options

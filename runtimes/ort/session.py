@@ -34,6 +34,12 @@ FLOAT_INPUTS = ("session.qdq_matmulnbits_accuracy_level", "1")
 Source: findings/onnxruntime_weight_only_quantizes_inputs.sh.
 """
 
+BOTH_PAIRS = ("session.disable_double_qdq_remover", "1")
+"""An entry that keeps two Q/DQ pairs in a row; by default they become one pair, whose scale is that of neither.
+
+Source: findings/onnxruntime_two_pairs_become_finer.sh.
+"""
+
 _RECORD = ("session.record_ep_graph_assignment_info", "1")
 _NO_CPU = ("session.disable_cpu_ep_fallback", "1")
 _REGISTERED: set[str] = set()

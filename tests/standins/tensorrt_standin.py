@@ -745,6 +745,7 @@ def _add_runtime(trt: Any, standin: TensorRtStandin) -> None:
             options.log_severity_level = 3
             options.intra_op_num_threads = 1
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+            options.add_session_config_entry("session.disable_double_qdq_remover", "1")
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             self._logger = logger
             self._inputs = [name for name, _, _ in head["inputs"]]

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from graph_builder import GraphBuilder
 from onnx import TensorProto, helper
+from two_pairs import pair_behind_pair
 
 from calibration.methods.dialect import Dialect
 from calibration.placement.for_tensorrt import place_qdq
@@ -183,6 +184,14 @@ class TestExactQdq:
         expected = session.run(None, {"input": IMAGES})[0]
         with OrtRuntime(quantized, exact_qdq=True) as runtime:
             assert np.allclose(runtime.run({"input": IMAGES})["out"], expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(("first", "second"), [(0.25, 0.02), (0.02, 0.25), (0.03, 0.05), (0.02, 0.02)])
+    @pytest.mark.parametrize("exact_qdq", [True, False])
+    def test_two_pairs_in_a_row_round_twice(self, first, second, exact_qdq):
+        """A plain session makes one finer pair of both; the file says what a device computes."""
+        model, x, expected = pair_behind_pair(first, second)
+        with OrtRuntime(model, exact_qdq=exact_qdq) as runtime:
+            assert np.allclose(runtime.run({"input": x})["out"], expected, rtol=0, atol=1e-4)
 
 
 class TestSaturation:

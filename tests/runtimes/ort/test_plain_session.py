@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from quantized_graphs import OURS, float_layer_between_pairs, residual_network
+from two_pairs import pair_behind_pair
 from weight_only import weight_only_layer
 
 from runtimes.errors import RuntimeAdapterError
@@ -160,3 +161,14 @@ def test_float_inputs_that_become_integers_are_named():
     assert not found.saturates
     assert found.plain_db < 10 < 100 < found.written_db
     assert "session.qdq_matmulnbits_accuracy_level=1" in found.sentence
+
+
+def test_pairs_that_become_one_are_named():
+    model, x, expected = pair_behind_pair(0.25, 0.02)
+    found = compare_plain_session(model, x, expected)
+    assert not found.agrees
+    assert not found.saturates
+    assert found.plain_db < 30 < 100 < found.written_db
+    assert "session.disable_double_qdq_remover=1" in found.sentence
+    model, x, expected = pair_behind_pair(0.02, 0.02)
+    assert compare_plain_session(model, x, expected).agrees
