@@ -15,6 +15,7 @@ from exporter.errors import OnnxFileError, PreprocessingError
 from exporter.graph.onnx_file import OnnxSource, read_onnx
 from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, told_features
 from exporter.preprocessing.options import unknown_channels, wrong_channels
+from runtimes.errors import RuntimeAdapterError
 from runtimes.inference.fixed_batch import AnyBatch
 from runtimes.ort.adapter import OrtRuntime
 from runtimes.preprocessing.resize import KeepRatio, Resize
@@ -38,8 +39,8 @@ def load(request: ModelRequest) -> LoadedModel:
     """Read the file; see `models.load_model.load_model`. Preprocessing is ImageNet's unless options say otherwise.
 
     Raises:
-        OnnxFileError: If the file is not fit (see `read_onnx`), no image size is known, or an option does not apply.
-        RuntimeAdapterError: If ONNX Runtime does not load the file.
+        OnnxFileError: If the file is not fit (see `read_onnx`), ONNX Runtime does not load it, no size of images is
+            known, or an option does not apply.
     """
     source = read_onnx(Path(request.reference.name), request.outputs)
     if request.weights != DEFAULT_WEIGHTS:
@@ -53,7 +54,7 @@ def load(request: ModelRequest) -> LoadedModel:
     told_layout = "its input is read as [N, H, W, C]: the bundle takes NCHW, and a Transpose that made it so falls away"
     layout = (told_layout,) if source.is_nhwc else ()
     return LoadedOnnx(
-        module=OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc),
+        module=_reference(source),
         model_id=request.reference.model_id,
         source="onnx",
         weights=f"{source.path.name} (opset {source.opset})",
@@ -69,6 +70,13 @@ def load(request: ModelRequest) -> LoadedModel:
         warnings=(told_features(source.num_classes, "as its graph ends"),) if told_as_features else (),
         file=source,
     )
+
+
+def _reference(source: OnnxSource) -> OnnxReference:
+    try:
+        return OnnxReference(source.model, batch=source.batch, is_nhwc=source.is_nhwc)
+    except RuntimeAdapterError as err:
+        raise OnnxFileError(f"{source.path}: {err}; it is the reference of its own export: export it anew") from err
 
 
 def _preprocessing(source: OnnxSource, request: ModelRequest) -> tuple[Preprocessing, str]:

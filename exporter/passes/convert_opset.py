@@ -15,6 +15,7 @@ from exporter.graph.onnx_graph import (
     name_nodes,
     opset_of,
     refill,
+    tensor_shapes,
 )
 from exporter.target import IR_VERSION_OF_OPSET
 
@@ -129,8 +130,13 @@ def _keep_old_resizing(model: ModelProto) -> None:
             node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
-def checked(model: ModelProto, *, num_outputs: int = 1) -> ModelProto:
+def checked(model: ModelProto, *, num_outputs: int = 1, file: str = "") -> ModelProto:
     """Return `model` with the shapes of its tensors.
+
+    Args:
+        model: Its batch axis is `BATCH_AXIS`.
+        num_outputs: How many outputs it has.
+        file: What it was read from, if it was not traced from a module.
 
     Raises:
         ExportError: If it does not pass `onnx.checker`, has another number of inputs or outputs than one and
@@ -140,17 +146,34 @@ def checked(model: ModelProto, *, num_outputs: int = 1) -> ModelProto:
         typed = infer_shapes(model)
         onnx.checker.check_model(typed, full_check=True)
     except Exception as err:  # the checker and shape inference raise unrelated types
-        raise ExportError(f"the exported graph does not pass onnx.checker: {err}") from err
+        raise ExportError(f"{file or 'the exported graph'} does not pass onnx.checker: {err}") from err
     for kind, infos, expected in (("input", typed.graph.input, 1), ("output", typed.graph.output, num_outputs)):
         if len(infos) != expected:
             wanted = "one: images in, logits out" if expected == 1 else str(expected)
-            raise ExportError(f"the module has {len(infos)} {kind}s, expected {wanted}")
+            raise ExportError(f"{file or 'the module'} has {len(infos)} {kind}s, expected {wanted}")
     for info in (*typed.graph.input, *typed.graph.output):
         dims = info.type.tensor_type.shape.dim
         if not dims or dims[0].dim_param != BATCH_AXIS:
             got = dims[0].dim_value if dims else "none"
-            raise ExportError(
-                f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}; "
-                "the module's forward depends on the batch size of its example"
-            )
+            what = f"{info.name!r}: the batch axis did not stay symbolic, got {got}, expected {BATCH_AXIS!r}"
+            raise ExportError(f"{file}: {what}; {_who_fixes(typed)}" if file else f"{what}; {_DEPENDS}")
     return typed
+
+
+_DEPENDS = "the module's forward depends on the batch size of its example"
+
+
+def _who_fixes(typed: ModelProto) -> str:
+    """Return in words which node of a file makes one batch size of any, and what to do."""
+    shapes = tensor_shapes(typed)
+    constants = {tensor.name: list(tensor.dims) for tensor in typed.graph.initializer}
+    found = "a node"
+    for node in typed.graph.node:
+        read = [name for name in node.input if shapes.get(name, ())[:1] == (BATCH_AXIS,)]
+        made = shapes.get(node.output[0], ())
+        if read and len(made) > 1 and BATCH_AXIS not in made:
+            fixed = [name for name in node.input if len(constants.get(name, ())) > 1]
+            with_it = f" with the constant {fixed[0]!r} of shape {constants[fixed[0]]}" if fixed else ""
+            found = f"{node.name or node.output[0]!r} ({node.op_type}){with_it}"
+            break
+    return f"the file is made for that many images: {found} keeps them; export it with a dynamic batch axis"

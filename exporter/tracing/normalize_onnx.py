@@ -57,7 +57,7 @@ def tidied_onnx(
     spell_reductions(result)
     result.producer_name = "resnet-export"
     del result.metadata_props[:]
-    return checked(result, num_outputs=len(source.output_names)), report
+    return checked(result, num_outputs=len(source.output_names), file=str(source.path)), report
 
 
 def _free_batch(model: ModelProto, source: OnnxSource, input_size: tuple[int, int]) -> None:

@@ -234,6 +234,34 @@ def test_refusals(model, reason, tmp_path):
         read_onnx(saved(tmp_path, model))
 
 
+@pytest.mark.parametrize(
+    ("kind", "batch"), [("GridSample", 1), ("GridSample", 4), ("Concat", 1), ("Concat", 4), ("Add", 4)]
+)
+def test_a_file_whose_constants_are_for_so_many_images(kind, batch, tmp_path):
+    """It was no module: the node that keeps the batch is named, and what to do."""
+    graph = GraphBuilder(channels=3)
+    shape = (batch, 8, 8, 2) if kind == "GridSample" else (batch, 4, 8, 8)
+    constant = graph.constant("kept", graph.random.uniform(-1, 1, shape).astype(np.float32))
+    mixed = graph.node(
+        kind, "mixed", graph.conv("conv", "input", 4), constant, **({"axis": 1} if kind == "Concat" else {})
+    )
+    graph.channels[mixed] = 8 if kind == "Concat" else 4
+    graph.inputs[0].type.tensor_type.shape.dim[0].dim_value = batch
+    path = saved(tmp_path, graph.model(graph.gemm("fc", mixed, 5), opset=17))
+    told = rf"made for that many images: 'mixed' \({kind}\) with the constant 'kept' of shape .*with a dynamic batch"
+    with pytest.raises(ExportError, match=rf"model\.onnx: .*got {batch}, expected 'batch'; the file is {told}"):
+        export_loaded(load_model(ModelRequest(str(path))), ExportConfig())
+
+
+def test_a_file_that_onnxruntime_does_not_load_is_named(tmp_path):
+    """A weight of another shape than its layer's: the checker takes it."""
+    model = classifier()
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "fc.weight")
+    weight.dims[:] = weight.dims[::-1]
+    with pytest.raises(OnnxFileError, match=r"model\.onnx: ONNX Runtime does not load the model.*: export it anew"):
+        load_model(ModelRequest(str(saved(tmp_path, model))))
+
+
 @pytest.mark.parametrize("unknown", [-1, 0])
 def test_sizes_that_are_no_sizes_are_dynamic_axes(unknown, tmp_path):
     """Some exporters write a dynamic batch as -1 or 0; ONNX Runtime runs it at any."""
