@@ -26,10 +26,10 @@ LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = Preprocessing(20, (SIZE, SIZE), Interpolation.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def small_network() -> ModelProto:
+def small_network(num_classes: int = CLASSES) -> ModelProto:
     """Conv, ReLU, pool, fully connected; what it answers depends on the picture."""
     made = GraphBuilder(channels=3, size=SIZE)
-    made.gemm("logits", made.node("Relu", "relu", made.conv("conv", "input", 16)), CLASSES, transB=1)
+    made.gemm("logits", made.node("Relu", "relu", made.conv("conv", "input", 16)), num_classes, transB=1)
     return made.model("logits", opset=20)
 
 
@@ -49,11 +49,12 @@ def write_bundle(
     target: str = "tensorrt",
     labels: tuple[str, ...] | None = LABELS,
     answers: AnswerKind | None = None,
+    num_classes: int = CLASSES,
 ) -> Path:
     """Write what `resnet-export` would write of these models, as far as a runtime reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     written = AnswerKind.PROBABILITIES if answers is not None and finish.softmax else answers
-    metadata = metadata_of(PREPROCESSING, model_id="small", num_classes=CLASSES, labels=labels, answers=written)
+    metadata = metadata_of(PREPROCESSING, model_id="small", num_classes=num_classes, labels=labels, answers=written)
     finished = {
         MODEL_FILES[precision]: finish_graph(model, finish, preprocessing=PREPROCESSING, metadata=metadata)
         for precision, model in models.items()
@@ -71,7 +72,7 @@ def write_bundle(
             for specs in (runtime.input_specs, runtime.output_specs)
         )
     manifest = Manifest(
-        model={"id": "small", "num_classes": CLASSES} | ({} if answers is None else {KEY: answers.value}),
+        model={"id": "small", "num_classes": num_classes} | ({} if answers is None else {KEY: answers.value}),
         preprocessing=PREPROCESSING,
         inputs=inputs,
         outputs=outputs,

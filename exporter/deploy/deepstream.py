@@ -164,7 +164,7 @@ def _check_fits(bundle: Path, manifest: Manifest, precision: str, settings: nvin
 
 
 def _is_classes(manifest: Manifest) -> bool:
-    is_table = len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2
+    is_table = len(manifest.outputs) == 1 and len(manifest.outputs[0].shape) == 2 and not manifest.gives_one_number
     return is_table and not manifest.options.get("features") and manifest.answers is not AnswerKind.FEATURES
 
 

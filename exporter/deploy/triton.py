@@ -111,9 +111,9 @@ def _model_name(name: str) -> str:
 
 
 def _labels_fit(bundle: Path, manifest: Manifest) -> bool:
-    """Tell whether place i of the one output is class i: not so of feature maps and of the K best scores."""
+    """Tell whether place i of the one output is class i: not of feature maps, of the K best scores, of one number."""
     labels = read_labels(bundle, manifest)
-    if labels is None or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2:
+    if labels is None or len(manifest.outputs) != 1 or len(manifest.outputs[0].shape) != 2 or manifest.gives_one_number:
         return False
     return manifest.outputs[0].shape[1] == len(labels)
 

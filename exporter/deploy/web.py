@@ -24,7 +24,7 @@ from exporter.errors import ExportError
 from runtimes.bundle.described_file import load_unchanged
 from runtimes.bundle.file_names import GOLDEN_NAME, MODEL_FILES
 from runtimes.bundle.manifest import Manifest, check_holds, read_labels
-from runtimes.inference.classification import FEATURES_TOLD, PROBABILITIES
+from runtimes.inference.classification import FEATURES_TOLD, ONE_NUMBER_TOLD, PROBABILITIES
 from runtimes.io.npz import load_npz
 from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.protocol import Array, outputs_of
@@ -144,3 +144,5 @@ def _check_page_can(bundle: Path, manifest: Manifest) -> None:
         )
     if manifest.answers is AnswerKind.FEATURES:
         raise ExportError(f"{bundle}: {FEATURES_TOLD}")
+    if manifest.gives_one_number:
+        raise ExportError(f"{bundle}: {ONE_NUMBER_TOLD}")

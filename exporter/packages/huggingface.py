@@ -21,6 +21,7 @@ from exporter.errors import ExportError
 from exporter.graph.onnx_graph import read_instead
 from runtimes.bundle.file_names import MODEL_FILES
 from runtimes.bundle.manifest import Manifest, read_labels
+from runtimes.inference.classification import ONE_NUMBER_TOLD
 from runtimes.preprocessing.transform import Interpolation
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def _check_fits(bundle: Path, manifest: Manifest) -> None:
             f"{bundle}: gives {', '.join(entry.name for entry in manifest.outputs)}; transformers reads logits "
             "[N, classes]; export without --softmax, --topk and --features"
         )
+    if manifest.gives_one_number:
+        raise ExportError(f"{bundle}: {ONE_NUMBER_TOLD}; transformers would take it for the logit of one class")
     if manifest.answers is not None and not manifest.answers.needs_softmax:
         raise ExportError(
             f"{bundle}: gives {manifest.answers.value}, as its network ends; transformers reads logits [N, classes] "

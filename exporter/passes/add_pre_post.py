@@ -19,7 +19,14 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from exporter.graph.onnx_graph import copy_model, initializer_from_array, refill, rename_tensors, replace_nodes
+from exporter.graph.onnx_graph import (
+    copy_model,
+    initializer_from_array,
+    refill,
+    remove_unused_initializers,
+    rename_tensors,
+    replace_nodes,
+)
 from exporter.passes.convert_opset import BATCH_AXIS
 from exporter.passes.pre_post_options import Finish
 from runtimes.metrics.answer_kind import KEY, AnswerKind
@@ -29,6 +36,9 @@ PIXELS = "images"
 """The uint8 input. It has a name of its own: data for the float input must not fit it by accident."""
 
 PROBABILITIES, SCORES, INDICES = "probabilities", "scores", "indices"
+
+_TOPK = "topk"  # the node's name; that of a Softmax is its output's
+_NUM_PIXEL_STEPS = 5
 
 Step = tuple[str, str, str, dict[str, Any]]
 """An operator in front of the network, the constant it reads (white, mean or std; "" is none), a word for what it makes
@@ -61,6 +71,36 @@ def finish_graph(
         result.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False, allow_nan=False))
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def without_finish(model: ModelProto, finish: Finish) -> ModelProto:
+    """Return a copy without what `finish_graph` added for `finish`: the float input, and the network's own answers.
+
+    Raises:
+        ValueError: If the file lacks what `finish` adds.
+    """
+    result = copy_model(model)
+    graph = result.graph
+    nodes = list(graph.node)
+    if finish.uint8_input:
+        first, nodes = nodes[:_NUM_PIXEL_STEPS], nodes[_NUM_PIXEL_STEPS:]
+        _end_at(graph, graph.input, [node.output[0] for node in first[-1:] if node.input[0].startswith(f"{PIXELS}.")])
+    if finish.changes_output:
+        count = finish.softmax + (finish.topk is not None)
+        last, nodes = nodes[-count:], nodes[:-count]
+        _end_at(graph, graph.output, [node.input[0] for node in last[:1] if node.name in (PROBABILITIES, _TOPK)])
+    replace_nodes(graph, nodes)
+    remove_unused_initializers(graph)
+    return result
+
+
+def _end_at(graph: GraphProto, ends: Any, names: Sequence[str]) -> None:
+    """Let a graph begin or end at a tensor whose type it knows, in place."""
+    known = [info for info in graph.value_info if info.name in names]
+    if len(known) != 1:
+        raise ValueError("it does not begin or end as the manifest's options say")
+    refill(graph.value_info, [info for info in graph.value_info if info.name not in names])
+    refill(ends, known)
 
 
 def _new_names(finish: Finish) -> list[str]:
@@ -130,7 +170,7 @@ def _add_head(graph: GraphProto, finish: Finish) -> None:
         graph.initializer.append(count)
         nodes.append(
             onnx.helper.make_node(
-                "TopK", [tensor, count.name], [SCORES, INDICES], name="topk", axis=1, largest=1, sorted=1
+                "TopK", [tensor, count.name], [SCORES, INDICES], name=_TOPK, axis=1, largest=1, sorted=1
             )
         )
         outputs = [

@@ -21,6 +21,7 @@ from calibration.methods.method import method_from_name
 from calibration.observers import sample_images
 from calibration.ranges.calibration_table import CalibrationTable
 from exporter.errors import ExportError, OptionError
+from exporter.passes.pre_post_options import Finish
 from exporter.target import TARGETS, Target
 from resnet_export.console.image_options import add_val_options
 from resnet_export.console.option_types import positive
@@ -162,21 +163,28 @@ def _recipe(bundle: Path) -> Recipe:
         num_calib = int(options["num_calib"])
     except (KeyError, TypeError, ValueError, OverflowError) as err:
         raise BundleError(f"{bundle}: the manifest does not say how INT8 was made ({err!r}); export anew") from err
-    return Recipe(manifest, _float_model(bundle), target, num_calib, held_out)
+    return Recipe(manifest, _float_model(bundle, manifest), target, num_calib, held_out)
 
 
-def _float_model(bundle: Path) -> ModelProto:
+def _float_model(bundle: Path, manifest: Manifest) -> ModelProto:
+    """Return the network as it was calibrated: float images in, its own answers out."""
     import onnx
 
     from exporter.graph.read_model import read_model
+    from exporter.passes.add_pre_post import without_finish
 
     path = bundle / MODEL_FILES["fp32"]
     try:
         model = read_model(path, external_data=False)  # a bundle's files are whole: the manifest knows no others
         onnx.checker.check_model(model)
+        return without_finish(model, _finish(manifest))
     except Exception as err:  # protobuf and the checker raise unrelated types
         raise BundleError(f"{path} cannot be read: {err}; export the bundle anew") from err
-    return model
+
+
+def _finish(manifest: Manifest) -> Finish:
+    options = manifest.options
+    return Finish(manifest.inputs[0].dtype == "uint8", bool(options.get("softmax")), options.get("topk"))
 
 
 def _validation(

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from runtimes.bundle.manifest import Manifest
 from runtimes.closing import Closing
 from runtimes.errors import ImageReadError, NotAClassifierError, RuntimeAdapterError
-from runtimes.inference.classification import FEATURES_TOLD, INDICES, SCORES, Classification, ScoredClass
+from runtimes.inference.classification import (
+    FEATURES_TOLD,
+    INDICES,
+    ONE_NUMBER_TOLD,
+    SCORES,
+    Classification,
+    ScoredClass,
+)
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind
@@ -170,6 +177,8 @@ def check_outputs(manifest: Manifest, top_k: int) -> None:
     names = [entry.name for entry in manifest.outputs]
     if manifest.answers is AnswerKind.FEATURES:
         raise NotAClassifierError(FEATURES_TOLD)
+    if manifest.gives_one_number:
+        raise NotAClassifierError(ONE_NUMBER_TOLD)
     if names == [SCORES, INDICES]:
         kept = manifest.outputs[0].shape[1]
         if isinstance(kept, int) and kept < top_k:

@@ -132,6 +132,16 @@ class Manifest(JsonFields):
         return kind_in(self.model, softmax=bool(self.options.get("softmax")))
 
     @property
+    def gives_one_number(self) -> bool:
+        """Whether the answer is one number, as of a regression: no class is the best, and its softmax is always 1.
+
+        One yes or no is a class: it has a probability of its own.
+        """
+        first = self.outputs[0].shape
+        alone = len(self.outputs) == 1 and len(first) == 2 and first[1] == 1
+        return alone and self.answers is not AnswerKind.INDEPENDENT
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that the bundle has a model in, the fullest first."""
         return tuple(precision for precision, file in MODEL_FILES.items() if file in self.files)

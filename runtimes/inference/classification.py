@@ -126,6 +126,11 @@ FEATURES_TOLD = (
 )
 
 
+ONE_NUMBER_TOLD = (
+    "this model gives one number, which has no best class, and its softmax is always 1; use run() instead of classify()"
+)
+
+
 def _check_probabilities(scores: Array, name: str) -> None:
     """Raise unless scores that the model is said to give as probabilities can be some, up to rounding by INT8."""
     if not len(scores) or (scores.min() >= -_ROUNDED and scores.max() <= 1 + _ROUNDED):
@@ -163,6 +168,8 @@ def head_from_outputs(
             f"this model gives {told}: no one output [N, classes]; use run() instead of classify()"
         )
     num_classes = specs[tables[0]].shape[1]
+    if num_classes == 1 and kind is not AnswerKind.INDEPENDENT:
+        raise NotAClassifierError(ONE_NUMBER_TOLD)
     if names is not None and num_classes is not None and num_classes != len(names):
         raise NotAClassifierError(f"{len(names)} labels for {num_classes} classes: which is which is not known")
     return Head(tables[0], None, AnswerKind.PROBABILITIES if tables[0] == PROBABILITIES else kind, names)

@@ -11,9 +11,11 @@ import onnx
 import pytest
 import torch
 from block_models import trained
+from cli_runs import export_small
 from PIL import Image
 from small_digits import MODEL
 
+import resnet_export as rx
 from resnet_export.main import main
 from runtimes.bundle.manifest import check_files, load_manifest
 from runtimes.ort.adapter import OrtRuntime
@@ -138,3 +140,16 @@ def test_options_that_do_not_fit_the_network(words, reason, tmp_path, capsys):
     assert main(["cifar_resnet20", "--weights", "random", *words, "-o", str(output)]) == 2
     assert reason in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_sensitivity_of_a_finished_bundle_is_the_networks(digits_bundle, small_weights, digits_folder, tmp_path):
+    """Pixels in were refused as images of a wrong type; of scores and probabilities the ranking was of those."""
+    finished = tmp_path / "finished"
+    words = ("--int8", "--effort", 0, "--num-calib", 64, "--val", digits_folder / "val", "--num-val", 100)
+    words += ("--input", "uint8", "--softmax", "--topk", 3)
+    assert export_small(small_weights, digits_folder, finished, *words) == 0
+    plain, same = (
+        rx.sensitivity(bundle, digits_folder / "calib", num_images=8).content for bundle in (digits_bundle, finished)
+    )
+    assert same["same_ranges_as_bundle"]
+    assert same["sensitivity"] == plain["sensitivity"]

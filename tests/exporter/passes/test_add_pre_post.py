@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from calibration.ranges.collect_ranges import calibrate
 from exporter.engines.build import build_engine
 from exporter.errors import ExportCheckError
 from exporter.models.torchvision_source import IMAGENET_PREPROCESSING
-from exporter.passes.add_pre_post import finish_graph, metadata_of
+from exporter.passes.add_pre_post import finish_graph, metadata_of, without_finish
 from exporter.passes.float16 import float16_from_float32
 from exporter.passes.pre_post_options import Finish
 from exporter.tracing.check_pre_post import check_finished, expected_outputs
@@ -160,3 +161,23 @@ def test_pixels_are_recovered_exactly():
     assert np.array_equal(pixels_of(IMAGENET_PREPROCESSING, normalize(IMAGENET_PREPROCESSING, pixels)), pixels)
     with pytest.raises(ValueError, match="do not come from 8-bit pixels"):
         pixels_of(IMAGENET_PREPROCESSING, np.full((1, 3, 4, 4), 0.123456, np.float32))
+
+
+FINISHES = [Finish(*given) for given in product((False, True), (False, True), (None, 3))]
+
+
+@pytest.mark.parametrize("finish", FINISHES, ids=str)
+def test_what_was_added_comes_off_again(exported, finish):
+    finished = finish_graph(exported.onnx, finish, preprocessing=exported.preprocessing)
+    before = finished.SerializeToString()
+    plain = without_finish(finished, finish)
+    assert finished.SerializeToString() == before
+    for field in ("input", "output", "node", "initializer"):
+        assert list(getattr(plain.graph, field)) == list(getattr(exported.onnx.graph, field)), field
+    assert np.array_equal(run(plain, IMAGES)["logits"], run(exported.onnx, IMAGES)["logits"])
+
+
+@pytest.mark.parametrize("finish", FINISHES[1:], ids=str)
+def test_what_was_not_added_does_not_come_off(exported, finish):
+    with pytest.raises(ValueError, match="does not begin or end as the manifest's options say"):
+        without_finish(exported.onnx, finish)
