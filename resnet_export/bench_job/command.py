@@ -17,11 +17,21 @@ from typing import Any
 from resnet_export.bench_job.mlperf import SCENARIOS, MlperfResult, load_loadgen, run_scenario
 from resnet_export.bench_job.plot import check_can_plot, plot_rows
 from resnet_export.bench_job.stages import BenchedModel, BenchRow, bench
-from resnet_export.console.option_types import file_to_write, positive, runtime, runtime_words, seconds, sizes, some_of
+from resnet_export.console.option_types import (
+    file_to_write,
+    positive,
+    runtime,
+    runtime_words,
+    seconds,
+    sizes,
+    some_of,
+    thread_count,
+)
 from resnet_export.console.put_json import add_json_option, prints_json, put_json
 from resnet_export.console.reporter import Reporter
 from resnet_export.console.terminal import Terminal, print_table
 from runtimes.bundle.file_names import MODEL_FILES
+from runtimes.counted import counted
 from runtimes.inference.load import load
 from runtimes.inference.runtime_registry import AUTO
 from runtimes.machine.environment import machine_info
@@ -144,6 +154,10 @@ def _report(
     }
 
 
+def _threads(count: int | None) -> str:
+    return "default threads" if count is None else counted(count, "thread")
+
+
 def _write(report: dict[str, Any], rows: Sequence[BenchRow], arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         put_json(report, arguments.json)
@@ -152,7 +166,7 @@ def _write(report: dict[str, Any], rows: Sequence[BenchRow], arguments: argparse
     machine = report["machine"]
     flags = ", ".join(machine["cpu_flags"])
     footer = [
-        f"{name}: {told['runtime']}, {told['provider']}, {told['threads'] or 'default'} threads, {told['file']}"
+        f"{name}: {told['runtime']}, {told['provider']}, {_threads(told['threads'])}, {told['file']}"
         for name, told in report["models"].items()
     ]
     footer += [
@@ -207,7 +221,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="fp32,int8",
         help="files of each bundle (default: the one that load() picks)",
     )
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of one operator on the CPU")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="threads of one operator on the CPU")
     parser.add_argument("--backend", choices=BACKENDS, default="pillow", help="of the preparation (default pillow)")
     parser.add_argument("--draft", action="store_true", help="decode huge JPEGs at a reduced size")
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to prepare (default: four photographs)")

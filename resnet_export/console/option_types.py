@@ -28,6 +28,15 @@ def positive(text: str) -> int:
     return value
 
 
+def thread_count(text: str) -> int:
+    """Return how many threads a model may have."""
+    from runtimes.inference.runtime_kind import MAX_THREADS
+
+    if (value := positive(text)) > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected at most {MAX_THREADS} threads")
+    return value
+
+
 def percentage_points(text: str) -> float:
     """Return percentage points from 0 to below 100."""
     return _number(text, lambda value: 0 <= value < 100, "percentage points from 0 to 100, such as 0.5")

@@ -6,6 +6,7 @@ none by name. Imports no inference library.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ class Choice:
     sidecar: EngineSidecar | None = None
 
 
+MAX_THREADS = max(64, os.cpu_count() or 1)
+"""All of them are made when a model opens, and spin: 1,000 on two cores took minutes, 100,000 also 10 GB."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenOptions:
     """How files are opened.
@@ -52,6 +57,11 @@ class OpenOptions:
     strict: bool = True
     exact: bool | None = None
     model: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse more threads than this machine could run."""
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads: got {self.threads}, expected a whole number from 1 to {MAX_THREADS}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

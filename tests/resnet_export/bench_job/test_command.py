@@ -24,7 +24,7 @@ def bundle(tmp_path_factory):
 def test_the_table(bundle, capsys):
     assert main(["bench", str(bundle), "--precision", "fp32,int8", "--batch", "1,3", *QUICK]) == 0
     printed = capsys.readouterr().out
-    for word in ("fp32", "int8", "prepare", "p99", "images/s", "CPUExecutionProvider, 1 threads"):
+    for word in ("fp32", "int8", "prepare", "p99", "images/s", "CPUExecutionProvider, 1 thread,"):
         assert word in printed
     assert printed.count("no difference beyond the noise") == 2, "two rounds can tell nothing"
 
@@ -90,6 +90,7 @@ def test_missing_extras_are_named_before_anything_is_measured(bundle, tmp_path, 
         (["--precision", "int4"], "got 'int4'"),
         (["--mlperf", "Server"], "expected some of SingleStream, Offline"),
         (["--seconds", "0"], "expected seconds > 0"),
+        (["--threads", "100000"], "got '100000', expected at most"),
         (["--quiet", "--json"], "contradict each other"),
     ],
 )

@@ -220,6 +220,7 @@ class TestRefused:
             ({"provider": "gpu"}, "provider: got 'gpu', expected one of auto, cpu, cuda"),
             ({"precision": "int4"}, "precision: got 'int4'"),
             ({"threads": 0}, "threads: got 0"),
+            ({"threads": 100_000}, "threads: got 100000, expected a whole number from 1 to"),
             ({"backend": "turbo"}, "backend: got 'turbo'"),
         ],
     )
