@@ -145,8 +145,10 @@ def unknown_channels(what: str, taken: int) -> str:
 
 
 def assumed_resize(options: PreprocessingOptions, result: Preprocessing) -> str | None:
-    """Return what to say of a resize that follows from `--input-size` alone; None where nothing was assumed."""
-    if options.input_size is None or options.resize is not None or result.crop is None:
+    """Return what to say of a resize that follows from `--input-size` alone, or does not fill the crop; else None."""
+    if options.resize is not None:
+        return _black_border(result)
+    if options.input_size is None or result.crop is None:
         return None
     height, width = result.crop
     exactly, side = f"{height}x{width}", min(height, width)
@@ -157,6 +159,24 @@ def assumed_resize(options: PreprocessingOptions, result: Preprocessing) -> str 
     return (
         f"assumed: resize {result.resize}, the usual {result.resize / side:.2f} times {side}, then crop {exactly}; if "
         f"training resized the whole picture, --resize {exactly} does exactly that"
+    )
+
+
+def _black_border(preprocessing: Preprocessing) -> str | None:
+    """Return what to say of a crop that is larger than any resized picture; None where pictures can fill it."""
+    if preprocessing.crop is None:
+        return None
+    resize, (height, width) = preprocessing.resize, preprocessing.crop
+    if isinstance(resize, int):
+        is_outside = resize < min(height, width)
+    else:
+        is_outside = isinstance(resize, tuple) and (resize[0] < height or resize[1] < width)
+    if not is_outside:
+        return None
+    shown = f"{resize[0]}x{resize[1]}" if isinstance(resize, tuple) else f"{resize} pixels on its shorter side"
+    return (
+        f"a picture resized to {shown} does not fill the crop of {height}x{width}: the rest is black, as torchvision "
+        f"pads it; if training did not, give --resize {height}x{width}, or --input-size as large as the resized picture"
     )
 
 

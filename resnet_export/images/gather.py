@@ -127,6 +127,8 @@ def _pictures(path: Path, left_out: Counter[str]) -> Iterator[Picture]:
     name = path.name.lower()
     if path.is_dir():
         return dataset_pictures(path) if is_dataset(path) else _folder_pictures(path, left_out)
+    if path.exists() and not path.is_file():
+        raise ImageFolderError(f"{path} is a pipe or a device; write what it gives to a file, and give {_KINDS}")
     if not path.is_file():
         raise ImageFolderError(f"{path}: there is no such file or folder; expected {_KINDS}")
     if name.endswith(LISTS):

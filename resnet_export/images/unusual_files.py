@@ -37,6 +37,8 @@ def unusual_files(paths: Sequence[Path]) -> tuple[str, ...]:
 
 def _head(path: Path) -> tuple[str, bool]:
     """Return Pillow's mode and whether there is transparency; an empty mode for what cannot be opened."""
+    if not path.is_file():  # a pipe of that name would be waited for
+        return "", False
     try:
         with Image.open(path, formats=formats_here()) as image:
             return image.mode, image.has_transparency_data

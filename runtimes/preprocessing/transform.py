@@ -19,6 +19,7 @@ from runtimes.counted import counted
 from runtimes.errors import ImageReadError
 from runtimes.preprocessing.center_crop import BLACK, crop_from_json, cropped, is_color
 from runtimes.preprocessing.resize import (
+    MAX_SIDE,
     KeepRatio,
     Resize,
     check_resized,
@@ -99,7 +100,8 @@ class Preprocessing:
         is_box = self.resize is None or isinstance(self.resize, KeepRatio)
         if not is_box and not is_side(self.resize) and not is_size(self.resize):
             raise ValueError(
-                f"resize: got {self.resize!r}, expected a side > 0, (height, width), both > 0, KeepRatio, or None"
+                f"resize: got {self.resize!r}, expected a side from 1 to {MAX_SIDE}, (height, width) of "
+                "such, KeepRatio, or None"
             )
         if self.crop is not None and not is_size(self.crop):
             raise ValueError(f"crop: got {self.crop!r}, expected (height, width), both > 0, or None")

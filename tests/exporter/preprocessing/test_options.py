@@ -1,12 +1,13 @@
 import dataclasses
 
 import pytest
+from PIL import Image
 
 from exporter.errors import PreprocessingError
 from exporter.models.architecture import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING
-from exporter.preprocessing.options import PreprocessingOptions
+from exporter.preprocessing.options import PreprocessingOptions, assumed_resize
 from runtimes.preprocessing.resize import KeepRatio
-from runtimes.preprocessing.transform import Interpolation
+from runtimes.preprocessing.transform import Interpolation, pixels
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -104,3 +105,26 @@ def test_statistics_of_another_scale_are_refused(options, words):
 )
 def test_statistics_of_their_scale_are_taken(options):
     assert PreprocessingOptions(**options).mean == options["mean"]
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "told"),
+    [
+        (16, 32, "16 pixels on its shorter side does not fill the crop of 32x32"),
+        ((16, 64), 32, "16x64 does not fill the crop of 32x32"),
+        ((1, 1), 32, "1x1 does not fill the crop"),
+        (40, (32, 64), ""),
+        (20, (32, 64), "20 pixels on its shorter side does not fill the crop of 32x64"),
+        (32, 32, ""),
+        ((40, 40), 32, ""),
+        ((64, 64), None, ""),
+    ],
+)
+def test_a_crop_larger_than_the_resized_picture_is_told(resize, size, told):
+    """A wide picture may fill a wide crop; the pixels themselves are the second source."""
+    options = PreprocessingOptions(size, resize, (0.0,) * 3, (1.0,) * 3)
+    preprocessing = options.complete("because")
+    white = Image.new("RGB", (100, 50) if size == (32, 64) else (50, 50), (255, 255, 255))
+    assert bool((pixels(preprocessing, white) == 0).any()) == bool(told)
+    found = assumed_resize(options, preprocessing)
+    assert (told in found) if told else found is None

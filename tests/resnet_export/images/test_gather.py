@@ -20,6 +20,7 @@ from resnet_export.images.class_index import class_indices
 from resnet_export.images.gather import gathered, gathered_source
 from resnet_export.images.image_set import called_as_given, image_folder, warn_of_files_passed_over
 from resnet_export.images.stream import stream
+from resnet_export.images.unusual_files import unusual_files
 from runtimes.errors import ImageFolderError
 from runtimes.preprocessing.image_batches import image_batches
 from runtimes.preprocessing.image_folder import class_of, find_images
@@ -397,3 +398,21 @@ def test_some_images_outside_of_the_class_folders_are_an_error(tmp_path):
     root = folder(tmp_path / "val", {"cat/a.png": 10, "b.png": 60})
     with pytest.raises(ImageFolderError, match=r"1 images, first 'b\.png', are in no class folder, the others are"):
         levels_and_classes([root])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("name", ["list.txt", "pictures.tar", "picture.jpg", "pipe"])
+def test_a_pipe_is_told_as_such(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ImageFolderError, match=rf"{name} is a pipe or a device; write what it gives to a file"):
+        gathered([str(tmp_path / name)]).__enter__()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_among_pictures_is_not_waited_for(tmp_path):
+    (tmp_path / "deep.png").write_bytes(png(60))
+    Image.fromarray(np.full((4, 4), 60000, np.uint16)).save(tmp_path / "sixteen.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe.png")
+    (line,) = unusual_files(sorted(tmp_path.iterdir()))
+    assert line.startswith("1 of 4 pictures looked at have 16 bits")
