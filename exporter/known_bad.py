@@ -6,11 +6,15 @@ what is installed is looked at, from its metadata and before anything is importe
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.errors import KnownBadLibrariesError
+from runtimes.errors import MissingDependencyError
 from runtimes.machine.installed_versions import installed_versions as versions_of
 from runtimes.machine.version_numbers import version_numbers
 
@@ -19,6 +23,9 @@ Versions = Mapping[str, str]
 
 TORCH_OF_TORCHVISION = "torch that torchvision was built for"
 """Key of the one version of torch that torchvision's metadata asks for."""
+
+MIN_PYTHON = (3, 11)
+"""The Python of onnxruntime-gpu from 1.24 on, and so of the main job. Source: its metadata, Requires-Python."""
 
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 
@@ -143,11 +150,22 @@ def known_bad_among(versions: Versions) -> tuple[KnownBad, ...]:
 
 
 def refuse_known_bad() -> None:
-    """Look at what is installed.
+    """Look at this Python, and at what is installed.
 
     Raises:
         KnownBadLibrariesError: If a combination that is known to go wrong is installed.
+        MissingDependencyError: If Python is too old to export with, or ONNX or ONNX Runtime is missing.
     """
+    if sys.version_info < MIN_PYTHON:
+        raise MissingDependencyError(
+            f"exporting needs Python {MIN_PYTHON[0]}.{MIN_PYTHON[1]} or newer, this is {platform.python_version()}: "
+            "export on a machine that has it and copy the bundle, which this one reads and runs"
+        )
+    if missing := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        raise MissingDependencyError(
+            f'exporting needs {" and ".join(missing)}, not installed here; pip install "resnet-export[export]", and '
+            "torch with it"
+        )
     versions = installed_versions()
     found = known_bad_among(versions)
     if not found:

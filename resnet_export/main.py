@@ -127,6 +127,7 @@ def _guarded(words: Sequence[str]) -> int:
     from exporter.errors import ExportCheckError, ExportError
     from resnet_export.console import interrupt
     from runtimes.errors import RuntimeAdapterError
+    from runtimes.needed_library import missing_library
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8; stderr is so already
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -147,6 +148,8 @@ def _guarded(words: Sequence[str]) -> int:
     except Exception as err:  # the last stop: a defect of this program, told in one line like any other error
         if interrupt.was_requested():  # a library made something else of it
             return _interrupted()
+        if isinstance(err, ImportError) and (lacks := missing_library(err)):
+            return _fail(lacks.with_traceback(err.__traceback__), EXIT_BAD_INPUT, words)
         message = f"internal error: {type(err).__name__}: {err}\nrun again with -v for the traceback and report it"
         return _fail(RuntimeError(message).with_traceback(err.__traceback__), EXIT_DEFECT, words)
 

@@ -69,10 +69,11 @@ _by_name = lazy_names(
 def __getattr__(name: str) -> Any:
     """Import a name's module, and with it the library it wraps, when it is first named."""
     from runtimes.errors import MissingDependencyError
+    from runtimes.needed_library import missing_library
 
     try:
         return _by_name(name)
     except ImportError as err:
-        raise MissingDependencyError(
+        raise missing_library(err) or MissingDependencyError(
             f'{name} needs a library that is not installed ({err}); pip install "resnet-export[export]"'
         ) from err

@@ -15,6 +15,8 @@ from typing import TypeVar, Union, cast
 
 import numpy as np
 
+from runtimes.needed_library import naming_missing_libraries
+
 StrPath = Union[str, "os.PathLike[str]"]
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -52,6 +54,8 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
 def checked_kinds(function: Function) -> Function:
     """Return `function` with its arguments checked where each kind of their annotation is known here.
 
+    A library that it needs and that is not installed is told with what to install.
+
     Raises:
         TypeError, ValueError: At the call: the argument, what was got and what was expected.
     """
@@ -66,7 +70,8 @@ def checked_kinds(function: Function) -> Function:
         for name in known.keys() & bound.keys():
             several = parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
             _check(name, bound[name] if several else (bound[name],), known[name])
-        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        warning = np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+        with naming_missing_libraries(), warning:
             return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]  # the same signature

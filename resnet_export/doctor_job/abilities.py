@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from urllib.request import url2pathname
 
-from resnet_export.doctor_job.facts import CPU, CUDA, MIN_PYTHON, Facts, dotted
+from exporter.known_bad import MIN_PYTHON
+from resnet_export.doctor_job.facts import CPU, CUDA, Facts, dotted
 from runtimes.machine.environment import EXPORT_LIBRARIES, rtx_serves
 from runtimes.machine.version_numbers import version_numbers
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from exporter.known_bad import OLD_ONNXRUNTIME, KnownBad, known_bad_among
+from exporter.known_bad import MIN_PYTHON, OLD_ONNXRUNTIME, KnownBad, known_bad_among
 from resnet_export.doctor_job.abilities import tensorrt_command
-from resnet_export.doctor_job.facts import CUDA, MIN_PYTHON, TENSORRT, Facts, dotted
+from resnet_export.doctor_job.facts import CUDA, TENSORRT, Facts, dotted
 from runtimes.machine.environment import rtx_serves
 from runtimes.machine.version_numbers import version_numbers
 

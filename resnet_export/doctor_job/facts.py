@@ -10,9 +10,6 @@ from runtimes.machine.provider_probe import OnnxRuntimeInfo, loadable_providers
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
-MIN_PYTHON = (3, 11)
-"""The Python of onnxruntime-gpu from 1.24 on, and so of the main job. Source: its metadata, Requires-Python."""
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:
