@@ -111,7 +111,7 @@ class InputCheck:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Mapping[str, Array]:
         """Return what `check_inputs` returns, or raise what it raises."""
-        if len(inputs) == len(self._expected):
+        if isinstance(inputs, Mapping) and len(inputs) == len(self._expected):
             for name, dtype, rank, sizes in self._expected:
                 array = inputs.get(name)
                 if type(array) is not np.ndarray or array.dtype != dtype or array.ndim != rank or not array.size:
@@ -135,6 +135,9 @@ def check_names(specs: Mapping[str, TensorSpec], inputs: Mapping[str, Any]) -> N
     Raises:
         InputMismatchError: Naming the input.
     """
+    if not isinstance(inputs, Mapping):
+        names = ", ".join(specs)
+        raise InputMismatchError(f"inputs: got {type(inputs).__name__}, expected a mapping {{{names!r}: array}}")
     if missing := sorted(specs.keys() - inputs.keys()):
         raise InputMismatchError(f"input {missing[0]!r} is missing; got {sorted(inputs)}, expected {sorted(specs)}")
     if unknown := sorted(inputs.keys() - specs.keys()):

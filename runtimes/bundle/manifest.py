@@ -286,7 +286,12 @@ def check_files(bundle: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = bundle / name
         try:
-            if path.is_symlink() or not path.is_file():
+            if path.is_symlink():
+                raise BundleError(
+                    f"{path}: a symbolic link, as caches of downloads keep them; copy the "
+                    "bundle with what its links lead to (cp -rL)"
+                )
+            if not path.is_file():
                 raise BundleError(f"{path}: missing or not a plain file; the manifest lists it: {_AGAIN}")
             got = file_entry(path)
         except OSError as err:  # a name that is too long, a folder that may not be searched

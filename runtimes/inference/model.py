@@ -95,9 +95,6 @@ class Model(Closing):
             InputMismatchError: If an input has a wrong name, dtype or shape.
             RuntimeAdapterError: When the runtime fails.
         """
-        if not isinstance(inputs, Mapping):
-            names = ", ".join(self.input_specs)
-            raise InputMismatchError(f"inputs: got {type(inputs).__name__}, expected a mapping {{{names!r}: array}}")
         self._enter()
         try:
             return self._run(inputs)

@@ -19,7 +19,7 @@ from runtimes.cuda.memory import CudaRuntime, load_cuda
 from runtimes.errors import ForkedProcessError, InputMismatchError, ProviderUnavailableError, RuntimeAdapterError
 from runtimes.in_pieces import run_in_pieces
 from runtimes.nan_images import with_nan_of
-from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs
+from runtimes.protocol import Array, RuntimeAdapter, TensorSpec, check_inputs, check_names
 from runtimes.trt import compatibility
 from runtimes.trt.execution_lane import Lane, do_all
 from runtimes.trt.layer_profiler import noise
@@ -138,6 +138,7 @@ class TrtRuntime(RuntimeAdapter):
             )
         if self._closed:
             raise closed_error()
+        check_names(self.input_specs, inputs)
         on_device = any(is_on_device(array) for array in inputs.values())
         if not on_device:
             inputs = check_inputs(self.input_specs, inputs)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from runtimes.bundle.manifest import BatchRange, FileEntry
 from runtimes.errors import BundleError
@@ -136,6 +137,10 @@ def load_sidecar(engine: Path) -> EngineSidecar:
     try:
         content = read_json_file(path)
     except OSError as err:
+        if is_zipfile(engine):
+            raise BundleError(
+                f"{engine}: a zip archive; of a bundle: unpack it and give the folder; of weights: export them first"
+            ) from err
         raise BundleError(
             f"{engine}: expected an ONNX file, or an engine of resnet-export build with its sidecar, but {path.name} "
             f"cannot be read ({err.strerror}); build the engine again"

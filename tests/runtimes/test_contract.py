@@ -171,6 +171,10 @@ def test_images_do_not_influence_each_other(runtime, images):
         (lambda x: {"input": torch.from_numpy(x).double()}, r"got float64 \[4, 3, 8, 8\]"),
         (lambda x: {"input": torch.from_numpy(x).requires_grad_()}, "got Tensor that NumPy cannot read by DLPack"),
         (lambda x: {"input": None}, "got NoneType"),
+        (lambda x: x, r"inputs: got ndarray, expected a mapping \{'input': array\}"),
+        (lambda x: [x], "inputs: got list, expected a mapping"),
+        (lambda x: None, "inputs: got NoneType, expected a mapping"),
+        (lambda x: 3, "inputs: got int, expected a mapping"),
     ],
 )
 def test_wrong_inputs_are_refused_before_anything_runs(runtime, images, change, message):

@@ -243,6 +243,11 @@ class TestRefused:
         with pytest.raises(BundleError, match="is not a bundle"):
             load(tmp_path)
 
+    def test_an_archive_is_told_to_be_unpacked(self, bundle, tmp_path):
+        archive = shutil.make_archive(tmp_path / "b", "zip", bundle)
+        with pytest.raises(BundleError, match=r"b\.zip: a zip archive; of a bundle: unpack it and give the folder"):
+            load(archive)
+
     def test_the_command_that_is_told_reaches_a_folder_of_any_name(self, models, tmp_path):
         small = write_bundle(tmp_path / "it's net (1)", {"fp32": models["fp32"]})
         with pytest.raises(BundleError) as caught:
