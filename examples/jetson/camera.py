@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from open_runtime import add_model_options, bundle_of, open_runtime
 from PIL import Image
 
-from runtimes import preprocess
-from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.bundle.manifest import check_files, load_manifest, read_labels
 from runtimes.errors import MissingDependencyError, RuntimeAdapterError
+from runtimes.inference.classification import Classification, head_from_outputs
+from runtimes.metrics.answer_kind import AnswerKind
 from runtimes.preprocessing.decode import read_image
 
 
@@ -37,15 +37,17 @@ def main() -> int:
         bundle = bundle_of(options)
         manifest = load_manifest(bundle)
         check_files(bundle, manifest)
-        labels = read_labels(bundle, manifest)
         with open_runtime(options) as model:
+            head = head_from_outputs(
+                model.output_specs, labels=read_labels(bundle, manifest), kind=manifest.answers or AnswerKind.LOGITS
+            )
             start = time.perf_counter()
             for number, frame in enumerate(frames(options), start=1):
-                batch = preprocess(manifest.preprocessing, frame)[np.newaxis]
-                logits = model.run({manifest.inputs[0].name: batch})[manifest.outputs[0].name][0]
+                outputs = model.run({manifest.inputs[0].name: manifest.prepare(frame)[np.newaxis]})
+                (answer,) = head.classes(outputs, top=options.top)
                 now = time.perf_counter()  # reading, preparing and running, which is what a camera sees
                 print(f"frame {number}: {1 / (now - start):.1f} fps")
-                print_top(logits, labels, options.top)
+                print_top(answer)
                 start = time.perf_counter()
     except RuntimeAdapterError as err:
         print(f"camera.py: {err}", file=sys.stderr)
@@ -72,19 +74,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def read_labels(bundle: Path, manifest: Manifest) -> list[str]:
-    """Return the class names; numbers where the bundle has no names."""
-    if "labels.txt" not in manifest.files:
-        return [f"class {place}" for place in range(manifest.model["num_classes"])]
-    return (bundle / "labels.txt").read_text(encoding="utf-8").splitlines()
-
-
-def print_top(logits: NDArray[Any], labels: list[str], top: int) -> None:
-    """Print the likeliest classes with their softmax in percent."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max())
-    shares = exponentials / exponentials.sum()
-    for place in np.argsort(-shares, kind="stable")[:top]:
-        print(f"  {labels[place]}  {100 * shares[place]:.1f} %")
+def print_top(answer: Classification) -> None:
+    """Print the likeliest classes, in percent where that can be known: of the best K logits it cannot."""
+    for scored in answer.top:
+        chance = f"{100 * scored.probability:.1f} %" if scored.probability is not None else f"logit {scored.score:.2f}"
+        print(f"  {scored.label}  {chance}")
 
 
 def frames(options: argparse.Namespace) -> Iterator[Image.Image]:

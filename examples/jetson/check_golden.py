@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from open_runtime import add_model_options, bundle_of, open_runtime
 
-from runtimes.bundle.manifest import check_files, load_manifest
-from runtimes.errors import RuntimeAdapterError
+from runtimes.bundle.manifest import Manifest, check_files, load_manifest
+from runtimes.errors import NotAClassifierError, RuntimeAdapterError
 from runtimes.io.npz import load_npz
+from runtimes.metrics.answer_kind import AnswerKind
 
 
 def main() -> int:
@@ -33,7 +37,7 @@ def main() -> int:
         check_files(bundle, manifest)
         golden = load_npz(bundle / "golden.npz")
         with open_runtime(options) as model:
-            images, expected = golden["input"], golden["logits"]
+            images, expected = golden["input"], expected_scores(manifest, golden)
             name, output = manifest.inputs[0].name, manifest.outputs[0].name
             got = np.concatenate([model.run({name: image[np.newaxis]})[output] for image in images])
     except RuntimeAdapterError as err:
@@ -41,11 +45,29 @@ def main() -> int:
         return 2
     same = int((got.argmax(axis=1) == expected.argmax(axis=1)).sum())
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
-    print(f"same class as PyTorch: {same} of {len(expected)}; largest difference {difference:.2g} of the largest logit")
+    what = "probability" if manifest.options.get("softmax") else "logit"
+    agreed = f"same class as PyTorch: {same} of {len(expected)}"
+    print(f"{agreed}; largest difference {difference:.2g} of the largest {what}")
     if not difference <= options.tolerance:  # NaN fails too
         print(f"check_golden.py: {difference:.2g} is larger than {options.tolerance}", file=sys.stderr)
         return 1
     return 0
+
+
+def expected_scores(manifest: Manifest, golden: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Return what PyTorch would give where the file gives it: logits, or with --softmax probabilities.
+
+    Raises:
+        NotAClassifierError: Of a file that gives features, or the best K classes only.
+    """
+    if "logits" not in golden or len(manifest.outputs) != 1:
+        names = ", ".join(output.name for output in manifest.outputs)
+        raise NotAClassifierError(
+            f"the files give {names}, which stored logits do not compare with; resnet-export verify judges the "
+            "best classes, report.json has the figures of features"
+        )
+    softmax = manifest.options.get("softmax")
+    return AnswerKind.LOGITS.probabilities(golden["logits"]) if softmax else golden["logits"]
 
 
 if __name__ == "__main__":

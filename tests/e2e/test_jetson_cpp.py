@@ -18,8 +18,13 @@ from cli_runs import ROOT
 from numpy.typing import NDArray
 from packaging.version import Version
 from PIL import Image
+from small_bundle import small_network
+from small_bundle import write_bundle as small_bundle
 
+from exporter.passes.pre_post_options import Finish
+from runtimes import OrtRuntime
 from runtimes.bundle.manifest import load_manifest
+from runtimes.metrics.answer_kind import AnswerKind, kind_in
 from runtimes.preprocessing.decode import read_image
 from runtimes.preprocessing.transform import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, preprocess
 
@@ -116,6 +121,7 @@ def write_bundle(folder: Path, **changes: object) -> Path:
         "preprocessing": imagenet().to_json(),
         "inputs": [{"name": "input", "dtype": "float32", "shape": ["batch", 3, 224, 224]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}],
+        "options": {"softmax": False},
         "parity": {"numbers": [0, -1, 1.5e-7, True, None, [], {}]},
         **changes,
     }
@@ -227,6 +233,9 @@ def changed(**changes: object) -> dict[str, object]:
         (changed(mean=[0.5, 0.5]), "three numbers"),
         (changed(mean=[0.5, 0.5, float("nan")]), "not JSON"),
         ({"inputs": []}, "expected one input"),
+        ({"inputs": [{"name": "images", "dtype": "uint8"}]}, 'input dtype: got "uint8", expected "float32"'),
+        ({"options": {"softmax": 1}}, "softmax: got an integer, expected true or false"),
+        ({"model": {"num_classes": 10, "answers": "features"}}, 'answers: got "features", expected one of log'),
     ],
 )
 def test_cpp_refuses_a_manifest_it_does_not_know(
@@ -236,6 +245,27 @@ def test_cpp_refuses_a_manifest_it_does_not_know(
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "out.f32").exists()
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("answers", [None, *(kind for kind in AnswerKind if kind is not AnswerKind.FEATURES)])
+@pytest.mark.skipif(AARCH64 or shutil.which("c++") is None, reason="needs a compiler for this machine")
+def test_cpp_applies_softmax_once(tmp_path: Path, answers: AnswerKind | None, softmax: bool) -> None:
+    """What the app prints in percent: of a model that gives probabilities it was their softmax."""
+    model = {"num_classes": 3} if answers is None else {"num_classes": 3, "answers": answers.value}
+    bundle = write_bundle(tmp_path / "bundle", model=model, options={"softmax": softmax})
+    (tmp_path / "probe.cpp").write_text(
+        '#include <cstdio>\n#include "preprocess.hpp"\nint main(int, char** words) {\n'
+        "  for (double each : resnet::probabilities(resnet::load_manifest(words[1]), {0.7F, 0.2F, 0.1F}))\n"
+        '    std::printf("%.17g\\n", each);\n}\n'
+    )
+    sources = [CPP / f"{name}.cpp" for name in ("preprocess", "json", "resample")]
+    command = ["c++", "-std=c++17", "-I", CPP, tmp_path / "probe.cpp", *sources, "-o", tmp_path / "probe"]
+    assert subprocess.run(command, check=False).returncode == 0
+    done = subprocess.run([tmp_path / "probe", bundle], capture_output=True, text=True, check=True)
+    kind = kind_in(model, softmax=softmax) or AnswerKind.LOGITS
+    expected = kind.probabilities(np.float32([[0.7, 0.2, 0.1]]))[0]
+    assert np.allclose(np.array(done.stdout.split(), float), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +393,63 @@ def test_check_golden_compares_with_pytorch(digits_bundle: Path, file: str, tole
     done = script(CHECK_GOLDEN, *arguments)
     assert done.returncode == 0, done.stderr
     assert "16 of 16" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def answers_of_its_own(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles of one small network: as it is, with the options that change what goes in and comes out, and features."""
+    network = small_network()
+    finishes = {
+        "plain": Finish(),
+        "uint8": Finish(uint8_input=True),
+        "softmax": Finish(softmax=True),
+        "topk": Finish(topk=3),
+        "all": Finish(uint8_input=True, softmax=True, topk=3),
+    }
+    folder = tmp_path_factory.mktemp("answers")
+    made = {}
+    for name, finish in finishes.items():
+        made[name] = small_bundle(folder / name, {"fp32": network}, finish=finish, answers=AnswerKind.LOGITS)
+        manifest = load_manifest(made[name])
+        pictures = [read_image(path) for path in sorted(digits_folder.glob("val/*/*"))[:6]]
+        inputs = np.stack([manifest.prepare(picture) for picture in pictures])
+        plain = np.stack([preprocess(manifest.preprocessing, picture) for picture in pictures])
+        with OrtRuntime(network) as runtime:
+            logits = runtime.run({"input": plain})["logits"]
+        np.savez(made[name] / "golden.npz", input=inputs, logits=logits)
+    return made
+
+
+@pytest.mark.parametrize("name", ["uint8", "softmax", "topk", "all"])
+def test_camera_reads_what_the_files_give(answers_of_its_own: dict[str, Path], digits_folder: Path, name: str) -> None:
+    """Of the best K scores place 0 was called class 0, probabilities got a second softmax, pixels were refused."""
+    image = sorted(digits_folder.glob("val/*/*"))[40]
+    words = ("--runtime", "onnxruntime", "--image", image, "--top", 3)
+    models = (answers_of_its_own[which] / "model.onnx" for which in ("plain", name))
+    plain, done = (script(CAMERA, model, *words).stdout.splitlines()[1:] for model in models)
+    assert len(plain) == 3
+    if name == "topk":  # of the best logits no probability is known
+        assert [line.split()[:2] for line in done] == [[line.split()[0], "logit"] for line in plain]
+    else:
+        assert done == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("uint8", 0, "6 of 6"),
+        ("softmax", 0, "6 of 6"),
+        ("topk", 2, "the files give scores, indices, which stored logits do not compare with"),
+        ("all", 2, "resnet-export verify"),
+    ],
+)
+def test_check_golden_compares_what_the_files_give(
+    answers_of_its_own: dict[str, Path], name: str, code: int, told: str
+) -> None:
+    model = answers_of_its_own[name] / "model.onnx"
+    done = script(CHECK_GOLDEN, model, "--runtime", "onnxruntime", "--tolerance", "1e-4")
+    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_golden_fails_where_the_logits_differ(digits_bundle: Path) -> None:

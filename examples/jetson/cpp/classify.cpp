@@ -1,7 +1,6 @@
 // classify BUNDLE ENGINE SOURCE [FRAMES]: classify a camera (its number), a GStreamer pipeline, a video or an image.
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -29,18 +28,14 @@ std::vector<std::string> read_labels(const std::string& bundle, std::int64_t num
   return labels;
 }
 
-void print_top(const std::vector<float>& logits, const std::vector<std::string>& labels) {
-  std::vector<std::size_t> order(logits.size());
+void print_top(const std::vector<double>& probabilities, const std::vector<std::string>& labels) {
+  std::vector<std::size_t> order(probabilities.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const std::size_t top = std::min(kTop, order.size());
   std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(top), order.end(),
-                    [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(double{logit} - logits[order[0]]);
+                    [&](std::size_t a, std::size_t b) { return probabilities[a] > probabilities[b]; });
   for (std::size_t rank = 0; rank < top; ++rank) {
-    const std::size_t place = order[rank];
-    const double percent = 100 * std::exp(double{logits[place]} - logits[order[0]]) / sum;
-    std::printf("  %s  %.1f %%\n", labels[place].c_str(), percent);
+    std::printf("  %s  %.1f %%\n", labels[order[rank]].c_str(), 100 * probabilities[order[rank]]);
   }
   std::fflush(stdout);
 }
@@ -70,14 +65,17 @@ void classify(resnet::Engine& engine, const resnet::Manifest& manifest, const st
   cv::Mat rgb;
   cv::cvtColor(bgr, rgb, cv::COLOR_BGR2RGB);  // a new matrix, so its rows follow each other without padding
   const std::vector<float> input = resnet::preprocess(manifest.preprocessing, rgb.data, rgb.rows, rgb.cols);
-  const std::vector<float> logits = engine.run(input);
+  const std::vector<float> scores = engine.run(input);
   const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
   std::printf("frame %ld: %.1f ms to prepare and run\n", number, spent.count());
-  print_top(logits, labels);
+  print_top(resnet::probabilities(manifest, scores), labels);
 }
 
 void run(const std::string& bundle, const std::string& engine_path, const std::string& source, long max_frames) {
   const resnet::Manifest manifest = resnet::load_manifest(bundle);
+  if (manifest.num_classes == 1 && manifest.needs_softmax) {
+    throw resnet::BundleError(bundle + ": the model gives one number, which has no best class");
+  }
   const std::vector<std::string> labels = read_labels(bundle, manifest.num_classes);
   resnet::Engine engine(engine_path, manifest);
   const cv::Mat image = is_number(source) ? cv::Mat() : cv::imread(source, cv::IMREAD_COLOR);

@@ -236,6 +236,11 @@ const std::string& Json::string(const std::string& what) const {
   throw JsonError(what + ": got " + kind() + ", expected a string");
 }
 
+bool Json::boolean(const std::string& what) const {
+  if (const auto* value = std::get_if<bool>(&value_)) return *value;
+  throw JsonError(what + ": got " + kind() + ", expected true or false");
+}
+
 std::int64_t Json::integer(const std::string& what) const {
   if (const auto* value = std::get_if<std::int64_t>(&value_)) return *value;
   throw JsonError(what + ": got " + kind() + ", expected a whole number");

@@ -37,6 +37,7 @@ class Json {
   const Object& object(const std::string& what) const;
   const Array& array(const std::string& what) const;
   const std::string& string(const std::string& what) const;
+  bool boolean(const std::string& what) const;
   std::int64_t integer(const std::string& what) const;  // written without '.' or exponent
   double number(const std::string& what) const;         // any number
 

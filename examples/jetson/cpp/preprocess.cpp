@@ -86,6 +86,23 @@ Preprocessing preprocessing_from_json(const Json& value) {
   return result;
 }
 
+// As runtimes.bundle.manifest.Manifest.answers: a Softmax of the network's own, or one that the export added.
+bool needs_softmax(const Json& content) {
+  static const std::set<std::string> logits = {"logits", "log-probabilities"};
+  static const std::set<std::string> given = {"probabilities", "independent"};
+  const Json::Object& options = content.at("options").object("options");
+  const auto softmax = options.find("softmax");
+  if (softmax != options.end() && !softmax->second.is_null() && softmax->second.boolean("softmax")) return false;
+  const Json::Object& model = content.at("model").object("model");
+  const auto answers = model.find("answers");
+  if (answers == model.end()) return true;
+  const std::string& kind = answers->second.string("answers");
+  if (logits.count(kind) == 0 && given.count(kind) == 0) {
+    throw JsonError("answers: got \"" + kind + "\", expected one of " + listed(logits) + ", " + listed(given));
+  }
+  return logits.count(kind) != 0;
+}
+
 Manifest manifest_from_json(const Json& content) {
   const std::int64_t schema = content.at("schema_version").integer("schema_version");
   if (schema != kSchemaVersion) {
@@ -94,8 +111,13 @@ Manifest manifest_from_json(const Json& content) {
   const Json::Array& inputs = content.at("inputs").array("inputs");
   const Json::Array& outputs = content.at("outputs").array("outputs");
   if (inputs.size() != 1 || outputs.empty()) throw JsonError("expected one input and at least one output");
+  const std::string& dtype = inputs[0].at("dtype").string("input dtype");
+  if (dtype != "float32") {
+    throw JsonError("input dtype: got \"" + dtype + "\", expected \"float32\"; export without --input uint8");
+  }
   return {preprocessing_from_json(content.at("preprocessing")), inputs[0].at("name").string("input name"),
-          outputs[0].at("name").string("output name"), content.at("model").at("num_classes").integer("num_classes")};
+          outputs[0].at("name").string("output name"), content.at("model").at("num_classes").integer("num_classes"),
+          needs_softmax(content)};
 }
 
 // (height, width) after the resize; the longer side is cut to a whole number, not rounded.
@@ -150,6 +172,16 @@ Manifest load_manifest(const std::string& bundle) {
   } catch (const std::exception& err) {
     throw BundleError(path + ": " + err.what());
   }
+}
+
+std::vector<double> probabilities(const Manifest& manifest, const std::vector<float>& scores) {
+  std::vector<double> result(scores.begin(), scores.end());
+  if (!manifest.needs_softmax || result.empty()) return result;
+  const double largest = *std::max_element(result.begin(), result.end());
+  double sum = 0;
+  for (double& value : result) sum += value = std::exp(value - largest);
+  for (double& value : result) value /= sum;
+  return result;
 }
 
 RgbImage pixels(const Preprocessing& preprocessing, const std::uint8_t* rgb, int height, int width) {

@@ -41,12 +41,16 @@ struct Preprocessing {
 struct Manifest {
   Preprocessing preprocessing;
   std::string input;   // name of the model's only input
-  std::string output;  // name of its first output, the logits
+  std::string output;  // name of its first output, the scores of the classes
   std::int64_t num_classes = 0;
+  bool needs_softmax = true;  // false: the model gives probabilities
 };
 
 // Read BUNDLE/manifest.json. Throws BundleError: nothing is guessed, schema_version must be 1.
 Manifest load_manifest(const std::string& bundle);
+
+// Of what the model gives for one image: its softmax, or itself where the model gives probabilities.
+std::vector<double> probabilities(const Manifest& manifest, const std::vector<float>& scores);
 
 // Read a text file; throws BundleError.
 std::string read_file(const std::string& path);
