@@ -14,9 +14,9 @@ from onnx import ModelProto
 
 from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules
 from calibration.lint.finding import Finding, LintTarget, Severity
-from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph
+from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph, quantized_graph
 from calibration.lint.rule_registry import RULE_FAMILIES, BatchNormFate, LintSubject
-from exporter.graph.invalid_model import why_not_walkable
+from exporter.graph.invalid_model import complete, why_not_walkable
 from exporter.graph.onnx_graph import opset_of
 from exporter.graph.read_model import read_model
 
@@ -116,13 +116,16 @@ def lint_file(path: Path, target: LintTarget, *, fold_check: FoldCheck | None = 
     Raises:
         OnnxFileError: If the file is missing, empty, corrupt, truncated, or no ONNX file.
     """
-    return lint_model(read_model(path, external_data=False), target, path=path, fold_check=fold_check)
+    model = read_model(path, external_data=False)
+    complete(model)
+    return lint_model(model, target, path=path, fold_check=fold_check)
 
 
 def lint_model(
     model: ModelProto, target: LintTarget, *, path: Path | None = None, fold_check: FoldCheck | None = None
 ) -> LintReport:
-    """Run every rule on a model in memory; see `lint_file`."""
+    """Run every rule on a model in memory; see `lint_file`. Functions of its own are looked at as written out."""
+    model = _written_out(model)
     if problem := why_not_walkable(model.graph):
         return _unreadable(model, target, path, problem)
     problem = interface_rules.checker_problem(model, path)
@@ -132,6 +135,17 @@ def lint_model(
         if not problem:
             raise
         return _unreadable(model, target, path, problem)
+
+
+def _written_out(model: ModelProto) -> ModelProto:
+    if all(function.domain in STANDARD_DOMAINS for function in model.functions):  # those readers may not follow
+        return model
+    from onnx.inliner import inline_local_functions
+
+    try:
+        return inline_local_functions(model)
+    except Exception:  # a function that is broken, too; the rules tell what they see
+        return model
 
 
 def _run_rules(

@@ -20,8 +20,12 @@ _STANDARD = ("", "ai.onnx")
 
 
 def complete(model: ModelProto) -> None:
-    """Fill in, in place, what readers do without and the checker does not: a graph's name, the types of its outputs."""
+    """Fill in, in place, what readers do without and the checker does not: a graph's name, the types of its outputs.
+
+    ONNX's own operators then have one name of their domain, and one entry of their opset.
+    """
     model.graph.name = model.graph.name or "graph"
+    _name_standard_domain(model)
     bare = [info for info in model.graph.output if not _has_shape(info)]
     if not bare:
         return
@@ -33,6 +37,21 @@ def complete(model: ModelProto) -> None:
         known = types.get(info.name)
         if known is not None and known.tensor_type.HasField("shape"):
             info.type.CopyFrom(known)
+
+
+def _name_standard_domain(model: ModelProto) -> None:
+    """Write "ai.onnx" as "", which means the same, and an opset that is imported twice once, in place."""
+    versions: dict[str, set[int]] = {}
+    for entry in list(model.opset_import):
+        domain = "" if entry.domain in _STANDARD else entry.domain
+        if entry.version in versions.setdefault(domain, set()):
+            model.opset_import.remove(entry)
+        else:
+            entry.domain = domain
+            versions[domain].add(entry.version)
+    for node in model.graph.node:
+        if node.domain in _STANDARD:
+            node.domain = ""
 
 
 def why_invalid(model: ModelProto, checked: str) -> str:

@@ -131,6 +131,16 @@ def _read(path: Path) -> tuple[ModelProto, str]:
         raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, str(err))}") from err
     if sum(entry.domain in ("", "ai.onnx") for entry in model.opset_import) > 1:  # which the checker takes
         raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, '')}")
+    if own := [function.name for function in model.functions if function.domain in ("", "ai.onnx")]:
+        raise OnnxFileError(
+            f"{path} says itself what {own[0]} of ONNX's own operators computes, which readers follow or not; give the "
+            "function a domain of its own, or export it anew"
+        )
+    if model.graph.sparse_initializer:
+        raise OnnxFileError(
+            f"{path} stores {counted(len(model.graph.sparse_initializer), 'weight')} as sparse tensors, which engines "
+            "do not read; store them as ordinary ones, or export it anew"
+        )
     if model.functions:
         from onnx.inliner import inline_local_functions
 

@@ -7,10 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 from graph_builder import GraphBuilder
-from lint_targets import ONNX_RUNTIME, the_finding
+from lint_targets import ONNX_RUNTIME, rule_ids, the_finding
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration.lint import lint_model
+from calibration.lint import lint_file, lint_model
 from exporter.errors import OnnxFileError
 from exporter.graph.invalid_model import why_not_walkable
 from exporter.graph.onnx_file import read_onnx
@@ -186,6 +186,62 @@ def test_functions_of_the_file_are_written_out(tmp_path):
         for each in (model, read)
     ]
     assert np.array_equal(*answers)
+
+
+def test_a_function_in_place_of_an_own_operator_is_refused(tmp_path):
+    """ONNX Runtime computes its own Relu, onnx's reference the file's."""
+    model = classifier()
+    other = [helper.make_node("LeakyRelu", ["a"], ["b"], alpha=0.5)]
+    model.functions.append(helper.make_function("", "Relu", ["a"], ["b"], other, [helper.make_opsetid("", 17)]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(OnnxFileError, match="says itself what Relu of ONNX's own operators computes"):
+        read_onnx(path)
+
+
+def test_sparse_weights_are_refused(tmp_path):
+    model = classifier()
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "conv.weight")
+    values = helper.make_tensor("conv.weight", TensorProto.FLOAT, [2], [1.0, 2.0])
+    places = helper.make_tensor("places", TensorProto.INT64, [2], [0, 5])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(weight.dims)))
+    model.graph.initializer.remove(weight)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(OnnxFileError, match="stores 1 weight as sparse tensors"):
+        read_onnx(path)
+
+
+def test_the_other_name_of_the_own_domain(tmp_path):
+    """ "ai.onnx" is "", and one opset may be imported twice: ONNX Runtime opens such files."""
+    model = classifier()
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    model.opset_import.append(helper.make_opsetid("", 17))
+    content = model.SerializeToString()
+    onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    read = read_onnx(path).model
+    assert {node.domain for node in read.graph.node} == {""}
+    assert len(read.opset_import) == 1
+    assert "I006" not in rule_ids(lint_file(path, ONNX_RUNTIME))
+
+
+def test_lint_looks_into_functions_of_the_file():
+    model = classifier()
+    drop = [
+        helper.make_node("Constant", [], ["half"], value_float=0.5),
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("yes", TensorProto.BOOL, [], [True])),
+        helper.make_node("Dropout", ["a", "half", "yes"], ["b"]),
+    ]
+    model.functions.append(helper.make_function("own", "Act", ["a"], ["b"], drop, [helper.make_opsetid("", 17)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Act", "own"
+    found = rule_ids(lint_model(model, ONNX_RUNTIME))
+    assert "B004" in found
+    assert "D003" not in found
+    assert len(model.functions) == 1
 
 
 def narrow(model, kind, *, as_node=False, computes=False):
