@@ -80,18 +80,29 @@ def find_head(
     """
     path = _path(layout)
     if path is None or all(name in state_dict for name in layout.classifier):
+        _refuse_activation(activation)
         return None
     if not _has_the_rest(state_dict, layout, path):
         return None  # another network altogether: the strict fit says so
     width = _width(layout)
     where, weights = _candidate(state_dict, aside, layout, path, width)
     if where is None:
+        _refuse_activation(activation)
         return _no_head(path, width)
     taken = frozenset(name for name in (*state_dict, *aside) if name.startswith(f"{where}."))
     matrices = [name for name, tensor in weights.items() if tensor.ndim >= 2]
     if len(matrices) == 1 and {name.rpartition(".")[2] for name in weights} <= {"weight", "bias"} and len(weights) <= 2:
+        _refuse_activation(activation)
         return _one_linear(path, where, weights, taken)
     return _several_layers(path, where, weights, taken, width=width, activation=activation)
+
+
+def _refuse_activation(activation: str | None) -> None:
+    if activation not in (None, "none"):
+        raise WeightsError(
+            f"--head-activation {activation}: the file's classifier has no layers of its own with a gap between them, "
+            "where it would stand; leave it out"
+        )
 
 
 def _path(layout: WeightLayout) -> str | None:
@@ -185,6 +196,8 @@ def _several_layers(
             f"stands between them: say --head-activation {'|'.join(ACTIVATIONS)} (a Dropout does nothing and needs no "
             f"word), or {_OWN}"
         )
+    if not gaps:
+        _refuse_activation(activation)
     _check_widths(where, layers, width)
     steps: list[nn.Module] = [nn.Identity() for _ in range(max(layers) + 1)]
     for place, layer in layers.items():

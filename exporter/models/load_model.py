@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import PreprocessingError
-from exporter.models.loaded_model import LoadedModel, ModelRequest, told_features
+from exporter.errors import PreprocessingError, WeightsError
+from exporter.models.loaded_model import LoadedModel, ModelRequest, is_weights_file, told_features
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
 from exporter.preprocessing.options import PreprocessingOptions, wrong_channels
 from exporter.temporary_folder import require_temporary_folder
@@ -44,6 +44,9 @@ def load_model(request: ModelRequest) -> LoadedModel:
         ExportError: If PyTorch finds no temporary folder.
     """
     source = request.reference.source
+    if source == ONNX_FILE or not is_weights_file(request.weights):
+        held = "an ONNX file holds its weights" if source == ONNX_FILE else f"--weights {request.weights} is none"
+        _refuse_file_options(request.checkpoint_key, request.head_activation, held)
     if source != ONNX_FILE:
         require_temporary_folder()
     try:
@@ -96,6 +99,7 @@ def load_any(
     else:
         from exporter.models.module_source import load_module
 
+        _refuse_file_options(checkpoint_key, head_activation, "a module brings its own weights")
         loaded = load_module(
             model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output
         )
@@ -108,6 +112,13 @@ def load_any(
     if not checks_output or not loaded.gives_logits or num_classes is not None:
         return loaded
     return _as_features(loaded)
+
+
+def _refuse_file_options(checkpoint_key: str | None, head_activation: str | None, why: str) -> None:
+    """Raise where something is said of a file of weights, and there is none."""
+    asked = {"--checkpoint-key": checkpoint_key, "--head-activation": head_activation}
+    if given := [f"{option} {value}" for option, value in asked.items() if value is not None]:
+        raise WeightsError(f"{given[0]} says how a file of weights is read, and {why}; leave it out, or give the file")
 
 
 def _as_features(loaded: LoadedModel) -> LoadedModel:

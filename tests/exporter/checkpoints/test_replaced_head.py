@@ -9,7 +9,7 @@ from torch import nn
 from exporter.checkpoints.network_prefix import network_among
 from exporter.checkpoints.replaced_head import ACTIVATIONS
 from exporter.errors import AmbiguousModelError, WeightsError
-from exporter.models.load_model import load_model
+from exporter.models.load_model import load_any, load_model
 from exporter.models.loaded_model import HEAD_ACTIVATIONS, ModelRequest
 from exporter.networks.cifar_resnet import CifarResNet
 from exporter.preprocessing.options import PreprocessingOptions
@@ -283,3 +283,36 @@ def test_names_that_are_all_wanted_stay():
     network_found = network_among(given, {"a.b", "b"}.__contains__)
     assert network_found.state_dict.keys() == given.keys()
     assert network_found.notes == ()
+
+
+@pytest.mark.parametrize("weights", ["random", "DEFAULT", "IMAGENET1K_V1"])
+@pytest.mark.parametrize("option", [{"checkpoint_key": "ema"}, {"head_activation": "relu"}])
+def test_what_is_said_of_a_file_needs_one(weights, option):
+    (name,) = option
+    with pytest.raises(WeightsError, match=rf"--{name.replace('_', '-')} .*--weights {weights} is none; leave it out"):
+        load_model(ModelRequest("resnet18", weights, **option))
+
+
+@pytest.mark.parametrize("option", [{"checkpoint_key": "ema"}, {"head_activation": "relu"}])
+def test_what_is_said_of_a_file_needs_one_elsewhere_too(option, tmp_path):
+    options = {"weights": "DEFAULT", "num_classes": None, "preprocessing": PreprocessingOptions(), **option}
+    with pytest.raises(WeightsError, match="a module brings its own weights"):
+        load_any(nn.Identity(), **options)
+    with pytest.raises(WeightsError, match="an ONNX file holds its weights"):
+        load_any(tmp_path / "model.onnx", **options)
+
+
+@pytest.mark.parametrize("head", ["own", "dropout", "none at all", "no gap"])
+def test_an_activation_that_stands_nowhere_is_refused(head, tmp_path):
+    """It was left unused in silence, as if it were in the file."""
+    heads = {
+        "own": linear(),
+        "dropout": nn.Sequential(nn.Dropout(), linear()),
+        "none at all": nn.Identity(),
+        "no gap": nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)),
+    }
+    module = network(heads[head])
+    path = saved(module.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"--head-activation gelu: .*; leave it out"):
+        load_model(request(path, head_activation="gelu"))
+    assert load_model(request(path, head_activation="none")).module is not None
