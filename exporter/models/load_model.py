@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import PreprocessingError, WeightsError
-from exporter.models.loaded_model import LoadedModel, ModelRequest, is_weights_file, told_features
+from exporter.models.loaded_model import DEFAULT_WEIGHTS, LoadedModel, ModelRequest, is_weights_file, told_features
 from exporter.models.model_names import AUTO, ONNX_FILE, OWN, PYTHON_OBJECT, TIMM, TORCHVISION
 from exporter.preprocessing.options import PreprocessingOptions, wrong_channels
 from exporter.temporary_folder import require_temporary_folder
@@ -99,6 +99,11 @@ def load_any(
     else:
         from exporter.models.module_source import load_module
 
+        if weights != DEFAULT_WEIGHTS:
+            raise WeightsError(
+                f"got a module and the weights {weights!r}; a module brings its own: call module.load_state_dict(...) "
+                "with them first, or give the model by its name"
+            )
         _refuse_file_options(checkpoint_key, head_activation, "a module brings its own weights")
         loaded = load_module(
             model, preprocessing, num_classes=num_classes, outputs=outputs, checks_output=checks_output

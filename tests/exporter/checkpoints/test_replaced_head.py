@@ -316,3 +316,10 @@ def test_an_activation_that_stands_nowhere_is_refused(head, tmp_path):
     with pytest.raises(WeightsError, match=r"--head-activation gelu: .*; leave it out"):
         load_model(request(path, head_activation="gelu"))
     assert load_model(request(path, head_activation="none")).module is not None
+
+
+@pytest.mark.parametrize("weights", ["best.pth", "random", "IMAGENET1K_V1"])
+def test_weights_beside_a_module_are_refused(weights):
+    """The module's own were exported in silence."""
+    with pytest.raises(WeightsError, match=rf"a module and the weights '{weights}'; a module brings its own: call"):
+        load_any(nn.Identity(), weights=weights, num_classes=None, preprocessing=PreprocessingOptions())

@@ -35,9 +35,9 @@ def test_networks_without(name):
 def test_the_run_is_told():
     torch.manual_seed(0)
     module = timm.create_model("mobileone_s0", num_classes=4).eval()
-    loaded = load_any(module, weights="default", num_classes=None, preprocessing=OPTIONS)
+    loaded = load_any(module, weights="DEFAULT", num_classes=None, preprocessing=OPTIONS)
     assert any("blocks, first stem, compute parallel branches" in told for told in loaded.warnings)
     loaded = load_any(
-        timm.utils.reparameterize_model(module), weights="default", num_classes=None, preprocessing=OPTIONS
+        timm.utils.reparameterize_model(module), weights="DEFAULT", num_classes=None, preprocessing=OPTIONS
     )
     assert not any("branches" in told for told in loaded.warnings)
