@@ -53,4 +53,11 @@ def _contradictions(options: VerifyOptions) -> Iterator[str]:
         yield "--provider torch compares with a bundle's stored answers, as a whole: give a bundle, no --bisect"
     if options.against is None and options.weights != DEFAULT_WEIGHTS:
         yield "--weights belongs to --against MODEL"
+    if options.against is None and options.num_classes is not None:
+        yield "--num-classes belongs to --against MODEL"
+    if options.against is None and options.preprocessing != PreprocessingOptions():
+        yield (
+            "--input-size, --resize, --mean, --std, --interpolation, --color-order and --scale belong to --against "
+            "MODEL: images of a bundle are prepared as it says"
+        )
     yield from said_of_no_images(options.val, options.val_labels, options.num_val)

@@ -249,6 +249,9 @@ def test_wrong_use(bundle, tmp_path, capsys):
     assert verify(bundle, "--provider", "tensorrt") == 2
     assert "holds no engine" in capsys.readouterr().err
     assert "--weights belongs to --against" in refused(capsys, bundle, "--weights", "random")
+    assert "--num-classes belongs to --against" in refused(capsys, bundle, "--num-classes", "9")
+    for option, value in (("--input-size", "64"), ("--mean", "0.5,0.5,0.5"), ("--color-order", "BGR")):
+        assert "belong to --against MODEL: images of a bundle are" in refused(capsys, bundle, option, value)
     assert "--provider torch" in refused(capsys, bundle, "--provider", "torch")
     assert "--num-val" in refused(capsys, bundle, "--num-val", "3")
     broken = tmp_path / "broken"
