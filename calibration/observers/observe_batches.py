@@ -17,6 +17,7 @@ from onnx import ModelProto
 from calibration.errors import CalibrationError, NonFiniteActivationError
 from calibration.methods.method import Method
 from calibration.observers.probes import FIRST_IMAGE, Observation, add_probes, observe
+from calibration.observers.rectified_sums import keep_what_passes
 from calibration.observers.sampled_positions import sampled_answers
 from calibration.observers.split_model import SplitModel, split_model
 from calibration.observers.tensor_bytes import made_bytes_per_image
@@ -74,7 +75,8 @@ def observe_batches(
 ) -> Generator[SeenBatch]:
     """Yield all images with their observations, in order, at most `MAX_RUN_BYTES` at a time.
 
-    What is yielded shares no memory with the session.
+    What is yielded shares no memory with the session. Tensors that are added are observed as far as a rectifier behind
+    the Add lets them pass (`rectified_sums`).
 
     Args:
         model: Float32 model with one input.
@@ -95,7 +97,9 @@ def observe_batches(
     if images is None:
         return
     split = split_model(model)
-    probed = add_probes(split.skeleton, tensors, samples_per_image=samples_per_image(method))
+    tensors = tuple(tensors)
+    whole = keep_what_passes(split.skeleton, tensors)
+    probed = add_probes(split.skeleton, tensors, samples_per_image=samples_per_image(method), whole=whole)
     probes, needs_first_image = probed.probes, probed.needs_first_image
     answer = model.graph.output[0].name
     with open_runtime(replace(split, skeleton=probed.model)) as runtime:

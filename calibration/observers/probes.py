@@ -49,13 +49,15 @@ class Probe:
         tensor: Its name.
         is_nonnegative: No value can be below 0; the minimum is then not computed and taken as 0.
         samples_per_image: About how many values of each image enter the sample.
-        shape: Of one image's tensor where it is reduced inside the session; None where it comes out whole.
+        shape: Of one image's tensor where it is reduced inside the session; None where it comes out as it is.
+        whole: The tensor that has to be finite: itself, or what it is a part of (`rectified_sums`).
     """
 
     tensor: str
     is_nonnegative: bool
     samples_per_image: int
     shape: tuple[int, ...] | None
+    whole: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,18 +123,22 @@ def sample_stride(shape: tuple[int, ...], samples_per_image: int) -> int:
     return stride
 
 
-def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: int) -> ProbedModel:
+def add_probes(
+    model: ModelProto, tensors: Iterable[str], *, samples_per_image: int, whole: Mapping[str, str] | None = None
+) -> ProbedModel:
     """Return a copy of `model` that outputs what is to be known of `tensors`, besides its own outputs.
 
     Args:
         model: Float32 model with one input, first axis the batch.
         tensors: Names of float32 tensors.
         samples_per_image: Values of each image and tensor in the sample, about.
+        whole: Of tensors that are parts of others, those others: tensors of the same shape.
     """
     names = tuple(tensors)
     types = onnx_graph.complete_types(model, names)
     index = onnx_graph.index_graph(model.graph)
-    probes = tuple(_probe(name, types, index, model, samples_per_image) for name in names)
+    parts = whole or {}
+    probes = tuple(_probe(name, types, index, model, samples_per_image, parts.get(name, name)) for name in names)
     result = onnx_graph.copy_model(model)
     inputs = {info.name for info in model.graph.input}
     _add_constants(result.graph)
@@ -141,7 +147,8 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
             _add_reductions(result, probe, len(probe.shape) + 1)
             _add_sample(result.graph, probe.tensor, probe.shape, probe.samples_per_image)
         elif probe.tensor not in inputs and probe.tensor not in index.outputs:
-            result.graph.output.append(onnx.ValueInfoProto(name=probe.tensor, type=types[probe.tensor]))
+            for name in dict.fromkeys((probe.tensor, probe.whole)):
+                result.graph.output.append(onnx.ValueInfoProto(name=name, type=types[probe.tensor]))
     sampled = any(probe.shape is not None for probe in probes)
     if sampled:
         result.graph.input.append(helper.make_tensor_value_info(FIRST_IMAGE, TensorProto.INT64, [1]))
@@ -151,7 +158,7 @@ def add_probes(model: ModelProto, tensors: Iterable[str], *, samples_per_image: 
 def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Observation:
     """Return what one run, whose outputs and input are given by name, says about one tensor."""
     if probe.shape is None:
-        return _observe_whole(probe, outputs[probe.tensor], first_image)
+        return _observe_array(probe, outputs[probe.tensor], outputs[probe.whole], first_image)
     parts = {part: outputs[f"{_PREFIX}{probe.tensor}.{part}"] for part in ("maximum", "total", "sample")}
     maximum = parts["maximum"]
     minimum = np.zeros_like(maximum) if probe.is_nonnegative else outputs[f"{_PREFIX}{probe.tensor}.minimum"]
@@ -162,11 +169,12 @@ def observe(probe: Probe, outputs: Mapping[str, Array], first_image: int) -> Obs
     return Observation(maximum.copy(), minimum.copy(), parts["sample"].copy(), ends, is_finite, size, start, stride)
 
 
-def _observe_whole(probe: Probe, array: Array, first_image: int) -> Observation:
+def _observe_array(probe: Probe, array: Array, whole: Array, first_image: int) -> Observation:
     channels = array.reshape(len(array), array.shape[1] if array.ndim > 1 else 1, -1)
     maximum = channels.max(axis=2)
     minimum = np.zeros_like(maximum) if probe.is_nonnegative else channels.min(axis=2)
     is_finite = bool(np.isfinite(maximum).all() and np.isfinite(minimum).all())  # NumPy hands NaN on
+    is_finite = is_finite and (whole is array or bool(np.isfinite(whole).all()))
     size = channels[0].size
     stride = sample_stride(array.shape[1:], probe.samples_per_image)
     start = -first_image * size % stride
@@ -189,18 +197,19 @@ def _probe(
     index: onnx_graph.GraphIndex,
     model: ModelProto,
     samples_per_image: int,
+    whole: str,
 ) -> Probe:
     dims = types[name].tensor_type.shape.dim
     shape = tuple(dim.dim_value for dim in dims[1:])
     is_nonnegative = _is_nonnegative(name, index)
     is_input = any(info.name == name for info in model.graph.input)
-    is_whole = (
+    comes_out = (
         is_input
         or len(shape) < 2
         or 0 in shape  # a size that is not fixed
         or sample_stride(shape, samples_per_image) == 1
     )
-    return Probe(name, is_nonnegative, samples_per_image, None if is_whole else shape)
+    return Probe(name, is_nonnegative, samples_per_image, None if comes_out else shape, whole)
 
 
 def _is_nonnegative(tensor: str, index: onnx_graph.GraphIndex) -> bool:
@@ -232,12 +241,13 @@ def _constant(graph: GraphProto, name: str, values: list[int]) -> str:
 def _add_reductions(model: ModelProto, probe: Probe, rank: int) -> None:
     parts = {"maximum": "ReduceMax", "total": "ReduceSum"} | ({} if probe.is_nonnegative else {"minimum": "ReduceMin"})
     for part, operator in parts.items():
-        _add_reduction(model, operator, probe.tensor, part, range(2, rank))
+        tensor = probe.whole if part == "total" else probe.tensor
+        _add_reduction(model, operator, tensor, f"{_PREFIX}{probe.tensor}.{part}", range(2, rank))
 
 
-def _add_reduction(model: ModelProto, operator: str, tensor: str, part: str, axes: Sequence[int]) -> str:
-    """Reduce a tensor to [n, C]; return the name of the new output."""
-    graph, output = model.graph, f"{_PREFIX}{tensor}.{part}"
+def _add_reduction(model: ModelProto, operator: str, tensor: str, output: str, axes: Sequence[int]) -> None:
+    """Reduce a tensor to [n, C], a new output."""
+    graph = model.graph
     # Axes became an input with opset 13 (ReduceSum) and 18 (the others).
     if onnx_graph.opset_of(model) >= (13 if operator == "ReduceSum" else 18):
         inputs = [tensor, _constant(graph, f"axes{'.'.join(map(str, axes))}", list(axes))]
@@ -245,7 +255,6 @@ def _add_reduction(model: ModelProto, operator: str, tensor: str, part: str, axe
     else:
         graph.node.append(helper.make_node(operator, [tensor], [output], axes=list(axes), keepdims=0, name=output))
     graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
-    return output
 
 
 def _add_sample(graph: GraphProto, tensor: str, shape: tuple[int, ...], samples_per_image: int) -> None:

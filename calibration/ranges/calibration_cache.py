@@ -34,7 +34,7 @@ from runtimes.io.cache_dir import write_cache_file
 from runtimes.machine.installed_versions import installed_versions
 from runtimes.preprocessing.transform import Preprocessing
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when the same inputs give another table: another method, sample or rule."""
 
 MAX_ENTRIES = 20
