@@ -39,6 +39,8 @@ async def open_model(app: FastAPI) -> AsyncIterator[None]:
         load(os.environ["BUNDLE"], provider=os.environ.get("PROVIDER", "auto")) as model,
         model.batcher(max_batch=8, max_wait_ms=2.0, max_queue=64) as batcher,
     ):
+        if not model.is_classifier:
+            raise RuntimeError(f"{os.environ['BUNDLE']}: its model gives no classes; /classify could not answer")
         app.state.model, app.state.batcher = model, batcher
         app.state.name = os.environ.get("MODEL_NAME") or Path(os.environ["BUNDLE"]).resolve().name
         yield

@@ -278,6 +278,7 @@ def test_missing_labels_file(capsys: Capture, output: Path) -> None:
         ("--target", "jetpack4"),
         ("--method", "kl"),
         ("--num-calib", "0"),
+        ("--num-calib", "31"),  # fewer than calibrate; a folder of as many is refused, too
         ("--input-size", "-1"),
         ("--resize", "96x"),
         ("--mean", "a"),

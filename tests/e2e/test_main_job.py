@@ -217,7 +217,7 @@ def test_a_network_for_photographs_builds_with_tensorrt_rtx(photo_folder: Path, 
 
     output = tmp_path / "int8"
     arguments = ["timm:test_resnet", "--weights", "random", "-o", str(output), "--int8", "--fp16"]
-    arguments += ["--calib", str(photo_folder), "--input-size", "64", "--num-calib", "8", "--effort", "0", "--quiet"]
+    arguments += ["--calib", str(photo_folder), "--input-size", "64", "--num-calib", "32", "--effort", "0", "--quiet"]
     assert main(arguments) == 0
     quantization = load_manifest(output).quantization
     assert quantization is not None

@@ -16,8 +16,17 @@ from small_bundle import small_network, write_bundle
 
 from runtimes import load
 from runtimes.errors import QueueFullError
+from runtimes.inference.classification import ScoredClass
+from runtimes.inference.model import Model
 
 ROOT = Path(__file__).parents[2]
+
+
+def module_of(file: str):
+    spec = importlib.util.spec_from_file_location(Path(file).stem, ROOT / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,13 @@ def test_quickstart(bundle, pictures):
     assert "CPUExecutionProvider" in done.stderr
 
 
+def test_quickstart_names_a_class_whose_probability_nobody_knows():
+    """Of a file that gives the best logits only (`--topk`)."""
+    quickstart = module_of("examples/quickstart.py")
+    assert quickstart.in_words(ScoredClass("cat", 3, None, 4.25)) == "cat"
+    assert quickstart.in_words(ScoredClass("cat", 3, 0.256, 4.25)) == "cat 25.6%"
+
+
 class TestServe:
     @pytest.fixture
     def client(self, bundle, monkeypatch):
@@ -53,12 +69,21 @@ class TestServe:
         testclient = pytest.importorskip("fastapi.testclient", reason="httpx is not installed")
         monkeypatch.setenv("BUNDLE", str(bundle))
         monkeypatch.setenv("PROVIDER", "cpu")
-        spec = importlib.util.spec_from_file_location("serve_app", ROOT / "examples" / "serve" / "app.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = module_of("examples/serve/app.py")
         with testclient.TestClient(module.app) as client:
             client.module = module
             yield client
+
+    def test_a_model_without_classes_is_refused_at_the_start(self, bundle, monkeypatch):
+        testclient = pytest.importorskip("fastapi.testclient", reason="FastAPI or httpx is not installed")
+        monkeypatch.setenv("BUNDLE", str(bundle))
+        monkeypatch.setenv("PROVIDER", "cpu")
+        monkeypatch.setattr(Model, "is_classifier", False)
+        with (
+            pytest.raises(RuntimeError, match="gives no classes"),
+            testclient.TestClient(module_of("examples/serve/app.py").app),
+        ):
+            pass
 
     def test_many_clients_get_their_own_answers(self, client, bundle, pictures):
         with load(bundle, provider="cpu") as model:

@@ -42,6 +42,7 @@ def choose_images(options: ExportOptions) -> ChosenImages:
     val = () if options.val is None else options.val.paths()
     if options.int8 and options.calib is not None:
         sample_images.check_enough(len(calib), options.calib.shown, force=options.force)
+        sample_images.check_enough(options.num_calib, f"--num-calib {options.num_calib}", force=options.force)
     split = sample_images.ImageSplit((), ())
     if options.calib is not None:
         split = sample_images.split_images(

@@ -13,7 +13,7 @@ MODEL = ("cifar_resnet20", "--weights", "random", "--num-classes", "1", "--quiet
 
 
 def test_no_agreement_is_claimed(digits_folder, tmp_path, capsys):
-    given = ("--int8", "--effort", "0", "--calib", str(digits_folder), "--num-calib", "16")
+    given = ("--int8", "--effort", "0", "--calib", str(digits_folder), "--num-calib", "32")
     assert main([*MODEL, *given, "-o", str(tmp_path / "bundle")]) == 0
     report = json.loads((tmp_path / "bundle" / "report.json").read_text())
     parities = [row["parity"] for row in (*report["rows"], *report["plain_sessions"])]
@@ -36,7 +36,7 @@ def test_what_needs_classes_is_refused(digits_folder, tmp_path, capsys, option):
 
 def test_verify_judges_by_noise_and_leaves_out_what_needs_classes(digits_folder, tmp_path, capsys):
     bundle, path = tmp_path / "bundle", tmp_path / "verify.json"
-    given = ("--int8", "--effort", "0", "--calib", str(digits_folder), "--num-calib", "16")
+    given = ("--int8", "--effort", "0", "--calib", str(digits_folder), "--num-calib", "32")
     assert main([*MODEL, *given, "-o", str(bundle)]) == 0
     assert main(["verify", str(bundle), "--json", str(path), "--html", str(tmp_path / "verify.html"), "--quiet"]) == 0
     report = json.loads(path.read_text())

@@ -49,7 +49,7 @@ def test_verify_judges_it(digits_bundle, tmp_path):
 def test_an_export_whose_plain_session_is_wrong_is_refused(small_weights, digits_folder, tmp_path, monkeypatch, capsys):
     found = PlainSession(33.0, 5.0, "because of this")
     monkeypatch.setattr(plain_session, "compare_plain_session", lambda *given: found)
-    options = ("--int8", "--effort", 0, "--num-calib", 16, "--quiet")
+    options = ("--int8", "--effort", 0, "--num-calib", 32, "--quiet")
     assert export_small(small_weights, digits_folder, tmp_path / "bundle", *options) == 1
     assert "model.int8.onnx answers otherwise than it says" in (told := capsys.readouterr().err)
     assert "because of this" in told
