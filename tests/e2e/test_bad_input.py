@@ -148,6 +148,11 @@ def test_unreadable_folder(
     assert "ermission" in message
 
 
+def test_asking_for_fewer_images_than_calibrate(capsys: Capture, output: Path, digits_folder: Path) -> None:
+    words = (*digits(calib=digits_folder / "calib", num_calib=31), "--int8")
+    assert "--num-calib 31: 31 images are too few" in refused(capsys, output, *words)
+
+
 def test_too_few_images_say_why_and_force_goes_on(capsys: Capture, digits_folder: Path, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
@@ -278,7 +283,6 @@ def test_missing_labels_file(capsys: Capture, output: Path) -> None:
         ("--target", "jetpack4"),
         ("--method", "kl"),
         ("--num-calib", "0"),
-        ("--num-calib", "31"),  # fewer than calibrate; a folder of as many is refused, too
         ("--input-size", "-1"),
         ("--resize", "96x"),
         ("--mean", "a"),
