@@ -138,7 +138,7 @@ def add_probes(
     types = onnx_graph.complete_types(model, names)
     index = onnx_graph.index_graph(model.graph)
     parts = whole or {}
-    probes = tuple(_probe(name, types, index, model, samples_per_image, parts.get(name, name)) for name in names)
+    probes = tuple(_probe(name, types, index, model, samples_per_image, whole=parts.get(name, name)) for name in names)
     result = onnx_graph.copy_model(model)
     inputs = {info.name for info in model.graph.input}
     _add_constants(result.graph)
@@ -197,6 +197,7 @@ def _probe(
     index: onnx_graph.GraphIndex,
     model: ModelProto,
     samples_per_image: int,
+    *,
     whole: str,
 ) -> Probe:
     dims = types[name].tensor_type.shape.dim
