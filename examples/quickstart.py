@@ -9,7 +9,6 @@ import argparse
 import sys
 
 from runtimes import load
-from runtimes.inference.classification import ScoredClass
 
 
 def main() -> int:
@@ -21,13 +20,8 @@ def main() -> int:
     with load(arguments.bundle, provider=arguments.provider) as model:
         print(model.describe(), file=sys.stderr)
         for picture, answer in zip(arguments.pictures, model.classify(arguments.pictures), strict=True):
-            print(f"{picture}: {answer} (then {', '.join(map(in_words, answer.top[1:3]))})")
+            print(f"{picture}: {answer} (then {', '.join(map(str, answer.top[1:3]))})")
     return 0
-
-
-def in_words(scored: ScoredClass) -> str:
-    """Return class and probability; the class alone of a file that gives the best logits only."""
-    return scored.label if scored.probability is None else f"{scored.label} {scored.probability:.1%}"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import numpy as np
 from onnx import TensorProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph, Quantizer, Role, is_integer
+from calibration.lint.quantized_graph import QuantizedGraph, Quantizer, Role, is_integer
 from calibration.lint.rule_registry import RuleFamily, rules_in
+from exporter.graph.onnx_graph import STANDARD_DOMAINS
 
 TENSORRT, ONNXRUNTIME, MIXED, NONE = "TensorRT", "ONNX Runtime", "mixed", "none"
 

@@ -12,9 +12,9 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from calibration.lint.constants import num_bytes
 from calibration.lint.finding import Finding, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
+from calibration.lint.quantized_graph import QuantizedGraph
 from calibration.lint.rule_registry import LintSubject, RuleFamily, rules_in
-from exporter.graph.invalid_model import why_invalid
+from exporter.graph.invalid_model import names_two_opsets, why_invalid
 
 MAX_CHECKED_BYTES = 512 << 20
 """Files up to this size go through onnx.checker, which copies them once."""
@@ -113,7 +113,7 @@ def invalid_graph(problem: str) -> Finding:
 
 def checker_problem(model: ModelProto, path: Path | None) -> str:
     """Return what onnx.checker says against a model, or an empty string; too large a file is not asked about."""
-    if sum(entry.domain in STANDARD_DOMAINS for entry in model.opset_import) > 1:
+    if names_two_opsets(model):
         return f"the graph is ambiguous: {why_invalid(model, '')}"
     outside = any(uses_external_data(tensor) for tensor in model.graph.initializer)
     if model.ByteSize() > MAX_CHECKED_BYTES or (outside and path is None):

@@ -14,10 +14,10 @@ from onnx import ModelProto
 
 from calibration.lint import coverage_rules, dialect_rules, interface_rules, residual_rules
 from calibration.lint.finding import Finding, LintTarget, Severity
-from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph, quantized_graph
+from calibration.lint.quantized_graph import QuantizedGraph, quantized_graph
 from calibration.lint.rule_registry import RULE_FAMILIES, BatchNormFate, LintSubject
 from exporter.graph.invalid_model import complete, why_not_walkable
-from exporter.graph.onnx_graph import opset_of
+from exporter.graph.onnx_graph import STANDARD_DOMAINS, opset_of
 from exporter.graph.read_model import read_model
 
 SCHEMA_VERSION = 1

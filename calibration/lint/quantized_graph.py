@@ -18,12 +18,18 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from calibration.lint.constants import Constants, find_constants, num_bytes
 from calibration.lint.module_names import is_readable, module_names
-from exporter.graph.onnx_graph import GraphIndex, attribute, index_graph, initializer_from_array, maker_behind
+from exporter.graph.onnx_graph import (
+    GraphIndex,
+    attribute,
+    index_graph,
+    initializer_from_array,
+    maker_behind,
+    node_name,
+)
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS, MOVING_OPS
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INTEGER_LAYERS = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm"))
-STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
 
 _SMALL = 4096
 """Bytes of constants that go into the graph without Q/DQ with their values: axes, shapes."""
@@ -118,11 +124,6 @@ class QuantizedGraph:
     def weighted(self) -> Iterator[NodeProto]:
         """Yield the float operators with a weight operand, constant or computed."""
         return (node for node in self.model.graph.node if node.op_type in ALL_WEIGHTED_OPS and len(node.input) > 1)
-
-
-def node_name(node: NodeProto) -> str:
-    """Return what the file calls a node: its name, or its first output's."""
-    return str(node.name or next(filter(None, node.output), node.op_type))
 
 
 def is_integer(node: NodeProto) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import QuantizedGraph, node_name
+from calibration.lint.quantized_graph import QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from calibration.placement.residual_adds import Residuals, find_residual_adds
+from exporter.graph.onnx_graph import node_name
 from exporter.graph.weighted_ops import ALL_WEIGHTED_OPS
 
 BOTH_SIDES = Rule(

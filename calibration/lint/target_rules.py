@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from onnx import NodeProto
 
 from calibration.lint.finding import Finding, Grouped, LintTarget, Rule, Severity
-from calibration.lint.quantized_graph import STANDARD_DOMAINS, QuantizedGraph
+from calibration.lint.quantized_graph import QuantizedGraph
 from calibration.lint.rule_registry import RuleFamily, rules_in
 from exporter.graph.joined_padding import joined_padding
-from exporter.graph.onnx_graph import attribute, infer_types, opset_of
+from exporter.graph.onnx_graph import STANDARD_DOMAINS, attribute, infer_types, opset_of
 from runtimes.openvino.misread_operators import AXES_NOT_READ, NOT_HEARD, REDUCTIONS, SOFTMAX_OF_ONE_AXIS
 
 MIN_OPSET_PER_CHANNEL = 13

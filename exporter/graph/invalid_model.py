@@ -13,10 +13,9 @@ from collections.abc import Iterator
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from exporter.graph.onnx_graph import infer_types
+from exporter.graph.onnx_graph import STANDARD_DOMAINS, infer_types, node_name
 
 AGAIN = "export it anew, or report it to the tool that wrote the file"
-_STANDARD = ("", "ai.onnx")
 
 
 def complete(model: ModelProto) -> None:
@@ -43,15 +42,24 @@ def _name_standard_domain(model: ModelProto) -> None:
     """Write "ai.onnx" as "", which means the same, and an opset that is imported twice once, in place."""
     versions: dict[str, set[int]] = {}
     for entry in list(model.opset_import):
-        domain = "" if entry.domain in _STANDARD else entry.domain
+        domain = _own_name(entry.domain)
         if entry.version in versions.setdefault(domain, set()):
             model.opset_import.remove(entry)
         else:
             entry.domain = domain
             versions[domain].add(entry.version)
     for node in model.graph.node:
-        if node.domain in _STANDARD:
-            node.domain = ""
+        node.domain = _own_name(node.domain)
+
+
+def _own_name(domain: str) -> str:
+    """Return a domain's name, of the two that ONNX's own operators' has the short one."""
+    return "" if domain in STANDARD_DOMAINS else domain
+
+
+def names_two_opsets(model: ModelProto) -> bool:
+    """Tell whether a file imports ONNX's own operators more than once, of which readers take either."""
+    return sum(entry.domain in STANDARD_DOMAINS for entry in model.opset_import) > 1
 
 
 def why_invalid(model: ModelProto, checked: str) -> str:
@@ -71,17 +79,17 @@ def why_not_walkable(graph: GraphProto) -> str:
     made: set[str] = set()
     for node in graph.node:
         if not any(node.output):
-            return f"node {_name(node)!r} has no output"
+            return f"node {node_name(node)!r} has no output"
         for name in filter(None, node.output):
             if name in made:
                 return f"tensor {name!r} is made by two nodes"
             if name in given:
-                return f"tensor {name!r} is {given[name]}, and made by node {_name(node)!r}, too"
+                return f"tensor {name!r} is {given[name]}, and made by node {node_name(node)!r}, too"
             made.add(name)
     later = set(made)
     for node in graph.node:
         if early := next((name for name in node.input if name in later), ""):
-            return f"node {_name(node)!r} reads {early!r}, which is made after it"
+            return f"node {node_name(node)!r} reads {early!r}, which is made after it"
         later.difference_update(node.output)
     return ""
 
@@ -109,15 +117,14 @@ def _version_problems(model: ModelProto) -> Iterator[str]:
         )
     if model.ir_version < 3:
         yield f"its IR version is {model.ir_version}, older than any opset that is read here; export it anew"
-    domains = Counter("" if entry.domain in _STANDARD else entry.domain for entry in model.opset_import)
-    if not domains[""]:
+    opsets = [str(entry.version) for entry in model.opset_import if entry.domain in STANDARD_DOMAINS]
+    if not opsets:
         yield (
             "it does not say of which opset its operators are (opset_import is empty); export it anew, or enter the "
             "opset that it was written with"
         )
-    if twice := [domain for domain, count in domains.items() if count > 1]:
-        versions = [str(entry.version) for entry in model.opset_import if entry.domain in (*_STANDARD, twice[0])]
-        yield f"it says {' and '.join(versions)} for the opset of the same operators; export it anew"
+    if names_two_opsets(model):
+        yield f"it says {' and '.join(opsets)} for the opset of the same operators; export it anew"
 
 
 def _declaration_problems(graph: GraphProto) -> Iterator[str]:
@@ -143,7 +150,8 @@ def _missing_tensors(graph: GraphProto) -> Iterator[str]:
     for node in graph.node:
         for name in node.input:
             if name and name not in known:
-                yield f"node {_name(node)!r} reads {name!r}, which nothing makes: a part of the graph is gone; {AGAIN}"
+                reads = f"node {node_name(node)!r} reads {name!r}"
+                yield f"{reads}, which nothing makes: a part of the graph is gone; {AGAIN}"
     for info in graph.output:
         if info.name not in known:
             yield f"its output {info.name!r} is made by no node: a part of the graph is gone; {AGAIN}"
@@ -151,18 +159,18 @@ def _missing_tensors(graph: GraphProto) -> Iterator[str]:
 
 def _node_problems(model: ModelProto, told: str) -> Iterator[str]:
     """Yield what is wrong with the node that the checker speaks of, and with no other."""
-    opsets = {"" if entry.domain in _STANDARD else entry.domain: entry.version for entry in model.opset_import}
+    opsets = {_own_name(entry.domain): entry.version for entry in model.opset_import}
     for node in model.graph.node:
-        domain = "" if node.domain in _STANDARD else node.domain
+        domain = _own_name(node.domain)
         if not node.op_type:
-            yield f"node {_name(node)!r} does not say which operator it is; {AGAIN}"
+            yield f"node {node_name(node)!r} does not say which operator it is; {AGAIN}"
         if domain not in opsets:
             yield (
-                f"node {_name(node)!r} is a {node.op_type} of domain {node.domain!r}, which is not ONNX's own; export "
-                "it without optimizations for one runtime"
+                f"node {node_name(node)!r} is a {node.op_type} of domain {node.domain!r}, which is not ONNX's own; "
+                "export it without optimizations for one runtime"
             )
         if f"No Op registered for {node.op_type} " in told and domain == "" and not _is_known(node, opsets[""]):
-            yield f"node {_name(node)!r} is a {node.op_type}, which opset {opsets['']} does not have; {AGAIN}"
+            yield f"node {node_name(node)!r} is a {node.op_type}, which opset {opsets['']} does not have; {AGAIN}"
     if match := re.match(r"(.*?)\.? *==> Context: Bad node spec for node\. Name: (.*?) OpType: (\S*)", told):
         yield f"node {match[2] or match[3]!r} is no {match[3]} as its opset has it: {match[1]}; {AGAIN}"
 
@@ -177,7 +185,3 @@ def _is_known(node: NodeProto, opset: int) -> bool:
 
 def _has_shape(info: ValueInfoProto) -> bool:
     return bool(info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"))
-
-
-def _name(node: NodeProto) -> str:
-    return str(node.name or next(filter(None, node.output), node.op_type))

@@ -19,8 +19,15 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from exporter.errors import OnnxFileError
 from exporter.graph.feature_ends import ends_in_features
-from exporter.graph.invalid_model import complete, why_invalid
-from exporter.graph.onnx_graph import array_from_initializer, attribute, name_nodes, opset_of, refill
+from exporter.graph.invalid_model import complete, names_two_opsets, why_invalid
+from exporter.graph.onnx_graph import (
+    STANDARD_DOMAINS,
+    array_from_initializer,
+    attribute,
+    name_nodes,
+    opset_of,
+    refill,
+)
 from exporter.graph.read_model import read_model_and_hash
 from exporter.graph.unstable_nodes import unstable_nodes
 from runtimes.counted import counted
@@ -129,9 +136,9 @@ def _read(path: Path) -> tuple[ModelProto, str]:
         onnx.checker.check_model(model)
     except Exception as err:  # the checker raises unrelated types
         raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, str(err))}") from err
-    if sum(entry.domain in ("", "ai.onnx") for entry in model.opset_import) > 1:  # which the checker takes
+    if names_two_opsets(model):  # which the checker takes
         raise OnnxFileError(f"{path} is no valid ONNX file: {why_invalid(model, '')}")
-    if own := [function.name for function in model.functions if function.domain in ("", "ai.onnx")]:
+    if own := [function.name for function in model.functions if function.domain in STANDARD_DOMAINS]:
         raise OnnxFileError(
             f"{path} says itself what {own[0]} of ONNX's own operators computes, which readers follow or not; give the "
             "function a domain of its own, or export it anew"
@@ -189,7 +196,7 @@ def check_nodes(model: ModelProto, path: Path | str) -> None:
     kinds = Counter((node.domain, node.op_type) for node in model.graph.node)
     if quantized := sorted(kind for _, kind in kinds if kind.startswith(_QUANTIZED)):
         raise OnnxFileError(f"{path} is quantized already (it holds {quantized[0]}); give the float32 file")
-    if foreign := sorted((domain, kind) for domain, kind in kinds if domain not in ("", "ai.onnx")):
+    if foreign := sorted((domain, kind) for domain, kind in kinds if domain not in STANDARD_DOMAINS):
         domain, kind = foreign[0]
         raise OnnxFileError(
             f"{path}: operator {kind} of domain {domain!r} is not ONNX's own; export it without optimizations "

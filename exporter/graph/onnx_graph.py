@@ -18,6 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
+"""Both names of the domain of ONNX's own operators."""
+
 _COUNTED = (TensorProto.INT64, TensorProto.INT32)
 """Types of constants that may say how large something is."""
 
@@ -122,9 +125,14 @@ def initializer_from_array(name: str, array: NDArray[Any]) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
 
 
+def node_name(node: NodeProto) -> str:
+    """Return what the file calls a node: its name, or its first output's."""
+    return str(node.name or next(filter(None, node.output), node.op_type))
+
+
 def opset_of(model: ModelProto) -> int:
     """Return the version of ONNX's own operators, 0 where the model names none."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 0)
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

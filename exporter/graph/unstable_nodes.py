@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, NodeProto
 
-from exporter.graph.onnx_graph import array_from_initializer, attribute
+from exporter.graph.onnx_graph import STANDARD_DOMAINS, array_from_initializer, attribute
 
 RANDOM_OPS = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -23,7 +23,7 @@ RANDOM_OPS = frozenset(
 def unstable_nodes(graph: GraphProto) -> Iterator[tuple[NodeProto, str]]:
     """Yield every such node, and what it does in words that follow its name."""
     for node in graph.node:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in STANDARD_DOMAINS:
             continue
         if is_batchnorm_in_training(node):
             yield node, "normalizes by the batch, as in training"

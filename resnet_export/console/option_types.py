@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runtimes.bundle.manifest import BatchRange
+from runtimes.inference.runtime_kind import MAX_THREADS
 from runtimes.inference.runtime_registry import AUTO, RUNTIMES, runtime_word
 from runtimes.io.writable import why_not_writable
 from runtimes.preprocessing.transform import Interpolation
@@ -30,8 +31,6 @@ def positive(text: str) -> int:
 
 def thread_count(text: str) -> int:
     """Return how many threads a model may have."""
-    from runtimes.inference.runtime_kind import MAX_THREADS
-
     if (value := positive(text)) > MAX_THREADS:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected at most {MAX_THREADS} threads")
     return value

@@ -32,6 +32,10 @@ class ScoredClass:
     probability: float | None
     score: float
 
+    def __str__(self) -> str:
+        """Return the form for people, `tabby cat 87.1%`."""
+        return self.label if self.probability is None else f"{self.label} {self.probability:.1%}"
+
 
 @dataclass(frozen=True, slots=True)
 class Classification:
@@ -56,8 +60,7 @@ class Classification:
 
     def __str__(self) -> str:
         """Return the form for people, `tabby cat 87.1%`."""
-        chance = "" if self.probability is None else f" {self.probability:.1%}"
-        return f"{self.label}{chance}"
+        return str(self.top[0])
 
 
 @dataclass(frozen=True, slots=True)

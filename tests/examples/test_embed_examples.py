@@ -16,7 +16,6 @@ from small_bundle import small_network, write_bundle
 
 from runtimes import load
 from runtimes.errors import QueueFullError
-from runtimes.inference.classification import ScoredClass
 from runtimes.inference.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -53,13 +52,6 @@ def test_quickstart(bundle, pictures):
         expected = [f"{path}: {model.classify(path)}" for path in pictures]
     assert [line.partition(" (then")[0] for line in done.stdout.splitlines()] == expected
     assert "CPUExecutionProvider" in done.stderr
-
-
-def test_quickstart_names_a_class_whose_probability_nobody_knows():
-    """Of a file that gives the best logits only (`--topk`)."""
-    quickstart = module_of("examples/quickstart.py")
-    assert quickstart.in_words(ScoredClass("cat", 3, None, 4.25)) == "cat"
-    assert quickstart.in_words(ScoredClass("cat", 3, 0.256, 4.25)) == "cat 25.6%"
 
 
 class TestServe:

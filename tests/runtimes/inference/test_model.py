@@ -17,7 +17,7 @@ from small_bundle import CLASSES, LABELS, PREPROCESSING, SIZE, small_models, wri
 
 from runtimes import load
 from runtimes.errors import BundleError, ForkedProcessError, InputMismatchError, ModelClosedError, RuntimeAdapterError
-from runtimes.inference.classification import Head
+from runtimes.inference.classification import Classification, Head, ScoredClass
 from runtimes.inference.model import Model
 from runtimes.inference.model_description import ModelDescription
 from runtimes.metrics.answer_kind import AnswerKind
@@ -241,3 +241,10 @@ def test_a_file_that_is_neither_onnx_nor_an_engine_is_told_as_such(tmp_path):
     (tmp_path / "cat.png").write_text("no picture either")
     with pytest.raises(BundleError, match=r"cat\.png: expected an ONNX file, or an engine .* cat\.png\.json cannot be"):
         load(tmp_path / "cat.png")
+
+
+def test_a_class_in_words() -> None:
+    """Nobody knows the probability of a file that gives the best logits only (`--topk`)."""
+    known, unknown = ScoredClass("cat", 3, 0.256, 4.25), ScoredClass("dog", 4, None, 3.5)
+    assert (str(known), str(unknown)) == ("cat 25.6%", "dog")
+    assert (str(Classification((known, unknown))), str(Classification((unknown,)))) == ("cat 25.6%", "dog")
